@@ -242,14 +242,14 @@ size_t thread_pool_threads(const struct thread_pool *pool);
  */
 void thread_pool_run(struct thread_pool *pool, thread_task task, void *context, size_t count);
 
-/* The same where neighbours belong together: each worker gets a share of 0 .. count - 1 in one piece and walks it from
- * the front, taking parts of what is left of it at once; who is done takes parts from the ends of others' shares.
- * range(context, first, count, worker) is called for parts that together are everything. count below 2^32. */
+/* The same where neighbours belong together: each worker gets a share of 0 .. count - 1 in one piece, the w-th, and
+ * walks it from the front, taking parts of what is left of it at once; who is done takes parts from the ends of others'
+ * shares. range(context, first, count, worker) is called for parts that together are everything. count below 2^24. */
 typedef void (*thread_range)(void *context, size_t first, size_t count, size_t worker);
 void thread_pool_run_shares(struct thread_pool *pool, thread_range range, void *context, size_t count);
 
-/* A worker of the pool, not the caller's thread (0), runs on these processors only from now on (words of 64 bits), and
- * every worker begins with its own share, the w-th. Between sections. */
+/* A worker of the pool, not the caller's thread (0), runs on these processors only from now on (words of 64 bits).
+ * Between sections. */
 void thread_pool_pin(struct thread_pool *pool, size_t worker, const uint64_t *cpus, size_t words);
 
 /* While set, tasks that have not begun are left out, so that a section ends within a task's time. Async-signal-safe. */

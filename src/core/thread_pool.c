@@ -19,35 +19,52 @@ struct worker {
     pthread_t thread;
 };
 
-/* What is left of a worker's share of a section: first in the upper half, end in the lower. */
+/* Where a worker is in the newest section that it, or the caller for it, has heard of: the section's number times four,
+ * and one of these. In a cache line of its own, as is everything below that one thread often writes and others read:
+ * what 32 cores write in turn takes longer than a small section. */
+enum { OUTSIDE, INSIDE };
+
+struct seat {
+    _Alignas(64) atomic_uint_fast64_t state;
+};
+
+/* What is left of a worker's share of a section: first and end, counted from where the share begins, below the mark of
+ * the section. With another section's mark the share is whole, so nobody has to fill in the shares of all. */
 struct share {
     _Alignas(64) atomic_uint_fast64_t left;
 };
 
-/* A section is published by writing task, context and count and then adding one to generation. The claim counter
- * carries the low bits of the generation in its upper half, so that a worker that was late for one section can never
- * take a task of the next with the old task's pointer. */
+#define SHARE_BITS 24
+#define MARK_BITS 16
+
+/* A section is published by writing what it is and then adding one to generation. A worker takes part by taking its
+ * seat, and leaves the seat when nothing is left to begin. When the caller has nothing left to begin it closes the
+ * seats of those who did not come, such as who lost its core, and waits for the others: so nobody takes a task of the
+ * next section with the old task's pointer, and no counter of finished tasks is needed. */
 struct thread_pool {
     size_t threads;
     struct worker *workers;
+    struct seat *seats;   /* [threads] */
     struct share *shares; /* [threads] */
 
-    thread_task task;
+    _Alignas(64) atomic_uint_fast64_t generation;
+
+    _Alignas(64) thread_task task; /* NULL: range */
+    thread_range range;
     void *context;
     size_t count;
+    uint_fast64_t mark; /* of shares; never 0 */
 
-    _Alignas(64) atomic_uint generation;
-    _Alignas(64) atomic_uint_fast64_t claim;
-    _Alignas(64) atomic_size_t done;
-    _Alignas(64) atomic_uint sleepers;
+    _Alignas(64) atomic_size_t claimed; /* tasks, and more at the end */
+
+    _Alignas(64) atomic_uint sleepers; /* from here on, all of which is seldom written */
     atomic_bool stop;
     atomic_bool skip, skipped;
+    atomic_bool caller_sleeps;
 
     pthread_mutex_t mutex;
     pthread_cond_t wake;
     pthread_cond_t finished;
-    bool caller_sleeps;
-    bool pinned;
 };
 
 static void relax(void)
@@ -77,33 +94,89 @@ bool thread_pool_skipped(struct thread_pool *pool)
     return atomic_exchange(&pool->skipped, false);
 }
 
-/* Takes tasks of one section until none is left. task and context are read only after a claim succeeded: the claim
- * proves that the section is still open, because it closes only when every claimed task is done. */
-static void work(struct thread_pool *pool, unsigned generation, size_t worker)
+/* ---- what a worker does of a section ----------------------------------------------------------------------------- */
+
+static void walk_tasks(struct thread_pool *pool, size_t worker)
 {
-    for (;;) {
-        uint_fast64_t claim = atomic_load_explicit(&pool->claim, memory_order_acquire);
-        size_t index;
-        do {
-            if ((unsigned)(claim >> 32) != generation)
-                return;
-            index = (size_t)(claim & 0xffffffffu);
-            if (index == 0)
-                return;
-        } while (!atomic_compare_exchange_weak_explicit(&pool->claim, &claim, claim - 1, memory_order_acq_rel,
-                                                        memory_order_acquire));
-        size_t count = pool->count;
-        run_task(pool, pool->task, pool->context, count - index, worker);
-        if (atomic_fetch_add_explicit(&pool->done, 1, memory_order_acq_rel) + 1 == count) {
-            pthread_mutex_lock(&pool->mutex);
-            if (pool->caller_sleeps)
-                pthread_cond_signal(&pool->finished);
-            pthread_mutex_unlock(&pool->mutex);
+    size_t count = pool->count, index;
+    while ((index = atomic_fetch_add_explicit(&pool->claimed, 1, memory_order_relaxed)) < count)
+        run_task(pool, pool->task, pool->context, index, worker);
+}
+
+/* Taken at once: this part of what is left. Large parts have fewer starts, and each start costs some cold misses; small
+ * ones at the end decide how long one thread waits for another. */
+#define SHARE_PART 4
+
+static bool take_part(struct thread_pool *pool, size_t number, bool from_front, size_t *first, size_t *count)
+{
+    struct share *share = &pool->shares[number];
+    const uint_fast64_t mask = ((uint_fast64_t)1 << SHARE_BITS) - 1;
+    size_t start = pool->count * number / pool->threads;
+    uint_fast64_t whole = pool->count * (number + 1) / pool->threads - start;
+    uint_fast64_t left = atomic_load_explicit(&share->left, memory_order_relaxed), begin, end, part;
+    do {
+        bool marked = left >> 2 * SHARE_BITS == pool->mark;
+        begin = marked ? left >> SHARE_BITS & mask : 0;
+        end = marked ? left & mask : whole;
+        if (begin >= end)
+            return false;
+        part = (end - begin + SHARE_PART - 1) / SHARE_PART;
+        *first = start + (size_t)(from_front ? begin : end - part);
+        *count = (size_t)part;
+        begin += from_front ? part : 0;
+        end -= from_front ? 0 : part;
+    } while (!atomic_compare_exchange_weak_explicit(&share->left, &left,
+                                                    pool->mark << 2 * SHARE_BITS | begin << SHARE_BITS | end,
+                                                    memory_order_relaxed, memory_order_relaxed));
+    return true;
+}
+
+/* Each its own share first: where workers are pinned, what that covers lies near it. */
+static void walk_shares(struct thread_pool *pool, size_t worker)
+{
+    size_t first, count;
+    for (size_t i = 0; i < pool->threads; i++) {
+        while (take_part(pool, (worker + i) % pool->threads, i == 0, &first, &count)) {
+            if (atomic_load_explicit(&pool->skip, memory_order_relaxed))
+                atomic_store(&pool->skipped, true);
+            else
+                pool->range(pool->context, first, count, worker);
         }
     }
 }
 
-static void wait_for_section(struct thread_pool *pool, unsigned seen)
+static void work(struct thread_pool *pool, size_t worker)
+{
+    if (pool->task)
+        walk_tasks(pool, worker);
+    else
+        walk_shares(pool, worker);
+}
+
+/* ---- taking part ------------------------------------------------------------------------------------------------- */
+
+/* false: the caller has closed the seat. */
+static bool take_seat(struct seat *seat, uint_fast64_t generation)
+{
+    uint_fast64_t state = atomic_load_explicit(&seat->state, memory_order_relaxed);
+    while (state / 4 < generation)
+        if (atomic_compare_exchange_weak_explicit(&seat->state, &state, 4 * generation + INSIDE, memory_order_acq_rel,
+                                                  memory_order_relaxed))
+            return true;
+    return false;
+}
+
+static void leave_seat(struct thread_pool *pool, struct seat *seat, uint_fast64_t generation)
+{
+    atomic_store(&seat->state, 4 * generation + OUTSIDE);
+    if (atomic_load(&pool->caller_sleeps)) {
+        pthread_mutex_lock(&pool->mutex);
+        pthread_cond_signal(&pool->finished);
+        pthread_mutex_unlock(&pool->mutex);
+    }
+}
+
+static void wait_for_section(struct thread_pool *pool, uint_fast64_t seen)
 {
     uint64_t start = clock_nanoseconds();
     for (unsigned i = 0;; i++) {
@@ -125,13 +198,17 @@ static void *worker_main(void *argument)
 {
     struct worker *worker = argument;
     struct thread_pool *pool = worker->pool;
-    unsigned seen = 0;
+    struct seat *seat = &pool->seats[worker->index];
+    uint_fast64_t seen = 0;
     for (;;) {
         wait_for_section(pool, seen);
         if (atomic_load(&pool->stop))
             return NULL;
         seen = atomic_load_explicit(&pool->generation, memory_order_acquire);
-        work(pool, seen, worker->index);
+        if (take_seat(seat, seen)) {
+            work(pool, worker->index);
+            leave_seat(pool, seat, seen);
+        }
     }
 }
 
@@ -144,15 +221,21 @@ hypura_status thread_pool_create(struct thread_pool **out, size_t threads, hypur
         return error_set(error, HYPURA_ERROR_MEMORY, "no memory for the thread pool");
     memset(pool, 0, sizeof *pool);
     hypura_status status = ALLOCATE(&pool->workers, threads, "thread table", error);
-    if (!status)
+    if (!status) {
         pool->shares = aligned_alloc(64, threads * sizeof *pool->shares);
-    if (!status && !pool->shares)
-        status = error_set(error, HYPURA_ERROR_MEMORY, "no memory for the thread pool");
+        pool->seats = aligned_alloc(64, threads * sizeof *pool->seats);
+        if (!pool->shares || !pool->seats)
+            status = error_set(error, HYPURA_ERROR_MEMORY, "no memory for the thread pool");
+    }
     if (status) {
         memory_free(pool->workers);
+        free(pool->shares);
+        free(pool->seats);
         free(pool);
         return status;
     }
+    memset(pool->shares, 0, threads * sizeof *pool->shares);
+    memset(pool->seats, 0, threads * sizeof *pool->seats);
     pthread_mutex_init(&pool->mutex, NULL);
     pthread_cond_init(&pool->wake, NULL);
     pthread_cond_init(&pool->finished, NULL);
@@ -185,6 +268,7 @@ void thread_pool_destroy(struct thread_pool *pool)
     pthread_mutex_destroy(&pool->mutex);
     memory_free(pool->workers);
     free(pool->shares);
+    free(pool->seats);
     free(pool);
 }
 
@@ -193,34 +277,55 @@ size_t thread_pool_threads(const struct thread_pool *pool)
     return pool->threads;
 }
 
-static void run_one_batch(struct thread_pool *pool, thread_task task, void *context, size_t count)
+static void sleep_until_outside(struct thread_pool *pool, struct seat *seat, uint_fast64_t inside)
 {
+    pthread_mutex_lock(&pool->mutex);
+    atomic_store(&pool->caller_sleeps, true);
+    while (atomic_load(&seat->state) == inside)
+        pthread_cond_wait(&pool->finished, &pool->mutex);
+    atomic_store(&pool->caller_sleeps, false);
+    pthread_mutex_unlock(&pool->mutex);
+}
+
+/* Closes the seats of who did not come, and waits for who did. */
+static void end_section(struct thread_pool *pool, uint_fast64_t generation)
+{
+    const uint_fast64_t inside = 4 * generation + INSIDE;
+    uint64_t start = 0;
+    for (size_t i = 1; i < pool->threads; i++) {
+        struct seat *seat = &pool->seats[i];
+        uint_fast64_t state = atomic_load_explicit(&seat->state, memory_order_acquire);
+        while (state / 4 < generation &&
+               !atomic_compare_exchange_weak_explicit(&seat->state, &state, 4 * generation + OUTSIDE,
+                                                      memory_order_acq_rel, memory_order_acquire))
+            ;
+        for (unsigned spins = 1; atomic_load_explicit(&seat->state, memory_order_acquire) == inside; spins++) {
+            relax();
+            if (spins % 64)
+                continue;
+            start = start ? start : clock_nanoseconds();
+            if (clock_nanoseconds() - start > SPIN_NANOSECONDS)
+                sleep_until_outside(pool, seat, inside);
+        }
+    }
+}
+
+static void run_section(struct thread_pool *pool, thread_task task, thread_range range, void *context, size_t count)
+{
+    uint_fast64_t generation = atomic_load_explicit(&pool->generation, memory_order_relaxed) + 1;
     pool->task = task;
+    pool->range = range;
     pool->context = context;
     pool->count = count;
-    atomic_store_explicit(&pool->done, 0, memory_order_relaxed);
-    unsigned generation = atomic_load_explicit(&pool->generation, memory_order_relaxed) + 1;
-    atomic_store_explicit(&pool->claim, ((uint_fast64_t)generation << 32) | count, memory_order_release);
+    atomic_store_explicit(&pool->claimed, 0, memory_order_relaxed);
     atomic_store(&pool->generation, generation);
     if (atomic_load(&pool->sleepers)) {
         pthread_mutex_lock(&pool->mutex);
         pthread_cond_broadcast(&pool->wake);
         pthread_mutex_unlock(&pool->mutex);
     }
-    work(pool, generation, 0);
-
-    uint64_t start = clock_nanoseconds();
-    for (unsigned i = 0; atomic_load_explicit(&pool->done, memory_order_acquire) != count; i++) {
-        relax();
-        if ((i & 63) != 63 || clock_nanoseconds() - start <= SPIN_NANOSECONDS)
-            continue;
-        pthread_mutex_lock(&pool->mutex);
-        pool->caller_sleeps = true;
-        while (atomic_load(&pool->done) != count)
-            pthread_cond_wait(&pool->finished, &pool->mutex);
-        pool->caller_sleeps = false;
-        pthread_mutex_unlock(&pool->mutex);
-    }
+    work(pool, 0);
+    end_section(pool, generation);
 }
 
 void thread_pool_run(struct thread_pool *pool, thread_task task, void *context, size_t count)
@@ -229,63 +334,33 @@ void thread_pool_run(struct thread_pool *pool, thread_task task, void *context, 
         for (size_t i = 0; i < count; i++)
             run_task(pool, task, context, i, 0);
     } else if (count > 0) {
-        run_one_batch(pool, task, context, count);
+        run_section(pool, task, NULL, context, count);
     }
 }
 
-/* ---- shares ------------------------------------------------------------------------------------------------------ */
-
-/* Taken at once: this part of what is left. Large parts have fewer starts, and each start costs some cold misses; small
- * ones at the end decide how long one thread waits for another. */
-#define SHARE_PART 4
-
-struct walk {
-    struct thread_pool *pool;
-    thread_range range;
-    void *context;
-};
-
-static bool take_part(struct share *share, bool from_front, size_t *first, size_t *count)
+/* No share has the mark of a coming section: when marks begin again, shares lose theirs. */
+static void new_mark(struct thread_pool *pool)
 {
-    uint_fast64_t left = atomic_load_explicit(&share->left, memory_order_relaxed), rest;
-    do {
-        uint_fast64_t begin = left >> 32, end = left & 0xffffffffu;
-        if (begin >= end)
-            return false;
-        uint_fast64_t part = (end - begin + SHARE_PART - 1) / SHARE_PART;
-        *count = (size_t)part;
-        *first = (size_t)(from_front ? begin : end - part);
-        rest = from_front ? (begin + part) << 32 | end : begin << 32 | (end - part);
-    } while (
-        !atomic_compare_exchange_weak_explicit(&share->left, &left, rest, memory_order_relaxed, memory_order_relaxed));
-    return true;
-}
-
-/* Where workers are pinned, each its own share first: what that covers lies near it. */
-static void walk_shares(void *context, size_t index, size_t worker)
-{
-    const struct walk *walk = context;
-    struct thread_pool *pool = walk->pool;
-    size_t first, count, own = pool->pinned ? worker : index;
-    for (size_t i = 0; i < pool->threads; i++) {
-        while (take_part(&pool->shares[(own + i) % pool->threads], i == 0, &first, &count)) {
-            if (atomic_load_explicit(&pool->skip, memory_order_relaxed))
-                atomic_store(&pool->skipped, true);
-            else
-                walk->range(walk->context, first, count, worker);
-        }
-    }
+    if (++pool->mark >> MARK_BITS == 0)
+        return;
+    for (size_t i = 0; i < pool->threads; i++)
+        atomic_store_explicit(&pool->shares[i].left, 0, memory_order_relaxed);
+    pool->mark = 1;
 }
 
 void thread_pool_run_shares(struct thread_pool *pool, thread_range range, void *context, size_t count)
 {
-    struct walk walk = {pool, range, context};
-    for (size_t i = 0; i < pool->threads; i++) {
-        uint_fast64_t first = (uint_fast64_t)count * i / pool->threads;
-        uint_fast64_t end = (uint_fast64_t)count * (i + 1) / pool->threads;
-        atomic_store_explicit(&pool->shares[i].left, first << 32 | end, memory_order_relaxed);
+    if (count == 0)
+        return;
+    new_mark(pool);
+    if (pool->threads > 1 && count > 1) {
+        run_section(pool, NULL, range, context, count);
+        return;
     }
-    thread_pool_run(pool, walk_shares, &walk, MIN(count, pool->threads));
+    pool->range = range;
+    pool->context = context;
+    pool->count = count;
+    walk_shares(pool, 0);
 }
 
 /* ---- cores ------------------------------------------------------------------------------------------------------- */
@@ -298,7 +373,6 @@ void thread_pool_pin(struct thread_pool *pool, size_t worker, const uint64_t *cp
     for (size_t i = 0; i < 64 * words && i < CPU_SETSIZE; i++)
         if (cpus[i / 64] >> i % 64 & 1)
             CPU_SET(i, &set);
-    pool->pinned = true;
     if (worker > 0 && worker < pool->threads && CPU_COUNT(&set) > 0)
         pthread_setaffinity_np(pool->workers[worker].thread, sizeof set, &set);
 #else

@@ -43,6 +43,8 @@ struct amx_scratch {
     float scales[AMX_TOKENS];
     const float *from[AMX_TOKENS];
     float *to[AMX_TOKENS];
+    const int8_t *quants; /* of the first token */
+    size_t stride;        /* to those of the next one */
 };
 
 struct amx_work {
@@ -139,18 +141,28 @@ static float *output_row(const struct amx_work *work, size_t token)
     return job->output + (job->output_rows ? job->output_rows[token] : token) * job->output_stride;
 }
 
-/* Tokens first to first + count over the columns of a segment. Rows of a tile past the last are whatever was there. */
+/* Tokens first to first + count over the columns of a segment. Tiles take them from where they are: what was just
+ * copied would have to be stored before a tile could be loaded. Only where rows do not follow each other, or end within
+ * a tile, they are copied; rows of a tile past the last are whatever was there. */
 static void take_tokens(const struct amx_work *work, size_t first, size_t count, size_t segment)
 {
     const struct activation *input = work->job->input;
     const uint32_t *rows = work->job->input_rows;
     const size_t kind = ACTIVATION_Q8_256 - ACTIVATION_Q8_32;
     const bool leaves = segment + 1 == work->segments;
+    const bool copies = rows || count % 16;
     struct amx_scratch *scratch = work->scratch;
+    scratch->quants = scratch->tile.quants[0];
+    scratch->stride = PANEL_COLUMNS;
+    if (!copies) {
+        scratch->quants =
+            input->quants[kind] + (work->first_token + first) * input->quant_stride + segment * PANEL_COLUMNS;
+        scratch->stride = input->quant_stride;
+    }
     for (size_t t = 0; t < count; t++) {
         size_t token = work->first_token + first + t, row = rows ? rows[token] : token;
         const int8_t *quants = input->quants[kind] + row * input->quant_stride + segment * PANEL_COLUMNS;
-        for (size_t c = 0; c < PANEL_COLUMNS; c += 64)
+        for (size_t c = 0; c < PANEL_COLUMNS && copies; c += 64)
             _mm512_store_si512(scratch->tile.quants[t] + c, _mm512_loadu_si512(quants + c));
         scratch->scales[t] = input->scales[kind][row * input->scale_stride[kind] + segment];
         __m256i sums =
@@ -169,6 +181,8 @@ static void take_tokens(const struct amx_work *work, size_t first, size_t count,
 
 INLINE void multiply_tiles(struct amx_scratch *scratch, const struct folded *panel, size_t to, const bool two)
 {
+    const int8_t *quants = scratch->quants;
+    const size_t stride = scratch->stride;
     _tile_zero(0);
     _tile_zero(1);
     if (two) {
@@ -178,14 +192,14 @@ INLINE void multiply_tiles(struct amx_scratch *scratch, const struct folded *pan
 #pragma GCC unroll 4
     for (size_t step = 0; step < 4; step++) {
         /* Lest the compiler keep each step's addresses. */
-        __asm__ volatile("" : "+r"(scratch), "+r"(panel));
-        _tile_loadd(4, scratch->tile.quants[0] + 64 * step, PANEL_COLUMNS);
+        __asm__ volatile("" : "+r"(quants), "+r"(panel));
+        _tile_loadd(4, quants + 64 * step, stride);
         _tile_loadd(6, panel->low[16 * step], 64);
         _tile_loadd(7, panel->high[16 * step], 64);
         _tile_dpbsud(0, 4, 6);
         _tile_dpbssd(1, 4, 7);
         if (two) {
-            _tile_loadd(5, scratch->tile.quants[16] + 64 * step, PANEL_COLUMNS);
+            _tile_loadd(5, quants + 16 * stride + 64 * step, stride);
             _tile_dpbsud(2, 5, 6);
             _tile_dpbssd(3, 5, 7);
         }

@@ -1,5 +1,6 @@
 /* struct compute, and how a set of matrix products is cut into tasks. */
 #include "compute/cpu/attention.h"
+#include "compute/cpu/gemm.h"
 #include "compute/cpu/gemm_floats.h"
 #include "compute/cpu/index.h"
 
@@ -16,6 +17,14 @@
 
 #define GEMM_LEAST_TASK_ROWS ((size_t)64)
 #define GEMM_LEAST_TASK_TOKENS ((size_t)96)
+
+/* By measurement: what a task of gemm has to do with its weights before the first token, in tokens, and with each token
+ * before the first row, in rows. */
+#define GEMM_WEIGHTS_TOKENS ((size_t)40)
+#define GEMM_TOKEN_ROWS ((size_t)8)
+
+/* So many tasks per thread are enough, however large. */
+#define GEMM_ENOUGH_TASKS ((size_t)8)
 
 #define SECTION_JOBS 256
 
@@ -140,7 +149,6 @@ struct section {
     const struct matmul *jobs;
     size_t count;
     struct cut cuts[SECTION_JOBS];
-    size_t gemm_jobs;
 };
 
 static const struct kernel *job_kernel(const struct compute *compute, const struct matmul *job)
@@ -170,29 +178,81 @@ static size_t row_work(enum path path, const struct matmul *job)
     return path == PATH_FEW ? bytes * (3 + job->tokens) / 4 + 1 : bytes * job->tokens;
 }
 
-static size_t cut_job(struct section *section, const struct matmul *job, size_t first_task, struct cut *cut)
+/* How large tasks of gemm are: rows of all tasks but the last of a matrix, and parts of the tokens. */
+struct shape {
+    size_t rows, token_parts;
+};
+
+static void cut_gemm(const struct compute *compute, const struct matmul *job, size_t most_rows, struct shape shape,
+                     struct cut *cut)
 {
-    *cut = (struct cut){.first_task = first_task};
-    if (job->tokens == 0 || job->weights.rows == 0)
-        return 0;
-    const struct kernel *kernel = job_kernel(section->compute, job);
-    cut->path = job_path(kernel, job);
-    if (cut->path != PATH_GEMM) {
-        cut->task_tokens = job->tokens;
-        cut->task_rows = MAX(DECODE_TASK_WORK / row_work(cut->path, job) & ~(size_t)15, (size_t)16);
-        return cut->row_tasks = divide_up(job->weights.rows, cut->task_rows);
-    }
-    cut->task_rows = kernel->gemm_task_rows;
-    size_t token_tasks = divide_up(job->tokens, section->compute->task_tokens);
-    /* Large tasks have less to do besides; but every thread wants some of the section's. */
-    size_t wanted = divide_up(4 * section->compute->threads, section->gemm_jobs);
-    while (cut->task_rows > GEMM_LEAST_TASK_ROWS && divide_up(job->weights.rows, cut->task_rows) * token_tasks < wanted)
-        cut->task_rows /= 2;
+    size_t least_parts = divide_up(job->tokens, compute->task_tokens);
+    size_t most_parts = MAX(job->tokens / GEMM_LEAST_TASK_TOKENS, least_parts);
+    cut->task_rows = MIN(shape.rows, most_rows);
+    cut->task_tokens = divide_up(job->tokens, MIN(MAX(shape.token_parts, least_parts), most_parts));
     cut->row_tasks = divide_up(job->weights.rows, cut->task_rows);
-    while (job->tokens / (2 * token_tasks) >= GEMM_LEAST_TASK_TOKENS && cut->row_tasks * token_tasks < wanted)
-        token_tasks *= 2;
-    cut->task_tokens = divide_up(job->tokens, token_tasks);
-    return cut->row_tasks * divide_up(job->tokens, cut->task_tokens);
+    cut->tasks = cut->row_tasks * divide_up(job->tokens, cut->task_tokens);
+}
+
+/* About how long a section's gemm takes when it is cut so: rounds of tasks, and a part of one, as threads do not begin
+ * and run alike. */
+static double estimate(const struct section *section, struct shape shape, size_t *tasks)
+{
+    double work = 0, most = 0;
+    *tasks = 0;
+    for (size_t i = 0; i < section->count; i++) {
+        const struct matmul *job = &section->jobs[i];
+        const struct kernel *kernel = job_kernel(section->compute, job);
+        struct cut cut;
+        if (job->weights.rows == 0 || job_path(kernel, job) != PATH_GEMM)
+            continue;
+        cut_gemm(section->compute, job, kernel->gemm_task_rows, shape, &cut);
+        double task = (double)((MIN(cut.task_rows, job->weights.rows) + GEMM_TOKEN_ROWS) *
+                               (cut.task_tokens + GEMM_WEIGHTS_TOKENS) * job->weights.columns);
+        *tasks += cut.tasks;
+        work += task * (double)cut.tasks;
+        most = task > most ? task : most;
+    }
+    double average = *tasks ? work / (double)*tasks : 0;
+    double rounds = (double)divide_up(*tasks, section->compute->threads) * average;
+    return (rounds > most ? rounds : most) + average / 8;
+}
+
+static struct shape choose_shape(const struct section *section)
+{
+    struct shape best = {.rows = SIZE_MAX, .token_parts = 1}, shape = best;
+    size_t tasks, enough = GEMM_ENOUGH_TASKS * section->compute->threads;
+    double shortest = estimate(section, best, &tasks);
+    if (section->compute->threads == 1 || tasks >= enough)
+        return best;
+    for (shape.rows = GEMM_TASK_ROWS; shape.rows >= GEMM_LEAST_TASK_ROWS; shape.rows /= 2) {
+        for (shape.token_parts = 1; shape.token_parts <= GEMM_TASK_TOKENS / GEMM_LEAST_TASK_TOKENS;
+             shape.token_parts++) {
+            double time = estimate(section, shape, &tasks);
+            if (time < shortest) {
+                shortest = time;
+                best = shape;
+            }
+        }
+    }
+    return best;
+}
+
+static void cut_job(const struct section *section, const struct matmul *job, struct shape shape, struct cut *cut)
+{
+    const struct kernel *kernel = job_kernel(section->compute, job);
+    cut->tasks = 0;
+    cut->path = PATH_GEMV;
+    if (job->tokens == 0 || job->weights.rows == 0)
+        return;
+    cut->path = job_path(kernel, job);
+    if (cut->path == PATH_GEMM) {
+        cut_gemm(section->compute, job, kernel->gemm_task_rows, shape, cut);
+        return;
+    }
+    cut->task_tokens = job->tokens;
+    cut->task_rows = MAX(DECODE_TASK_WORK / row_work(cut->path, job) & ~(size_t)15, (size_t)16);
+    cut->tasks = cut->row_tasks = divide_up(job->weights.rows, cut->task_rows);
 }
 
 static size_t input_row(const struct matmul *job, size_t token)
@@ -318,11 +378,11 @@ struct preparation {
     enum activation_kind kind;
 };
 
-static void prepare_task(void *context, size_t index, size_t worker)
+static void prepare_rows(void *context, size_t first, size_t count, size_t worker)
 {
     (void)worker;
     const struct preparation *preparation = context;
-    activation_prepare_rows(preparation->activation, preparation->compute->kernels, preparation->kind, index, 1);
+    activation_prepare_rows(preparation->activation, preparation->compute->kernels, preparation->kind, first, count);
 }
 
 static void prepare(struct compute *compute, const struct matmul *job)
@@ -332,7 +392,7 @@ static void prepare(struct compute *compute, const struct matmul *job)
     if (job->tokens == 0 || activation->ready[preparation.kind])
         return;
     if (activation->rows > 1 && activation->rows * activation->columns > PREPARE_ALONE_ELEMENTS)
-        thread_pool_run(compute->pool, prepare_task, &preparation, activation->rows);
+        thread_pool_run_shares(compute->pool, prepare_rows, &preparation, activation->rows);
     else
         activation_prepare_rows(activation, compute->kernels, preparation.kind, 0, activation->rows);
     activation->ready[preparation.kind] = true;
@@ -344,16 +404,15 @@ static void run_section(struct compute *compute, const struct matmul *jobs, size
     section.compute = compute;
     section.jobs = jobs;
     section.count = count;
-    section.gemm_jobs = 0;
-    for (size_t i = 0; i < section.count; i++)
-        section.gemm_jobs += job_path(job_kernel(compute, &section.jobs[i]), &section.jobs[i]) == PATH_GEMM;
     size_t tasks = 0;
     bool gemm = false;
+    for (size_t i = 0; i < section.count; i++)
+        gemm = gemm || job_path(job_kernel(compute, &jobs[i]), &jobs[i]) == PATH_GEMM;
+    const struct shape shape = gemm ? choose_shape(&section) : (struct shape){0};
     for (size_t i = 0; i < section.count; i++) {
-        struct cut *cut = &section.cuts[i];
-        cut->tasks = cut_job(&section, &section.jobs[i], tasks, cut);
-        tasks += cut->tasks;
-        gemm = gemm || cut->path == PATH_GEMM;
+        section.cuts[i].first_task = tasks;
+        cut_job(&section, &jobs[i], shape, &section.cuts[i]);
+        tasks += section.cuts[i].tasks;
     }
     if (gemm)
         thread_pool_run(compute->pool, run_task, &section, tasks);

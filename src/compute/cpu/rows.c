@@ -1,7 +1,10 @@
 #include "compute/cpu/rows.h"
 
-/* A section of the pool costs a few microseconds, about as much as this many elements of the cheaper functions. */
-#define TASK_ELEMENTS ((size_t)8192)
+/* A section of the pool costs about as much as this many elements of the cheaper functions. */
+#define SECTION_ELEMENTS ((size_t)16384)
+
+/* Elements of which workers get whole numbers. */
+#define PART_ELEMENTS ((size_t)1024)
 
 const struct row_kernels *row_kernels_of(const struct compute *compute)
 {
@@ -35,21 +38,22 @@ struct element_job {
     size_t count;
 };
 
-static void run_elements(void *context, size_t index, size_t worker)
+static void run_elements(void *context, size_t first, size_t count, size_t worker)
 {
     (void)worker;
     const struct element_job *job = context;
-    size_t first = index * TASK_ELEMENTS;
-    job->run(job, first, MIN(TASK_ELEMENTS, job->count - first));
+    first *= PART_ELEMENTS;
+    job->run(job, first, MIN(count * PART_ELEMENTS, job->count - first));
 }
 
 static void for_elements(struct compute *compute, struct element_job *job)
 {
     job->kernels = row_kernels_of(compute);
-    if (job->count < 2 * TASK_ELEMENTS)
+    if (job->count < SECTION_ELEMENTS)
         job->run(job, 0, job->count);
     else
-        thread_pool_run(compute_pool(compute), run_elements, job, (job->count + TASK_ELEMENTS - 1) / TASK_ELEMENTS);
+        thread_pool_run_shares(compute_pool(compute), run_elements, job,
+                               (job->count + PART_ELEMENTS - 1) / PART_ELEMENTS);
 }
 
 static void run_add(const struct element_job *job, size_t first, size_t count)
@@ -109,7 +113,7 @@ void compute_clamp(struct compute *compute, float *values, size_t count, float l
 struct row_job {
     const struct row_kernels *kernels;
     void (*run)(const struct row_job *job, size_t row);
-    size_t rows, columns, task_rows;
+    size_t rows, columns;
 
     float *out;
     size_t out_stride;
@@ -126,23 +130,22 @@ struct row_job {
     size_t heads, head_size;
 };
 
-static void run_rows(void *context, size_t index, size_t worker)
+static void run_rows(void *context, size_t first, size_t count, size_t worker)
 {
     (void)worker;
     const struct row_job *job = context;
-    size_t first = index * job->task_rows;
-    size_t end = MIN(first + job->task_rows, job->rows);
-    for (size_t row = first; row < end; row++)
+    for (size_t row = first; row < first + count; row++)
         job->run(job, row);
 }
 
+/* Each worker's share is that of the other functions of rows: what it made is near it. */
 static void for_rows(struct compute *compute, struct row_job *job)
 {
     job->kernels = row_kernels_of(compute);
-    job->task_rows = MAX(TASK_ELEMENTS / MAX(job->columns, (size_t)1), (size_t)1);
-    if (job->rows * job->columns < 2 * TASK_ELEMENTS)
-        job->task_rows = MAX(job->rows, (size_t)1);
-    thread_pool_run(compute_pool(compute), run_rows, job, (job->rows + job->task_rows - 1) / job->task_rows);
+    if (job->rows * job->columns < SECTION_ELEMENTS)
+        run_rows(job, 0, job->rows, 0);
+    else
+        thread_pool_run_shares(compute_pool(compute), run_rows, job, job->rows);
 }
 
 static void run_rms_norm(const struct row_job *job, size_t row)

@@ -85,22 +85,42 @@ static void sharpen(struct batch *batch, const struct step_head *head)
     }
 }
 
+/* A section of the pool pays from so many elements on. */
+#define SHARED_ELEMENTS ((size_t)32 << 10)
+
+struct storing {
+    struct batch *batch;
+    const struct step *step;
+    const struct span *span;
+};
+
+static void store_rows(void *context, size_t first, size_t count, size_t worker)
+{
+    const struct storing *storing = context;
+    struct batch *batch = storing->batch;
+    const struct step_heads *h = &storing->step->heads;
+    size_t row = storing->span->first_row + first;
+    (void)worker;
+    kv_cache_write(&batch->kv, (uint32_t)storing->step->layer, storing->span->sequence, batch->scratch.positions[row],
+                   (uint32_t)count, rows_of(batch, h->key.buffer) + row * h->key.heads * h->key.size,
+                   h->value == BUFFER_NONE ? NULL : rows_of(batch, h->value) + row * h->key.heads * h->value_size);
+}
+
 static void store_heads(struct batch *batch, const struct step *step)
 {
     const struct step_heads *h = &step->heads;
     const struct scratch *s = &batch->scratch;
     for (uint32_t i = 0; i < batch->span_count; i++) {
         const struct span *span = &s->spans[i];
-        size_t keys = (size_t)span->first_row * h->key.heads * h->key.size;
-        size_t values = (size_t)span->first_row * h->key.heads * h->value_size;
-        if (h->plane) {
+        struct storing storing = {batch, step, span};
+        if (h->plane)
             kv_cache_write_plane(&batch->kv, (uint32_t)step->layer, h->plane, span->sequence,
-                                 s->positions[span->first_row], span->rows, rows_of(batch, h->key.buffer) + keys);
-            continue;
-        }
-        kv_cache_write(&batch->kv, (uint32_t)step->layer, span->sequence, s->positions[span->first_row], span->rows,
-                       rows_of(batch, h->key.buffer) + keys,
-                       h->value == BUFFER_NONE ? NULL : rows_of(batch, h->value) + values);
+                                 s->positions[span->first_row], span->rows,
+                                 rows_of(batch, h->key.buffer) + (size_t)span->first_row * h->key.heads * h->key.size);
+        else if ((size_t)span->rows * h->key.heads * (h->key.size + h->value_size) < SHARED_ELEMENTS)
+            store_rows(&storing, 0, span->rows, 0);
+        else
+            thread_pool_run_shares(compute_pool(batch->compute), store_rows, &storing, span->rows);
     }
 }
 
