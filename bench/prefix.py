@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """What it saves never to read the same text twice: time to first token of a conversation's second turn, of one whose last
 message was edited, and of either after a restart with a prefix cache on a drive, over that of a cold run; tokens computed
-for eight requests with one beginning; and the speed of decoding with the store on but unused over that without it.
+for eight requests with one beginning, and the memory that their keys and values take; and the speed of decoding with the store on but unused over that without it.
 
-    prefix.py HYPURA MODEL.gguf... [--tokens 8000] [--memory 0.5] [--beginning 4000] [--decode 32] [--rounds 3]
+    prefix.py HYPURA MODEL.gguf... [--tokens 8000] [--memory 0.5] [--beginning 4000] [--decode 32] [--rounds 3] [--pairs 7]
 
 --memory: a part of each file's size, or a size such as 8G. Prints one row of a table per model.
 """
@@ -51,6 +51,10 @@ class Server:
                 cached = event["usage"].get("prompt_tokens_details", {}).get("cached_tokens", 0)
         return (first or time.time()) - start, cached, (last - first) / max(events - 1, 1) if events > 1 else 0
 
+    def resident(self):
+        with open(f"/proc/{self.process.pid}/status") as file:
+            return next(int(line.split()[1]) << 10 for line in file if line.startswith("VmRSS:"))
+
     def close(self):
         self.process.send_signal(signal.SIGTERM)
         self.process.wait()
@@ -82,8 +86,15 @@ def shares(arguments, model, memory):
     return statistics.median(cold_times), {name: statistics.median(values) for name, values in rows.items()}
 
 
+def bytes_per_token(arguments, model):
+    """Of keys and values."""
+    done = subprocess.run([arguments.hypura, "inspect", model, "--json"], capture_output=True, check=True)
+    return json.loads(done.stdout)["plan"]["kv_cache_bytes"]["keys_per_position"]
+
+
 def together(arguments, model, memory):
-    """Tokens that eight requests computed, over the length of their common beginning."""
+    """Of eight requests with a common beginning: tokens that they computed, and memory of their keys and values, both
+    over what one beginning takes. The first one comes alone, so that the others' memory can be seen."""
     beginning, computed = text(7, arguments.beginning), []
     server = Server(arguments.hypura, model, memory, arguments.beginning + 2 * TURN + 64, 8)
 
@@ -91,20 +102,23 @@ def together(arguments, model, memory):
         tokens = beginning + text(200 + number, TURN)
         computed.append(len(tokens) - server.ask(tokens)[1])
 
-    threads = [threading.Thread(target=one, args=(number,)) for number in range(8)]
+    one(0)
+    before = server.resident()
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(1, 8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    more = server.resident() - before
     server.close()
-    return sum(computed) / arguments.beginning
+    return sum(computed) / arguments.beginning, 1 + more / (arguments.beginning * bytes_per_token(arguments, model))
 
 
 def unused(arguments, model, memory):
     """Decoding with the store on but unused, over decoding without: pairs in turns, the median of their ratios."""
     servers = [Server(arguments.hypura, model, memory, 1024, 1, *options) for options in ((), ("--no-prefixes",))]
     ratios = []
-    for index in range(2 * arguments.rounds + 1):
+    for index in range(arguments.pairs):
         times = [0, 0]
         for which in ((0, 1), (1, 0))[index % 2]:
             times[which] = servers[which].ask(text(5, 16), arguments.decode)[2]
@@ -122,17 +136,20 @@ def main():
     parser.add_argument("--beginning", type=int, default=4000)
     parser.add_argument("--decode", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=7, help="of answers with the store and without; the first is not counted")
     parser.add_argument("--memory", default="0.5")
     parser.add_argument("--work", help="a folder on the drive that the prefix cache is to be on")
     arguments = parser.parse_args()
-    print("| model | memory | cold, s | second turn | last message edited | after a restart | eight with one beginning | decoding, unused |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| model | memory | cold, s | second turn | last message edited | after a restart | eight with one beginning, computed | in memory "
+          "| decoding, unused |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for model in arguments.models:
         part = float(arguments.memory) if arguments.memory.replace(".", "").isdigit() else 0
         memory = str(int(part * os.path.getsize(model))) if part else arguments.memory
         cold, rows = shares(arguments, model, memory)
+        computed, held = together(arguments, model, memory)
         print(f"| {os.path.basename(model)} | {int(memory) >> 20 if part else memory}{' MiB' if part else ''} | {cold:.2f} "
-              f"| {rows['second']:.3f} | {rows['edited']:.3f} | {rows['restart']:.3f} | {together(arguments, model, memory):.2f} prefixes "
+              f"| {rows['second']:.3f} | {rows['edited']:.3f} | {rows['restart']:.3f} | {computed:.2f} prefixes | {held:.2f} prefixes "
               f"| {unused(arguments, model, memory):.3f} |", flush=True)
 
 

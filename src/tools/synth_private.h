@@ -148,8 +148,8 @@ hypura_status synth_recipe_metadata(struct gguf_writer *writer, const struct syn
 
 /* synth_recipes.c */
 extern const char synth_recipe_deepseek_v4_flash[], synth_recipe_glm_5[], synth_recipe_minimax_m3[],
-    synth_recipe_qwen38_flash_next[], synth_recipe_mistral4[], synth_recipe_step_35[], synth_recipe_kimi_k3[],
-    synth_recipe_nemotron_3_super[];
+    synth_recipe_qwen35_9b[], synth_recipe_qwen38_flash_next[], synth_recipe_mistral4[], synth_recipe_step_35[],
+    synth_recipe_kimi_k3[], synth_recipe_nemotron_3_super[];
 
 /* What a matrix of such a name gets. */
 enum tensor_type synth_matrix_type(const struct synth_list *list, const char *name, uint64_t columns);

@@ -354,6 +354,7 @@ static void sizes_are_those_of_published_files(void **state)
         double gigabytes;
     } known[] = {
         {"llama-70b", "Q4_K_M", 42.52},     {"llama-8b", "Q4_K_M", 4.92},          {"mixtral-8x7b", "Q4_K_M", 28.45},
+        {"qwen3.5-9b", "F16", 17.91}, /* 8.95e9 parameters */
         {"mixtral-8x7b", "Q5_K_M", 33.23},  {"mistral-7b", "Q4_K_M", 4.37},        {"qwen3-30b-a3b", "Q4_K_M", 18.56},
         {"gpt-oss-20b", "MXFP4", 12.1},     {"qwen3.8-flash-next", "Q4_K_M", 103}, {"deepseek-v4-flash", "MXFP4", 156},
         {"kimi-k3", "F16", 5560},           /* 2.78e12 parameters */
