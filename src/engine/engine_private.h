@@ -107,6 +107,9 @@ void geometry_make(struct geometry *out, const struct model *model, const struct
 /* Prefetches are told apart by how far they are from the border between what is chosen and what is not. */
 #define PREFETCH_MARGINS 16u
 
+/* Layers after the one at work whose routers a device asks. */
+#define PREFETCH_ASKED 2u
+
 struct look {
     uint32_t layer, rows; /* no rows: there is none */
 };
@@ -114,6 +117,7 @@ struct look {
 struct prefetcher {
     uint32_t ranks; /* experts that are prefetched for a token: its own number, and as many that nearly made it */
     struct look looks[PREFETCH_LAYERS][PREFETCH_LAYERS]; /* by layers ahead less one, by layer that is looked at */
+    const float *said[PREFETCH_ASKED]; /* what routers gave on a device, by layers ahead less one; NULL: nothing */
     uint32_t made[PREFETCH_LAYERS][PREFETCH_MARGINS], right[PREFETCH_LAYERS][PREFETCH_MARGINS];
 };
 
@@ -719,6 +723,11 @@ hypura_status prefetch_start(struct batch *batch, hypura_error *error); /* the s
 /* In a layer of a long batch, once its own experts were wanted: the next one will use all. */
 void prefetch_prompt(struct batch *batch, uint32_t number);
 void prefetch_check(struct batch *batch, uint32_t number); /* counts which offers came true */
+
+/* Where layers are on a device: whether it is to ask a layer's router ahead, and offers by what such routers said next
+ * to the choice of the layer with this number (prefetcher.said). */
+bool prefetch_may_ask(const struct batch *batch, uint32_t number);
+hypura_status prefetch_asked(struct batch *batch, uint32_t number, hypura_error *error);
 uint32_t prefetch_ranks(const struct model_parameters *parameters);
 
 /* Chooses experts for rows of logits [rows][experts], which become probabilities. bias may be NULL. */

@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* So many prefetches of a kind count as made before there was one: right with this probability when the router of the
  * layer would choose the expert now, or nearly would. */
@@ -86,24 +87,39 @@ static void find_margins(const struct batch *batch, const struct router_rule *ru
     }
 }
 
-/* The choice that a later layer's router would make now. */
-static hypura_status route_ahead(struct batch *batch, const struct step_router *router, uint32_t *chosen,
-                                 uint8_t *margins, struct held *held, hypura_error *error)
+/* What a later layer's router gives now. */
+static hypura_status ask_router(struct batch *batch, const struct step_router *router, struct held *held,
+                                hypura_error *error)
+{
+    const struct step_route *r = &router->route->route;
+    struct scratch *s = &batch->scratch;
+    struct matmul job = {.input = s->prefetch_input,
+                         .tokens = batch->rows,
+                         .output = s->router,
+                         .output_stride = r->rule.experts};
+    for (uint32_t i = 0; i < router->count; i++) /* between two layers nobody else reads what they write */
+        TRY(execute(batch, (struct step_list){router->steps[i], 1}, error));
+    TRY(hold_matrix(batch, held, r->router, &job.weights, error));
+    TRY(hold_vector(batch, held, r->bias, &job.bias, error));
+    const size_t width = job.weights.columns;
+    activation_set(s->prefetch_input, rows_of(batch, r->in), batch->rows, width, width);
+    compute_matmul(batch->compute, &job, 1);
+    return HYPURA_OK;
+}
+
+/* The choice that a later layer's router would make now. said: what it gives, where a device was asked. */
+static hypura_status route_ahead(struct batch *batch, const struct step_router *router, const float *said,
+                                 uint32_t *chosen, uint8_t *margins, struct held *held, hypura_error *error)
 {
     const struct step_route *r = &router->route->route;
     struct scratch *s = &batch->scratch;
     struct router_rule rule = r->rule;
     const float *selection_bias;
-    struct matmul job = {
-        .input = s->prefetch_input, .tokens = batch->rows, .output = s->router, .output_stride = rule.experts};
-    for (uint32_t i = 0; i < router->count; i++) /* between two layers nobody else reads what they write */
-        TRY(execute(batch, (struct step_list){router->steps[i], 1}, error));
-    TRY(hold_matrix(batch, held, r->router, &job.weights, error));
-    TRY(hold_vector(batch, held, r->bias, &job.bias, error));
+    if (said)
+        memcpy(s->router, said, batch->rows * rule.experts * sizeof *said);
+    else
+        TRY(ask_router(batch, router, held, error));
     TRY(hold_vector(batch, held, r->selection_bias, &selection_bias, error));
-    const size_t width = job.weights.columns;
-    activation_set(s->prefetch_input, rows_of(batch, r->in), batch->rows, width, width);
-    compute_matmul(batch->compute, &job, 1);
     rule.used = batch->prefetcher.ranks;
     router_choose(batch->compute, &rule, s->router, s->selection, selection_bias, batch->rows, chosen,
                   s->prefetch_weights);
@@ -141,7 +157,8 @@ static void prefetch_all(struct batch *batch, unit_number first_expert, size_t r
     offer(batch, first_expert, p->experts);
 }
 
-static hypura_status prefetch_layer(struct batch *batch, uint32_t number, uint32_t ahead, hypura_error *error)
+static hypura_status prefetch_layer(struct batch *batch, uint32_t number, uint32_t ahead, const float *said,
+                                    hypura_error *error)
 {
     const struct model_parameters *p = model_parameters(batch->open->model);
     struct scratch *s = &batch->scratch;
@@ -150,7 +167,8 @@ static hypura_status prefetch_layer(struct batch *batch, uint32_t number, uint32
     struct held held = {0};
     struct step_router router;
     steps_router(batch->open->steps, number, &router);
-    hypura_status status = route_ahead(batch, &router, s->prefetched + place, s->margins + place, &held, error);
+    hypura_status status =
+        route_ahead(batch, &router, said, s->prefetched + place, s->margins + place, &held, error);
     release(batch, &held);
     if (status)
         return status;
@@ -217,13 +235,13 @@ static hypura_status prefetch_from(struct batch *batch, uint32_t number, hypura_
     if (batch->open->plan->expert_cache_bytes == 0 || !can_prefetch(batch, number) || !prefetches_by_token(batch) ||
         !store_wants_prefetch(batch->open->store, 1))
         return HYPURA_OK;
-    TRY(prefetch_layer(batch, number, 0, error));
+    TRY(prefetch_layer(batch, number, 0, NULL, error));
     for (uint32_t ahead = 1; ahead < PREFETCH_LAYERS && can_prefetch(batch, number + ahead); ahead++) {
         if (prefetched_before(&batch->prefetcher, number + ahead, ahead))
             continue;
         if (!store_wants_prefetch(batch->open->store, ahead + 1))
             break;
-        TRY(prefetch_layer(batch, number + ahead, ahead, error));
+        TRY(prefetch_layer(batch, number + ahead, ahead, NULL, error));
     }
     return HYPURA_OK;
 }
@@ -239,6 +257,24 @@ hypura_status prefetch_start(struct batch *batch, hypura_error *error)
         return HYPURA_OK;
     TRY(gpu_pass_to_host(batch, error));
     return prefetch_from(batch, 0, error);
+}
+
+bool prefetch_may_ask(const struct batch *batch, uint32_t number)
+{
+    struct step_router router;
+    return batch->open->plan->expert_cache_bytes > 0 && prefetches_by_token(batch) &&
+           steps_router(batch->open->steps, number, &router) && store_wants_prefetch(batch->open->store, 1);
+}
+
+hypura_status prefetch_asked(struct batch *batch, uint32_t number, hypura_error *error)
+{
+    const float **said = batch->prefetcher.said;
+    for (uint32_t ahead = 0; ahead < PREFETCH_ASKED; ahead++) {
+        if (said[ahead] && store_wants_prefetch(batch->open->store, ahead + 1))
+            TRY(prefetch_layer(batch, number + 1 + ahead, ahead, said[ahead], error));
+        said[ahead] = NULL;
+    }
+    return HYPURA_OK;
 }
 
 void prefetch_prompt(struct batch *batch, uint32_t number)

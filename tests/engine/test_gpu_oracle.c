@@ -3,7 +3,7 @@
  *
  * With HYPURA_ORACLE in the environment (the folder of the whole reference set) it looks at the models there, else at
  * those that the repository carries. HYPURA_ORACLE_ONLY names some of them, and then all of each must be there, and
- * longer prompts are tried too. */
+ * longer prompts are tried too; other models may be missing in the folder. */
 #include "gpu_engine.h"
 
 #include <dirent.h>
@@ -100,7 +100,9 @@ static void agrees_with_the_reference(void **state)
             names[count++] = strndup(entry->d_name, length - 5);
     }
     closedir(directory);
-    assert_true(count >= 20);
+    if (count < (getenv("HYPURA_ORACLE_ONLY") ? 1 : 20))
+        fail_msg("%s has %zu models; the whole set has more than 20 (HYPURA_ORACLE_ONLY names those of a smaller one)",
+                 in_folder("models", "", ""), count);
     qsort(names, count, sizeof *names, compare_names);
     for (size_t i = 0; i < count; i++) {
         if (is_wanted(names[i]))

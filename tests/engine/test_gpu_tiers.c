@@ -16,7 +16,7 @@ static void narrow_text(int32_t *tokens)
 }
 
 /* Two fifths of the experts have room on the GPU. */
-static struct engine *open_divided(const char *name, bool fixed)
+static struct engine *open_divided_with(const char *name, bool fixed, enum store_prefetching prefetching)
 {
     struct setting setting = {.kv_type = TENSOR_F16, .fixed = fixed};
     struct engine_options options;
@@ -31,7 +31,17 @@ static struct engine *open_divided(const char *name, bool fixed)
     setting.gpu_budget = whole->scratch_bytes + whole->resident_bytes + whole->kv_bytes + 2 * whole->expert_bytes / 5;
     plan_free(plan);
     model_close(model);
-    return open_with(name, &setting);
+    struct engine *engine = NULL;
+    set_options(&options, &setting);
+    options.prefetching = prefetching;
+    if (engine_open(&engine, model_path(name), &options, &test_error))
+        fail_msg("%s: %s", name, test_error.message);
+    return engine;
+}
+
+static struct engine *open_divided(const char *name, bool fixed)
+{
+    return open_divided_with(name, fixed, STORE_PREFETCH_AUTO);
 }
 
 static uint64_t moves_of(struct engine *engine, struct store_statistics *statistics)
@@ -96,6 +106,52 @@ static void moves_by_use(void **state)
     for (int run = 0; run < 3; run++)
         free(logits[run]);
     free(expected);
+    treat_memory_as("shared");
+}
+
+/* Routers of layers on the device are asked before their layers are at work, and say what is chosen more often than
+ * chance would; experts come from the drive by that, and no bit changes. */
+static void routers_are_asked_ahead(void **state)
+{
+    (void)state;
+    device_or_skip();
+    int32_t tokens[LONG];
+    struct random random;
+    random_seed(&random, 3);
+    for (size_t i = 0; i < LONG; i++)
+        tokens[i] = (int32_t)(random_next(&random) % 300);
+    for (int separate = 0; separate < 2; separate++) {
+        float *logits[2];
+        size_t bytes = 0;
+        treat_memory_as(separate ? "separate" : "shared");
+        for (int on = 0; on < 2; on++) {
+            struct engine *engine =
+                open_divided_with("embedded", false, on ? STORE_PREFETCH_ON : STORE_PREFETCH_OFF);
+            const struct model_parameters *p = model_parameters(engine_model(engine));
+            const struct prefetcher *prefetcher = &engine->batch.prefetcher;
+            struct store_statistics statistics;
+            uint32_t made = 0, right = 0;
+            bytes = LONG * p->vocabulary * sizeof **logits;
+            logits[on] = calloc(1, bytes);
+            assert_ok(store_resize(engine_store(engine), engine->open.plan->pool_bytes / 3, &test_error));
+            feed(engine, 0, tokens, LONG, 1, logits[on]);
+            store_statistics(engine_store(engine), &statistics);
+            for (uint32_t margin = PREFETCH_MARGINS / 2; margin < PREFETCH_MARGINS; margin++) {
+                made += prefetcher->made[0][margin];
+                right += prefetcher->right[0][margin];
+            }
+            print_message("# %u of %u were chosen, %llu experts read by them\n", right, made,
+                          (unsigned long long)statistics.prefetches);
+            assert_true(statistics.expert_misses > 0);
+            assert_int_equal(statistics.prefetches > 0, on);
+            if (on)
+                assert_true(made > LONG && right * p->experts > 3 * made * p->experts_used / 2);
+            close_silent(engine);
+        }
+        assert_memory_equal(logits[0], logits[1], bytes);
+        free(logits[0]);
+        free(logits[1]);
+    }
     treat_memory_as("shared");
 }
 
@@ -287,6 +343,7 @@ int main(void)
     setenv("HYPURA_GPU_VALIDATE", "1", 0);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(moves_by_use),
+        cmocka_unit_test(routers_are_asked_ahead),
         cmocka_unit_test(copies_are_refused),
         cmocka_unit_test(reads_in_place),
         cmocka_unit_test(imports_are_refused),

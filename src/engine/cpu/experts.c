@@ -414,6 +414,8 @@ hypura_status run_chosen_experts(struct batch *batch, const struct step *experts
     struct held held = {0};
     hypura_status status = want_chosen(batch, (uint32_t)experts->layer, experts->experts.first, elsewhere, error);
     if (!status)
+        status = prefetch_asked(batch, (uint32_t)experts->layer, error);
+    if (!status)
         status = run_experts(batch, experts, &held, error);
     release(batch, &held);
     if (status)

@@ -86,6 +86,13 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
     pass->latent.attended = cut(s, &used.scratch, rows * g->latent_attended * f);
     pass->latent.heads = cut(s, &used.scratch, (uint64_t)rows * heads * f);
     pass->latent.groups = cut(s, &used.scratch, rows ? gpu_expert_group_bytes(heads, heads, rows) : 0);
+    const uint32_t asked = pass_asked_buffers(g), asked_rows = MIN(chunk, PREFETCH_ROWS);
+    for (enum step_buffer buffer = BUFFER_HIDDEN; buffer < BUFFER_COUNT; buffer++)
+        if (asked >> buffer & 1)
+            pass->asked.rows[buffer] = cut(s, &used.scratch, asked_rows * MAX(e, g->widths[buffer]) * f);
+    pass->asked.logits = cut(s, &used.scratch, asked_rows * (uint64_t)p->experts * f);
+    for (size_t i = 0; i < PREFETCH_ASKED && p->experts; i++)
+        pass->asked.back[i] = cut_shared(b, &used.readback, asked_rows * (uint64_t)p->experts * f);
     uint64_t half = g->halves ? sizeof(uint16_t) : 0;
     pass->normed_halves = cut(s, &used.scratch, c * e * half);
     pass->inner_halves = cut(s, &used.scratch, inner * half);

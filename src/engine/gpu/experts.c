@@ -113,6 +113,7 @@ static hypura_status run_divided(struct batch *batch, const struct step *step, h
     pass->host_share.experts = step;
     pass->host_share.routed = pass->mixture.routed;
     pass->host_share.value = value;
+    pass->host_share.said = pass->asked.made;
     pass_record(pass);
     pass->wait_value = value;
     return HYPURA_OK;

@@ -182,9 +182,12 @@ hypura_status pass_in_place(struct batch *batch, const struct step *step, hypura
     TRY(pass_take_choices(batch, step, error));
     unit_number *units = batch->scratch.expert_units;
     uint32_t count = list_chosen(batch, step->experts.first);
+    prefetch_check(batch, (uint32_t)step->layer);
+    pass_tell_asked(batch, pass->asked.made);
     hypura_status status = store_want(batch->open->store, units, count, error);
     if (status)
         return status;
+    status = prefetch_asked(batch, (uint32_t)step->layer, error);
     while (count > 0 && !status)
         status = run_group(batch, step, units, &count, error);
     if (status)

@@ -203,6 +203,18 @@ static uint32_t layers_a_batch(const struct batch *batch)
     return seconds * LAYERS_A_BATCH > BATCH_SECONDS ? MAX((uint32_t)(BATCH_SECONDS / seconds), 1u) : LAYERS_A_BATCH;
 }
 
+static hypura_status record_layer(struct batch *batch, uint32_t number, hypura_error *error)
+{
+    const struct step_list list = pass_steps(batch, number);
+    const struct step *route = steps_find(list, STEP_ROUTE);
+    const size_t before = route ? (size_t)(route - list.steps) : list.count;
+    TRY(pass_record_steps(batch, (struct step_list){list.steps, before}, error));
+    if (!route)
+        return HYPURA_OK;
+    TRY(pass_ask_routers(batch, number, error));
+    return pass_record_steps(batch, (struct step_list){route, list.count - before}, error);
+}
+
 hypura_status pass_run_layer(struct batch *batch, uint32_t number, hypura_error *error)
 {
     struct gpu_pass *pass = batch->pass;
@@ -218,7 +230,7 @@ hypura_status pass_run_layer(struct batch *batch, uint32_t number, hypura_error 
     if (number == batch->narrowing.layer)
         TRY(pass_record_narrowing(batch, pass_steps(batch, number), error));
     else
-        TRY(pass_record_steps(batch, pass_steps(batch, number), error));
+        TRY(record_layer(batch, number, error));
     /* The first layer goes alone, so that the device starts early. */
     uint32_t most = pass->sent == 0 ? 1 : layers_a_batch(batch);
     return ++pass->recorded >= most && !pass->ahead.recording ? pass_send(pass, error) : HYPURA_OK;

@@ -21,6 +21,7 @@
  *   buffers.c       what stands where in the buffers of a pass
  *   ability.c       which layers it can compute, and how much device memory it wants
  *   narrow.c        rows that nobody wants leave the batch
+ *   ask.c           what later routers say of the residual stream, for experts to be read ahead
  *   layers.c        the way of the residual stream through the layers, and from one side to the other
  *   output.c        norm and logits
  *   ahead.c         the next token's commands, recorded while the device computes this one
@@ -150,6 +151,12 @@ struct gpu_pass {
         struct gpu_range groups;          /* that gpu_expert_group made of them, for so many rows: */
         uint32_t grouped;
     } latent;
+    struct {
+        struct gpu_range rows[BUFFER_COUNT]; /* that steps of routers write, of PREFETCH_ROWS */
+        struct gpu_range logits;
+        struct shared_part back[PREFETCH_ASKED];
+        uint32_t made; /* of the layer at work, bits by layers ahead less one */
+    } asked;
     struct gpu_range scores; /* of the search for positions */
     uint64_t score_bytes;
     struct {
@@ -185,6 +192,7 @@ struct gpu_pass {
         const struct step *experts;
         gpu_ticket routed; /* what the CPU reads is there */
         uint64_t value;    /* to signal when its rows are */
+        uint32_t said;  /* asked.made of its layer */
     } host_share;
     bool hidden_on_device; /* of the last batch: engine_hidden */
     struct {
@@ -318,6 +326,14 @@ void pass_free_lists(struct gpu_pass *pass);
 
 /* The layer in which rows leave the batch. */
 hypura_status pass_record_narrowing(struct batch *batch, struct step_list list, hypura_error *error);
+
+/* What routers of the layers after this one, which is at its own router, say; and bits of the buffers that their steps
+ * write. */
+hypura_status pass_ask_routers(struct batch *batch, uint32_t layer, hypura_error *error);
+uint32_t pass_asked_buffers(const struct geometry *geometry);
+
+/* Tells the prefetcher what came back of them. */
+void pass_tell_asked(struct batch *batch, uint32_t made);
 
 /* Records steps, each waiting for what it reads. pass_settle: whatever comes next waits for all of them. */
 hypura_status pass_record_steps(struct batch *batch, struct step_list list, hypura_error *error);

@@ -41,6 +41,12 @@ hypura_status pass_take_choices(struct batch *batch, const struct step *experts,
     return HYPURA_OK;
 }
 
+void pass_tell_asked(struct batch *batch, uint32_t made)
+{
+    for (uint32_t i = 0; i < PREFETCH_ASKED; i++)
+        batch->prefetcher.said[i] = made >> i & 1 ? batch->pass->asked.back[i].host : NULL;
+}
+
 static hypura_status compute_share(struct batch *batch, hypura_error *error)
 {
     struct gpu_pass *pass = batch->pass;
@@ -51,8 +57,10 @@ static hypura_status compute_share(struct batch *batch, hypura_error *error)
     TRY(gpu_wait(pass->gpu, pass->host_share.routed, error));
     TRY(pass_take_choices(batch, experts, error));
     store_on_device(batch->open->store, experts->experts.first, p->experts, pass->there);
+    prefetch_check(batch, (uint32_t)experts->layer);
+    pass_tell_asked(batch, pass->host_share.said);
     if (!any_in_memory(batch, choices))
-        return HYPURA_OK;
+        return prefetch_asked(batch, (uint32_t)experts->layer, error);
     memcpy(s->buffers[experts->experts.in], pass->back_parts.normed.host, batch->rows * width * sizeof(float));
     forget_inputs(batch, 1u << experts->experts.in);
     TRY(run_chosen_experts(batch, experts, pass->there, error));

@@ -76,6 +76,7 @@ hypura_status pass_visit(struct batch *batch, const struct step *step, hypura_er
     for (uint32_t e = 0; e < p->experts; e++)
         if (!pass->there[e])
             units[missing++] = first_expert + e;
+    prefetch_prompt(batch, (uint32_t)step->layer);
     for (uint32_t first = 0, count; first < missing; first += count) {
         struct visit *visit = &pass->visits[pass->visit_turn++ % 2];
         count = MIN(missing - first, pass->plan->visit_slots);
