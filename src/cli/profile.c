@@ -221,6 +221,29 @@ static void print_gpus(const struct hardware *h)
     }
 }
 
+static const char *const kind_names[] = {"discrete", "integrated", "virtual", "program"};
+
+/* Of a device that is here now: for who plans with the profile elsewhere. */
+static void add_what_it_is(json_t *row, const struct gpu_info *measured_one)
+{
+    struct hardware_choice chosen;
+    char why[512];
+    if (hardware_choose_gpus(gpu_choice, &chosen, why, sizeof why, NULL))
+        return;
+    for (size_t i = 0; i < chosen.count; i++) {
+        const struct gpu_info *info = &chosen.gpus[i].info;
+        if (strcmp(info->name, measured_one->name) != 0 || info->driver_version != measured_one->driver_version)
+            continue;
+        json_object_set_new(row, "kind", json_string(kind_names[info->kind]));
+        json_object_set_new(row, "memory_bytes", json_integer((json_int_t)info->memory_bytes));
+        json_object_set_new(row, "max_allocation_bytes",
+                            json_integer((json_int_t)MIN(info->max_allocation, (uint64_t)INT64_MAX)));
+        json_object_set_new(row, "unified", json_boolean(info->unified));
+        json_object_set_new(row, "cooperative_matrix", json_boolean(info->cooperative_matrix));
+        return;
+    }
+}
+
 static json_t *gpus_json(const struct hardware *h)
 {
     json_t *array = json_array();
@@ -230,13 +253,15 @@ static json_t *gpus_json(const struct hardware *h)
         for (size_t k = 0; k < gpu->kernel_count; k++)
             json_object_set_new(kernels, tensor_type_info(gpu->kernels[k].type)->name,
                                 json_real(gpu->kernels[k].bytes_per_second));
-        json_array_append_new(
-            array, json_pack("{s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "name", gpu->info.name,
-                             "memory_bytes_per_second", gpu->memory_bytes_per_second, "upload_bytes_per_second",
-                             gpu->upload_bytes_per_second, "turn_seconds", gpu->turn_seconds, "layer_seconds",
-                             gpu->layer_seconds, "float_layer_seconds", gpu->float_layer_seconds, "router_seconds",
-                             gpu->router_seconds, "share_seconds", gpu->share_seconds, "multiply_adds_per_second",
-                             gpu->multiply_adds_per_second, "kernels", kernels));
+        json_t *row =
+            json_pack("{s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "name", gpu->info.name,
+                      "memory_bytes_per_second", gpu->memory_bytes_per_second, "upload_bytes_per_second",
+                      gpu->upload_bytes_per_second, "turn_seconds", gpu->turn_seconds, "layer_seconds",
+                      gpu->layer_seconds, "float_layer_seconds", gpu->float_layer_seconds, "router_seconds",
+                      gpu->router_seconds, "share_seconds", gpu->share_seconds, "multiply_adds_per_second",
+                      gpu->multiply_adds_per_second, "kernels", kernels);
+        add_what_it_is(row, &gpu->info);
+        json_array_append_new(array, row);
     }
     return array;
 }

@@ -69,6 +69,7 @@ struct engine_options {
     bool gpu_fixed;      /* experts stay on the side where they are when the model is opened */
     void *progress_context;
     const struct hardware_nodes *nodes; /* of memory; NULL: those that are found. For tests */
+    const struct plan_hit_curve *routing; /* how experts are used, instead of what earlier runs showed; or NULL */
 };
 
 void engine_default_options(struct engine_options *options);
@@ -123,6 +124,12 @@ struct engine_kept {
 };
 hypura_status engine_kept_of(struct engine_kept *out, const struct model *model, uint32_t positions,
                              enum tensor_type type, hypura_error *error);
+
+/* And what prompts of so many tokens take until the first token of the answer, weights loaded: seconds[count]. A prompt
+ * that does not fit the plan's context takes what it would if it did. */
+hypura_status engine_forecast(struct plan **out, double *seconds, const uint32_t *prompts, size_t count,
+                              const struct model *model, const struct hardware *hardware,
+                              const struct engine_options *options, hypura_error *error);
 
 /* The speed that a plan with so many bytes more (or fewer) expects. */
 hypura_status engine_speed_with(double *tokens_per_second, const struct model *model, const struct hardware *hardware,

@@ -131,7 +131,9 @@ static hypura_status plan_rest(struct plan **out, struct plan_request *request, 
     if (gpu)
         request->overhead += gpu->host_bytes;
     char path[4096];
-    if (options->remember_usage && store_usage_path(geometry->model, path, sizeof path))
+    if (options->routing)
+        request->hit_curve = *options->routing;
+    else if (options->remember_usage && store_usage_path(geometry->model, path, sizeof path))
         memory_free(store_usage_read(geometry->model, path, &request->hit_curve));
     for (uint32_t d = 0; gpu && d < devices->count; d++)
         if (devices->infos[d].info.unified)

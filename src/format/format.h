@@ -182,6 +182,10 @@ hypura_status gguf_writer_add_tensor(struct gguf_writer *writer, const char *nam
 hypura_status gguf_writer_write(struct gguf_writer *writer, const void *data, uint64_t bytes, hypura_error *error);
 hypura_status gguf_writer_finish(struct gguf_writer *writer, hypura_error *error);
 
+/* How long the header is of a file whose first bytes are these: *bytes, 0 while more of them are needed to tell. What is
+ * no GGUF file is an error; the header itself is not checked. */
+hypura_status gguf_header_extent(const void *data, size_t have, uint64_t *bytes, hypura_error *error);
+
 /* Instead of a writer that makes a file: only the header, into a file that is open and empty, which becomes as long as it
  * would be with the tensors' data. The file stays the caller's. */
 hypura_status gguf_writer_create_header(struct gguf_writer **out, int descriptor, hypura_error *error);

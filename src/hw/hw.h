@@ -115,6 +115,7 @@ struct hardware {
     struct drives *drives;        /* which, where hardware_set_drives was told; else NULL */
     struct hardware_gpu gpus[HARDWARE_MAX_GPUS]; /* those that a profile measured */
     size_t gpu_count;
+    bool elsewhere; /* another machine, as it was described: what gpus tells is what it has, and none is opened */
 };
 
 /* path: a file or folder on the storage in question. */
@@ -145,6 +146,27 @@ hypura_status hardware_measure_together(struct drives *drives, double *alone, do
 
 /* Bytes a second of the kernel for a type: measured where it was, else compute_bytes_per_second. */
 double hardware_kernel_speed(const struct hardware *hardware, enum tensor_type type);
+
+/* ---- other machines --------------------------------------------------------------------------------------------------
+ */
+
+/* A machine that others published figures of. */
+struct hardware_published {
+    const char *name;  /* "m1-max-32gb" */
+    const char *title; /* "Apple M1 Max, 32 GB" */
+    const char *source; /* where the figures are from, and which of them are derived: sentences */
+};
+
+size_t hardware_published_count(void);
+const struct hardware_published *hardware_published_at(size_t index);
+
+/* By name, case ignored; NULL when there is none. */
+const struct hardware_published *hardware_published(const char *name);
+void hardware_of_published(struct hardware *out, const struct hardware_published *machine);
+
+/* A machine as "hypura profile --json" describes it. what: the name of the text, for errors. */
+hypura_status hardware_of_profile(struct hardware *out, const char *text, size_t size, const char *what,
+                                  hypura_error *error);
 
 /* What is going on ("storage: direct random reads of 64 KiB") and how much of the whole is done, from 0 to 1. Returns
  * false to stop. */

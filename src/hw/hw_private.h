@@ -153,4 +153,7 @@ bool hw_cache_folder(char *path, size_t room);
 /* Where that profile is; false when there is no place for it. */
 bool hw_profile_path(const struct hardware *hardware, char *path, size_t room);
 
+/* Speeds, kernels, drive and GPUs of a profile, into what is known of the machine. */
+bool hw_get_speeds(const json_t *root, struct hardware *hardware);
+
 #endif

@@ -174,7 +174,7 @@ static void get_gpus(const json_t *array, struct hardware *hardware)
         struct hardware_gpu *gpu = &hardware->gpus[hardware->gpu_count];
         *gpu = (struct hardware_gpu){.measured = true};
         if (!name || snprintf(gpu->info.name, sizeof gpu->info.name, "%s", name) >= (int)sizeof gpu->info.name ||
-            !get_number(row, "driver_version", 0, UINT32_MAX, &gpu->info.driver_version) ||
+            !(get_number(row, "driver_version", 0, UINT32_MAX, &gpu->info.driver_version) || hardware->elsewhere) ||
             !get_speed(row, "memory_bytes_per_second", &gpu->memory_bytes_per_second) ||
             !get_speed(row, "upload_bytes_per_second", &gpu->upload_bytes_per_second) ||
             !get_speed(row, "turn_seconds", &gpu->turn_seconds) ||
@@ -189,16 +189,25 @@ static void get_gpus(const json_t *array, struct hardware *hardware)
     }
 }
 
+bool hw_get_speeds(const json_t *root, struct hardware *hardware)
+{
+    if (!get_speed(root, "memory_bytes_per_second", &hardware->memory_bytes_per_second) ||
+        !get_speed(root, "compute_bytes_per_second", &hardware->compute_bytes_per_second) ||
+        !get_speed(root, "multiply_adds_per_second", &hardware->multiply_adds_per_second) ||
+        !get_kernels(json_object_get(root, "kernels"), hardware->kernels, &hardware->kernel_count) ||
+        !get_storage(json_object_get(root, "storage"), &hardware->storage))
+        return false;
+    hardware->measured = true;
+    get_gpus(json_object_get(root, "gpus"), hardware);
+    return true;
+}
+
 static bool get_profile(const json_t *root, const char *text, struct hardware *hardware)
 {
     uint32_t version;
     const char *written = json_string_value(json_object_get(root, "fingerprint"));
     return get_number(root, "version", PROFILE_VERSION, PROFILE_VERSION, &version) && written &&
-           !strcmp(written, text) && get_speed(root, "memory_bytes_per_second", &hardware->memory_bytes_per_second) &&
-           get_speed(root, "compute_bytes_per_second", &hardware->compute_bytes_per_second) &&
-           get_speed(root, "multiply_adds_per_second", &hardware->multiply_adds_per_second) &&
-           get_kernels(json_object_get(root, "kernels"), hardware->kernels, &hardware->kernel_count) &&
-           get_storage(json_object_get(root, "storage"), &hardware->storage);
+           !strcmp(written, text) && hw_get_speeds(root, hardware);
 }
 
 bool hw_load_profile(struct hardware *hardware)
@@ -220,11 +229,8 @@ bool hw_load_profile(struct hardware *hardware)
     if (good) {
         *loaded = *hardware;
         good = get_profile(root, text, loaded);
-        if (good) {
+        if (good)
             *hardware = *loaded;
-            hardware->measured = true;
-            get_gpus(json_object_get(root, "gpus"), hardware);
-        }
     }
     memory_free(loaded);
     json_decref(root);

@@ -89,7 +89,7 @@ static int on_progress(void *context, curl_off_t a, curl_off_t b, curl_off_t c, 
 {
     struct running *running = context;
     (void)a, (void)b, (void)c, (void)d;
-    running->stopped = running->fetch->go_on && !running->fetch->go_on(running->fetch->context);
+    running->stopped = running->stopped || (running->fetch->go_on && !running->fetch->go_on(running->fetch->context));
     return running->stopped;
 }
 
@@ -113,8 +113,11 @@ hypura_status fetch_run(const struct fetch *fetch, struct fetch_answer *answer, 
         headers = curl.append(headers, text);
     }
     /* By hand: the library refuses an answer that is the whole file after all. */
-    if (fetch->offset) {
-        snprintf(text, sizeof text, "Range: bytes=%llu-", (unsigned long long)fetch->offset);
+    if (fetch->offset || fetch->end) {
+        char last[32] = "";
+        if (fetch->end)
+            snprintf(last, sizeof last, "%llu", (unsigned long long)fetch->end - 1);
+        snprintf(text, sizeof text, "Range: bytes=%llu-%s", (unsigned long long)fetch->offset, last);
         headers = curl.append(headers, text);
     }
     if (fetch->offset && fetch->unless) {

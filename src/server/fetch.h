@@ -22,6 +22,7 @@ struct fetch {
     const char *key;    /* "Authorization: Bearer KEY", or NULL */
     const char *body;   /* posted as JSON, or NULL: a GET */
     uint64_t offset;    /* begin there, unless the server begins at the beginning */
+    uint64_t end;       /* ask for no more than what is before it; 0: all */
     const char *unless; /* what the file was by then (an ETag or a date): if it is another one, begin at 0; or NULL */
     bool fail_on_error; /* a status of 400 and above is an error, and its text is not taken */
 

@@ -1,6 +1,8 @@
 /* Checks the options, writes the metadata, fills the tensors piece by piece and hands them to the writer. */
 #include "tools/synth_private.h"
 
+#include "core/durable.h"
+
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -419,20 +421,6 @@ hypura_status synth_bytes(uint64_t *bytes, const struct synth_options *options, 
     return HYPURA_OK;
 }
 
-/* A file without a name, in memory where the system has such. */
-static int open_nameless(void)
-{
-#ifdef __linux__
-    return memfd_create("model", MFD_CLOEXEC);
-#else
-    char name[] = "/tmp/hypura-header-XXXXXX";
-    int descriptor = mkstemp(name);
-    if (descriptor >= 0)
-        unlink(name);
-    return descriptor;
-#endif
-}
-
 static hypura_status write_header(int descriptor, const struct synth_list *list,
                                   const struct synth_vocabulary *vocabulary, hypura_error *error)
 {
@@ -455,7 +443,7 @@ hypura_status synth_header(int *descriptor, char *path, size_t room, const struc
     hypura_status status = prepare(&list, &vocabulary, options, error);
     if (status)
         return status;
-    *descriptor = open_nameless();
+    *descriptor = file_nameless();
     if (*descriptor < 0)
         status = error_set_errno(error, errno, "no room for the header of a model");
     if (!status)

@@ -34,7 +34,7 @@ WORK = tempfile.TemporaryDirectory(prefix="hypura-test-")
 QUESTION = "What does the ls command do?"
 COMMANDS = ["run", "inspect", "bench", "plot", "profile", "iobench", "replay", "logits", "embed", "synth", "tokenize", "template",
             "perplexity", "completion", "manual", "serve", "batch", "list", "pull", "rm", "ps", "stop",
-            "quantize", "imatrix", "compare"]
+            "quantize", "imatrix", "compare", "estimate"]
 
 
 def path(name):

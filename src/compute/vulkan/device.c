@@ -218,6 +218,19 @@ hypura_status gpu_open(struct gpu **out, const struct gpu_options *options, hypu
     return status;
 }
 
+hypura_status gpu_imagine(struct gpu **out, const struct gpu_info *info, hypura_error *error)
+{
+    struct gpu *gpu;
+    hypura_status status = ALLOCATE(&gpu, 1, "GPU", error);
+    if (status)
+        return status;
+    pthread_mutex_init(&gpu->queue_lock, NULL);
+    pthread_mutex_init(&gpu->upload_lock, NULL);
+    gpu->info = *info;
+    *out = gpu;
+    return HYPURA_OK;
+}
+
 /* Devices that hang: what they use cannot be given back before the process ends. */
 static struct gpu *_Atomic abandoned;
 
@@ -261,6 +274,8 @@ const struct gpu_info *gpu_get_info(const struct gpu *gpu)
 uint64_t gpu_free_bytes(struct gpu *gpu)
 {
     struct gpu_info info;
+    if (!gpu->physical) /* imagined */
+        return gpu->info.free_bytes;
     gpu_describe(&gpu->vk, gpu->physical, &info);
     return info.free_bytes;
 }

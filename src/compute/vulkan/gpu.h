@@ -69,6 +69,9 @@ struct gpu_options {
 
 hypura_status gpu_open(struct gpu **out, const struct gpu_options *options, hypura_error *error);
 
+/* A device of another machine, for who plans: it answers what it is and what it supports, and computes nothing. */
+hypura_status gpu_imagine(struct gpu **out, const struct gpu_info *info, hypura_error *error);
+
 /* Waits for what is in flight; buffers must be destroyed before. Of a device that hangs nothing is given back. */
 void gpu_close(struct gpu *gpu);
 const struct gpu_info *gpu_get_info(const struct gpu *gpu);

@@ -8,8 +8,9 @@ hypura_status gpu_pass_open_devices(struct devices *out, const struct hardware *
 {
     struct hardware_choice choice;
     char why[512];
-    (void)hardware;
     *out = (struct devices){0};
+    if (hardware->elsewhere)
+        return HYPURA_OK;
     TRY(hardware_choose_gpus(options->gpu, &choice, why, sizeof why, error));
     if (options->gpu && strcmp(options->gpu, "none") != 0)
         log_write(LOG_WARNING, "computing on the CPU: %s", why);

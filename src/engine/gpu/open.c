@@ -99,6 +99,21 @@ static hypura_status open_device(struct devices *out, struct hardware_gpu *devic
     return HYPURA_OK;
 }
 
+/* Devices of another machine. Whether the memory of one that is the host's can be read in place nobody knows. */
+static hypura_status imagine_devices(struct devices *out, const struct hardware *hardware, hypura_error *error)
+{
+    hypura_status status = HYPURA_OK;
+    for (size_t i = 0; !status && i < hardware->gpu_count; i++) {
+        struct gpu_info info = hardware->gpus[i].info;
+        info.host_import = false;
+        out->infos[out->count] = hardware->gpus[i];
+        out->order[out->count] = out->count;
+        status = gpu_imagine(&out->gpus[out->count], &info, error);
+        out->count += !status;
+    }
+    return status;
+}
+
 /* No device is no error: everything is then computed here, and whoever asked for one hears why. */
 hypura_status gpu_pass_open_devices(struct devices *out, const struct hardware *hardware,
                                     const struct engine_options *options, hypura_error *error)
@@ -107,6 +122,8 @@ hypura_status gpu_pass_open_devices(struct devices *out, const struct hardware *
     char why[512];
     bool said = false;
     *out = (struct devices){0};
+    if (hardware->elsewhere)
+        return options->gpu && strcmp(options->gpu, "none") == 0 ? HYPURA_OK : imagine_devices(out, hardware, error);
     TRY(ALLOCATE(&choice, 1, "list of GPUs", error));
     hypura_status status = hardware_choose_gpus(options->gpu, choice, why, sizeof why, error);
     for (size_t i = 0; !status && i < choice->count; i++) {

@@ -1,0 +1,174 @@
+/* How long a prompt should take: batch after batch the longest of what works at the same time.
+ *
+ * A batch multiplies every matrix by all of its tokens, and reads what streams once. Its tokens choose nearly all experts
+ * of a layer when they are many, and what of these the cache has not is read once too; a layer on a GPU computes its own
+ * share, and of what it lacks the quicker of bringing it and of computing it here (plan_gpu_visit). Reading goes on next to
+ * computing. What attention takes grows with the position. */
+#include "plan/plan_private.h"
+
+#include <math.h>
+
+/* Multiply-adds of attention are of floats, and made in two passes: a third of the speed of weights. */
+#define ATTENTION_SHARE 0.33
+
+/* A batch of few tokens is bound by reading the weights from memory, not by multiplying. */
+static double product_seconds(double elements, double tokens, double one_token_seconds, double multiply_adds)
+{
+    return fmax(elements * tokens / multiply_adds, one_token_seconds);
+}
+
+struct work {
+    double elements, one_token; /* of tensors, here */
+    double gpu_elements, gpu_bytes;
+    double expert_elements, expert_one_token, expert_bytes; /* of one */
+    unit_number first_expert;
+    uint32_t there;      /* experts on the GPU */
+    uint32_t device;     /* 1 + the part; 0: it is computed here */
+    bool brings;         /* experts that are not there can come */
+    double pair, window; /* multiply-adds for one query and one position; positions that are seen at most */
+};
+
+static void add_units(struct work *works, double *ring, const struct plan *plan, const struct plan_table *table,
+                      const struct model *model)
+{
+    for (uint32_t u = 0; u < table->count; u++) {
+        const struct plan_unit *row = &table->units[u];
+        if (row->layer >= (int32_t)table->layers || row->priority == PRIORITY_ROWS || row->priority == PRIORITY_TABLE ||
+            row->priority == PRIORITY_UNUSED)
+            continue;
+        struct work *work = &works[row->layer + 1];
+        bool there = plan->gpu && plan->gpu->units[u];
+        *ring += (double)plan_streamed_footprint(row, plan->streams);
+        if (row->expert >= 0) {
+            if (work->expert_bytes == 0) {
+                work->first_expert = u;
+                work->expert_elements = (double)row->elements;
+                work->expert_one_token = row->compute_seconds;
+                work->expert_bytes = (double)row->footprint;
+            }
+            work->there += there;
+        } else if (row->priority == PRIORITY_OUTPUT && row->layer < 0) {
+            continue; /* of the last token only */
+        } else if (there) {
+            work->gpu_elements += (double)row->elements;
+            work->gpu_bytes += (double)model_unit(model, u)->bytes;
+        } else {
+            work->elements += (double)row->elements;
+            work->one_token += row->compute_seconds;
+        }
+    }
+}
+
+static void add_attention(struct work *works, const struct plan *plan, const struct steps *steps, uint32_t layers)
+{
+    for (uint32_t l = 0; l < layers; l++) {
+        struct step_list list = steps_of_layer(steps, l);
+        struct work *work = &works[l + 1];
+        work->window = INFINITY;
+        if (plan->gpu && plan->gpu->layers[l]) {
+            work->device = 1u + plan->gpu->devices[l];
+            work->brings = plan->gpu->layers[l] == GPU_CAN;
+        }
+        for (size_t i = 0; i < list.count; i++) {
+            const struct step *step = &list.steps[i];
+            const struct step_choice *chosen = NULL;
+            if (step->kind == STEP_ATTEND) {
+                const struct step_attend *a = &step->attend;
+                work->pair += (double)a->heads * (a->key_size + a->value_size);
+                work->window = a->window ? a->window : a->chunk ? a->chunk / 2.0 : INFINITY;
+                chosen = &a->chosen;
+            } else if (step->kind == STEP_ATTEND_LATENT) {
+                const struct step_attend_latent *a = &step->attend_latent;
+                work->pair += (double)a->heads * (2.0 * a->rank + a->rotary);
+                chosen = &a->chosen;
+            }
+            if (chosen && chosen->buffer != BUFFER_NONE && chosen->most)
+                work->window = fmin(work->window, (double)chosen->most * MAX(chosen->block, 1u));
+        }
+    }
+}
+
+struct sides {
+    double gpu, cpu, disk;
+};
+
+/* The experts of a layer, for a batch. */
+static struct sides experts(const struct work *work, double tokens, const struct plan *plan, const struct plan_table *table,
+                            const struct model *model, const struct hardware *hardware, const struct hardware_gpu *devices)
+{
+    struct sides sides = {0};
+    double all = table->experts, used = table->experts_used, touched = all * (1 - pow(1 - used / all, tokens));
+    double there = MIN((double)work->there / all, 1.0), choices = tokens * used;
+    double cached = 1;
+    if (plan->expert_cache_bytes)
+        cached = fmin((double)plan->expert_cache_bytes / (double)MAX(plan->expert_bytes, (uint64_t)1), 1);
+    double here = choices * (1 - there);
+    sides.cpu = product_seconds(work->expert_elements, here, work->expert_one_token * touched * (1 - there),
+                                hardware->multiply_adds_per_second);
+    sides.disk = touched * (1 - there) * (1 - cached) * work->expert_bytes / hardware->storage.bytes_per_second;
+    if (work->device) {
+        const struct hardware_gpu *device = &devices[work->device - 1];
+        sides.gpu = product_seconds(work->expert_elements, choices * there, 0, device->multiply_adds_per_second);
+        uint32_t missing = table->experts - MIN(work->there, table->experts);
+        struct plan_visit visit = plan_gpu_visit(model, work->first_expert, missing, (uint64_t)tokens, hardware, device);
+        if (missing && visit.many && work->brings && visit.upload_seconds < sides.cpu) {
+            sides.cpu = 0;
+            sides.gpu = fmax(visit.upload_seconds, choices * work->expert_elements / device->multiply_adds_per_second);
+        }
+    }
+    return sides;
+}
+
+static double batch_seconds(const struct work *works, double position, double tokens, double ring_seconds,
+                            const struct plan *plan, const struct plan_table *table, const struct model *model,
+                            const struct hardware *hardware, const struct hardware_gpu *devices)
+{
+    double computing = 0, disk = ring_seconds, seen = position + tokens / 2;
+    for (uint32_t l = 0; l <= table->layers; l++) {
+        const struct work *work = &works[l];
+        const struct hardware_gpu *device = work->device ? &devices[work->device - 1] : NULL;
+        double here = product_seconds(work->elements, tokens, work->one_token, hardware->multiply_adds_per_second);
+        double pairs = tokens * fmin(seen, work->window) * work->pair, there = 0;
+        if (device)
+            there = product_seconds(work->gpu_elements, tokens, work->gpu_bytes / device->memory_bytes_per_second,
+                                    device->multiply_adds_per_second) +
+                    pairs / (ATTENTION_SHARE * device->multiply_adds_per_second) + device->layer_seconds;
+        else
+            here += pairs / (ATTENTION_SHARE * hardware->multiply_adds_per_second) + (l ? LAYER_SECONDS : 0);
+        struct sides sides = {0};
+        if (work->expert_bytes > 0)
+            sides = experts(work, tokens, plan, table, model, hardware, devices);
+        computing += here + there + fmax(sides.gpu, sides.cpu);
+        disk += sides.disk;
+    }
+    return hardware_side_by_side(&hardware->storage, computing, disk);
+}
+
+hypura_status plan_prompt_seconds(double *seconds, const uint32_t *prompts, size_t count, const struct plan *plan,
+                                  const struct model *model, const struct steps *steps, const struct hardware *hardware,
+                                  const struct hardware_gpu *devices, hypura_error *error)
+{
+    struct plan_table table;
+    struct work *works = NULL;
+    double ring = 0;
+    hypura_status status = plan_table_make(&table, model, steps, hardware, error);
+    if (status)
+        return status;
+    if (!(status = ALLOCATE(&works, (size_t)table.layers + 1, "costs of layers", error))) {
+        add_units(works, &ring, plan, &table, model);
+        add_attention(works, plan, steps, table.layers);
+        double ring_seconds = ring > 0 ? ring / plan_ring_speed(&table, plan, &hardware->storage) : 0;
+        for (size_t i = 0; i < count; i++) {
+            seconds[i] = 0;
+            for (uint32_t done = 0; done < prompts[i];) {
+                uint32_t tokens = MIN(prompts[i] - done, MAX(plan->chunk, 1u));
+                seconds[i] +=
+                    batch_seconds(works, done, tokens, ring_seconds, plan, &table, model, hardware, devices);
+                done += tokens;
+            }
+        }
+    }
+    memory_free(works);
+    plan_table_free(&table);
+    return status;
+}
