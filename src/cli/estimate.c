@@ -25,6 +25,8 @@ static const struct option_row estimate_rows[] = {
     {"type", "TYPE", OPTION_TEXT, &preset_type, "of a preset's weights, instead of the usual one"},
     {"gpu", "WHICH", OPTION_TEXT, &compute_options.gpu,
      "none leaves a GPU out; of this machine also auto or numbers (default: what there is)"},
+    {"gpu-memory", "SIZE", OPTION_SIZES, &compute_options.gpu_memory,
+     "bound for what each GPU's own memory holds (default: what there is, less a head-room)"},
     {"kv-type", "TYPE", OPTION_TEXT, &compute_options.kv_type,
      "precision of keys and values: f32, f16, bf16, q8_0, q4_0 (default: f16)"},
     {"list-machines", NULL, OPTION_FLAG, &list_machines, "list the machines that have a name"},
