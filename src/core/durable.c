@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 static int bring(int file)
@@ -119,17 +118,4 @@ hypura_status durable_make_folder(const char *folder, hypura_error *error)
         if (!kept)
             return HYPURA_OK;
     }
-}
-
-int file_nameless(void)
-{
-#ifdef __linux__
-    return memfd_create("model", MFD_CLOEXEC);
-#else
-    char name[] = "/tmp/hypura-header-XXXXXX";
-    int descriptor = mkstemp(name);
-    if (descriptor >= 0)
-        unlink(name);
-    return descriptor;
-#endif
 }

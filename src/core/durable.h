@@ -25,7 +25,4 @@ hypura_status durable_write(const char *path, const void *data, size_t size, boo
 /* The folder, made with those above it where it is missing. */
 hypura_status durable_make_folder(const char *folder, hypura_error *error);
 
-/* A descriptor of a file without a name, in memory where the system has such; below 0: errno says why. */
-int file_nameless(void);
-
 #endif

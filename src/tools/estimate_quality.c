@@ -1,6 +1,6 @@
 /* Quantisations of a model: what each costs of quality, as published, and the header that it would have. */
 #include "tools/estimate.h"
-#include "core/durable.h"
+#include "tools/nameless.h"
 #include "tools/quantize_recipe.h"
 
 #include <errno.h>

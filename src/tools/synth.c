@@ -1,7 +1,7 @@
 /* Checks the options, writes the metadata, fills the tensors piece by piece and hands them to the writer. */
 #include "tools/synth_private.h"
 
-#include "core/durable.h"
+#include "tools/nameless.h"
 
 #include <errno.h>
 #include <math.h>
