@@ -1,5 +1,5 @@
 /* hypura inspect: what a file holds, and where its weights would live on this machine. */
-#include "cli/engine_cli.h"
+#include "cli/inspect.h"
 #include "tools/synth.h"
 
 #include <inttypes.h>
@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 static bool list_tensors, as_json;
-static const char *preset_name, *preset_type;
+static const char *preset_name, *preset_type, *hosts_path;
 static struct which steps_of;
 
 static const struct option_row inspect_rows[] = {
@@ -17,6 +17,8 @@ static const struct option_row inspect_rows[] = {
     {"preset", "NAME", OPTION_TEXT, &preset_name,
      "a model of the geometry that \"hypura synth --list\" names, without a file"},
     {"type", "TYPE", OPTION_TEXT, &preset_type, "of its weights, instead of the usual one"},
+    {"hosts", "FILE", OPTION_TEXT, &hosts_path,
+     "plan for the hosts that this JSON file describes, which need not be there"},
     {"json", NULL, OPTION_FLAG, &as_json, "print one JSON object instead"},
     {0},
 };
@@ -520,6 +522,23 @@ static hypura_status find_model(const char **path, const char **drive, int *desc
     return synth_header(descriptor, header, sizeof header, &options, error);
 }
 
+static int run_hosts(const char *argument)
+{
+    hypura_error error = {0};
+    const char *path, *drive;
+    int descriptor = -1;
+    hypura_status status = HYPURA_OK;
+    if (list_tensors || steps_of.given)
+        status = error_set(&error, HYPURA_ERROR_ARGUMENT,
+                           "--hosts shows a plan: it goes with neither --tensors nor --layers");
+    if (!status)
+        status = find_model(&path, &drive, &descriptor, argument, &error);
+    int result = status ? report_error(&error) : inspect_hosts(path, hosts_path, as_json);
+    if (descriptor >= 0)
+        close(descriptor);
+    return result;
+}
+
 static int run(size_t count, char **arguments)
 {
     hypura_error error = {0};
@@ -532,6 +551,8 @@ static int run(size_t count, char **arguments)
     const char *path = NULL, *drive = NULL;
     char why[ENGINE_WHY] = "";
     int descriptor = -1;
+    if (hosts_path)
+        return run_hosts(count ? arguments[0] : NULL);
     bool failed = find_model(&path, &drive, &descriptor, count ? arguments[0] : NULL, &error) ||
                   engine_options_of(&options, &error) || hardware_detect(&hardware, drive, &error) ||
                   engine_open_file(&model, path, &hardware, &options, why, &error) ||

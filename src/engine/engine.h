@@ -114,6 +114,21 @@ size_t engine_threads(const struct engine *engine);
 hypura_status engine_plan_only(struct plan **out, const struct model *model, const struct hardware *hardware,
                                const struct engine_options *options, hypura_error *error);
 
+/* A host as it is described, for plans over several that need not be there. */
+struct engine_host {
+    char name[64];
+    uint64_t memory; /* that the process may hold */
+    double link_bytes_per_second, link_seconds; /* as in struct plan_host */
+    const struct hardware *hardware;
+};
+
+/* What these hosts would do together, the first of them as rank 0 (src/plan/hosts.h), by their processors; *first is what
+ * that one would do alone, freed with plan_free. Of the options what is about a machine is not read. */
+struct plan_hosts;
+hypura_status engine_plan_hosts(struct plan_hosts *out, struct plan **first, const struct model *model,
+                                const struct engine_host *hosts, uint32_t count, const struct engine_options *options,
+                                hypura_error *error);
+
 /* What a sequence of so many positions keeps, by kind: bytes for each position, and what does not grow with them. */
 struct engine_kept {
     double keys;       /* keys and values, or latent vectors */

@@ -4,6 +4,13 @@
 
 #include "plan/plan.h"
 
+#define TRY(call)                                                                                                      \
+    do {                                                                                                               \
+        hypura_status try_status = (call);                                                                             \
+        if (try_status)                                                                                                \
+            return try_status;                                                                                         \
+    } while (0)
+
 /* In which order units earn their place in memory. The three of PRIORITY_REST are one group to the packer, which
  * prefers the earlier ones between choices of equal size. */
 enum plan_priority {
@@ -146,6 +153,21 @@ hypura_status plan_hit_rate(double *out, const struct plan_table *table, uint64_
 
 /* Bytes a second when the misses of one layer are read: so many experts at once, of so many bytes and slices each. */
 double plan_expert_speed(const struct storage *storage, double expert_bytes, uint32_t slices, uint32_t experts);
+
+/* Seconds of all that a layer has, and of what belongs to none, the first of them. */
+struct plan_layer_cost {
+    double compute;        /* of tensors */
+    double expert_compute; /* of all experts together */
+    double expert_bytes;
+    uint32_t slices; /* of an expert */
+    uint32_t file;   /* that they are in */
+};
+void plan_layer_costs(struct plan_layer_cost *layers /* [table->layers + 1], zero */, const struct plan_table *table);
+
+/* The mean time of a layer that uses so many experts, when each of them misses with this probability; tensors: seconds
+ * of what is not an expert. */
+double plan_layer_seconds(const struct plan_layer_cost *layer, double tensors, const struct plan_table *table,
+                          uint32_t experts, const struct storage *storage, double miss);
 
 /* Bytes a second of reading ahead: as many pieces at once as the ring has room for beside the one in use. */
 double plan_ring_speed(const struct plan_table *table, const struct plan *plan, const struct storage *storage);

@@ -185,22 +185,14 @@ double plan_ring_speed(const struct plan_table *table, const struct plan *plan, 
  * (0.19 to 0.44 more); where little misses most of that is read while the drive would be idle. */
 #define READ_FOR_NEEDED 1.2
 
-struct layer_cost {
-    double compute;        /* of tensors */
-    double expert_compute; /* of all experts together */
-    double expert_bytes;
-    uint32_t slices; /* of an expert */
-    uint32_t file;   /* that they are in */
-};
-
-/* The mean time of a layer, when each of the experts that it uses misses with this probability: of as many layers like
- * it as prefetches join, what misses in all of them is read side by side with what they compute. */
-static double layer_seconds(const struct layer_cost *layer, double tensors, const struct plan_table *table,
-                            const struct storage *storage, double miss)
+/* Of as many layers like it as prefetches join, what misses in all of them is read side by side with what they
+ * compute. */
+double plan_layer_seconds(const struct plan_layer_cost *layer, double tensors, const struct plan_table *table,
+                          uint32_t experts, const struct storage *storage, double miss)
 {
     double one_compute = layer->expert_compute / table->experts, one_bytes = layer->expert_bytes / table->experts;
-    double compute = tensors + table->experts_used * one_compute;
-    uint32_t layers = MIN(PREFETCHED_LAYERS, table->layers), used = layers * table->experts_used;
+    double compute = tensors + experts * one_compute;
+    uint32_t layers = MIN(PREFETCHED_LAYERS, table->layers), used = layers * experts;
     struct storage ahead = *storage; /* what is read while computing is only likely */
     bool none = miss > 0.9999;       /* not one hit, before the powers of nearly nothing vanish */
     double mean = 0, probability = none ? 1 : pow(1 - miss, used);
@@ -221,14 +213,14 @@ static double layer_seconds(const struct layer_cost *layer, double tensors, cons
     return mean / layers;
 }
 
-static void add_up(struct layer_cost *layers, const struct plan_table *table)
+void plan_layer_costs(struct plan_layer_cost *layers, const struct plan_table *table)
 {
     for (uint32_t i = 0; i < table->count; i++) {
         const struct plan_unit *unit = &table->units[i];
         if (unit->layer >= (int32_t)table->layers)
             continue; /* a prediction block is no part of a token's way */
         /* What belongs to no layer counts as one of its own, the first. */
-        struct layer_cost *layer = &layers[unit->layer + 1];
+        struct plan_layer_cost *layer = &layers[unit->layer + 1];
         if (unit->priority < PRIORITY_EXPERT)
             layer->compute += unit->compute_seconds;
         if (unit->priority != PRIORITY_EXPERT)
@@ -250,7 +242,7 @@ static const struct storage *storage_of(const struct hardware *hardware, uint32_
 hypura_status plan_predict(struct plan *plan, const struct plan_table *table, const struct hardware *hardware,
                            const struct plan_request *request, hypura_error *error)
 {
-    struct layer_cost *layers;
+    struct plan_layer_cost *layers;
     hypura_status status = plan_hit_rate(&plan->predicted_hit_rate, table, plan->expert_cache_bytes, request, error);
     if (plan->expert_cache_bytes == 0)
         plan->predicted_hit_rate = 1;
@@ -258,7 +250,7 @@ hypura_status plan_predict(struct plan *plan, const struct plan_table *table, co
         status = ALLOCATE(&layers, (size_t)table->layers + 1, "costs of layers", error);
     if (status != HYPURA_OK)
         return status;
-    add_up(layers, table);
+    plan_layer_costs(layers, table);
 
     const struct storage *storage = &hardware->storage;
     double used = table->experts ? (double)table->experts_used / table->experts : 0;
@@ -276,7 +268,9 @@ hypura_status plan_predict(struct plan *plan, const struct plan_table *table, co
         double tensors = layers[i].compute + (i ? LAYER_SECONDS : 0);
         const struct storage *own = storage_of(hardware, layers[i].file);
         compute += tensors + layers[i].expert_compute * used;
-        with_experts += layers[i].expert_bytes > 0 ? layer_seconds(&layers[i], tensors, table, own, miss) : tensors;
+        with_experts += layers[i].expert_bytes > 0
+                            ? plan_layer_seconds(&layers[i], tensors, table, table->experts_used, own, miss)
+                            : tensors;
         experts += layers[i].expert_bytes;
         missed += layers[i].expert_bytes * used * miss;
         reads += layers[i].expert_bytes * used * miss / own->bytes_per_second;

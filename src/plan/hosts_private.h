@@ -1,0 +1,63 @@
+/* The parts of hosts, for each other.
+ *
+ *   hosts_predict.c  how long a token takes with given shares
+ *   hosts_search.c   shares with which it takes the least
+ *   hosts.c          experts dealt out by them
+ */
+#ifndef HYPURA_PLAN_HOSTS_PRIVATE_H
+#define HYPURA_PLAN_HOSTS_PRIVATE_H
+
+#include "plan/hosts.h"
+#include "plan/plan_private.h"
+
+/* Hosts whose figures are all the same. The first kind is host 0 alone. */
+struct host_kind {
+    const struct plan_host *host;
+    uint32_t count;
+    double slower; /* than host 0, of the same experts */
+    double link_bytes_per_second, link_seconds;
+    struct storage plain; /* where there is no more than a speed */
+    const struct storage *storage;
+};
+
+/* How many hosts of a kind have experts, and how many of all each of these. The sum of all is 1. */
+struct host_share {
+    uint32_t used;
+    double each;
+};
+
+struct host_problem {
+    const struct plan *first;
+    const struct plan_table *table;
+    const struct hardware *hardware; /* of host 0 */
+    const struct plan_request *request;
+    struct plan_layer_cost *layers; /* [table->layers + 1] */
+    double *row_bytes;              /* [table->layers + 1] of a row that travels */
+    uint64_t expert_bytes;
+    struct host_kind *kinds;
+    uint32_t kind_count;
+    uint8_t kind_of[PLAN_MOST_HOSTS];
+    double *scratch;
+    size_t scratch_count;
+};
+
+/* What is taken to need no time. */
+struct host_ideal {
+    bool takes_none[HOSTS_BOUND_LINKS + 1];
+};
+
+struct host_forecast {
+    double seconds;
+    double drive_bytes, link_bytes, messages;
+    double hit_rates[PLAN_MOST_HOSTS]; /* of kinds */
+};
+
+size_t hosts_scratch(const struct plan_table *table, uint32_t kinds);
+hypura_status hosts_predict(struct host_forecast *out, const struct host_problem *problem,
+                            const struct plan_request *request, const struct host_share *shares,
+                            const struct host_ideal *ideal, hypura_error *error);
+
+/* Fills the shares of all kinds. */
+hypura_status hosts_search(struct host_share *shares, const struct host_problem *problem, hypura_error *error);
+
+#endif

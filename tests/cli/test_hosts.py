@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+"""hypura inspect --hosts: plans for hosts that are described in a file. Prints TAP.
+
+    test_hosts.py HYPURA SOURCE_FOLDER
+"""
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+HYPURA, SOURCE = sys.argv[1], sys.argv[2]
+sys.path.append(os.path.join(SOURCE, "tests"))
+from patience import PATIENCE
+from tap import run_tests, tests_of
+
+WORK = tempfile.TemporaryDirectory(prefix="hypura-hosts-test-")
+FILE = os.path.join(WORK.name, "hosts.json")
+HOST = {"memory": "64G", "memory_bytes_per_second": 8e10, "drive_bytes_per_second": 5e9, "link_bits_per_second": 25e9}
+
+
+def inspect(hosts, *options, preset="deepseek-v4-flash"):
+    with open(FILE, "w") as file:
+        file.write(hosts if isinstance(hosts, str) else json.dumps(hosts))
+    return subprocess.run([HYPURA, "inspect", *(["--preset", preset] if preset else []), "--hosts", FILE, "--context", "2048",
+                           *options], capture_output=True, text=True, timeout=60 * PATIENCE, env=os.environ | {"HYPURA_GPU": "none"})
+
+
+def plan(hosts, **more):
+    done = inspect(hosts, "--json", **more)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def a_file_of_hosts_is_planned_for():
+    shown = plan({**HOST, "hosts": [{"name": "desk"}, {"name": "box", "count": 3, "memory": 48 << 30}]})
+    assert [host["name"] for host in shown["hosts"]] == ["desk", "box 1", "box 2", "box 3"], shown["hosts"]
+    assert shown["hosts"][0]["memory_bytes"] == 64 << 30 and shown["hosts"][3]["memory_bytes"] == 48 << 30
+    assert abs(sum(host["share"] for host in shown["hosts"]) - 1) < 1e-6
+    assert shown["decode_tokens_per_second"] > 1.5 * shown["decode_tokens_per_second_alone"], shown
+    assert shown["hosts_used"] == 4 and shown["bound"] in shown["decode_tokens_per_second_without"]
+    text = inspect({**HOST, "hosts": [{"name": "desk"}, {"name": "box", "count": 3}]})
+    assert text.returncode == 0 and "box 1 and 2 more" in text.stdout and "tokens/s, bound by" in text.stdout, text
+
+
+def slower_links_give_fewer_tokens():
+    speeds = [plan({**HOST, "link_bits_per_second": link, "hosts": [{}, {"count": 7}]})["decode_tokens_per_second"]
+              for link in (1e6, 1e9, 1e10, 1e11)]
+    assert speeds == sorted(speeds) and speeds[3] > 1.5 * speeds[0], speeds
+
+
+def bad_files_get_one_sentence():
+    host = {key: HOST[key] for key in HOST}
+    def without(key):
+        return {name: value for name, value in host.items() if name != key}
+    cases = [("", "is not JSON"), ("[]", '"hosts"'), ("{}", '"hosts"'), ({"hosts": []}, "at least one"), ({"hosts": {}}, "list"),
+             ({"hosts": [3]}, "host 1"), ({"hosts": [without("memory")]}, '"memory" is missing'),
+             ({"hosts": [host, without("link_bits_per_second")]}, 'host 2: "link_bits_per_second" is missing'),
+             ({"hosts": [without("memory_bytes_per_second")]}, '"memory_bytes_per_second" is missing'),
+             ({"hosts": [without("drive_bytes_per_second")]}, '"drive_bytes_per_second" is missing'),
+             ({"hosts": [{**host, "memory": -5}]}, '"memory"'), ({"hosts": [{**host, "memory": "much"}]}, '"memory"'),
+             ({"hosts": [{**host, "memory": True}]}, '"memory"'), ({"hosts": [{**host, "name": 7}]}, '"name"'),
+             ({"hosts": [{**host, "drive_bytes_per_second": 0}]}, '"drive_bytes_per_second" is 0'),
+             ({"hosts": [{**host, "drive_bytes_per_second": "7G"}]}, '"drive_bytes_per_second" is to be a number'),
+             ({"hosts": [{**host, "memory_bytes_per_second": 1e300}]}, '"memory_bytes_per_second"'),
+             ({"hosts": [{**host, "count": 1.5}]}, '"count"'), ({"hosts": [{**host, "count": 65}]}, '"count"'),
+             ({"hosts": [{**host, "count": 60}, {**host, "count": 5}]}, "more than 64"),
+             ({"hosts": [host] * 65}, "more than 64"), ({"hosts": [{**host, "memmory": 1}]}, 'no key "memmory"'),
+             ({"hosts": [{**host, "memory": 1000}]}, "too small"), ('{"hosts": [], "hosts": []}', "is not JSON")]
+    for hosts, expected in cases:
+        done = inspect(hosts, preset=None)
+        assert done.returncode == 1 and done.stdout == "" and expected in done.stderr, (hosts, done)
+        assert done.stderr.startswith("hypura: ") and done.stderr.count("\n") == 1, (hosts, done.stderr)
+
+
+def what_makes_no_sense_is_refused():
+    for options, expected in ((["--memory", "1G"], "--memory"), (["--tensors"], "--tensors")):
+        done = inspect({"hosts": [HOST]}, *options)
+        assert done.returncode == 2 and expected in done.stderr, done
+    done = inspect({"hosts": [HOST]}, preset="llama-8b")
+    assert done.returncode == 1 and "no experts" in done.stderr, done
+    done = subprocess.run([HYPURA, "inspect", "--hosts", FILE + ".no"], capture_output=True, text=True)
+    assert done.returncode == 1 and "cannot read" in done.stderr, done
+
+
+if __name__ == "__main__":
+    sys.exit(run_tests(tests_of(globals(), (inspect, plan))) > 0)
