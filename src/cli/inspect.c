@@ -580,7 +580,13 @@ const struct command command_inspect = {
     .summary = "show what a model holds and where its weights would live here",
     .details = MODEL_HELP
     "Reads the metadata only. The plan is the one that \"hypura run\" would follow with the same options: which "
-    "weights stay in memory, which are read from the disk, how fast that should be and why.",
+    "weights stay in memory, which are read from the disk, how fast that should be and why.\n\n"
+    "With --hosts the plan is that of several hosts, whose first holds what every token uses, while experts are dealt out "
+    "over all of them. The file is JSON: {\"hosts\": [{\"name\": \"box\", \"count\": 4, \"memory\": \"64G\", "
+    "\"memory_bytes_per_second\": 8e10, \"drive_bytes_per_second\": 7e9, \"link_bits_per_second\": 1e10}]}. "
+    "\"memory\" is what the process may hold there. \"compute_bytes_per_second\" (weights through the kernels, as "
+    "\"hypura profile --json\" tells; otherwise that of memory), \"cores\" and \"link_seconds\" (a short message there "
+    "and back; otherwise 1e-4) may be given as well. Keys next to \"hosts\" are those of all hosts.",
     .options = {inspect_rows, plan_option_rows},
     .most = 1,
     .run = run,
