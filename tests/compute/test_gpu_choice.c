@@ -250,8 +250,78 @@ static void who_chose_all_sees_all(void **state)
     check_all(gpu, TENSOR_Q4_0, 1e-3);
 }
 
+#define MANY 20u
+
+/* Rows from the first on of those that attention has, as many as one call takes. */
+static float *attend_rows(struct gpu *gpu, struct gpu_attention attention, const struct gpu_choice *choice, uint32_t at_once)
+{
+    const uint32_t row = attention.heads * SIZE, words = choice->sets * (choice->most + 1);
+    const struct gpu_sequence whole = *attention.sequences;
+    struct gpu_range out = gpu_test_range(gpu, NULL, (size_t)MANY * row * sizeof(float));
+    for (uint32_t first = 0; first < MANY; first += at_once) {
+        struct gpu_attention part = attention;
+        struct gpu_choice some = *choice;
+        struct gpu_sequence sequence = whole;
+        sequence.rows = part.rows = at_once;
+        sequence.first_position += first;
+        part.sequences = &sequence;
+        part.query.offset += (uint64_t)first * row * sizeof(float);
+        part.out = out;
+        part.out.offset += (uint64_t)first * row * sizeof(float);
+        if (some.words.buffer)
+            some.words.offset += (uint64_t)first * words * sizeof(uint32_t);
+        gpu_begin(gpu);
+        gpu_attend_chosen(gpu, &part, &some);
+        gpu_test_run(gpu);
+    }
+    return gpu_test_take(gpu, out, (size_t)MANY * row * sizeof(float));
+}
+
+/* Many rows go through a kernel that reads each place once for several heads. */
+static void many_rows_see_what_few_do(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    static const enum tensor_type types[] = {TENSOR_F32, TENSOR_F16, TENSOR_Q8_0, TENSOR_Q4_0};
+    static const uint32_t heads[][2] = {{4, 2}, {4, 1}, {8, 1}};
+    for (size_t t = 0; t < COUNT_OF(types) * COUNT_OF(heads); t++) {
+        struct gpu_sequence sequence;
+        struct gpu_range ranges[4];
+        struct gpu_attention attention = fill_cache(gpu, types[t % COUNT_OF(types)], &sequence, ranges);
+        const struct gpu_range sinks = attention.sinks;
+        attention.heads = heads[t / COUNT_OF(types)][0];
+        attention.kv_heads = heads[t / COUNT_OF(types)][1];
+        sequence.first_position = PLACES - MANY;
+        uint32_t words[MANY * SETS] = {0};
+        const struct gpu_choice chosen = {.sets = attention.kv_heads, .most = SETS / attention.kv_heads - 1, .block = BLOCK};
+        for (uint32_t set = 0; set < MANY * chosen.sets; set++) {
+            uint32_t *ids = words + set * (chosen.most + 1), own = PLACES - MANY + set / chosen.sets;
+            for (uint32_t id = set % 3; id <= own / BLOCK; id += 2)
+                ids[1 + ids[0]++] = id;
+        }
+        for (int way = 0; way < 2; way++) {
+            struct gpu_choice choice =
+                way ? (struct gpu_choice){.sets = 1, .block = 1, .ring = 64, .window = 40, .every = 7} : chosen;
+            if (way == 0)
+                choice.words = gpu_test_range(gpu, words, sizeof words);
+            attention.sinks = way ? sinks : (struct gpu_range){0};
+            attention.soft_cap = way ? 0.0f : 30.0f;
+            float *few = attend_rows(gpu, attention, &choice, 5), *many = attend_rows(gpu, attention, &choice, MANY);
+            double error = gpu_test_error(many, few, (size_t)MANY * attention.heads * SIZE);
+            if (!(error < 2e-6))
+                fail_msg("type %d, %u heads, way %d: %g apart", (int)attention.type, attention.heads, way, error);
+            free(few);
+            free(many);
+            if (choice.words.buffer)
+                gpu_buffer_destroy(gpu, choice.words.buffer);
+        }
+        for (size_t i = 0; i < COUNT_OF(ranges); i++)
+            gpu_buffer_destroy(gpu, ranges[i].buffer);
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(chooses_as_plain_c), cmocka_unit_test(who_chose_all_sees_all)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(chooses_as_plain_c), cmocka_unit_test(who_chose_all_sees_all),
+                                       cmocka_unit_test(many_rows_see_what_few_do)};
     return cmocka_run_group_tests(tests, gpu_test_open, gpu_test_close);
 }

@@ -3,6 +3,7 @@
 
 /* As in shaders/index_score.comp, whose keys have to fit shared memory. */
 #define SCORE_KEYS 32u
+#define SCORE_ROWS 4u
 #define MOST_SIZE 192u
 
 bool gpu_index_supports(enum tensor_type type, uint32_t size)
@@ -35,7 +36,7 @@ static void score(struct gpu *gpu, const struct gpu_index *x, uint64_t table, ui
 {
     const struct {
         uint64_t query, weights, scores, sequences;
-        uint32_t sequence_count, first_row, heads, every, key_row, stride;
+        uint32_t sequence_count, first_row, heads, every, key_row, stride, rows;
     } push = {gpu_address(x->query),
               gpu_address(x->weights.buffer ? x->weights : x->query),
               gpu_address(x->scores),
@@ -45,10 +46,12 @@ static void score(struct gpu *gpu, const struct gpu_index *x, uint64_t table, ui
               x->heads,
               x->every,
               gpu_row_elements(x->type, x->key_position_bytes),
-              (uint32_t)score_stride(keys)};
-    const uint32_t constants[] = {(uint32_t)x->type, x->size, x->by_head, x->weights.buffer != NULL};
+              (uint32_t)score_stride(keys),
+              rows};
+    const uint32_t at_once = x->rows > GPU_VECTOR_TOKENS ? SCORE_ROWS : 1;
+    const uint32_t constants[] = {(uint32_t)x->type, x->size, x->by_head, x->weights.buffer != NULL, at_once};
     gpu_launch(gpu, KERNEL_index_score, constants, COUNT_OF(constants), &push, sizeof push,
-               (keys + SCORE_KEYS - 1) / SCORE_KEYS, rows, 1);
+               (keys + SCORE_KEYS - 1) / SCORE_KEYS, (rows + at_once - 1) / at_once, 1);
 }
 
 static void choose(struct gpu *gpu, const struct gpu_index *x, uint64_t table, uint32_t first, uint32_t rows,
@@ -102,6 +105,19 @@ void gpu_index(struct gpu *gpu, const struct gpu_index *x)
     }
 }
 
+/* As in shaders/attend_chosen_many.comp. */
+#define HEADS_TOGETHER 8u
+#define WIDE_VALUES 512u
+
+/* Heads that a work group takes at once of many rows: those of few rows would leave most of a device idle. */
+static uint32_t heads_together(const struct gpu_attention *a)
+{
+    uint32_t heads = a->rows > GPU_VECTOR_TOKENS ? HEADS_TOGETHER : 1;
+    while (heads > 1 && (a->heads / a->kv_heads % heads || (heads > 4 && a->value_size > WIDE_VALUES)))
+        heads /= 2;
+    return heads;
+}
+
 void gpu_attend_chosen(struct gpu *gpu, const struct gpu_attention *a, const struct gpu_choice *c)
 {
     const bool chosen = c->words.buffer != NULL;
@@ -137,6 +153,12 @@ void gpu_attend_chosen(struct gpu *gpu, const struct gpu_attention *a, const str
               c->ring,
               c->window,
               c->every};
-    const uint32_t constants[] = {(uint32_t)a->type, a->key_size, a->value_size, chosen, a->sinks.buffer != NULL};
-    gpu_launch(gpu, KERNEL_attend_chosen, constants, COUNT_OF(constants), &push, sizeof push, a->heads, a->rows, 1);
+    const uint32_t together = heads_together(a);
+    const uint32_t constants[] = {(uint32_t)a->type, a->key_size, a->value_size, chosen, a->sinks.buffer != NULL, together};
+    if (together > 1)
+        gpu_launch(gpu, KERNEL_attend_chosen_many, constants, COUNT_OF(constants), &push, sizeof push,
+                   a->heads / together, a->rows, 1);
+    else
+        gpu_launch(gpu, KERNEL_attend_chosen, constants, COUNT_OF(constants) - 1, &push, sizeof push, a->heads, a->rows,
+                   1);
 }

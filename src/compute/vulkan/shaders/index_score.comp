@@ -4,11 +4,12 @@
 #include "cache.glsl"
 
 /* Scores of the search for positions worth attention (compute.h, struct index_search). A work group takes KEYS keys for
- * one row: of each key a quarter of the heads is an invocation's. */
+ * ROWS rows: of each key a quarter of the heads is an invocation's. */
 layout(constant_id = 0) const uint CACHE = CACHE_F16;
 layout(constant_id = 1) const uint SIZE = 128;       /* of a key; a multiple of 4 */
 layout(constant_id = 2) const bool BY_HEAD = false;  /* products of each head, else their weighted sum */
 layout(constant_id = 3) const bool WEIGHED = true;
+layout(constant_id = 4) const uint ROWS = 4; /* at most PARTS */
 #include "cache_four.glsl"
 
 #define KEYS 32
@@ -17,49 +18,76 @@ layout(constant_id = 3) const bool WEIGHED = true;
 layout(local_size_x = 128) in;
 layout(push_constant) uniform Push
 {
-    Floats query;
+    Vec4s query;
     Floats weights;
     Floats scores; /* of the rows at work */
     Sequences sequences;
-    uint sequence_count, first_row, heads, every, key_row, stride;
+    uint sequence_count, first_row, heads, every, key_row, stride, rows;
 };
 
 shared vec4 tile[KEYS * (SIZE / 4 + 1)];
-shared float sums[KEYS * PARTS];
+shared float sums[ROWS * KEYS * PARTS];
 
-void main()
+/* Rows begin to end - 1 of those at work, all of one sequence. A key is read once for all of them. */
+void score(Sequence sequence, uint begin, uint end, uint first)
 {
-    uint thread = gl_LocalInvocationID.x, row = first_row + gl_WorkGroupID.y, first = gl_WorkGroupID.x * KEYS;
-    Sequence sequence = sequence_of(sequences, sequence_count, row);
-    uint own = sequence.first_position + row - sequence.first_row, keys = (own + 1) / every;
-    if (sequence.rows == 0 || first >= keys)
+    uint thread = gl_LocalInvocationID.x, key = thread % KEYS, part = thread / KEYS;
+    uint own = sequence.first_position + first_row + begin - sequence.first_row; /* of the first row */
+    uint most = (own + end - begin) / every;
+    if (first >= most)
         return;
+    barrier();
     for (uint i = thread; i < KEYS * (SIZE / 4); i += KEYS * PARTS) {
-        uint key = i / (SIZE / 4), c = i % (SIZE / 4);
-        tile[key * (SIZE / 4 + 1) + c] =
-            first + key < keys ? cache_four(sequence.keys, sequence.capacity, key_row, first + key, 4 * c) : vec4(0.0);
+        uint k = i / (SIZE / 4), c = i % (SIZE / 4);
+        tile[k * (SIZE / 4 + 1) + c] =
+            first + k < most ? cache_four(sequence.keys, sequence.capacity, key_row, first + k, 4 * c) : vec4(0.0);
     }
     barrier();
-    uint key = thread % KEYS, part = thread / KEYS;
-    Floats into = Floats(uint64_t(scores) + uint64_t(gl_WorkGroupID.y) * (BY_HEAD ? heads : 1) * stride * 4);
-    float sum = 0.0;
+    uint set = (BY_HEAD ? heads : 1) * stride;
+    float row_sums[ROWS];
+    [[unroll]] for (uint r = 0; r < ROWS; r++)
+        row_sums[r] = 0.0;
     for (uint h = part; h < heads; h += PARTS) {
-        vec4 four = vec4(0.0);
+        vec4 fours[ROWS];
+        [[unroll]] for (uint r = 0; r < ROWS; r++)
+            fours[r] = vec4(0.0);
         for (uint c = 0; c < SIZE / 4; c++) {
-            uint at = (row * heads + h) * SIZE + 4 * c;
-            four = fma(vec4(query.v[at], query.v[at + 1], query.v[at + 2], query.v[at + 3]),
-                       tile[key * (SIZE / 4 + 1) + c], four);
+            vec4 of = tile[key * (SIZE / 4 + 1) + c];
+            [[unroll]] for (uint r = 0; r < ROWS; r++) { /* the last one again where there are fewer */
+                uint row = first_row + min(begin + r, end - 1);
+                fours[r] = fma(query.v[(row * heads + h) * (SIZE / 4) + c], of, fours[r]);
+            }
         }
-        float product = (four.x + four.y) + (four.z + four.w);
-        if (!BY_HEAD)
-            sum = fma(WEIGHED ? weights.v[row * heads + h] : 1.0, max(product, 0.0), sum);
-        else if (first + key < keys)
-            into.v[h * stride + first + key] = product;
+        [[unroll]] for (uint r = 0; r < ROWS; r++) {
+            uint row = min(begin + r, end - 1);
+            float product = (fours[r].x + fours[r].y) + (fours[r].z + fours[r].w);
+            if (!BY_HEAD)
+                row_sums[r] = fma(WEIGHED ? weights.v[(first_row + row) * heads + h] : 1.0, max(product, 0.0), row_sums[r]);
+            else if (begin + r < end && first + key < (own + r + 1) / every)
+                scores.v[row * set + h * stride + first + key] = product;
+        }
     }
     if (BY_HEAD)
         return;
-    sums[part * KEYS + key] = sum;
+    [[unroll]] for (uint r = 0; r < ROWS; r++)
+        sums[(r * PARTS + part) * KEYS + key] = row_sums[r];
     barrier();
-    if (part == 0 && first + key < keys)
-        into.v[first + key] = (sums[key] + sums[KEYS + key]) + (sums[2 * KEYS + key] + sums[3 * KEYS + key]);
+    /* An invocation has a row of its part's number. */
+    uint at = part * PARTS * KEYS + key;
+    if (begin + part < end && first + key < (own + part + 1) / every)
+        scores.v[(begin + part) * set + first + key] =
+            (sums[at] + sums[at + KEYS]) + (sums[at + 2 * KEYS] + sums[at + 3 * KEYS]);
+}
+
+void main()
+{
+    uint first = gl_WorkGroupID.x * KEYS, last = min((gl_WorkGroupID.y + 1) * ROWS, rows);
+    for (uint begin = gl_WorkGroupID.y * ROWS, end; begin < last; begin = end) {
+        Sequence sequence = sequence_of(sequences, sequence_count, first_row + begin);
+        end = begin + 1;
+        while (end < last && first_row + end - sequence.first_row < sequence.rows)
+            end++;
+        if (sequence.rows > 0)
+            score(sequence, begin, end, first);
+    }
 }
