@@ -120,6 +120,9 @@ HYPURA_API const char *hypura_finish_name(hypura_finish finish);
  * context, or the session's last answer still runs. */
 HYPURA_API hypura_status hypura_start(hypura_session *session, const hypura_request *request, hypura_error *error);
 
+/* What hypura_start would say of a request's settings, form and stops, whatever its prompt. From any thread. */
+HYPURA_API hypura_status hypura_check_request(hypura_model *model, const hypura_request *request, hypura_error *error);
+
 /* The next event of the answer, waiting for up to so many milliseconds: -1 without a limit, 0 not at all. *event is
  * NULL when none came in time. After HYPURA_EVENT_END, or an error, the session can start another answer. An error is
  * what the answer failed with; HYPURA_ERROR_ARGUMENT when none was started. */

@@ -45,6 +45,7 @@ typedef struct hypura_model_info {
     bool has_template;        /* a chat template of its own; else ChatML stands in */
     uint32_t threads;         /* that compute */
     const char *gpu;          /* the device that computes a part; NULL: none */
+    uint32_t files;           /* that the model is split into */
 } hypura_model_info;
 
 HYPURA_API const hypura_model_info *hypura_get_info(const hypura_model *model);
@@ -56,6 +57,10 @@ HYPURA_API const hypura_plan *hypura_get_plan(const hypura_model *model);
  * holds and what is free, less a head-room, as a start would choose now. HYPURA_ERROR_MEMORY says what is missing, and
  * the budget stays as it was. */
 HYPURA_API hypura_status hypura_set_memory(hypura_model *model, uint64_t bytes, hypura_error *error);
+
+/* Completes the file of options.trace_path, which closing the model does too, but without saying what was lost.
+ * Waits until no answer runs. */
+HYPURA_API hypura_status hypura_end_trace(hypura_model *model, hypura_error *error);
 
 /* Whether its GPU was lost. Then every answer fails with HYPURA_ERROR_DEVICE until the model is opened again. */
 HYPURA_API bool hypura_is_lost(const hypura_model *model);

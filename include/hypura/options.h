@@ -81,6 +81,10 @@ typedef struct hypura_options {
     /* ---- several GPUs: a bound for each, in the order of gpu; 0 in it: gpu_memory_bytes ---- */
     const uint64_t *gpus_memory_bytes; /* [gpu_count] */
     size_t gpu_count;
+
+    /* ---- with on_load ---- */
+    bool load_behind; /* opening does not wait for the weights, as without on_load; from then on on_load is called on
+                       * another thread, until all weights are there: its context must live as long */
 } hypura_options;
 
 HYPURA_END

@@ -150,6 +150,9 @@ void scheduler_submit(struct hypura_session *session);
 enum alone { ALONE_EMPTY, ALONE_KEEPS };
 hypura_status scheduler_begin_alone(struct hypura_session *session, enum alone how, hypura_error *error);
 void scheduler_end_alone(struct hypura_session *session);
+/* Between these nothing is computed, and the sequences stay as they are: for a moment, by no session. */
+void scheduler_hold(hypura_model *model);
+void scheduler_release(hypura_model *model);
 
 /* ---- events.c: what an answer gives out ---- */
 void events_text(struct hypura_session *session, hypura_event_kind kind, const char *text, size_t size);

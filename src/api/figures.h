@@ -23,6 +23,9 @@ struct limit find_limit(const struct engine *engine, const struct engine_statist
 /* Bytes of weights that one decoded token reads: all tensors but the embedding's other rows, and the experts used. */
 double bytes_per_token(const struct model *model);
 
+/* What a file says of a model, whether it is opened for computing or not. */
+void describe_model(hypura_model_info *info, const struct model *model);
+
 /* All figures: the struct, and one JSON object with stable keys; NULL where memory was wanting. */
 void figures_of(struct engine *engine, hypura_statistics *out);
 json_t *figures_json(struct engine *engine);

@@ -50,6 +50,23 @@ static void describe_file(hypura_model *model)
     model->info.vocabulary_size = model->vocabulary ? vocabulary_size(model->vocabulary) : 0;
 }
 
+void describe_model(hypura_model_info *info, const struct model *model)
+{
+    const struct model_parameters *p = model_parameters(model);
+    info->name = model_name(model);
+    info->architecture = model_architecture(model)->name;
+    info->title = model_architecture(model)->title;
+    info->files = (uint32_t)gguf_file_count(model_file(model));
+    info->weight_bytes = model_bytes(model);
+    info->layers = p->layers;
+    info->embedding_width = p->embedding;
+    info->vocabulary_size = p->vocabulary;
+    info->trained_tokens = p->context;
+    info->experts = p->experts;
+    info->experts_used = p->experts_used;
+    info->generates = !(model_architecture(model)->flags & ARCHITECTURE_ENCODER);
+}
+
 static void describe(hypura_model *model)
 {
     hypura_model_info *info = &model->info;
@@ -60,19 +77,8 @@ static void describe(hypura_model *model)
         return;
     }
     const struct model *known = engine_model(model->engine);
-    const struct model_parameters *p = model_parameters(known);
     const struct gpu_info *gpu = engine_gpu(model->engine);
-    info->name = model_name(known);
-    info->architecture = model_architecture(known)->name;
-    info->title = model_architecture(known)->title;
-    info->weight_bytes = model_bytes(known);
-    info->layers = p->layers;
-    info->embedding_width = p->embedding;
-    info->vocabulary_size = p->vocabulary;
-    info->trained_tokens = p->context;
-    info->experts = p->experts;
-    info->experts_used = p->experts_used;
-    info->generates = !(model_architecture(known)->flags & ARCHITECTURE_ENCODER);
+    describe_model(info, known);
     info->judges = engine_judges(model->engine);
     info->threads = (uint32_t)engine_threads(model->engine);
     info->gpu = gpu ? gpu->name : NULL;
@@ -162,6 +168,16 @@ hypura_status hypura_set_memory(hypura_model *model, uint64_t bytes, hypura_erro
         bytes = hardware_default_budget(&hardware) + memory_resident_bytes();
     }
     return engine_set_budget(model->engine, bytes, error);
+}
+
+hypura_status hypura_end_trace(hypura_model *model, hypura_error *error)
+{
+    if (!model->engine)
+        return HYPURA_OK;
+    scheduler_hold(model);
+    hypura_status status = engine_end_trace(model->engine, error);
+    scheduler_release(model);
+    return status;
 }
 
 bool hypura_is_lost(const hypura_model *model)

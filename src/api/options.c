@@ -88,7 +88,7 @@ hypura_status read_options(struct opening *out, const hypura_options *options, h
     engine->prefix_bytes = given->prefix_memory_bytes;
     engine->prefix_path = given->prefix_folder;
     engine->prefix_path_bytes = given->prefix_folder_bytes;
-    engine->begin_early = !given->on_load; /* it is promised the opening thread */
+    engine->begin_early = !given->on_load || given->load_behind; /* else it is promised the opening thread */
     engine->progress = given->on_load;
     engine->progress_context = given->on_load_context;
     engine->remember_usage = !given->forget_usage;

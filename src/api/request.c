@@ -277,30 +277,53 @@ static hypura_status make_parser(struct hypura_session *session, const hypura_re
                  : HYPURA_OK;
 }
 
-hypura_status ask(struct hypura_session *session, const hypura_request *given, hypura_error *error)
+static void take_settings(struct asked *asked, const hypura_request *request)
+{
+    asked->max_tokens = request->max_tokens;
+    asked->context = request->context_tokens;
+    asked->shift = request->shift;
+    asked->shift_keep = request->shift_keep_tokens;
+    asked->ignore_end = request->ignore_end;
+    asked->want_tokens = request->want_tokens;
+    asked->top = MIN(request->top_logprobs, MOST_LOGPROBS);
+}
+
+/* All but the prompt and what takes its answer apart. */
+static hypura_status make_rules(struct hypura_session *session, const hypura_request *request, hypura_error *error)
 {
     struct asked *asked = &session->asked;
+    hypura_status status =
+        copy_texts(&asked->stops, &asked->stop_count, request->stops, request->stop_count, "request.stops", error);
+    if (!status)
+        status = make_form(session, request, error);
+    return status ? status : make_sampler(session, request, error);
+}
+
+hypura_status ask(struct hypura_session *session, const hypura_request *given, hypura_error *error)
+{
     hypura_request request;
     hypura_status status = take_struct(&request, sizeof request, given, "hypura_request", error);
     if (!status)
         status = need_vocabulary(session->model, error);
     if (status)
         return status;
-    forget_asked(asked);
-    asked->max_tokens = request.max_tokens;
-    asked->context = request.context_tokens;
-    asked->shift = request.shift;
-    asked->shift_keep = request.shift_keep_tokens;
-    asked->ignore_end = request.ignore_end;
-    asked->want_tokens = request.want_tokens;
-    asked->top = MIN(request.top_logprobs, MOST_LOGPROBS);
+    forget_asked(&session->asked);
+    take_settings(&session->asked, &request);
     status = make_prompt(session, &request, error);
     if (!status)
-        status =
-            copy_texts(&asked->stops, &asked->stop_count, request.stops, request.stop_count, "request.stops", error);
-    if (!status)
-        status = make_form(session, &request, error);
-    if (!status)
-        status = make_sampler(session, &request, error);
+        status = make_rules(session, &request, error);
     return status ? status : make_parser(session, &request, error);
+}
+
+hypura_status hypura_check_request(hypura_model *model, const hypura_request *given, hypura_error *error)
+{
+    hypura_request request;
+    struct hypura_session session = {.model = model};
+    hypura_status status = take_struct(&request, sizeof request, given, "hypura_request", error);
+    if (!status)
+        status = need_vocabulary(model, error);
+    if (!status)
+        status = make_rules(&session, &request, error);
+    forget_asked(&session.asked);
+    return status;
 }

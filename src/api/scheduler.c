@@ -146,3 +146,20 @@ void scheduler_end_alone(struct hypura_session *session)
     pthread_cond_signal(&model->changed);
     pthread_mutex_unlock(&model->mutex);
 }
+
+void scheduler_hold(hypura_model *model)
+{
+    pthread_mutex_lock(&model->mutex); /* which the model's thread needs to go on */
+    model->alone_waiting++;
+    while (model->running || model->stepping || model->alone) {
+        pthread_cond_signal(&model->changed);
+        wait_a_moment(&model->calm, &model->mutex);
+    }
+    model->alone_waiting--;
+}
+
+void scheduler_release(hypura_model *model)
+{
+    pthread_cond_signal(&model->changed);
+    pthread_mutex_unlock(&model->mutex);
+}

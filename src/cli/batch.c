@@ -366,7 +366,7 @@ static hypura_status set_server(const char *model, hypura_error *error)
 static hypura_status open_server(struct batch *batch, hypura_error *error)
 {
     struct load_line line;
-    load_line_start(&line, &serving.engine);
+    load_line_start(&line, &serving.engine.progress, &serving.engine.progress_context);
     live_memory_prepare();
     hypura_status status = local_server_open(&batch->server, &serving, error);
     clear_line();

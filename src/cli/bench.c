@@ -115,7 +115,7 @@ static int run(size_t count, char **arguments)
     compute_options.sequences = parallel;
     if (compute_options.context == 0)
         compute_options.context = (uint32_t)needed;
-    hypura_status status = open_model(&model, &session, count ? arguments[0] : NULL, &error);
+    hypura_status status = open_model(&model, &session, count ? arguments[0] : NULL, OPEN_MEASURES, &error);
     if (!status)
         status = measure(model, session, &speed, &error);
     if (!status)

@@ -146,10 +146,12 @@ extern const struct option_row draft_option_rows[];  /* tokens ahead: --draft --
 extern const struct option_row prefix_option_rows[]; /* what was read before: --prefix-cache ... */
 extern const struct option_row report_option_rows[]; /* --stats --progress */
 
-/* Opens a model (as model_path takes it) and a session under these options, with a progress line while it loads, for a
- * command that generates no text. Interrupts cancel the session. Both are to be closed after an error too; NULL
- * before. */
-hypura_status open_model(hypura_model **out, hypura_session **session, const char *model, hypura_error *error);
+/* Opens a model (as model_path takes it) and a session under these options, with a progress line while it loads.
+ * Interrupts cancel the session. Both are to be closed after an error too; NULL before. MEASURES: no text is generated,
+ * and all weights are there; ANSWERS: it may draft, and answers while weights still come. */
+enum open_for { OPEN_MEASURES, OPEN_ANSWERS };
+hypura_status open_model(hypura_model **out, hypura_session **session, const char *model, enum open_for what,
+                         hypura_error *error);
 
 /* And what --progress started; after an interrupt what need not wait for the drive. NULL is fine. */
 void close_model(hypura_model *model, hypura_session *session);
@@ -157,20 +159,26 @@ void close_model(hypura_model *model, hypura_session *session);
 /* Only what reads and writes texts, without the weights. */
 hypura_status open_texts(hypura_model **out, const char *model, hypura_error *error);
 
+/* Some lines about a model. */
+void print_summary(FILE *out, const hypura_model_info *model);
+
+/* Where its weights are now, a bar per layer. */
+void draw_tier_map(FILE *out, hypura_model *model);
+
 /* The line of --progress, from a thread of its own. While it is paused nothing is shown. */
-typedef void (*progress_look)(void *context, hypura_statistics *out);
-void progress_start(progress_look look, void *context);
+void progress_start(hypura_model *model);
 void progress_pause(bool pause);
 void progress_stop(void);
 
 /* In a terminal, without --progress: a line that tells how far the reading of a prompt has come, until the first token,
  * or the end. tokens: of the prompt, that have not been read before. */
-void prompt_line_start(progress_look look, void *context, uint32_t tokens);
+void prompt_line_start(hypura_model *model, uint32_t tokens);
 void prompt_line_stop(void);
 
-/* SIGUSR1 changes the memory budget. Prepare at the start of the program, and stop before the model is closed. */
+/* SIGUSR1 changes the memory budget. Prepare at the start of the program, and stop before the model is closed. model
+ * NULL: of the server. */
 void live_memory_prepare(void);
-void live_memory_start_model(hypura_model *model);
+void live_memory_start(hypura_model *model);
 void live_memory_stop(void);
 hypura_status memory_from_file(uint64_t *out, const char *path, hypura_error *error);
 

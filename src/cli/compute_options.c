@@ -312,52 +312,13 @@ static bool show_load(void *context, uint64_t done, uint64_t total)
     return !interrupted();
 }
 
-void load_line_start(struct load_line *line, struct engine_options *options)
+void load_line_start(struct load_line *line, bool (**progress)(void *, uint64_t, uint64_t), void **context)
 {
     *line = (struct load_line){.start = clock_nanoseconds()};
     if (is_terminal(stderr)) {
-        options->progress = show_load;
-        options->progress_context = line;
+        *progress = show_load;
+        *context = line;
     }
-}
-
-static void look_at_engine(void *engine, hypura_statistics *out)
-{
-    figures_of(engine, out);
-}
-
-static void look_at_model(void *model, hypura_statistics *out)
-{
-    *out = (hypura_statistics){.struct_size = sizeof *out};
-    hypura_get_statistics(model, out);
-}
-
-hypura_status open_engine(struct engine **out, const char *model, bool drafts, hypura_error *error)
-{
-    struct engine_options options;
-    const char *path;
-    hypura_status status = engine_options_of(&options, error);
-    if (!drafts)
-        options.drafting = DRAFTING_OFF;
-    if (!status)
-        status = model_path(&path, model, NULL, error);
-    if (status)
-        return status;
-    static struct load_line line; /* the first pass shows it too */
-    options.begin_early = drafts; /* for who is going to talk */
-    load_line_start(&line, &options);
-    status = engine_open(out, path, &options, error);
-    clear_line();
-    if (!status)
-        live_memory_start(*out);
-    if (!status && compute_options.progress)
-        progress_start(look_at_engine, *out);
-    return status;
-}
-
-void engine_prompt_line_start(struct engine *engine, uint32_t tokens)
-{
-    prompt_line_start(look_at_engine, engine, tokens);
 }
 
 static bool go_on_loading(void *context, uint64_t done, uint64_t total)
@@ -366,32 +327,37 @@ static bool go_on_loading(void *context, uint64_t done, uint64_t total)
     return !interrupted();
 }
 
-hypura_status open_model(hypura_model **out, hypura_session **session, const char *model, hypura_error *error)
+hypura_status open_model(hypura_model **out, hypura_session **session, const char *model, enum open_for what,
+                         hypura_error *error)
 {
+    static struct load_line line; /* the first answer may show it too */
     hypura_options options;
     hypura_adapter *adapters = NULL;
-    struct engine_options line_options = {0};
-    struct load_line line;
     const char *path;
     hypura_status status = library_options_of(&options, &adapters, error);
     if (!status)
         status = model_path(&path, model, NULL, error);
-    if (status)
+    if (status) {
+        memory_free(adapters);
         return status;
-    options.drafting = HYPURA_OFF; /* no text is generated */
-    options.draft_path = NULL;
-    load_line_start(&line, &line_options);
-    options.on_load =
-        line_options.progress ? line_options.progress : go_on_loading; /* all is there before it is used */
-    options.on_load_context = line_options.progress_context;
+    }
+    load_line_start(&line, &options.on_load, &options.on_load_context);
+    if (what == OPEN_ANSWERS) {
+        options.load_behind = true;
+    } else {
+        options.drafting = HYPURA_OFF;
+        options.draft_path = NULL;
+        if (!options.on_load)
+            options.on_load = go_on_loading; /* all is there before it is used */
+    }
     status = hypura_open(out, path, &options, error);
     memory_free(adapters);
     clear_line();
     if (status)
         return status;
-    live_memory_start_model(*out);
+    live_memory_start(*out);
     if (compute_options.progress)
-        progress_start(look_at_model, *out);
+        progress_start(*out);
     status = hypura_session_open(session, *out, error);
     if (!status)
         interrupts_cancel_session(*session);
@@ -429,17 +395,6 @@ json_t *model_statistics_json(hypura_model *model)
     return json;
 }
 
-void close_engine(struct engine *engine)
-{
-    static struct engine *left; /* so that what is left to the end of the program is known to be meant */
-    progress_stop();
-    live_memory_stop();
-    if (interrupted())
-        engine_leave(left = engine);
-    else
-        engine_close(engine);
-}
-
 static bool write_json(json_t *json)
 {
     uint64_t failures = memory_failures();
@@ -448,11 +403,6 @@ static bool write_json(json_t *json)
     if (failed)
         fprintf(stderr, "hypura: cannot write %s: %s\n", compute_options.stats, strerror(errno));
     return !failed;
-}
-
-bool write_statistics(struct engine *engine)
-{
-    return !compute_options.stats || write_json(figures_json(engine));
 }
 
 bool write_model_statistics(hypura_model *model)

@@ -1,23 +1,8 @@
 /* One turn of a conversation: the question becomes tokens, the answer is shown as it comes. */
 #include "cli/conversation.h"
 
+#include <stdlib.h>
 #include <string.h>
-
-static bool show_token(void *context, const struct generated_token *token)
-{
-    struct conversation *chat = context;
-    prompt_line_stop();
-    show_answer(token->text, token->size);
-    buffer_append(&chat->answer, token->text, token->size);
-    return !interrupted() && !ferror(stdout);
-}
-
-static void note_done(void *context, const struct generation_result *result)
-{
-    struct conversation *chat = context;
-    chat->result = *result;
-    chat->done = true;
-}
 
 static bool has_system(const struct conversation *chat)
 {
@@ -37,105 +22,143 @@ void conversation_set_system(struct conversation *chat, const char *text)
 /* An answer wants some room too. */
 static bool fits(const struct conversation *chat, size_t tokens)
 {
-    uint32_t positions = engine_plan(chat->engine)->positions;
-    return tokens <= positions - MIN(positions / 8, chat->max_tokens ? chat->max_tokens : UINT32_MAX);
+    uint32_t context = hypura_get_plan(chat->model)->context_tokens;
+    return tokens <= context - MIN(context / 8, chat->max_tokens ? chat->max_tokens : UINT32_MAX);
 }
 
-/* Tokens of the whole conversation, of which the engine's cache holds most. When they are too many, the oldest
- * question that is not the last is left out with its answer. */
-static hypura_status chat_tokens(struct conversation *chat, struct token_array *tokens, hypura_error *error)
+struct prompt {
+    int32_t *tokens; /* hypura_free */
+    size_t count;
+};
+
+static hypura_status chat_prompt(const struct conversation *chat, struct prompt *out, hypura_error *error)
+{
+    uint64_t failures = memory_failures();
+    char *messages = json_dumps(chat->messages, JSON_COMPACT);
+    char *variables = chat->variables ? json_dumps(chat->variables, JSON_COMPACT) : NULL;
+    hypura_chat input = {.struct_size = sizeof input, .messages = messages, .variables = variables, .exact = true};
+    hypura_status status = memory_check(failures, "conversation", error);
+    if (!status)
+        status = hypura_tokenize_chat(chat->model, &input, &out->tokens, &out->count, error);
+    free(messages);
+    free(variables);
+    return status;
+}
+
+/* Of the whole conversation, most of which was computed before. When it is too long, the oldest question that is not
+ * the last is left out with its answer. */
+static hypura_status fitting_prompt(struct conversation *chat, struct prompt *out, hypura_error *error)
 {
     bool shortened = false;
+    hypura_status status;
     for (;;) {
-        struct chat_input input = {.messages = chat->messages,
-                                   .variables = chat->variables,
-                                   .add_generation_prompt = true,
-                                   .now = prompt_now()};
-        hypura_status status = prompt_from_chat(chat->template, chat->vocabulary, &input, tokens, NULL, error);
+        status = chat_prompt(chat, out, error);
         size_t first = has_system(chat);
-        if (status || fits(chat, tokens->count) || json_array_size(chat->messages) < first + 3)
+        if (status || fits(chat, out->count) || json_array_size(chat->messages) < first + 3)
             break;
         json_array_remove(chat->messages, first);
         json_array_remove(chat->messages, first);
-        token_array_free(tokens);
-        *tokens = (struct token_array){0};
+        hypura_free(out->tokens);
+        *out = (struct prompt){0};
         shortened = true;
     }
     if (shortened)
         fprintf(stderr,
                 "hypura: the conversation no longer fits the context of %u tokens: its oldest part is left out "
                 "(--context makes room)\n",
-                engine_plan(chat->engine)->positions);
-    return error->status;
-}
-
-static hypura_status turn_tokens(struct conversation *chat, const char *text, size_t size, struct token_array *tokens,
-                                 hypura_error *error)
-{
-    uint32_t positions = engine_plan(chat->engine)->positions;
-    if (size == 0)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "the prompt is empty");
-    *error = (hypura_error){0};
-    hypura_status status = chat->template
-                               ? chat_tokens(chat, tokens, error)
-                               : vocabulary_tokenize(chat->vocabulary, text, size,
-                                                     TOKENIZE_ADD_SPECIAL | TOKENIZE_PARSE_SPECIAL, tokens, error);
-    if (!status && tokens->count >= positions)
-        return error_set(error, HYPURA_ERROR_ARGUMENT,
-                         "the prompt has %zu tokens, which leaves no room for an answer in a context of %u: --context "
-                         "%zu would make room; the model was trained for %u",
-                         tokens->count, positions, tokens->count + 1024,
-                         model_parameters(engine_model(chat->engine))->context);
+                hypura_get_plan(chat->model)->context_tokens);
     return status;
 }
 
-static void say_figures(const struct generation_result *result)
+static hypura_status turn_prompt(struct conversation *chat, const char *text, size_t size, struct prompt *out,
+                                 hypura_error *error)
 {
-    double prompt = (double)result->prompt_nanoseconds * 1e-9, decode = (double)result->decode_nanoseconds * 1e-9;
+    uint32_t context = hypura_get_plan(chat->model)->context_tokens;
+    if (size == 0)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "the prompt is empty");
+    hypura_status status = chat->raw
+                               ? hypura_tokenize(chat->model, text, size, HYPURA_ADD_SPECIAL | HYPURA_PARSE_SPECIAL,
+                                                 &out->tokens, &out->count, error)
+                               : fitting_prompt(chat, out, error);
+    if (!status && out->count >= context)
+        return error_set(error, HYPURA_ERROR_ARGUMENT,
+                         "the prompt has %zu tokens, which leaves no room for an answer in a context of %u: --context "
+                         "%zu would make room; the model was trained for %u",
+                         out->count, context, out->count + 1024, hypura_get_info(chat->model)->trained_tokens);
+    return status;
+}
+
+static void say_figures(const hypura_result *result)
+{
+    double prompt = result->prompt_seconds, answer = result->answer_seconds;
     uint32_t fresh = result->prompt_tokens - result->cached_tokens;
     fprintf(stderr,
             "(prompt: %u tokens, %u of them known, %.2f s, %.1f tokens/s; answer: %u tokens, %.2f s, %.1f "
             "tokens/s)\n",
             result->prompt_tokens, result->cached_tokens, prompt, prompt > 0 ? fresh / prompt : 0,
-            result->generated_tokens, decode, decode > 0 ? result->generated_tokens / decode : 0);
+            result->answer_tokens, answer, answer > 0 ? result->answer_tokens / answer : 0);
 }
 
-static hypura_status answer(struct conversation *chat, const struct token_array *tokens, hypura_error *error)
+/* Tokens of the prompt that the session does not hold. */
+static uint32_t new_tokens(const struct conversation *chat, const struct prompt *prompt)
 {
-    struct generation_request request = {.tokens = tokens->ids,
-                                         .count = tokens->count,
-                                         .max_tokens = chat->max_tokens,
-                                         .sampler = chat->sampling.sampler,
-                                         .stops = chat->stops.items,
-                                         .stop_count = chat->stops.count,
-                                         .ignore_end = chat->ignore_end,
-                                         .on_token = show_token,
-                                         .on_done = note_done,
-                                         .context = chat};
-    sampling_start(&chat->sampling);
+    size_t held, same = 0;
+    const int32_t *tokens = hypura_session_tokens(chat->session, &held);
+    while (same < held && same < prompt->count && tokens[same] == prompt->tokens[same])
+        same++;
+    return (uint32_t)(prompt->count - same);
+}
+
+/* An answer that was interrupted is one, too. */
+static hypura_status show_events(struct conversation *chat, hypura_error *error)
+{
+    const hypura_event *event;
+    hypura_status status;
+    while (!(status = hypura_next(chat->session, -1, &event, error)) && event->kind != HYPURA_EVENT_END) {
+        if (event->kind != HYPURA_EVENT_CONTENT)
+            continue;
+        prompt_line_stop();
+        show_answer(event->text, event->size);
+        buffer_append(&chat->answer, event->text, event->size);
+        if (interrupted() || ferror(stdout))
+            hypura_stop(chat->session);
+    }
+    return status;
+}
+
+static hypura_status answer(struct conversation *chat, const struct prompt *prompt, hypura_error *error)
+{
+    hypura_request request = {.struct_size = sizeof request,
+                              .tokens = prompt->tokens,
+                              .token_count = prompt->count,
+                              .max_tokens = chat->max_tokens,
+                              .stops = chat->stops.items,
+                              .stop_count = chat->stops.count,
+                              .ignore_end = chat->ignore_end};
+    uint32_t fresh = new_tokens(chat, prompt);
+    sampling_fill(&chat->sampling, &request);
     buffer_clear(&chat->answer);
-    chat->done = false;
-    hypura_status status = generator_submit(chat->generator, &request, NULL, error);
+    hypura_status status = hypura_start(chat->session, &request, error);
+    if (status == HYPURA_ERROR_CANCELLED && interrupted())
+        return HYPURA_OK;
     if (status)
         return status;
     answer_starts();
     progress_pause(false);
-    engine_prompt_line_start(chat->engine, (uint32_t)(tokens->count - MIN(tokens->count, engine_positions(chat->engine, 0))));
-    while (!chat->done)
-        generator_step(chat->generator);
+    prompt_line_start(chat->model, fresh);
+    status = show_events(chat, error);
     prompt_line_stop();
     progress_pause(true);
     answer_ends();
-    if (chat->result.reason == FINISH_ERROR) {
-        *error = chat->result.error;
-        return error->status;
-    }
-    if (chat->result.reason == FINISH_LENGTH && (!chat->max_tokens || chat->result.generated_tokens < chat->max_tokens))
+    if (status)
+        return status;
+    const hypura_result *result = hypura_session_result(chat->session);
+    if (result->finish == HYPURA_FINISH_CONTEXT)
         fprintf(stderr,
                 "hypura: the answer ends here because the context of %u tokens is full (--context makes room)\n",
-                engine_plan(chat->engine)->positions);
+                hypura_get_plan(chat->model)->context_tokens);
     if (chat->verbose)
-        say_figures(&chat->result);
+        say_figures(result);
     return HYPURA_OK;
 }
 
@@ -153,22 +176,22 @@ static hypura_status append_answer(struct conversation *chat, hypura_error *erro
 
 hypura_status conversation_turn(struct conversation *chat, const char *text, size_t size, hypura_error *error)
 {
-    struct token_array tokens = {0};
+    struct prompt prompt = {0};
     uint64_t failures = memory_failures();
     json_t *content = json_stringn(text, size);
     bool is_text = content != NULL;
-    if (chat->template && is_text)
+    if (!chat->raw && is_text)
         json_array_append_new(chat->messages, json_pack("{s:s, s:O}", "role", "user", "content", content));
     json_decref(content);
     if (memory_check(failures, "prompt", error))
         return error->status;
-    if (!is_text && chat->template)
+    if (!is_text && !chat->raw)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "the prompt is not UTF-8 text");
-    hypura_status status = turn_tokens(chat, text, size, &tokens, error);
+    hypura_status status = turn_prompt(chat, text, size, &prompt, error);
     if (!status)
-        status = answer(chat, &tokens, error);
-    token_array_free(&tokens);
-    if (!chat->template)
+        status = answer(chat, &prompt, error);
+    hypura_free(prompt.tokens);
+    if (chat->raw)
         return status;
     size_t said = json_array_size(chat->messages);
     if (!status)

@@ -2,26 +2,21 @@
 #ifndef HYPURA_CLI_CONVERSATION_H
 #define HYPURA_CLI_CONVERSATION_H
 
-#include "cli/engine_cli.h"
+#include "cli/cli.h"
 #include "cli/sampling.h"
-#include "engine/generate.h"
-#include "engine/prompt.h"
 
 struct conversation {
-    struct engine *engine;
-    const struct vocabulary *vocabulary;
-    struct chat_template *template; /* NULL: the model goes on with the text as it is */
+    hypura_model *model;
+    hypura_session *session;
+    bool raw; /* no template: the model goes on with the text as it is */
     struct sampling sampling;
-    struct generator *generator;
     json_t *messages, *variables; /* variables: NULL without any */
     uint32_t max_tokens;          /* 0: as many as there is room for */
     struct texts stops;
     bool ignore_end, verbose;
-    const char *session; /* file that keeps the conversation, or NULL */
-    bool changed;        /* since it was kept there */
+    const char *file; /* that keeps the conversation, or NULL */
+    bool changed;     /* since it was kept there */
     struct buffer answer;
-    struct generation_result result;
-    bool done;
 };
 
 /* Asks and shows the answer. What could not be answered is not part of the conversation. */
@@ -31,8 +26,8 @@ hypura_status conversation_turn(struct conversation *chat, const char *text, siz
 void conversation_set_system(struct conversation *chat, const char *text);
 
 /* ---- session.c ---- */
-/* Into a file, as a whole or not at all; state: with what the cache holds of it, if not too large for a copy after each
- * answer (SAVE_SMALL). */
+/* Into a file, as a whole or not at all; state: with what the model computed of it, if not too large for a copy after
+ * each answer (SAVE_SMALL). */
 enum conversation_state { SAVE_ALL, SAVE_SMALL };
 hypura_status conversation_save(const struct conversation *chat, const char *path, enum conversation_state state,
                                 hypura_error *error);

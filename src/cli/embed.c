@@ -71,7 +71,7 @@ static int run(size_t count, char **arguments)
 {
     hypura_error error = {0};
     struct embedder embedder = {.all = json_array()};
-    hypura_status status = open_model(&embedder.model, &embedder.session, arguments[0], &error);
+    hypura_status status = open_model(&embedder.model, &embedder.session, arguments[0], OPEN_MEASURES, &error);
     for (size_t i = 1; !status && i < count; i++)
         status = show_text(&embedder, arguments[i], strlen(arguments[i]), &error);
     if (!status && count == 1)

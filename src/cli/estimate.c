@@ -417,7 +417,7 @@ static void show(const struct subject *subject, const struct machine *machine, c
         json_decref(json);
         return;
     }
-    print_summary(stdout, subject->model);
+    print_summary_of(stdout, subject->model);
     if (subject->header.bytes_read) {
         char text[32];
         printf("  %s of it were read\n", format_bytes(text, sizeof text, (double)subject->header.bytes_read));

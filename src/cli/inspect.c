@@ -419,17 +419,11 @@ static json_t *tensors_json(const struct model *model, const struct plan *plan)
     return array;
 }
 
-void print_summary(FILE *out, const struct model *model)
+void print_summary_of(FILE *out, const struct model *model)
 {
-    const struct model_parameters *p = model_parameters(model);
-    char text[32];
-    fprintf(out, "%s: %s (%s), %s in %zu %s\n", model_name(model), model_architecture(model)->title,
-            model_architecture(model)->name, format_bytes(text, sizeof text, (double)model_bytes(model)),
-            gguf_file_count(model_file(model)), gguf_file_count(model_file(model)) == 1 ? "file" : "files");
-    fprintf(out, "  %u layers, embedding %u, vocabulary %u, trained for %u tokens\n", p->layers, p->embedding,
-            p->vocabulary, p->context);
-    if (p->experts)
-        fprintf(out, "  %u experts per layer, %u used for a token\n", p->experts, p->experts_used);
+    hypura_model_info info = {0};
+    describe_model(&info, model);
+    print_summary(out, &info);
 }
 
 /* Of the blocks behind the layers that predict further tokens; a file may have several, of which the first is used. */
@@ -446,7 +440,7 @@ static int print_all(const struct model *model, const struct hardware *hardware,
                      double with_more, const char *why)
 {
     hypura_error error;
-    print_summary(stdout, model);
+    print_summary_of(stdout, model);
     print_predictions(model, why);
     if (steps_of.given)
         return print_layers(model, plan, &steps_of, &error) ? report_error(&error) : EXIT_OK;

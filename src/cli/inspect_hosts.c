@@ -111,7 +111,7 @@ int inspect_hosts(const char *path, const char *file, bool as_json)
     if (!status && as_json) {
         print_hosts_json(model, &plan, first, &hosts);
     } else if (!status) {
-        print_summary(stdout, model);
+        print_summary_of(stdout, model);
         print_hosts(&plan, &hosts);
     }
     plan_free(first);

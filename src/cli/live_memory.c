@@ -12,8 +12,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-static struct engine *engine_to_change; /* NULL: the server, or */
-static hypura_model *model_to_change;
+static hypura_model *model_to_change; /* NULL: the server */
 static bool running;
 static pthread_t thread;
 static atomic_bool stop;
@@ -33,33 +32,39 @@ hypura_status memory_from_file(uint64_t *out, const char *path, hypura_error *er
     return status ? error_prefix(error, "%s", path) : HYPURA_OK;
 }
 
+/* What a start would choose now, for a server, which opens models on any drive. */
+static hypura_status usual_budget(uint64_t *out, hypura_error *error)
+{
+    struct hardware hardware;
+    hypura_status status = hardware_detect(&hardware, ".", error);
+    if (!status)
+        *out = hardware_default_budget(&hardware) + memory_resident_bytes();
+    return status;
+}
+
 static void change(void)
 {
     hypura_error error;
-    struct hardware hardware;
+    hypura_statistics now = {.struct_size = sizeof now};
     uint64_t bytes = 0;
-    hypura_status status;
-    if (compute_options.memory_file) {
+    hypura_status status = HYPURA_OK;
+    char text[32];
+    if (compute_options.memory_file)
         status = memory_from_file(&bytes, compute_options.memory_file, &error);
-    } else {
-        const char *path = engine_to_change  ? gguf_file_path(model_file(engine_model(engine_to_change)), 0)
-                           : model_to_change ? hypura_get_info(model_to_change)->path
-                                             : "."; /* any drive */
-        status = hardware_detect(&hardware, path, &error);
-        bytes = status ? 0 : hardware_default_budget(&hardware) + memory_resident_bytes();
-    }
-    if (!status && !engine_to_change && !model_to_change) {
+    else if (!model_to_change)
+        status = usual_budget(&bytes, &error);
+    if (!status && !model_to_change) {
         server_set_budget(bytes);
         return;
     }
     if (!status)
-        status = model_to_change ? hypura_set_memory(model_to_change, bytes, &error)
-                                 : engine_set_budget(engine_to_change, bytes, &error);
-    char text[32];
-    if (status)
+        status = hypura_set_memory(model_to_change, bytes, &error); /* 0: as a start would choose */
+    if (status) {
         fprintf(stderr, "hypura: the memory stays as it is: %s\n", error.message);
-    else
-        fprintf(stderr, "hypura: the memory budget is now %s\n", format_bytes(text, sizeof text, (double)bytes));
+        return;
+    }
+    hypura_get_statistics(model_to_change, &now);
+    fprintf(stderr, "hypura: the memory budget is now %s\n", format_bytes(text, sizeof text, (double)now.memory_bytes));
 }
 
 static sigset_t signals(void)
@@ -95,13 +100,7 @@ static void start_waiting(void)
         !pthread_create(&thread, NULL, wait_for_signal, NULL); /* else the signal stays blocked: better than none */
 }
 
-void live_memory_start(struct engine *engine)
-{
-    engine_to_change = engine;
-    start_waiting();
-}
-
-void live_memory_start_model(hypura_model *model)
+void live_memory_start(hypura_model *model)
 {
     model_to_change = model;
     start_waiting();

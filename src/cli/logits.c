@@ -75,7 +75,7 @@ static int run(size_t count, char **arguments)
     if (!status && compute_options.context == 0)
         compute_options.context = (uint32_t)MAX(token_count, (size_t)1);
     if (!status)
-        status = open_model(&model, &session, count ? arguments[0] : NULL, &error);
+        status = open_model(&model, &session, count ? arguments[0] : NULL, OPEN_MEASURES, &error);
     if (!status)
         status = write_logits(model, session, tokens, token_count, &error);
     bool written = status || write_model_statistics(model);

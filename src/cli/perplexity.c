@@ -138,7 +138,7 @@ static int run(size_t count, char **arguments)
     if (compute_options.context == 0)
         compute_options.context = window;
     if (!status)
-        status = open_model(&model, &session, count > 1 ? arguments[0] : NULL, &error);
+        status = open_model(&model, &session, count > 1 ? arguments[0] : NULL, OPEN_MEASURES, &error);
     if (!status)
         status = measure(model, session, text, size, &result, &error);
     if (!status)

@@ -16,8 +16,7 @@ struct moment {
 };
 
 static struct watch {
-    progress_look look; /* NULL: there is no thread */
-    void *context;
+    hypura_model *model; /* NULL: there is no thread */
     void (*show)(const struct moment *now, const struct moment *before);
     uint64_t interval, silent;
     bool at_least_once;
@@ -32,8 +31,8 @@ static uint32_t prompt_tokens;
 
 static struct moment look(void)
 {
-    struct moment moment = {.time = clock_nanoseconds()};
-    watch.look(watch.context, &moment.statistics);
+    struct moment moment = {.time = clock_nanoseconds(), .statistics.struct_size = sizeof moment.statistics};
+    hypura_get_statistics(watch.model, &moment.statistics);
     return moment;
 }
 
@@ -112,23 +111,22 @@ static void *run(void *argument)
     return NULL;
 }
 
-static void start(progress_look look_at, void *context)
+static void start(hypura_model *model)
 {
-    watch.look = look_at;
-    watch.context = context;
+    watch.model = model;
     watch.stop = watch.paused = false;
     watch.start = look();
     if (pthread_create(&watch.thread, NULL, run, NULL))
-        watch.look = NULL; /* a run without the line is better than none */
+        watch.model = NULL; /* a run without the line is better than none */
 }
 
-void progress_start(progress_look look_at, void *context)
+void progress_start(hypura_model *model)
 {
     bool terminal = is_terminal(stderr);
     watch.show = show_rates;
     watch.interval = watch.silent = terminal ? TERMINAL_NANOSECONDS : FILE_NANOSECONDS;
     watch.at_least_once = !terminal; /* a log has at least one line, however short the run */
-    start(look_at, context);
+    start(model);
 }
 
 void progress_pause(bool pause)
@@ -136,37 +134,37 @@ void progress_pause(bool pause)
     pthread_mutex_lock(&watch.mutex);
     watch.paused = pause;
     pthread_mutex_unlock(&watch.mutex);
-    if (pause && watch.look)
+    if (pause && watch.model)
         clear_line();
 }
 
 void progress_stop(void)
 {
-    if (!watch.look)
+    if (!watch.model)
         return;
     pthread_mutex_lock(&watch.mutex);
     watch.stop = true;
     pthread_cond_signal(&watch.changed);
     pthread_mutex_unlock(&watch.mutex);
     pthread_join(watch.thread, NULL);
-    watch.look = NULL;
+    watch.model = NULL;
     clear_line();
 }
 
-void prompt_line_start(progress_look look_at, void *context, uint32_t tokens)
+void prompt_line_start(hypura_model *model, uint32_t tokens)
 {
-    if (watch.look || !is_terminal(stderr))
+    if (watch.model || !is_terminal(stderr))
         return; /* --progress shows it */
     prompt_tokens = tokens;
     watch.show = show_prompt;
     watch.interval = TERMINAL_NANOSECONDS;
     watch.silent = SILENT_NANOSECONDS;
     watch.at_least_once = false;
-    start(look_at, context);
+    start(model);
 }
 
 void prompt_line_stop(void)
 {
-    if (watch.look && watch.show == show_prompt)
+    if (watch.model && watch.show == show_prompt)
         progress_stop();
 }

@@ -33,87 +33,116 @@ static const struct option_row run_rows[] = {
 /* A machine that others use too is now and then a little quicker than it was. */
 #define QUICKER_THAN_PROFILED 1.2
 
-static void print_figures(struct engine *engine)
+/* Of several drives what each brought. */
+static void print_drives(hypura_model *model)
 {
-    struct engine_statistics s;
+    json_t *all = model_statistics_json(model), *drives = json_object_get(all, "drives"), *drive;
+    size_t i;
     char a[32], b[32];
-    engine_statistics(engine, &s);
-    uint64_t experts = s.store.expert_hits + s.store.expert_misses;
-    struct limit limit = find_limit(engine, &s);
-    fprintf(stderr, "\n  mode          %s\n", plan_mode_name(engine_plan(engine)->mode));
+    json_array_foreach(json_array_size(drives) > 1 ? drives : NULL, i, drive)
+    {
+        const char *name = json_string_value(json_object_get(drive, "device"));
+        fprintf(stderr, "  %-13s %s of that (%.0f %%) from %s, lately at %s/s%s\n", i ? "" : "drives",
+                format_bytes(a, sizeof a, json_number_value(json_object_get(drive, "bytes_read"))),
+                100 * json_number_value(json_object_get(drive, "share")), name ? name : "?",
+                format_bytes(b, sizeof b, json_number_value(json_object_get(drive, "bytes_per_second"))),
+                json_integer_value(json_object_get(drive, "files_left")) ? "; it failed, and is no longer read" : "");
+    }
+    json_decref(all);
+}
+
+static void print_limit(const hypura_statistics *s, bool measured)
+{
+    if (s->share_of_limit >= 0)
+        fprintf(stderr,
+                "  limit         %.0f %% of what this %s allows, %.0f %% of what disk and memory give at once\n",
+                100 * s->share_of_limit, s->bound, 100 * s->share_of_both_limits);
+    if (s->over_profile > QUICKER_THAN_PROFILED)
+        fprintf(stderr,
+                "                it was %.1f times as fast as its profile says: hypura profile --force measures again\n",
+                s->over_profile);
+    if (s->share_of_limit < 0 && !measured)
+        fprintf(stderr, "  limit         not known: \"hypura profile\" measures what this machine allows\n");
+}
+
+static void print_experts(const hypura_statistics *s)
+{
+    char text[32];
+    uint64_t experts = s->expert_hits + s->expert_misses;
+    double used = (double)s->prefetches_used, needed = used + (double)s->expert_misses;
+    if (experts)
+        fprintf(stderr, "  expert hits   %.1f %% of %llu uses\n", 100.0 * (double)s->expert_hits / (double)experts,
+                (unsigned long long)experts);
+    if (s->rows_wanted)
+        fprintf(stderr, "  rows          %llu of tables and embeddings read one by one, %.1f %% were in memory\n",
+                (unsigned long long)s->rows_wanted, 100.0 * (double)s->rows_cached / (double)s->rows_wanted);
+    if (s->prefetches)
+        fprintf(stderr,
+                "  prefetches    %.0f %% of %llu were needed; they brought %.0f %% of what was missing; %s wasted\n",
+                100 * used / (double)s->prefetches, (unsigned long long)s->prefetches,
+                needed > 0 ? 100 * used / needed : 0.0, format_bytes(text, sizeof text, (double)s->wasted_bytes));
+}
+
+static void print_memory(const hypura_statistics *s)
+{
+    char a[32], b[32];
+    uint64_t code = s->code_bytes_on_top, held = s->peak_bytes - code;
+    fprintf(stderr, "  memory        %s at its peak, budget %s", format_bytes(a, sizeof a, (double)held),
+            format_bytes(b, sizeof b, (double)s->memory_bytes));
+    if (code)
+        fprintf(stderr, "; code and libraries, on top: %s", format_bytes(a, sizeof a, (double)code));
+    if (s->largest_memory_bytes > s->memory_bytes)
+        fprintf(stderr, "; the budget was up to %s", format_bytes(a, sizeof a, (double)s->largest_memory_bytes));
+    fprintf(stderr, ": %s\n", held <= s->largest_memory_bytes ? "held" : "EXCEEDED");
+}
+
+static void print_figures(hypura_model *model)
+{
+    hypura_statistics s = {.struct_size = sizeof s};
+    char a[32], b[32];
+    hypura_get_statistics(model, &s);
+    const hypura_plan *plan = hypura_get_plan(model);
+    fprintf(stderr, "\n  mode          %s\n", plan->mode);
     if (s.prompt_seconds > 0)
         fprintf(stderr, "  prompt        %llu tokens, %.1f tokens/s\n", (unsigned long long)s.prompt_tokens,
                 (double)s.prompt_tokens / s.prompt_seconds);
-    if (s.decode_seconds > 0)
-        fprintf(stderr, "  answer        %llu tokens, %.1f tokens/s\n", (unsigned long long)s.generated_tokens,
-                (double)s.generated_tokens / s.decode_seconds);
+    if (s.answer_seconds > 0)
+        fprintf(stderr, "  answer        %llu tokens, %.1f tokens/s\n", (unsigned long long)s.answer_tokens,
+                (double)s.answer_tokens / s.answer_seconds);
     if (s.drafted_tokens)
         fprintf(stderr, "  drafted       %llu tokens, %llu of them accepted: %.2f tokens per pass\n",
                 (unsigned long long)s.drafted_tokens, (unsigned long long)s.accepted_tokens,
-                (double)s.generated_tokens / (double)s.decode_passes);
-    if (limit.share >= 0)
-        fprintf(stderr,
-                "  limit         %.0f %% of what this %s allows, %.0f %% of what disk and memory give at once\n",
-                100 * limit.share, plan_bound_name(limit.bound), 100 * limit.side_share);
-    if (limit.over_profile > QUICKER_THAN_PROFILED)
-        fprintf(stderr,
-                "                it was %.1f times as fast as its profile says: hypura profile --force measures again\n",
-                limit.over_profile);
-    if (limit.share < 0 && !engine_hardware(engine)->measured)
-        fprintf(stderr, "  limit         not known: \"hypura profile\" measures what this machine allows\n");
-    if (experts)
-        fprintf(stderr, "  expert hits   %.1f %% of %llu uses\n", 100.0 * (double)s.store.expert_hits / (double)experts,
-                (unsigned long long)experts);
-    if (s.store.rows_wanted)
-        fprintf(stderr, "  rows          %llu of tables and embeddings read one by one, %.1f %% were in memory\n",
-                (unsigned long long)s.store.rows_wanted,
-                100.0 * (double)s.store.rows_cached / (double)s.store.rows_wanted);
-    double needed = (double)(s.store.prefetches_used + s.store.expert_misses);
-    double used = (double)s.store.prefetches_used;
-    if (s.store.prefetches)
-        fprintf(stderr,
-                "  prefetches    %.0f %% of %llu were needed; they brought %.0f %% of what was missing; %s wasted\n",
-                100 * used / (double)s.store.prefetches, (unsigned long long)s.store.prefetches,
-                needed > 0 ? 100 * used / needed : 0.0,
-                format_bytes(a, sizeof a, (double)s.store.bytes_wasted));
+                (double)s.answer_tokens / (double)s.answer_passes);
+    print_limit(&s, plan->measured);
+    print_experts(&s);
     fprintf(stderr, "  disk          %s read while it ran, %s while it loaded\n",
-            format_bytes(a, sizeof a, (double)s.store.bytes_read),
-            format_bytes(b, sizeof b, (double)s.store.bytes_loaded));
-    for (uint32_t i = 0; s.store.drive_count > 1 && i < s.store.drive_count; i++) {
-        const struct store_drive *drive = &s.store.drives[i];
-        fprintf(stderr, "  %-13s %s of that (%.0f %%) from %s, lately at %s/s%s\n", i ? "" : "drives",
-                format_bytes(a, sizeof a, (double)drive->bytes_read),
-                100.0 * (double)drive->bytes_read / (double)MAX(s.store.bytes_read, (uint64_t)1), drive->name,
-                format_bytes(b, sizeof b, drive->bytes_per_second),
-                drive->copies_left ? "; it failed, and is no longer read" : "");
-    }
-    const struct plan *plan = engine_plan(engine);
-    uint64_t code = plan->code_on_top ? hardware_code_bytes() : 0;
-    fprintf(stderr, "  memory        %s at its peak, budget %s",
-            format_bytes(a, sizeof a, (double)(s.peak_rss_bytes - code)),
-            format_bytes(b, sizeof b, (double)s.budget_bytes));
-    if (code)
-        fprintf(stderr, "; code and libraries, on top: %s", format_bytes(a, sizeof a, (double)code));
-    if (s.largest_budget_bytes > s.budget_bytes)
-        fprintf(stderr, "; the budget was up to %s", format_bytes(a, sizeof a, (double)s.largest_budget_bytes));
-    fprintf(stderr, ": %s\n", s.peak_rss_bytes - code <= s.largest_budget_bytes ? "held" : "EXCEEDED");
+            format_bytes(a, sizeof a, (double)s.read_bytes), format_bytes(b, sizeof b, (double)s.loaded_bytes));
+    print_drives(model);
+    print_memory(&s);
+}
+
+/* "12.3", or "10.1 to 12.3" where use of experts makes a difference. */
+static void speed_text(const hypura_plan *plan, int decimals, char *out, size_t room)
+{
+    char even[32], expected[32];
+    snprintf(even, sizeof even, "%.*f", decimals, plan->even_tokens_per_second);
+    snprintf(expected, sizeof expected, "%.*f", decimals, plan->tokens_per_second);
+    bool same = strcmp(even, expected) == 0;
+    snprintf(out, room, "%s%s%s", same ? "" : even, same ? "" : " to ", expected);
 }
 
 /* What to expect of a model that streams, for whoever waits at a terminal. */
-static void say_expectation(const struct engine *engine)
+static void say_expectation(const hypura_plan *plan)
 {
-    const struct plan *plan = engine_plan(engine);
-    const struct hardware *hardware = engine_hardware(engine);
-    char bytes[32], budget[32], text[200];
-    double speed = plan->predicted_tokens_per_second;
-    char expected[PLAN_SPEED_TEXT];
-    if (plan->mode == PLAN_FULL_RESIDENT || !is_terminal(stderr))
+    char bytes[32], budget[32], text[200], expected[80];
+    double speed = plan->tokens_per_second;
+    if (strcmp(plan->mode, "full-resident") == 0 || !is_terminal(stderr))
         return;
-    plan_speed_text(plan, speed < 1 ? 2 : speed < 10, expected);
-    snprintf(text, sizeof text, "%s in %s: about %s tokens/s%s, bound by %s; %s are read for each token.",
-             plan_mode_name(plan->mode), format_bytes(budget, sizeof budget, (double)plan->budget), expected,
-             hardware->measured ? "" : " (\"hypura profile\" makes this more exact)", plan_bound_name(plan->bound),
-             format_bytes(bytes, sizeof bytes, plan->predicted_bytes_per_token));
+    speed_text(plan, speed < 1 ? 2 : speed < 10, expected, sizeof expected);
+    snprintf(text, sizeof text, "%s in %s: about %s tokens/s%s, bound by %s; %s are read for each token.", plan->mode,
+             format_bytes(budget, sizeof budget, (double)plan->memory_bytes), expected,
+             plan->measured ? "" : " (\"hypura profile\" makes this more exact)", plan->bound,
+             format_bytes(bytes, sizeof bytes, plan->bytes_read_per_token));
     print_paragraph(stderr, text, 0);
 }
 
@@ -122,18 +151,12 @@ static hypura_status open_conversation(struct conversation *chat, const char *mo
     uint64_t failures = memory_failures();
     hypura_status status = named_values("--var", &variables, &chat->variables, error);
     if (!status)
-        status = open_engine(&chat->engine, model, true, error);
+        status = open_model(&chat->model, &chat->session, model, OPEN_ANSWERS, error);
     if (status)
         return status;
-    say_expectation(chat->engine);
-    const struct gguf *file = model_file(engine_model(chat->engine));
-    status = engine_vocabulary(&chat->vocabulary, chat->engine, error);
-    if (!status && !raw)
-        status = prompt_open_template(&chat->template, file, NULL, error);
-    if (!status)
-        status = sampling_open(&chat->sampling, chat->vocabulary, error);
-    if (!status)
-        status = generator_create(&chat->generator, chat->engine, chat->vocabulary, error);
+    say_expectation(hypura_get_plan(chat->model));
+    status = sampling_open(&chat->sampling, chat->model, error);
+    chat->raw = raw;
     chat->messages = json_array();
     chat->max_tokens = max_tokens;
     chat->stops = stops;
@@ -142,7 +165,7 @@ static hypura_status open_conversation(struct conversation *chat, const char *mo
         status = conversation_load(chat, session_path, error);
     if (system_text)
         conversation_set_system(chat, system_text);
-    chat->session = session_path;
+    chat->file = session_path;
     chat->changed = false;
     return status ? status : memory_check(failures, "conversation", error);
 }
@@ -151,7 +174,7 @@ static hypura_status open_conversation(struct conversation *chat, const char *mo
 static hypura_status keep_session(struct conversation *chat, hypura_status status, hypura_error *error)
 {
     hypura_error unkept;
-    if (!chat->session || !chat->changed || !conversation_save(chat, chat->session, SAVE_ALL, &unkept))
+    if (!chat->file || !chat->changed || !conversation_save(chat, chat->file, SAVE_ALL, &unkept))
         return status;
     if (!status)
         *error = unkept;
@@ -162,11 +185,8 @@ static hypura_status keep_session(struct conversation *chat, hypura_status statu
 
 static void close_conversation(struct conversation *chat)
 {
-    interrupts_cancel(NULL);
-    generator_destroy(chat->generator);
+    close_model(chat->model, chat->session);
     sampling_close(&chat->sampling);
-    chat_template_free(chat->template);
-    close_engine(chat->engine);
     json_decref(chat->messages);
     json_decref(chat->variables);
     buffer_free(&chat->answer);
@@ -241,7 +261,6 @@ static int run(size_t count, char **arguments)
     if (!status)
         status = open_conversation(&chat, count ? arguments[0] : NULL, &error);
     if (!status) {
-        interrupts_cancel(chat.engine);
         if (asked)
             status = conversation_turn(&chat, prompt.data, prompt.size, &error);
         if (!status && interactive)
@@ -250,14 +269,14 @@ static int run(size_t count, char **arguments)
     }
     bool written = true;
     progress_stop();
-    if (chat.engine) {
+    if (chat.model) {
         if (!status)
-            status = engine_end_trace(chat.engine, &error);
+            status = hypura_end_trace(chat.model, &error);
         if (draw_map) {
-            draw_tier_map(stderr, chat.engine);
-            print_figures(chat.engine);
+            draw_tier_map(stderr, chat.model);
+            print_figures(chat.model);
         }
-        written = write_statistics(chat.engine);
+        written = write_model_statistics(chat.model);
     }
     int result = status ? report_error(&error) : interrupted() ? EXIT_INTERRUPTED : written ? EXIT_OK : EXIT_FAILED;
     close_conversation(&chat);

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static struct sampler_options options;
+static hypura_sampling options;
 static const char *steps, *grammar_path, *format;
 static uint32_t repeat_last_n, dry_last_n;
 static struct texts biases, breakers;
@@ -40,7 +40,7 @@ const struct option_row sampling_rows[] = {
     {"dry-multiplier", "X", OPTION_NUMBER, &options.dry_multiplier,
      "strength of the DRY penalty on repeated passages; 0: off (default: 0)"},
     {"dry-base", "X", OPTION_NUMBER, &options.dry_base, "how fast it grows with their length (default: 1.75)"},
-    {"dry-allowed-length", "N", OPTION_COUNT, &options.dry_allowed_length,
+    {"dry-allowed-length", "N", OPTION_COUNT, &options.dry_allowed_tokens,
      "length of repetitions without a penalty (default: 2)"},
     {"dry-last-n", "N", OPTION_COUNT, &dry_last_n, "how many tokens back DRY looks (default: all)"},
     {"dry-breaker", "TEXT", OPTION_TEXTS, &breakers,
@@ -63,13 +63,14 @@ const struct option_row sampling_rows[] = {
 
 void sampling_prepare(void)
 {
-    sampler_default_options(&options);
-    repeat_last_n = (uint32_t)options.repeat_last_n;
+    options = (hypura_sampling){.struct_size = sizeof options};
+    hypura_default_sampling(&options);
+    repeat_last_n = (uint32_t)options.repeat_last_tokens;
     dry_last_n = UINT32_MAX;
 }
 
 /* "13:-0.5" */
-static hypura_status parse_bias(const char *text, uint32_t vocabulary, struct logit_bias *out, hypura_error *error)
+static hypura_status parse_bias(const char *text, uint32_t vocabulary, hypura_logit_bias *out, hypura_error *error)
 {
     char *end;
     long token = strtol(text, &end, 10);
@@ -77,7 +78,7 @@ static hypura_status parse_bias(const char *text, uint32_t vocabulary, struct lo
         const char *number = end + 1;
         float bias = strtof(number, &end);
         if (end != number && *end == '\0' && !isnan(bias)) {
-            *out = (struct logit_bias){(int32_t)token, bias};
+            *out = (hypura_logit_bias){(int32_t)token, bias};
             return HYPURA_OK;
         }
     }
@@ -85,76 +86,81 @@ static hypura_status parse_bias(const char *text, uint32_t vocabulary, struct lo
                      "--logit-bias %s: expected ID:X with an id from 0 to %u, and a number", text, vocabulary - 1);
 }
 
-static hypura_status read_grammar(struct grammar **out, hypura_error *error)
+/* The file that constrains the answer, or NULL. */
+static const char *form_path(void)
 {
-    const char *path = grammar_path ? grammar_path : format;
-    char *text;
-    size_t size;
-    if (!grammar_path && strcmp(format, "json") == 0)
-        return grammar_json(out, error);
-    hypura_status status = read_whole_file(path, GRAMMAR_LIMIT, &text, &size, error);
-    if (status)
-        return status;
-    if (grammar_path) {
-        status = grammar_parse(out, text, size, error);
-    } else {
-        json_error_t problem;
-        uint64_t failures = memory_failures();
-        json_t *schema = json_loadb(text, size, JSON_DECODE_ANY, &problem);
-        status = schema ? grammar_from_schema(out, schema, error)
-                        : error_set(error, HYPURA_ERROR_ARGUMENT, "line %d, column %d: %s", problem.line,
-                                    problem.column, problem.text);
-        json_decref(schema);
-        if (memory_check(failures, "schema", error))
-            status = error->status;
-    }
-    memory_free(text);
-    return status ? error_prefix(error, "%s", path) : HYPURA_OK;
+    return grammar_path ? grammar_path : format && strcmp(format, "json") != 0 ? format : NULL;
 }
 
-hypura_status sampling_open(struct sampling *sampling, const struct vocabulary *vocabulary, hypura_error *error)
+static hypura_status read_form(struct sampling *sampling, hypura_error *error)
+{
+    const char *path = form_path();
+    size_t size;
+    if (path && read_whole_file(path, GRAMMAR_LIMIT, &sampling->form_text, &size, error))
+        return error_prefix(error, "%s", path);
+    if (path && strlen(sampling->form_text) != size)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "%s is not text: it has a byte that is 0", path);
+    sampling->form = grammar_path ? HYPURA_FORM_GRAMMAR
+                     : path       ? HYPURA_FORM_SCHEMA
+                     : format     ? HYPURA_FORM_JSON
+                                  : HYPURA_FORM_FREE;
+    return HYPURA_OK;
+}
+
+/* Whether the library takes all of it. */
+static hypura_status check(const struct sampling *sampling, hypura_model *model, hypura_error *error)
+{
+    hypura_request request = {.struct_size = sizeof request};
+    struct sampling free = *sampling;
+    free.form = HYPURA_FORM_FREE;
+    sampling_fill(&free, &request);
+    hypura_status status = hypura_check_request(model, &request, error);
+    if (status || sampling->form == HYPURA_FORM_FREE)
+        return status;
+    sampling_fill(sampling, &request);
+    status = hypura_check_request(model, &request, error);
+    if (!status || !form_path())
+        return status;
+    if (status == HYPURA_ERROR_ARGUMENT)
+        error->status = HYPURA_ERROR_FORMAT; /* the file is wrong, not the command line */
+    return error_prefix(error, "%s", form_path());
+}
+
+hypura_status sampling_open(struct sampling *sampling, hypura_model *model, hypura_error *error)
 {
     hypura_status status = HYPURA_OK;
-    uint32_t size = vocabulary_size(vocabulary);
+    uint32_t size = hypura_get_info(model)->vocabulary_size;
     options.seed = compute_options.seed;
-    options.repeat_last_n = (int32_t)MIN(repeat_last_n, (uint32_t)INT32_MAX);
-    options.dry_last_n = dry_last_n == UINT32_MAX ? -1 : (int32_t)MIN(dry_last_n, (uint32_t)INT32_MAX);
-    if (breakers.count) {
-        options.dry_breakers = breakers.items;
-        options.dry_breaker_count = breakers.count;
-    }
+    options.repeat_last_tokens = (int32_t)MIN(repeat_last_n, (uint32_t)INT32_MAX);
+    options.dry_last_tokens = dry_last_n == UINT32_MAX ? -1 : (int32_t)MIN(dry_last_n, (uint32_t)INT32_MAX);
+    options.dry_breakers = breakers.items;
+    options.dry_breaker_count = breakers.count;
+    options.steps = steps;
     if (grammar_path && format)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "--grammar and --format exclude each other");
-    if (steps)
-        status = sampler_parse_steps(&options, steps, error);
-    if (!status && biases.count)
+    if (biases.count)
         status = ALLOCATE(&sampling->biases, biases.count, "logit biases", error);
     for (size_t i = 0; !status && i < biases.count; i++)
         status = parse_bias(biases.items[i], size, &sampling->biases[i], error);
-    options.biases = sampling->biases;
-    options.bias_count = biases.count;
-    bool constrained = grammar_path || format;
-    if (!status && (constrained || options.dry_multiplier != 0.0f))
-        status = grammar_vocabulary_read(&sampling->vocabulary, vocabulary, error);
-    options.pieces = !status && sampling->vocabulary ? grammar_vocabulary_pieces(sampling->vocabulary) : NULL;
-    if (!status && constrained)
-        status = read_grammar(&sampling->grammar, error);
-    if (!status && constrained)
-        status = grammar_matcher_create(&sampling->matcher, sampling->grammar, sampling->vocabulary, error);
-    return status ? status : sampler_create(&sampling->sampler, &options, size, error);
+    sampling->settings = options;
+    sampling->settings.biases = sampling->biases;
+    sampling->settings.bias_count = biases.count;
+    if (!status)
+        status = read_form(sampling, error);
+    return status ? status : check(sampling, model, error);
 }
 
-static hypura_status reopen(struct sampling *sampling, const struct vocabulary *vocabulary, hypura_error *error)
+static hypura_status reopen(struct sampling *sampling, hypura_model *model, hypura_error *error)
 {
     struct sampling next = {0};
-    hypura_status status = sampling_open(&next, vocabulary, error);
+    hypura_status status = sampling_open(&next, model, error);
     sampling_close(status ? &next : sampling);
     if (!status)
         *sampling = next;
     return status;
 }
 
-hypura_status sampling_set(struct sampling *sampling, const struct vocabulary *vocabulary, const char *name,
+hypura_status sampling_set(struct sampling *sampling, hypura_model *model, const char *name,
                            const char *value, hypura_error *error)
 {
     const struct option_row *row = sampling_rows;
@@ -167,38 +173,32 @@ hypura_status sampling_set(struct sampling *sampling, const struct vocabulary *v
     unsigned char before[sizeof(uint64_t)];
     size_t size = row->kind == OPTION_SEED ? sizeof(uint64_t) : sizeof(uint32_t); /* or a float */
     memcpy(before, row->target, size);
-    hypura_status status = set_option(row, value, error) ? reopen(sampling, vocabulary, error) : error->status;
+    hypura_status status = set_option(row, value, error) ? reopen(sampling, model, error) : error->status;
     if (status)
         memcpy(row->target, before, size);
     return status;
 }
 
-hypura_status sampling_set_format(struct sampling *sampling, const struct vocabulary *vocabulary, const char *value,
+hypura_status sampling_set_format(struct sampling *sampling, hypura_model *model, const char *value,
                                   hypura_error *error)
 {
     const char *before = format;
     format = value;
-    hypura_status status = reopen(sampling, vocabulary, error);
+    hypura_status status = reopen(sampling, model, error);
     if (status)
         format = before;
     return status;
 }
 
-void sampling_start(struct sampling *sampling)
+void sampling_fill(const struct sampling *sampling, hypura_request *request)
 {
-    sampler_reset(sampling->sampler);
-    if (!sampling->matcher)
-        return;
-    grammar_matcher_reset(sampling->matcher);
-    struct token_constraint constraint = grammar_matcher_constraint(sampling->matcher);
-    sampler_set_constraint(sampling->sampler, &constraint);
+    request->sampling = &sampling->settings;
+    request->form = sampling->form;
+    request->form_text = sampling->form_text;
 }
 
 void sampling_close(struct sampling *sampling)
 {
-    sampler_destroy(sampling->sampler);
-    grammar_matcher_free(sampling->matcher);
-    grammar_free(sampling->grammar);
-    grammar_vocabulary_free(sampling->vocabulary);
     memory_free(sampling->biases);
+    memory_free(sampling->form_text);
 }

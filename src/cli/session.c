@@ -1,11 +1,11 @@
-/* A conversation in a file, and what the model's cache holds of it, so that it goes on in another run without being
- * read again. The file has
+/* A conversation in a file, and what the model computed of it, so that it goes on in another run without being read
+ * again. The file has
  *
- *   "hypura session 1 BYTES DIGEST\n"   of the next line
- *   {"model", "messages", "tokens", "state"}, as JSON on one line: how many tokens are in the cache, and what their
- *                                       rows go with (engine_state_digest); both are 0 where the cache is left out
- *   the tokens, their rows in steps of ROWS_STEP positions, and the checkpoint at the last of them, each followed by a
- *   digest of it
+ *   "hypura session 2 BYTES DIGEST\n"   of the next line
+ *   {"model", "messages", "tokens"}, as JSON on one line; 0 tokens where what was computed is left out
+ *   what hypura_session_write writes
+ *
+ * Form 1 had what was computed in another shape: of such a file the conversation is read again.
  */
 #include "cli/conversation.h"
 #include "core/durable.h"
@@ -18,10 +18,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define VERSION 1
+#define VERSION 2u
+#define OLDEST 1u
 #define MOST_TEXT ((uint64_t)256 << 20)
 #define SMALL ((uint64_t)16 << 20)
-#define ROWS_STEP PLAN_KV_BLOCK
 
 static const char magic[] = "hypura session ";
 
@@ -30,63 +30,47 @@ static uint64_t digest(const void *data, size_t size)
     return fnv1a(FNV1A_START, data, size);
 }
 
-/* A step of the rows, or the checkpoint. */
-static hypura_status make_piece(const struct engine *engine, uint32_t tokens, void **piece, hypura_error *error)
-{
-    uint64_t most =
-        MAX(engine_rows_bytes(engine, 0, MIN(tokens, ROWS_STEP)), engine_checkpoint_bytes_at(engine, tokens));
-    return memory_allocate(piece, (size_t)MAX(most, (uint64_t)1), 1, "part of a conversation", error);
-}
-
 /* ---- writing -------------------------------------------------------------------------------------------------------
  */
 
-static bool put(FILE *file, const void *data, size_t size)
+/* Counts what would be written, as far as it is small. */
+static bool count_bytes(void *context, const void *bytes, size_t size)
 {
-    uint64_t sum = digest(data, size);
-    return fwrite(data, 1, size, file) == size && fwrite(&sum, sizeof sum, 1, file) == 1;
+    uint64_t *counted = context;
+    (void)bytes;
+    *counted += size;
+    return *counted <= SMALL;
 }
 
-/* False: it cannot be written, and errno says why; or the engine refuses, with the error. */
-static bool put_state(const struct conversation *chat, FILE *file, const int32_t *tokens, uint32_t count,
-                      hypura_error *error)
+static bool put_bytes(void *context, const void *bytes, size_t size)
 {
-    struct engine *engine = chat->engine;
-    void *piece = NULL;
-    bool fine = !make_piece(engine, count, &piece, error) && put(file, tokens, count * sizeof *tokens);
-    for (uint32_t at = 0, end; fine && at < count; at = end) {
-        end = MIN(at + ROWS_STEP, count);
-        fine = !engine_read_rows(engine, 0, at, end, piece, error) &&
-               put(file, piece, (size_t)engine_rows_bytes(engine, at, end));
-    }
-    uint64_t bytes = engine_checkpoint_bytes_at(engine, count);
-    if (fine && bytes)
-        fine = !engine_read_checkpoint(engine, 0, piece, error) && put(file, piece, (size_t)bytes);
-    memory_free(piece);
-    return fine;
+    return fwrite(bytes, 1, size, context) == size;
 }
 
+/* False: it cannot be written, and errno says why; or the library refuses, with the error. */
 static bool put_all(const struct conversation *chat, FILE *file, enum conversation_state state, hypura_error *error)
 {
-    const int32_t *tokens = NULL;
-    uint64_t sum = 0;
-    uint32_t count = generator_held(chat->generator, 0, &tokens);
-    if (state == SAVE_SMALL && engine_rows_bytes(chat->engine, 0, count) > SMALL)
-        count = 0;
-    if (count && engine_state_digest(&sum, chat->engine, error))
-        return false;
+    uint64_t counted = 0;
+    size_t tokens = 0;
+    hypura_session_tokens(chat->session, &tokens);
+    if (state == SAVE_SMALL && hypura_session_write(chat->session, count_bytes, &counted, NULL))
+        tokens = 0;
     uint64_t failures = memory_failures(); /* a text that lacks a part looks like any other */
-    json_t *json =
-        json_pack("{s:s, s:O, s:I, s:o}", "model", model_name(engine_model(chat->engine)), "messages", chat->messages,
-                  "tokens", (json_int_t)count, "state", json_sprintf("%016llx", (unsigned long long)sum));
+    json_t *json = json_pack("{s:s, s:O, s:I}", "model", hypura_get_info(chat->model)->name, "messages", chat->messages,
+                             "tokens", (json_int_t)tokens);
     char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
     size_t size = text ? strlen(text) : 0;
-    bool fine =
-        !memory_check(failures, "conversation", error) &&
-        fprintf(file, "%s%d %zu %016llx\n%s\n", magic, VERSION, size, (unsigned long long)digest(text, size), text) > 0;
+    bool fine = !memory_check(failures, "conversation", error) &&
+                fprintf(file, "%s%u %zu %016llx\n%s\n", magic, VERSION, size,
+                        (unsigned long long)digest(text, size), text) > 0;
     free(text);
     json_decref(json);
-    return fine && (!count || put_state(chat, file, tokens, count, error));
+    errno = 0;
+    if (!fine || !tokens || !hypura_session_write(chat->session, put_bytes, file, error))
+        return fine;
+    if (errno && error->status == HYPURA_ERROR_IO)
+        *error = (hypura_error){0}; /* errno says more */
+    return false;
 }
 
 /* A link leads to what is replaced. */
@@ -104,6 +88,7 @@ hypura_status conversation_save(const struct conversation *chat, const char *pat
 {
     char target[PATH_MAX], partial[PATH_MAX];
     *error = (hypura_error){0};
+    hypura_cancel(chat->session, false); /* what was said until an interrupt is kept */
     if (find_place(path, target, partial, error))
         return error->status;
     /* What was said is nobody else's. */
@@ -135,37 +120,9 @@ hypura_status conversation_save(const struct conversation *chat, const char *pat
 /* ---- reading -------------------------------------------------------------------------------------------------------
  */
 
-static bool get(FILE *file, void *data, size_t size)
+static bool get_bytes(void *context, void *bytes, size_t size)
 {
-    uint64_t sum;
-    return fread(data, 1, size, file) == size && fread(&sum, sizeof sum, 1, file) == 1 && sum == digest(data, size);
-}
-
-/* Into the first sequence; false where it is damaged, or the engine has no room for it. */
-static bool get_state(struct conversation *chat, FILE *file, uint32_t count)
-{
-    struct engine *engine = chat->engine;
-    hypura_error error = {0};
-    int32_t *tokens = NULL;
-    void *piece = NULL;
-    bool fine = !make_piece(engine, count, &piece, &error) && !ALLOCATE(&tokens, count, "tokens", &error) &&
-                get(file, tokens, count * sizeof *tokens);
-    for (uint32_t at = 0, end; fine && at < count; at = end) {
-        end = MIN(at + ROWS_STEP, count);
-        fine = get(file, piece, (size_t)engine_rows_bytes(engine, at, end)) &&
-               !engine_write_rows(engine, 0, at, end, piece, &error);
-    }
-    uint64_t bytes = engine_checkpoint_bytes_at(engine, count);
-    if (fine && bytes)
-        fine = get(file, piece, (size_t)bytes);
-    fine = fine && !engine_write_checkpoint(engine, 0, count, tokens, bytes ? piece : NULL, &error);
-    if (fine)
-        generator_hold(chat->generator, 0, tokens, count);
-    else
-        engine_truncate(engine, 0, 0);
-    memory_free(piece);
-    memory_free(tokens);
-    return fine;
+    return fread(bytes, 1, size, context) == size;
 }
 
 static bool is_message(const json_t *message)
@@ -173,8 +130,8 @@ static bool is_message(const json_t *message)
     return json_is_string(json_object_get(message, "role")) && json_is_string(json_object_get(message, "content"));
 }
 
-/* The line of JSON; NULL with an error. */
-static json_t *read_head(FILE *file, const char *path, hypura_error *error)
+/* The line of JSON, and the file's form; NULL with an error. */
+static json_t *read_head(FILE *file, unsigned *form, const char *path, hypura_error *error)
 {
     char line[128], *text = NULL;
     unsigned version = 0;
@@ -191,8 +148,8 @@ static json_t *read_head(FILE *file, const char *path, hypura_error *error)
                   "%s is not a conversation of hypura, and was left as it is; give another name", path);
         return NULL;
     }
-    if (version != VERSION) {
-        error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s was written by another version of hypura (form %u, not %d)",
+    if (version < OLDEST || version > VERSION) {
+        error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s was written by another version of hypura (form %u, not %u)",
                   path, version, VERSION);
         return NULL;
     }
@@ -216,22 +173,23 @@ static json_t *read_head(FILE *file, const char *path, hypura_error *error)
         error_set(error, HYPURA_ERROR_FORMAT, "%s is damaged: the conversation in it cannot be read", path);
         return NULL;
     }
+    *form = version;
     return json;
 }
 
-/* What the file has of the cache. A conversation without it is whole, and is read again. */
-static void take_state(struct conversation *chat, FILE *file, const char *path, const json_t *head)
+/* What was computed of it. A conversation without it is whole, and is read again. */
+static void take_state(struct conversation *chat, FILE *file, const char *path, const json_t *head, unsigned form)
 {
-    json_int_t count = json_integer_value(json_object_get(head, "tokens"));
-    const char *text = json_string_value(json_object_get(head, "state"));
-    uint64_t own = 0;
-    hypura_error error = {0};
-    if (count <= 0 || count >= engine_plan(chat->engine)->positions)
+    size_t computed = 0;
+    json_int_t tokens = json_integer_value(json_object_get(head, "tokens"));
+    if (tokens <= 0 || tokens >= hypura_get_plan(chat->model)->context_tokens)
         return;
-    if (engine_state_digest(&own, chat->engine, &error) || !text || strtoull(text, NULL, 16) != own)
-        fprintf(stderr, "hypura: %s is of another file of the model or of other options: it is read again\n", path);
-    else if (!get_state(chat, file, (uint32_t)count))
+    if (form != VERSION)
+        fprintf(stderr, "hypura: %s was kept by an older version: it is read again\n", path);
+    else if (hypura_session_read(chat->session, get_bytes, file, &computed, NULL))
         fprintf(stderr, "hypura: what %s has of the cache cannot be used: the conversation is read again\n", path);
+    else if (!computed)
+        fprintf(stderr, "hypura: %s is of another file of the model or of other options: it is read again\n", path);
 }
 
 hypura_status conversation_load(struct conversation *chat, const char *path, hypura_error *error)
@@ -240,8 +198,9 @@ hypura_status conversation_load(struct conversation *chat, const char *path, hyp
     FILE *file = fopen(path, "rbe");
     if (!file)
         return error_set_errno(error, errno, "cannot open %s", path);
-    json_t *head = read_head(file, path, error);
-    const char *own = model_name(engine_model(chat->engine)), *said = json_string_value(json_object_get(head, "model"));
+    unsigned form = 0;
+    json_t *head = read_head(file, &form, path, error);
+    const char *own = hypura_get_info(chat->model)->name, *said = json_string_value(json_object_get(head, "model"));
     if (head && strcmp(own, said) != 0)
         error_set(error, HYPURA_ERROR_ARGUMENT,
                   "the conversation in %s was held with %s, and this is %s: name that model, or another file", path,
@@ -249,8 +208,7 @@ hypura_status conversation_load(struct conversation *chat, const char *path, hyp
     if (!error->status) {
         json_decref(chat->messages);
         chat->messages = json_incref(json_object_get(head, "messages"));
-        generator_hold(chat->generator, 0, NULL, 0);
-        take_state(chat, file, path, head);
+        take_state(chat, file, path, head, form);
     }
     json_decref(head);
     fclose(file);

@@ -160,14 +160,14 @@ static void set_parameter(struct conversation *chat, const char *text)
     else if (strcmp(name, "num-ctx") == 0 || strcmp(name, "context") == 0)
         status = error_set(&error, HYPURA_ERROR_ARGUMENT, "the context is chosen at the start: hypura run --context N");
     else
-        status = sampling_set(&chat->sampling, chat->vocabulary, name, value, &error);
+        status = sampling_set(&chat->sampling, chat->model, name, value, &error);
     fprintf(stderr, status ? "%s\n" : "%s is set\n", status ? error.message : name);
 }
 
 static void set_format(struct conversation *chat, const char *format)
 {
     hypura_error error;
-    if (sampling_set_format(&chat->sampling, chat->vocabulary, format, &error))
+    if (sampling_set_format(&chat->sampling, chat->model, format, &error))
         say(error.message);
 }
 
@@ -192,19 +192,19 @@ static void set(struct conversation *chat, const char *what)
 
 static void show(struct conversation *chat, const char *what)
 {
-    const struct plan *plan = engine_plan(chat->engine);
+    const hypura_plan *plan = hypura_get_plan(chat->model);
     json_t *first = json_array_get(chat->messages, 0);
     const char *role = json_string_value(json_object_get(first, "role"));
     char text[32];
     if (strcmp(what, "map") == 0) {
-        draw_tier_map(stderr, chat->engine);
+        draw_tier_map(stderr, chat->model);
     } else if (strcmp(what, "system") == 0) {
         say(role && strcmp(role, "system") == 0 ? json_string_value(json_object_get(first, "content"))
                                                 : "There is no system message.");
     } else if (*what == '\0' || strcmp(what, "info") == 0) {
-        print_summary(stderr, engine_model(chat->engine));
-        fprintf(stderr, "  runs as %s in %s, with a context of %u tokens\n", plan_mode_name(plan->mode),
-                format_bytes(text, sizeof text, (double)plan->budget), plan->positions);
+        print_summary(stderr, hypura_get_info(chat->model));
+        fprintf(stderr, "  runs as %s in %s, with a context of %u tokens\n", plan->mode,
+                format_bytes(text, sizeof text, (double)plan->memory_bytes), plan->context_tokens);
     } else {
         fputs(help, stderr);
     }
@@ -213,7 +213,7 @@ static void show(struct conversation *chat, const char *what)
 static void save(struct conversation *chat, const char *path)
 {
     hypura_error error;
-    path = *path || !chat->session ? path : chat->session;
+    path = *path || !chat->file ? path : chat->file;
     if (!*path)
         say("/save FILE; /load FILE goes on with it");
     else if (conversation_save(chat, path, SAVE_ALL, &error))
@@ -293,11 +293,11 @@ hypura_status conversation_hold(struct conversation *chat, hypura_error *error)
     rl_getc_function = read_key; /* before the editor is made */
     using_history();
     fprintf(stderr, "Talk to %s. /? tells what else can be done, /bye or Ctrl-D ends it.\n",
-            model_name(engine_model(chat->engine)));
+            hypura_get_info(chat->model)->name);
     while (!status) {
         /* An interrupted answer is an answer; the conversation goes on. */
-        interrupts_cancel(chat->engine);
-        engine_cancel(chat->engine, false);
+        interrupts_cancel_session(chat->session);
+        hypura_cancel(chat->session, false);
         if (!read_message(&text) || text.failed)
             break;
         if (interrupted()) {
@@ -314,7 +314,7 @@ hypura_status conversation_hold(struct conversation *chat, hypura_error *error)
             continue;
         }
         status = conversation_turn(chat, text.data, text.size, error);
-        if (!status && chat->session && conversation_save(chat, chat->session, SAVE_SMALL, &unkept))
+        if (!status && chat->file && conversation_save(chat, chat->file, SAVE_SMALL, &unkept))
             say(unkept.message);
         /* A user can ask something else; a script is to know. */
         if (status && isatty(STDIN_FILENO) && !ferror(stdout)) {
@@ -323,7 +323,7 @@ hypura_status conversation_hold(struct conversation *chat, hypura_error *error)
             status = HYPURA_OK;
         }
     }
-    interrupts_cancel(chat->engine);
+    interrupts_cancel_session(chat->session);
     buffer_free(&text);
     return status;
 }

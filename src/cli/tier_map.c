@@ -1,5 +1,5 @@
 /* The picture of where the weights are: a bar a layer. */
-#include "cli/engine_cli.h"
+#include "cli/cli.h"
 
 #include <string.h>
 
@@ -15,20 +15,6 @@ static uint64_t all_bytes(const struct layer_places *layer)
     for (int place = 0; place < MAP_PLACES; place++)
         bytes += layer->bytes[place];
     return bytes;
-}
-
-static enum map_place place_of(enum unit_state state)
-{
-    switch (state) {
-    case UNIT_ON_GPU:
-        return MAP_GPU;
-    case UNIT_PINNED:
-        return MAP_MEMORY;
-    case UNIT_CACHED:
-        return MAP_CACHED;
-    default:
-        return MAP_STORAGE;
-    }
 }
 
 static void draw_places(FILE *out, const struct layer_places *layer, uint64_t widest, int width)
@@ -103,23 +89,22 @@ void draw_places_of_layers(FILE *out, const struct layer_places *rows, uint32_t 
     }
 }
 
-void draw_tier_map(FILE *out, struct engine *engine)
+void draw_tier_map(FILE *out, hypura_model *model)
 {
-    const struct model *model = engine_model(engine);
-    struct store *store = engine_store(engine);
-    uint32_t layers = model_parameters(model)->layers;
-    struct layer_places *rows;
-    if (ALLOCATE(&rows, (size_t)layers + 1, "tier map", NULL))
-        return;
-    for (unit_number u = 0; u < model_unit_count(model); u++) {
-        const struct unit *unit = model_unit(model, u);
-        size_t row = unit->layer < 0 ? layers : (size_t)unit->layer;
-        uint64_t bytes[UNIT_STATES] = {0};
-        store_count_bytes(store, u, bytes);
-        for (enum unit_state state = 0; state < UNIT_STATES; state++)
-            rows[row].bytes[place_of(state)] += bytes[state];
+    uint32_t layers = hypura_get_info(model)->layers;
+    size_t count = (size_t)layers + 1;
+    hypura_places *places = NULL;
+    struct layer_places *rows = NULL;
+    if (!ALLOCATE(&places, count, "tier map", NULL) && !ALLOCATE(&rows, count, "tier map", NULL)) {
+        hypura_get_places(model, places, count);
+        for (size_t i = 0; i < count; i++)
+            rows[i] = (struct layer_places){.bytes = {[MAP_GPU] = places[i].gpu_bytes,
+                                                      [MAP_MEMORY] = places[i].ram_bytes,
+                                                      [MAP_CACHED] = places[i].cached_bytes,
+                                                      [MAP_STORAGE] = places[i].storage_bytes}};
+        fprintf(out, "\nWhere the weights are:");
+        draw_places_of_layers(out, rows, layers);
     }
-    fprintf(out, "\nWhere the weights are:");
-    draw_places_of_layers(out, rows, layers);
+    memory_free(places);
     memory_free(rows);
 }
