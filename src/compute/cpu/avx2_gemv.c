@@ -1,10 +1,41 @@
-/* AVX2: matrix times vector for all quantised types. One block of four rows at a time: the integers come out side by
+/* Matrix times vector for all quantised types by vectors of 256 bits, built for AVX2 alone and for the dot products of
+ * AVX-VNNI. One block of four rows at a time: the integers come out side by
  * side, so that the float work of a block is done once for four rows. */
 #include "compute/cpu/avx2_parts.h"
 
 typedef struct operands part_function(const uint8_t *block, int j, __m256i x);
 typedef __m256i words_function(const uint8_t *block);
 typedef __m128 floats_function(const struct four_rows *rows);
+
+#if defined(__AVXVNNI__)
+
+#define KERNELS kernels_avx_vnni_quantized
+
+static ALWAYS_INLINE __m256i add_pairs(__m256i sum, __m256i a, __m256i b)
+{
+    return _mm256_dpwssd_avx_epi32(sum, a, b);
+}
+
+static ALWAYS_INLINE __m256i dot(struct operands operands)
+{
+    return _mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), operands.magnitude, operands.x);
+}
+
+#else
+
+#define KERNELS kernels_avx2_quantized
+
+static ALWAYS_INLINE __m256i add_pairs(__m256i sum, __m256i a, __m256i b)
+{
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+}
+
+static ALWAYS_INLINE __m256i dot(struct operands operands)
+{
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(operands.magnitude, operands.x), _mm256_set1_epi16(1));
+}
+
+#endif
 
 static ALWAYS_INLINE void store_4(float *out, __m128 sums, size_t left)
 {
@@ -32,7 +63,7 @@ static ALWAYS_INLINE __m256i super_dot(const uint8_t *block, const int8_t *x, __
     for (int j = 0; j < 8; j++) {
         struct operands operands = part(block, j, load_256(x + 32 * j));
         __m256i pairs = _mm256_maddubs_epi16(operands.magnitude, operands.x);
-        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, scale_pair(scale, j)));
+        sum = add_pairs(sum, pairs, scale_pair(scale, j));
     }
     if (offset)
         sum = _mm256_sub_epi32(sum, _mm256_mullo_epi32(_mm256_madd_epi16(scale, sums), _mm256_set1_epi32(offset)));
@@ -102,7 +133,6 @@ static ALWAYS_INLINE void blocks_gemv(float *out, const uint8_t *weights, size_t
                                       const struct activation_row *x, size_t block_bytes, int offset,
                                       part_function *part, floats_function *d, floats_function *m)
 {
-    const __m256i ones = _mm256_set1_epi16(1);
     struct prefetch ahead = prefetch_start(weights, row_bytes, rows, &x->around);
     for (size_t r = 0; r < rows; r += 4) {
         struct four_rows at = four_rows(weights, row_bytes, r, rows);
@@ -111,10 +141,8 @@ static ALWAYS_INLINE void blocks_gemv(float *out, const uint8_t *weights, size_t
         for (size_t b = 0; b < columns / 32; b++) {
             prefetch_more(&ahead, 4 * block_bytes);
             __m256i quants = load_256(x->quants + 32 * b), dots[4];
-            for (int i = 0; i < 4; i++) {
-                struct operands operands = part(at.at[i], 0, quants);
-                dots[i] = _mm256_madd_epi16(_mm256_maddubs_epi16(operands.magnitude, operands.x), ones);
-            }
+            for (int i = 0; i < 4; i++)
+                dots[i] = dot(part(at.at[i], 0, quants));
             __m128i integer = sum_4_256(dots[0], dots[1], dots[2], dots[3]);
             if (offset)
                 integer = _mm_sub_epi32(integer, _mm_set1_epi32(offset * x->sums[b]));
@@ -151,12 +179,9 @@ BLOCKS_GEMV(mxfp4, 0, part_mxfp4, d_mxfp4, NULL)
 static ALWAYS_INLINE __m128 nvfp4_parts(__m128 sum, const struct four_rows *rows, int j, const int8_t *quants,
                                         float scale)
 {
-    const __m256i ones = _mm256_set1_epi16(1);
     __m256i x = load_256(quants), dots[4];
-    for (int i = 0; i < 4; i++) {
-        struct operands operands = part_nvfp4(rows->at[i], j, x);
-        dots[i] = _mm256_madd_epi16(_mm256_maddubs_epi16(operands.magnitude, operands.x), ones);
-    }
+    for (int i = 0; i < 4; i++)
+        dots[i] = dot(part_nvfp4(rows->at[i], j, x));
     __m256i sums = _mm256_hadd_epi32(_mm256_hadd_epi32(dots[0], dots[1]), _mm256_hadd_epi32(dots[2], dots[3]));
     __m256 values = _mm256_cvtepi32_ps(sums);
     for (int part = 0; part < 2; part++) {
@@ -188,7 +213,7 @@ static void gemv_nvfp4(float *out, const uint8_t *weights, size_t row_bytes, siz
     }
 }
 
-const struct kernel_table kernels_avx2_quantized = {
+const struct kernel_table KERNELS = {
     .types[TENSOR_Q4_0] = {.gemv = gemv_q4_0},
     .types[TENSOR_Q4_1] = {.gemv = gemv_q4_1},
     .types[TENSOR_Q5_0] = {.gemv = gemv_q5_0},

@@ -18,7 +18,8 @@
  *   few_table, few_look_up             sixteen codes, each so much higher; what the low halves of bytes find there
  *   few_fifth(bits, k)                 16 in byte j where bit 4 k + j of the lane is set, k below 8
  *   few_halves, few_exponents          floats of the lower 16 bits; 2^(e - 128) of the lowest 8
- * and FEW_ALONE, the least tokens of the types for which this is quickest (by measurement); 2 of the others. */
+ * and FEW_ALONE, the least tokens of the types for which this is quickest (by measurement), FEW_ALONE_CODES of those
+ * that look up codes with a sign; 2 of the others. */
 #ifndef HYPURA_COMPUTE_FEW_H
 #define HYPURA_COMPUTE_FEW_H
 

@@ -1,16 +1,24 @@
-/* few.h by AVX2, which includes this.
+/* few.h by vectors of 256 bits, which includes this: built twice, for AVX2 alone and for the dot product of bytes
+ * (AVX-VNNI), which wants one side without a sign.
  *
- * Bytes are multiplied to sums of pairs in 16 bits, with saturation. Small quants leave room to add several of these
+ * AVX2 multiplies bytes to sums of pairs in 16 bits, with saturation. Small quants leave room to add several of these
  * before they are scaled; signed ones give their signs to the activations. */
 #ifndef HYPURA_COMPUTE_FEW_AVX2_H
 #define HYPURA_COMPUTE_FEW_AVX2_H
 
 #include <immintrin.h>
 
-#define FEW_VARIANT(name) name##_avx2
 #define FEW_REGISTERS 16
-#define FEW_RAISED 0
 #define FEW_ALONE 1 /* gemv adds lanes to each other, which takes longer than turning four bits */
+#if defined(__AVXVNNI__)
+#define FEW_VARIANT(name) name##_avx_vnni
+#define FEW_RAISED 128
+#define FEW_ALONE_CODES 1
+#else
+#define FEW_VARIANT(name) name##_avx2
+#define FEW_RAISED 0
+#define FEW_ALONE_CODES 2 /* the sign costs two instructions for each four columns */
+#endif
 
 typedef __m256i few_ints;
 typedef __m256 few_floats;
@@ -104,6 +112,47 @@ static ALWAYS_INLINE __m256i few_same(const void *from)
     return _mm256_set1_epi32(word);
 }
 
+static ALWAYS_INLINE few_ints few_pair(few_ints a, few_ints b)
+{
+    return _mm256_blend_epi16(a, _mm256_slli_epi32(b, 16), 0xaa);
+}
+
+#if defined(__AVXVNNI__)
+
+static ALWAYS_INLINE few_ints few_dot(few_ints start, const few_ints *quants, const int8_t *x, const int count,
+                                      const int most)
+{
+    (void)most;
+#pragma GCC unroll 8
+    for (int k = 0; k < count; k++)
+        start = _mm256_dpbusd_avx_epi32(start, quants[k], few_same(x + 4 * k));
+    return start;
+}
+
+static ALWAYS_INLINE few_ints few_scale(few_ints scale)
+{
+    return scale;
+}
+
+static ALWAYS_INLINE few_ints few_part(few_ints total, const few_ints *quants, const int8_t *x, const int count,
+                                       const int most, few_ints scale)
+{
+    few_ints dot = few_dot(_mm256_setzero_si256(), quants, x, count, most);
+    return _mm256_add_epi32(total, _mm256_mullo_epi32(dot, scale));
+}
+
+static ALWAYS_INLINE few_ints few_add_pairs(few_ints sum, few_ints a, few_ints b)
+{
+    return _mm256_dpwssd_avx_epi32(sum, a, b);
+}
+
+static ALWAYS_INLINE few_ints few_with_sign(few_ints quants)
+{
+    return _mm256_xor_si256(quants, _mm256_set1_epi8(-128));
+}
+
+#else
+
 /* Two columns in 16 bits each. */
 static ALWAYS_INLINE __m256i few_products(__m256i quants, const int8_t *x, const int most)
 {
@@ -136,22 +185,29 @@ static ALWAYS_INLINE few_ints few_dot(few_ints start, const few_ints *quants, co
     return few_part(start, quants, x, count, most, _mm256_set1_epi16(1));
 }
 
-static ALWAYS_INLINE few_ints few_pair(few_ints a, few_ints b)
-{
-    return _mm256_blend_epi16(a, _mm256_slli_epi32(b, 16), 0xaa);
-}
-
 static ALWAYS_INLINE few_ints few_scale(few_ints scale)
 {
     return few_pair(scale, scale);
 }
+
+static ALWAYS_INLINE few_ints few_add_pairs(few_ints sum, few_ints a, few_ints b)
+{
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+}
+
+static ALWAYS_INLINE few_ints few_with_sign(few_ints quants)
+{
+    return quants;
+}
+
+#endif
 
 static ALWAYS_INLINE few_ints few_pairs(const few_ints *pairs, const int16_t *sums, const int count)
 {
     __m256i sum = _mm256_setzero_si256();
 #pragma GCC unroll 8
     for (int i = 0; i < count; i++)
-        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs[i], few_same(sums + 2 * i)));
+        sum = few_add_pairs(sum, pairs[i], few_same(sums + 2 * i));
     return sum;
 }
 
@@ -160,11 +216,6 @@ static ALWAYS_INLINE void few_part_sums(int16_t parts[8], const int16_t *sums)
 {
     _mm_store_si128((void *)parts,
                     _mm_hadd_epi16(_mm_loadu_si128((const void *)sums), _mm_loadu_si128((const void *)(sums + 8))));
-}
-
-static ALWAYS_INLINE few_ints few_with_sign(few_ints quants)
-{
-    return quants;
 }
 
 static ALWAYS_INLINE few_ints few_table(const int8_t *codes, int raised)

@@ -9,6 +9,7 @@
 #define FEW_REGISTERS 32
 #define FEW_RAISED 0
 #define FEW_ALONE 2
+#define FEW_ALONE_CODES 2
 
 typedef int32x4_t few_ints;
 typedef float32x4_t few_floats;

@@ -255,5 +255,5 @@ const struct kernel_table FEW_VARIANT(kernels_few_super) = {
     .types[TENSOR_Q4_K] = {.few = few_q4_k, .few_least_tokens = FEW_ALONE},
     .types[TENSOR_Q5_K] = {.few = few_q5_k, .few_least_tokens = FEW_ALONE},
     .types[TENSOR_Q6_K] = {.few = few_q6_k, .few_least_tokens = 2},
-    .types[TENSOR_IQ4_XS] = {.few = few_iq4_xs, .few_least_tokens = 2},
+    .types[TENSOR_IQ4_XS] = {.few = few_iq4_xs, .few_least_tokens = FEW_ALONE_CODES},
 };

@@ -182,6 +182,11 @@ static void fill_tables(void)
         &kernels_avx2_floats,    &kernels_avx2_quantized, &kernels_few_blocks_avx2,
         &kernels_few_super_avx2, &kernels_peak_avx2,      &gemm_floats_avx2,
     };
+    static const struct kernel_table *const of_avx_vnni[] = {
+        &kernels_avx_vnni_quantized,
+        &kernels_few_blocks_avx_vnni,
+        &kernels_few_super_avx_vnni,
+    };
     static const struct kernel_table *const of_avx512[] = {
         &kernels_avx512_floats,     &kernels_avx512_blocks,    &kernels_avx512_super, &kernels_avx512_grids,
         &kernels_few_blocks_avx512, &kernels_few_super_avx512, &kernels_peak_avx512,  &gemm_floats_avx512,
@@ -191,6 +196,8 @@ static void fill_tables(void)
             lay_over(&tables[set], of_avx2[i]);
         gemm_panels_avx2(&tables[set]);
     }
+    for (size_t i = 0; i < COUNT_OF(of_avx_vnni); i++)
+        lay_over(&tables[INSTRUCTIONS_AVX_VNNI], of_avx_vnni[i]);
     gemm_panels_avx_vnni(&tables[INSTRUCTIONS_AVX_VNNI]);
     for (unsigned set = INSTRUCTIONS_AVX512; set <= INSTRUCTIONS_AMX; set++) {
         struct kernel_table *avx512 = &tables[set];
