@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """What hypura estimate says of a model, next to what comes: the table of docs/estimate.md.
 
-    bench/estimate.py [-m "NAME..."] [-f "25 50 75 all"] [-g] [-n TOKENS] [-p TOKENS] [-t SECONDS] [-d FOLDER] [-k] [-j FILE]
+    bench/estimate.py -P
+    bench/estimate.py [-m "NAME..."] [-f "25 50 75 all"] [-g] [-n TOKENS] [-t SECONDS] [-d FOLDER] [-k] [-j FILE]
 
-Makes synthetic models of -m (default: one dense, four mixtures of which two are hybrids) in the folder of -d, measures this
-machine and its drive, and records each mixture's routing in a run over another text. Then for each share of memory in -f
+Makes synthetic models of -m (default: two dense ones, one of them a hybrid, and four mixtures, one of them a hybrid) in the
+folder of -d, measures this machine and its drive, and records each mixture's routing in a run over another text. Then for each share of memory in -f
 (per cent of the file; all: enough for all of it) estimate is asked, with that profile and that routing, and the model runs:
--p tokens of a prompt, -n of an answer. -g: all and a quarter of it once more with a GPU for everything, and for half of it. After
--t seconds no new row begins. -k keeps the models. -j: all figures as JSON. HYPURA names the program. As root the page cache is
-dropped before each run. Prints a Markdown table, and how many rows are within 15 %.
+500 tokens of a prompt, -n of an answer. -g: all and a quarter of it once more with a GPU for everything, and for half of it. After
+-t seconds no new row begins. -k keeps the models. -j: all figures as JSON. HYPURA names the program. As root the
+page cache is dropped before each run. Prints a Markdown table, and how many rows are within 15 %. -P: instead of that, the
+table next to what other programs published of machines that have a name; it runs nothing.
 """
 import getopt
 import json
@@ -23,21 +25,107 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 HYPURA = os.environ.get("HYPURA", os.path.join(HERE, "../build/hypura"))
 # Presets with fewer layers: some GB each.
-MODELS = {"dense": ["mistral-7b", "--layers", "16"],
-          "mixtral": ["mixtral-8x7b", "--layers", "4"],
-          "qwen3-moe": ["qwen3-30b-a3b", "--layers", "10"],
-          "gpt-oss": ["gpt-oss-20b", "--layers", "8"],
-          "nemotron (hybrid)": ["nemotron-3-super", "--layers", "12"],
-          "mistral4 (latent)": ["mistral4", "--layers", "4"]}
+MODELS = {"dense": ["mistral-7b", "--layers", "10"],
+          "delta-net (hybrid)": ["qwen3.5-9b", "--layers", "8"],
+          "mixtral": ["mixtral-8x7b", "--layers", "3"],
+          "qwen3-moe": ["qwen3-30b-a3b", "--layers", "8"],
+          "gpt-oss": ["gpt-oss-20b", "--layers", "5"],
+          "nemotron (hybrid)": ["nemotron-3-super", "--layers", "8"]}
+MIXTURES = ("mixtral", "qwen3-moe", "gpt-oss", "nemotron (hybrid)")
+ON_GPU = ("dense", "delta-net (hybrid)", "qwen3-moe")
+PROMPT = 500  # which estimate tells the time of
+CONTEXT = 1024
 HALF = 15  # per cent that an estimate may be off
 WORDS = ("lamp harbour wind stone page printer kernel table file sea ship number morning river bridge letter glass door winter "
          "engine field road paper house window clock").split()
 
 
+# model, machine, memory, what was published in tokens/s (least, most), of what, where, and what differs.
+PUBLISHED = [
+    (["mixtral-8x7b", "--type", "Q5_K_M"], "m1-max-32gb", "26G", (1.85, 2.2), "Hypura", "t8/hypura benchmarks/results", ""),
+    (["llama-70b"], "m1-max-32gb", "26G", (0.25, 0.30), "Hypura", "t8/hypura benchmarks/results",
+     "it kept 8 GB in memory"),
+    (["mixtral-8x7b", "--type", "Q5_K_M"], "m5-pro-24gb", "19G", (2.74, 2.74), "Hypura", "t8/hypura benchmarks/results", ""),
+    (["llama-70b"], "m5-pro-24gb", "19G", (0.32, 0.32), "Hypura", "t8/hypura benchmarks/results", "it kept 8 GB in memory"),
+    (["qwen3.5-397b"], "m3-max-48gb", "42G", (4.36, 4.36), "flash-moe", "danveloper/flash-moe README",
+     "4 of 512 experts as it runs them; here with plain attention"),
+    (["qwen3.5-397b"], "pc-64gb-24gb", "56G", (5.35, 5.35), "flash-moe", "danveloper/flash-moe README", "the same"),
+    (["deepseek-v4-flash"], "m5-max-128gb", "96G", (11.9, 19.3), "ds4", "antirez/ds4 SSD_STREAMING.md",
+     "on the GPU, which is not counted here"),
+    (["deepseek-v4-flash", "--type", "Q2_K"], "m5-pro-48gb", "16G", (11.4, 11.7), "ds4", "antirez/ds4#810", "64 GB, on the GPU"),
+    (["qwen3.8-flash-next"], "m5-max-128gb", "35G", (21, 22), "slotstream", "carloslfu/slotstream HARDWARE.md",
+     "on the GPU, with drafts"),
+    (["qwen3.8-flash-next"], "m5-max-128gb", "48G", (26.9, 26.9), "slotstream", "the same", "the same"),
+    (["qwen3.8-flash-next"], "m5-max-128gb", "73G", (31.5, 31.5), "slotstream", "the same", "the same"),
+    (["qwen3.8-flash-next"], "m5-pro-48gb", "22G", (15.9, 15.9), "slotstream", "the same", "the same"),
+    (["kimi-k3"], "m5-pro-48gb", "42G", (0.62, 0.62), "waste", "sqliteai/waste", "982 GB and a drive of 12.8 GB/s"),
+]
+
+
+def write_header(path, layers, width, heads, kv_heads, head, experts, used, expert_width, vocabulary):
+    """A model of qwen3moe's kind with weights of Q4_0, as far as a header goes: the file is as long and holds nothing."""
+    sys.path.append(os.path.join(HERE, "../tests/server"))
+    import gguf_file
+    import struct
+    f32, q4_0 = 0, 2
+    value = lambda key, number: gguf_file.value("qwen3moe." + key, 4, "I", number)
+    values = [gguf_file.string_value("general.architecture", "qwen3moe"), gguf_file.string_value("general.name", "of that geometry"),
+              value("block_count", layers), value("context_length", 32768), value("embedding_length", width),
+              value("feed_forward_length", expert_width), value("expert_feed_forward_length", expert_width),
+              value("attention.head_count", heads), value("attention.head_count_kv", kv_heads), value("attention.key_length", head),
+              value("attention.value_length", head), value("expert_count", experts), value("expert_used_count", used),
+              gguf_file.value("qwen3moe.attention.layer_norm_rms_epsilon", 6, "f", 1e-6),
+              gguf_file.value("qwen3moe.rope.freq_base", 6, "f", 1e6)]
+    tensors = [("token_embd.weight", (width, vocabulary), q4_0), ("output_norm.weight", (width,), f32),
+               ("output.weight", (width, vocabulary), q4_0)]
+    for layer in range(layers):
+        for name, shape, kind in (("attn_norm", (width,), f32), ("ffn_norm", (width,), f32), ("attn_q_norm", (head,), f32),
+                                  ("attn_k_norm", (head,), f32), ("attn_q", (width, heads * head), q4_0),
+                                  ("attn_k", (width, kv_heads * head), q4_0), ("attn_v", (width, kv_heads * head), q4_0),
+                                  ("attn_output", (heads * head, width), q4_0), ("ffn_gate_inp", (width, experts), f32),
+                                  ("ffn_gate_exps", (width, expert_width, experts), q4_0),
+                                  ("ffn_up_exps", (width, expert_width, experts), q4_0),
+                                  ("ffn_down_exps", (expert_width, width, experts), q4_0)):
+            tensors.append((f"blk.{layer}.{name}.weight", shape, kind))
+    out, offset = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(values)) + b"".join(values), 0
+    for name, shape, kind in tensors:
+        out += gguf_file.text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
+        elements = 1
+        for size in shape:
+            elements *= size
+        offset += (elements * 4 if kind == f32 else elements // 32 * 18) + 31 & ~31
+    with open(path, "wb") as file:
+        file.write(out)
+        file.truncate((len(out) + 31 & ~31) + offset)
+
+
+def published():
+    print("| model | machine | memory | program | published | estimate | verdict | source | what differs |\n"
+          "|---|---|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory(prefix="hypura-estimate-") as folder:
+        # Qwen3.5-397B-A17B: 60 layers of 512 experts, of which flash-moe uses 4.
+        large = os.path.join(folder, "model.gguf")
+        write_header(large, 60, 4096, 32, 2, 256, 512, 4, 1024, 248320)
+        for model, machine, memory, (least, most), program, source, note in PUBLISHED:
+            name = " ".join([model[0], *model[2:]])
+            asked = [large] if model[0] == "qwen3.5-397b" else model
+            row = json.loads(hypura("estimate", *asked, "--machine", machine, "--memory", memory, "--json"))["rows"][0]
+            low, high = row["decode_tokens_per_second_even"], row["decode_tokens_per_second"]
+            if high < least * (1 - HALF / 100):
+                verdict = f"lower: {high / least:.2f} times theirs"
+            elif low > most * (1 + HALF / 100):
+                verdict = f"higher: {low / most:.1f} times theirs"
+            else:
+                verdict = "agrees"
+            both = lambda a, b: f"{a:.2g}" if abs(b / a - 1) < 0.01 else f"{a:.2g} to {b:.2g}"
+            print(f"| {name} | {machine} | {memory} | {program} | {both(least, most)} | {both(low, high)} | {verdict} | {source} | {note} |",
+                  flush=True)
+
+
 def hypura(*arguments, **folders):
     done = subprocess.run([HYPURA, *map(str, arguments)], capture_output=True, text=True, env={**os.environ, **folders})
     if done.returncode:
-        sys.exit(f"{arguments}: {done.stderr[-600:]}")
+        raise RuntimeError(f"{arguments}: {done.stderr[-600:]}")
     return done.stdout
 
 
@@ -50,7 +138,7 @@ def text(tokens, seed):
 class Bench:
     def __init__(self, folder, options):
         self.folder = folder
-        self.tokens, self.prompt = int(options.get("-n", 32)), int(options.get("-p", 256))
+        self.tokens = int(options.get("-n", 32))
         self.deadline = time.time() + float(options.get("-t", 1e9))
         self.folders = {"XDG_CACHE_HOME": os.path.join(folder, "cache"), "XDG_STATE_HOME": os.path.join(folder, "state")}
         self.rows = []
@@ -64,26 +152,26 @@ class Bench:
             except OSError:
                 pass
 
-    def run(self, model, memory, seed, more):
-        stats = os.path.join(self.folder, "stats")
+    def record(self, model, memory, trace):
+        """The routing of another text."""
+        hypura("run", model, "--memory", memory, "--raw", "--prompt", text(32, 3), "--context", CONTEXT, "--max-tokens", 48,
+               "--ignore-eos", "--temperature", 0.9, "--seed", 3, "--no-state", "--gpu", "none", "--trace", trace, **self.folders)
+
+    def run(self, model, memory, more):
         self.cold()
-        hypura("run", model, *memory, "--raw", "--prompt", text(self.prompt, seed), "--context", 1024, "--max-tokens",
-               self.tokens + 1, "--ignore-eos", "--temperature", 0.9, "--seed", seed, "--stats", stats, "--no-state", *more,
-               **self.folders)
-        with open(stats) as file:
-            return json.load(file)
+        return json.loads(hypura("bench", model, "--memory", memory, "--prompt-tokens", PROMPT, "--gen-tokens", self.tokens,
+                                 "--repeat", 1, "--context", CONTEXT, "--no-state", "--json", *more, **self.folders))
 
     def row(self, name, model, share, memory, gpu, trace, profile):
         if time.time() > self.deadline:
             return
-        ask = ["estimate", model, "--memory", memory, "--context", 1024, "--machine", profile, "--json"]
+        ask = ["estimate", model, "--memory", memory, "--context", CONTEXT, "--machine", profile, "--json"]
         ask += ["--trace", trace] if trace else []
         ask += gpu[1]
         begin = time.time()
         expected = json.loads(hypura(*ask, **self.folders))["rows"][0]
         took = time.time() - begin
-        came = self.run(model, ["--memory", memory], 7, gpu[2])
-        # A prompt is as long as it came out, and estimated at 500 tokens: the first, shorter batch is slower.
+        came = self.run(model, memory, gpu[2])
         row = {"model": name, "memory": share, "gpu": gpu[0], "mode": came["mode"],
                "measured": came["decode_tokens_per_second"], "estimate": expected["decode_tokens_per_second"],
                "prompt_measured": came["prompt_tokens_per_second"], "prompt_estimate": expected["prompt_tokens_per_second"],
@@ -105,10 +193,13 @@ def synthesise(folder, name, preset):
 
 
 def main():
-    options, rest = getopt.getopt(sys.argv[1:], "m:f:gn:p:t:d:kj:")
+    options, rest = getopt.getopt(sys.argv[1:], "m:f:gn:t:d:kj:P")
     options = dict(options)
     if rest:
         sys.exit(__doc__)
+    if "-P" in options:
+        published()
+        return
     names = options["-m"].split() if "-m" in options else list(MODELS)
     wanted = [name for name in MODELS if name.split()[0] in [n.split()[0] for n in names]]
     with tempfile.TemporaryDirectory(prefix="hypura-estimate-") as temporary:
@@ -135,17 +226,20 @@ def main():
         for name in wanted:
             model, trace = models[name], None
             size = os.path.getsize(model)
-            if name != "dense":
+            if name in MIXTURES:
                 trace = os.path.join(folder, "trace")
-                bench.run(model, ["--memory", size + size // 8 + (1 << 29)], 3, ["--gpu", "none", "--trace", trace])
+                bench.record(model, size + size // 8 + (1 << 29), trace)
             half = ["--gpu-memory", size // 2]
-            gpus = [("all", [], []), ("half", half, half)] if "-g" in options and machine["gpus"] else []
+            gpus = [("all", [], []), ("half", half, half)] if "-g" in options and machine["gpus"] and name in ON_GPU else []
             for kind in without + gpus:
                 for share in options.get("-f", "all 75 50 25").split():
                     if kind[0] != "-" and share not in ("all", "25"):
                         continue
                     memory = size + size // 8 + (1 << 29) if share == "all" else size * int(share) // 100
-                    bench.row(name, model, share if share == "all" else share + " %", memory, kind, trace, profile)
+                    try:
+                        bench.row(name, model, share if share == "all" else share + " %", memory, kind, trace, profile)
+                    except RuntimeError as problem:
+                        print(f"<!-- {name} {share} {kind[0]}: {problem} -->", flush=True)
             if "-k" not in options and "-d" not in options:
                 os.remove(model)
         near = sum(abs(row["estimate"] / row["measured"] - 1) <= HALF / 100 for row in bench.rows)

@@ -181,8 +181,9 @@ static void print_rows(const struct estimate *rows, size_t count)
 {
     char a[32], b[32], c[32], s[48];
     printf("\n%10s %16s %9s %10s %10s   %-20s %9s %9s %9s  %s\n", "memory", "tokens/s", "prompt/s", "first", "token of",
-           "mode", "of a GPU", "of memory", "of drive", "bound by");
-    printf("%10s %16s %9s %10s %10s   %-20s %9s %9s %9s\n", "", "", "", "500", "20,000", "", "a token", "", "");
+           "mode", "from GPU", "from RAM", "from disk", "bound by");
+    printf("%10s %16s %9s %10s %10s   %-20s %9s %9s %9s\n", "", "", "", "500", "20,000", "", "per token", "per token",
+           "per token");
     for (size_t i = 0; i < count; i++) {
         const struct estimate *row = &rows[i];
         printf("%10s ", format_bytes(a, sizeof a, (double)row->memory));

@@ -23,34 +23,34 @@ struct machine {
     double gpu_speed, upload, gpu_multiply_adds;
 };
 
-#define MAC_DERIVED                                                                                                    \
-    " Derived: 8 GB/s of quantised weights and 40 billion multiply-adds/s per core, as llama.cpp's kernels reach on "  \
-    "these cores. The GPU is not counted, since the program has not been run on a Mac."
-#define MAC_CPU_SHARE " The processor is taken to read 61 % of that, as AnandTech measured on the M1 Max (243 of 400 GB/s)."
+#define MAC_ASSUMED                                                                                                    \
+    " Assumed: 8 GB/s of quantised weights and 40 billion multiply-adds/s per core; of the drive half with one read in "  \
+    "flight, where nothing else is said. The GPU is not counted, since the program has not been run on a Mac."
+#define MAC_CPU_SHARE " Derived: the processor reads 61 % of that, as AnandTech measured on the M1 Max (243 of 400 GB/s)."
 
 static const struct machine machines[] = {
     {{"m1-max-32gb", "Apple M1 Max, 32 GB",
       "Drive 5.09 GB/s: benchmarks/results of github.com/t8/hypura. Memory 243 GB/s from the processor: AnandTech's "
-      "review of the M1 Max." MAC_DERIVED},
-     "Apple M1 Max", 10, 32 * GIB, 243e9, 80e9, 400e9, 5.09e9, 2.8e9, 80e-6, NULL, 0, 0, 0, 0},
+      "review of the M1 Max." MAC_ASSUMED},
+     "Apple M1 Max", 10, 32 * GIB, 243e9, 80e9, 400e9, 5.09e9, 2.55e9, 80e-6, NULL, 0, 0, 0, 0},
     {{"m5-pro-24gb", "Apple M5 Pro, 24 GB",
-      "Drive 12.8 GB/s: waste's figure of an M5 Pro with 64 GB; a small drive may be slower. Memory 307 GB/s: Apple." MAC_CPU_SHARE MAC_DERIVED},
-     "Apple M5 Pro", 15, 24 * GIB, 187e9, 120e9, 600e9, 12.8e9, 7.0e9, 54e-6, NULL, 0, 0, 0, 0},
+      "Drive 12.8 GB/s: waste's figure of an M5 Pro with 64 GB; a small drive may be slower. Memory 307 GB/s: Apple." MAC_CPU_SHARE MAC_ASSUMED},
+     "Apple M5 Pro", 15, 24 * GIB, 187e9, 120e9, 600e9, 12.8e9, 6.4e9, 54e-6, NULL, 0, 0, 0, 0},
     {{"m5-pro-48gb", "Apple M5 Pro, 48 GB",
       "Drive 17.3 GB/s with 8 reads of 2.8 MB in flight, 9.46 GB/s with one, 53.6 us for 4 KiB; memory 235 GB/s: "
-      "MEASUREMENTS.md of github.com/carloslfu/slotstream." MAC_DERIVED},
+      "MEASUREMENTS.md of github.com/carloslfu/slotstream." MAC_ASSUMED},
      "Apple M5 Pro", 18, 48 * GIB, 235e9, 144e9, 720e9, 17.3e9, 9.46e9, 54e-6, NULL, 0, 0, 0, 0},
     {{"m3-max-48gb", "Apple M3 Max, 48 GB",
-      "Drive 17.5 GB/s: github.com/danveloper/flash-moe. Memory 400 GB/s: Apple." MAC_CPU_SHARE MAC_DERIVED},
-     "Apple M3 Max", 16, 48 * GIB, 243e9, 128e9, 640e9, 17.5e9, 6.0e9, 60e-6, NULL, 0, 0, 0, 0},
+      "Drive 17.5 GB/s: github.com/danveloper/flash-moe. Memory 400 GB/s: Apple." MAC_CPU_SHARE MAC_ASSUMED},
+     "Apple M3 Max", 16, 48 * GIB, 243e9, 128e9, 640e9, 17.5e9, 8.75e9, 60e-6, NULL, 0, 0, 0, 0},
     {{"m5-max-128gb", "Apple M5 Max, 128 GB",
-      "Drive 13.6 GB/s: sustained reads in tests of the MacBook Pro of 2026. Memory 614 GB/s: Apple." MAC_CPU_SHARE MAC_DERIVED},
-     "Apple M5 Max", 18, 128 * GIB, 374e9, 144e9, 720e9, 13.6e9, 9.0e9, 54e-6, NULL, 0, 0, 0, 0},
+      "Drive 13.6 GB/s: sustained reads in tests of the MacBook Pro of 2026. Memory 614 GB/s: Apple." MAC_CPU_SHARE MAC_ASSUMED},
+     "Apple M5 Max", 18, 128 * GIB, 374e9, 144e9, 720e9, 13.6e9, 6.8e9, 54e-6, NULL, 0, 0, 0, 0},
     {{"pc-64gb-24gb", "PC, 64 GB and a GPU of 24 GB",
       "Drive 7 GB/s, RTX 4090 and 64 GB: the PC of github.com/danveloper/flash-moe's second row. GPU 1008 GB/s: NVIDIA. "
-      "Derived: 16 cores, two channels of DDR5-6000 (96 GB/s, of which 75 are reached), 8 GB/s per core up to that, "
-      "PCIe 4.0 x16 at 25 GB/s, three quarters of the GPU's memory speed for its kernels, 30 trillion multiply-adds/s."},
-     "16 cores, DDR5-6000", 16, 64 * GIB, 75e9, 64e9, 1200e9, 7.0e9, 2.5e9, 80e-6, "NVIDIA GeForce RTX 4090", 24 * GIB,
+      "Assumed: 16 cores, two channels of DDR5-6000 (96 GB/s, of which 75 are reached), 8 GB/s per core up to that, "
+      "PCIe 4.0 x16 at 25 GB/s, 30 trillion multiply-adds/s, half of the drive's speed with one read in flight."},
+     "16 cores, DDR5-6000", 16, 64 * GIB, 75e9, 64e9, 1200e9, 7.0e9, 3.5e9, 80e-6, "NVIDIA GeForce RTX 4090", 24 * GIB,
      1008e9, 25e9, 30e12},
 };
 

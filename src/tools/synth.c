@@ -1,7 +1,6 @@
 /* Checks the options, writes the metadata, fills the tensors piece by piece and hands them to the writer. */
-#include "tools/synth_private.h"
-
 #include "tools/nameless.h"
+#include "tools/synth_private.h"
 
 #include <errno.h>
 #include <math.h>
@@ -9,11 +8,6 @@
 #include <string.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
-#ifdef __linux__
-#include <sys/mman.h>
-#else
-#include <stdlib.h>
-#endif
 
 #define DEFAULT_SKEW 0.5f
 #define DEFAULT_STICKINESS 0.7f
