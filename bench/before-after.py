@@ -1,0 +1,90 @@
+#!/usr/bin/env python3
+"""Two builds of hypura next to each other: is any row of the new one slower?
+
+    bench/before-after.py [-r ROUNDS] [-s SECONDS] [-t THREADS] [-g GPU] [-o FILE.json] OLD NEW [MODEL.gguf]
+
+OLD and NEW are programs. The rows: a small model (the embedded one, or MODEL), where what is done around the kernels shows, with
+one sequence and with eight at once; a dense model and a mixture in memory, and each with a half and a quarter of its bytes as
+memory. -g: rows on a GPU instead, for F16, Q8_0, Q4_K and a mixture. Rounds are interleaved, and the order of the two changes
+from round to round; medians count (default: 3 rounds). No round begins after -s seconds (default 300). Prints a Markdown table of
+new over old; writes all samples to FILE.json. Models are made by NEW in a temporary folder, 10 GB at most.
+"""
+import getopt
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+CPU_MODELS = {"dense": ["--preset", "llama-8b", "--layers", "8"], "mixture": ["--preset", "mixtral-8x7b", "--layers", "4"]}
+GPU_MODELS = {"F16": ["--preset", "llama-8b", "--layers", "6", "--type", "F16"],
+              "Q8_0": ["--preset", "llama-8b", "--layers", "12", "--type", "Q8_0"],
+              "Q4_K": ["--preset", "llama-8b", "--layers", "16", "--type", "Q4_K"],
+              "mixture": ["--preset", "mixtral-8x7b", "--layers", "4"]}
+
+
+def run(command):
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        sys.exit(f"{' '.join(command)}: {result.stderr[-500:]}")
+    return result.stdout
+
+
+def rows_of(small, models, gpu):
+    """Of each row: its name, the options of "hypura bench", and which of its speeds count."""
+    if gpu is not None:
+        return [(name, [path, "--prompt-tokens", "1024", "--gen-tokens", "96"], ("decode", "prompt")) for name, path in models.items()]
+    rows = [("small", [small, "--prompt-tokens", "256", "--gen-tokens", "200"], ("decode", "prompt")),
+            ("small, eight at once", [small, "--prompt-tokens", "0", "--gen-tokens", "100", "--parallel", "8"], ("decode",))]
+    for name, path in models.items():
+        size = os.path.getsize(path)
+        rows.append((f"{name}, in memory", [path, "--prompt-tokens", "256", "--gen-tokens", "24"], ("decode", "prompt")))
+        for part, tokens in ((2, 8), (4, 6)):
+            rows.append((f"{name}, 1/{part} in memory", [path, "--memory", str(size // part), "--prompt-tokens", "64", "--gen-tokens",
+                                                        str(tokens), "--context", "256"], ("decode", "prompt")))
+    return rows
+
+
+def main():
+    options, rest = getopt.getopt(sys.argv[1:], "r:s:t:g:o:")
+    options = dict(options)
+    rounds, seconds = int(options.get("-r", "3")), float(options.get("-s", "300"))
+    gpu = options.get("-g")
+    common = ["--repeat", "1", "--no-state", "--json", "--gpu", gpu or "none"]
+    if "-t" in options:
+        common += ["--threads", options["-t"]]
+    if len(rest) not in (2, 3):
+        sys.exit(__doc__)
+    old, new = rest[:2]
+    small = rest[2] if len(rest) == 3 else os.path.join(HERE, "../models/manpage-moe-24m-Q4_K_M.gguf")
+    samples, start = {}, time.monotonic()
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:
+        models = {}
+        for name, how in (CPU_MODELS if gpu is None else GPU_MODELS).items():
+            models[name] = os.path.join(folder, name + ".gguf")
+            run([new, "synth", *how, "--no-check", models[name]])
+        for number in range(rounds):
+            for name, how, speeds in rows_of(small, models, gpu):
+                if time.monotonic() - start > seconds:
+                    break
+                for program in ((old, new), (new, old))[number % 2]:
+                    found = json.loads(run([program, "bench", *how, *common]))
+                    for speed in speeds:
+                        pair = samples.setdefault(f"{name}: {speed}", {"old": [], "new": []})
+                        pair["new" if program == new else "old"].append(found[speed + "_tokens_per_second"])
+    print("| row | old, tokens/s | new, tokens/s | new / old | rounds |\n|---|---|---|---|---|")
+    for name, pair in samples.items():
+        middle = {which: statistics.median(values) for which, values in pair.items()}
+        # Of each round the ratio: what else runs on the machine changes from round to round.
+        ratio = statistics.median(b / a for a, b in zip(pair["old"], pair["new"]))
+        print(f"| {name} | {middle['old']:.4g} | {middle['new']:.4g} | {ratio:.3f} | {len(pair['new'])} |")
+    if "-o" in options:
+        with open(options["-o"], "w", encoding="utf-8") as file:
+            json.dump(samples, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
