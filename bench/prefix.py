@@ -86,15 +86,17 @@ def shares(arguments, model, memory):
     return statistics.median(cold_times), {name: statistics.median(values) for name, values in rows.items()}
 
 
-def bytes_per_token(arguments, model):
-    """Of keys and values."""
+def kept(arguments, model):
+    """Bytes of keys and values of a token, and of the states of a sequence."""
     done = subprocess.run([arguments.hypura, "inspect", model, "--json"], capture_output=True, check=True)
-    return json.loads(done.stdout)["plan"]["kv_cache_bytes"]["keys_per_position"]
+    bytes_of = json.loads(done.stdout)["plan"]["kv_cache_bytes"]
+    return bytes_of["keys_per_position"], bytes_of["states"]
 
 
 def together(arguments, model, memory):
     """Of eight requests with a common beginning: tokens that they computed, and memory of their keys and values, both
-    over what one beginning takes. The first one comes alone, so that the others' memory can be seen."""
+    over what one beginning takes. The first one comes alone, so that the others' memory can be seen. States of
+    recurrent layers, of which each sequence has its own, are not counted."""
     beginning, computed = text(7, arguments.beginning), []
     server = Server(arguments.hypura, model, memory, arguments.beginning + 2 * TURN + 64, 8)
 
@@ -109,9 +111,10 @@ def together(arguments, model, memory):
         thread.start()
     for thread in threads:
         thread.join()
-    more = server.resident() - before
+    keys, states = kept(arguments, model)
+    more = server.resident() - before - 7 * states
     server.close()
-    return sum(computed) / arguments.beginning, 1 + more / (arguments.beginning * bytes_per_token(arguments, model))
+    return sum(computed) / arguments.beginning, 1 + more / (arguments.beginning * keys)
 
 
 def unused(arguments, model, memory):

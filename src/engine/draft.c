@@ -7,43 +7,15 @@
 /* Tokens in the same order that are looked for at most: longer ones are no surer. */
 #define LONGEST_MATCH 16u
 
-/* Kinds of drafts: by the length of the match, then by the probability that the smaller model or the block gave. */
-#define MATCH_KINDS 6u
-#define MODEL_KINDS 4u
-#define KINDS (MATCH_KINDS + MODEL_KINDS)
-
-/* How often a kind comes true: what was seen, of which half is forgotten after some fifty drafts, beside so many
- * that are assumed. */
-#define REMEMBERED 0.986f
-#define ASSUMED 4.0f
-#define ASSUMED_TRUE 0.4f
-/* A kind that does not pay is forgotten so much each time that it is not tried, and so is tried again. */
-#define FORGOTTEN 0.995f
-
-/* A further token takes this share of a pass, until it was measured; and how fast measured times count. */
-#define ASSUMED_SHARE 0.3
+/* How fast the time of a draft by a model counts. */
 #define LEARNING 0.25
-/* One pass of so many goes without drafts, so that what it takes stays known. */
-#define ALONE 32u
-
-struct kind {
-    float drafted, accepted;
-};
 
 struct drafter {
     struct engine *engine;
     struct engine *small; /* NULL: none */
     bool predicts;        /* the engine's own block drafts */
     uint32_t vocabulary;
-    bool always;
-    struct kind kinds[KINDS], model; /* model: of the smaller model or the block, however sure it was */
-    double pass, further; /* nanoseconds of a pass over one token, and of each more; pass 0: not measured yet */
-    uint32_t passes;
-    double drafting; /* of a draft by either; 0: not measured yet */
-
-    /* The drafts at hand. */
-    uint32_t count;
-    uint8_t kind[DRAFT_MOST];
+    struct draft_choice choice;
 
     int32_t *fed;      /* [positions of the smaller model] what its sequence holds */
     uint8_t *state;    /* what it knew before its own drafts, where its states do not go back; NULL: they do */
@@ -60,7 +32,7 @@ hypura_status drafter_create(struct drafter **out, struct engine *engine, hypura
     drafter->engine = engine;
     drafter->small = small;
     drafter->predicts = !small && engine_predicts(engine);
-    drafter->always = engine_drafting(engine) == DRAFTING_ON;
+    drafter->choice.always = engine_drafting(engine) == DRAFTING_ON;
     drafter->vocabulary = model_parameters(engine_model(engine))->vocabulary;
     if (small)
         status = ALLOCATE(&drafter->fed, engine_plan(small)->positions, "token history", error);
@@ -82,72 +54,9 @@ void drafter_destroy(struct drafter *drafter)
     memory_free(drafter);
 }
 
-/* ---- what pays -----------------------------------------------------------------------------------------------------
- */
-
-static float chance(const struct kind *kind)
-{
-    return (kind->accepted + ASSUMED * ASSUMED_TRUE) / (kind->drafted + ASSUMED);
-}
-
-static void count_draft(struct kind *kind, bool accepted)
-{
-    kind->drafted = kind->drafted * REMEMBERED + 1;
-    kind->accepted = kind->accepted * REMEMBERED + accepted;
-}
-
-static void forget(struct drafter *drafter, struct kind *kind)
-{
-    kind->drafted *= FORGOTTEN;
-    kind->accepted *= FORGOTTEN;
-    drafter->further += (1 - FORGOTTEN) * (ASSUMED_SHARE * drafter->pass - drafter->further);
-}
-
-/* What is expected of the drafts so far: that the next one comes to count, tokens, and nanoseconds. */
-struct prospect {
-    double reached, tokens, time;
-};
-
-static struct prospect prospect_start(const struct drafter *drafter)
-{
-    return (struct prospect){1, 1, drafter->pass};
-}
-
-static bool pays(const struct drafter *drafter, const struct prospect *prospect, double chance_of_next, double cost)
-{
-    return drafter->always || prospect->reached * chance_of_next * prospect->time > prospect->tokens * cost;
-}
-
-static void add(struct drafter *drafter, struct prospect *prospect, uint32_t kind)
-{
-    prospect->reached *= (double)chance(&drafter->kinds[kind]);
-    prospect->tokens += prospect->reached;
-    prospect->time += drafter->further;
-    drafter->kind[drafter->count++] = (uint8_t)kind;
-}
-
 void drafter_learn(struct drafter *drafter, uint32_t accepted, uint64_t nanoseconds)
 {
-    uint32_t drafted = drafter->count;
-    for (uint32_t i = 0; i < drafted && i <= accepted; i++) {
-        count_draft(&drafter->kinds[drafter->kind[i]], i < accepted);
-        if (drafter->kind[i] >= MATCH_KINDS)
-            count_draft(&drafter->model, i < accepted);
-    }
-    drafter->count = 0;
-    if (drafter->pass <= 0) {
-        drafter->pass = (double)nanoseconds / (1 + ASSUMED_SHARE * drafted);
-        drafter->further = ASSUMED_SHARE * drafter->pass;
-        return;
-    }
-    /* A pass that was held up by something else counts as twice as long as expected at most. */
-    double expected = drafter->pass + drafted * drafter->further;
-    double step = LEARNING * (MIN((double)nanoseconds, 2 * expected) - expected);
-    if (drafted)
-        drafter->further = MAX(drafter->further + step / drafted, 0.0);
-    else
-        drafter->pass += step;
-    drafter->passes++;
+    draft_learn(&drafter->choice, accepted, nanoseconds);
 }
 
 /* ---- the text itself -----------------------------------------------------------------------------------------------
@@ -155,8 +64,8 @@ void drafter_learn(struct drafter *drafter, uint32_t accepted, uint64_t nanoseco
 
 static uint32_t match_kind(uint32_t length)
 {
-    static const uint8_t least[MATCH_KINDS] = {1, 2, 3, 4, 6, 10};
-    uint32_t kind = MATCH_KINDS - 1;
+    static const uint8_t least[DRAFT_MATCH_KINDS] = {1, 2, 3, 4, 6, 10};
+    uint32_t kind = DRAFT_MATCH_KINDS - 1;
     while (kind && length < least[kind])
         kind--;
     return kind;
@@ -185,16 +94,16 @@ static size_t find_match(const int32_t *tokens, size_t count, uint32_t *length)
 static void draft_by_match(struct drafter *drafter, const int32_t *tokens, size_t count, size_t start, uint32_t length,
                            uint32_t most, int32_t *out)
 {
-    struct prospect prospect = prospect_start(drafter);
+    struct draft_choice *choice = &drafter->choice;
     for (uint32_t i = 0; i < most; i++) {
-        struct kind *kind = &drafter->kinds[match_kind(length + i)];
-        if (!pays(drafter, &prospect, (double)chance(kind), drafter->further)) {
+        struct draft_kind *kind = &choice->kinds[match_kind(length + i)];
+        if (!draft_pays(choice, (double)draft_chance(kind), choice->further)) {
             if (i == 0)
-                forget(drafter, kind);
+                draft_refuse(choice, kind);
             return;
         }
         out[i] = start + i < count ? tokens[start + i] : out[start + i - count];
-        add(drafter, &prospect, match_kind(length + i));
+        draft_add(choice, match_kind(length + i));
     }
 }
 
@@ -204,18 +113,18 @@ static void draft_by_match(struct drafter *drafter, const int32_t *tokens, size_
 
 static uint32_t model_kind(float logprob)
 {
-    static const float least[MODEL_KINDS] = {0, 0.3f, 0.6f, 0.85f};
+    static const float least[DRAFT_MODEL_KINDS] = {0, 0.3f, 0.6f, 0.85f};
     float probability = expf(logprob);
-    uint32_t kind = MODEL_KINDS - 1;
+    uint32_t kind = DRAFT_MODEL_KINDS - 1;
     while (kind && probability < least[kind])
         kind--;
-    return MATCH_KINDS + kind;
+    return DRAFT_MATCH_KINDS + kind;
 }
 
 static void learn_drafting(struct drafter *drafter, uint64_t start)
 {
-    double taken = (double)(clock_nanoseconds() - start);
-    drafter->drafting += (drafter->drafting > 0 ? LEARNING : 1) * (taken - drafter->drafting);
+    double taken = (double)(clock_nanoseconds() - start), *drafting = &drafter->choice.drafting;
+    *drafting += (*drafting > 0 ? LEARNING : 1) * (taken - *drafting);
 }
 
 /* Tokens after those that the smaller model's sequence holds; its logits are then those after the last. */
@@ -298,28 +207,30 @@ static hypura_status next_logits(struct drafter *drafter, uint32_t sequence, con
 static void draft_by_model(struct drafter *drafter, uint32_t sequence, const int32_t *tokens, size_t count,
                            uint32_t most, int32_t *out)
 {
-    struct prospect prospect = prospect_start(drafter);
+    struct draft_choice *choice = &drafter->choice;
     const struct engine *engine = drafter->small ? drafter->small : drafter->engine;
     const size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
     for (uint32_t i = 0; i < most; i++) {
-        struct kind *kind = &drafter->model;
+        struct draft_kind *kind = &choice->model;
         struct token_logprob best;
-        if (pays(drafter, &prospect, (double)chance(kind), drafter->further + drafter->drafting)) {
+        if (draft_pays(choice, (double)draft_chance(kind), choice->further + choice->drafting)) {
             const float *logits;
-            if (next_logits(drafter, sequence, tokens, count, out, i, &logits))
+            uint64_t start = clock_nanoseconds();
+            hypura_status status = next_logits(drafter, sequence, tokens, count, out, i, &logits);
+            draft_spent(choice, (double)(clock_nanoseconds() - start));
+            if (status)
                 return;
-            prospect.time += drafter->drafting;
             logits_logprobs(logits, vocabulary, 0, &best, 1);
-            kind = &drafter->kinds[model_kind(best.logprob)];
+            kind = &choice->kinds[model_kind(best.logprob)];
         }
-        if (kind == &drafter->model || best.token < 0 || (uint32_t)best.token >= drafter->vocabulary ||
-            !pays(drafter, &prospect, (double)chance(kind), drafter->further)) {
+        if (kind == &choice->model || best.token < 0 || (uint32_t)best.token >= drafter->vocabulary ||
+            !draft_pays(choice, (double)draft_chance(kind), choice->further)) {
             if (i == 0)
-                forget(drafter, kind);
+                draft_refuse(choice, kind);
             return;
         }
         out[i] = best.token;
-        add(drafter, &prospect, model_kind(best.logprob));
+        draft_add(choice, model_kind(best.logprob));
     }
 }
 
@@ -327,15 +238,15 @@ uint32_t drafter_propose(struct drafter *drafter, uint32_t sequence, const int32
                          int32_t out[DRAFT_MOST])
 {
     uint32_t length = 0;
-    drafter->count = 0;
-    most = MIN(most, DRAFT_MOST);
-    if (most == 0 || count == 0 || (!drafter->always && (drafter->pass <= 0 || drafter->passes % ALONE == ALONE - 1)))
+    struct draft_choice *choice = &drafter->choice;
+    most = draft_begin(choice, most);
+    if (most == 0 || count == 0)
         return 0;
     size_t match = find_match(tokens, count, &length);
     bool model = drafter->small || drafter->predicts;
-    if (match && (!model || chance(&drafter->kinds[match_kind(length)]) >= chance(&drafter->model)))
+    if (match && (!model || draft_chance(&choice->kinds[match_kind(length)]) >= draft_chance(&choice->model)))
         draft_by_match(drafter, tokens, count, match, length, most, out);
     else if (model)
         draft_by_model(drafter, sequence, tokens, count, most, out);
-    return drafter->count;
+    return choice->count;
 }

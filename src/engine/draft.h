@@ -9,18 +9,15 @@
  * smaller model with the same vocabulary (Leviathan et al. 2023) or the model's own block that predicts further tokens
  * (DeepSeek V3, 2024), which take their likeliest token each time.
  *
- * How many: a drafter measures what a pass takes with so many drafts, and how often drafts of a kind came true: by
- * how many tokens stood before in the same order, or by how sure the smaller model or the block was. A draft is offered
- * as long as the tokens that it lets expect grow by more than the time does. Kinds that failed are tried again after a
- * while.
+ * How many: draft_choice.h. Kinds are by how many tokens stood before in the same order, or by how sure the smaller
+ * model or the block was.
  *
  * Threads: one at a time. */
 #ifndef HYPURA_DRAFT_H
 #define HYPURA_DRAFT_H
 
+#include "engine/draft_choice.h"
 #include "engine/engine.h"
-
-#define DRAFT_MOST 16u
 
 struct drafter;
 

@@ -576,15 +576,18 @@ static void as_many_are_drafted_as_pay(void **state)
     struct engine *engine = open_drafting("llama", 256, DRAFTING_AUTO, NULL);
     struct drafter *drafter;
     assert_ok(drafter_create(&drafter, engine, &test_error));
-    assert_int_equal(drafts(drafter), 0); /* nothing is known of what a pass takes */
-    drafter_learn(drafter, 0, 1000000);
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(drafts(drafter), 0); /* nothing is known of what a pass takes, or too little */
+        drafter_learn(drafter, 0, 1000000);
+    }
     assert_true(drafts(drafter) > 0);
     /* Further tokens that cost next to nothing, and come true. */
     assert_int_equal(learn(drafter, 40, true, 1000), 7);
-    /* They take as long as a pass of their own: then there is nothing to be won, but it is tried again at times. */
+    /* They take as long as a pass of their own, and a tenth more: then there is nothing to be won, but it is tried
+     * again as often as costs a hundredth. */
     learn(drafter, 200, true, 1100000);
     learn(drafter, 2000, true, 1100000);
-    assert_in_range(drafted, 1, 100);
+    assert_in_range(drafted, 1, 200);
     /* Cheap again, but none comes true. */
     learn(drafter, 2000, false, 200000);
     learn(drafter, 1000, false, 200000);

@@ -1,0 +1,142 @@
+#include "engine/draft_choice.h"
+
+#include "core/core.h"
+
+/* How often a kind comes true: what was seen, of which half is forgotten after some fifty drafts, next to so many that
+ * are assumed. */
+#define REMEMBERED 0.986f
+#define ASSUMED 4.0f
+#define ASSUMED_TRUE 0.4f
+/* A kind that does not pay is forgotten so much each time that it is not tried, and so is tried again. */
+#define FORGOTTEN 0.995f
+
+/* A further token takes this share of a pass, until it was measured. */
+#define ASSUMED_SHARE 0.3
+/* So many passes count in what is measured, the last ones most. */
+#define COUNTED 24.0
+/* As many are measured alone before anything is drafted; and with one draft before there are more. */
+#define LEAST_PASSES 4.0
+#define LEAST_PAIRS 3.0
+
+/* More must be expected than it costs: what is expected is the best of several guesses. */
+#define MARGIN 1.1
+
+/* In passes: the credit to begin with, and at most. */
+#define FIRST_CREDIT 1.0
+#define MOST_CREDIT 8.0
+/* It grows by this part of the time. */
+#define ALLOWED 0.006
+/* A draft is taken to cost this part of a pass at least, when it comes to what the credit covers. */
+#define LEAST_RISK 0.5
+
+/* So many passes go without drafts after so many with them: where these hardly pay, it costs nothing to look often. */
+#define ALONE 3u
+#define OFTEN 24u
+#define SELDOM 96u
+#define CLEAR_GAIN 1.3
+
+float draft_chance(const struct draft_kind *kind)
+{
+    return (kind->accepted + ASSUMED * ASSUMED_TRUE) / (kind->drafted + ASSUMED);
+}
+
+uint32_t draft_begin(struct draft_choice *choice, uint32_t most)
+{
+    choice->count = 0;
+    choice->spent = 0;
+    choice->reached = choice->tokens = 1;
+    choice->time = choice->pass;
+    most = MIN(most, DRAFT_MOST);
+    if (choice->always)
+        return most;
+    if (choice->passes < LEAST_PASSES || choice->since >= (choice->gain > CLEAR_GAIN ? SELDOM : OFTEN))
+        return 0;
+    double risk = MAX(choice->further + choice->drafting, LEAST_RISK * choice->pass);
+    if (choice->pairs < LEAST_PAIRS)
+        most = MIN(most, 1u);
+    return choice->credit < most * risk ? (uint32_t)MAX(choice->credit / risk, 0.0) : most;
+}
+
+bool draft_pays(const struct draft_choice *choice, double chance, double cost)
+{
+    return choice->always || choice->reached * chance * choice->time > choice->tokens * cost * MARGIN;
+}
+
+void draft_add(struct draft_choice *choice, uint32_t kind)
+{
+    choice->reached *= (double)draft_chance(&choice->kinds[kind]);
+    choice->tokens += choice->reached;
+    choice->time += choice->further;
+    choice->kind[choice->count++] = (uint8_t)kind;
+}
+
+void draft_refuse(struct draft_choice *choice, struct draft_kind *kind)
+{
+    kind->drafted *= FORGOTTEN;
+    kind->accepted *= FORGOTTEN;
+    choice->further += (1 - (double)FORGOTTEN) * (ASSUMED_SHARE * choice->pass - choice->further);
+}
+
+void draft_spent(struct draft_choice *choice, double nanoseconds)
+{
+    choice->time += choice->drafting;
+    choice->spent += nanoseconds;
+}
+
+static void count_draft(struct draft_kind *kind, bool accepted)
+{
+    kind->drafted = kind->drafted * REMEMBERED + 1;
+    kind->accepted = kind->accepted * REMEMBERED + accepted;
+}
+
+static void learn_with(struct draft_choice *choice, uint32_t accepted, double time)
+{
+    const double drafted = choice->count, won = (1 + accepted) * choice->pass, all = time + choice->spent;
+    choice->pairs = MIN(choice->pairs + 1, COUNTED);
+    choice->further += ((time - choice->pass) / drafted - choice->further) / (choice->pairs + 1);
+    choice->further = MAX(choice->further, 0.0);
+    choice->credit = MIN(choice->credit + won - all, MOST_CREDIT * choice->pass);
+    choice->gain += (won / all - choice->gain) / 16;
+    choice->since++;
+    choice->alone = 0;
+}
+
+static void learn_alone(struct draft_choice *choice, double time)
+{
+    if (choice->alone || !choice->since) {
+        choice->passes = MIN(choice->passes + 1, COUNTED);
+        choice->pass += (time - choice->pass) / choice->passes;
+    } else {
+        choice->credit -= time - choice->pass;
+    }
+    choice->credit -= choice->spent;
+    if (++choice->alone >= ALONE)
+        choice->since = 0;
+}
+
+void draft_learn(struct draft_choice *choice, uint32_t accepted, uint64_t nanoseconds)
+{
+    const uint32_t drafted = choice->count;
+    for (uint32_t i = 0; i < drafted && i <= accepted; i++) {
+        count_draft(&choice->kinds[choice->kind[i]], i < accepted);
+        if (choice->kind[i] >= DRAFT_MATCH_KINDS)
+            count_draft(&choice->model, i < accepted);
+    }
+    if (choice->passes < 1) {
+        choice->pass = (double)nanoseconds / (1 + ASSUMED_SHARE * drafted);
+        choice->further = ASSUMED_SHARE * choice->pass;
+        choice->credit = FIRST_CREDIT * choice->pass;
+        choice->passes = choice->gain = 1;
+        choice->count = 0;
+        return;
+    }
+    /* A pass that was held up by something else counts as three times as long as expected at most. */
+    const double time = MIN((double)nanoseconds, 3 * (choice->pass + drafted * choice->further));
+    if (drafted)
+        learn_with(choice, accepted, time);
+    else
+        learn_alone(choice, time);
+    if (choice->credit < FIRST_CREDIT * choice->pass)
+        choice->credit = MIN(choice->credit + ALLOWED * time, FIRST_CREDIT * choice->pass);
+    choice->count = 0;
+}
