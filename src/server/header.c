@@ -68,7 +68,7 @@ static hypura_status ask(struct part *part, const char *url, hypura_error *error
     if (part->no_ranges)
         return error_set(error, HYPURA_ERROR_UNSUPPORTED,
                          "%.200s: the server sends whole files only and not a range of one, so that its header cannot be "
-                         "read without downloading it: \"hypura pull\" does that, \"hypura estimate --preset\" needs none",
+                         "read without downloading it, which \"hypura pull\" does",
                          url);
     if (part->untold)
         return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%.200s: the server does not tell how long the file is", url);
@@ -125,35 +125,52 @@ static hypura_status write_part(const char *path, const struct part *part, hypur
     return status;
 }
 
+static hypura_status write_parts(struct model_header *out, const struct part *parts, size_t count, hypura_error *error)
+{
+    const char *temporary = getenv("TMPDIR");
+    if (snprintf(out->folder, sizeof out->folder, "%s/hypura-header-XXXXXX",
+                 temporary && *temporary ? temporary : "/tmp") >= (int)sizeof out->folder) {
+        out->folder[0] = 0;
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "$TMPDIR is too long");
+    }
+    if (!mkdtemp(out->folder)) {
+        hypura_status status =
+            error_set_errno(error, errno, "cannot make a folder for the header of a model: %.200s", out->folder);
+        out->folder[0] = 0;
+        return status;
+    }
+    hypura_status status = HYPURA_OK;
+    for (size_t i = 0; !status && i < count; i++) {
+        char path[sizeof out->path];
+        if (count == 1)
+            snprintf(path, sizeof path, "%s/model.gguf", out->folder);
+        else
+            snprintf(path, sizeof path, "%s/model-%05zu-of-%05zu.gguf", out->folder, i + 1, count);
+        status = write_part(path, &parts[i], error);
+        if (i == 0)
+            memcpy(out->path, path, sizeof path);
+    }
+    return status;
+}
+
 hypura_status header_fetch(struct model_header *out, const char *reference, hypura_error *error)
 {
     struct source source = {0};
+    struct part *parts = NULL;
     uint64_t left = HEADER_MOST_BYTES;
-    const char *temporary = getenv("TMPDIR");
     *out = (struct model_header){0};
     hypura_status status = source_find(&source, reference, error);
-    if (!status && snprintf(out->folder, sizeof out->folder, "%s/hypura-header-XXXXXX",
-                            temporary && *temporary ? temporary : "/tmp") >= (int)sizeof out->folder)
-        status = error_set(error, HYPURA_ERROR_ARGUMENT, "$TMPDIR is too long");
-    if (!status && !mkdtemp(out->folder)) {
-        status = error_set_errno(error, errno, "cannot make a folder for the header of a model: %.200s", out->folder);
-        out->folder[0] = 0;
-    }
-    for (size_t i = 0; !status && i < source.part_count; i++) {
-        struct part part = {0};
-        char path[sizeof out->path];
-        if (source.part_count == 1)
-            snprintf(path, sizeof path, "%s/model.gguf", out->folder);
-        else
-            snprintf(path, sizeof path, "%s/model-%05zu-of-%05zu.gguf", out->folder, i + 1, source.part_count);
-        status = read_header(&part, source.parts[i].url, &left, error);
-        if (!status)
-            status = write_part(path, &part, error);
-        if (i == 0)
-            memcpy(out->path, path, sizeof path);
-        buffer_free(&part.data);
-    }
+    if (!status)
+        status = ALLOCATE(&parts, source.part_count, "headers", error);
+    for (size_t i = 0; !status && i < source.part_count; i++)
+        status = read_header(&parts[i], source.parts[i].url, &left, error);
+    /* Nothing is written before, so that an interrupt in a long wait leaves nothing. */
+    if (!status)
+        status = write_parts(out, parts, source.part_count, error);
     out->bytes_read = HEADER_MOST_BYTES - left;
+    for (size_t i = 0; parts && i < source.part_count; i++)
+        buffer_free(&parts[i].data);
+    memory_free(parts);
     source_free(&source);
     if (status)
         header_forget(out);
