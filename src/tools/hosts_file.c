@@ -4,6 +4,7 @@
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -20,6 +21,24 @@
 #define USUAL_BLOCK (1u << 20)
 #define USUAL_DEPTH 16u
 #define USUAL_LATENCY 100e-6
+
+static hypura_status load(json_t **out, const char *path, hypura_error *error)
+{
+    struct stat info;
+    json_error_t where;
+    FILE *file = fopen(path, "re");
+    if (!file)
+        return error_set_errno(error, errno, "cannot read %s", path);
+    if (fstat(fileno(file), &info) || !S_ISREG(info.st_mode) || info.st_size > LARGEST_FILE) {
+        fclose(file);
+        return error_set(error, HYPURA_ERROR_FORMAT, "%s is no file of hosts or of a profile (a regular one of at most 1 MiB)",
+                         path);
+    }
+    *out = json_loadf(file, JSON_REJECT_DUPLICATES, &where);
+    fclose(file);
+    return *out ? HYPURA_OK
+                : error_set(error, HYPURA_ERROR_FORMAT, "%s is not JSON: line %d: %s", path, where.line, where.text);
+}
 
 struct reading {
     const char *path;
@@ -111,12 +130,54 @@ static hypura_status describe(struct hardware *out, const struct reading *readin
     return HYPURA_OK;
 }
 
+/* What "hypura profile --json" wrote: the object, or its path, which counts from the folder of the hosts' file. */
+static hypura_status take_profile(struct hardware *out, const struct reading *reading, const json_t *host,
+                                  const char *name, hypura_error *error)
+{
+    const json_t *profile = json_object_get(host, "profile");
+    const char *path = json_string_value(profile), *slash = strrchr(reading->path, '/');
+    char what[1400];
+    char *text = NULL;
+    if (path) {
+        const bool beside = path[0] != '/' && slash;
+        if (snprintf(what, sizeof what, "%.*s%s", beside ? (int)(slash + 1 - reading->path) : 0, reading->path, path) >=
+            (int)sizeof what)
+            return refuse(reading, name, "profile", "is too long a path", error);
+        json_t *read;
+        TRY(load(&read, what, error));
+        text = json_dumps(read, JSON_COMPACT);
+        json_decref(read);
+    } else {
+        if (!json_is_object(profile))
+            return refuse(reading, name, "profile", "is to be a path, or what \"hypura profile --json\" writes", error);
+        snprintf(what, sizeof what, "%.600s: the profile of %s", reading->path, name);
+        text = json_dumps(profile, JSON_COMPACT);
+    }
+    if (!text)
+        return error_set(error, HYPURA_ERROR_MEMORY, "there is no memory for %s", what);
+    hypura_status status = hardware_of_profile(out, text, strlen(text), what, error);
+    free(text);
+    return status;
+}
+
+/* Figures that stand next to a profile would say the same twice. */
+static hypura_status describe_by_profile(struct hardware *out, const struct reading *reading, const json_t *host,
+                                         const char *name, hypura_error *error)
+{
+    static const char *const figures[] = {"cores", "memory_bytes_per_second", "compute_bytes_per_second",
+                                          "drive_bytes_per_second"};
+    for (size_t i = 0; i < COUNT_OF(figures); i++)
+        if (json_object_get(host, figures[i]))
+            return refuse(reading, name, figures[i], "and \"profile\" exclude each other", error);
+    return take_profile(out, reading, host, name, error);
+}
+
 static hypura_status read_host(struct engine_host *out, struct hardware *hardware, uint32_t *count,
                                const struct reading *reading, const json_t *host, size_t number, hypura_error *error)
 {
     static const char *const keys[] = {"name", "count", "memory", "link_bits_per_second", "link_seconds", "cores",
                                        "memory_bytes_per_second", "compute_bytes_per_second", "drive_bytes_per_second",
-                                       NULL};
+                                       "profile", NULL};
     char name[sizeof out->name];
     double many = 1, bits = 0;
     snprintf(name, sizeof name, "host %zu", number + 1);
@@ -135,9 +196,14 @@ static hypura_status read_host(struct engine_host *out, struct hardware *hardwar
     if (many != floor(many) || json_object_get(reading->all, "count"))
         return refuse(reading, name, "count", "is to be a whole number of its own", error);
     *count = (uint32_t)many;
-    TRY(describe(hardware, reading, host, name, error));
-    TRY(get_memory(reading, host, name, true, &out->memory, error));
-    hardware->memory_total = hardware->memory_available = out->memory;
+    const bool profiled = json_object_get(host, "profile");
+    TRY(profiled ? describe_by_profile(hardware, reading, host, name, error)
+                 : describe(hardware, reading, host, name, error));
+    TRY(get_memory(reading, host, name, !profiled, &out->memory, error));
+    if (out->memory == 0)
+        out->memory = hardware_default_budget(hardware);
+    if (!profiled)
+        hardware->memory_total = hardware->memory_available = out->memory;
     TRY(get_number(reading, host, name, "link_bits_per_second", false, 1e14, &bits, error));
     TRY(get_number(reading, host, name, "link_seconds", false, 1, &out->link_seconds, error));
     out->link_bytes_per_second = bits / 8;
@@ -180,20 +246,9 @@ static hypura_status read_all(struct hosts_file *out, const struct reading *read
 
 hypura_status hosts_file_read(struct hosts_file *out, const char *path, hypura_error *error)
 {
-    struct stat info;
-    json_error_t where;
+    json_t *root;
     *out = (struct hosts_file){0};
-    FILE *file = fopen(path, "re");
-    if (!file)
-        return error_set_errno(error, errno, "cannot read %s", path);
-    if (fstat(fileno(file), &info) || !S_ISREG(info.st_mode) || info.st_size > LARGEST_FILE) {
-        fclose(file);
-        return error_set(error, HYPURA_ERROR_FORMAT, "%s is no file of hosts (a regular one of at most 1 MiB)", path);
-    }
-    json_t *root = json_loadf(file, JSON_REJECT_DUPLICATES, &where);
-    fclose(file);
-    if (!root)
-        return error_set(error, HYPURA_ERROR_FORMAT, "%s is not JSON: line %d: %s", path, where.line, where.text);
+    TRY(load(&root, path, error));
     const struct reading reading = {path, root};
     hypura_status status = json_is_object(root) ? read_all(out, &reading, error)
                                                 : error_set(error, HYPURA_ERROR_FORMAT,

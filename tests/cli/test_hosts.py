@@ -18,6 +18,16 @@ WORK = tempfile.TemporaryDirectory(prefix="hypura-hosts-test-")
 FILE = os.path.join(WORK.name, "hosts.json")
 HOST = {"memory": "64G", "memory_bytes_per_second": 8e10, "drive_bytes_per_second": 5e9, "link_bits_per_second": 25e9}
 
+PROFILE = {"cpu": "a processor", "instructions": "AVX2", "cores": 16, "cache_l1_bytes": 49152, "cache_l2_bytes": 2097152,
+           "cache_l3_bytes": 33554432, "memory_bytes": 64 << 30, "memory_available_bytes": 60 << 30, "cgroup_limit_bytes": None,
+           "memory_bytes_per_second": 7e10, "compute_bytes_per_second": 6e10, "multiply_adds_per_second": 1e12,
+           "kernels": {"Q4_K": 6e10, "Q8_0": 6.5e10, "MXFP4": 5e10}, "measured": True, "gpus": [],
+           "storage": {"path": ".", "file_system": "ext4", "device": "nvme0n1", "direct_supported": True, "direct_pays": True,
+                       "alignment": 512, "block_bytes": 1048576, "depth": 8, "bytes_per_second": 6e9, "latency_seconds": 8e-5,
+                       "reading_beside": 0.9, "computing_beside": 0.9,
+                       "samples": [{"block_bytes": 1048576, "depth": 1, "direct": True, "sequential": False,
+                                    "bytes_per_second": 2.5e9}]}}
+
 
 def inspect(hosts, *options, preset="deepseek-v4-flash"):
     with open(FILE, "w") as file:
@@ -49,6 +59,20 @@ def slower_links_give_fewer_tokens():
     assert speeds == sorted(speeds) and speeds[3] > 1.5 * speeds[0], speeds
 
 
+def a_profile_stands_for_a_host():
+    with open(os.path.join(WORK.name, "box.json"), "w") as file:
+        json.dump(PROFILE, file)
+    read = plan({"hosts": [{"profile": "box.json", "memory": "32G"}]})
+    inside = plan({"hosts": [{"profile": PROFILE, "memory": "32G"}]})
+    assert 0.98 < read["decode_tokens_per_second"] / inside["decode_tokens_per_second"] < 1.02, (read, inside)
+    half = dict(PROFILE, storage=dict(PROFILE["storage"], bytes_per_second=PROFILE["storage"]["bytes_per_second"] / 2, samples=[]))
+    slower = plan({"hosts": [{"profile": half, "memory": "32G"}]})
+    assert slower["decode_tokens_per_second"] < 0.8 * read["decode_tokens_per_second"], (read, slower)
+    more = plan({"link_bits_per_second": 1e11, "hosts": [{"profile": "box.json", "memory": "32G"},
+                                                         {"profile": "box.json", "memory": "160G"}]})
+    assert more["decode_tokens_per_second"] >= read["decode_tokens_per_second"] and more["hosts"][1]["share"] > 0, more
+
+
 def bad_files_get_one_sentence():
     host = {key: HOST[key] for key in HOST}
     def without(key):
@@ -66,6 +90,10 @@ def bad_files_get_one_sentence():
              ({"hosts": [{**host, "count": 1.5}]}, '"count"'), ({"hosts": [{**host, "count": 65}]}, '"count"'),
              ({"hosts": [{**host, "count": 60}, {**host, "count": 5}]}, "more than 64"),
              ({"hosts": [host] * 65}, "more than 64"), ({"hosts": [{**host, "memmory": 1}]}, 'no key "memmory"'),
+             ({"hosts": [{**host, "profile": "no.json"}]}, "exclude each other"),
+             ({"hosts": [{"memory": "1G", "profile": "no.json"}]}, "cannot read"),
+             ({"hosts": [{"memory": "1G", "profile": {}}]}, "no whole profile"),
+             ({"hosts": [{"memory": "1G", "profile": 3}]}, '"profile"'),
              ({"hosts": [{**host, "memory": 1000}]}, "too small"), ('{"hosts": [], "hosts": []}', "is not JSON")]
     for hosts, expected in cases:
         done = inspect(hosts, preset=None)
