@@ -2,7 +2,7 @@
  *
  * Where hosts differ in cores, memory, drive and link at once, no formula says the best shares; a forecast takes a
  * millisecond. So all hosts with the most room, or the quickest, up to each number are tried, by their room and by their
- * speed, and from the best of these shares are moved between kinds of hosts while that helps. Host 0 alone is always
+ * speed, with host 0 as full as it can be too, and from the best of these shares are moved between kinds of hosts while that helps. Host 0 alone is always
  * among what is tried. */
 #include "plan/hosts_private.h"
 
@@ -15,7 +15,7 @@
 /* A host more, or another share, is to bring at least this. */
 #define WORTH 1e-4
 
-enum weighing { BY_ROOM, BY_SPEED, WEIGHINGS };
+enum weighing { BY_ROOM, BY_SPEED, BEYOND_FIRST, WEIGHINGS };
 
 struct search {
     const struct host_problem *problem;
@@ -81,7 +81,7 @@ static void share_by_speed(struct host_share *shares, const struct host_problem 
 static double merit(const struct host_problem *problem, uint32_t kind, enum weighing weighing)
 {
     const struct host_kind *k = &problem->kinds[kind];
-    return weighing == BY_ROOM ? (double)k->host->expert_room : 1 / k->slower;
+    return weighing == BY_SPEED ? 1 / k->slower : (double)k->host->expert_room;
 }
 
 /* Host 0 and so many others, the best ones first. */
@@ -104,8 +104,16 @@ static void choose_hosts(struct host_share *shares, const struct host_problem *p
     }
     if (weighing == BY_SPEED)
         share_by_speed(shares, problem);
-    for (uint32_t k = 0; weighing == BY_ROOM && k < problem->kind_count; k++)
+    double rooms = 0;
+    for (uint32_t k = 0; weighing != BY_SPEED && k < problem->kind_count; k++) {
         shares[k].each = shares[k].used ? (double)problem->kinds[k].host->expert_room : 0;
+        rooms += k ? shares[k].used * shares[k].each : 0;
+    }
+    /* What the first has no room for is the others'. */
+    const double all = (double)problem->expert_bytes;
+    if (weighing == BEYOND_FIRST && rooms > 0 && shares[0].each < all)
+        for (uint32_t k = 1; k < problem->kind_count; k++)
+            shares[k].each *= (all - shares[0].each) / rooms;
 }
 
 static uint32_t host_count(const struct host_problem *problem)
@@ -114,6 +122,28 @@ static uint32_t host_count(const struct host_problem *problem)
     for (uint32_t k = 0; k < problem->kind_count; k++)
         count += problem->kinds[k].count;
     return count;
+}
+
+/* More or fewer hosts of a kind; where it had none, with little for each too. */
+static hypura_status bring_in(struct search *search, uint32_t kind, bool *changed, hypura_error *error)
+{
+    const struct host_problem *problem = search->problem;
+    const uint32_t count = problem->kinds[kind].count, used = search->best[kind].used;
+    const uint32_t counts[] = {used + 1, used ? used - 1 : 0, count, used / 2};
+    struct host_share shares[PLAN_MOST_HOSTS];
+    bool better = false;
+    for (size_t c = 0; c < COUNT_OF(counts) && !better; c++) {
+        if (counts[c] > count || counts[c] == used)
+            continue;
+        for (double all = 0.5; all > 0.005 && !better; all = used ? 0 : all / 3) {
+            memcpy(shares, search->best, problem->kind_count * sizeof *shares);
+            shares[kind].each = used ? shares[kind].each * used / MAX(counts[c], 1u) : all / counts[c];
+            shares[kind].used = counts[c];
+            TRY(attempt(search, shares, &better, error));
+        }
+    }
+    *changed |= better;
+    return HYPURA_OK;
 }
 
 /* Of one kind all that can be changed. *changed: something was better. */
@@ -132,20 +162,7 @@ static hypura_status move_kind(struct search *search, uint32_t kind, double step
         TRY(attempt(search, shares, &better, error));
         *changed |= better;
     }
-    const uint32_t count = problem->kinds[kind].count, used = search->best[kind].used;
-    const uint32_t counts[] = {used + 1, used ? used - 1 : 0, count, used / 2};
-    for (size_t c = 0; c < COUNT_OF(counts); c++) {
-        memcpy(shares, search->best, problem->kind_count * sizeof *shares);
-        if (counts[c] > count || counts[c] == used)
-            continue;
-        shares[kind].each = used ? shares[kind].each * used / MAX(counts[c], 1u) : 1.0 / host_count(problem);
-        shares[kind].used = counts[c];
-        TRY(attempt(search, shares, &better, error));
-        *changed |= better;
-        if (better)
-            break;
-    }
-    return HYPURA_OK;
+    return bring_in(search, kind, changed, error);
 }
 
 hypura_status hosts_search(struct host_share *best, const struct host_problem *problem, hypura_error *error)

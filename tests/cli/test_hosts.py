@@ -59,6 +59,13 @@ def slower_links_give_fewer_tokens():
     assert speeds == sorted(speeds) and speeds[3] > 1.5 * speeds[0], speeds
 
 
+def a_host_behind_a_slow_link_gets_what_little_pays():
+    first = {"memory": "120G", "memory_bytes_per_second": 3e11}
+    shown = plan({**HOST, "link_bits_per_second": 1e9, "hosts": [first, {"memory": "56G"}]})
+    assert 0 < shown["hosts"][1]["share"] < 0.2, shown
+    assert shown["decode_tokens_per_second"] > 1.02 * shown["decode_tokens_per_second_alone"], shown
+
+
 def a_profile_stands_for_a_host():
     with open(os.path.join(WORK.name, "box.json"), "w") as file:
         json.dump(PROFILE, file)
