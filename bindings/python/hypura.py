@@ -22,7 +22,8 @@ from ctypes import POINTER, byref, c_bool, c_char, c_char_p, c_double, c_float, 
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
-__all__ = ["Answer", "Error", "Event", "Finish", "Model", "ModelInfo", "Plan", "Session", "ToolCall", "plan", "set_log", "version"]
+__all__ = ["Answer", "Error", "Event", "Finish", "Model", "ModelInfo", "Places", "Plan", "Rate", "Session", "Speed", "ToolCall", "plan",
+           "set_log", "version"]
 
 Prompt = Union[str, Sequence[int], Sequence[Mapping[str, Any]]]
 
@@ -69,14 +70,16 @@ class _Options(_Struct):
                 ("drafting", c_int), ("draft_path", c_char_p), ("forget_prefixes", c_bool), ("prefix_memory_bytes", c_uint64),
                 ("prefix_folder", c_char_p), ("prefix_folder_bytes", c_uint64), ("on_load", _ON_LOAD), ("on_load_context", c_void_p),
                 ("forget_usage", c_bool), ("gpu_fixed", c_bool), ("reader", c_char_p), ("reads_in_flight", c_uint32),
-                ("prefetch", c_int), ("cache_policy", c_char_p), ("no_fill", c_bool), ("no_overlap", c_bool), ("trace_path", c_char_p)]
+                ("prefetch", c_int), ("cache_policy", c_char_p), ("no_fill", c_bool), ("no_overlap", c_bool), ("trace_path", c_char_p),
+                ("mirror_paths", POINTER(c_char_p)), ("mirror_count", c_size_t), ("gpus_memory_bytes", POINTER(c_uint64)),
+                ("gpu_count", c_size_t), ("load_behind", c_bool)]
 
 
 class _Info(_Struct):
     _fields_ = [("path", c_char_p), ("name", c_char_p), ("architecture", c_char_p), ("title", c_char_p), ("weight_bytes", c_uint64),
                 ("layers", c_uint32), ("embedding_width", c_uint32), ("vocabulary_size", c_uint32), ("trained_tokens", c_uint32),
                 ("experts", c_uint32), ("experts_used", c_uint32), ("generates", c_bool), ("judges", c_bool),
-                ("has_template", c_bool), ("threads", c_uint32), ("gpu", c_char_p)]
+                ("has_template", c_bool), ("threads", c_uint32), ("gpu", c_char_p), ("files", c_uint32)]
 
 
 class _Plan(_Struct):
@@ -84,7 +87,7 @@ class _Plan(_Struct):
                 ("tokens_per_second_with_one_more_gib", c_double), ("bytes_read_per_token", c_double), ("measured", c_bool),
                 ("memory_bytes", c_uint64), ("smallest_memory_bytes", c_uint64), ("gpu_bytes", c_uint64), ("ram_bytes", c_uint64),
                 ("storage_bytes", c_uint64), ("kv_bytes", c_uint64), ("cache_bytes", c_uint64), ("context_tokens", c_uint32),
-                ("sessions", c_uint32), ("chunk_tokens", c_uint32)]
+                ("sessions", c_uint32), ("chunk_tokens", c_uint32), ("even_tokens_per_second", c_double)]
 
 
 class _Chat(_Struct):
@@ -145,6 +148,24 @@ class _Statistics(_Struct):
                 ("share_of_both_limits", c_double), ("over_profile", c_double), ("drive_bytes_per_second", c_double)]
 
 
+class _Places(_Struct):
+    _fields_ = [("gpu_bytes", c_uint64), ("ram_bytes", c_uint64), ("cached_bytes", c_uint64), ("storage_bytes", c_uint64)]
+
+
+class _Measure(_Struct):
+    _fields_ = [("struct_size", c_size_t), ("prompt_tokens", c_uint32), ("answer_tokens", c_uint32), ("held_tokens", c_uint32),
+                ("sequences", c_uint32), ("rounds", c_uint32), ("seed", c_uint64), ("meter_memory", c_bool)]
+
+
+class _Rate(_Struct):
+    _fields_ = [("median", c_double), ("least", c_double), ("most", c_double)]
+
+
+class _Speed(_Struct):
+    _fields_ = [("struct_size", c_size_t), ("prompt_tokens_per_second", _Rate), ("answer_tokens_per_second", _Rate),
+                ("memory_bytes_per_second", _Rate), ("share_of_memory", _Rate)]
+
+
 _LOG = ctypes.CFUNCTYPE(None, c_void_p, c_int, c_char_p)
 _ON_LOGITS = ctypes.CFUNCTYPE(c_bool, c_void_p, c_size_t, POINTER(c_float))
 _ERROR, _TOKENS, _SIZE, _TEXT = POINTER(_Error), POINTER(c_int32), POINTER(c_size_t), POINTER(c_void_p)
@@ -163,6 +184,9 @@ for _name, _result, _arguments in (
         ("set_memory", c_int, [c_void_p, c_uint64, _ERROR]),
         ("is_lost", c_bool, [c_void_p]),
         ("get_statistics", None, [c_void_p, POINTER(_Statistics)]),
+        ("get_places", c_size_t, [c_void_p, POINTER(_Places), c_size_t]),
+        ("take_used_experts", c_size_t, [c_void_p, POINTER(c_bool), c_size_t]),
+        ("end_trace", c_int, [c_void_p, _ERROR]),
         ("tokenize", c_int, [c_void_p, c_char_p, c_size_t, c_uint32, POINTER(_TOKENS), _SIZE, _ERROR]),
         ("count_tokens", c_int, [c_void_p, c_char_p, c_size_t, c_uint32, _SIZE, _ERROR]),
         ("detokenize", c_int, [c_void_p, _TOKENS, c_size_t, c_bool, _TEXT, _SIZE, _ERROR]),
@@ -181,6 +205,7 @@ for _name, _result, _arguments in (
         ("start", c_int, [c_void_p, POINTER(_Request), _ERROR]),
         ("next", c_int, [c_void_p, c_int, POINTER(POINTER(_Event)), _ERROR]),
         ("stop", None, [c_void_p]),
+        ("measure_speed", c_int, [c_void_p, POINTER(_Measure), POINTER(_Speed), _ERROR]),
         ("embed", c_int, [c_void_p, _TOKENS, c_size_t, POINTER(c_float), _ERROR]),
         ("logits", c_int, [c_void_p, _TOKENS, c_size_t, c_size_t, _ON_LOGITS, c_void_p, _ERROR]),
         ("judge", c_int, [c_void_p, c_char_p, c_size_t, c_char_p, c_size_t, POINTER(c_float), _ERROR])):
@@ -257,9 +282,17 @@ def _options(given: Dict[str, Any], kept: List[Any]) -> _Options:
     texts = ("gpu", "kv_type", "reader", "cache_policy")
     paths = {"draft": "draft_path", "prefix_folder": "prefix_folder", "trace": "trace_path"}
     switches = ("drafting", "prefetch")
-    flags = ("text_only", "forget_prefixes", "forget_usage", "gpu_fixed", "no_fill", "no_overlap")
+    flags = ("text_only", "forget_prefixes", "forget_usage", "gpu_fixed", "no_fill", "no_overlap", "load_behind")
     for name, value in given.items():
-        if name in sizes:
+        if name == "gpu_memory" and isinstance(value, (list, tuple)):
+            bounds = (c_uint64 * len(value))(*[_bytes(size) for size in value])
+            kept.append(bounds)
+            options.gpus_memory_bytes, options.gpu_count = bounds, len(value)
+        elif name == "mirrors":
+            copies = (c_char_p * len(value))(*[_path(path) for path in value])
+            kept.append(copies)
+            options.mirror_paths, options.mirror_count = copies, len(value)
+        elif name in sizes:
             setattr(options, sizes[name], _bytes(value))
         elif name in numbers:
             setattr(options, numbers[name], value or 0)
@@ -309,6 +342,7 @@ class ModelInfo:
     has_template: bool
     threads: int
     gpu: Optional[str]
+    files: int
 
 
 @dataclass(frozen=True)
@@ -331,6 +365,33 @@ class Plan:
     context_tokens: int
     sessions: int
     chunk_tokens: int
+    even_tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class Places:
+    """Weights of one layer by place."""
+    gpu_bytes: int
+    ram_bytes: int
+    cached_bytes: int
+    storage_bytes: int
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Of several rounds."""
+    median: float
+    least: float
+    most: float
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a model is here; include/hypura/evaluate.h says what each figure is."""
+    prompt_tokens_per_second: Rate
+    answer_tokens_per_second: Rate
+    memory_bytes_per_second: Rate
+    share_of_memory: Rate
 
 
 def plan(path: Union[str, "os.PathLike[str]"], **options: Any) -> Plan:
@@ -634,22 +695,32 @@ class Session:
         _call("judge", self._live(), a, len(a), b, len(b), byref(score))
         return score.value
 
+    def measure_speed(self, *, prompt_tokens: int = 512, answer_tokens: int = 128, held_tokens: int = 0, sequences: int = 1,
+                      rounds: int = 3, seed: int = 0, meter_memory: bool = False) -> Speed:
+        """How fast the model is here, with random tokens, as hypura bench measures it."""
+        how = _Measure(prompt_tokens=prompt_tokens, answer_tokens=answer_tokens, held_tokens=held_tokens, sequences=sequences,
+                       rounds=rounds, seed=seed, meter_memory=meter_memory)
+        out = _Speed()
+        _call("measure_speed", self._live(), byref(how), byref(out))
+        return Speed(**{name: Rate(**_record(rate)) for name, rate in _record(out).items()})
+
 
 class Model:
     """A GGUF file that is opened once and shared by all threads.
 
-    Options: memory, gpu_memory, prefix_memory, prefix_folder_size (bytes, or a text such as "8G"); threads, context, sessions,
+    Options: memory, gpu_memory, prefix_memory, prefix_folder_size (bytes, or a text such as "8G"; gpu_memory also a list, one for
+    each device of gpu, 0 for no bound of its own); mirrors (a list of paths); threads, context, sessions,
     chunk, reads_in_flight (numbers); gpu, kv_type, reader, cache_policy (texts); draft, prefix_folder, trace (paths); adapters
     (paths, or pairs of path and scale); drafting, prefetch (True, False, or None to let it be measured); text_only,
-    forget_prefixes, forget_usage, gpu_fixed, no_fill, no_overlap (flags); on_load (a function of bytes read and bytes to read, which
+    forget_prefixes, forget_usage, gpu_fixed, no_fill, no_overlap, load_behind (flags); on_load (a function of bytes read and bytes to read, which
     ends the loading by returning False). include/hypura/options.h says what each does.
     """
 
     def __init__(self, path: Union[str, "os.PathLike[str]"], **options: Any) -> None:
         self._handle = c_void_p()
         self._sessions: List[Session] = []
-        kept: List[Any] = []
-        _call("open", byref(self._handle), _path(path), byref(_options(options, kept)))
+        self._kept: List[Any] = []  # on_load may be called while the model is open
+        _call("open", byref(self._handle), _path(path), byref(_options(options, self._kept)))
 
     def close(self) -> None:
         """Closes its sessions too."""
@@ -688,6 +759,25 @@ class Model:
         out = _Statistics()
         _library.hypura_get_statistics(self._live(), byref(out))
         return _record(out)
+
+    @property
+    def places(self) -> List[Places]:
+        """Where the weights are now: a row for each layer, and a last one for weights of no layer."""
+        room = self.info.layers + 1
+        rows = (_Places * room)()
+        count = _library.hypura_get_places(self._live(), rows, room)
+        return [Places(**_record(row)) for row in rows[:count]]
+
+    def take_used_experts(self) -> List[List[bool]]:
+        """Which experts were used since the last call: for each layer, a flag for each expert."""
+        layers, experts = self.info.layers, self.info.experts
+        used = (c_bool * (layers * experts))()
+        count = _library.hypura_take_used_experts(self._live(), used, len(used))
+        return [list(used[at:at + experts]) for at in range(0, count, experts)] if count else []
+
+    def end_trace(self) -> None:
+        """Completes the file of the option trace, and says what could not be written."""
+        _call("end_trace", self._live())
 
     @property
     def lost(self) -> bool:

@@ -56,10 +56,13 @@ def structs_are_those_of_the_headers():
         return "there is no compiler"
     names = {"_Error": "error", "_Adapter": "adapter", "_Options": "options", "_Info": "model_info", "_Plan": "plan", "_Chat": "chat",
              "_Bias": "logit_bias", "_Sampling": "sampling", "_Request": "request", "_Logprob": "logprob", "_Event": "event",
-             "_Result": "result", "_Statistics": "statistics"}
+             "_Result": "result", "_Statistics": "statistics", "_Places": "places", "_Measure": "measure", "_Rate": "rate",
+             "_Speed": "speed"}
     lines, expected = [], []
     for ours, theirs in names.items():
         struct = getattr(hypura, ours)
+        lines.append(f'printf("{theirs} %zu\\n", sizeof(hypura_{theirs}));')  # so that none lacks a field
+        expected.append(f"{theirs} {ctypes.sizeof(struct)}")
         for name, kind, *_ in struct._fields_:
             lines.append(f'printf("{theirs}.{name} %zu %zu\\n", offsetof(hypura_{theirs}, {name}), sizeof(((hypura_{theirs} *)0)->{name}));')
             expected.append(f"{theirs}.{name} {getattr(struct, name).offset} {ctypes.sizeof(kind)}")
@@ -90,6 +93,34 @@ def plans_statistics_and_budgets_are_told():
         assert small.statistics["memory_bytes"] == budget + (8 << 20)
         assert small.answer(QUESTION, temperature=0, max_tokens=12).text == text
         assert small.info.architecture == "qwen3moe" and small.info.experts == 12 and "im_start" in small.template
+
+
+def places_used_experts_and_speed_are_told():
+    folder = os.path.join(WORK.name, "copies")
+    os.makedirs(folder, exist_ok=True)
+    trace = os.path.join(WORK.name, "trace")
+    shutil.copy(MODEL, folder)
+    seen = []
+    with hypura.Model(MODEL, context=256, sessions=1, gpu="none", gpu_memory=["1G", 0], mirrors=[folder], forget_usage=True, trace=trace,
+                      load_behind=True, on_load=lambda done, whole: bool(seen.append(whole)) or True) as one:
+        info = one.info
+        assert info.files == 1 and one.plan.even_tokens_per_second > 0
+        one.take_used_experts()
+        assert not any(any(layer) for layer in one.take_used_experts())
+        one.answer(QUESTION, temperature=0, max_tokens=4)
+        used = one.take_used_experts()
+        assert len(used) == info.layers and all(len(layer) == info.experts for layer in used) and sum(map(sum, used)) > info.experts_used
+        places = one.places
+        assert len(places) == info.layers + 1 and seen and set(seen) <= {seen[0]}, (len(places), seen)
+        assert sum(place.gpu_bytes + place.ram_bytes + place.cached_bytes + place.storage_bytes for place in places) == info.weight_bytes
+        with one.session() as session:
+            speed = session.measure_speed(prompt_tokens=16, answer_tokens=4, rounds=2)
+        assert 0 < speed.prompt_tokens_per_second.least <= speed.prompt_tokens_per_second.median <= speed.prompt_tokens_per_second.most
+        assert speed.answer_tokens_per_second.median > 0 and speed.memory_bytes_per_second.median == 0, speed
+        one.end_trace()
+        assert os.path.getsize(trace) > 0
+    assert "options.gpu_count" in error_of("argument", hypura.Model, MODEL, gpu_memory=["1G"] * 99)
+    assert "99 mirrors" in error_of("argument", hypura.Model, MODEL, mirrors=[folder] * 99)
 
 
 def an_answer_streams_and_says_how_it_ended():
