@@ -41,12 +41,13 @@ static hypura_status put(struct stream *to, const void *bytes, size_t size, hypu
     return written ? HYPURA_OK : error_set(error, HYPURA_ERROR_IO, "the session could not be written");
 }
 
-/* How many of the session's tokens a sequence has computed, as they can be read out. */
+/* How many of the session's tokens a sequence has computed, as they can be read out. If another text took their
+ * sequence they come back from the kept prefixes. */
 static uint32_t computed_of(struct hypura_session *session, uint32_t *sequence)
 {
     struct engine *engine = session->model->engine;
     uint32_t same, count = (uint32_t)MIN(session->held.count, (size_t)MOST_TOKENS);
-    *sequence = generator_find(session->model->generator, session->held.ids, count, &same);
+    *sequence = generator_bring(session->model->generator, session->held.ids, count, &same);
     /* A checkpoint can be read at the sequence's end only. */
     return engine_positions(engine, *sequence) != same && engine_checkpoint_bytes(engine) ? 0 : same;
 }

@@ -109,6 +109,10 @@ uint32_t generator_held(const struct generator *generator, uint32_t sequence, co
 /* The sequence that begins with most of these tokens; *same: with how many. */
 uint32_t generator_find(const struct generator *generator, const int32_t *tokens, uint32_t count, uint32_t *same);
 
+/* The same after what is kept of these tokens (engine_prefixes) came back, if that is more than a sequence has. While no
+ * request runs. */
+uint32_t generator_bring(struct generator *generator, const int32_t *tokens, uint32_t count, uint32_t *same);
+
 /* Empties the sequence that was idle longest, to be written to; what it knows is kept (engine_prefixes). */
 uint32_t generator_vacate(struct generator *generator);
 

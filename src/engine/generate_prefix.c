@@ -261,10 +261,10 @@ uint32_t prefix_shared(const struct generator *generator, const struct task *tas
 }
 
 /* What the engine holds of the text now. */
-static void note_held(struct generator *generator, struct slot *slot)
+static void note_held(struct generator *generator, struct slot *slot, const int32_t *tokens)
 {
     slot->held = engine_positions(generator->engine, sequence_of(generator, slot));
-    memcpy(slot->history, slot->task->tokens, slot->held * sizeof *slot->history);
+    memcpy(slot->history, tokens, slot->held * sizeof *slot->history);
 }
 
 uint32_t slot_share(struct generator *generator, struct slot *slot, uint32_t same)
@@ -274,32 +274,37 @@ uint32_t slot_share(struct generator *generator, struct slot *slot, uint32_t sam
     if (!other || most < slot->held + PLAN_KV_BLOCK)
         return same;
     if (share_with(generator, slot, other, most, &same))
-        note_held(generator, slot);
+        note_held(generator, slot, slot->task->tokens);
     else if (generator->prefixes)
         keep_of_other(generator, slot, other, slot->held, most);
     return same;
 }
 
-void slot_bring(struct generator *generator, struct slot *slot, uint32_t same)
+void prefix_bring(struct generator *generator, struct slot *slot, const int32_t *tokens, uint32_t count,
+                  uint32_t same)
 {
     struct engine *engine = generator->engine;
-    const struct task *task = slot->task;
     uint32_t sequence = sequence_of(generator, slot);
-    struct of_sequence of = {generator, slot, task->tokens};
+    struct of_sequence of = {generator, slot, tokens};
     struct prefix_target target = {write_rows, write_checkpoint, &of};
     slot->mark_count = 0;
     for (int i = 0; i < TRIES && generator->prefixes; i++) {
         hypura_error error;
         uint32_t there = MIN(same, engine_rows_there(engine, sequence));
-        struct prefix_match match = prefix_find(generator->prefixes, task->tokens, task->count - 1, there);
+        struct prefix_match match = prefix_find(generator->prefixes, tokens, count, there);
         if (match.position <= engine_positions(engine, sequence))
             break;
-        if (!prefix_restore(generator->prefixes, task->tokens, &match, &target, &error))
+        if (!prefix_restore(generator->prefixes, tokens, &match, &target, &error))
             break;
         log_write(LOG_DEBUG, "a kept prefix does not come back: %s", error.message);
         engine_truncate(engine, sequence, 0);
         same = 0;
     }
-    note_held(generator, slot);
+    note_held(generator, slot, tokens);
     engine_truncate(engine, sequence, slot->held); /* rows behind that are nobody's */
+}
+
+void slot_bring(struct generator *generator, struct slot *slot, uint32_t same)
+{
+    prefix_bring(generator, slot, slot->task->tokens, slot->task->count - 1, same);
 }

@@ -94,6 +94,9 @@ uint32_t slot_share(struct generator *generator, struct slot *slot, uint32_t sam
 /* And then by what is kept. */
 void slot_bring(struct generator *generator, struct slot *slot, uint32_t same);
 
+/* As far as these tokens are kept, of which the slot has the first "same". */
+void prefix_bring(struct generator *generator, struct slot *slot, const int32_t *tokens, uint32_t count, uint32_t same);
+
 /* Positions of a request that take no room of their own, since one that runs has them. */
 uint32_t prefix_shared(const struct generator *generator, const struct task *task);
 

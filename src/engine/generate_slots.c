@@ -212,6 +212,16 @@ uint32_t generator_vacate(struct generator *generator)
     return (uint32_t)(oldest - generator->slots);
 }
 
+uint32_t generator_bring(struct generator *generator, const int32_t *tokens, uint32_t count, uint32_t *same)
+{
+    uint32_t found = generator_find(generator, tokens, count, same);
+    if (!generator->prefixes || prefix_find(generator->prefixes, tokens, count, 0).position <= *same)
+        return found;
+    struct slot *slot = &generator->slots[generator_vacate(generator)];
+    prefix_bring(generator, slot, tokens, count, 0);
+    return generator_find(generator, tokens, count, same);
+}
+
 void generator_hold(struct generator *generator, uint32_t sequence, const int32_t *tokens, uint32_t count)
 {
     struct slot *slot = &generator->slots[sequence];

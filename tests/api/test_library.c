@@ -492,6 +492,104 @@ static void a_session_is_forked_saved_and_loaded(void **state)
     hypura_close(model);
 }
 
+/* Another text took the only sequence. */
+static void a_session_is_saved_with_what_was_computed_long_ago(void **state)
+{
+    (void)state;
+    char path[128];
+    hypura_options options = {.struct_size = sizeof options, .context_tokens = 256, .gpu = "none", .sessions = 1};
+    hypura_model *model = NULL;
+    struct text text = {0}, others = {0}, more = {0}, loaded = {0};
+    size_t count, computed = 0;
+    snprintf(path, sizeof path, "%s/long-ago", folder);
+    assert_done(hypura_open(&model, embedded_model(), &options, &problem));
+    hypura_session *session = open_session(model), *other = open_session(model);
+    hypura_request request = request_of(NULL), another = request_of("The kernel");
+    assert_done(hypura_answer(session, &request, collect, &text, &problem));
+    assert_done(hypura_answer(other, &another, collect, &others, &problem));
+    hypura_session_tokens(session, &count);
+    assert_done(hypura_session_save(session, path, &problem));
+    hypura_session_close(session);
+    hypura_session_close(other);
+    hypura_close(model);
+
+    model = NULL;
+    assert_done(hypura_open(&model, embedded_model(), &options, &problem));
+    session = open_session(model);
+    assert_done(hypura_session_load(session, path, &computed, &problem));
+    assert_true(count > 30 && computed >= count - 1);
+    request = request_of(" and");
+    request.follows = true;
+    assert_done(hypura_answer(session, &request, collect, &loaded, &problem));
+    assert_true(hypura_session_result(session)->cached_tokens >= computed);
+    hypura_session_close(session);
+    hypura_close(model);
+
+    model = open_model(0); /* the same without a file */
+    session = open_session(model);
+    hypura_request first = request_of(NULL);
+    assert_done(hypura_answer(session, &first, NULL, NULL, &problem));
+    request = request_of(" and");
+    request.follows = true;
+    assert_done(hypura_answer(session, &request, collect, &more, &problem));
+    assert_string_equal(loaded.bytes, more.bytes);
+    hypura_session_close(session);
+    hypura_close(model);
+    assert_int_equal(unlink(path), 0);
+}
+
+static bool note_load(void *context, uint64_t done, uint64_t all)
+{
+    *(uint64_t *)context = all;
+    return done <= all;
+}
+
+static void a_model_opens_before_its_weights_come_and_completes_a_trace(void **state)
+{
+    (void)state;
+    char path[128];
+    static uint64_t all; /* lives as long as the model */
+    snprintf(path, sizeof path, "%s/trace", folder);
+    hypura_options options = {.struct_size = sizeof options,
+                              .context_tokens = 256,
+                              .gpu = "none",
+                              .trace_path = path,
+                              .load_behind = true,
+                              .on_load = note_load,
+                              .on_load_context = &all};
+    hypura_model *model = NULL;
+    struct text text = {0};
+    struct stat info;
+    assert_done(hypura_open(&model, embedded_model(), &options, &problem));
+    hypura_session *session = open_session(model);
+    hypura_request request = request_of(NULL);
+    assert_done(hypura_answer(session, &request, collect, &text, &problem));
+    assert_memory_equal(text.bytes, "ls - list directory contents", 28);
+    assert_true(all > 0);
+    assert_done(hypura_end_trace(model, &problem));
+    assert_true(stat(path, &info) == 0 && info.st_size > 0);
+    hypura_session_close(session);
+    hypura_close(model);
+    assert_int_equal(unlink(path), 0);
+}
+
+static void a_request_is_checked_without_its_prompt(void **state)
+{
+    (void)state;
+    hypura_model *model = open_model(0);
+    hypura_sampling sampling = greedy();
+    hypura_request request = {.struct_size = sizeof request, .sampling = &sampling};
+    assert_done(hypura_check_request(model, &request, &problem));
+    request.form = HYPURA_FORM_GRAMMAR;
+    request.form_text = "root ::= (";
+    assert_refused(hypura_check_request(model, &request, &problem), HYPURA_ERROR_ARGUMENT, "grammar");
+    request.form_text = "root ::= \"a\"";
+    assert_done(hypura_check_request(model, &request, &problem));
+    sampling.mirostat = 1;
+    assert_refused(hypura_check_request(model, &request, &problem), HYPURA_ERROR_ARGUMENT, "mirostat");
+    hypura_close(model);
+}
+
 static void plans_places_and_memory_can_be_looked_at(void **state)
 {
     (void)state;
@@ -665,6 +763,9 @@ int main(void)
         cmocka_unit_test(texts_become_tokens_and_back),
         cmocka_unit_test(logits_and_embeddings_are_those_of_the_text),
         cmocka_unit_test(a_session_is_forked_saved_and_loaded),
+        cmocka_unit_test(a_session_is_saved_with_what_was_computed_long_ago),
+        cmocka_unit_test(a_model_opens_before_its_weights_come_and_completes_a_trace),
+        cmocka_unit_test(a_request_is_checked_without_its_prompt),
         cmocka_unit_test(plans_places_and_memory_can_be_looked_at),
         cmocka_unit_test(which_experts_were_used_is_remembered_unless_it_is_not_to_be),
         cmocka_unit_test(structs_of_other_versions_are_taken_as_far_as_they_are_known),
