@@ -16,11 +16,11 @@ from tap import run_tests
 
 LIBRARY, SOURCE, COMPILER = sys.argv[1], sys.argv[2], sys.argv[3:]
 # A folder may include those before it.
-FOLDERS = ["core", "format", "tokenizer", "template", "chat", "sampling", "grammar", "model", "compute", "steps", "hw", "plan", "store",
+FOLDERS = ["core", "cluster", "format", "tokenizer", "template", "chat", "sampling", "grammar", "model", "compute", "steps", "hw", "plan", "store",
            "prefix", "engine", "api", "tools", "server", "cli"]
 # Folders whose files call each other in no circle; others are told of.
 NO_CIRCLES = ("core", "format", "tokenizer", "sampling", "chat", "model", "steps", "hw", "plan", "store", "prefix", "engine",
-              "engine/cpu", "engine/gpu", "api", "template", "grammar")
+              "engine/cpu", "engine/gpu", "engine/cluster", "api", "template", "grammar")
 MAY_CIRCLE = ("compute/cpu", "compute/vulkan")
 # But for these: what they work on holds its like.
 RECURSIVE = {

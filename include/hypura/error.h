@@ -19,7 +19,8 @@ typedef enum hypura_status {
     HYPURA_ERROR_UNSUPPORTED, /* well formed, but this program does not do it */
     HYPURA_ERROR_MEMORY,      /* no memory, or the budget is too small */
     HYPURA_ERROR_CANCELLED,   /* the caller asked to stop */
-    HYPURA_ERROR_DEVICE       /* a GPU was lost or refused */
+    HYPURA_ERROR_DEVICE,      /* a GPU was lost or refused */
+    HYPURA_ERROR_HOST         /* another host of several was lost, or says nothing */
 } hypura_status;
 
 typedef struct hypura_error {

@@ -23,6 +23,8 @@ int report_error(const hypura_error *error)
 {
     if (error->status == HYPURA_ERROR_CANCELLED && interrupted())
         return EXIT_INTERRUPTED;
+    if (error->status == HYPURA_ERROR_HOST && !first_to_say_lost())
+        return EXIT_FAILED;
     /* What seems to be wrong may be what is missing. */
     if (error->status == HYPURA_ERROR_ARGUMENT && memory_failures()) {
         fprintf(stderr, "hypura: no memory for what was asked, of which was left: %s\n", error->message);
@@ -278,7 +280,7 @@ int command_main(const struct command *command, int count, char **arguments)
         return report_usage(command, "something is missing");
     if (positional > command->most)
         return report_usage(command, "too many arguments, beginning with \"%s\"", arguments[command->most]);
-    int status = command->run(positional, arguments);
+    int status = run_on_hosts(command, positional, arguments);
     /* What was shown is not all there is. */
     if (status == EXIT_OK && !command->lives_on && memory_check(0, "whole answer", &error))
         status = report_error(&error);

@@ -25,6 +25,16 @@ hypura_status layers_json(json_t **out, const struct model *model, const struct 
 /* print_summary of a model that is not opened for computing. */
 void print_summary_of(FILE *out, const struct model *model);
 
+/* hosts.c: runs a command, under mpirun on rank 0 only: the other ranks compute for it. These say nothing before. */
+int run_on_hosts(const struct command *command, size_t count, char **arguments);
+void hosts_be_quiet(void);
+
+/* A lost host is told of once. */
+bool first_to_say_lost(void);
+
+/* A handler of SIGTERM under mpirun. */
+void on_termination(int number);
+
 /* The models of a folder (NULL: the usual one) and the embedded one. */
 struct registry;
 hypura_status open_registry(struct registry **out, const char *folder, hypura_error *error);

@@ -101,6 +101,7 @@ static int run_command(int count, char **arguments)
 int main(int count, char **arguments)
 {
     json_set_alloc_funcs(memory_take, memory_give);
+    hosts_be_quiet();
     log_set_sink(print_warning, NULL);
     live_memory_prepare();
     signal(SIGXFSZ, SIG_IGN); /* a file that grows too large is a write that fails, with a sentence */

@@ -50,7 +50,8 @@ static void prepare(void)
 
 static void on_signal(int number)
 {
-    (void)number;
+    if (number == SIGTERM)
+        on_termination(number);
     server_stop();
 }
 

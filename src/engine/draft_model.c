@@ -25,6 +25,7 @@ static struct engine_options draft_options(const struct engine_options *options)
     own.adapter_count = 0;
     own.drafting = DRAFTING_OFF;
     own.draft_path = NULL;
+    own.alone = true;
     own.mirror_count = 0; /* they are the large one's */
     own.remember_usage = false;
     own.trace_path = NULL;

@@ -70,6 +70,9 @@ struct engine_options {
     void *progress_context;
     const struct hardware_nodes *nodes; /* of memory; NULL: those that are found. For tests */
     const struct plan_hit_curve *routing; /* how experts are used, instead of what earlier runs showed; or NULL */
+    bool alone;               /* under mpirun too: nothing is computed on other hosts */
+    const uint8_t *elsewhere; /* [units] what other hosts have, once that is known */
+    bool experts_only;        /* a rank that computes experts for another one */
 };
 
 void engine_default_options(struct engine_options *options);
@@ -86,6 +89,10 @@ hypura_status engine_open_file(struct model **out, const char *path, struct hard
 hypura_status engine_open(struct engine **out, const char *path, const struct engine_options *options,
                           hypura_error *error);
 void engine_close(struct engine *engine);
+
+/* What a rank other than 0 does under mpirun (cluster/cluster.h): holds and computes its share of the models that rank 0
+ * opens, until that one ends. */
+hypura_status engine_serve(const struct engine_options *options, hypura_error *error);
 
 /* Instead of engine_close, for a program that ends at once: keeps what is to be kept, and does not wait for reads in
  * flight, which a slow drive may take long for. Nothing of the engine may be used after it, nor closed. */

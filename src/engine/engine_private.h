@@ -8,6 +8,7 @@
  *   narrow.c       which rows of a batch need not go on, and leaving them behind
  *   cpu/           the executor that carries steps out with compute
  *   gpu/           the layers that are computed on the GPU
+ *   cluster/       experts that other hosts compute
  *   weights.c      holding units of the store while they are used
  *   adapter.c      what LoRA adapters add to the products with weights
  *   scratch.c      every buffer of the pass, sized from the steps and the chunk
@@ -440,6 +441,7 @@ struct batch {
     struct gpu_pass *pass; /* at work, or the last that was; NULL: no layer is computed on a GPU */
     struct gpu_pass *passes[HARDWARE_MAX_GPUS]; /* by device; NULL: nothing is there */
     struct trace_writer *trace;
+    struct share *share;              /* experts on other hosts (cluster/share.h); NULL: there are none */
     const struct engine_watch *watch; /* NULL: nobody */
 
     const struct engine_batch *asked;
@@ -504,6 +506,10 @@ static inline size_t expert_places(const struct opened *open)
 hypura_status engine_open_model(struct engine **out, const char *path, const struct engine_options *options,
                                 hypura_error *error);
 hypura_status engine_open_places(struct engine *engine, const struct engine_options *options, hypura_error *error);
+
+/* Instead of the former, where only experts are to be computed. predicting: with the block that drafts. */
+hypura_status engine_open_part(struct engine **out, const char *path, bool predicting,
+                               const struct engine_options *options, hypura_error *error);
 
 /* The plan for a model, where the GPUs (or none) are known; request and geometry are what it was made from. */
 hypura_status make_plan(struct plan **out, struct plan_request *request, struct geometry *geometry,

@@ -1,3 +1,4 @@
+#include "engine/cluster/share.h"
 #include "engine/cpu/execute.h"
 #include "engine/gpu/pass.h"
 
@@ -154,6 +155,11 @@ static hypura_status run_batch(struct batch *batch, const struct engine_batch *a
     if (atomic_load(&batch->lost))
         return error_set(error, HYPURA_ERROR_DEVICE,
                          "the GPU was lost in an earlier request; the model has to be opened again");
+    if (batch->share)
+        TRY(cluster_check(batch->share->cluster, error));
+    if (batch->share && batch->watch)
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED,
+                         "what experts on other hosts read cannot be watched: do this on one, without mpirun");
     thread_pool_skipped(compute_pool(batch->compute)); /* in an earlier pass */
     TRY(check_cancel(batch, error));
     batch->asked = asked;
@@ -193,6 +199,8 @@ static hypura_status run_batch(struct batch *batch, const struct engine_batch *a
     if (!status && !pipelines)
         status = output(batch, error);
     narrow_end(batch);
+    if (batch->share)
+        share_passed(batch);
     if (!status)
         status = check_cancel(batch, error);
     if (!status)

@@ -1,4 +1,5 @@
 /* Opening an engine whole: what it is, the smaller model, what it runs in, and what it keeps of texts. */
+#include "cluster/cluster.h"
 #include "engine/engine_private.h"
 
 hypura_status engine_plan_only(struct plan **out, const struct model *model, const struct hardware *hardware,
@@ -23,7 +24,9 @@ hypura_status engine_open(struct engine **out, const char *path, const struct en
     struct engine *engine;
     struct engine_options rest = *options;
     uint64_t start = clock_nanoseconds();
-    TRY(engine_open_model(&engine, path, options, error));
+    if (cluster_here() && !rest.alone)
+        rest.gpu = "none"; /* experts there and on other hosts at once are not planned */
+    TRY(engine_open_model(&engine, path, &rest, error));
     hypura_status status = HYPURA_OK;
     if (draft_model_wanted(engine->open.model, options))
         status = draft_model_open(engine, &rest, error);

@@ -1,4 +1,5 @@
 /* How an engine comes to be, and its end: first what it is, then what it runs in, which depends on the plan. */
+#include "engine/cluster/share.h"
 #include "engine/gpu/pass.h"
 
 #include <stdlib.h>
@@ -35,8 +36,12 @@ static hypura_status open_rope(struct opened *open, struct batch *batch, hypura_
     return status;
 }
 
-static hypura_status open_parts(struct engine *engine, const struct engine_options *options, hypura_error *error)
+static hypura_status open_parts(struct engine *engine, const struct engine_options *asked, hypura_error *error)
 {
+    struct engine_options own = *asked;
+    const struct engine_options *options = &own;
+    if (!asked->alone && !asked->experts_only && cluster_here())
+        TRY(share_open(engine, &own, error));
     TRY(make_plan(&engine->open.plan, &engine->open.request, &engine->open.geometry, engine->open.model,
                   engine->open.steps, engine->open.adapters, &engine->open.hardware, &engine->open.devices, options,
                   error));
@@ -76,10 +81,15 @@ static hypura_status open_parts(struct engine *engine, const struct engine_optio
                                   .gpu_count = plan->gpu ? engine->open.devices.count : 0};
     TRY(store_open(&engine->open.store, engine->open.model, plan, &store, error));
     TRY(nodes_use(&engine->open, engine->batch.compute, error));
-    TRY(predictor_create(&engine->predictor, &engine->batch, error));
+    if (!options->experts_only)
+        TRY(predictor_create(&engine->predictor, &engine->batch, error));
     if (options->trace_path)
         TRY(open_trace(&engine->batch, options->trace_path, error));
     TRY(store_load(engine->open.store, options->progress, options->progress_context, error));
+    if (options->experts_only)
+        return HYPURA_OK;
+    if (engine->batch.share)
+        TRY(share_wait(engine->batch.share, error));
     TRY(open_rope(&engine->open, &engine->batch, error));
     return plan->gpu ? gpu_pass_open(&engine->batch, error) : HYPURA_OK;
 }
@@ -102,6 +112,8 @@ static void close_parts(struct engine *engine)
     if (engine_end_trace(engine, &lost))
         log_write(LOG_WARNING, "%s", lost.message);
     gpu_pass_close(&engine->batch);
+    share_close(engine->batch.share);
+    engine->batch.share = NULL;
     if (engine->open.store)
         store_close(engine->open.store);
     memory_free(engine->counters.used);
@@ -212,6 +224,37 @@ hypura_status engine_open_model(struct engine **out, const char *path, const str
         status = error_set(error, missing.status, "%s", missing.message);
     if (!status)
         open_vocabulary(open);
+    if (!status)
+        status = steps_make(&open->steps, open->model, error);
+    if (!status)
+        status =
+            adapters_open(&open->adapters, open->model, open->steps, options->adapters, options->adapter_count, error);
+    if (status)
+        engine_close(engine);
+    else
+        *out = engine;
+    return status;
+}
+
+hypura_status engine_open_part(struct engine **out, const char *path, bool predicting,
+                               const struct engine_options *options, hypura_error *error)
+{
+    struct engine *engine;
+    TRY(ALLOCATE(&engine, 1, "engine", error));
+    struct opened *open = &engine->open;
+    pthread_mutex_init(&engine->budget_mutex, NULL);
+    engine->batch.open = open;
+    engine->batch.counters = &engine->counters;
+    engine->batch.narrowing.layer = NO_LAYER;
+    open->drafting = DRAFTING_OFF;
+    hypura_error missing = {0};
+    hypura_status found = hardware_detect(&open->hardware, path, &missing);
+    hypura_status status =
+        predicting ? model_open_predicting(&open->model, path, error) : model_open(&open->model, path, error);
+    if (!status && found)
+        status = error_set(error, found, "%s", missing.message);
+    if (!status && (options->mirror_count || gguf_file_count(model_file(open->model)) > 1))
+        status = store_find_drives(&open->hardware, open->model, options->mirrors, options->mirror_count, error);
     if (!status)
         status = steps_make(&open->steps, open->model, error);
     if (!status)

@@ -105,6 +105,9 @@ void engine_ask(struct asked *out, const struct geometry *geometry, const struct
     out->kv_type = TENSOR_F32;
 }
 
+/* Of a host that computes experts only: it holds no positions, and takes no longer batches than this. */
+#define EXPERT_POSITIONS 512u
+
 static hypura_status plan_rest(struct plan **out, struct plan_request *request, const struct geometry *geometry,
                                const struct plan_gpu *gpu, const struct devices *devices,
                                const struct hardware *hardware, const struct engine_options *options,
@@ -130,6 +133,12 @@ static hypura_status plan_rest(struct plan **out, struct plan_request *request, 
         request->working_set.shared_kv_bytes = planned_shared_bytes;
     if (gpu)
         request->overhead += gpu->host_bytes;
+    request->elsewhere = options->elsewhere;
+    if (options->experts_only) { /* whose rows come and go */
+        request->working_set.kv_bytes = NULL;
+        request->positions = EXPERT_POSITIONS;
+        request->chunk = 0;
+    }
     char path[4096];
     if (options->routing)
         request->hit_curve = *options->routing;

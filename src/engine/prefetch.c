@@ -1,3 +1,4 @@
+#include "engine/cluster/share.h"
 #include "engine/cpu/execute.h"
 #include "engine/gpu/pass.h"
 
@@ -139,12 +140,17 @@ static int likelier_first(const void *left, const void *right)
 static void offer(struct batch *batch, unit_number first_expert, uint32_t count)
 {
     struct scratch *s = &batch->scratch;
+    const uint8_t *elsewhere = batch->open->plan->elsewhere;
+    uint32_t own = 0;
     qsort(s->likely, count, sizeof *s->likely, likelier_first);
     for (uint32_t i = 0; i < count; i++) {
-        s->prefetch_units[i] = first_expert + s->likely[i].expert;
-        s->prefetch_probabilities[i] = s->likely[i].probability;
+        if (elsewhere && elsewhere[first_expert + s->likely[i].expert])
+            continue;
+        s->prefetch_units[own] = first_expert + s->likely[i].expert;
+        s->prefetch_probabilities[own++] = s->likely[i].probability;
     }
-    store_prefetch(batch->open->store, s->prefetch_units, s->prefetch_probabilities, count);
+    if (own)
+        store_prefetch(batch->open->store, s->prefetch_units, s->prefetch_probabilities, own);
 }
 
 /* A long batch uses nearly all experts of every layer. */
@@ -185,6 +191,8 @@ static hypura_status prefetch_layer(struct batch *batch, uint32_t number, uint32
         if (s->likely[e].probability > 0)
             s->likely[count++] = s->likely[e];
     offer(batch, router.route->route.first, count);
+    if (batch->share && batch->share->streams)
+        share_prefetch(batch, number, router.route->route.first, s->likely, count);
     return HYPURA_OK;
 }
 
@@ -232,8 +240,9 @@ static bool prefetched_before(struct prefetcher *prefetcher, uint32_t number, ui
 /* For this layer and those after it. */
 static hypura_status prefetch_from(struct batch *batch, uint32_t number, hypura_error *error)
 {
-    if (batch->open->plan->expert_cache_bytes == 0 || !can_prefetch(batch, number) || !prefetches_by_token(batch) ||
-        !store_wants_prefetch(batch->open->store, 1))
+    const bool others = batch->share && batch->share->streams;
+    if ((batch->open->plan->expert_cache_bytes == 0 && !others) || !can_prefetch(batch, number) ||
+        !prefetches_by_token(batch) || !(store_wants_prefetch(batch->open->store, 1) || others))
         return HYPURA_OK;
     TRY(prefetch_layer(batch, number, 0, NULL, error));
     for (uint32_t ahead = 1; ahead < PREFETCH_LAYERS && can_prefetch(batch, number + ahead); ahead++) {

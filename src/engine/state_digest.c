@@ -1,5 +1,5 @@
 /* Whether what a sequence knows means the same in another engine: a digest of all that it depends on. */
-#include "engine/engine_private.h"
+#include "engine/cluster/share.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -154,6 +154,14 @@ static uint64_t add_machine(uint64_t hash, const struct engine *engine)
     }
     const struct plan_gpu *plan = engine->open.plan->gpu;
     return engine_gpu_at(engine, 1) ? fnv1a(hash, plan->devices, plan->layer_count) : hash;
+}
+
+hypura_status digest_of_model(uint64_t *out, const struct opened *open, hypura_error *error)
+{
+    uint64_t hash = add_header(add_number(FNV1A_START, STATE_VERSION), model_file(open->model));
+    TRY(add_samples(&hash, model_file(open->model), error));
+    *out = add_adapters(add_number(hash, model_unit_count(open->model)), open);
+    return HYPURA_OK;
 }
 
 hypura_status engine_state_digest(uint64_t *out, const struct engine *engine, hypura_error *error)

@@ -39,6 +39,7 @@ void plan_free(struct plan *plan)
     memory_free(plan->cuts);
     memory_free(plan->groups);
     memory_free(plan->streams);
+    memory_free(plan->elsewhere);
     plan_gpu_free(plan->gpu);
     memory_free(plan);
 }

@@ -176,6 +176,8 @@ struct plan_request {
     struct plan_working_set working_set;
     const struct plan_gpu *gpu;         /* what is on a GPU, and so not in memory; NULL: nothing. Not kept */
     const struct hardware_gpu *devices; /* which they are, one for each part */
+    const uint8_t *elsewhere; /* [model_unit_count] units that another host computes with, or that this one has no part
+                               * in: they are neither held nor counted; NULL: there are none. Not kept */
 };
 
 /* A tensor of which rows are read when a token wants them, and nothing else: the token embedding where it has no room,
@@ -205,6 +207,7 @@ struct plan {
      * anything else. 0: it is held alone. */
     uint8_t *groups;
     uint8_t *streams; /* of each unit's pieces whether it passes through the ring; the others of the unit stay */
+    uint8_t *elsewhere; /* [unit_count] of TIER_STORAGE, and never read: another host has it; NULL: there are none */
     uint32_t positions, sequences, chunk;
     uint64_t kv_positions; /* of all sequences together that there is room for, in blocks of PLAN_KV_BLOCK */
     enum tensor_type kv_type;

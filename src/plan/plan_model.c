@@ -1,6 +1,8 @@
 /* Plans for real models: reads a model into the planner's table. */
 #include "plan/plan_private.h"
 
+#include <string.h>
+
 void plan_table_free(struct plan_table *table)
 {
     memory_free(table->units);
@@ -193,6 +195,34 @@ static hypura_status predict_evenly(struct plan *plan, const struct plan_table *
     return status;
 }
 
+static void leave_out_elsewhere(struct plan_table *table, const struct plan_request *request)
+{
+    for (unit_number u = 0; request->elsewhere && u < table->count; u++) {
+        if (!request->elsewhere[u])
+            continue;
+        table->units[u].priority = PRIORITY_UNUSED;
+        table->units[u].compute_seconds = 0;
+        if (u == table->embedding_unit)
+            table->embedding_unit = NO_UNIT;
+    }
+    uint32_t kept = 0;
+    for (uint32_t i = 0; request->elsewhere && i < table->row_count; i++)
+        if (!request->elsewhere[table->rows[i].unit])
+            table->rows[kept++] = table->rows[i];
+    if (request->elsewhere)
+        table->row_count = kept;
+}
+
+static hypura_status keep_elsewhere(struct plan *plan, const struct plan_request *request, hypura_error *error)
+{
+    if (!request->elsewhere)
+        return HYPURA_OK;
+    hypura_status status = ALLOCATE(&plan->elsewhere, plan->unit_count, "plan", error);
+    if (status == HYPURA_OK)
+        memcpy(plan->elsewhere, request->elsewhere, plan->unit_count);
+    return status;
+}
+
 hypura_status plan_make(struct plan **out, const struct model *model, const struct steps *steps,
                         const struct hardware *hardware, const struct plan_request *request, hypura_error *error)
 {
@@ -204,6 +234,7 @@ hypura_status plan_make(struct plan **out, const struct model *model, const stru
         if (request->gpu->units[u])
             table.units[u].priority = PRIORITY_GPU;
     }
+    leave_out_elsewhere(&table, request);
     table.experts_move = request->gpu && (request->gpu->moves || request->gpu->in_place);
     for (unit_number u = 0; table.experts_move && u < table.count; u++) {
         /* Slots have one size, and slices begin anywhere in a page. */
@@ -212,6 +243,11 @@ hypura_status plan_make(struct plan **out, const struct model *model, const stru
     }
     struct plan *plan;
     status = plan_make_units(&plan, &table, hardware, request, error);
+    if (status == HYPURA_OK) {
+        status = keep_elsewhere(plan, request, error);
+        if (status != HYPURA_OK)
+            plan_free(plan);
+    }
     if (status == HYPURA_OK) {
         if (request->gpu)
             status = plan_gpu_predict(plan, &table, model, steps, hardware, request, error);

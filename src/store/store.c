@@ -173,6 +173,7 @@ hypura_status store_open_source(struct store **out, const struct store_source *s
             if (store->units[i].place != PLACE_PIECES)
                 store->units[i].place = source->tiers[i] == TIER_GPU                ? PLACE_GPU
                                         : source->tiers[i] == TIER_RAM              ? PLACE_PINNED
+                                        : source->elsewhere && source->elsewhere[i] ? PLACE_STORAGE
                                         : store_unit(store, i)->kind == UNIT_EXPERT ? PLACE_CACHE
                                         : source->in_ring[i]                        ? PLACE_RING
                                                                                     : PLACE_STORAGE;

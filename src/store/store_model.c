@@ -44,6 +44,7 @@ hypura_status store_open(struct store **out, const struct model *model, const st
                                   .cuts = plan->cuts,
                                   .streams = plan->streams,
                                   .groups = plan->groups,
+                                  .elsewhere = plan->elsewhere,
                                   .file_count = (uint32_t)gguf_file_count(file),
                                   .ring_bytes = plan->ring_bytes,
                                   .expert_cache_bytes = plan->expert_cache_bytes,

@@ -94,6 +94,7 @@ struct store_source {
     const struct plan_cut *cuts; /* [unit_count]; NULL: all are whole */
     const uint8_t *streams;      /* of pieces, by cuts */
     const uint8_t *groups;       /* [unit_count] as struct plan has them; NULL: none is held with others */
+    const uint8_t *elsewhere;    /* [unit_count] never held here; NULL: none is */
     const char *const *paths;
     uint32_t file_count;
     uint64_t ring_bytes, expert_cache_bytes;

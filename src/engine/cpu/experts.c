@@ -1,4 +1,5 @@
 /* Mixtures: the router's choice, the chosen experts as they arrive, and their sum. */
+#include "engine/cluster/share.h"
 #include "engine/cpu/execute.h"
 
 #include <string.h>
@@ -36,8 +37,14 @@ static hypura_status choose(struct batch *batch, const struct step *step, struct
     return HYPURA_OK;
 }
 
-/* Sorts the rows' choices by expert, and lists the experts that are needed in units[]; those elsewhere (NULL: there are
- * none) are left out. */
+/* Whether an expert of the layer is computed by a device (NULL: there is none), or by another host. */
+static bool is_elsewhere(const struct batch *batch, unit_number first_expert, const bool *elsewhere, uint32_t expert)
+{
+    const struct plan *plan = batch->open->plan;
+    return (elsewhere && elsewhere[expert]) || (plan->elsewhere && plan->elsewhere[first_expert + expert]);
+}
+
+/* Sorts the rows' choices by expert, and lists the experts that are needed in units[]; those elsewhere are left out. */
 static uint32_t group_by_expert(struct batch *batch, unit_number first_expert, const bool *elsewhere)
 {
     const struct model_parameters *p = model_parameters(batch->open->model);
@@ -46,7 +53,7 @@ static uint32_t group_by_expert(struct batch *batch, unit_number first_expert, c
     uint32_t *first = s->expert_first;
     memset(first, 0, (p->experts + 1) * sizeof *first);
     for (size_t i = 0; i < choices; i++)
-        first[s->chosen[i] + 1] += !(elsewhere && elsewhere[s->chosen[i]]);
+        first[s->chosen[i] + 1] += !is_elsewhere(batch, first_expert, elsewhere, s->chosen[i]);
     uint32_t needed = 0;
     for (uint32_t e = 0; e < p->experts; e++) {
         if (first[e + 1])
@@ -55,7 +62,7 @@ static uint32_t group_by_expert(struct batch *batch, unit_number first_expert, c
     }
     /* Filling moves first[e] to its end, which is where the next begins: the table is shifted back afterwards. */
     for (size_t i = 0; i < choices; i++) {
-        if (elsewhere && elsewhere[s->chosen[i]])
+        if (is_elsewhere(batch, first_expert, elsewhere, s->chosen[i]))
             continue;
         uint32_t place = first[s->chosen[i]]++;
         s->expert_token[place] = (uint32_t)(i / p->experts_used);
@@ -394,6 +401,8 @@ void forget_experts(struct batch *batch)
     if (s->waiting)
         store_forget(batch->open->store, s->expert_units, s->waiting);
     s->waiting = 0;
+    if (batch->share)
+        share_drop(batch);
 }
 
 hypura_status want_chosen(struct batch *batch, uint32_t layer, unit_number first_expert, const bool *elsewhere,
@@ -433,7 +442,8 @@ hypura_status run_route(struct batch *batch, const struct step *step, struct hel
     if (batch->trace)
         TRY(trace_writer_layer(batch->trace, number, batch->scratch.chosen, error));
     prefetch_check(batch, number);
-    return want_chosen(batch, number, step->route.first, NULL, error);
+    TRY(want_chosen(batch, number, step->route.first, NULL, error));
+    return batch->share ? share_begin(batch, step, error) : HYPURA_OK;
 }
 
 hypura_status run_experts(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
@@ -444,6 +454,8 @@ hypura_status run_experts(struct batch *batch, const struct step *step, struct h
     TRY(hold_vector(batch, held, x->up_bias, &biases.up, error));
     TRY(hold_vector(batch, held, x->down_bias, &biases.down, error));
     hypura_status status = run_waiting(batch, step, &batch->scratch.waiting, &biases, error);
+    if (!status && batch->share)
+        status = share_collect(batch, step, error);
     forget_inputs(batch, 1u << BUFFER_GATE | 1u << BUFFER_UP);
     return status;
 }

@@ -1,0 +1,55 @@
+#include "engine/cluster/part.h"
+
+#include <string.h>
+
+void part_options(struct engine_options *options, const struct hardware *hardware)
+{
+    const uint32_t ranks = cluster_ranks_on_host();
+    if (options->budget == 0)
+        options->budget = hardware_default_budget(hardware) / ranks;
+    if (options->threads == 0)
+        options->threads = MAX(hardware->cores / ranks, (size_t)1);
+    options->gpu = "none";
+}
+
+hypura_status part_room(struct plan_host *out, struct plan **made, struct plan_request *request, struct engine *engine,
+                        const struct engine_options *options, hypura_error *error)
+{
+    struct opened *open = &engine->open;
+    const struct devices none = {0};
+    TRY(make_plan(made, request, &open->geometry, open->model, open->steps, open->adapters, &open->hardware, &none,
+                  options, error));
+    const struct plan *plan = *made;
+    const uint64_t taken = plan->overhead_bytes + plan->reserve_bytes + plan->resident_bytes + plan->pool_bytes +
+                           plan->table_bytes + plan->kv_bytes + plan->scratch_bytes;
+    uint64_t pinned = 0;
+    for (unit_number u = 0; u < plan->unit_count; u++)
+        if (model_unit(open->model, u)->kind == UNIT_EXPERT && plan->tiers[u] == TIER_RAM)
+            pinned += plan_unit_footprint(model_unit(open->model, u));
+    *out = (struct plan_host){.memory = plan->budget,
+                              .expert_room = pinned + plan->expert_cache_bytes + plan->budget - MIN(taken, plan->budget),
+                              .compute_bytes_per_second = open->hardware.compute_bytes_per_second,
+                              .multiply_adds_per_second = open->hardware.multiply_adds_per_second,
+                              .drive_bytes_per_second = open->hardware.storage.bytes_per_second};
+    return HYPURA_OK;
+}
+
+void part_elsewhere(uint8_t *out, const struct opened *open, const uint8_t *owners, uint32_t rank)
+{
+    const struct step_list all = steps_all(open->steps);
+    const uint32_t layers = model_parameters(open->model)->layers;
+    for (unit_number u = 0; u < model_unit_count(open->model); u++) {
+        const struct unit *unit = model_unit(open->model, u);
+        const bool expert = unit->kind == UNIT_EXPERT && unit->layer >= 0 && (uint32_t)unit->layer < layers;
+        out[u] = !expert || (owners && owners[u] != rank);
+    }
+    for (size_t i = 0; i < all.count; i++) {
+        const struct step_experts *x = &all.steps[i].experts;
+        if (all.steps[i].kind != STEP_EXPERTS || (uint32_t)all.steps[i].layer >= layers)
+            continue;
+        const unit_number biases[] = {x->gate_bias, x->up_bias, x->down_bias};
+        for (size_t b = 0; b < COUNT_OF(biases); b++)
+            if (biases[b] != NO_UNIT)
+                out[biases[b]] = 0;
+    }
+}

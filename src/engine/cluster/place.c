@@ -1,0 +1,209 @@
+#include "engine/cluster/share.h"
+
+#include "engine/cluster/part.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static uint32_t models; /* that were shared out so far: what they are called */
+
+static hypura_status ask(struct share *share, const struct engine *engine, const char *path, hypura_error *error)
+{
+    const struct ask ask = {.predicting = model_parameters(engine->open.model)->predicting,
+                            .path_bytes = (uint32_t)strlen(path)};
+    if (ask.path_bytes > MESSAGE_PATH_MOST)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "the path of the model is too long");
+    for (uint32_t rank = 1; rank < share->ranks; rank++) {
+        TRY(message_send(share->cluster, rank, MESSAGE_ASK, share->model, sizeof ask + ask.path_bytes, error));
+        TRY(cluster_write(share->cluster, rank, &ask, sizeof ask, error));
+        TRY(cluster_write(share->cluster, rank, path, ask.path_bytes, error));
+        TRY(cluster_flush(share->cluster, rank, error));
+    }
+    return HYPURA_OK;
+}
+
+static hypura_status hear_measures(const struct share *share, uint32_t rank, uint64_t digest, struct plan_host *host,
+                                   hypura_error *error)
+{
+    struct measured measured;
+    TRY(message_expect(share->cluster, rank, MESSAGE_MEASURED, share->model, sizeof measured, error));
+    TRY(cluster_read(share->cluster, rank, &measured, sizeof measured, error));
+    if (measured.digest != digest)
+        return error_set(error, HYPURA_ERROR_FORMAT,
+                         "%s has another model (or other adapters) under this name than %s: their digests differ",
+                         cluster_host(share->cluster, rank), cluster_host(share->cluster, 0));
+    if (measured.instructions != (uint32_t)compute_best_instructions())
+        log_write(LOG_WARNING, "%s computes with other instructions than %s, so last bits may be others than on one host",
+                  cluster_host(share->cluster, rank), cluster_host(share->cluster, 0));
+    *host = (struct plan_host){.memory = measured.memory,
+                               .expert_room = measured.expert_room,
+                               .compute_bytes_per_second = measured.compute_bytes_per_second,
+                               .multiply_adds_per_second = measured.multiply_adds_per_second,
+                               .drive_bytes_per_second = measured.drive_bytes_per_second};
+    return HYPURA_OK;
+}
+
+static hypura_status place(struct share *share, const struct model *model, hypura_error *error)
+{
+    const uint32_t units = model_unit_count(model);
+    for (uint32_t rank = 1; rank < share->ranks; rank++) {
+        TRY(message_send(share->cluster, rank, MESSAGE_PLACE, share->model, units, error));
+        TRY(cluster_write(share->cluster, rank, share->owners, units, error));
+        TRY(cluster_flush(share->cluster, rank, error));
+    }
+    share->placed = true;
+    return HYPURA_OK;
+}
+
+static void tell(const struct share *share, const struct plan_host *hosts, const struct model *model)
+{
+    uint64_t bytes[CLUSTER_MOST_RANKS] = {0};
+    char has[32], room[32];
+    for (unit_number u = 0; u < model_unit_count(model); u++)
+        if (model_unit(model, u)->kind == UNIT_EXPERT)
+            bytes[share->owners[u]] += model_unit(model, u)->bytes;
+    for (uint32_t rank = 0; rank < share->ranks; rank++)
+        log_write(LOG_INFO, "%s has %s of the experts, with room for %s", cluster_host(share->cluster, rank),
+                  format_bytes(has, sizeof has, (double)bytes[rank]),
+                  format_bytes(room, sizeof room, (double)hosts[rank].expert_room));
+}
+
+/* Where everybody is to have a share, whatever that costs: by memory. For tests, and to compare. */
+static bool spreads_over_all(void)
+{
+    const char *value = getenv("HYPURA_HOSTS");
+    return value && strcmp(value, "all") == 0;
+}
+
+static void share_by_room(struct plan_hosts *out, const struct plan_host *hosts, uint32_t count)
+{
+    double room = 0;
+    for (uint32_t h = 0; h < count; h++)
+        room += (double)hosts[h].expert_room;
+    *out = (struct plan_hosts){.count = count, .used = count};
+    for (uint32_t h = 0; h < count; h++)
+        out->parts[h].share = room > 0 ? (double)hosts[h].expert_room / room : 1.0 / count;
+}
+
+static hypura_status choose(struct share *share, const struct engine *engine, const struct plan *first,
+                            const struct plan_request *request, const struct plan_host *hosts, hypura_error *error)
+{
+    const struct opened *open = &engine->open;
+    struct plan_hosts plan;
+    if (spreads_over_all())
+        share_by_room(&plan, hosts, share->ranks);
+    else
+        TRY(plan_hosts_make(&plan, first, open->model, open->steps, &open->hardware, request, hosts, share->ranks,
+                            error));
+    log_write(LOG_INFO, "%s", plan.reason);
+    plan_hosts_owners(share->owners, open->model, &plan);
+    return HYPURA_OK;
+}
+
+static hypura_status share_out(struct share *share, struct engine *engine, struct engine_options *options,
+                               hypura_error *error)
+{
+    struct plan_host hosts[CLUSTER_MOST_RANKS] = {0};
+    const struct model *model = engine->open.model;
+    struct plan *first = NULL;
+    struct plan_request request;
+    uint64_t digest;
+    TRY(ask(share, engine, gguf_file_path(model_file(model), 0), error));
+    hypura_status status = digest_of_model(&digest, &engine->open, error);
+    if (!status)
+        status = part_room(&hosts[0], &first, &request, engine, options, error);
+    hypura_error further;
+    for (uint32_t rank = 1; rank < share->ranks; rank++) { /* all of them, or an answer would be left over */
+        hypura_status one = hear_measures(share, rank, digest, &hosts[rank], status ? &further : error);
+        status = status ? status : one;
+    }
+    if (!status)
+        status = choose(share, engine, first, &request, hosts, error);
+    plan_free(first);
+    if (status)
+        return status;
+    for (unit_number u = 0; u < model_unit_count(model); u++)
+        share->elsewhere[u] = share->owners[u] != 0;
+    tell(share, hosts, model);
+    return place(share, model, error);
+}
+
+/* What cannot be shared out yet. */
+static hypura_status check(const struct engine *engine, hypura_error *error)
+{
+    const struct model *model = engine->open.model;
+    const struct model_parameters *p = model_parameters(model);
+    const char *name = model_name(model);
+    if (p->experts == 0)
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED,
+                         "%s has no experts to share out over hosts: start it on one, without mpirun", name);
+    if (!model_writes_text(model))
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED,
+                         "%s is an encoder, which is not shared out over hosts: start it on one, without mpirun", name);
+    if (p->experts > UINT16_MAX)
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s has too many experts to share out over hosts", name);
+    return HYPURA_OK;
+}
+
+hypura_status share_open(struct engine *engine, struct engine_options *options, hypura_error *error)
+{
+    struct share *share;
+    const struct model_parameters *p = model_parameters(engine->open.model);
+    const size_t choices = (size_t)MESSAGE_ROWS_MOST * p->experts_used;
+    TRY(check(engine, error));
+    part_options(options, &engine->open.hardware);
+    TRY(ALLOCATE(&share, 1, "experts on other hosts", error));
+    engine->batch.share = share;
+    share->cluster = cluster_here();
+    share->ranks = cluster_size(share->cluster);
+    share->model = models++;
+    share->units = model_unit_count(engine->open.model);
+    TRY(ALLOCATE(&share->owners, share->units, "experts on other hosts", error));
+    TRY(ALLOCATE(&share->elsewhere, share->units, "experts on other hosts", error));
+    TRY(ALLOCATE(&share->choices, choices, "experts on other hosts", error));
+    TRY(ALLOCATE(&share->weights, choices, "experts on other hosts", error));
+    TRY(share_out(share, engine, options, error));
+    options->elsewhere = share->elsewhere;
+    return HYPURA_OK;
+}
+
+hypura_status share_wait(struct share *share, hypura_error *error)
+{
+    hypura_status status = HYPURA_OK;
+    hypura_error further;
+    uint64_t digest = fnv1a(FNV1A_START, share->owners, share->units);
+    share->rows = MESSAGE_ROWS_MOST;
+    share->placed = false;
+    for (uint32_t rank = 1; rank < share->ranks; rank++) {
+        struct ready ready;
+        hypura_error *where = status ? &further : error;
+        hypura_status one =
+            message_expect(share->cluster, rank, MESSAGE_READY, share->model, sizeof ready, where);
+        if (!one)
+            one = cluster_read(share->cluster, rank, &ready, sizeof ready, where);
+        if (!one && (ready.digest != digest || ready.chunk == 0))
+            one = cluster_refuse(share->cluster, rank, "another plan than it was told", where);
+        if (!one)
+            share->rows = (uint32_t)MIN((uint64_t)share->rows, ready.chunk);
+        if (!one)
+            share->streams |= ready.streams != 0;
+        status = status ? status : one;
+    }
+    return status;
+}
+
+void share_close(struct share *share)
+{
+    hypura_error error;
+    if (!share)
+        return;
+    if (share->placed)
+        share_wait(share, &error);
+    for (uint32_t rank = 1; rank < share->ranks; rank++)
+        message_send(share->cluster, rank, MESSAGE_CLOSE, share->model, 0, &error);
+    memory_free(share->owners);
+    memory_free(share->elsewhere);
+    memory_free(share->choices);
+    memory_free(share->weights);
+    memory_free(share);
+}

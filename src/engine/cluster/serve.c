@@ -1,0 +1,332 @@
+/* What ranks other than 0 do: they open the models that rank 0 opens, hold their experts, and compute with them. */
+#include "engine/cluster/part.h"
+#include "engine/cpu/execute.h"
+
+#include <string.h>
+
+#define MOST_PARTS 16u
+
+/* One opened model. */
+struct part {
+    uint32_t model;
+    struct engine *engine; /* NULL: there is none here */
+    struct engine_options options;
+    uint8_t *elsewhere; /* [unit_count] */
+    uint16_t *choices;  /* [MESSAGE_ROWS_MOST][used] */
+    bool placed, passing;
+    struct counted counted;
+};
+
+struct server {
+    struct cluster *cluster;
+    const struct engine_options *options;
+    struct part parts[MOST_PARTS];
+};
+
+static struct part *find(struct server *server, uint32_t model)
+{
+    for (uint32_t i = 0; i < MOST_PARTS; i++)
+        if (server->parts[i].engine && server->parts[i].model == model)
+            return &server->parts[i];
+    return NULL;
+}
+
+static hypura_status refuse(struct server *server, const char *what, hypura_error *error)
+{
+    return cluster_refuse(server->cluster, 0, what, error);
+}
+
+static hypura_status fail(struct server *server, uint32_t model, const hypura_error *failure, hypura_error *error)
+{
+    return message_fail(server->cluster, 0, model, failure, error);
+}
+
+static void end_pass(struct part *part)
+{
+    hypura_error changed; /* a file that was written to: the next read says so */
+    if (part->passing && store_advance(part->engine->open.store, &changed))
+        store_abandon(part->engine->open.store);
+    part->passing = false;
+}
+
+static void close_part(struct part *part)
+{
+    if (part->engine && part->placed)
+        end_pass(part);
+    engine_close(part->engine);
+    memory_free(part->elsewhere);
+    memory_free(part->choices);
+    *part = (struct part){0};
+}
+
+/* ---- opening -------------------------------------------------------------------------------------------------------
+ */
+
+static hypura_status open_part(struct server *server, struct part *part, const char *path, bool predicting,
+                               struct measured *out, hypura_error *error)
+{
+    struct plan_host host;
+    part->options = *server->options;
+    part->options.remember_usage = false;
+    part->options.begin_early = false;
+    part->options.trace_path = NULL;
+    part->options.progress = NULL;
+    part->options.experts_only = true;
+    TRY(engine_open_part(&part->engine, path, predicting, &part->options, error));
+    struct opened *open = &part->engine->open;
+    part_options(&part->options, &open->hardware);
+    TRY(ALLOCATE(&part->elsewhere, model_unit_count(open->model), "experts of this host", error));
+    TRY(ALLOCATE(&part->choices, (size_t)MESSAGE_ROWS_MOST * model_parameters(open->model)->experts_used,
+                 "choices of experts", error));
+    part_elsewhere(part->elsewhere, open, NULL, 0);
+    part->options.elsewhere = part->elsewhere;
+    struct plan *plan;
+    struct plan_request request;
+    TRY(part_room(&host, &plan, &request, part->engine, &part->options, error));
+    plan_free(plan);
+    *out = (struct measured){.memory = host.memory,
+                             .expert_room = host.expert_room,
+                             .compute_bytes_per_second = host.compute_bytes_per_second,
+                             .multiply_adds_per_second = host.multiply_adds_per_second,
+                             .drive_bytes_per_second = host.drive_bytes_per_second,
+                             .instructions = (uint32_t)compute_best_instructions(),
+                             .threads = (uint32_t)part->options.threads};
+    return digest_of_model(&out->digest, open, error);
+}
+
+static hypura_status on_ask(struct server *server, const struct message *message, hypura_error *error)
+{
+    struct ask ask;
+    struct measured measured = {0};
+    hypura_error failure;
+    char path[MESSAGE_PATH_MOST + 1];
+    struct part *part = NULL;
+    if (message->bytes < sizeof ask || message->bytes > sizeof ask + MESSAGE_PATH_MOST)
+        return refuse(server, "a model without a name", error);
+    TRY(cluster_read(server->cluster, 0, &ask, sizeof ask, error));
+    if (ask.path_bytes != message->bytes - sizeof ask)
+        return refuse(server, "a model without a name", error);
+    TRY(cluster_read(server->cluster, 0, path, ask.path_bytes, error));
+    path[ask.path_bytes] = 0;
+    for (uint32_t i = 0; i < MOST_PARTS && !part; i++)
+        part = server->parts[i].engine ? NULL : &server->parts[i];
+    if (!part) {
+        error_set(&failure, HYPURA_ERROR_MEMORY, "%u models are open, and there is no place for more", MOST_PARTS);
+        return fail(server, message->model, &failure, error);
+    }
+    part->model = message->model;
+    if (open_part(server, part, path, ask.predicting, &measured, &failure)) {
+        close_part(part);
+        return fail(server, message->model, &failure, error);
+    }
+    TRY(message_send(server->cluster, 0, MESSAGE_MEASURED, message->model, sizeof measured, error));
+    TRY(cluster_write(server->cluster, 0, &measured, sizeof measured, error));
+    return cluster_flush(server->cluster, 0, error);
+}
+
+static hypura_status on_place(struct server *server, struct part *part, const struct message *message,
+                              hypura_error *error)
+{
+    hypura_error failure;
+    struct opened *open = &part->engine->open;
+    const uint32_t units = model_unit_count(open->model);
+    if (message->bytes != units || part->placed)
+        return refuse(server, "a plan for another model", error);
+    uint8_t *owners;
+    TRY(ALLOCATE(&owners, units, "experts of all hosts", error));
+    hypura_status status = cluster_read(server->cluster, 0, owners, units, error);
+    struct ready ready = {.digest = fnv1a(FNV1A_START, owners, units)};
+    if (!status)
+        part_elsewhere(part->elsewhere, open, owners, cluster_rank(server->cluster));
+    memory_free(owners);
+    TRY(status);
+    if (engine_open_places(part->engine, &part->options, &failure)) {
+        close_part(part);
+        return fail(server, message->model, &failure, error);
+    }
+    part->placed = true;
+    ready.chunk = MIN(open->plan->chunk, MESSAGE_ROWS_MOST);
+    ready.streams = !plan_holds_experts(open->plan) && open->plan->mode != PLAN_FULL_RESIDENT;
+    TRY(message_send(server->cluster, 0, MESSAGE_READY, message->model, sizeof ready, error));
+    TRY(cluster_write(server->cluster, 0, &ready, sizeof ready, error));
+    return cluster_flush(server->cluster, 0, error);
+}
+
+/* ---- computing -----------------------------------------------------------------------------------------------------
+ */
+
+static const struct step *experts_of(const struct part *part, uint32_t layer)
+{
+    const struct opened *open = &part->engine->open;
+    return layer < model_parameters(open->model)->layers
+               ? steps_find(steps_of_layer(open->steps, layer), STEP_EXPERTS)
+               : NULL;
+}
+
+/* Choices, weights and rows, to where the executor reads them. */
+static hypura_status read_task(struct server *server, struct part *part, const struct step *step,
+                               const struct task *task, hypura_error *error)
+{
+    struct batch *batch = &part->engine->batch;
+    struct scratch *s = &batch->scratch;
+    const struct step_experts *x = &step->experts;
+    const size_t choices = (size_t)task->rows * task->used;
+    const uint32_t experts = model_parameters(part->engine->open.model)->experts;
+    uint32_t own = 0;
+    TRY(cluster_read(server->cluster, 0, part->choices, choices * sizeof *part->choices, error));
+    if (task->weighed)
+        TRY(cluster_read(server->cluster, 0, s->chosen_weights, choices * sizeof *s->chosen_weights, error));
+    TRY(cluster_read(server->cluster, 0, rows_of(batch, x->in), (size_t)task->rows * x->columns * sizeof(float), error));
+    for (size_t i = 0; i < choices; i++) {
+        if (part->choices[i] >= experts)
+            return refuse(server, "experts that do not exist", error);
+        s->chosen[i] = part->choices[i];
+        own += !part->elsewhere[x->first + s->chosen[i]];
+    }
+    return own == task->choices ? HYPURA_OK : refuse(server, "experts that this host does not have", error);
+}
+
+static hypura_status send_rows(struct server *server, const struct part *part, const struct step *step,
+                               const struct task *task, hypura_error *error)
+{
+    const struct scratch *s = &part->engine->batch.scratch;
+    const struct step_experts *x = &step->experts;
+    const uint64_t row_bytes = x->columns * sizeof(float);
+    TRY(message_send(server->cluster, 0, MESSAGE_ROWS, part->model, task->choices * row_bytes, error));
+    for (size_t i = 0; i < (size_t)task->rows * task->used; i++)
+        if (!part->elsewhere[x->first + s->chosen[i]])
+            TRY(cluster_write(server->cluster, 0, s->expert_out + i * x->columns, row_bytes, error));
+    return cluster_flush(server->cluster, 0, error);
+}
+
+static hypura_status compute(struct part *part, const struct step *step, const struct task *task, hypura_error *error)
+{
+    struct batch *batch = &part->engine->batch;
+    const uint64_t start = clock_nanoseconds();
+    batch->rows = task->rows;
+    forget_inputs(batch, UINT32_MAX);
+    if (!part->passing)
+        store_begin(part->engine->open.store);
+    part->passing = true;
+    hypura_status status = run_chosen_experts(batch, step, NULL, error);
+    part->counted.busy_nanoseconds += clock_nanoseconds() - start;
+    part->counted.rows += task->rows;
+    part->counted.experts += task->choices;
+    return status;
+}
+
+static hypura_status on_experts(struct server *server, struct part *part, const struct message *message,
+                                hypura_error *error)
+{
+    struct task task;
+    hypura_error failure;
+    if (message->bytes < sizeof task || !part->placed)
+        return refuse(server, "rows for nothing", error);
+    TRY(cluster_read(server->cluster, 0, &task, sizeof task, error));
+    const struct step *step = experts_of(part, task.layer);
+    const uint32_t chunk = MIN(part->engine->batch.scratch.chunk, MESSAGE_ROWS_MOST);
+    if (!step || task.rows == 0 || task.rows > chunk || task.used != step->experts.used ||
+        task.columns != step->experts.columns || task.weighed != step->experts.weighs_input)
+        return refuse(server, "rows of another model", error);
+    const uint64_t each = task.used * (sizeof *part->choices + (task.weighed ? sizeof(float) : 0)) +
+                          task.columns * sizeof(float);
+    if (message->bytes != sizeof task + task.rows * each)
+        return refuse(server, "more or fewer rows than it said", error);
+    TRY(read_task(server, part, step, &task, error));
+    if (compute(part, step, &task, &failure))
+        return fail(server, message->model, &failure, error);
+    return send_rows(server, part, step, &task, error);
+}
+
+static hypura_status on_prefetch(struct server *server, struct part *part, const struct message *message,
+                                 hypura_error *error)
+{
+    uint32_t layer;
+    const uint32_t experts = model_parameters(part->engine->open.model)->experts;
+    struct scratch *s = &part->engine->batch.scratch;
+    const uint64_t count = (message->bytes - MIN(message->bytes, (uint64_t)sizeof layer)) / sizeof *s->likely;
+    if (!part->placed || count == 0 || count > experts || message->bytes != sizeof layer + count * sizeof *s->likely)
+        return refuse(server, "a list of experts of another model", error);
+    TRY(cluster_read(server->cluster, 0, &layer, sizeof layer, error));
+    TRY(cluster_read(server->cluster, 0, s->likely, count * sizeof *s->likely, error));
+    const struct step *step = experts_of(part, layer);
+    uint32_t own = 0;
+    for (uint64_t i = 0; step && i < count; i++) {
+        if (s->likely[i].expert >= experts || part->elsewhere[step->experts.first + s->likely[i].expert])
+            return refuse(server, "experts that this host does not have", error);
+        s->prefetch_units[own] = step->experts.first + s->likely[i].expert;
+        s->prefetch_probabilities[own++] = s->likely[i].probability;
+    }
+    if (!part->passing)
+        store_begin(part->engine->open.store);
+    part->passing = true;
+    if (own)
+        store_prefetch(part->engine->open.store, s->prefetch_units, s->prefetch_probabilities, own);
+    return HYPURA_OK;
+}
+
+static hypura_status on_counts(struct server *server, struct part *part, hypura_error *error)
+{
+    struct counted counted = part->counted;
+    struct store_statistics s;
+    if (part->placed) {
+        store_statistics(part->engine->open.store, &s);
+        counted.bytes_read = s.bytes_read;
+        counted.resident_bytes = s.resident_bytes + s.pool_bytes_used;
+        counted.expert_hits = s.expert_hits;
+        counted.expert_misses = s.expert_misses;
+    }
+    TRY(message_send(server->cluster, 0, MESSAGE_COUNTED, part->model, sizeof counted, error));
+    TRY(cluster_write(server->cluster, 0, &counted, sizeof counted, error));
+    return cluster_flush(server->cluster, 0, error);
+}
+
+/* ---- the loop ------------------------------------------------------------------------------------------------------
+ */
+
+static hypura_status serve(struct server *server, hypura_error *error)
+{
+    for (;;) {
+        struct message message;
+        TRY(message_receive(server->cluster, 0, &message, error));
+        struct part *part = find(server, message.model);
+        if (message.kind == MESSAGE_ASK) {
+            if (part)
+                return refuse(server, "a model that is open already", error);
+            TRY(on_ask(server, &message, error));
+            continue;
+        }
+        if (!part) { /* what could not be opened is closed, and not asked for anything */
+            if (message.kind != MESSAGE_CLOSE && message.kind != MESSAGE_PASSED)
+                return refuse(server, "a request for a model that is not open", error);
+            continue;
+        }
+        if (message.kind == MESSAGE_PLACE)
+            TRY(on_place(server, part, &message, error));
+        else if (message.kind == MESSAGE_EXPERTS)
+            TRY(on_experts(server, part, &message, error));
+        else if (message.kind == MESSAGE_PREFETCH)
+            TRY(on_prefetch(server, part, &message, error));
+        else if (message.kind == MESSAGE_COUNTS)
+            TRY(on_counts(server, part, error));
+        else if (message.kind == MESSAGE_PASSED)
+            end_pass(part);
+        else if (message.kind == MESSAGE_CLOSE)
+            close_part(part);
+        else
+            return refuse(server, "an answer where a question was due", error);
+    }
+}
+
+hypura_status engine_serve(const struct engine_options *options, hypura_error *error)
+{
+    struct server *server;
+    TRY(ALLOCATE(&server, 1, "models of other hosts", error));
+    server->cluster = cluster_here();
+    server->options = options;
+    hypura_status status = serve(server, error);
+    for (uint32_t i = 0; i < MOST_PARTS; i++)
+        close_part(&server->parts[i]);
+    memory_free(server);
+    return status == HYPURA_ERROR_CANCELLED ? HYPURA_OK : status;
+}

@@ -1,0 +1,194 @@
+#include "engine/cluster/share.h"
+
+#include "engine/cpu/execute.h"
+
+#include <string.h>
+
+/* ---- what is sent --------------------------------------------------------------------------------------------------
+ */
+
+static uint32_t owner(const struct share *share, const struct step *experts, uint32_t expert)
+{
+    return share->owners[experts->experts.first + expert];
+}
+
+/* Choices of a row that a rank has. */
+static uint32_t choices_of(const struct batch *batch, const struct step *experts, size_t row, uint32_t rank)
+{
+    const uint32_t used = experts->experts.used, *chosen = batch->scratch.chosen + row * used;
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < used; i++)
+        count += owner(batch->share, experts, chosen[i]) == rank;
+    return count;
+}
+
+/* The rows first to first + count that chose an expert of this rank. */
+static hypura_status send_task(struct batch *batch, const struct step *experts, uint32_t rank, size_t first,
+                               size_t count, hypura_error *error)
+{
+    struct share *share = batch->share;
+    struct cluster *cluster = share->cluster;
+    const struct step_experts *x = &experts->experts;
+    const struct scratch *s = &batch->scratch;
+    struct task task = {.layer = (uint32_t)experts->layer,
+                        .used = x->used,
+                        .columns = x->columns,
+                        .weighed = x->weighs_input};
+    for (size_t r = first; r < first + count; r++) {
+        const uint32_t choices = choices_of(batch, experts, r, rank);
+        if (!choices)
+            continue;
+        for (uint32_t i = 0; i < x->used; i++) {
+            share->choices[task.rows * x->used + i] = (uint16_t)s->chosen[r * x->used + i];
+            share->weights[task.rows * x->used + i] = s->chosen_weights[r * x->used + i];
+        }
+        task.rows++;
+        task.choices += choices;
+    }
+    share->wanted[rank] = task.choices;
+    if (!task.choices)
+        return HYPURA_OK;
+    const size_t of_choices = (size_t)task.rows * x->used, row_bytes = x->columns * sizeof(float);
+    const uint64_t bytes = sizeof task + of_choices * sizeof *share->choices +
+                           (task.weighed ? of_choices * sizeof *share->weights : 0) + task.rows * row_bytes;
+    TRY(message_send(cluster, rank, MESSAGE_EXPERTS, share->model, bytes, error));
+    TRY(cluster_write(cluster, rank, &task, sizeof task, error));
+    TRY(cluster_write(cluster, rank, share->choices, of_choices * sizeof *share->choices, error));
+    if (task.weighed)
+        TRY(cluster_write(cluster, rank, share->weights, of_choices * sizeof *share->weights, error));
+    const float *rows = rows_of(batch, x->in);
+    for (size_t r = first; r < first + count; r++)
+        if (choices_of(batch, experts, r, rank))
+            TRY(cluster_write(cluster, rank, rows + r * x->columns, row_bytes, error));
+    share->bytes_sent[rank] += bytes;
+    share->choices_sent[rank] += task.choices;
+    share->passing = true;
+    return cluster_flush(cluster, rank, error);
+}
+
+/* The rows from one on, as many as the others take at once. */
+static hypura_status send_tasks(struct batch *batch, const struct step *experts, size_t first, hypura_error *error)
+{
+    struct share *share = batch->share;
+    share->first = first;
+    share->count = MIN(batch->rows - first, (size_t)share->rows);
+    memset(share->wanted, 0, sizeof share->wanted);
+    share->experts = experts;
+    for (uint32_t rank = 1; rank < share->ranks; rank++)
+        TRY(send_task(batch, experts, rank, first, share->count, error));
+    return HYPURA_OK;
+}
+
+/* The step that computes what a router chose; NULL where what it reads is made after the choice only. */
+static const struct step *experts_after(const struct step *route)
+{
+    const struct step *experts = route;
+    while (experts->kind != STEP_EXPERTS)
+        experts++;
+    for (const struct step *step = route; step < experts; step++)
+        if (step_writes(step, experts->experts.in))
+            return NULL;
+    return experts;
+}
+
+hypura_status share_begin(struct batch *batch, const struct step *route, hypura_error *error)
+{
+    const struct step *experts = experts_after(route);
+    return experts ? send_tasks(batch, experts, 0, error) : HYPURA_OK;
+}
+
+/* ---- what comes back -----------------------------------------------------------------------------------------------
+ */
+
+/* Each result to its place; out NULL: nowhere. */
+static hypura_status take_rows(struct batch *batch, uint32_t rank, float *out, hypura_error *error)
+{
+    struct share *share = batch->share;
+    const struct step_experts *x = &share->experts->experts;
+    const uint32_t *chosen = batch->scratch.chosen;
+    const uint64_t row_bytes = x->columns * sizeof *out, bytes = share->wanted[rank] * row_bytes;
+    const uint64_t start = clock_nanoseconds();
+    share->wanted[rank] = 0;
+    TRY(message_expect(share->cluster, rank, MESSAGE_ROWS, share->model, bytes, error));
+    for (size_t i = share->first * x->used; i < (share->first + share->count) * x->used; i++)
+        if (owner(share, share->experts, chosen[i]) == rank)
+            TRY(cluster_read(share->cluster, rank, out + i * x->columns, row_bytes, error));
+    share->bytes_received[rank] += bytes;
+    share->wait_nanoseconds[rank] += clock_nanoseconds() - start;
+    return HYPURA_OK;
+}
+
+/* Of all ranks: also after an error of one, or what the others sent would be taken for another layer's. */
+static hypura_status take_all(struct batch *batch, hypura_error *error)
+{
+    struct share *share = batch->share;
+    hypura_status status = HYPURA_OK;
+    hypura_error further;
+    for (uint32_t rank = 1; rank < share->ranks; rank++)
+        if (share->wanted[rank]) {
+            hypura_status one = take_rows(batch, rank, batch->scratch.expert_out, status ? &further : error);
+            status = status ? status : one;
+        }
+    return status;
+}
+
+hypura_status share_collect(struct batch *batch, const struct step *experts, hypura_error *error)
+{
+    struct share *share = batch->share;
+    hypura_status status = HYPURA_OK;
+    if (share->experts != experts)
+        status = send_tasks(batch, experts, 0, error);
+    if (!status)
+        status = take_all(batch, error);
+    while (!status && share->first + share->count < batch->rows) {
+        status = send_tasks(batch, experts, share->first + share->count, error);
+        if (!status)
+            status = take_all(batch, error);
+    }
+    if (status)
+        share_drop(batch);
+    share->experts = NULL;
+    return status;
+}
+
+void share_drop(struct batch *batch)
+{
+    struct share *share = batch->share;
+    hypura_error error;
+    if (share->experts)
+        take_all(batch, &error);
+    share->experts = NULL;
+}
+
+/* ---- besides -------------------------------------------------------------------------------------------------------
+ */
+
+void share_prefetch(struct batch *batch, uint32_t layer, unit_number first, const struct likely *likely, uint32_t count)
+{
+    struct share *share = batch->share;
+    hypura_error error; /* what is lost is found out by who waits for it */
+    for (uint32_t rank = 1; rank < share->ranks; rank++) {
+        uint64_t own = 0;
+        for (uint32_t i = 0; i < count; i++)
+            own += share->owners[first + likely[i].expert] == rank;
+        if (own == 0 || message_send(share->cluster, rank, MESSAGE_PREFETCH, share->model,
+                                     sizeof layer + own * sizeof *likely, &error))
+            continue;
+        hypura_status status = cluster_write(share->cluster, rank, &layer, sizeof layer, &error);
+        for (uint32_t i = 0; !status && i < count; i++)
+            if (share->owners[first + likely[i].expert] == rank)
+                status = cluster_write(share->cluster, rank, &likely[i], sizeof *likely, &error);
+        if (!status)
+            cluster_flush(share->cluster, rank, &error);
+        share->passing = true;
+    }
+}
+
+void share_passed(struct batch *batch)
+{
+    struct share *share = batch->share;
+    hypura_error error;
+    for (uint32_t rank = 1; share->passing && rank < share->ranks; rank++)
+        message_send(share->cluster, rank, MESSAGE_PASSED, share->model, 0, &error);
+    share->passing = false;
+}

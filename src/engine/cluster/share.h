@@ -1,0 +1,135 @@
+/* Experts on other hosts. Only files of the engine include it.
+ *
+ *   message.c  what ranks tell each other: a head, and what follows it
+ *   place.c    rank 0: who has which experts, agreed on while a model is opened
+ *   part.c     what one rank can have
+ *   share.c    rank 0: a layer's rows for those who have experts that they chose, and what comes back
+ *   serve.c    all other ranks: models opened, rows computed
+ *
+ * Rank 0 runs the forward pass. Behind a router it sends each rank that has chosen experts the rows that chose them
+ * with their choices, computes its own experts meanwhile, and then takes the others' results, each to the place that it
+ * has in the router's order. The sum is made here, as ever: the bits are those of one host.
+ *
+ * Before the first token both sides have compared digests: of the model's header, samples of its weights and adapters,
+ * and of who has what. */
+#ifndef HYPURA_ENGINE_CLUSTER_SHARE_H
+#define HYPURA_ENGINE_CLUSTER_SHARE_H
+
+#include "cluster/cluster.h"
+#include "engine/engine_private.h"
+#include "plan/hosts.h"
+
+/* ---- messages ------------------------------------------------------------------------------------------------------
+ */
+
+enum message_kind {
+    MESSAGE_ASK,     /* open this model: struct ask, its path */
+    MESSAGE_PLACE,   /* hold these units: [unit_count] of 1 for elsewhere */
+    MESSAGE_EXPERTS, /* struct task; choices of 16 bits [rows][used]; weights where they are wanted; rows */
+    MESSAGE_PREFETCH, /* experts that a later layer may choose: struct likely [], experts counted in it */
+    MESSAGE_PASSED,  /* a pass is over */
+    MESSAGE_COUNTS,  /* how much was done */
+    MESSAGE_CLOSE,
+    /* answers */
+    MESSAGE_MEASURED, /* struct measured */
+    MESSAGE_READY,    /* struct ready */
+    MESSAGE_ROWS,     /* of each choice that the rank has, in the order of rows and choices */
+    MESSAGE_COUNTED,  /* struct counted */
+    MESSAGE_FAILED    /* a sentence */
+};
+
+struct message {
+    uint32_t magic, kind, model, status;
+    uint64_t bytes; /* that follow */
+};
+
+struct ask {
+    uint32_t predicting, path_bytes;
+};
+
+struct measured {
+    uint64_t digest; /* of the model and its adapters */
+    uint64_t memory, expert_room;
+    double compute_bytes_per_second, multiply_adds_per_second, drive_bytes_per_second;
+    uint32_t instructions, threads;
+};
+
+struct ready {
+    uint64_t digest; /* of what MESSAGE_PLACE said */
+    uint64_t chunk;
+    uint64_t streams; /* 1: not all of its experts have room */
+};
+
+struct task {
+    uint32_t layer, rows, used, choices; /* the last: that this rank has */
+    uint32_t columns, weighed;
+};
+
+struct counted {
+    uint64_t experts, rows, bytes_read, resident_bytes, expert_hits, expert_misses, busy_nanoseconds;
+};
+
+#define MESSAGE_ROWS_MOST 512u /* of a task */
+#define MESSAGE_PATH_MOST 4096u
+
+hypura_status message_send(struct cluster *cluster, uint32_t rank, enum message_kind kind, uint32_t model,
+                           uint64_t bytes, hypura_error *error);
+hypura_status message_fail(struct cluster *cluster, uint32_t rank, uint32_t model, const hypura_error *failure,
+                           hypura_error *error);
+
+/* The next one's head. */
+hypura_status message_receive(struct cluster *cluster, uint32_t rank, struct message *out, hypura_error *error);
+
+/* An answer of this kind and so many bytes, or the error that came instead of it. */
+hypura_status message_expect(struct cluster *cluster, uint32_t rank, enum message_kind kind, uint32_t model,
+                             uint64_t bytes, hypura_error *error);
+
+/* ---- rank 0 --------------------------------------------------------------------------------------------------------
+ */
+
+struct share {
+    struct cluster *cluster;
+    uint32_t ranks, model;
+    uint32_t units;
+    uint8_t *owners;    /* [units] */
+    uint8_t *elsewhere; /* [units] others have it */
+    uint32_t rows;      /* of a task: what every rank has room for */
+    bool streams;       /* some rank reads experts while it computes */
+    bool placed;        /* MESSAGE_PLACE was sent, and not yet answered */
+    bool passing;       /* some rank was asked for rows in this pass */
+    /* Of the layer at work: */
+    const struct step *experts; /* NULL: nothing is to come */
+    size_t first;               /* row of the tasks that were sent last */
+    size_t count;
+    uint16_t *choices; /* of a task: [rows][used] */
+    float *weights;
+    uint32_t wanted[CLUSTER_MOST_RANKS]; /* choices of the tasks that were sent last */
+    uint64_t bytes_sent[CLUSTER_MOST_RANKS], bytes_received[CLUSTER_MOST_RANKS], choices_sent[CLUSTER_MOST_RANKS];
+    uint64_t wait_nanoseconds[CLUSTER_MOST_RANKS];
+};
+
+/* Before the engine is planned: shares the model's experts out. *options get what is elsewhere. */
+hypura_status share_open(struct engine *engine, struct engine_options *options, hypura_error *error);
+
+/* Waits until the others have loaded theirs. */
+hypura_status share_wait(struct share *share, hypura_error *error);
+void share_close(struct share *share);
+
+/* For the experts that a list's next step computes: sends the rows, where these are ready. */
+hypura_status share_begin(struct batch *batch, const struct step *route, hypura_error *error);
+
+/* Sends what was not sent, waits for all results. */
+hypura_status share_collect(struct batch *batch, const struct step *experts, hypura_error *error);
+
+/* After an error: takes what is still to come, and drops it. */
+void share_drop(struct batch *batch);
+
+/* What a later layer may choose. */
+void share_prefetch(struct batch *batch, uint32_t layer, unit_number first, const struct likely *likely, uint32_t count);
+
+void share_passed(struct batch *batch);
+
+/* What makes results those of one model. */
+hypura_status digest_of_model(uint64_t *out, const struct opened *open, hypura_error *error);
+
+#endif
