@@ -84,6 +84,23 @@ static json_t *rate_json(double rate)
 }
 
 /* What each drive brought. */
+static json_t *hosts_json(struct engine *engine)
+{
+    struct engine_host hosts[64];
+    json_t *array = json_array();
+    const uint32_t count = engine_hosts(engine, hosts, COUNT_OF(hosts));
+    for (uint32_t i = 0; i < count; i++)
+        json_array_append_new(
+            array, json_pack("{s:i, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f}", "rank", (int)hosts[i].rank, "name",
+                             text_json(hosts[i].name), "experts_computed", (json_int_t)hosts[i].experts_computed,
+                             "expert_hits", (json_int_t)hosts[i].expert_hits, "expert_misses",
+                             (json_int_t)hosts[i].expert_misses, "bytes_read", (json_int_t)hosts[i].bytes_read,
+                             "bytes_sent", (json_int_t)hosts[i].bytes_sent, "bytes_received",
+                             (json_int_t)hosts[i].bytes_received, "busy_seconds", hosts[i].busy_seconds,
+                             "wait_seconds", hosts[i].wait_seconds));
+    return array;
+}
+
 static json_t *drives_json(const struct store_statistics *s)
 {
     json_t *array = json_array();
@@ -106,7 +123,7 @@ json_t *figures_json(struct engine *engine)
     struct prefetch_rates prefetches = find_prefetch_rates(&s);
     return json_pack(
         "{s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
-        "s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:o}",
+        "s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:o, s:o}",
         "model", model_name(engine_model(engine)), "mode", plan_mode_name(plan->mode), "threads",
         (json_int_t)engine_threads(engine), "prompt_tokens", (json_int_t)s.prompt_tokens, "generated_tokens",
         (json_int_t)s.generated_tokens, "load_seconds", s.load_seconds, "prompt_seconds", s.prompt_seconds,
@@ -127,5 +144,6 @@ json_t *figures_json(struct engine *engine)
         rate_json(prefetches.recall), "code_on_top_bytes", (json_int_t)(plan->code_on_top ? hardware_code_bytes() : 0),
         "prefix_bytes", (json_int_t)s.prefix.bytes, "prefix_tokens", (json_int_t)s.prefix.restored_tokens,
         "prefix_bytes_read", (json_int_t)s.prefix.read_bytes, "prefix_bytes_written",
-        (json_int_t)s.prefix.written_bytes, "drives", drives_json(&s.store));
+        (json_int_t)s.prefix.written_bytes, "drives", drives_json(&s.store),
+        "hosts", hosts_json(engine));
 }

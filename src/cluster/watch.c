@@ -12,8 +12,8 @@
 /* A watch that comes so late was itself stopped, and with it what it could have heard. */
 #define STOPPED (2 * SECOND)
 
-#define ANSWER_WITHIN (SECOND * 3 / 10)
-#define STAY_FOR (SECOND * 7 / 10)
+#define ANSWER_WITHIN (SECOND * 4 / 10)
+#define STAY_FOR (SECOND * 8 / 10)
 
 #define LOOK_SELDOM (SECOND / 100)
 #define LOOK_OFTEN (SECOND / 5000)

@@ -154,6 +154,7 @@ hypura_status share_open(struct engine *engine, struct engine_options *options, 
     part_options(options, &engine->open.hardware);
     TRY(ALLOCATE(&share, 1, "experts on other hosts", error));
     engine->batch.share = share;
+    pthread_mutex_init(&share->mutex, NULL);
     share->cluster = cluster_here();
     share->ranks = cluster_size(share->cluster);
     share->model = models++;
@@ -201,6 +202,7 @@ void share_close(struct share *share)
         share_wait(share, &error);
     for (uint32_t rank = 1; rank < share->ranks; rank++)
         message_send(share->cluster, rank, MESSAGE_CLOSE, share->model, 0, &error);
+    pthread_mutex_destroy(&share->mutex);
     memory_free(share->owners);
     memory_free(share->elsewhere);
     memory_free(share->choices);

@@ -189,10 +189,17 @@ static hypura_status read_task(struct server *server, struct part *part, const s
 static hypura_status send_rows(struct server *server, const struct part *part, const struct step *step,
                                const struct task *task, hypura_error *error)
 {
+    struct counted counted = part->counted;
+    struct store_statistics store;
     const struct scratch *s = &part->engine->batch.scratch;
     const struct step_experts *x = &step->experts;
     const uint64_t row_bytes = x->columns * sizeof(float);
-    TRY(message_send(server->cluster, 0, MESSAGE_ROWS, part->model, task->choices * row_bytes, error));
+    store_statistics(part->engine->open.store, &store);
+    counted.bytes_read = store.bytes_read;
+    counted.expert_hits = store.expert_hits;
+    counted.expert_misses = store.expert_misses;
+    TRY(message_send(server->cluster, 0, MESSAGE_ROWS, part->model, sizeof counted + task->choices * row_bytes, error));
+    TRY(cluster_write(server->cluster, 0, &counted, sizeof counted, error));
     for (size_t i = 0; i < (size_t)task->rows * task->used; i++)
         if (!part->elsewhere[x->first + s->chosen[i]])
             TRY(cluster_write(server->cluster, 0, s->expert_out + i * x->columns, row_bytes, error));
@@ -210,7 +217,6 @@ static hypura_status compute(struct part *part, const struct step *step, const s
     part->passing = true;
     hypura_status status = run_chosen_experts(batch, step, NULL, error);
     part->counted.busy_nanoseconds += clock_nanoseconds() - start;
-    part->counted.rows += task->rows;
     part->counted.experts += task->choices;
     return status;
 }
@@ -265,22 +271,6 @@ static hypura_status on_prefetch(struct server *server, struct part *part, const
     return HYPURA_OK;
 }
 
-static hypura_status on_counts(struct server *server, struct part *part, hypura_error *error)
-{
-    struct counted counted = part->counted;
-    struct store_statistics s;
-    if (part->placed) {
-        store_statistics(part->engine->open.store, &s);
-        counted.bytes_read = s.bytes_read;
-        counted.resident_bytes = s.resident_bytes + s.pool_bytes_used;
-        counted.expert_hits = s.expert_hits;
-        counted.expert_misses = s.expert_misses;
-    }
-    TRY(message_send(server->cluster, 0, MESSAGE_COUNTED, part->model, sizeof counted, error));
-    TRY(cluster_write(server->cluster, 0, &counted, sizeof counted, error));
-    return cluster_flush(server->cluster, 0, error);
-}
-
 /* ---- the loop ------------------------------------------------------------------------------------------------------
  */
 
@@ -307,8 +297,6 @@ static hypura_status serve(struct server *server, hypura_error *error)
             TRY(on_experts(server, part, &message, error));
         else if (message.kind == MESSAGE_PREFETCH)
             TRY(on_prefetch(server, part, &message, error));
-        else if (message.kind == MESSAGE_COUNTS)
-            TRY(on_counts(server, part, error));
         else if (message.kind == MESSAGE_PASSED)
             end_pass(part);
         else if (message.kind == MESSAGE_CLOSE)

@@ -60,8 +60,9 @@ static hypura_status send_task(struct batch *batch, const struct step *experts, 
     for (size_t r = first; r < first + count; r++)
         if (choices_of(batch, experts, r, rank))
             TRY(cluster_write(cluster, rank, rows + r * x->columns, row_bytes, error));
-    share->bytes_sent[rank] += bytes;
-    share->choices_sent[rank] += task.choices;
+    pthread_mutex_lock(&share->mutex);
+    share->traffic[rank].bytes_sent += bytes;
+    pthread_mutex_unlock(&share->mutex);
     share->passing = true;
     return cluster_flush(cluster, rank, error);
 }
@@ -74,6 +75,12 @@ static hypura_status send_tasks(struct batch *batch, const struct step *experts,
     share->count = MIN(batch->rows - first, (size_t)share->rows);
     memset(share->wanted, 0, sizeof share->wanted);
     share->experts = experts;
+    uint64_t own = 0;
+    for (size_t r = first; r < first + share->count; r++)
+        own += choices_of(batch, experts, r, 0);
+    pthread_mutex_lock(&share->mutex);
+    share->traffic[0].counted.experts += own;
+    pthread_mutex_unlock(&share->mutex);
     for (uint32_t rank = 1; rank < share->ranks; rank++)
         TRY(send_task(batch, experts, rank, first, share->count, error));
     return HYPURA_OK;
@@ -106,15 +113,20 @@ static hypura_status take_rows(struct batch *batch, uint32_t rank, float *out, h
     struct share *share = batch->share;
     const struct step_experts *x = &share->experts->experts;
     const uint32_t *chosen = batch->scratch.chosen;
-    const uint64_t row_bytes = x->columns * sizeof *out, bytes = share->wanted[rank] * row_bytes;
+    struct counted counted;
+    const uint64_t row_bytes = x->columns * sizeof *out, bytes = sizeof counted + share->wanted[rank] * row_bytes;
     const uint64_t start = clock_nanoseconds();
     share->wanted[rank] = 0;
     TRY(message_expect(share->cluster, rank, MESSAGE_ROWS, share->model, bytes, error));
+    TRY(cluster_read(share->cluster, rank, &counted, sizeof counted, error));
     for (size_t i = share->first * x->used; i < (share->first + share->count) * x->used; i++)
         if (owner(share, share->experts, chosen[i]) == rank)
             TRY(cluster_read(share->cluster, rank, out + i * x->columns, row_bytes, error));
-    share->bytes_received[rank] += bytes;
-    share->wait_nanoseconds[rank] += clock_nanoseconds() - start;
+    pthread_mutex_lock(&share->mutex);
+    share->traffic[rank].bytes_received += bytes;
+    share->traffic[rank].wait_nanoseconds += clock_nanoseconds() - start;
+    share->traffic[rank].counted = counted;
+    pthread_mutex_unlock(&share->mutex);
     return HYPURA_OK;
 }
 
@@ -191,4 +203,35 @@ void share_passed(struct batch *batch)
     for (uint32_t rank = 1; share->passing && rank < share->ranks; rank++)
         message_send(share->cluster, rank, MESSAGE_PASSED, share->model, 0, &error);
     share->passing = false;
+}
+
+uint32_t engine_hosts(struct engine *engine, struct engine_host *out, uint32_t most)
+{
+    struct share *share = engine->batch.share;
+    struct store_statistics own;
+    if (!share)
+        return 0;
+    const uint32_t count = MIN(share->ranks, most);
+    store_statistics(engine->open.store, &own);
+    pthread_mutex_lock(&share->mutex);
+    for (uint32_t rank = 0; rank < count; rank++) {
+        struct traffic traffic = share->traffic[rank];
+        if (rank == 0)
+            traffic.counted = (struct counted){.experts = traffic.counted.experts,
+                                               .bytes_read = own.bytes_read,
+                                               .expert_hits = own.expert_hits,
+                                               .expert_misses = own.expert_misses};
+        out[rank] = (struct engine_host){.rank = rank,
+                                         .name = cluster_host(share->cluster, rank),
+                                         .experts_computed = traffic.counted.experts,
+                                         .expert_hits = traffic.counted.expert_hits,
+                                         .expert_misses = traffic.counted.expert_misses,
+                                         .bytes_read = traffic.counted.bytes_read,
+                                         .bytes_sent = traffic.bytes_sent,
+                                         .bytes_received = traffic.bytes_received,
+                                         .busy_seconds = (double)traffic.counted.busy_nanoseconds * 1e-9,
+                                         .wait_seconds = (double)traffic.wait_nanoseconds * 1e-9};
+    }
+    pthread_mutex_unlock(&share->mutex);
+    return count;
 }

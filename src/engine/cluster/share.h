@@ -28,13 +28,11 @@ enum message_kind {
     MESSAGE_EXPERTS, /* struct task; choices of 16 bits [rows][used]; weights where they are wanted; rows */
     MESSAGE_PREFETCH, /* experts that a later layer may choose: struct likely [], experts counted in it */
     MESSAGE_PASSED,  /* a pass is over */
-    MESSAGE_COUNTS,  /* how much was done */
     MESSAGE_CLOSE,
     /* answers */
     MESSAGE_MEASURED, /* struct measured */
     MESSAGE_READY,    /* struct ready */
-    MESSAGE_ROWS,     /* of each choice that the rank has, in the order of rows and choices */
-    MESSAGE_COUNTED,  /* struct counted */
+    MESSAGE_ROWS,     /* struct counted; of each choice that the rank has, in the order of rows and choices */
     MESSAGE_FAILED    /* a sentence */
 };
 
@@ -65,8 +63,9 @@ struct task {
     uint32_t columns, weighed;
 };
 
+/* What a rank did since it opened the model. */
 struct counted {
-    uint64_t experts, rows, bytes_read, resident_bytes, expert_hits, expert_misses, busy_nanoseconds;
+    uint64_t experts, bytes_read, expert_hits, expert_misses, busy_nanoseconds;
 };
 
 #define MESSAGE_ROWS_MOST 512u /* of a task */
@@ -104,8 +103,12 @@ struct share {
     uint16_t *choices; /* of a task: [rows][used] */
     float *weights;
     uint32_t wanted[CLUSTER_MOST_RANKS]; /* choices of the tasks that were sent last */
-    uint64_t bytes_sent[CLUSTER_MOST_RANKS], bytes_received[CLUSTER_MOST_RANKS], choices_sent[CLUSTER_MOST_RANKS];
-    uint64_t wait_nanoseconds[CLUSTER_MOST_RANKS];
+    /* For who asks, from any thread. */
+    pthread_mutex_t mutex;
+    struct traffic {
+        uint64_t bytes_sent, bytes_received, wait_nanoseconds;
+        struct counted counted;
+    } traffic[CLUSTER_MOST_RANKS];
 };
 
 /* Before the engine is planned: shares the model's experts out. *options get what is elsewhere. */

@@ -1,0 +1,199 @@
+#!/usr/bin/env python3
+"""Several ranks of hypura under mpirun: the same answer, and how they end. Prints TAP.
+
+    test_cluster.py HYPURA SOURCE_FOLDER MPI [long]
+
+MPI: 1 where the program was built with it.
+"""
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+HYPURA, SOURCE, BUILT, LONG = sys.argv[1], sys.argv[2], sys.argv[3] == "1", "long" in sys.argv[4:]
+sys.path.append(os.path.join(SOURCE, "tests"))
+from patience import PATIENCE
+from tap import run_tests
+
+WORK = tempfile.TemporaryDirectory(prefix="hypura-cluster-test-")
+EMBEDDED = os.path.join(SOURCE, "models", "manpage-moe-24m-Q4_K_M.gguf")
+MPIRUN = shutil.which("mpirun")
+# Open MPI wants to be told twice that root means it.
+ENVIRONMENT = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "HYPURA_GPU": "none",
+               "XDG_CACHE_HOME": os.path.join(WORK.name, "cache"), "XDG_STATE_HOME": os.path.join(WORK.name, "state")}
+WITHIN = 15  # seconds from a rank's end to the end of all
+
+
+def path(name):
+    return os.path.join(WORK.name, name)
+
+
+def missing():
+    """Why nothing can be tried; None: nothing is missing."""
+    if not MPIRUN:
+        return "there is no mpirun"
+    if b"Open MPI" not in subprocess.run([MPIRUN, "--version"], capture_output=True).stdout:
+        return "mpirun is not Open MPI's"
+    return None if BUILT else "this build has no MPI"
+
+
+def mpirun(ranks, *arguments):
+    # Each rank says in a file of its own how it ended: mpirun passes on one status of all.
+    script = '"$@"; status=$?; echo $status > "$STATUS.$OMPI_COMM_WORLD_RANK"; exit $status'
+    return [MPIRUN, "--oversubscribe", "--bind-to", "none", "-n", str(ranks), "-x", "STATUS", "sh", "-c", "trap : TERM; " + script, "sh",
+            *arguments]
+
+
+def text(size):
+    with open(os.path.join(SOURCE, "models", "val.txt")) as file:
+        return file.read(size)
+
+
+def answer(ranks, *options):
+    with open(path("prompt"), "w") as file:
+        file.write(text(3000))
+    command = [HYPURA, "run", EMBEDDED, "--raw", "--file", path("prompt"), "--max-tokens", "40", "--ignore-eos", "--context", "2048",
+               "--no-state", *options]
+    done = subprocess.run(mpirun(ranks, *command) if ranks > 1 else command, capture_output=True, timeout=100 * PATIENCE,
+                          stdin=subprocess.DEVNULL, env={**ENVIRONMENT, "STATUS": path("status")})
+    assert done.returncode == 0, (ranks, options, done)
+    return done.stdout
+
+
+def several_ranks_answer_as_one_does():
+    if missing():
+        return missing()
+    alone = answer(1)
+    assert len(alone) > 60, alone
+    for ranks in (2, 4) if LONG else (2,):
+        for options in ([], ["--memory", "48M"], ["--memory", "48M", "--chunk", "32"], ["--threads", "1"]) if LONG else ([],):
+            assert answer(ranks, *options) == alone, (ranks, options)
+    return None
+
+
+def every_rank_computes_its_share():
+    if missing():
+        return missing()
+    answer(2, "--stats", path("stats"))
+    with open(path("stats")) as file:
+        hosts = json.load(file)["hosts"]
+    assert [host["rank"] for host in hosts] == [0, 1], hosts
+    assert hosts[1]["experts_computed"] > 100 and hosts[1]["bytes_sent"] > 10000 and hosts[1]["bytes_received"] > 10000, hosts
+    return None
+
+
+def ranks_of(process):
+    """{rank: process id} of the program's processes below mpirun."""
+    found = {}
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{entry}/environ", "rb") as file:
+                environment = dict(pair.split(b"=", 1) for pair in file.read().split(b"\0") if b"=" in pair)
+            with open(f"/proc/{entry}/cmdline", "rb") as file:
+                program = file.read().split(b"\0")[0].decode()
+            if program == HYPURA and environment.get(b"STATUS", b"").decode() == process.status:
+                found[int(environment[b"OMPI_COMM_WORLD_RANK"])] = int(entry)
+        except OSError:
+            pass
+    return found
+
+
+def start(ranks, number):
+    command = [HYPURA, "run", EMBEDDED, "--raw", "--prompt", text(500), "--max-tokens", "1000000", "--ignore-eos", "--context", "4096",
+               "--no-state"]
+    status = path(f"status{number}")
+    process = subprocess.Popen(mpirun(ranks, *command), stdin=subprocess.DEVNULL, stdout=open(path("output"), "wb"),
+                               stderr=open(path("errors"), "wb"), env={**ENVIRONMENT, "STATUS": status})
+    process.status = status
+    until = time.time() + 20 * PATIENCE
+    while os.path.getsize(path("output")) < 100:
+        assert process.poll() is None and time.time() < until, open(path("errors")).read()
+        time.sleep(0.02)
+    found = ranks_of(process)
+    assert sorted(found) == list(range(ranks)), found
+    return process, found
+
+
+def ends_well(process, found, victim, began, sentence):
+    process.wait(timeout=WITHIN * PATIENCE)
+    took = time.time() - began
+    with open(path("errors")) as file:
+        errors = file.read()
+    said = re.findall(r"^hypura: (.*)$", errors, re.M)
+    assert len(said) == 1 and re.fullmatch(sentence, said[0]), (said, errors)
+    assert process.returncode != 0, errors
+    assert took < WITHIN + (0 if PATIENCE == 6 else 30), took
+    # As soon as the first one has ended by itself, mpirun kills what is left: not every rank can say how it ended.
+    statuses = {rank: open(f"{process.status}.{rank}").read().strip() for rank in found
+                if rank != victim and os.path.exists(f"{process.status}.{rank}")}
+    assert statuses and set(statuses.values()) == {"1"}, (statuses, errors)
+    until = time.time() + 2 * PATIENCE
+    while ranks_of(process):
+        assert time.time() < until, (ranks_of(process), errors)
+        time.sleep(0.05)
+
+
+def a_killed_rank_ends_all_with_one_sentence():
+    if missing():
+        return missing()
+    for number in range(20 if LONG else 1):
+        ranks = 4 if LONG else 3
+        process, found = start(ranks, number)
+        if LONG:
+            time.sleep(random.uniform(0, 3))
+        victim = random.randrange(1, ranks)
+        began = time.time()
+        os.kill(found[victim], signal.SIGKILL)
+        ends_well(process, found, victim, began, rf"host \S+ \(rank {victim} of {ranks}\) has ended, and with it the request")
+    return None
+
+
+def a_stalled_rank_ends_all_with_one_sentence():
+    if missing():
+        return missing()
+    process, found = start(3, "stalled")
+    began = time.time()
+    os.kill(found[2], signal.SIGSTOP)
+    ends_well(process, found, 2, began, r"host \S+ \(rank 2 of 3\) has said nothing for 10 seconds: the request ends")
+    return None
+
+
+def a_lost_rank_0_is_told_by_another():
+    if missing():
+        return missing()
+    process, found = start(3, "first")
+    began = time.time()
+    os.kill(found[0], signal.SIGKILL)
+    ends_well(process, found, 0, began, r"host \S+ \(rank 0 of 3\) has ended, and with it the request")
+    return None
+
+
+def what_cannot_be_shared_out_is_refused():
+    if missing():
+        return missing()
+    done = subprocess.run(mpirun(2, HYPURA, "run", path("nothing.gguf"), "--prompt", "x"), capture_output=True, text=True,
+                          timeout=100 * PATIENCE, stdin=subprocess.DEVNULL, env={**ENVIRONMENT, "STATUS": path("status")})
+    assert done.returncode != 0 and done.stderr.count("nothing.gguf") == 1, done
+    return None
+
+
+def without_mpi_it_says_so():
+    if BUILT:
+        return "this build has MPI"
+    done = subprocess.run([HYPURA, "run", EMBEDDED, "--prompt", "x"], capture_output=True, text=True,
+                          env={**ENVIRONMENT, "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"})
+    assert done.returncode == 1 and "built without MPI" in done.stderr, done
+    return None
+
+
+QUICK = [several_ranks_answer_as_one_does, every_rank_computes_its_share, a_killed_rank_ends_all_with_one_sentence,
+         what_cannot_be_shared_out_is_refused, without_mpi_it_says_so]
+
+if __name__ == "__main__":
+    sys.exit(1 if run_tests(QUICK + ([a_stalled_rank_ends_all_with_one_sentence, a_lost_rank_0_is_told_by_another] if LONG else [])) else 0)
