@@ -86,9 +86,9 @@ static json_t *rate_json(double rate)
 /* What each drive brought. */
 static json_t *hosts_json(struct engine *engine)
 {
-    struct engine_host hosts[64];
+    struct engine_rank hosts[64];
     json_t *array = json_array();
-    const uint32_t count = engine_hosts(engine, hosts, COUNT_OF(hosts));
+    const uint32_t count = engine_ranks(engine, hosts, COUNT_OF(hosts));
     for (uint32_t i = 0; i < count; i++)
         json_array_append_new(
             array, json_pack("{s:i, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f}", "rank", (int)hosts[i].rank, "name",

@@ -25,7 +25,7 @@ hypura_status layers_json(json_t **out, const struct model *model, const struct 
 /* print_summary of a model that is not opened for computing. */
 void print_summary_of(FILE *out, const struct model *model);
 
-/* hosts.c: runs a command, under mpirun on rank 0 only: the other ranks compute for it. These say nothing before. */
+/* ranks.c: runs a command, under mpirun on rank 0 only: the other ranks compute for it. These say nothing before. */
 int run_on_hosts(const struct command *command, size_t count, char **arguments);
 void hosts_be_quiet(void);
 

@@ -344,7 +344,7 @@ struct engine_statistics {
 void engine_statistics(struct engine *engine, struct engine_statistics *out);
 
 /* What each host did, rank 0 first; the number of them, 0 where there are no others. From any thread. */
-struct engine_host {
+struct engine_rank {
     uint32_t rank;
     const char *name;          /* until the engine is closed */
     uint64_t experts_computed; /* for each token anew */
@@ -352,7 +352,7 @@ struct engine_host {
     uint64_t bytes_sent, bytes_received; /* to and from it */
     double busy_seconds, wait_seconds;   /* it computed, and rank 0 waited for it */
 };
-uint32_t engine_hosts(struct engine *engine, struct engine_host *out, uint32_t most);
+uint32_t engine_ranks(struct engine *engine, struct engine_rank *out, uint32_t most);
 
 /* Which experts were used since the last call, as used[layer * experts + expert]; from any thread. */
 void engine_take_used(struct engine *engine, bool *used);

@@ -25,7 +25,7 @@ WORK = tempfile.TemporaryDirectory(prefix="hypura-cluster-test-")
 EMBEDDED = os.path.join(SOURCE, "models", "manpage-moe-24m-Q4_K_M.gguf")
 MPIRUN = shutil.which("mpirun")
 # Open MPI wants to be told twice that root means it.
-ENVIRONMENT = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "HYPURA_GPU": "none",
+ENVIRONMENT = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "HYPURA_GPU": "none", "HYPURA_HOSTS": "all",
                "XDG_CACHE_HOME": os.path.join(WORK.name, "cache"), "XDG_STATE_HOME": os.path.join(WORK.name, "state")}
 WITHIN = 15  # seconds from a rank's end to the end of all
 

@@ -205,7 +205,7 @@ void share_passed(struct batch *batch)
     share->passing = false;
 }
 
-uint32_t engine_hosts(struct engine *engine, struct engine_host *out, uint32_t most)
+uint32_t engine_ranks(struct engine *engine, struct engine_rank *out, uint32_t most)
 {
     struct share *share = engine->batch.share;
     struct store_statistics own;
@@ -221,7 +221,7 @@ uint32_t engine_hosts(struct engine *engine, struct engine_host *out, uint32_t m
                                                .bytes_read = own.bytes_read,
                                                .expert_hits = own.expert_hits,
                                                .expert_misses = own.expert_misses};
-        out[rank] = (struct engine_host){.rank = rank,
+        out[rank] = (struct engine_rank){.rank = rank,
                                          .name = cluster_host(share->cluster, rank),
                                          .experts_computed = traffic.counted.experts,
                                          .expert_hits = traffic.counted.expert_hits,
