@@ -132,7 +132,7 @@ def ends_well(process, found, victim, began, sentence):
     # As soon as the first one has ended by itself, mpirun kills what is left: not every rank can say how it ended.
     statuses = {rank: open(f"{process.status}.{rank}").read().strip() for rank in found
                 if rank != victim and os.path.exists(f"{process.status}.{rank}")}
-    assert statuses and set(statuses.values()) == {"1"}, (statuses, errors)
+    assert any(statuses.values()) and set(statuses.values()) <= {"1", ""}, (statuses, errors)
     until = time.time() + 2 * PATIENCE
     while ranks_of(process):
         assert time.time() < until, (ranks_of(process), errors)
