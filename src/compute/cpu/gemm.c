@@ -134,6 +134,8 @@ static void make_panel(const struct work *work, struct panel *out, size_t row, s
     else
         panel_make(weights->type, out, rows, blocks_in(work, segment),
                    work->multiplier->raises ? work->multiplier->raises[weights->type] : work->multiplier->raise);
+    if (work->multiplier->finish)
+        work->multiplier->finish(weights->type, out);
 }
 
 /* The first of a tile's outputs; further ones are asked for while it is multiplied. */

@@ -103,6 +103,8 @@ struct panel_multiplier {
      * product; or [TENSOR_TYPE_COUNT] what takes the sign off and leaves them as small as they can be. */
     uint8_t raise;
     const uint8_t *raises;
+    /* NULL, or what else the products want of a panel once it is made. */
+    void (*finish)(enum tensor_type type, struct panel *panel);
 };
 
 extern const struct panel_multiplier panel_multiplier_avx2;

@@ -2,8 +2,11 @@
  *
  * Quants of few bits leave room there for the pairs of several columns, so that scaling and widening them, one
  * instruction, is done once for many: they are made as small as they can be without a sign (raises), and what that adds
- * is taken off at the start of a sum. In 16 bits that may wrap around: the sum that comes out fits. Quants of eight
- * bits give their signs to the activations. */
+ * is taken off at the start of a sum. In 16 bits that may wrap around: the sum that comes out fits.
+ *
+ * Quants of eight bits give their signs to the activations: where a quant is negative, the bits of x are turned over,
+ * which any port does. That makes -x - 1 of it, and a sum too low by the magnitude of the quant. How much that is in
+ * all depends on the weights only: it stands in the panel, in place of the minima, and sums start from it. */
 #include "compute/cpu/gemm_shapes.h"
 #include "compute/cpu/lanes.h"
 
@@ -103,6 +106,12 @@ INLINE __m256i weights(const struct panel *panel, size_t quad, size_t half)
     return _mm256_load_si256((const void *)panel->quants[quad][8 * half]);
 }
 
+/* What the sums of eight rows start from: of a super-block, or a block. */
+INLINE __m256i turned(const struct panel *panel, size_t block, size_t half)
+{
+    return _mm256_load_si256((const void *)panel->minima[block][8 * half]);
+}
+
 /* totals += scale * sums of count times four columns; scale is twice in a lane, in 16 bits. starts, if not NULL, are
  * where the sums of 16 bits begin. */
 INLINE void add_part(__m256i (*totals)[2], const struct panel *panel, const struct panel_token *x, const int tokens,
@@ -113,18 +122,19 @@ INLINE void add_part(__m256i (*totals)[2], const struct panel *panel, const stru
     __m256i sums[MOST_TOKENS][2];
     UNROLL(8)
     for (int q = 0; q < count; q++) {
-        __m256i w[2], magnitudes[2];
+        __m256i magnitudes[2], negative[2];
         UNROLL(2)
         for (size_t half = 0; half < 2; half++) {
-            w[half] = weights(panel, quad + (size_t)q, half);
-            magnitudes[half] = fit == FIT_SIGNED ? _mm256_abs_epi8(w[half]) : w[half];
+            __m256i w = weights(panel, quad + (size_t)q, half);
+            magnitudes[half] = fit == FIT_SIGNED ? _mm256_abs_epi8(w) : w;
+            negative[half] = _mm256_cmpgt_epi8(_mm256_setzero_si256(), w);
         }
         UNROLL(4)
         for (int t = 0; t < tokens; t++) {
             __m256i four = same(x[t].quants + (quad + (size_t)q) * 4);
             UNROLL(2)
             for (int half = 0; half < 2; half++) {
-                __m256i signs = fit == FIT_SIGNED ? _mm256_sign_epi8(four, w[half]) : four;
+                __m256i signs = fit == FIT_SIGNED ? _mm256_xor_si256(four, negative[half]) : four;
                 __m256i products = _mm256_maddubs_epi16(magnitudes[half], signs);
                 if (q % step)
                     sums[t][half] = _mm256_add_epi16(sums[t][half], products);
@@ -167,8 +177,12 @@ INLINE void super_block(const struct panel *panel, const struct panel_token *x, 
     const bool starts = parts == 16 && !minima && fit != FIT_SIGNED;
     __m256i totals[MOST_TOKENS][2], scale[2] = {_mm256_set1_epi16(1), _mm256_set1_epi16(1)};
     UNROLL(4)
-    for (int t = 0; t < tokens; t++)
-        totals[t][0] = totals[t][1] = _mm256_set1_epi32(parts == 1 ? x[t].side.starts[0] : 0);
+    for (int t = 0; t < tokens; t++) {
+        UNROLL(2)
+        for (size_t half = 0; half < 2; half++)
+            totals[t][half] =
+                fit == FIT_SIGNED ? turned(panel, 0, half) : _mm256_set1_epi32(parts == 1 ? x[t].side.starts[0] : 0);
+    }
     if (parts == 1) {
         for (size_t quad = 0; quad < 64; quad += 8)
             add_part(totals, panel, x, tokens, fit, quad, 8, scale, false, 0);
@@ -222,9 +236,13 @@ INLINE void blocks_of_32(const enum panel_kind kind, const struct panel *panel, 
             const float *d = cut ? panel->m[block] : panel->d[block];
             __m256i totals[MOST_TOKENS][2];
             UNROLL(4)
-            for (int t = 0; t < tokens; t++)
-                totals[t][0] = totals[t][1] =
-                    _mm256_set1_epi32(kind == PANEL_BLOCKS_MINIMA || fit == FIT_SIGNED ? 0 : x[t].side.starts[part]);
+            for (int t = 0; t < tokens; t++) {
+                UNROLL(2)
+                for (size_t half = 0; half < 2; half++)
+                    totals[t][half] = fit == FIT_SIGNED
+                                          ? turned(panel, block, half)
+                                          : _mm256_set1_epi32(kind == PANEL_BLOCKS_MINIMA ? 0 : x[t].side.starts[part]);
+            }
             add_part(totals, panel, x, tokens, fit, part * (size_t)(8 / cuts), 8 / cuts, ones, false, 0);
             UNROLL(4)
             for (int t = 0; t < tokens; t++) {
@@ -246,6 +264,40 @@ INLINE void blocks_of_32(const enum panel_kind kind, const struct panel *panel, 
         for (int half = 0; half < 2; half++)
             _mm256_storeu_ps(x[t].to + row + 8 * half, out[t][half]);
     }
+}
+
+/* ---- what turned bits take away ---------------------------------------------------------------------------------- */
+
+/* -scale * sum of the negative quants of count times four columns, for eight rows. */
+INLINE __m256i negatives(const struct panel *panel, size_t quad, size_t count, size_t half, __m256i scale)
+{
+    __m256i sum = _mm256_setzero_si256();
+    for (size_t q = quad; q < quad + count; q++) {
+        __m256i negative = _mm256_min_epi8(weights(panel, q, half), _mm256_setzero_si256());
+        sum = _mm256_sub_epi16(sum, _mm256_maddubs_epi16(_mm256_set1_epi8(1), negative));
+    }
+    return _mm256_madd_epi16(sum, scale);
+}
+
+static void finish_blocks(struct panel *panel)
+{
+    for (size_t block = 0; block < 8; block++)
+        for (size_t half = 0; half < 2; half++)
+            _mm256_store_si256((void *)panel->minima[block][8 * half],
+                               negatives(panel, 8 * block, 8, half, _mm256_set1_epi16(1)));
+}
+
+static void finish_parts(struct panel *panel, const size_t parts)
+{
+    __m256i sums[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()}, scale[2];
+    for (size_t part = 0; part < parts; part++) {
+        part_scale(scale, panel, part);
+        for (size_t half = 0; half < 2; half++)
+            sums[half] =
+                _mm256_add_epi32(sums[half], negatives(panel, part * (64 / parts), 64 / parts, half, scale[half]));
+    }
+    for (size_t half = 0; half < 2; half++)
+        _mm256_store_si256((void *)panel->minima[0][8 * half], sums[half]);
 }
 
 SHAPED void multiply_panels(const enum panel_kind kind, const int fit, const struct panel *panels, const int count,
@@ -322,5 +374,29 @@ static void multiply(enum tensor_type type, const struct panel_product *product)
     types[type](product);
 }
 
+static void finish(enum tensor_type type, struct panel *panel)
+{
+    switch (type) {
+    case TENSOR_Q8_0:
+    case TENSOR_IQ4_NL:
+        finish_blocks(panel);
+        break;
+    case TENSOR_IQ1_M:
+    case TENSOR_IQ2_XS:
+    case TENSOR_IQ2_S:
+        finish_parts(panel, 16);
+        break;
+    case TENSOR_IQ1_S:
+    case TENSOR_IQ2_XXS:
+    case TENSOR_IQ3_XXS:
+    case TENSOR_IQ3_S:
+    case TENSOR_IQ4_XS:
+        finish_parts(panel, 8);
+        break;
+    default:
+        break;
+    }
+}
+
 const struct panel_multiplier panel_multiplier_avx2 = {
-    .make_sides = make_sides, .multiply = multiply, .raises = raises};
+    .make_sides = make_sides, .multiply = multiply, .raises = raises, .finish = finish};
