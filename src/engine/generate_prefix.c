@@ -17,6 +17,9 @@
 /* A request waits for another one that computes so many tokens of its beginning. */
 #define WORTH_WAITING 256u
 
+/* Others may run for so long while the drive reads. */
+#define FETCH_NANOSECONDS UINT64_C(10000000000)
+
 /* Looks that fail, since a file went or is damaged, are done again so often. */
 #define TRIES 3
 
@@ -246,6 +249,26 @@ bool prefix_is_coming(struct generator *generator, const struct task *task)
     return true;
 }
 
+bool prefix_is_far(struct generator *generator, struct task *task)
+{
+    bool alone = true;
+    uint32_t have = 0;
+    const uint64_t now = clock_nanoseconds();
+    if (!generator->prefixes || !prefix_outlasts(generator->prefixes))
+        return false;
+    for (uint32_t s = 0; s < generator->slot_count; s++) {
+        const struct slot *slot = &generator->slots[s];
+        alone = alone && !slot->task;
+        have = MAX(have, common(slot->history, slot->held, task->tokens, task->count - 1));
+    }
+    if (alone || (task->fetched && now >= task->fetched))
+        return false;
+    struct prefix_match match = prefix_find(generator->prefixes, task->tokens, task->count - 1, have);
+    bool there = match.position <= have || prefix_fetch(generator->prefixes, task->tokens, &match, !task->fetched);
+    task->fetched = there ? 1 : task->fetched ? task->fetched : now + FETCH_NANOSECONDS;
+    return !there;
+}
+
 uint32_t prefix_shared(const struct generator *generator, const struct task *task)
 {
     uint32_t most = 0;
@@ -294,6 +317,7 @@ void prefix_bring(struct generator *generator, struct slot *slot, const int32_t 
         struct prefix_match match = prefix_find(generator->prefixes, tokens, count, there);
         if (match.position <= engine_positions(engine, sequence))
             break;
+        prefix_fetch(generator->prefixes, tokens, &match, true);
         if (!prefix_restore(generator->prefixes, tokens, &match, &target, &error))
             break;
         log_write(LOG_DEBUG, "a kept prefix does not come back: %s", error.message);

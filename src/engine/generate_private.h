@@ -21,6 +21,7 @@ struct task {
     uint32_t fed;       /* of tokens, in the sequence */
     uint32_t known;     /* of these, there when it began */
     uint32_t shared;    /* with a request that waits for them; 0: none does */
+    uint64_t fetched;   /* until then it waits for what the drive has of it; 0: nobody looked yet */
     int32_t last_token; /* sampled, not yet fed */
     bool decoding;
     struct token_decoder decoder;
@@ -96,6 +97,9 @@ void slot_bring(struct generator *generator, struct slot *slot, uint32_t same);
 
 /* As far as these tokens are kept, of which the slot has the first "same". */
 void prefix_bring(struct generator *generator, struct slot *slot, const int32_t *tokens, uint32_t count, uint32_t same);
+
+/* While others run: whether a request does well to wait, since the drive reads what is kept of it. */
+bool prefix_is_far(struct generator *generator, struct task *task);
 
 /* Positions of a request that take no room of their own, since one that runs has them. */
 uint32_t prefix_shared(const struct generator *generator, const struct task *task);

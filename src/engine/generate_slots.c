@@ -73,11 +73,12 @@ static void take_from_queue(struct generator *generator, struct task *task)
     task->next = NULL;
 }
 
-/* The next request to end or to begin: one that waits for another to compute its beginning lets others pass. */
+/* The next request to end or to begin: one that waits for another to compute its beginning, or for the drive to read
+ * it, lets others pass. */
 static struct task *next_in_queue(struct generator *generator)
 {
     struct task *task = generator->first;
-    while (task && !task->cancelled && prefix_is_coming(generator, task))
+    while (task && !task->cancelled && (prefix_is_coming(generator, task) || prefix_is_far(generator, task)))
         task = task->next;
     return task;
 }

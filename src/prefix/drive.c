@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define MAGIC "hyprefix"
@@ -162,6 +163,44 @@ hypura_status drive_read(struct drive *drive, struct drive_file *file, const str
     log_write(LOG_WARNING, "prefix cache: %s; it is removed", error ? error->message : path);
     unlink(path);
     return status;
+}
+
+/* Whether a byte can be read without waiting for the drive; where that cannot be asked, yes. */
+static bool is_near(int file, uint64_t offset)
+{
+#ifdef RWF_NOWAIT
+    char byte;
+    struct iovec to = {&byte, 1};
+    return preadv2(file, &to, 1, (off_t)offset, RWF_NOWAIT) >= 0 || errno != EAGAIN;
+#else
+    (void)file, (void)offset;
+    return true;
+#endif
+}
+
+bool drive_fetch(const struct drive *drive, struct fetch *fetch, const struct drive_file *file, const struct part *part,
+                 bool begin)
+{
+    char path[PATH_MAX];
+    if (fetch->of != file) {
+        drive_fetched(fetch);
+        fetch->of = file;
+        fetch->file = file_path(path, drive, file->name) ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    }
+    if (fetch->file < 0 || part->bytes == 0)
+        return true; /* who reads it will see */
+#ifdef POSIX_FADV_WILLNEED
+    if (begin)
+        posix_fadvise(fetch->file, (off_t)part->offset, (off_t)part->bytes, POSIX_FADV_WILLNEED);
+#endif
+    return is_near(fetch->file, part->offset) && is_near(fetch->file, part->offset + part->bytes - 1);
+}
+
+void drive_fetched(struct fetch *fetch)
+{
+    if (fetch->of && fetch->file >= 0)
+        close(fetch->file);
+    *fetch = (struct fetch){.file = -1};
 }
 
 void drive_touch(const struct drive *drive, const struct drive_file *file)

@@ -503,6 +503,49 @@ struct prefix_match prefix_find(struct prefix_store *store, const int32_t *token
     return (struct prefix_match){position, rows ? (uint32_t)align_down(have, block) : position};
 }
 
+/* The system reads so much ahead at most; it is memory that nobody is counted for. */
+#define FETCHED_MOST ((uint64_t)256 << 20)
+
+struct fetching {
+    struct fetch fetch;
+    uint64_t bytes;
+    bool begin, near;
+};
+
+static void fetch_item(const struct prefix_store *store, const struct item *item, struct fetching *f)
+{
+    bool known = !f->begin && !f->near;
+    if (known || item->data || !item->file || item->file->gone || f->bytes >= FETCHED_MOST)
+        return;
+    f->bytes += item->part.bytes;
+    f->near = drive_fetch(&store->drive, &f->fetch, item->file, &item->part, f->begin) && f->near;
+}
+
+bool prefix_fetch(struct prefix_store *store, const int32_t *tokens, const struct prefix_match *match, bool begin_now)
+{
+    struct fetching f = {.fetch.file = -1, .begin = begin_now, .near = true};
+    if (!store->has_drive)
+        return true;
+    begin(store);
+    struct node *node = &store->tree.root, *above = node;
+    uint32_t block = store->options.block, same = 0;
+    for (uint32_t at = 0; node && at < match->position; at += block) {
+        above = node;
+        node = tree_child(above, tokens + at, MIN(block, match->position - at), at < match->first ? block : 0, &same);
+        if (node && at >= match->first)
+            fetch_item(store, &node->rows, &f);
+    }
+    uint32_t end = above->first + above->count;
+    const struct checkpoint *checkpoint = store->options.needs_checkpoint && match->position > end
+                                              ? last_checkpoint(above, tokens + end, match->position - end)
+                                              : NULL;
+    if (checkpoint)
+        fetch_item(store, &checkpoint->item, &f);
+    drive_fetched(&f.fetch);
+    finish(store, NULL);
+    return f.near;
+}
+
 /* What an item has, in memory for the time of the call. */
 static hypura_status use(struct prefix_store *store, struct item *item, const struct prefix_target *target,
                          hypura_error *error)

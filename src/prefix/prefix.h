@@ -78,6 +78,10 @@ struct prefix_match {
  * checkpoint is needed) or with it. */
 struct prefix_match prefix_find(struct prefix_store *store, const int32_t *tokens, uint32_t count, uint32_t have);
 
+/* What a match needs from the drive begins to be read, next to whatever else is done; "begin" false: only asks. Returns
+ * whether it all is there by now, so that prefix_restore need not wait. What cannot be read counts as there. */
+bool prefix_fetch(struct prefix_store *store, const int32_t *tokens, const struct prefix_match *match, bool begin);
+
 /* Where they go. Checkpoint: NULL where none is needed; bytes of either are checked by who takes them. Both are called
  * on the thread of the call; the last block's end may be beyond the position of the match. */
 struct prefix_target {

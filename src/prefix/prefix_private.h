@@ -94,6 +94,15 @@ hypura_status drive_write(struct drive *drive, struct drive_file **out, struct c
 hypura_status drive_read(struct drive *drive, struct drive_file *file, const struct part *part, void *out,
                          hypura_error *error);
 
+/* Lets the system read parts on its own, and asks whether it has; parts of one file one after the other. */
+struct fetch {
+    const struct drive_file *of; /* NULL: none is open */
+    int file;
+};
+bool drive_fetch(const struct drive *drive, struct fetch *fetch, const struct drive_file *file, const struct part *part,
+                 bool begin);
+void drive_fetched(struct fetch *fetch);
+
 /* It was used: it is removed later than others. */
 void drive_touch(const struct drive *drive, const struct drive_file *file);
 

@@ -5,7 +5,9 @@
 
 #include "engine/generate.h"
 
+#include <errno.h>
 #include <string.h>
+#include <sys/uio.h>
 
 #define CONTEXT 2048
 #define LONGEST 6000
@@ -395,6 +397,56 @@ static void a_shared_beginning_takes_its_room_once(void **state)
     engine_close(engine);
 }
 
+#ifdef RWF_NOWAIT
+static unsigned far; /* times that a drive says that it has yet to read */
+
+/* In place of the system's. */
+ssize_t preadv2(int file, const struct iovec *to, int count, off_t offset, int flags)
+{
+    (void)file, (void)to, (void)count, (void)offset, (void)flags;
+    if (far == 0)
+        return 1;
+    far--;
+    errno = EAGAIN;
+    return -1;
+}
+
+/* While a drive reads what is kept of a text, others go on; once they are done, nobody waits for more than that. */
+static void others_go_on_while_the_drive_reads(void **state)
+{
+    (void)state;
+    static const unsigned times[] = {0, 18, 1u << 30}, least[] = {0, 2, ANSWER}, most[] = {1, ANSWER - 1, ANSWER};
+    struct answered before, runs, comes;
+    const char *folder = path_in_folder("far");
+    struct engine *engine = open_with("llama", 1, folder, true);
+    struct generator *generator = generator_of(engine);
+    random_tokens(&first, 0, 900, 5);
+    random_tokens(&other, 0, 20, 9);
+    before = ask(generator, engine, &first);
+    generator_destroy(generator);
+    engine_close(engine);
+    for (size_t i = 0; i < COUNT_OF(times); i++) {
+        engine = open_with("llama", 2, folder, true);
+        generator = generator_of(engine);
+        submit(generator, engine, &other, &runs);
+        assert_true(generator_step(generator));
+        submit(generator, engine, &first, &comes);
+        far = times[i];
+        uint32_t meanwhile = 0;
+        while (generator_step(generator))
+            meanwhile = comes.count ? meanwhile : runs.count;
+        end(&runs);
+        end(&comes);
+        assert_cached("llama", "far", &comes, 832);
+        assert_same("llama", "far", &comes, &before);
+        assert_in_range(meanwhile, least[i], most[i]);
+        generator_destroy(generator);
+        engine_close(engine);
+    }
+    far = 0;
+}
+#endif
+
 /* What is kept takes its memory from the pool, when there is something. */
 static void memory_is_lent_by_the_pool(void **state)
 {
@@ -437,6 +489,9 @@ int main(void)
         cmocka_unit_test(long_prompts_have_checkpoints_all_along),
         cmocka_unit_test(who_makes_room_is_not_fed_again),
         cmocka_unit_test(a_shared_beginning_takes_its_room_once),
+#ifdef RWF_NOWAIT
+        cmocka_unit_test(others_go_on_while_the_drive_reads),
+#endif
         cmocka_unit_test(memory_is_lent_by_the_pool),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
