@@ -76,7 +76,7 @@ extern const struct command command_run, command_batch, command_inspect, command
     command_perplexity, command_logits, command_embed, command_synth, command_profile, command_iobench, command_replay,
     command_bench, command_plot, command_completion, command_manual, command_serve, command_list, command_pull, command_rm,
     command_ps, command_stop;
-extern const struct command command_quantize, command_imatrix, command_compare, command_estimate;
+extern const struct command command_quantize, command_optimize, command_imatrix, command_compare, command_estimate;
 
 extern const struct command *const commands[];
 extern const size_t command_count;

@@ -43,4 +43,8 @@ hypura_status open_registry(struct registry **out, const char *folder, hypura_er
  * engine is closed. */
 void interrupts_cancel(struct engine *engine);
 
+/* A pieces_progress (tools/pieces.h) that shows a line until an interrupt; the context is the time of the start. */
+struct pieces_moment;
+bool show_pieces(void *context, const struct pieces_moment *moment);
+
 #endif

@@ -13,7 +13,7 @@ const struct command *const commands[] = {
     &command_ps,       &command_stop,       &command_inspect,    &command_bench,  &command_plot,  &command_profile,
     &command_iobench,  &command_replay,     &command_logits,     &command_embed,  &command_synth, &command_tokenize,
     &command_template, &command_perplexity, &command_completion, &command_manual,
-    &command_quantize, &command_imatrix, &command_compare, &command_estimate,
+    &command_quantize, &command_optimize, &command_imatrix, &command_compare, &command_estimate,
 };
 const size_t command_count = COUNT_OF(commands);
 

@@ -62,22 +62,6 @@ static hypura_status read_overrides(struct quantize_override *out, char **copies
     return HYPURA_OK;
 }
 
-static bool show_progress(void *context, const struct quantize_moment *moment)
-{
-    const uint64_t *start = context;
-    char a[32], b[32], left[32];
-    double seconds = clock_seconds_since(*start);
-    uint64_t made = moment->done > moment->kept ? moment->done - moment->kept : 0;
-    if (moment->verifying)
-        show_line("checking what is written: %s of %s", format_bytes(a, sizeof a, (double)moment->done),
-                  format_bytes(b, sizeof b, (double)moment->total));
-    else if (seconds > 0.5 && made)
-        show_line("%s of %s, %s left", format_bytes(a, sizeof a, (double)moment->done),
-                  format_bytes(b, sizeof b, (double)moment->total),
-                  format_time(left, sizeof left, seconds / (double)made * (double)(moment->total - moment->done)));
-    return !interrupted();
-}
-
 static void print_result(const struct quantize *quantize, const char *path, double seconds)
 {
     char from[32], to[32], time[32];
@@ -140,7 +124,7 @@ static hypura_status quantize(const char *model, const char *out, hypura_error *
         status = quantize_open(&plan, path, &options, error);
     if (!status && !dry_run) {
         interrupts_cancel(NULL);
-        status = quantize_write(plan, out, show_progress, &start, error);
+        status = quantize_write(plan, out, show_pieces, &start, error);
         clear_line();
     }
     if (!status)

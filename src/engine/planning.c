@@ -327,7 +327,7 @@ static hypura_status find_drives(struct hardware *hardware, struct model **model
                                  hypura_error *error)
 {
     hypura_status status = HYPURA_OK;
-    if (options->mirror_count || gguf_file_count(model_file(*model)) > 1)
+    if (options->mirror_count || model_path_count(*model) > 1)
         status = store_find_drives(hardware, *model, options->mirrors, options->mirror_count, error);
     if (status)
         close_opened(model);
@@ -341,6 +341,7 @@ hypura_status engine_open_file(struct model **out, const char *path, struct hard
     hypura_error problem;
     say(why, "");
     TRY(model_open_predicting(out, path, error));
+    model_use_expert_file(*out);
     TRY(find_drives(hardware, out, options, error));
     if (!model_parameters(*out)->predicting) {
         say(why, model_prediction_problem(*out) ? model_prediction_problem(*out) : "");
@@ -359,6 +360,10 @@ hypura_status engine_open_file(struct model **out, const char *path, struct hard
         if (predictions_pay(path, model_parameters(*out)->experts, hardware, options, why))
             return HYPURA_OK;
     }
+    const bool experts = model_expert_file(*out) != NULL; /* or what is wrong with the file was said */
     close_opened(out);
-    return model_open(out, path, error);
+    TRY(model_open(out, path, error));
+    if (experts)
+        model_use_expert_file(*out);
+    return HYPURA_OK;
 }

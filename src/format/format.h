@@ -187,8 +187,8 @@ hypura_status gguf_writer_finish(struct gguf_writer *writer, hypura_error *error
 hypura_status gguf_header_extent(const void *data, size_t have, uint64_t *bytes, hypura_error *error);
 
 /* Instead of a writer that makes a file: only the header, into a file that is open and empty, which becomes as long as it
- * would be with the tensors' data. The file stays the caller's. */
-hypura_status gguf_writer_create_header(struct gguf_writer **out, int descriptor, hypura_error *error);
+ * would be with the tensors' data. The file stays the caller's. alignment: as above. */
+hypura_status gguf_writer_create_header(struct gguf_writer **out, int descriptor, uint32_t alignment, hypura_error *error);
 hypura_status gguf_writer_finish_header(struct gguf_writer *writer, hypura_error *error);
 
 /* Frees the writer; without a successful finish before, removes the partial file. */

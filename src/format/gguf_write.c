@@ -53,19 +53,34 @@ static hypura_status no_room(hypura_error *error)
     return error_set(error, HYPURA_ERROR_MEMORY, "no memory for the header of a GGUF file");
 }
 
-hypura_status gguf_writer_create(struct gguf_writer **out, const char *path, uint32_t alignment, hypura_error *error)
+static hypura_status make_writer(struct gguf_writer **out, uint32_t alignment, hypura_error *error)
 {
     if (alignment == 0)
         alignment = GGUF_DEFAULT_ALIGNMENT;
     if (alignment < 8 || (alignment & (alignment - 1)))
         return error_set(error, HYPURA_ERROR_ARGUMENT, "alignment %u; expected a power of two of at least 8",
                          alignment);
-    struct gguf_writer *writer;
-    hypura_status status = ALLOCATE(&writer, 1, "GGUF writer", error);
+    hypura_status status = ALLOCATE(out, 1, "GGUF writer", error);
     if (status)
         return status;
-    writer->file = -1;
-    writer->alignment = alignment;
+    (*out)->file = -1;
+    (*out)->alignment = alignment;
+    return HYPURA_OK;
+}
+
+static hypura_status say_alignment(struct gguf_writer *writer, hypura_error *error)
+{
+    if (writer->alignment == GGUF_DEFAULT_ALIGNMENT)
+        return HYPURA_OK;
+    return gguf_writer_add(writer, alignment_key, GGUF_UINT32, &writer->alignment, 1, false, error);
+}
+
+hypura_status gguf_writer_create(struct gguf_writer **out, const char *path, uint32_t alignment, hypura_error *error)
+{
+    struct gguf_writer *writer;
+    hypura_status status = make_writer(&writer, alignment, error);
+    if (status)
+        return status;
     size_t room = strlen(path) + sizeof ".partial";
     if ((status = string_copy(&writer->path, path, error)) ||
         (status = ALLOCATE(&writer->partial_path, room, "file name", error)) ||
@@ -81,8 +96,7 @@ hypura_status gguf_writer_create(struct gguf_writer **out, const char *path, uin
         goto failed;
     }
     writer->opened = true;
-    if (alignment != GGUF_DEFAULT_ALIGNMENT &&
-        (status = gguf_writer_add(writer, alignment_key, GGUF_UINT32, &alignment, 1, false, error)))
+    if ((status = say_alignment(writer, error)))
         goto failed;
     *out = writer;
     return HYPURA_OK;
@@ -91,13 +105,12 @@ failed:
     return status;
 }
 
-hypura_status gguf_writer_create_header(struct gguf_writer **out, int descriptor, hypura_error *error)
+hypura_status gguf_writer_create_header(struct gguf_writer **out, int descriptor, uint32_t alignment, hypura_error *error)
 {
     struct gguf_writer *writer;
-    hypura_status status = ALLOCATE(&writer, 1, "GGUF writer", error);
+    hypura_status status = make_writer(&writer, alignment, error);
     if (status)
         return status;
-    writer->alignment = GGUF_DEFAULT_ALIGNMENT;
     writer->file = dup(descriptor);
     if (writer->file < 0)
         status = error_set_errno(error, errno, "cannot write a header");
@@ -105,6 +118,8 @@ hypura_status gguf_writer_create_header(struct gguf_writer **out, int descriptor
         status = string_copy(&writer->partial_path, "a file without a name", error);
     if (!status)
         status = ALLOCATE(&writer->buffer, WRITE_BYTES, "write buffer", error);
+    if (!status)
+        status = say_alignment(writer, error);
     if (status)
         gguf_writer_destroy(writer);
     else

@@ -66,6 +66,8 @@ static hypura_status open_model(struct model **out, const char *path, bool predi
         return status;
     status = gguf_open(&model->file, path, error);
     if (!status)
+        status = model_find_behind_experts(model, error);
+    if (!status)
         status = understand(model, predicting, error);
     memory_free(model->layer_tensors);
     model->layer_tensors = NULL;
@@ -106,6 +108,7 @@ void model_close(struct model *model)
     memory_free(model->units);
     memory_free(model->layers);
     memory_free(model->name);
+    memory_free(model->expert_path);
     if (model->file)
         gguf_close(model->file);
     memory_free(model);

@@ -292,7 +292,7 @@ enum unit_kind { UNIT_TENSOR, UNIT_EXPERT };
 struct unit_slice {
     enum tensor_role role;
     const struct gguf_tensor *tensor;
-    uint32_t file;   /* of the split files */
+    uint32_t file;   /* of model_path_at */
     uint64_t offset; /* in that file; no alignment beyond the block's */
     uint64_t bytes;
 };
@@ -567,6 +567,40 @@ uint64_t model_bytes(const struct model *model); /* of all units */
 
 /* Whether the output matrix is the token embedding. */
 bool model_tied_output(const struct model *model);
+
+/* ---- experts in a file of their own ----------------------------------------------------------------------------------
+ *
+ * A GGUF file of the type "experts", as tools/optimize.h writes it: for each layer a tensor "blk.N.experts" of records, one
+ * for an expert, in which its slices follow each other; records begin at pages. What it is made of stands in it: the
+ * model's files, their sizes and times, and for each layer where slices were and which expert each record is of. */
+
+#define EXPERT_FILE_TYPE "experts"
+#define EXPERT_FILE_ENDING ".experts" /* behind the name of the model's first file: found there */
+#define EXPERT_FILE_VERSION 1u
+#define EXPERT_FILE_ALIGNMENT 4096u
+#define EXPERT_FILE_TENSOR "blk.%u.experts"      /* I8, a record times experts */
+#define EXPERT_FILE_ORDER "experts.order.%u"     /* uint32[experts]: whose record each is */
+#define EXPERT_FILE_SLICES "experts.slices.%u"   /* uint64[3 * slices]: file, offset, bytes of all experts together */
+#define EXPERT_FILE_VERSION_KEY "experts.version"
+#define EXPERT_FILE_MODEL "experts.model"        /* the path of the model's first file, absolute */
+#define EXPERT_FILE_SIZES "experts.model.sizes"  /* uint64[files] */
+#define EXPERT_FILE_TIMES "experts.model.times"  /* uint64[files]: nanoseconds of the last change */
+
+/* Where a slice of an expert begins in its record; of slice_count it is the size of the record. */
+uint64_t expert_record_at(const struct unit *unit, uint32_t slice);
+
+/* When a file was changed last, as such a file says it. */
+bool expert_file_time(const char *path, uint64_t *nanoseconds);
+
+/* Reads experts from such a file, if there is one next to the model or the path that was opened names one, which
+ * model_open takes in place of the model. One that was made of another file, or of this one as it was before, is left,
+ * with a warning. */
+void model_use_expert_file(struct model *model);
+const char *model_expert_file(const struct model *model); /* NULL: none is used */
+
+/* The files that slices of units are in: the model's, and the one with experts behind them. */
+uint32_t model_path_count(const struct model *model);
+const char *model_path_at(const struct model *model, uint32_t file);
 
 /* Architectures in the table, for lists in error messages and reports. */
 size_t architecture_count(void);

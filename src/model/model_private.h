@@ -6,6 +6,8 @@
 
 struct model {
     struct gguf *file;
+    char *expert_path; /* that was opened, or is used */
+    bool expert_path_used;
     char *name;
     hypura_error prediction_error; /* what is wrong with the block that predicts; status 0: nothing */
     const struct architecture *architecture;
@@ -18,6 +20,12 @@ struct model {
     uint32_t unit_count;
     uint64_t bytes;
 };
+
+/* ---- expert_file.c -------------------------------------------------------------------------------------------------
+ */
+
+/* Where a file of experts was opened: opens the model that it was made of instead. */
+hypura_status model_find_behind_experts(struct model *model, hypura_error *error);
 
 /* ---- roles.c -------------------------------------------------------------------------------------------------------
  */

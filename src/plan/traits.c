@@ -49,11 +49,14 @@ unit_number plan_first_expert(const struct steps *steps, uint32_t layer)
 
 uint64_t plan_unit_footprint(const struct unit *unit)
 {
-    uint64_t footprint = 0;
+    uint64_t footprint = 0, before = 0; /* where the pages of the slice before end, in the same file */
     for (uint32_t i = 0; i < unit->slice_count; i++) {
         const struct unit_slice *slice = &unit->slices[i];
-        footprint +=
-            align_up(slice->offset + slice->bytes, STORAGE_ALIGNMENT) - align_down(slice->offset, STORAGE_ALIGNMENT);
+        uint64_t start = align_down(slice->offset, STORAGE_ALIGNMENT);
+        uint64_t end = align_up(slice->offset + slice->bytes, STORAGE_ALIGNMENT);
+        bool shared = i > 0 && slice->file == slice[-1].file && slice[-1].offset < slice->offset && before > start;
+        footprint += end - (shared ? MIN(before, end) : start);
+        before = end;
     }
     return footprint;
 }

@@ -8,24 +8,23 @@ static const struct unit *unit_of_model(const void *model, unit_number unit)
     return model_unit(model, unit);
 }
 
-static hypura_status paths_of(const char ***out, const struct gguf *file, hypura_error *error)
+static hypura_status paths_of(const char ***out, const struct model *model, hypura_error *error)
 {
-    hypura_status status = ALLOCATE(out, gguf_file_count(file), "files", error);
-    for (size_t i = 0; !status && i < gguf_file_count(file); i++)
-        (*out)[i] = gguf_file_path(file, i);
+    hypura_status status = ALLOCATE(out, model_path_count(model), "files", error);
+    for (uint32_t i = 0; !status && i < model_path_count(model); i++)
+        (*out)[i] = model_path_at(model, i);
     return status;
 }
 
 hypura_status store_find_drives(struct hardware *hardware, const struct model *model, const char *const *mirrors,
                                 size_t mirror_count, hypura_error *error)
 {
-    const struct gguf *file = model_file(model);
     const char **paths;
     struct drives *drives = NULL;
-    hypura_status status = paths_of(&paths, file, error);
+    hypura_status status = paths_of(&paths, model, error);
     if (status)
         return status;
-    status = mirrors_find(&drives, hardware, paths, (uint32_t)gguf_file_count(file), mirrors, mirror_count, error);
+    status = mirrors_find(&drives, hardware, paths, model_path_count(model), mirrors, mirror_count, error);
     memory_free(paths);
     if (!status)
         hardware_set_drives(hardware, drives);
@@ -35,7 +34,6 @@ hypura_status store_find_drives(struct hardware *hardware, const struct model *m
 hypura_status store_open(struct store **out, const struct model *model, const struct plan *plan,
                          const struct store_options *options, hypura_error *error)
 {
-    const struct gguf *file = model_file(model);
     struct store_source source = {.model = model,
                                   .unit = unit_of_model,
                                   .unit_count = model_unit_count(model),
@@ -45,7 +43,7 @@ hypura_status store_open(struct store **out, const struct model *model, const st
                                   .streams = plan->streams,
                                   .groups = plan->groups,
                                   .elsewhere = plan->elsewhere,
-                                  .file_count = (uint32_t)gguf_file_count(file),
+                                  .file_count = model_path_count(model),
                                   .ring_bytes = plan->ring_bytes,
                                   .expert_cache_bytes = plan->expert_cache_bytes,
                                   .layers = model_parameters(model)->layers,
@@ -56,7 +54,7 @@ hypura_status store_open(struct store **out, const struct model *model, const st
                                   .moves = plan->gpu && plan->gpu->moves,
                                   .in_place = plan->gpu && plan->gpu->in_place};
     const char **paths;
-    hypura_status status = paths_of(&paths, file, error);
+    hypura_status status = paths_of(&paths, model, error);
     if (status)
         return status;
     source.paths = paths;

@@ -3,12 +3,9 @@
 
 #include "compute/compute.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
@@ -70,53 +67,6 @@ static bool asked(void *context, const char *name, enum tensor_type *type)
             return true;
         }
     return false;
-}
-
-/* ---- the source ---------------------------------------------------------------------------------------------------- */
-
-static hypura_status open_sources(struct quantize *quantize, hypura_error *error)
-{
-    size_t count = gguf_file_count(quantize->file);
-    hypura_status status = ALLOCATE(&quantize->sources, count, "table of files", error);
-    for (size_t i = 0; !status && i < count; i++)
-        quantize->sources[i].descriptor = -1;
-    for (size_t i = 0; !status && i < count; i++) {
-        const char *path = gguf_file_path(quantize->file, i);
-        struct source_file *source = &quantize->sources[i];
-        source->descriptor = open(path, O_RDONLY | O_CLOEXEC);
-        if (source->descriptor < 0 || fstat(source->descriptor, &source->info))
-            status = error_set_errno(error, errno, "cannot open %.200s", path);
-        else if ((uint64_t)source->info.st_size != gguf_file_bytes(quantize->file, i))
-            status = error_set(error, HYPURA_ERROR_IO, "%.200s changed while it was opened", path);
-#ifdef POSIX_FADV_SEQUENTIAL
-        if (!status)
-            posix_fadvise(source->descriptor, 0, 0, POSIX_FADV_SEQUENTIAL);
-#endif
-    }
-    return status;
-}
-
-#ifdef __APPLE__
-#define MODIFIED st_mtimespec
-#else
-#define MODIFIED st_mtim
-#endif
-
-hypura_status quantize_check_source(const struct quantize *quantize, hypura_error *error)
-{
-    for (size_t i = 0; i < gguf_file_count(quantize->file); i++) {
-        const struct stat *then = &quantize->sources[i].info;
-        struct stat now;
-        if (fstat(quantize->sources[i].descriptor, &now))
-            return error_set_errno(error, errno, "cannot read %.200s", gguf_file_path(quantize->file, i));
-        if (now.st_size != then->st_size || now.MODIFIED.tv_sec != then->MODIFIED.tv_sec ||
-            now.MODIFIED.tv_nsec != then->MODIFIED.tv_nsec)
-            return error_set(error, HYPURA_ERROR_ARGUMENT,
-                             "%.200s was changed while it was read, so that what was made of it is no whole model and "
-                             "was removed: begin again",
-                             gguf_file_path(quantize->file, i));
-    }
-    return HYPURA_OK;
 }
 
 /* ---- the plan ------------------------------------------------------------------------------------------------------ */
@@ -246,7 +196,7 @@ hypura_status quantize_open(struct quantize **out, const char *model, const stru
     if (!quantize->recipe)
         status = error_set(error, HYPURA_ERROR_ARGUMENT, "there is no type \"%.100s\" to quantise to", options->type);
     if (!status && !(status = gguf_open(&quantize->file, model, error)))
-        status = open_sources(quantize, error);
+        status = sources_open(&quantize->sources, quantize->file, error);
     if (!status)
         gguf_get_string(quantize->file, "general.type", &kind);
     if (!status && strcmp(kind.data, "model") != 0)
@@ -271,10 +221,7 @@ void quantize_close(struct quantize *quantize)
 {
     if (!quantize)
         return;
-    for (size_t i = 0; quantize->sources && i < gguf_file_count(quantize->file); i++)
-        if (quantize->sources[i].descriptor >= 0)
-            close(quantize->sources[i].descriptor);
-    memory_free(quantize->sources);
+    sources_close(quantize->sources);
     memory_free(quantize->tensors);
     memory_free(quantize->importance_path);
     importance_close(quantize->importance);
@@ -310,22 +257,13 @@ uint64_t quantize_elements(const struct quantize *quantize)
 uint64_t quantize_key(const struct quantize *quantize)
 {
     uint64_t number = ENCODERS, key = fnv1a(FNV1A_START, &number, sizeof number);
-    for (size_t i = 0; i < gguf_file_count(quantize->file); i++) {
-        const struct stat *info = &quantize->sources[i].info;
-        uint64_t facts[] = {(uint64_t)info->st_ino, (uint64_t)info->st_size, (uint64_t)info->MODIFIED.tv_sec,
-                            (uint64_t)info->MODIFIED.tv_nsec};
-        key = fnv1a(key, facts, sizeof facts);
-    }
+    key = sources_key(quantize->sources, key);
     for (size_t i = 0; i < quantize->count; i++) {
         uint64_t facts[] = {quantize->tensors[i].type, quantize->tensors[i].piece_rows, quantize->tensors[i].weighted};
         key = fnv1a(key, facts, sizeof facts);
     }
-    struct stat info;
-    if (quantize->importance_path && stat(quantize->importance_path, &info) == 0) {
-        uint64_t facts[] = {(uint64_t)info.st_ino, (uint64_t)info.st_size, (uint64_t)info.MODIFIED.tv_sec,
-                            (uint64_t)info.MODIFIED.tv_nsec};
-        key = fnv1a(key, facts, sizeof facts);
-    }
+    if (quantize->importance_path)
+        key = sources_key_of_file(quantize->importance_path, key);
     key = fnv1a(key, &quantize->recipe->file_type, sizeof quantize->recipe->file_type);
     return key;
 }

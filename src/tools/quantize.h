@@ -1,14 +1,12 @@
 /* quantize: a model's matrices in another type, from file to file.
  *
- * Pieces of some rows are read, encoded and written by all threads at once, so that memory does not grow with the model and
- * either the cores or the drive are at their limit; the same bits whatever the number of threads. The file is PATH.partial
- * until it is whole and was read again; PATH.partial.pieces says which pieces are in it, with a digest of each. Whatever
- * ends it, the next quantize_write with the same model and options checks those and goes on from there.
+ * Pieces of some rows are read, encoded and written by all threads at once (pieces.h), so that memory does not grow with
+ * the model and either the cores or the drive are at their limit; the same bits whatever the number of threads.
  */
 #ifndef HYPURA_QUANTIZE_H
 #define HYPURA_QUANTIZE_H
 
-#include "format/format.h"
+#include "tools/pieces.h"
 
 struct quantize_override {
     const char *expression; /* regular, found anywhere in a tensor's name */
@@ -49,15 +47,7 @@ uint64_t quantize_bytes(const struct quantize *quantize);        /* of tensors, 
 uint64_t quantize_source_bytes(const struct quantize *quantize); /* in the old one */
 uint64_t quantize_elements(const struct quantize *quantize);
 
-struct quantize_moment {
-    uint64_t done, total; /* bytes of the new file */
-    uint64_t kept;        /* of these were there from an earlier start */
-    bool verifying;
-};
-
-/* False stops: HYPURA_ERROR_CANCELLED; what was written stays for the next start. */
-typedef bool (*quantize_progress)(void *context, const struct quantize_moment *moment);
-hypura_status quantize_write(struct quantize *quantize, const char *path, quantize_progress progress, void *context,
+hypura_status quantize_write(struct quantize *quantize, const char *path, pieces_progress progress, void *context,
                              hypura_error *error);
 
 #endif

@@ -46,7 +46,7 @@ static hypura_status add_metadata(const struct quantize *quantize, struct gguf_w
 hypura_status quantize_header(const struct quantize *quantize, int descriptor, hypura_error *error)
 {
     struct gguf_writer *writer;
-    hypura_status status = gguf_writer_create_header(&writer, descriptor, error);
+    hypura_status status = gguf_writer_create_header(&writer, descriptor, 0, error);
     if (status)
         return status;
     status = add_metadata(quantize, writer, error);

@@ -6,17 +6,9 @@
 #include "tools/quantize.h"
 #include "tools/quantize_recipe.h"
 
-#include <sys/stat.h>
-
-/* What says that a file is the one that was opened. */
-struct source_file {
-    int descriptor;
-    struct stat info;
-};
-
 struct quantize {
     struct gguf *file;
-    struct source_file *sources;
+    struct sources *sources;
     const struct recipe *recipe;
     struct importance *importance;
     char *importance_path;
@@ -33,8 +25,5 @@ hypura_status quantize_header(const struct quantize *quantize, int descriptor, h
 
 /* A digest of everything that the new file depends on, but the weights themselves. */
 uint64_t quantize_key(const struct quantize *quantize);
-
-/* That the files are those that were opened, as they were then. */
-hypura_status quantize_check_source(const struct quantize *quantize, hypura_error *error);
 
 #endif

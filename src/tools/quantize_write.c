@@ -1,422 +1,125 @@
-/* The new file: pieces by all threads, a digest of each in the file next to it, and all of it read again in the end. */
-#include "core/durable.h"
+/* The new file: rows read, turned into the other type and given to pieces.h. */
+#include "tools/pieces.h"
 #include "tools/quantize_encode.h"
 #include "tools/quantize_private.h"
 
 #include "compute/compute.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
-#include <pthread.h>
-#include <stdio.h>
-#include <string.h>
-#include <sys/file.h>
-#include <sys/statvfs.h>
-#include <unistd.h>
-
-#define PIECES_EACH 4 /* of a thread, in a batch */
-
-static const char list_magic[8] = "HYPIECE1";
 
 struct worker {
     struct encode_scratch *scratch;
-    uint8_t *source, *out;
+    uint8_t *source;
     float *row;
 };
 
 struct job {
     struct quantize *quantize;
-    int file, list;
-    char *partial, *list_path;
-    uint64_t data; /* where the tensors' data begins */
     struct worker *workers;
-    struct thread_pool *pool;
+    uint64_t *starts;  /* [tensors + 1] number of a tensor's first piece */
     float *importance; /* of the tensor at work */
-    uint64_t pieces;   /* of all tensors */
-    uint64_t have;     /* in the file, from the first on */
-    struct quantize_moment moment;
-    quantize_progress progress;
-    void *context;
-
-    /* a batch */
-    const struct quantize_tensor *tensor;
-    uint64_t first;    /* piece of that tensor */
-    uint64_t *digests; /* [threads * PIECES_EACH] */
-    pthread_mutex_t mutex;
-    hypura_error error; /* the first one */
-    bool failed;
 };
-
-/* Of a piece: words of eight bytes in four lanes, mixed as they come. */
-static uint64_t digest(const uint8_t *data, uint64_t bytes)
-{
-    uint64_t lanes[4] = {1, 2, 3, 4}, i = 0, result = bytes;
-    for (; i + 32 <= bytes; i += 32)
-        for (int l = 0; l < 4; l++) {
-            uint64_t word;
-            memcpy(&word, data + i + 8 * (uint64_t)l, 8);
-            lanes[l] = (lanes[l] ^ word) * UINT64_C(0x9e3779b97f4a7c15);
-            lanes[l] ^= lanes[l] >> 29;
-        }
-    for (int l = 0; l < 4; l++)
-        result = (result ^ lanes[l]) * UINT64_C(0xbf58476d1ce4e5b9) + (result >> 31);
-    return fnv1a(result, data + i, (size_t)(bytes - i));
-}
-
-static hypura_status read_all(int file, const char *path, uint64_t offset, uint8_t *out, uint64_t bytes,
-                              hypura_error *error)
-{
-    while (bytes) {
-        ssize_t done = pread(file, out, (size_t)bytes, (off_t)offset);
-        if (done < 0 && errno == EINTR)
-            continue;
-        if (done < 0)
-            return error_set_errno(error, errno, "cannot read %.200s at byte %" PRIu64, path, offset);
-        if (done == 0)
-            return error_set(error, HYPURA_ERROR_IO, "%.200s ends at byte %" PRIu64 ", before its tensors do", path, offset);
-        out += done;
-        offset += (uint64_t)done;
-        bytes -= (uint64_t)done;
-    }
-    return HYPURA_OK;
-}
-
-static hypura_status write_all(int file, const char *path, uint64_t offset, const uint8_t *data, uint64_t bytes,
-                               hypura_error *error)
-{
-    while (bytes) {
-        ssize_t done = pwrite(file, data, (size_t)bytes, (off_t)offset);
-        if (done < 0 && errno == EINTR)
-            continue;
-        if (done < 0)
-            return error_set_errno(error, errno,
-                                   "cannot write %.200s (what is written stays there; the same command goes on from it)",
-                                   path);
-        data += done;
-        offset += (uint64_t)done;
-        bytes -= (uint64_t)done;
-    }
-    return HYPURA_OK;
-}
 
 /* ---- a piece ------------------------------------------------------------------------------------------------------- */
 
-static hypura_status encode_piece(const struct job *job, struct worker *worker, uint64_t first, uint64_t rows,
-                                  hypura_error *error)
+struct place {
+    const struct quantize_tensor *tensor;
+    uint64_t first, rows;
+};
+
+static size_t tensor_of(const struct job *job, uint64_t piece)
 {
-    const struct quantize_tensor *tensor = job->tensor;
+    size_t low = 0, high = job->quantize->count - 1;
+    while (low < high) {
+        size_t middle = (low + high + 1) / 2;
+        if (job->starts[middle] <= piece)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return low;
+}
+
+static struct place find(const struct job *job, uint64_t piece)
+{
+    size_t i = tensor_of(job, piece);
+    const struct quantize_tensor *tensor = &job->quantize->tensors[i];
+    uint64_t first = (piece - job->starts[i]) * tensor->piece_rows;
+    return (struct place){tensor, first, MIN(tensor->piece_rows, tensor->rows - first)};
+}
+
+static void where(void *context, uint64_t piece, uint64_t *offset, uint64_t *bytes)
+{
+    struct place place = find(context, piece);
+    *offset = place.tensor->offset + place.first * place.tensor->row_bytes;
+    *bytes = place.rows * place.tensor->row_bytes;
+}
+
+static hypura_status encode(const struct job *job, struct worker *worker, const struct place *place, uint8_t *out,
+                            hypura_error *error)
+{
+    const struct quantize_tensor *tensor = place->tensor;
     const struct gguf_tensor *source = tensor->source;
     uint64_t columns = source->dimensions[0], height = source->dimensions[1];
-    for (uint64_t r = 0; r < rows; r++) {
+    for (uint64_t r = 0; r < place->rows; r++) {
         const float *importance =
-            tensor->weighted ? job->importance + (first + r) / height % source->dimensions[2] * columns : NULL;
+            tensor->weighted ? job->importance + (place->first + r) / height % source->dimensions[2] * columns : NULL;
         compute_dequantize(source->type, worker->source + r * tensor->source_row_bytes, worker->row, (size_t)columns);
         bool finite = true;
         for (uint64_t i = 0; i < columns; i++)
             finite &= fabsf(worker->row[i]) < INFINITY;
         if (!finite)
             return error_set(error, HYPURA_ERROR_FORMAT,
-                             "row %" PRIu64 " of \"%.200s\" has a value that is no finite number", first + r,
+                             "row %" PRIu64 " of \"%.200s\" has a value that is no finite number", place->first + r,
                              source->name.data);
-        encode_row(worker->scratch, tensor->type, worker->row, columns, importance, worker->out + r * tensor->row_bytes);
+        encode_row(worker->scratch, tensor->type, worker->row, columns, importance, out + r * tensor->row_bytes);
     }
     return HYPURA_OK;
 }
 
-static void take_error(struct job *job, const hypura_error *error)
-{
-    pthread_mutex_lock(&job->mutex);
-    if (!job->failed)
-        job->error = *error;
-    job->failed = true;
-    pthread_mutex_unlock(&job->mutex);
-}
-
-static void make_piece(void *context, size_t index, size_t number)
+static hypura_status make(void *context, uint64_t piece, size_t number, uint8_t *out, const uint8_t **made,
+                          hypura_error *error)
 {
     struct job *job = context;
-    const struct quantize_tensor *tensor = job->tensor;
     struct worker *worker = &job->workers[number];
-    struct quantize *quantize = job->quantize;
+    struct place place = find(job, piece);
+    const struct quantize_tensor *tensor = place.tensor;
     const struct gguf_tensor *source = tensor->source;
-    uint64_t first = (job->first + index) * tensor->piece_rows, rows = MIN(tensor->piece_rows, tensor->rows - first);
-    hypura_error error = {0};
     hypura_status status =
-        read_all(quantize->sources[source->file].descriptor, gguf_file_path(quantize->file, source->file),
-                 source->offset + first * tensor->source_row_bytes, worker->source, rows * tensor->source_row_bytes, &error);
-    const uint8_t *made = worker->source;
-    if (!status && tensor->type != source->type) {
-        status = encode_piece(job, worker, first, rows, &error);
-        made = worker->out;
-    }
-    if (!status)
-        status = write_all(job->file, job->partial, job->data + tensor->offset + first * tensor->row_bytes, made,
-                           rows * tensor->row_bytes, &error);
-    if (status)
-        take_error(job, &error);
-    else
-        job->digests[index] = digest(made, rows * tensor->row_bytes);
-}
-
-/* The digest of a piece that is in the file. */
-static void look_at_piece(void *context, size_t index, size_t number)
-{
-    struct job *job = context;
-    const struct quantize_tensor *tensor = job->tensor;
-    struct worker *worker = &job->workers[number];
-    uint64_t first = (job->first + index) * tensor->piece_rows, rows = MIN(tensor->piece_rows, tensor->rows - first);
-    hypura_error error = {0};
-    if (read_all(job->file, job->partial, job->data + tensor->offset + first * tensor->row_bytes, worker->out,
-                 rows * tensor->row_bytes, &error))
-        take_error(job, &error);
-    else
-        job->digests[index] = digest(worker->out, rows * tensor->row_bytes);
+        sources_read(job->quantize->sources, source->file, source->offset + place.first * tensor->source_row_bytes,
+                     worker->source, place.rows * tensor->source_row_bytes, error);
+    *made = tensor->type == source->type ? worker->source : out;
+    return status || tensor->type == source->type ? status : encode(job, worker, &place, out, error);
 }
 
 /* ---- batches ------------------------------------------------------------------------------------------------------- */
 
-static hypura_status tell(struct job *job, hypura_error *error)
+static hypura_status begin(void *context, uint64_t piece, bool making, uint64_t *end, hypura_error *error)
 {
-    if (!job->progress || job->progress(job->context, &job->moment))
-        return HYPURA_OK;
-    return error_set(error, HYPURA_ERROR_CANCELLED, "stopped; the same command goes on from %.0f %%",
-                     100.0 * (double)job->have / (double)MAX(job->pieces, 1));
-}
-
-/* Nothing of either file is needed in memory again; written pages go to the drive without waiting for the end. */
-static void let_go(const struct job *job, uint64_t offset, uint64_t bytes, uint64_t source_offset, uint64_t source_bytes)
-{
-#ifdef SYNC_FILE_RANGE_WRITE
-    sync_file_range(job->file, (off_t)offset, (off_t)bytes, SYNC_FILE_RANGE_WRITE);
-#endif
-#ifdef POSIX_FADV_DONTNEED
-    if (bytes)
-        posix_fadvise(job->file, 0, (off_t)offset, POSIX_FADV_DONTNEED);
-    if (source_bytes)
-        posix_fadvise(job->quantize->sources[job->tensor->source->file].descriptor, (off_t)source_offset,
-                      (off_t)source_bytes, POSIX_FADV_DONTNEED);
-#endif
-}
-
-/* Runs a task for pieces first to end of all tensors and gives the digests of each batch to "use". */
-typedef hypura_status (*digests_use)(struct job *job, uint64_t piece, size_t count, hypura_error *error);
-
-static hypura_status begin_tensor(struct job *job, const struct quantize_tensor *tensor, bool making, hypura_error *error)
-{
-    job->tensor = tensor;
+    struct job *job = context;
+    size_t i = tensor_of(job, piece);
+    const struct quantize_tensor *tensor = &job->quantize->tensors[i];
+    *end = MIN(*end, job->starts[i + 1]);
     if (!making || !tensor->weighted)
         return HYPURA_OK;
     return importance_read(job->quantize->importance, tensor->source->name.data, job->importance, error);
 }
 
-static hypura_status walk(struct job *job, uint64_t first, uint64_t end, thread_task task, digests_use use,
-                          hypura_error *error)
+static void written(void *context, uint64_t piece, uint64_t count)
 {
-    struct quantize *quantize = job->quantize;
-    size_t room = quantize->threads * PIECES_EACH;
-    uint64_t start = 0; /* number of a tensor's first piece */
-    bool making = task == make_piece;
-    hypura_status status = HYPURA_OK;
-    for (size_t i = 0; !status && i < quantize->count && start < end; start += quantize->tensors[i++].pieces) {
-        const struct quantize_tensor *tensor = &quantize->tensors[i];
-        uint64_t from = MAX(start, first), to = MIN(start + tensor->pieces, end);
-        if (from >= to)
-            continue;
-        status = begin_tensor(job, tensor, making, error);
-        while (!status && from < to) {
-            size_t count = (size_t)MIN(room, to - from);
-            job->first = from - start;
-            thread_pool_run(job->pool, task, job, count);
-            uint64_t row = job->first * tensor->piece_rows;
-            uint64_t rows = MIN(count * tensor->piece_rows, tensor->rows - row);
-            if (job->failed) {
-                if (error)
-                    *error = job->error;
-                return job->error.status;
-            }
-            if (making)
-                let_go(job, job->data + tensor->offset + row * tensor->row_bytes, rows * tensor->row_bytes,
-                       tensor->source->offset + row * tensor->source_row_bytes, rows * tensor->source_row_bytes);
-            job->moment.done = tensor->offset + (row + rows) * tensor->row_bytes;
-            if (!(status = use(job, from, count, error)))
-                status = tell(job, error);
-            from += count;
-        }
-    }
-    return status;
+    struct job *job = context;
+    struct place first = find(job, piece), last = find(job, piece + count - 1);
+    const struct gguf_tensor *source = first.tensor->source;
+    uint64_t each = first.tensor->source_row_bytes;
+    sources_drop(job->quantize->sources, source->file, source->offset + first.first * each,
+                 (last.first + last.rows - first.first) * each);
 }
 
-static hypura_status note_pieces(struct job *job, uint64_t piece, size_t count, hypura_error *error)
+static hypura_status header(void *context, int descriptor, hypura_error *error)
 {
-    hypura_status status = quantize_check_source(job->quantize, error);
-    if (!status)
-        status = write_all(job->list, job->list_path, 16 + 8 * piece, (const uint8_t *)job->digests, 8 * count, error);
-    if (!status)
-        job->have = piece + count;
-    return status;
-}
-
-/* How many of the pieces that the list names are in the file: up to the first that is another. */
-static hypura_status find_same(struct job *job, uint64_t piece, size_t count, hypura_error *error)
-{
-    for (size_t i = 0; i < count; i++) {
-        uint64_t noted;
-        hypura_status status = read_all(job->list, job->list_path, 16 + 8 * (piece + i), (uint8_t *)&noted, 8, error);
-        if (status)
-            return status;
-        if (noted != job->digests[i])
-            return error_set(error, HYPURA_ERROR_FORMAT,
-                             "%.200s: a part of the file is not what was written there: the drive, or another program, "
-                             "changed it",
-                             job->partial);
-        job->have = piece + i + 1;
-    }
-    return HYPURA_OK;
-}
-
-/* ---- the files ----------------------------------------------------------------------------------------------------- */
-
-static hypura_status check_target(const struct quantize *quantize, const char *path, hypura_error *error)
-{
-    struct stat there;
-    if (stat(path, &there))
-        return HYPURA_OK;
-    for (size_t i = 0; i < gguf_file_count(quantize->file); i++)
-        if (there.st_dev == quantize->sources[i].info.st_dev && there.st_ino == quantize->sources[i].info.st_ino)
-            return error_set(error, HYPURA_ERROR_ARGUMENT, "%.200s is the model itself, which is never written to", path);
-    return durable_may_replace(path, error);
-}
-
-static hypura_status check_room(const struct job *job, uint64_t bytes, hypura_error *error)
-{
-    struct statvfs room;
-    struct stat info;
-    if (fstatvfs(job->file, &room) || fstat(job->file, &info))
-        return HYPURA_OK;
-    uint64_t free_bytes = (uint64_t)room.f_bavail * room.f_frsize, taken = (uint64_t)info.st_blocks * 512;
-    char wanted[32], found[32];
-    uint64_t missing = bytes + 8 * job->pieces > taken ? bytes + 8 * job->pieces - taken : 0;
-    if (missing > free_bytes)
-        return error_set(error, HYPURA_ERROR_IO, "%.200s: the file needs %s more, but the disk has only %s free", job->partial,
-                         format_bytes(wanted, sizeof wanted, (double)missing),
-                         format_bytes(found, sizeof found, (double)free_bytes));
-    return HYPURA_OK;
-}
-
-static hypura_status open_written(int *file, const char *path, hypura_error *error)
-{
-    *file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    return *file < 0 ? error_set_errno(error, errno, "cannot write %.200s", path) : HYPURA_OK;
-}
-
-static hypura_status join(char **out, const char *path, const char *ending, hypura_error *error)
-{
-    size_t room = strlen(path) + strlen(ending) + 1;
-    hypura_status status = ALLOCATE(out, room, "file name", error);
-    if (!status)
-        snprintf(*out, room, "%s%s", path, ending);
-    return status;
-}
-
-/* Pieces that the list of an earlier start of the same work names. */
-static uint64_t listed_pieces(const struct job *job, uint64_t key)
-{
-    struct {
-        char magic[8];
-        uint64_t key;
-    } head;
-    struct stat info;
-    if (pread(job->list, &head, sizeof head, 0) != (ssize_t)sizeof head || fstat(job->list, &info) ||
-        memcmp(head.magic, list_magic, sizeof list_magic) != 0 || head.key != key)
-        return 0;
-    return MIN(((uint64_t)info.st_size - 16) / 8, job->pieces);
-}
-
-static hypura_status start_list(struct job *job, uint64_t key, hypura_error *error)
-{
-    uint8_t head[16];
-    memcpy(head, list_magic, 8);
-    memcpy(head + 8, &key, 8);
-    if (ftruncate(job->list, 0) || ftruncate(job->file, 0))
-        return error_set_errno(error, errno, "cannot write %.200s", job->partial);
-    return write_all(job->list, job->list_path, 0, head, sizeof head, error);
-}
-
-static hypura_status open_files(struct job *job, const char *path, hypura_error *error)
-{
-    uint64_t key = quantize_key(job->quantize);
-    struct stat info;
-    hypura_status status = check_target(job->quantize, path, error);
-    if (status || (status = join(&job->partial, path, ".partial", error)) ||
-        (status = join(&job->list_path, path, ".partial.pieces", error)) ||
-        (status = open_written(&job->file, job->partial, error)))
-        return status;
-    for (size_t i = 0; i < gguf_file_count(job->quantize->file); i++) {
-        const struct stat *source = &job->quantize->sources[i].info;
-        if (fstat(job->file, &info) || (info.st_dev == source->st_dev && info.st_ino == source->st_ino))
-            return error_set(error, HYPURA_ERROR_ARGUMENT,
-                             "%.200s is the model itself, which is never written to: give another name for the new one",
-                             job->partial);
-    }
-    if (flock(job->file, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "%.200s is being written by another process", job->partial);
-    if ((status = open_written(&job->list, job->list_path, error)))
-        return status;
-    job->have = listed_pieces(job, key);
-    if (job->have == 0 && (status = start_list(job, key, error)))
-        return status;
-    if ((status = check_room(job, job->quantize->bytes, error)))
-        return status;
-    if (lseek(job->file, 0, SEEK_SET) < 0)
-        return error_set_errno(error, errno, "cannot write %.200s", job->partial);
-    if ((status = quantize_header(job->quantize, job->file, error)))
-        return error_prefix(error, "%.200s", job->partial);
-    if (fstat(job->file, &info))
-        return error_set_errno(error, errno, "cannot write %.200s", job->partial);
-    job->data = (uint64_t)info.st_size - job->quantize->bytes;
-    return HYPURA_OK;
-}
-
-/* Keeps what is there from an earlier start, as far as it is what its list says. */
-static hypura_status keep_earlier(struct job *job, hypura_error *error)
-{
-    uint64_t listed = job->have;
-    job->have = 0;
-    if (listed == 0)
-        return HYPURA_OK;
-    job->moment.verifying = true;
-    hypura_status status = walk(job, 0, listed, look_at_piece, find_same, error);
-    if (status == HYPURA_ERROR_FORMAT)
-        status = HYPURA_OK; /* from there on it is made anew */
-    job->moment.verifying = false;
-    uint64_t piece = 0;
-    for (size_t i = 0; i < job->quantize->count; i++) {
-        const struct quantize_tensor *tensor = &job->quantize->tensors[i];
-        uint64_t rows = job->have > piece ? MIN((job->have - piece) * tensor->piece_rows, tensor->rows) : 0;
-        job->moment.kept = rows ? tensor->offset + rows * tensor->row_bytes : job->moment.kept;
-        piece += tensor->pieces;
-    }
-    return status;
-}
-
-static hypura_status finish(struct job *job, const char *path, hypura_error *error)
-{
-    hypura_status status = durable_file(job->file, job->partial, error);
-    if (status)
-        return status;
-#ifdef POSIX_FADV_DONTNEED
-    posix_fadvise(job->file, 0, 0, POSIX_FADV_DONTNEED);
-#endif
-    job->moment.verifying = true;
-    if ((status = walk(job, 0, job->pieces, look_at_piece, find_same, error)) ||
-        (status = quantize_check_source(job->quantize, error)))
-        return status;
-    if (rename(job->partial, path))
-        return error_set_errno(error, errno, "cannot give %.200s its name", job->partial);
-    unlink(job->list_path);
-    return durable_folder_of(path, error);
+    const struct job *job = context;
+    return quantize_header(job->quantize, descriptor, error);
 }
 
 /* ---- the whole ----------------------------------------------------------------------------------------------------- */
@@ -424,19 +127,17 @@ static hypura_status finish(struct job *job, const char *path, hypura_error *err
 static hypura_status make_workers(struct job *job, hypura_error *error)
 {
     const struct quantize *quantize = job->quantize;
-    size_t most = (size_t)MAX(quantize->most_source_piece, quantize->most_piece);
-    hypura_status status = thread_pool_create(&job->pool, quantize->threads, error);
+    hypura_status status = ALLOCATE(&job->workers, quantize->threads, "buffers", error);
     if (!status)
-        status = ALLOCATE(&job->workers, quantize->threads, "buffers", error);
-    if (!status)
-        status = ALLOCATE(&job->digests, quantize->threads * PIECES_EACH, "buffers", error);
+        status = ALLOCATE(&job->starts, quantize->count + 1, "table of tensors", error);
     if (!status)
         status = ALLOCATE(&job->importance, (size_t)quantize->most_importance, "importance of a tensor", error);
+    for (size_t i = 0; !status && i < quantize->count; i++)
+        job->starts[i + 1] = job->starts[i] + quantize->tensors[i].pieces;
     for (size_t i = 0; !status && i < quantize->threads; i++) {
         struct worker *worker = &job->workers[i];
         if (!(status = encode_scratch_create(&worker->scratch, error)) &&
-            !(status = ALLOCATE(&worker->source, most, "buffers", error)) &&
-            !(status = ALLOCATE(&worker->out, most, "buffers", error)))
+            !(status = ALLOCATE(&worker->source, (size_t)quantize->most_source_piece, "buffers", error)))
             status = ALLOCATE(&worker->row, (size_t)quantize->most_columns, "buffers", error);
     }
     return status;
@@ -447,43 +148,33 @@ static void free_job(struct job *job)
     for (size_t i = 0; job->workers && i < job->quantize->threads; i++) {
         encode_scratch_destroy(job->workers[i].scratch);
         memory_free(job->workers[i].source);
-        memory_free(job->workers[i].out);
         memory_free(job->workers[i].row);
     }
     memory_free(job->workers);
-    memory_free(job->digests);
+    memory_free(job->starts);
     memory_free(job->importance);
-    thread_pool_destroy(job->pool);
-    if (job->file >= 0)
-        close(job->file);
-    if (job->list >= 0)
-        close(job->list);
-    memory_free(job->partial);
-    memory_free(job->list_path);
-    pthread_mutex_destroy(&job->mutex);
 }
 
-hypura_status quantize_write(struct quantize *quantize, const char *path, quantize_progress progress, void *context,
+hypura_status quantize_write(struct quantize *quantize, const char *path, pieces_progress progress, void *context,
                              hypura_error *error)
 {
-    struct job job = {.quantize = quantize, .file = -1, .list = -1, .progress = progress, .context = context};
-    hypura_error own = {0};
-    pthread_mutex_init(&job.mutex, NULL);
-    for (size_t i = 0; i < quantize->count; i++)
-        job.pieces += quantize->tensors[i].pieces;
-    job.moment.total = quantize->bytes;
-    hypura_status status = open_files(&job, path, &own);
-    bool ours = !status;
-    if (!status && !(status = make_workers(&job, &own)) && !(status = keep_earlier(&job, &own)) &&
-        !(status = walk(&job, job.have, job.pieces, make_piece, note_pieces, &own)))
-        status = finish(&job, path, &own);
-    /* Of a model that changed, and of one that cannot be made, nothing is worth going on from. */
-    if (ours && (status == HYPURA_ERROR_ARGUMENT || status == HYPURA_ERROR_FORMAT)) {
-        unlink(job.partial);
-        unlink(job.list_path);
+    struct job job = {.quantize = quantize};
+    hypura_status status = make_workers(&job, error);
+    if (!status) {
+        const struct pieces_work work = {.sources = quantize->sources,
+                                         .context = &job,
+                                         .count = job.starts[quantize->count],
+                                         .bytes = quantize->bytes,
+                                         .most = quantize->most_piece,
+                                         .key = quantize_key(quantize),
+                                         .threads = quantize->threads,
+                                         .header = header,
+                                         .where = where,
+                                         .begin = begin,
+                                         .make = make,
+                                         .written = written};
+        status = pieces_write(&work, path, progress, context, error);
     }
     free_job(&job);
-    if (status && error)
-        *error = own;
     return status;
 }

@@ -419,7 +419,7 @@ static hypura_status write_header(int descriptor, const struct synth_list *list,
                                   const struct synth_vocabulary *vocabulary, hypura_error *error)
 {
     struct gguf_writer *writer;
-    hypura_status status = gguf_writer_create_header(&writer, descriptor, error);
+    hypura_status status = gguf_writer_create_header(&writer, descriptor, 0, error);
     if (status)
         return status;
     if (!(status = write_metadata(writer, list, error)) &&

@@ -1,0 +1,54 @@
+/* optimize: a model's experts in a file of their own, each as one range that begins at a page.
+ *
+ * In a GGUF file the gate, up and down slices of an expert lie in three tensors, far apart and off pages, and readers other
+ * than this one want them so. The file that is written here holds the experts once more (model.h says how); the model stays
+ * as it is, and is read for everything else. What that gains is for drives that give few reads a second, and for small
+ * experts; optimize_gain says how much.
+ */
+#ifndef HYPURA_OPTIMIZE_H
+#define HYPURA_OPTIMIZE_H
+
+#include "hw/hw.h"
+#include "model/model.h"
+#include "tools/pieces.h"
+
+#include "store/trace.h"
+
+struct optimize_options {
+    const char *trace; /* experts that it uses most come first in their layer; NULL: in their order */
+    size_t threads;    /* 0: the cores that this process may use */
+};
+
+struct optimize;
+
+hypura_status optimize_open(struct optimize **out, const char *model, const struct optimize_options *options,
+                            hypura_error *error);
+void optimize_close(struct optimize *optimize);
+
+uint64_t optimize_bytes(const struct optimize *optimize);
+uint32_t optimize_experts(const struct optimize *optimize); /* of all layers */
+const struct model *optimize_model(const struct optimize *optimize);
+
+hypura_status optimize_write(struct optimize *optimize, const char *path, pieces_progress progress, void *context,
+                             hypura_error *error);
+
+/* What reading the experts of one token takes if none is in memory. */
+struct optimize_reads {
+    uint64_t reads, bytes;
+    double seconds;
+};
+
+struct optimize_gain {
+    struct optimize_reads before, after; /* in the model's own file, and in one of experts */
+    double faster;                       /* tokens a second more: 0.05 is 5 % */
+};
+
+/* From this on it is worth the room. */
+#define OPTIMIZE_WORTH 0.05
+
+/* token_seconds, and bytes of those that were read from the drive for it: what a plan says of a token; with 0 of both all
+ * of its time goes into reading all of its experts. False: the model has no experts. */
+bool optimize_gain(struct optimize_gain *out, const struct model *model, const struct storage *storage, double token_seconds,
+                   double token_bytes);
+
+#endif

@@ -1,0 +1,73 @@
+#include "tools/optimize.h"
+
+/* Reads of so many bytes each, cut into blocks as the I/O thread cuts them. */
+struct reads {
+    uint64_t blocks, bytes;
+};
+
+static void add_range(struct reads *reads, uint64_t offset, uint64_t bytes, const struct storage *storage)
+{
+    uint64_t start = align_down(offset, STORAGE_ALIGNMENT), end = align_up(offset + bytes, STORAGE_ALIGNMENT);
+    uint64_t most = storage->block_bytes ? storage->block_bytes : (uint64_t)1 << 20;
+    reads->blocks += (end - start + most - 1) / most;
+    reads->bytes += end - start;
+}
+
+/* Of one expert, in the file that its tensors are in. */
+static struct reads reads_before(const struct unit *unit, uint32_t experts, const struct storage *storage)
+{
+    struct reads reads = {0};
+    for (uint32_t i = 0; i < unit->slice_count; i++) {
+        const struct gguf_tensor *tensor = unit->slices[i].tensor;
+        uint64_t each = tensor->bytes / experts;
+        add_range(&reads, tensor->offset + each * (uint64_t)unit->expert, each, storage);
+    }
+    return reads;
+}
+
+static struct reads reads_after(const struct unit *unit, const struct storage *storage)
+{
+    struct reads reads = {0};
+    add_range(&reads, 0, expert_record_at(unit, unit->slice_count), storage);
+    return reads;
+}
+
+/* The experts that a token uses in a layer are read at once, as deep as the drive is driven. */
+static void add_layer(struct optimize_reads *out, const struct reads *expert, uint32_t used, const struct storage *storage)
+{
+    uint64_t blocks = expert->blocks * used, bytes = expert->bytes * used;
+    uint32_t depth = (uint32_t)MIN(blocks, (uint64_t)(storage->depth ? storage->depth : 8));
+    double speed = hardware_read_speed(storage, bytes / MAX(blocks, 1), MAX(depth, 1));
+    out->reads += blocks;
+    out->bytes += bytes;
+    out->seconds += speed > 0 ? (double)bytes / speed : 0;
+}
+
+bool optimize_gain(struct optimize_gain *out, const struct model *model, const struct storage *storage, double token_seconds,
+                   double token_bytes)
+{
+    const struct model_parameters *p = model_parameters(model);
+    *out = (struct optimize_gain){0};
+    if (p->experts == 0)
+        return false;
+    for (uint32_t i = 0; i < p->layers; i++) {
+        unit_number first = model_layer(model, i)->first_expert;
+        if (first == NO_UNIT)
+            continue;
+        /* Not the first one: it may begin at a page by chance. */
+        const struct unit *unit = model_unit(model, first + p->experts / 2);
+        struct reads before = reads_before(unit, p->experts, storage), after = reads_after(unit, storage);
+        add_layer(&out->before, &before, p->experts_used, storage);
+        add_layer(&out->after, &after, p->experts_used, storage);
+    }
+    if (out->before.bytes == 0 || out->before.seconds <= 0)
+        return false;
+    double saved = 1 - out->after.seconds / out->before.seconds; /* of the time that reads take */
+    double reading = out->before.seconds;
+    if (token_seconds > 0)
+        reading = MIN(token_bytes / (double)out->before.bytes * out->before.seconds, token_seconds);
+    else
+        token_seconds = reading;
+    out->faster = token_seconds / (token_seconds - saved * reading) - 1;
+    return true;
+}
