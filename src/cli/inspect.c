@@ -1,5 +1,6 @@
 /* hypura inspect: what a file holds, and where its weights would live on this machine. */
 #include "cli/inspect.h"
+#include "tools/optimize.h"
 #include "tools/synth.h"
 
 #include <inttypes.h>
@@ -285,9 +286,19 @@ static json_t *drives_json(const struct hardware *hardware)
     return array;
 }
 
+/* What "hypura optimize" would bring, where experts come from the drive. */
+static bool find_gain(struct optimize_gain *gain, const struct model *model, const struct hardware *hardware,
+                      const struct plan *plan)
+{
+    double seconds = plan->predicted_tokens_per_second > 0 ? 1 / plan->predicted_tokens_per_second : 0;
+    return plan->mode != PLAN_FULL_RESIDENT && hardware->measured && seconds > 0 && !model_expert_file(model) &&
+           optimize_gain(gain, model, &hardware->storage, seconds, plan->predicted_bytes_per_token);
+}
+
 static void print_plan(const struct model *model, const struct hardware *hardware, const struct plan *plan,
                        double with_more)
 {
+    struct optimize_gain gain;
     uint64_t tiers[3];
     char a[32], b[32];
     sum_tiers(model, plan, tiers);
@@ -340,6 +351,11 @@ static void print_plan(const struct model *model, const struct hardware *hardwar
     else if (with_more > 0)
         printf("  %-28s %.2f tokens/s (%+.0f %%)\n", "one more GiB would bring", with_more,
                100 * (with_more / plan->predicted_tokens_per_second - 1));
+    if (model_expert_file(model))
+        printf("  %-28s %s\n", "experts are read from", model_expert_file(model));
+    else if (find_gain(&gain, model, hardware, plan) && gain.faster >= OPTIMIZE_WORTH)
+        printf("  %-28s up to %.0f %% more tokens/s: each expert in one place\n", "\"hypura optimize\" would bring",
+               100 * gain.faster);
     if (plan->predicted_bytes_per_token > 0)
         printf("  %-28s %10s\n", "read from disk a token", format_bytes(a, sizeof a, plan->predicted_bytes_per_token));
 }
@@ -474,6 +490,12 @@ static int print_all_json(const struct model *model, const struct hardware *hard
         json_object_set_new(json, "prediction",
                             json_pack("{s:i, s:b, s:s}", "blocks", (int)p->prediction_blocks, "used",
                                       p->predicting != 0, "why_not", why));
+    struct optimize_gain gain;
+    if (json && model_expert_file(model))
+        json_object_set_new(json, "expert_file", json_text(model_expert_file(model)));
+    else if (json && find_gain(&gain, model, hardware, plan))
+        json_object_set_new(json, "optimize",
+                            json_pack("{s:f, s:b}", "faster", gain.faster, "worth_it", gain.faster >= OPTIMIZE_WORTH));
     if (json && hardware->drives)
         json_object_set_new(json, "drives", drives_json(hardware));
     if (json && list_tensors)

@@ -107,8 +107,21 @@ static bool is_a_copy(const char *path, const char *mirror, uint8_t *memory)
     return !problem;
 }
 
+/* A file with experts has a copy next to the copy of the model, or none. */
+static bool place_of_experts(char *out, size_t room, const char *mirror, const char *path, const char *first, uint32_t parts)
+{
+    char copy[PATH_MAX];
+    const char *ending = strrchr(path, '.');
+    struct stat info;
+    if (stat(mirror, &info) == 0 && S_ISDIR(info.st_mode))
+        return place_of(out, room, mirror, path, 0, 1) && access(out, F_OK) == 0;
+    return ending && place_of(copy, sizeof copy, mirror, first, 0, parts) &&
+           snprintf(out, room, "%s%s", copy, ending) < (int)room && access(out, F_OK) == 0;
+}
+
 hypura_status mirrors_find(struct drives **out, const struct hardware *hardware, const char *const *paths,
-                           uint32_t file_count, const char *const *mirrors, size_t mirror_count, hypura_error *error)
+                           uint32_t file_count, uint32_t parts, const char *const *mirrors, size_t mirror_count,
+                           hypura_error *error)
 {
     if (mirror_count >= HARDWARE_MAX_COPIES)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "%zu mirrors; at most %d are possible", mirror_count,
@@ -128,9 +141,13 @@ hypura_status mirrors_find(struct drives **out, const struct hardware *hardware,
         all[f] = paths[f];
         for (uint32_t m = 0; m < mirror_count; m++) {
             char *name = names + ((size_t)m * file_count + f) * PATH_MAX;
-            if (!place_of(name, PATH_MAX, mirrors[m], paths[f], f, file_count))
+            if (f >= parts) {
+                if (place_of_experts(name, PATH_MAX, mirrors[m], paths[f], paths[0], parts) &&
+                    is_a_copy(paths[f], name, memory))
+                    all[(size_t)(m + 1) * file_count + f] = name;
+            } else if (!place_of(name, PATH_MAX, mirrors[m], paths[f], f, parts))
                 log_write(LOG_WARNING, "the mirror %s is no part of a split model of %u parts, and is left", mirrors[m],
-                          file_count);
+                          parts);
             else if (is_a_copy(paths[f], name, memory))
                 all[(size_t)(m + 1) * file_count + f] = name;
         }

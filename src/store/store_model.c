@@ -24,7 +24,8 @@ hypura_status store_find_drives(struct hardware *hardware, const struct model *m
     hypura_status status = paths_of(&paths, model, error);
     if (status)
         return status;
-    status = mirrors_find(&drives, hardware, paths, model_path_count(model), mirrors, mirror_count, error);
+    status = mirrors_find(&drives, hardware, paths, model_path_count(model),
+                          (uint32_t)gguf_file_count(model_file(model)), mirrors, mirror_count, error);
     memory_free(paths);
     if (!status)
         hardware_set_drives(hardware, drives);

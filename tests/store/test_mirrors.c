@@ -199,7 +199,7 @@ static struct drives *find(const struct fixture *fixture, const char *mirror)
     struct hardware hardware;
     struct drives *drives;
     assert_ok(hardware_detect(&hardware, "/tmp", &test_error));
-    assert_ok(mirrors_find(&drives, &hardware, fixture->path_table, FIXTURE_FILES, &mirror, 1, &test_error));
+    assert_ok(mirrors_find(&drives, &hardware, fixture->path_table, FIXTURE_FILES, FIXTURE_FILES, &mirror, 1, &test_error));
     assert_int_equal(drives->copy_count, 2);
     return drives;
 }
