@@ -91,7 +91,7 @@ hypura_status estimate_header(int *descriptor, char *path, size_t room, const st
     if (!status && (*descriptor = file_nameless()) < 0)
         status = error_set_errno(error, errno, "no room for the header of a model");
     if (!status)
-        status = gguf_writer_create_header(&writer, *descriptor, error);
+        status = gguf_writer_create_header(&writer, *descriptor, 0, error);
     if (!status) {
         for (size_t i = 0; i < count; i++)
             tensors[i] = gguf_tensor_at(file, i);
