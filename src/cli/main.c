@@ -32,6 +32,8 @@ static void print_help(FILE *out)
         "  hypura inspect model.gguf               where its weights would live here, and how fast it would be\n"
         "  hypura pull hf.co/USER/REPOSITORY       download a model; hypura list shows its name, hypura run takes it\n"
         "  hypura serve                            the APIs of Ollama, OpenAI and Anthropic, and a page at /ui\n"
+        "  mpirun --hostfile FILE --bind-to none hypura run model.gguf\n"
+        "                                          a mixture of experts over several hosts\n"
         "\n\"hypura COMMAND --help\" or \"man hypura-COMMAND\" explains a command,\n"
         "\"man hypura\" the rest, \"hypura --version\" the version.\n"
         "Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.\n");

@@ -143,6 +143,7 @@ static void print_program(FILE *out)
             "https://huggingface.co and\nhttps://registry.ollama.ai.\n"
             ".TP\n.BR XDG_CACHE_HOME \", \" XDG_STATE_HOME \", \" XDG_DATA_HOME\nWhere profiles, and which experts a "
             "model used, are remembered, and where\nthe folder of models is when \\fBHYPURA_MODELS\\fR does not say.\n"
+            ".TP\n.B HYPURA_HOSTS\nall: under mpirun every rank gets experts by its memory, also where that costs speed.\n"
             ".TP\n.B HYPURA_INSTRUCTIONS\nplain, avx2, avx-vnni, avx512, amx or neon: compute with a lesser instruction set than the "
             "best one.\n"
             ".SH EXIT STATUS\n0: done. 1: it failed. 2: wrong usage. 130: interrupted.\n"

@@ -544,6 +544,7 @@ unsigned status_of_error(const hypura_error *error)
     case HYPURA_ERROR_CANCELLED:
         return 499;
     case HYPURA_ERROR_MEMORY:
+    case HYPURA_ERROR_HOST: /* until the server is started again */
         return 503;
     default:
         return 500;

@@ -15,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 
 HYPURA, SOURCE, BUILT, LONG = sys.argv[1], sys.argv[2], sys.argv[3] == "1", "long" in sys.argv[4:]
 sys.path.append(os.path.join(SOURCE, "tests"))
@@ -174,6 +176,43 @@ def a_lost_rank_0_is_told_by_another():
     return None
 
 
+def ask(address):
+    """(status, body) of one request."""
+    request = urllib.request.Request(address + "/api/generate", json.dumps({"model": os.path.basename(EMBEDDED)[:-5], "prompt": "ls",
+                                     "stream": False, "options": {"num_predict": 8}}).encode(), {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=20 * PATIENCE) as answered:
+            return answered.status, answered.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def a_server_that_lost_a_rank_says_503():
+    if missing():
+        return missing()
+    status = path("status-server")
+    process = subprocess.Popen(mpirun(2, HYPURA, "serve", EMBEDDED, "--port", "0", "--no-state"), stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE, stderr=open(path("errors"), "wb"), env={**ENVIRONMENT, "STATUS": status}, text=True)
+    process.status = status
+    try:
+        address = process.stdout.readline().strip()
+        assert address.startswith("http://"), open(path("errors")).read()
+        code, body = ask(address)
+        assert code == 200 and json.loads(body)["response"], (code, body)
+        os.kill(ranks_of(process)[1], signal.SIGSTOP)
+        for _ in range(2):
+            code, body = ask(address)
+            assert code == 503 and re.search(r"host \S+ \(rank 1 of 2\) has said nothing for 10 seconds", body), (code, body)
+    finally:
+        process.terminate()
+        process.wait(timeout=WITHIN * PATIENCE)
+    until = time.time() + 2 * PATIENCE
+    while ranks_of(process):
+        assert time.time() < until, ranks_of(process)
+        time.sleep(0.05)
+    return None
+
+
 def what_cannot_be_shared_out_is_refused():
     if missing():
         return missing()
@@ -196,4 +235,5 @@ QUICK = [several_ranks_answer_as_one_does, every_rank_computes_its_share, a_kill
          what_cannot_be_shared_out_is_refused, without_mpi_it_says_so]
 
 if __name__ == "__main__":
-    sys.exit(1 if run_tests(QUICK + ([a_stalled_rank_ends_all_with_one_sentence, a_lost_rank_0_is_told_by_another] if LONG else [])) else 0)
+    sys.exit(1 if run_tests(QUICK + ([a_stalled_rank_ends_all_with_one_sentence, a_lost_rank_0_is_told_by_another,
+                                a_server_that_lost_a_rank_says_503] if LONG else [])) else 0)
