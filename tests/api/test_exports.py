@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 
 LIBRARY, SOURCE, SYSTEM = sys.argv[1:]
 sys.path[:0] = [os.path.join(SOURCE, "tests"), os.path.join(SOURCE, "src", "api")]
@@ -38,6 +39,14 @@ def the_headers_declare_what_is_listed():
     assert declared == set(LISTED), sorted(declared ^ set(LISTED))
 
 
+def macos_exports_the_same():
+    script = os.path.join(SOURCE, "src", "api", "exports.py")
+    with tempfile.NamedTemporaryFile() as out:
+        subprocess.run([sys.executable, script, os.path.join(SOURCE, "src", "api", "exports.txt"), out.name, "darwin"], check=True)
+        lines = out.read().decode().splitlines()
+    assert lines == ["_" + name for name in sorted(LISTED)], lines
+
+
 def a_later_version_follows_an_earlier_one():
     text = version_script({"hypura_a": "0.2", "hypura_b": "0.10", "hypura_c": "0.2"})
     assert text == ("HYPURA_0.2 {\n  global:\n    hypura_a;\n    hypura_c;\n  local:\n    *;\n};\n"
@@ -60,5 +69,5 @@ def each_header_stands_alone_also_in_cpp():
 
 
 if __name__ == "__main__":
-    sys.exit(1 if run_tests([the_library_exports_what_is_listed_under_its_version, the_headers_declare_what_is_listed,
+    sys.exit(1 if run_tests([the_library_exports_what_is_listed_under_its_version, the_headers_declare_what_is_listed, macos_exports_the_same,
                              a_later_version_follows_an_earlier_one, each_header_stands_alone_also_in_cpp]) else 0)

@@ -75,8 +75,8 @@ class Walk:
 # ---- the program ----
 
 def run(arguments, stdin=None):
-    """Its status, standard output and standard error; status None: it hung."""
-    process = subprocess.Popen([HYPURA, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    """Its status, standard output and standard error; status None: it hung. arguments: of hypura, or a program's with its path."""
+    process = subprocess.Popen([*([] if os.path.isabs(arguments[0]) else [HYPURA]), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                env={**ENVIRONMENT, **FAULTS.environment})
     try:
         out, error = process.communicate(stdin, timeout=SECONDS)
@@ -98,7 +98,7 @@ def judge_run(result, expected):
         return None if out == expected else f"another answer: {out[:300]}"
     if status != 1:
         return f"exit status {status}: {error[-200:]}"
-    sentence = re.search(rb"^hypura[^\n:]*: \S[^\n]{8,}$", error, re.M)
+    sentence = re.search(rb"^(?:hypura|batch|search)[^\n:]*: \S[^\n]{8,}$", error, re.M)
     return None if sentence else f"no sentence: {error[-300:]}"
 
 
@@ -179,6 +179,34 @@ def run_in_a_session():
 
     walk_run(["run", FILE, *CONTEXT, *PROMPT, "--memory", "400M", "--session", session], (MEMORY, OPENING, READING, WRITING),
              clean=look_and_restore)
+
+
+def commands_that_ask_the_library():
+    chat = path("chat.json")
+    with open(chat, "w") as file:
+        json.dump([{"role": "user", "content": QUESTION}], file)
+    walk_run(["embed", FILE, *CONTEXT, "ls lists files", "cp copies"], (MEMORY, OPENING, READING, THREAD))
+    walk_run(["embed", FILE, *CONTEXT, "ls lists files", "--json"], (MEMORY,))
+    logits = path("logits")
+    walk_run(["logits", FILE, *CONTEXT, "--tokens", "1,306,4658", "--out", logits], (MEMORY, WRITING), clean=lambda: os.path.exists(logits) and os.remove(logits))
+    walk_run(["tokenize", FILE], (MEMORY, OPENING), stdin=b"ls lists files\n")
+    walk_run(["template", FILE, "--messages", chat], (MEMORY, OPENING, READING))
+
+
+def programs_of_the_library():
+    """Sessions of several threads, and of one: the answers, or a sentence. One that fails leaves the others as they are."""
+    right = []
+
+    def answers(out):
+        parts = re.split(rb"(?m)^(?=(?:The ls command|The cp command|mmap is) ->)", out)
+        right.extend([] if right else parts)
+        assert len(parts) == len(right) == 4, out
+        return b"".join(all if b" ->(no memory" in part else part for part, all in zip(parts, right))
+
+    folder = os.path.join(os.path.dirname(os.path.abspath(HYPURA)), "examples")
+    lines = b"The ls command\nThe cp command\nmmap is\n"
+    walk_run([os.path.join(folder, "example-batch"), FILE, "3"], (MEMORY, OPENING, READING), stdin=lines, same=answers)
+    walk_run([os.path.join(folder, "example-search"), FILE, "copy"], (MEMORY,), stdin=lines)
 
 
 def list_models():
