@@ -214,11 +214,11 @@ for _name, _result, _arguments in (
 
 # ---- errors, versions, logs ----------------------------------------------------------------------------------------------------
 
-_STATUS = ("ok", "argument", "io", "format", "unsupported", "memory", "cancelled", "device")
+_STATUS = ("ok", "argument", "io", "format", "unsupported", "memory", "cancelled", "device", "host")
 
 
 class Error(Exception):
-    """What went wrong, as a sentence; status is "argument", "io", "format", "unsupported", "memory", "cancelled" or "device"."""
+    """What went wrong, as a sentence; status is "argument", "io", "format", "unsupported", "memory", "cancelled", "device" or "host"."""
 
     def __init__(self, status: str, message: str) -> None:
         super().__init__(message)

@@ -1,11 +1,10 @@
 /* What an engine did, as a struct and as JSON. */
 #include "api/figures.h"
 
-void figures_of(struct engine *engine, hypura_statistics *out)
+static void fill(hypura_statistics *out, struct engine *engine, const struct engine_statistics *all)
 {
-    struct engine_statistics s;
-    engine_statistics(engine, &s);
-    struct limit limit = find_limit(engine, &s);
+    const struct engine_statistics s = *all;
+    struct limit limit = find_limit(engine, all);
     *out = (hypura_statistics){
         .load_seconds = s.load_seconds,
         .prompt_tokens = s.prompt_tokens,
@@ -49,6 +48,13 @@ void figures_of(struct engine *engine, hypura_statistics *out)
     };
 }
 
+void figures_of(struct engine *engine, hypura_statistics *out)
+{
+    struct engine_statistics s;
+    engine_statistics(engine, &s);
+    fill(out, engine, &s);
+}
+
 /* ---- as JSON ---- */
 
 /* Of the experts that were prefetched those that were needed, and of the needed ones that were not in memory before
@@ -70,12 +76,12 @@ static json_t *text_json(const char *text)
     return json;
 }
 
-static struct prefetch_rates find_prefetch_rates(const struct engine_statistics *s)
+static struct prefetch_rates find_prefetch_rates(const hypura_statistics *s)
 {
-    double used = (double)s->store.prefetches_used, needed = used + (double)s->store.expert_misses;
-    if (!s->store.prefetches)
+    double used = (double)s->prefetches_used, needed = used + (double)s->expert_misses;
+    if (!s->prefetches)
         return (struct prefetch_rates){-1, -1};
-    return (struct prefetch_rates){used / (double)s->store.prefetches, needed > 0 ? used / needed : -1};
+    return (struct prefetch_rates){used / (double)s->prefetches, needed > 0 ? used / needed : -1};
 }
 
 static json_t *rate_json(double rate)
@@ -116,34 +122,32 @@ static json_t *drives_json(const struct store_statistics *s)
 
 json_t *figures_json(struct engine *engine)
 {
-    struct engine_statistics s;
-    engine_statistics(engine, &s);
-    const struct plan *plan = engine_plan(engine);
-    struct limit limit = find_limit(engine, &s);
+    struct engine_statistics all;
+    hypura_statistics s;
+    engine_statistics(engine, &all);
+    fill(&s, engine, &all);
     struct prefetch_rates prefetches = find_prefetch_rates(&s);
     return json_pack(
         "{s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
         "s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:o, s:o}",
-        "model", model_name(engine_model(engine)), "mode", plan_mode_name(plan->mode), "threads",
+        "model", model_name(engine_model(engine)), "mode", plan_mode_name(engine_plan(engine)->mode), "threads",
         (json_int_t)engine_threads(engine), "prompt_tokens", (json_int_t)s.prompt_tokens, "generated_tokens",
-        (json_int_t)s.generated_tokens, "load_seconds", s.load_seconds, "prompt_seconds", s.prompt_seconds,
-        "decode_seconds", s.decode_seconds, "prompt_tokens_per_second",
+        (json_int_t)s.answer_tokens, "load_seconds", s.load_seconds, "prompt_seconds", s.prompt_seconds,
+        "decode_seconds", s.answer_seconds, "prompt_tokens_per_second",
         s.prompt_seconds > 0 ? (double)s.prompt_tokens / s.prompt_seconds : 0.0, "decode_tokens_per_second",
-        s.decode_seconds > 0 ? (double)s.generated_tokens / s.decode_seconds : 0.0, "bytes_read",
-        (json_int_t)s.store.bytes_read, "bytes_demanded", (json_int_t)s.store.bytes_demanded, "bytes_guessed",
-        (json_int_t)s.store.bytes_prefetched, "bytes_filled", (json_int_t)s.store.bytes_filled, "bytes_wasted",
-        (json_int_t)s.store.bytes_wasted, "expert_hits", (json_int_t)s.store.expert_hits, "expert_misses",
-        (json_int_t)s.store.expert_misses, "expert_moves", (json_int_t)s.store.expert_moves, "rows_wanted",
-        (json_int_t)s.store.rows_wanted, "rows_cached", (json_int_t)s.store.rows_cached, "peak_rss_bytes",
-        (json_int_t)s.peak_rss_bytes, "budget_bytes", (json_int_t)s.budget_bytes, "bytes_gpu", (json_int_t)s.bytes_gpu,
-        "bytes_ram", (json_int_t)s.bytes_ram, "bytes_storage", (json_int_t)s.bytes_storage, "decode_bytes_read",
-        (json_int_t)s.decode_bytes_read, "decode_passes", (json_int_t)s.decode_passes, "drafted_tokens",
-        (json_int_t)s.drafted_tokens, "accepted_tokens", (json_int_t)s.accepted_tokens, "share_of_limit",
-        rate_json(limit.share), "share_side_by_side", rate_json(limit.side_share), "bound",
-        plan_bound_name(limit.bound), "guess_precision", rate_json(prefetches.precision), "guess_recall",
-        rate_json(prefetches.recall), "code_on_top_bytes", (json_int_t)(plan->code_on_top ? hardware_code_bytes() : 0),
-        "prefix_bytes", (json_int_t)s.prefix.bytes, "prefix_tokens", (json_int_t)s.prefix.restored_tokens,
-        "prefix_bytes_read", (json_int_t)s.prefix.read_bytes, "prefix_bytes_written",
-        (json_int_t)s.prefix.written_bytes, "drives", drives_json(&s.store),
+        s.answer_seconds > 0 ? (double)s.answer_tokens / s.answer_seconds : 0.0, "bytes_read", (json_int_t)s.read_bytes,
+        "bytes_demanded", (json_int_t)s.demanded_bytes, "bytes_guessed", (json_int_t)s.prefetched_bytes, "bytes_filled",
+        (json_int_t)s.filled_bytes, "bytes_wasted", (json_int_t)s.wasted_bytes, "expert_hits",
+        (json_int_t)s.expert_hits, "expert_misses", (json_int_t)s.expert_misses, "expert_moves",
+        (json_int_t)s.expert_moves, "rows_wanted", (json_int_t)s.rows_wanted, "rows_cached", (json_int_t)s.rows_cached,
+        "peak_rss_bytes", (json_int_t)s.peak_bytes, "budget_bytes", (json_int_t)s.memory_bytes, "bytes_gpu",
+        (json_int_t)s.gpu_bytes, "bytes_ram", (json_int_t)s.ram_bytes, "bytes_storage", (json_int_t)s.storage_bytes,
+        "decode_bytes_read", (json_int_t)s.answer_read_bytes, "decode_passes", (json_int_t)s.answer_passes,
+        "drafted_tokens", (json_int_t)s.drafted_tokens, "accepted_tokens", (json_int_t)s.accepted_tokens,
+        "share_of_limit", rate_json(s.share_of_limit), "share_side_by_side", rate_json(s.share_of_both_limits), "bound",
+        s.bound, "guess_precision", rate_json(prefetches.precision), "guess_recall", rate_json(prefetches.recall),
+        "code_on_top_bytes", (json_int_t)s.code_bytes_on_top, "prefix_bytes", (json_int_t)s.prefix_bytes,
+        "prefix_tokens", (json_int_t)s.prefix_tokens, "prefix_bytes_read", (json_int_t)s.prefix_read_bytes,
+        "prefix_bytes_written", (json_int_t)s.prefix_written_bytes, "drives", drives_json(&all.store),
         "hosts", hosts_json(engine));
 }

@@ -74,6 +74,12 @@ def structs_are_those_of_the_headers():
     assert found == expected, [pair for pair in zip(found, expected) if pair[0] != pair[1]][:5]
 
 
+def statuses_have_the_names_of_the_headers():
+    with open(os.path.join(SOURCE, "include", "hypura", "error.h"), encoding="ascii") as file:
+        names = re.findall(r"^    HYPURA_(?:ERROR_)?([A-Z]+)\b", file.read(), re.M)
+    assert [name.lower() for name in names] == list(hypura._STATUS), (names, hypura._STATUS)
+
+
 def the_version_is_that_of_the_project():
     with open(os.path.join(SOURCE, "bindings", "python", "pyproject.toml"), encoding="utf-8") as file:
         assert f'version = "{hypura.version()}"' in file.read()
