@@ -1,9 +1,9 @@
 /* How long a prompt should take: batch after batch the longest of what works at the same time.
  *
- * A batch multiplies every matrix by all of its tokens, and reads what streams once. Its tokens choose nearly all experts
- * of a layer when they are many, and what of these the cache has not is read once too; a layer on a GPU computes its own
- * share, and of what it lacks the quicker of bringing it and of computing it here (plan_gpu_visit). Reading goes on next to
- * computing. What attention takes grows with the position. */
+ * A batch unpacks every matrix once and multiplies it by all of its tokens; it reads what streams once. Its tokens choose
+ * nearly all experts of a layer when they are many, and what of these the cache has not is read once too; a layer on a GPU
+ * computes its own share, and of what it lacks the quicker of bringing it and of computing it here (plan_gpu_visit). Reading
+ * goes on next to computing. What attention takes grows with the position. */
 #include "plan/plan_private.h"
 
 #include <math.h>
@@ -11,10 +11,10 @@
 /* Multiply-adds of attention are of floats, and made in two passes: a third of the speed of weights. */
 #define ATTENTION_SHARE 0.33
 
-/* A batch of few tokens is bound by reading the weights from memory, not by multiplying. */
-static double product_seconds(double elements, double tokens, double one_token_seconds, double multiply_adds)
+/* Whatever its length, a batch reads and unpacks each weight once, which takes as long as a single token's pass. */
+static double product_seconds(double elements, double tokens, double one_pass_seconds, double multiply_adds)
 {
-    return fmax(elements * tokens / multiply_adds, one_token_seconds);
+    return elements * tokens / multiply_adds + one_pass_seconds;
 }
 
 struct work {
