@@ -226,12 +226,13 @@ static const char *const kind_names[] = {"discrete", "integrated", "virtual", "p
 /* Of a device that is here now: for who plans with the profile elsewhere. */
 static void add_what_it_is(json_t *row, const struct gpu_info *measured_one)
 {
-    struct hardware_choice chosen;
+    struct gpu_info gpus[HARDWARE_MAX_GPUS];
+    size_t count = 0;
     char why[512];
-    if (hardware_choose_gpus(gpu_choice, &chosen, why, sizeof why, NULL))
+    if (gpu_list(gpus, HARDWARE_MAX_GPUS, &count, why, NULL))
         return;
-    for (size_t i = 0; i < chosen.count; i++) {
-        const struct gpu_info *info = &chosen.gpus[i].info;
+    for (size_t i = 0; i < MIN(count, (size_t)HARDWARE_MAX_GPUS); i++) {
+        const struct gpu_info *info = &gpus[i];
         if (strcmp(info->name, measured_one->name) != 0 || info->driver_version != measured_one->driver_version)
             continue;
         json_object_set_new(row, "kind", json_string(kind_names[info->kind]));

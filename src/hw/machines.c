@@ -151,13 +151,13 @@ static void describe_gpus(struct hardware *hardware, const json_t *gpus, const c
         }
         const char *kind = json_string_value(json_object_get(found, "kind"));
         gpu.info.memory_bytes = gpu.info.free_bytes = whole(found, "memory_bytes");
+        if (kind && strcmp(kind, "program") == 0) /* of the CPU */
+            continue;
         if (gpu.info.memory_bytes == 0) {
             log_write(LOG_WARNING, "%s says of %s only how fast it is, not how large: an estimate counts on the CPU", what,
                       gpu.info.name);
             continue;
         }
-        if (kind && strcmp(kind, "program") == 0) /* of the CPU */
-            continue;
         gpu.info.kind = kind && strcmp(kind, "integrated") == 0 ? GPU_INTEGRATED : GPU_DISCRETE;
         gpu.info.unified = is_true(found, "unified");
         gpu.info.cooperative_matrix = is_true(found, "cooperative_matrix");

@@ -219,6 +219,10 @@ def a_machine_may_be_a_profile_that_was_written_elsewhere():
     write(json.dumps({**PROFILE, "storage": {**PROFILE["storage"], "bytes_per_second": 3e7}}))
     slow = estimate("llama-8b", "--memory", "3G", "--machine", path)["rows"][0]
     assert abs(slow["decode_tokens_per_second"] / quick["decode_tokens_per_second"] * 100 - 1) < 0.2, (slow, quick)
+    write(json.dumps({**PROFILE, "multiply_adds_per_second": 1e11}))
+    weak = estimate("llama-8b", "--memory", "3G", "--machine", path)["rows"][0]
+    assert weak["first_token_seconds_500"] > 2 * quick["first_token_seconds_500"], (weak, quick)
+    assert weak["first_token_seconds_500"] >= 500 * 6.5e9 / 1e11 and weak["decode_tokens_per_second"] > 0.9 * quick["decode_tokens_per_second"]
     for wrong, said in (("{", "not JSON"), ("{}", "no whole profile"), (json.dumps({**PROFILE, "cores": 0}), "no whole profile")):
         write(wrong)
         assert said in hypura("estimate", MODEL, "--machine", path, status=1)
