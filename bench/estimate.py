@@ -154,7 +154,7 @@ class Bench:
 
     def record(self, model, memory, trace):
         """The routing of another text."""
-        hypura("run", model, "--memory", memory, "--raw", "--prompt", text(32, 3), "--context", CONTEXT, "--max-tokens", 48,
+        hypura("run", model, "--memory", memory, "--raw", "--prompt", text(32, 3), "--context", CONTEXT, "--max-tokens", 160,
                "--ignore-eos", "--temperature", 0.9, "--seed", 3, "--no-state", "--gpu", "none", "--trace", trace, **self.folders)
 
     def run(self, model, memory, more):

@@ -18,7 +18,7 @@ hypura_status engine_forecast(struct plan **out, double *seconds, const uint32_t
     if (!status)
         status = make_plan(&plan, &request, &geometry, model, steps, adapters, hardware, &devices, options, error);
     if (!status)
-        status = plan_prompt_seconds(seconds, prompts, count, plan, model, steps, hardware, devices.infos, error);
+        status = plan_prompt_seconds(seconds, prompts, count, plan, model, steps, hardware, &request, error);
     adapters_close(adapters);
     steps_free(steps);
     gpu_pass_close_devices(&devices);

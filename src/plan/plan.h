@@ -249,11 +249,11 @@ hypura_status plan_make(struct plan **out, const struct model *model, const stru
                         const struct hardware *hardware, const struct plan_request *request, hypura_error *error);
 void plan_free(struct plan *plan);
 
-/* What prompts of so many tokens take until the first token of the answer, with everything loaded: seconds[count].
- * devices: as in the request; of a plan without a GPU it is not read. */
+/* What prompts of so many tokens take until the first token of the answer, with everything loaded: seconds[count]. The
+ * request is the plan's. */
 hypura_status plan_prompt_seconds(double *seconds, const uint32_t *prompts, size_t count, const struct plan *plan,
                                   const struct model *model, const struct steps *steps, const struct hardware *hardware,
-                                  const struct hardware_gpu *devices, hypura_error *error);
+                                  const struct plan_request *request, hypura_error *error);
 
 /* The expected tokens per second with so many decimals: "1.82", or "0.95 to 1.82" while nobody knows how experts are
  * used. */

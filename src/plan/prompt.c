@@ -92,12 +92,33 @@ struct sides {
     double gpu, cpu, disk;
 };
 
+/* Experts of a layer that so many tokens use together. What a cache as large as those that were used so far would miss is
+ * used for the first time: so the share of hits for each size, as a plan knows it, tells how they grow. */
+static hypura_status count_touched(double *out, double tokens, const struct plan_table *table,
+                                   const struct plan_request *request, hypura_error *error)
+{
+    double all = table->experts, used = table->experts_used, bytes = 0;
+    *out = fmin(used, all);
+    for (uint32_t i = 0; i < table->count; i++)
+        bytes += table->units[i].priority == PRIORITY_EXPERT ? (double)table->units[i].footprint : 0;
+    /* Steps of an eighth of a doubling: most new ones come at the beginning. */
+    for (double at = 1; all > 0 && at < tokens && *out < all; at *= 1.09) {
+        double hits, step = fmin(at * 1.09, tokens) - at;
+        hypura_status status = plan_hit_rate(&hits, table, (uint64_t)(*out / all * bytes), request, error);
+        if (status)
+            return status;
+        *out = fmin(*out + step * used * (1 - hits), all);
+    }
+    return HYPURA_OK;
+}
+
 /* The experts of a layer, for a batch. */
-static struct sides experts(const struct work *work, double tokens, const struct plan *plan, const struct plan_table *table,
-                            const struct model *model, const struct hardware *hardware, const struct hardware_gpu *devices)
+static struct sides experts(const struct work *work, double tokens, double touched, const struct plan *plan,
+                            const struct plan_table *table, const struct model *model, const struct hardware *hardware,
+                            const struct hardware_gpu *devices)
 {
     struct sides sides = {0};
-    double all = table->experts, used = table->experts_used, touched = all * (1 - pow(1 - used / all, tokens));
+    double all = table->experts, used = table->experts_used;
     double there = MIN((double)work->there / all, 1.0), choices = tokens * used;
     double cached = 1;
     if (plan->expert_cache_bytes)
@@ -119,7 +140,7 @@ static struct sides experts(const struct work *work, double tokens, const struct
     return sides;
 }
 
-static double batch_seconds(const struct work *works, double position, double tokens, double ring_seconds,
+static double batch_seconds(const struct work *works, double position, double tokens, double touched, double ring_seconds,
                             const struct plan *plan, const struct plan_table *table, const struct model *model,
                             const struct hardware *hardware, const struct hardware_gpu *devices)
 {
@@ -137,7 +158,7 @@ static double batch_seconds(const struct work *works, double position, double to
             here += pairs / (ATTENTION_SHARE * hardware->multiply_adds_per_second) + (l ? LAYER_SECONDS : 0);
         struct sides sides = {0};
         if (work->expert_bytes > 0)
-            sides = experts(work, tokens, plan, table, model, hardware, devices);
+            sides = experts(work, tokens, touched, plan, table, model, hardware, devices);
         computing += here + there + fmax(sides.gpu, sides.cpu);
         disk += sides.disk;
     }
@@ -146,26 +167,31 @@ static double batch_seconds(const struct work *works, double position, double to
 
 hypura_status plan_prompt_seconds(double *seconds, const uint32_t *prompts, size_t count, const struct plan *plan,
                                   const struct model *model, const struct steps *steps, const struct hardware *hardware,
-                                  const struct hardware_gpu *devices, hypura_error *error)
+                                  const struct plan_request *request, hypura_error *error)
 {
     struct plan_table table;
     struct work *works = NULL;
-    double ring = 0;
+    double ring = 0, whole = 0, rest = 0;
     hypura_status status = plan_table_make(&table, model, steps, hardware, error);
     if (status)
         return status;
-    if (!(status = ALLOCATE(&works, (size_t)table.layers + 1, "costs of layers", error))) {
+    const uint32_t chunk = MAX(plan->chunk, 1u);
+    status = ALLOCATE(&works, (size_t)table.layers + 1, "costs of layers", error);
+    if (!status)
+        status = count_touched(&whole, chunk, &table, request, error);
+    if (!status) {
         add_units(works, &ring, plan, &table, model);
         add_attention(works, plan, steps, table.layers);
-        double ring_seconds = ring > 0 ? ring / plan_ring_speed(&table, plan, &hardware->storage) : 0;
-        for (size_t i = 0; i < count; i++) {
-            seconds[i] = 0;
-            for (uint32_t done = 0; done < prompts[i];) {
-                uint32_t tokens = MIN(prompts[i] - done, MAX(plan->chunk, 1u));
-                seconds[i] +=
-                    batch_seconds(works, done, tokens, ring_seconds, plan, &table, model, hardware, devices);
-                done += tokens;
-            }
+    }
+    double ring_seconds = ring > 0 ? ring / plan_ring_speed(&table, plan, &hardware->storage) : 0;
+    for (size_t i = 0; !status && i < count; i++) {
+        seconds[i] = 0;
+        status = count_touched(&rest, prompts[i] % chunk, &table, request, error);
+        for (uint32_t done = 0; !status && done < prompts[i];) {
+            uint32_t tokens = MIN(prompts[i] - done, chunk);
+            seconds[i] += batch_seconds(works, done, tokens, tokens == chunk ? whole : rest, ring_seconds, plan, &table, model,
+                                        hardware, request->devices);
+            done += tokens;
         }
     }
     memory_free(works);

@@ -31,25 +31,38 @@ static size_t warm_passes(const struct trace *trace)
     return passes && passes < trace->pass_count ? passes : trace->pass_count / 4;
 }
 
-/* What the cache of a plan would hit, as a curve that has this rate near that size. */
-static hypura_status play(struct plan_hit_curve *out, const struct plan *plan, const struct trace *trace, hypura_error *error)
+static hypura_status play_at(float *out, double share, const struct trace *trace, hypura_error *error)
 {
-    double share = (double)plan->expert_cache_bytes / (double)MAX(plan->expert_bytes, (uint64_t)1);
     struct replay_result result;
     hypura_status status = replay_run(trace, NULL, (uint64_t)(share * (double)replay_total_bytes(trace)), warm_passes(trace),
                                       &result, error);
-    if (status)
-        return status;
-    double rate = (double)result.hits / (double)MAX(result.hits + result.misses, (uint64_t)1);
-    uint32_t below = (uint32_t)fmin(share * PLAN_CURVE_POINTS, PLAN_CURVE_POINTS - 1);
+    if (!status)
+        *out = (float)((double)result.hits / (double)MAX(result.hits + result.misses, (uint64_t)1));
+    return status;
+}
+
+/* What caches of several sizes would hit, and one of a plan's size. */
+static hypura_status play(struct plan_hit_curve *out, const struct plan *plan, const struct trace *trace, hypura_error *error)
+{
+    double share = (double)plan->expert_cache_bytes / (double)MAX(plan->expert_bytes, (uint64_t)1);
+    uint32_t below = (uint32_t)fmin(share * PLAN_CURVE_POINTS, PLAN_CURVE_POINTS - 1), last = 0;
+    hypura_status status = HYPURA_OK;
+    float rate = 0, before = 0;
+    for (uint32_t points = 2; !status && points <= PLAN_CURVE_POINTS; points *= 2) {
+        status = play_at(&rate, (double)points / PLAN_CURVE_POINTS, trace, error);
+        for (uint32_t i = last; i < points; i++)
+            out->hits[i] = before + (rate - before) * (float)(i + 1 - last) / (float)(points - last);
+        last = points;
+        before = rate;
+    }
+    if (!status)
+        status = play_at(&rate, share, trace, error);
     out->known = true;
-    for (uint32_t i = 0; i < PLAN_CURVE_POINTS; i++)
-        out->hits[i] = (float)(i < below ? rate * (i + 1) / (below + 1) : rate);
-    if (below) /* the point before it too, between which and the next one the plan's size lies */
-        out->hits[below - 1] = (float)rate;
-    else if (share > 0)
-        out->hits[0] = (float)fmin(rate / (share * PLAN_CURVE_POINTS), 1);
-    return HYPURA_OK;
+    /* The plan's size lies between these two. */
+    out->hits[below] = share > 0 && below == 0 ? (float)fmin(rate / (share * PLAN_CURVE_POINTS), 1) : rate;
+    if (below)
+        out->hits[below - 1] = rate;
+    return status;
 }
 
 /* ---- one size of memory -------------------------------------------------------------------------------------------- */
