@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Conversations that are kept in a file: hypura run --session, and /save and /load in a terminal. Prints TAP.
 
-    test_session.py HYPURA SOURCE_FOLDER
+    test_session.py HYPURA SOURCE_FOLDER [long]
 """
 import json
 import os
@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 
-HYPURA, SOURCE = sys.argv[1], sys.argv[2]
+HYPURA, SOURCE, LONG = sys.argv[1], sys.argv[2], sys.argv[3:] == ["long"]
 sys.path += [os.path.join(SOURCE, "tests"), os.path.join(SOURCE, "tests", "server")]
 import byte_model
 from patience import PATIENCE
@@ -234,6 +234,22 @@ def a_terminal_saves_and_loads():
     talk.say("/clear")
     assert "2 messages" in talk.say("/load " + path("kept"))
     assert talk.end() == 0 and "ls" in first
+
+
+if LONG:  # a software GPU takes long to begin
+    def a_conversation_goes_on_where_a_gpu_computes():
+        """What is in device memory is in the file too."""
+        probe = subprocess.run([HYPURA, "run", EMBEDDED, "--gpu", "0", "--prompt", "x", "--max-tokens", "1"], capture_output=True,
+                               stdin=subprocess.DEVNULL, timeout=120 * PATIENCE)
+        if probe.returncode:
+            print("# there is no GPU:", probe.stderr.decode().strip().splitlines()[-1:])
+            return
+        whole = in_one_run(EMBEDDED, "--gpu", "0")
+        said, took = in_many_runs(EMBEDDED, "gpu.session", "--gpu", "0")
+        with open(path("stats")) as file:
+            assert json.load(file)["bytes_gpu"] > 0
+        assert said == whole, (said, whole)
+        assert all(0 < tokens <= len(question) + 12 for tokens, question in zip(took[1:], QUESTIONS[1:])), took
 
 
 if __name__ == "__main__":
