@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 static bool list_tensors, as_json;
-static const char *preset_name, *preset_type, *hosts_path;
+static const char *preset_name, *preset_type, *hosts_path, *parts_path;
 static struct which steps_of;
 
 static const struct option_row inspect_rows[] = {
@@ -20,6 +20,8 @@ static const struct option_row inspect_rows[] = {
     {"type", "TYPE", OPTION_TEXT, &preset_type, "of its weights, instead of the usual one"},
     {"hosts", "FILE", OPTION_TEXT, &hosts_path,
      "plan for the hosts that this JSON file describes, which need not be there"},
+    {"parts", "HOST=FILE", OPTION_TEXT, &parts_path,
+     "with --hosts: write what that host serves of the model, for its drive"},
     {"json", NULL, OPTION_FLAG, &as_json, "print one JSON object instead"},
     {0},
 };
@@ -544,12 +546,14 @@ static int run_hosts(const char *argument)
     const char *path, *drive;
     int descriptor = -1;
     hypura_status status = HYPURA_OK;
+    if (parts_path && preset_name)
+        status = error_set(&error, HYPURA_ERROR_ARGUMENT, "--parts needs a model, and a preset has no weights");
     if (list_tensors || steps_of.given)
         status = error_set(&error, HYPURA_ERROR_ARGUMENT,
                            "--hosts shows a plan: it goes with neither --tensors nor --layers");
     if (!status)
         status = find_model(&path, &drive, &descriptor, argument, &error);
-    int result = status ? report_error(&error) : inspect_hosts(path, hosts_path, as_json);
+    int result = status ? report_error(&error) : inspect_hosts(path, hosts_path, parts_path, as_json);
     if (descriptor >= 0)
         close(descriptor);
     return result;
@@ -569,6 +573,8 @@ static int run(size_t count, char **arguments)
     int descriptor = -1;
     if (hosts_path)
         return run_hosts(count ? arguments[0] : NULL);
+    if (parts_path)
+        return report_usage(&command_inspect, "--parts needs --hosts, which says what each host has");
     bool failed = find_model(&path, &drive, &descriptor, count ? arguments[0] : NULL, &error) ||
                   engine_options_of(&options, &error) || hardware_detect(&hardware, drive, &error) ||
                   engine_open_file(&model, path, &hardware, &options, why, &error) ||
@@ -602,7 +608,10 @@ const struct command command_inspect = {
     "\"memory_bytes_per_second\": 8e10, \"drive_bytes_per_second\": 7e9, \"link_bits_per_second\": 1e10}]}. "
     "\"memory\" is what the process may hold there. \"compute_bytes_per_second\" (weights through the kernels, as "
     "\"hypura profile --json\" tells; otherwise that of memory), \"cores\" and \"link_seconds\" (a short message there "
-    "and back; otherwise 1e-4) may be given as well. Keys next to \"hosts\" are those of all hosts.",
+    "and back; otherwise 1e-4) may be given as well. Keys next to \"hosts\" are those of all hosts. "
+    "Instead of such figures \"profile\" may name what \"hypura profile --json\" wrote on a host.\n\n"
+    "--parts box=model.gguf.parts writes the experts of that host, in the model's layout with holes for the rest. It goes "
+    "to where that host would have the model, and is taken there instead of it.",
     .options = {inspect_rows, plan_option_rows},
     .most = 1,
     .run = run,

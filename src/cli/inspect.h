@@ -4,7 +4,7 @@
 
 #include "cli/engine_cli.h"
 
-/* The plan of the hosts in a file for a model. Returns the exit status. */
-int inspect_hosts(const char *path, const char *file, bool as_json);
+/* The plan of the hosts in a file for a model; parts: "HOST=FILE" to write, or NULL. Returns the exit status. */
+int inspect_hosts(const char *path, const char *file, const char *parts, bool as_json);
 
 #endif

@@ -1,6 +1,7 @@
 /* hypura inspect --hosts: what several hosts would do with a model together, without them. */
 #include "cli/inspect.h"
 
+#include "model/parts.h"
 #include "plan/hosts.h"
 #include "tools/hosts_file.h"
 
@@ -90,7 +91,49 @@ static void print_hosts_json(const struct model *model, const struct plan_hosts 
     json_decref(json);
 }
 
-int inspect_hosts(const char *path, const char *file, bool as_json)
+static bool show_progress(void *context, const struct parts_moment *moment)
+{
+    char a[32], b[32];
+    (void)context;
+    show_line("%s %s of %s", moment->verifying ? "checked" : "copied", format_bytes(a, sizeof a, (double)moment->done),
+              format_bytes(b, sizeof b, (double)moment->total));
+    return !interrupted();
+}
+
+/* HOST=FILE: what that host serves. */
+static hypura_status write_parts(const struct model *model, const struct plan_hosts *plan, const struct hosts_file *hosts,
+                                 const char *wanted, hypura_error *error)
+{
+    const char *equals = strchr(wanted, '=');
+    uint32_t h = 0;
+    if (!equals || equals == wanted || !equals[1])
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "--parts takes HOST=FILE, not \"%.100s\"", wanted);
+    const size_t length = (size_t)(equals - wanted);
+    while (h < hosts->count && (strncmp(hosts->hosts[h].name, wanted, length) != 0 || hosts->hosts[h].name[length]))
+        h++;
+    if (h == hosts->count)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "--parts: there is no host \"%.*s\" in the file", (int)MIN(length, 60),
+                         wanted);
+    if (h == 0 || plan->parts[h].share <= 0)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "--parts: %s %s", hosts->hosts[h].name,
+                         h ? "has no experts in this plan" : "is the first host, which needs the whole model");
+    uint8_t *units;
+    uint64_t weights = 0;
+    hypura_status status = ALLOCATE(&units, model_unit_count(model), "parts of a model", error);
+    if (!status)
+        status = engine_hosts_part(units, model, plan, h, error);
+    if (!status)
+        status = engine_weights_digest(&weights, model, error);
+    if (!status) {
+        interrupts_cancel(NULL);
+        status = parts_write(equals + 1, model, units, weights, show_progress, NULL, error);
+        clear_line();
+    }
+    memory_free(units);
+    return status;
+}
+
+int inspect_hosts(const char *path, const char *file, const char *parts, bool as_json)
 {
     hypura_error error = {0};
     struct engine_options options;
@@ -108,6 +151,8 @@ int inspect_hosts(const char *path, const char *file, bool as_json)
         status = model_open(&model, path, &error);
     if (!status)
         status = engine_plan_hosts(&plan, &first, model, hosts.hosts, hosts.count, &options, &error);
+    if (!status && parts)
+        status = write_parts(model, &plan, &hosts, parts, &error);
     if (!status && as_json) {
         print_hosts_json(model, &plan, first, &hosts);
     } else if (!status) {

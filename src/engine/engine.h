@@ -136,6 +136,13 @@ hypura_status engine_plan_hosts(struct plan_hosts *out, struct plan **first, con
                                 const struct engine_host *hosts, uint32_t count, const struct engine_options *options,
                                 hypura_error *error);
 
+/* Which units a host of the plan serves, [model_unit_count]: its experts, and what these are computed with. */
+hypura_status engine_hosts_part(uint8_t *units, const struct model *model, const struct plan_hosts *plan, uint32_t host,
+                                hypura_error *error);
+
+/* Of a model's header and samples of its weights. */
+hypura_status engine_weights_digest(uint64_t *out, const struct model *model, hypura_error *error);
+
 /* What a sequence of so many positions keeps, by kind: bytes for each position, and what does not grow with them. */
 struct engine_kept {
     double keys;       /* keys and values, or latent vectors */

@@ -2,7 +2,10 @@
 #include "engine/cluster/share.h"
 #include "engine/gpu/pass.h"
 
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 static hypura_status open_trace(struct batch *batch, const char *path, hypura_error *error)
 {
@@ -240,6 +243,10 @@ hypura_status engine_open_part(struct engine **out, const char *path, bool predi
                                const struct engine_options *options, hypura_error *error)
 {
     struct engine *engine;
+    char parts[PATH_MAX];
+    const int length = snprintf(parts, sizeof parts, "%s" PARTS_ENDING, path);
+    if (length < (int)sizeof parts && access(parts, F_OK) == 0)
+        path = parts;
     TRY(ALLOCATE(&engine, 1, "engine", error));
     struct opened *open = &engine->open;
     pthread_mutex_init(&engine->budget_mutex, NULL);
@@ -249,8 +256,7 @@ hypura_status engine_open_part(struct engine **out, const char *path, bool predi
     open->drafting = DRAFTING_OFF;
     hypura_error missing = {0};
     hypura_status found = hardware_detect(&open->hardware, path, &missing);
-    hypura_status status =
-        predicting ? model_open_predicting(&open->model, path, error) : model_open(&open->model, path, error);
+    hypura_status status = model_open_partial(&open->model, path, predicting, error);
     if (!status && found)
         status = error_set(error, found, "%s", missing.message);
     if (!status && (options->mirror_count || gguf_file_count(model_file(open->model)) > 1))

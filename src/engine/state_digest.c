@@ -156,10 +156,17 @@ static uint64_t add_machine(uint64_t hash, const struct engine *engine)
     return engine_gpu_at(engine, 1) ? fnv1a(hash, plan->devices, plan->layer_count) : hash;
 }
 
-hypura_status digest_of_model(uint64_t *out, const struct opened *open, hypura_error *error)
+hypura_status engine_weights_digest(uint64_t *out, const struct model *model, hypura_error *error)
 {
-    uint64_t hash = add_header(add_number(FNV1A_START, STATE_VERSION), model_file(open->model));
-    TRY(add_samples(&hash, model_file(open->model), error));
+    *out = add_header(add_number(FNV1A_START, STATE_VERSION), model_file(model));
+    return add_samples(out, model_file(model), error);
+}
+
+hypura_status digest_of_model(uint64_t *out, const struct opened *open, const struct parts *parts, hypura_error *error)
+{
+    uint64_t hash = parts ? parts->weights : 0;
+    if (!parts)
+        TRY(engine_weights_digest(&hash, open->model, error));
     *out = add_adapters(add_number(hash, model_unit_count(open->model)), open);
     return HYPURA_OK;
 }

@@ -122,6 +122,12 @@ struct gguf;
  * to one. A path that is a directory, a pipe or not a GGUF file gets a sentence. All ranges of all tensors are checked
  * to lie in their files. */
 hypura_status gguf_open(struct gguf **out, const char *path, hypura_error *error);
+
+/* The same, or a file that holds some tensors' bytes only and begins with GGUF_PARTIAL_MAGIC, so that nobody takes its
+ * holes for weights. Who opens it knows what it may read (model/parts.h). */
+#define GGUF_PARTIAL_MAGIC "GGUP"
+hypura_status gguf_open_partial(struct gguf **out, const char *path, hypura_error *error);
+bool gguf_is_partial(const struct gguf *file);
 void gguf_close(struct gguf *file);
 
 uint32_t gguf_version(const struct gguf *file);

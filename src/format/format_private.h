@@ -50,6 +50,7 @@ struct gguf_header {
     uint64_t alignment;
     uint64_t file_bytes;
     uint64_t data_offset;
+    bool partial; /* see gguf_open_partial */
     struct gguf_value *values; /* heap */
     size_t value_count;
     struct name_entry *value_index; /* heap, sorted */

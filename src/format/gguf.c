@@ -136,9 +136,9 @@ static hypura_status read_part(struct gguf *file, const char *path, uint32_t num
     if (status)
         return status;
     struct split_keys keys = split_keys(&header);
-    if (keys.number + 1 != number || keys.count != count)
+    if (header.partial || keys.number + 1 != number || keys.count != count)
         status = error_set(error, HYPURA_ERROR_FORMAT,
-                           "%s: the file says that it is part %" PRIu64 " of %" PRIu64 "; expected part %u of %u",
+                           "%s: the file says that it is part %" PRIu64 " of %" PRIu64 "; expected a whole part %u of %u",
                            shown, keys.number + 1, keys.count, number, count);
     if (!status && number == 1) {
         uint64_t bytes = header.file_bytes;
@@ -227,17 +227,43 @@ static hypura_status index_tensors(struct gguf *file, hypura_error *error)
                      twice[0].position, twice[1].position);
 }
 
-hypura_status gguf_open(struct gguf **out, const char *path, hypura_error *error)
+static hypura_status check_whole(const struct gguf *file, hypura_error *error)
+{
+    char shown[PATH_TEXT_ROOM];
+    if (!file->header.partial)
+        return HYPURA_OK;
+    return error_set(error, HYPURA_ERROR_FORMAT,
+                     "%s holds only those parts of a model that one of several hosts serves; the whole model is needed here",
+                     path_text(shown, file->parts[0].path));
+}
+
+static hypura_status open_file(struct gguf **out, const char *path, bool partial, hypura_error *error)
 {
     struct gguf *file;
     hypura_status status = ALLOCATE(&file, 1, "model file", error);
     if (status)
         return status;
-    if ((status = read_model(file, path, error)) || (status = index_tensors(file, error)))
+    if ((status = read_model(file, path, error)) || (!partial && (status = check_whole(file, error))) ||
+        (status = index_tensors(file, error)))
         gguf_close(file);
     else
         *out = file;
     return status;
+}
+
+hypura_status gguf_open(struct gguf **out, const char *path, hypura_error *error)
+{
+    return open_file(out, path, false, error);
+}
+
+hypura_status gguf_open_partial(struct gguf **out, const char *path, hypura_error *error)
+{
+    return open_file(out, path, true, error);
+}
+
+bool gguf_is_partial(const struct gguf *file)
+{
+    return file->header.partial;
 }
 
 void gguf_close(struct gguf *file)

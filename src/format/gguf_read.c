@@ -321,7 +321,8 @@ static hypura_status check_magic(struct reader *reader, struct gguf_header *head
     hypura_status status = take(reader, magic, sizeof magic, "magic");
     if (status)
         return status;
-    if (memcmp(magic, "GGUF", 4) != 0) {
+    header->partial = memcmp(magic, GGUF_PARTIAL_MAGIC, 4) == 0;
+    if (memcmp(magic, "GGUF", 4) != 0 && !header->partial) {
         if (memcmp(magic, "FUGG", 4) == 0)
             return error_set(reader->error, HYPURA_ERROR_UNSUPPORTED,
                              "%s: a big-endian GGUF file (it starts with FUGG); convert it to little endian",

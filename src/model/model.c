@@ -58,13 +58,14 @@ static hypura_status understand(struct model *model, bool predicting, hypura_err
     return model_make_units(model, error);
 }
 
-static hypura_status open_model(struct model **out, const char *path, bool predicting, hypura_error *error)
+static hypura_status open_model(struct model **out, const char *path, bool predicting, bool partial,
+                                hypura_error *error)
 {
     struct model *model;
     hypura_status status = ALLOCATE(&model, 1, "model", error);
     if (status)
         return status;
-    status = gguf_open(&model->file, path, error);
+    status = partial ? gguf_open_partial(&model->file, path, error) : gguf_open(&model->file, path, error);
     if (!status)
         status = model_find_behind_experts(model, error);
     if (!status)
@@ -81,19 +82,29 @@ static hypura_status open_model(struct model **out, const char *path, bool predi
 
 hypura_status model_open(struct model **out, const char *path, hypura_error *error)
 {
-    return open_model(out, path, false, error);
+    return open_model(out, path, false, false, error);
+}
+
+static hypura_status open_predicting(struct model **out, const char *path, bool partial, hypura_error *error)
+{
+    hypura_error problem = {0};
+    hypura_status status = open_model(out, path, true, partial, &problem);
+    if (!status)
+        return HYPURA_OK;
+    status = open_model(out, path, false, partial, error);
+    if (!status)
+        (*out)->prediction_error = problem;
+    return status;
 }
 
 hypura_status model_open_predicting(struct model **out, const char *path, hypura_error *error)
 {
-    hypura_error problem = {0};
-    hypura_status status = open_model(out, path, true, &problem);
-    if (!status)
-        return HYPURA_OK;
-    status = open_model(out, path, false, error);
-    if (!status)
-        (*out)->prediction_error = problem;
-    return status;
+    return open_predicting(out, path, false, error);
+}
+
+hypura_status model_open_partial(struct model **out, const char *path, bool predicting, hypura_error *error)
+{
+    return predicting ? open_predicting(out, path, true, error) : open_model(out, path, false, true, error);
 }
 
 const char *model_prediction_problem(const struct model *model)

@@ -545,6 +545,9 @@ hypura_status model_open(struct model **out, const char *path, hypura_error *err
  * the file has one that is understood. Otherwise the model is as model_open gives it, and model_prediction_problem says
  * what is wrong with the block; NULL: nothing is, or there is none. */
 hypura_status model_open_predicting(struct model **out, const char *path, hypura_error *error);
+
+/* One of these, where a file that is not whole will do (gguf_open_partial). */
+hypura_status model_open_partial(struct model **out, const char *path, bool predicting, hypura_error *error);
 const char *model_prediction_problem(const struct model *model);
 void model_close(struct model *model);
 

@@ -4,14 +4,16 @@
 #include <stdio.h>
 #include <string.h>
 
-/* The host that is farthest behind its share has the next one. */
-static uint32_t next_host(const struct plan_hosts *plan, const uint64_t *dealt, uint64_t all)
+/* Of those that can have it, the host that is farthest behind its share. */
+static uint32_t next_host(const struct plan_hosts *plan, const uint64_t *dealt, uint64_t all, const uint8_t *const *has,
+                          size_t expert)
 {
     uint32_t best = 0;
     double most = -1;
     for (uint32_t h = 0; h < plan->count; h++) {
         const double share = plan->parts[h].share, behind = share * (double)(all + 1) - (double)dealt[h];
-        if (share > 0 && behind > most) {
+        const bool can = !has || !has[h] || has[h][expert];
+        if (can && share > 0 && behind > most) {
             most = behind;
             best = h;
         }
@@ -19,16 +21,17 @@ static uint32_t next_host(const struct plan_hosts *plan, const uint64_t *dealt, 
     return best;
 }
 
-void plan_hosts_owners(uint8_t *owners, const struct model *model, const struct plan_hosts *plan)
+void plan_hosts_owners(uint8_t *owners, const struct model *model, const struct plan_hosts *plan,
+                       const uint8_t *const *has)
 {
-    const uint32_t layers = model_parameters(model)->layers;
+    const uint32_t experts = model_parameters(model)->experts, layers = model_parameters(model)->layers;
     uint64_t dealt[PLAN_MOST_HOSTS] = {0}, all = 0;
     for (unit_number u = 0; u < model_unit_count(model); u++) {
         const struct unit *unit = model_unit(model, u);
         owners[u] = 0;
         if (unit->kind != UNIT_EXPERT || unit->layer < 0 || (uint32_t)unit->layer >= layers)
             continue;
-        const uint32_t host = next_host(plan, dealt, all++);
+        const uint32_t host = next_host(plan, dealt, all++, has, (size_t)unit->layer * experts + (size_t)unit->expert);
         owners[u] = (uint8_t)host;
         dealt[host]++;
     }

@@ -68,7 +68,9 @@ hypura_status plan_hosts_make(struct plan_hosts *out, const struct plan *first, 
                               hypura_error *error);
 
 /* Which host has a unit, [model_unit_count]: of experts any, of all else host 0. Each layer is dealt out alike, so that
- * no host waits for another longer than it must. */
-void plan_hosts_owners(uint8_t *owners, const struct model *model, const struct plan_hosts *plan);
+ * no host waits for another longer than it must. has: of each host which experts it can read at all, [layers][experts],
+ * not 0 for those; NULL, or NULL of a host: all. Host 0 has all of them. */
+void plan_hosts_owners(uint8_t *owners, const struct model *model, const struct plan_hosts *plan,
+                       const uint8_t *const *has);
 
 #endif

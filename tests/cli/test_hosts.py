@@ -5,11 +5,13 @@
 """
 import json
 import os
+import shutil
+import stat
 import subprocess
 import sys
 import tempfile
 
-HYPURA, SOURCE = sys.argv[1], sys.argv[2]
+HYPURA, SOURCE = os.path.abspath(sys.argv[1]), sys.argv[2]
 sys.path.append(os.path.join(SOURCE, "tests"))
 from patience import PATIENCE
 from tap import run_tests, tests_of
@@ -18,6 +20,8 @@ WORK = tempfile.TemporaryDirectory(prefix="hypura-hosts-test-")
 FILE = os.path.join(WORK.name, "hosts.json")
 HOST = {"memory": "64G", "memory_bytes_per_second": 8e10, "drive_bytes_per_second": 5e9, "link_bits_per_second": 25e9}
 
+TWO = {"memory_bytes_per_second": 1e10, "drive_bytes_per_second": 1e8, "link_bits_per_second": 1e12, "link_seconds": 1e-6,
+       "hosts": [{"name": "desk", "memory": "11M"}, {"name": "box", "memory": "100M"}]}
 PROFILE = {"cpu": "a processor", "instructions": "AVX2", "cores": 16, "cache_l1_bytes": 49152, "cache_l2_bytes": 2097152,
            "cache_l3_bytes": 33554432, "memory_bytes": 64 << 30, "memory_available_bytes": 60 << 30, "cgroup_limit_bytes": None,
            "memory_bytes_per_second": 7e10, "compute_bytes_per_second": 6e10, "multiply_adds_per_second": 1e12,
@@ -78,6 +82,48 @@ def a_profile_stands_for_a_host():
     more = plan({"link_bits_per_second": 1e11, "hosts": [{"profile": "box.json", "memory": "32G"},
                                                          {"profile": "box.json", "memory": "160G"}]})
     assert more["decode_tokens_per_second"] >= read["decode_tokens_per_second"] and more["hosts"][1]["share"] > 0, more
+def parts(hosts, wanted, *options, model="m.gguf"):
+    with open(FILE, "w") as file:
+        json.dump(hosts, file)
+    return subprocess.run([HYPURA, "inspect", model, "--hosts", FILE, "--context", "256", "--parts", wanted, *options], text=True,
+                          capture_output=True, cwd=WORK.name, timeout=60 * PATIENCE, env=os.environ | {"HYPURA_GPU": "none"})
+
+
+def parts_hold_what_a_host_serves_and_nothing_else():
+    source = os.path.join(SOURCE, "models", "manpage-moe-24m-Q4_K_M.gguf")
+    model, out = (os.path.join(WORK.name, name) for name in ("m.gguf", "m.gguf.parts"))
+    shutil.copyfile(source, model)
+    before = os.stat(model)
+    done = parts(TWO, "box=m.gguf.parts", "--json")
+    assert done.returncode == 0, done.stderr
+    share = json.loads(done.stdout)["hosts"][1]["share"]
+    with open(model, "rb") as whole, open(out, "rb") as written:
+        whole, written = whole.read(), written.read()
+    assert os.stat(model).st_mtime_ns == before.st_mtime_ns and len(written) > len(whole) and 0.2 < share < 0.95
+    assert written[:4] == b"GGUP" and written[4:4096] == whole[4:4096]
+    same = sum(a == b for a, b in zip(written, whole)) / len(whole)
+    assert share * 0.7 < same < share * 1.1 + 0.1, (share, same)  # experts are 0.86 of the file; a hole is zero
+    assert all(a == b or a == 0 for a, b in zip(written[4:], whole[4:])), "what is there is the model's"
+    assert not os.path.exists(out + ".partial")
+    done = subprocess.run([HYPURA, "inspect", out], capture_output=True, text=True)
+    assert done.returncode == 1 and "only those parts of a model" in done.stderr and done.stderr.count("\n") == 1, done
+
+
+def what_cannot_be_written_as_parts_is_refused():
+    for hosts, wanted, expected in ((TWO, "desk=x", "needs the whole model"), (TWO, "none=x", "no host"), (TWO, "box", "HOST=FILE"),
+                                    (TWO, "box=m.gguf", "the model itself"), (TWO, "box=/dev/null", "/dev/null"),
+                                    (TWO, "box=no/x", "no/x.partial"),
+                                    ({**TWO, "link_bits_per_second": 100}, "box=x", "no experts in this plan")):
+        done = parts(hosts, wanted)
+        assert done.returncode in (1, 2) and expected in done.stderr and done.stderr.count("\n") == 1, (wanted, done)
+        assert not os.path.exists(os.path.join(WORK.name, "x")) and stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    done = inspect({"hosts": [HOST, HOST]}, "--parts", "host 2=x")
+    assert done.returncode == 2 and "preset" in done.stderr, done
+    done = subprocess.run([HYPURA, "inspect", "--parts", "a=b"], capture_output=True, text=True)
+    assert done.returncode == 2 and "--hosts" in done.stderr, done
+    open(os.path.join(WORK.name, "y.partial"), "w").close()
+    done = parts(TWO, "box=y")
+    assert done.returncode == 2 and "there already" in done.stderr, done
 
 
 def bad_files_get_one_sentence():
@@ -119,4 +165,4 @@ def what_makes_no_sense_is_refused():
 
 
 if __name__ == "__main__":
-    sys.exit(run_tests(tests_of(globals(), (inspect, plan))) > 0)
+    sys.exit(run_tests(tests_of(globals(), (inspect, parts, plan))) > 0)

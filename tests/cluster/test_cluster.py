@@ -213,6 +213,35 @@ def a_server_that_lost_a_rank_says_503():
     return None
 
 
+def a_rank_serves_from_a_file_of_its_parts():
+    if missing():
+        return missing()
+    model, parts = path("parted.gguf"), path("parted.gguf.parts")
+    shutil.copyfile(EMBEDDED, model)
+    hosts = {"memory_bytes_per_second": 1e10, "drive_bytes_per_second": 1e8, "link_bits_per_second": 1e12, "link_seconds": 1e-6,
+             "hosts": [{"memory": "11M"}, {"name": "box", "memory": "100M"}]}
+    with open(path("hosts.json"), "w") as file:
+        json.dump(hosts, file)
+    subprocess.run([HYPURA, "inspect", model, "--hosts", path("hosts.json"), "--parts", "box=" + parts], check=True, env=ENVIRONMENT,
+                   stdout=subprocess.DEVNULL)
+    command = [HYPURA, "run", model, "--raw", "--prompt", "ls - list", "--max-tokens", "40", "--ignore-eos", "--context", "256", "--no-state",
+               "--stats", path("stats.json")]
+    def run(ranks):
+        return subprocess.run(mpirun(ranks, *command) if ranks > 1 else command, capture_output=True, timeout=100 * PATIENCE,
+                              stdin=subprocess.DEVNULL, env={**ENVIRONMENT, "STATUS": path("status")})
+    alone, shared = run(1), run(2)
+    assert alone.returncode == 0 and shared.returncode == 0 and alone.stdout == shared.stdout, (alone, shared)
+    with open(path("stats.json")) as file:
+        assert json.load(file)["hosts"][1]["experts_computed"] > 0
+    with open(parts, "rb") as file:
+        whole = bytearray(file.read())
+    for damage, expected in ((lambda d: d[:len(d) - 100], b"missing at its end"), (lambda d: d[:-200] + bytes([d[-200] ^ 1]) + d[-199:], b"damaged")):
+        with open(parts, "wb") as file:
+            file.write(damage(whole))
+        done = run(2)
+        assert done.returncode == 1 and expected in done.stderr, done
+
+
 def what_cannot_be_shared_out_is_refused():
     if missing():
         return missing()
@@ -232,7 +261,7 @@ def without_mpi_it_says_so():
 
 
 QUICK = [several_ranks_answer_as_one_does, every_rank_computes_its_share, a_killed_rank_ends_all_with_one_sentence,
-         what_cannot_be_shared_out_is_refused, without_mpi_it_says_so]
+         a_rank_serves_from_a_file_of_its_parts, what_cannot_be_shared_out_is_refused, without_mpi_it_says_so]
 
 if __name__ == "__main__":
     sys.exit(1 if run_tests(QUICK + ([a_stalled_rank_ends_all_with_one_sentence, a_lost_rank_0_is_told_by_another,

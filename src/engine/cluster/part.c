@@ -34,12 +34,13 @@ hypura_status part_room(struct plan_host *out, struct plan **made, struct plan_r
     return HYPURA_OK;
 }
 
-void part_elsewhere(uint8_t *out, const struct opened *open, const uint8_t *owners, uint32_t rank)
+void part_elsewhere(uint8_t *out, const struct model *model, const struct steps *steps, const uint8_t *owners,
+                    uint32_t rank)
 {
-    const struct step_list all = steps_all(open->steps);
-    const uint32_t layers = model_parameters(open->model)->layers;
-    for (unit_number u = 0; u < model_unit_count(open->model); u++) {
-        const struct unit *unit = model_unit(open->model, u);
+    const struct step_list all = steps_all(steps);
+    const uint32_t layers = model_parameters(model)->layers;
+    for (unit_number u = 0; u < model_unit_count(model); u++) {
+        const struct unit *unit = model_unit(model, u);
         const bool expert = unit->kind == UNIT_EXPERT && unit->layer >= 0 && (uint32_t)unit->layer < layers;
         out[u] = !expert || (owners && owners[u] != rank);
     }
@@ -52,4 +53,22 @@ void part_elsewhere(uint8_t *out, const struct opened *open, const uint8_t *owne
             if (biases[b] != NO_UNIT)
                 out[biases[b]] = 0;
     }
+}
+
+hypura_status engine_hosts_part(uint8_t *units, const struct model *model, const struct plan_hosts *plan, uint32_t host,
+                                hypura_error *error)
+{
+    struct steps *steps;
+    uint8_t *owners;
+    TRY(ALLOCATE(&owners, model_unit_count(model), "experts of hosts", error));
+    hypura_status status = steps_make(&steps, model, error);
+    if (!status) {
+        plan_hosts_owners(owners, model, plan, NULL);
+        part_elsewhere(units, model, steps, owners, host);
+        for (unit_number u = 0; u < model_unit_count(model); u++)
+            units[u] = !units[u];
+        steps_free(steps);
+    }
+    memory_free(owners);
+    return status;
 }

@@ -14,6 +14,7 @@ hypura_status part_room(struct plan_host *out, struct plan **plan, struct plan_r
 
 /* What a rank other than 0 does not hold, [unit_count]: all but its experts, and what these are computed with. owners
  * NULL: all experts are its own. */
-void part_elsewhere(uint8_t *out, const struct opened *open, const uint8_t *owners, uint32_t rank);
+void part_elsewhere(uint8_t *out, const struct model *model, const struct steps *steps, const uint8_t *owners,
+                    uint32_t rank);
 
 #endif

@@ -22,13 +22,25 @@ static hypura_status ask(struct share *share, const struct engine *engine, const
     return HYPURA_OK;
 }
 
-static hypura_status hear_measures(const struct share *share, uint32_t rank, uint64_t digest, struct plan_host *host,
-                                   hypura_error *error)
+/* Of a rank whose file holds parts of the model only. */
+static hypura_status hear_list(struct share *share, uint32_t rank, uint64_t bytes, uint8_t **out, hypura_error *error)
+{
+    if (bytes > MESSAGE_LIST_MOST)
+        return cluster_refuse(share->cluster, rank, "a list of experts of another model", error);
+    TRY(message_expect(share->cluster, rank, MESSAGE_HAS, share->model, bytes, error));
+    TRY(ALLOCATE(out, (size_t)bytes, "experts of other hosts", error));
+    return cluster_read(share->cluster, rank, *out, (size_t)bytes, error);
+}
+
+static hypura_status hear_measures(struct share *share, uint32_t rank, uint64_t digest, uint64_t experts,
+                                   struct plan_host *host, uint8_t **has, hypura_error *error)
 {
     struct measured measured;
     TRY(message_expect(share->cluster, rank, MESSAGE_MEASURED, share->model, sizeof measured, error));
     TRY(cluster_read(share->cluster, rank, &measured, sizeof measured, error));
-    if (measured.digest != digest)
+    if (measured.listed)
+        TRY(hear_list(share, rank, measured.listed, has, error));
+    if (measured.digest != digest || (measured.listed && measured.listed != experts))
         return error_set(error, HYPURA_ERROR_FORMAT,
                          "%s has another model (or other adapters) under this name than %s: their digests differ",
                          cluster_host(share->cluster, rank), cluster_host(share->cluster, 0));
@@ -86,7 +98,8 @@ static void share_by_room(struct plan_hosts *out, const struct plan_host *hosts,
 }
 
 static hypura_status choose(struct share *share, const struct engine *engine, const struct plan *first,
-                            const struct plan_request *request, const struct plan_host *hosts, hypura_error *error)
+                            const struct plan_request *request, const struct plan_host *hosts,
+                            const uint8_t *const *has, hypura_error *error)
 {
     const struct opened *open = &engine->open;
     struct plan_hosts plan;
@@ -96,7 +109,7 @@ static hypura_status choose(struct share *share, const struct engine *engine, co
         TRY(plan_hosts_make(&plan, first, open->model, open->steps, &open->hardware, request, hosts, share->ranks,
                             error));
     log_write(LOG_INFO, "%s", plan.reason);
-    plan_hosts_owners(share->owners, open->model, &plan);
+    plan_hosts_owners(share->owners, open->model, &plan, has);
     return HYPURA_OK;
 }
 
@@ -104,22 +117,26 @@ static hypura_status share_out(struct share *share, struct engine *engine, struc
                                hypura_error *error)
 {
     struct plan_host hosts[CLUSTER_MOST_RANKS] = {0};
+    uint8_t *has[CLUSTER_MOST_RANKS] = {0};
     const struct model *model = engine->open.model;
     struct plan *first = NULL;
     struct plan_request request;
+    const uint64_t experts = (uint64_t)model_parameters(model)->layers * model_parameters(model)->experts;
     uint64_t digest;
     TRY(ask(share, engine, gguf_file_path(model_file(model), 0), error));
-    hypura_status status = digest_of_model(&digest, &engine->open, error);
+    hypura_status status = digest_of_model(&digest, &engine->open, NULL, error);
     if (!status)
         status = part_room(&hosts[0], &first, &request, engine, options, error);
     hypura_error further;
     for (uint32_t rank = 1; rank < share->ranks; rank++) { /* all of them, or an answer would be left over */
-        hypura_status one = hear_measures(share, rank, digest, &hosts[rank], status ? &further : error);
+        hypura_status one = hear_measures(share, rank, digest, experts, &hosts[rank], &has[rank], status ? &further : error);
         status = status ? status : one;
     }
     if (!status)
-        status = choose(share, engine, first, &request, hosts, error);
+        status = choose(share, engine, first, &request, hosts, (const uint8_t *const *)has, error);
     plan_free(first);
+    for (uint32_t rank = 0; rank < share->ranks; rank++)
+        memory_free(has[rank]);
     if (status)
         return status;
     for (unit_number u = 0; u < model_unit_count(model); u++)

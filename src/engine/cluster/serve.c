@@ -12,6 +12,7 @@ struct part {
     struct engine *engine; /* NULL: there is none here */
     struct engine_options options;
     uint8_t *elsewhere; /* [unit_count] */
+    struct parts parts; /* of a file that is not whole; digests NULL: it is */
     uint16_t *choices;  /* [MESSAGE_ROWS_MOST][used] */
     bool placed, passing;
     struct counted counted;
@@ -56,6 +57,7 @@ static void close_part(struct part *part)
     engine_close(part->engine);
     memory_free(part->elsewhere);
     memory_free(part->choices);
+    parts_free(&part->parts);
     *part = (struct part){0};
 }
 
@@ -74,11 +76,14 @@ static hypura_status open_part(struct server *server, struct part *part, const c
     part->options.experts_only = true;
     TRY(engine_open_part(&part->engine, path, predicting, &part->options, error));
     struct opened *open = &part->engine->open;
+    if (gguf_is_partial(model_file(open->model)))
+        TRY(parts_read(&part->parts, open->model, error));
+    const struct parts *parts = part->parts.digests ? &part->parts : NULL;
     part_options(&part->options, &open->hardware);
     TRY(ALLOCATE(&part->elsewhere, model_unit_count(open->model), "experts of this host", error));
     TRY(ALLOCATE(&part->choices, (size_t)MESSAGE_ROWS_MOST * model_parameters(open->model)->experts_used,
                  "choices of experts", error));
-    part_elsewhere(part->elsewhere, open, NULL, 0);
+    part_elsewhere(part->elsewhere, open->model, open->steps, NULL, 0);
     part->options.elsewhere = part->elsewhere;
     struct plan *plan;
     struct plan_request request;
@@ -90,8 +95,34 @@ static hypura_status open_part(struct server *server, struct part *part, const c
                              .multiply_adds_per_second = host.multiply_adds_per_second,
                              .drive_bytes_per_second = host.drive_bytes_per_second,
                              .instructions = (uint32_t)compute_best_instructions(),
-                             .threads = (uint32_t)part->options.threads};
-    return digest_of_model(&out->digest, open, error);
+                             .threads = (uint32_t)part->options.threads,
+                             .listed = parts ? (uint64_t)parts->layers * parts->experts : 0};
+    return digest_of_model(&out->digest, open, parts, error);
+}
+
+static hypura_status send_list(struct server *server, const struct part *part, hypura_error *error)
+{
+    const uint64_t count = (uint64_t)part->parts.layers * part->parts.experts;
+    TRY(message_send(server->cluster, 0, MESSAGE_HAS, part->model, count, error));
+    for (uint64_t i = 0; i < count; i++) {
+        const uint8_t has = part->parts.digests[i] != 0;
+        TRY(cluster_write(server->cluster, 0, &has, sizeof has, error));
+    }
+    return HYPURA_OK;
+}
+
+/* What is not in the file is a hole, which would be read as zeros. */
+static hypura_status check_parts(const struct part *part, hypura_error *error)
+{
+    const struct model *model = part->engine->open.model;
+    for (unit_number u = 0; part->parts.digests && u < model_unit_count(model); u++) {
+        const struct unit *unit = model_unit(model, u);
+        if (unit->kind == UNIT_EXPERT && !part->elsewhere[u] &&
+            !part->parts.digests[(size_t)unit->layer * part->parts.experts + (size_t)unit->expert])
+            return error_set(error, HYPURA_ERROR_FORMAT, "%s lacks expert %d of layer %d",
+                             gguf_file_path(model_file(model), 0), unit->expert, unit->layer);
+    }
+    return HYPURA_OK;
 }
 
 static hypura_status on_ask(struct server *server, const struct message *message, hypura_error *error)
@@ -121,6 +152,8 @@ static hypura_status on_ask(struct server *server, const struct message *message
     }
     TRY(message_send(server->cluster, 0, MESSAGE_MEASURED, message->model, sizeof measured, error));
     TRY(cluster_write(server->cluster, 0, &measured, sizeof measured, error));
+    if (measured.listed)
+        TRY(send_list(server, part, error));
     return cluster_flush(server->cluster, 0, error);
 }
 
@@ -137,10 +170,10 @@ static hypura_status on_place(struct server *server, struct part *part, const st
     hypura_status status = cluster_read(server->cluster, 0, owners, units, error);
     struct ready ready = {.digest = fnv1a(FNV1A_START, owners, units)};
     if (!status)
-        part_elsewhere(part->elsewhere, open, owners, cluster_rank(server->cluster));
+        part_elsewhere(part->elsewhere, open->model, open->steps, owners, cluster_rank(server->cluster));
     memory_free(owners);
     TRY(status);
-    if (engine_open_places(part->engine, &part->options, &failure)) {
+    if (check_parts(part, &failure) || engine_open_places(part->engine, &part->options, &failure)) {
         close_part(part);
         return fail(server, message->model, &failure, error);
     }

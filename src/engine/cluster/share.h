@@ -17,6 +17,7 @@
 
 #include "cluster/cluster.h"
 #include "engine/engine_private.h"
+#include "model/parts.h"
 #include "plan/hosts.h"
 
 /* ---- messages ------------------------------------------------------------------------------------------------------
@@ -31,6 +32,7 @@ enum message_kind {
     MESSAGE_CLOSE,
     /* answers */
     MESSAGE_MEASURED, /* struct measured */
+    MESSAGE_HAS,      /* [layers][experts] of 1 for each that its file holds */
     MESSAGE_READY,    /* struct ready */
     MESSAGE_ROWS,     /* struct counted; of each choice that the rank has, in the order of rows and choices */
     MESSAGE_FAILED    /* a sentence */
@@ -50,6 +52,7 @@ struct measured {
     uint64_t memory, expert_room;
     double compute_bytes_per_second, multiply_adds_per_second, drive_bytes_per_second;
     uint32_t instructions, threads;
+    uint64_t listed; /* bytes of the list of its experts, which follows (MESSAGE_HAS); 0: it has all */
 };
 
 struct ready {
@@ -70,6 +73,7 @@ struct counted {
 
 #define MESSAGE_ROWS_MOST 512u /* of a task */
 #define MESSAGE_PATH_MOST 4096u
+#define MESSAGE_LIST_MOST ((uint64_t)16 << 20)
 
 hypura_status message_send(struct cluster *cluster, uint32_t rank, enum message_kind kind, uint32_t model,
                            uint64_t bytes, hypura_error *error);
@@ -133,6 +137,6 @@ void share_prefetch(struct batch *batch, uint32_t layer, unit_number first, cons
 void share_passed(struct batch *batch);
 
 /* What makes results those of one model. */
-hypura_status digest_of_model(uint64_t *out, const struct opened *open, hypura_error *error);
+hypura_status digest_of_model(uint64_t *out, const struct opened *open, const struct parts *parts, hypura_error *error);
 
 #endif
