@@ -7,8 +7,8 @@ Without a model one is made: 12 layers of Llama 8B in Q4_K. -t: default 1, 2, 4 
 -n: tokens of the prompt and tokens decoded (default 512 and 32). -s: no run is begun after so many seconds (default 330); rounds
 are repeated while time is left, and medians count. Writes PREFIX.json and PREFIX.svg (default: scaling) and prints a table.
 HYPURA names the program, SECTIONS the one that measures waiting (default: those in ../build), LLAMA_BENCH llama.cpp's (several
-words are allowed; without it hypura is measured alone). Where cores have two threads, the numbers of threads up to that of the
-cores are measured once more with one thread bound to each core ("spread").
+words are allowed; without it hypura is measured alone). Both use processors only, also where there is a GPU. Where cores have two
+threads, the numbers of threads up to that of the cores are measured once more with one thread bound to each core ("spread").
 """
 import getopt
 import glob
@@ -70,7 +70,8 @@ def hypura(model, threads, prompt, tokens, cpus=None):
 
 
 def llama(model, threads, prompt, tokens):
-    rows = json.loads(call([*LLAMA, "-m", model, "-t", str(threads), "-p", str(prompt), "-n", str(tokens), "-r", "1", "-o", "json"]))
+    rows = json.loads(call([*LLAMA, "-m", model, "-t", str(threads), "-p", str(prompt), "-n", str(tokens), "-r", "1", "-ngl", "0",
+                            "-dev", "none", "-o", "json"]))
     return {"decode" if row["n_gen"] else "prompt": row["avg_ts"] for row in rows}
 
 
