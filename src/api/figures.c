@@ -120,6 +120,17 @@ static json_t *drives_json(const struct store_statistics *s)
     return array;
 }
 
+/* What each GPU has and did. */
+static json_t *gpus_json(const struct engine_statistics *s)
+{
+    json_t *array = json_array();
+    for (uint32_t i = 0; i < s->device_count; i++)
+        json_array_append_new(array, json_pack("{s:o, s:i, s:I, s:f}", "name", text_json(s->devices[i].name), "layers",
+                                               (int)s->devices[i].layers, "bytes", (json_int_t)s->devices[i].bytes,
+                                               "busy_seconds", s->devices[i].busy_seconds));
+    return array;
+}
+
 json_t *figures_json(struct engine *engine)
 {
     struct engine_statistics all;
@@ -129,7 +140,7 @@ json_t *figures_json(struct engine *engine)
     struct prefetch_rates prefetches = find_prefetch_rates(&s);
     return json_pack(
         "{s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
-        "s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:o, s:o}",
+        "s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o}",
         "model", model_name(engine_model(engine)), "mode", plan_mode_name(engine_plan(engine)->mode), "threads",
         (json_int_t)engine_threads(engine), "prompt_tokens", (json_int_t)s.prompt_tokens, "generated_tokens",
         (json_int_t)s.answer_tokens, "load_seconds", s.load_seconds, "prompt_seconds", s.prompt_seconds,
@@ -149,5 +160,5 @@ json_t *figures_json(struct engine *engine)
         "code_on_top_bytes", (json_int_t)s.code_bytes_on_top, "prefix_bytes", (json_int_t)s.prefix_bytes,
         "prefix_tokens", (json_int_t)s.prefix_tokens, "prefix_bytes_read", (json_int_t)s.prefix_read_bytes,
         "prefix_bytes_written", (json_int_t)s.prefix_written_bytes, "drives", drives_json(&all.store),
-        "hosts", hosts_json(engine));
+        "hosts", hosts_json(engine), "gpus", gpus_json(&all));
 }

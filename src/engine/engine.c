@@ -163,6 +163,7 @@ void engine_statistics(struct engine *engine, struct engine_statistics *out)
     store_statistics(engine->open.store, &out->store);
     if (engine->prefixes)
         prefix_statistics(engine->prefixes, &out->prefix);
+    out->device_count = gpu_pass_statistics(&engine->batch, out->devices);
     uint64_t bytes[UNIT_STATES] = {0};
     for (uint32_t u = 0; u < model_unit_count(engine->open.model); u++)
         store_count_bytes(engine->open.store, u, bytes);

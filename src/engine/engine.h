@@ -334,6 +334,14 @@ hypura_status engine_end_trace(struct engine *engine, hypura_error *error);
  * An error says what is missing. */
 hypura_status engine_set_budget(struct engine *engine, uint64_t bytes, hypura_error *error);
 
+/* Of a device that computes a part of the model. */
+struct engine_device {
+    const char *name;
+    uint32_t layers;
+    uint64_t bytes;      /* of weights */
+    double busy_seconds; /* it computed, or waited for the CPU's share of what it computed; 0: it cannot tell */
+};
+
 struct engine_statistics {
     double load_seconds;
     uint64_t prompt_tokens, generated_tokens; /* of batches with several known tokens of a sequence, with one; of
@@ -347,6 +355,8 @@ struct engine_statistics {
     uint64_t bytes_gpu, bytes_ram, bytes_storage; /* of the weights, by tier now: storage is what is in no memory */
     struct store_statistics store;
     struct prefix_statistics prefix;
+    struct engine_device devices[HARDWARE_MAX_GPUS];
+    uint32_t device_count;
 };
 void engine_statistics(struct engine *engine, struct engine_statistics *out);
 

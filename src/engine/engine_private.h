@@ -716,6 +716,9 @@ hypura_status run_chosen_experts(struct batch *batch, const struct step *experts
 /* Buffers, as bits, were written: products make their copies of them anew. */
 void forget_inputs(struct batch *batch, uint32_t written);
 
+/* What each device has and did, from any thread; how many there are. */
+uint32_t gpu_pass_statistics(const struct batch *batch, struct engine_device *out);
+
 /* Device memory for batches of so many tokens, besides weights and caches. */
 uint64_t gpu_pass_scratch_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t positions);
 

@@ -184,6 +184,13 @@ static void experts_move_on_each_device(void **state)
     struct engine_statistics statistics;
     engine_statistics(engine, &statistics);
     assert_true(statistics.store.expert_moves > 0);
+    assert_int_equal(statistics.device_count, 2);
+    for (uint32_t d = 0; d < 2; d++) {
+        assert_int_equal(statistics.devices[d].layers, layers_of(engine, d));
+        assert_true(statistics.devices[d].bytes > 0 && statistics.devices[d].name[0]);
+        if (engine->open.devices.gpus[d]->timestamp_seconds > 0)
+            assert_true(statistics.devices[d].busy_seconds > 0);
+    }
     free(exact);
     free(logits);
     close_silent(engine);

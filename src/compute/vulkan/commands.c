@@ -229,10 +229,36 @@ static void full_barrier(struct gpu *gpu, VkPipelineStageFlags from, VkAccessFla
 #define DEVICE_WRITES (VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_TRANSFER_WRITE_BIT)
 #define DEVICE_READS (VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_TRANSFER_READ_BIT)
 
+/* Adds up what the batches took that are done. One may begin before the last has ended. */
+static void count_busy(struct gpu *gpu)
+{
+    uint64_t done = 0, times[2];
+    if (gpu->timestamp_seconds <= 0 || read_timeline(gpu, gpu->compute_timeline, &done))
+        return;
+    while (gpu->counted < done) {
+        const struct gpu_batch *batch = &gpu->batches[++gpu->counted % GPU_BATCHES];
+        if (batch->ticket != gpu->counted || !batch->queries ||
+            gpu->vk.vkGetQueryPoolResults(gpu->device, batch->queries, 0, 2, sizeof times, times, sizeof times[0],
+                                          VK_QUERY_RESULT_64_BIT))
+            continue;
+        const uint64_t begun = MAX(times[0], gpu->counted_end);
+        gpu->counted_end = times[1];
+        if (times[1] > begun)
+            atomic_fetch_add(&gpu->busy_nanoseconds,
+                             (uint64_t)((double)(times[1] - begun) * gpu->timestamp_seconds * 1e9));
+    }
+}
+
+uint64_t gpu_busy_nanoseconds(const struct gpu *gpu)
+{
+    return atomic_load(&gpu->busy_nanoseconds);
+}
+
 void gpu_begin(struct gpu *gpu)
 {
     if (gpu->open)
         return;
+    count_busy(gpu);
     gpu->recording = (hypura_error){0};
     hypura_error *error = &gpu->recording;
     struct gpu_batch *batch = &gpu->batches[(gpu->submitted + 1) % GPU_BATCHES];

@@ -82,6 +82,9 @@ struct gpu {
 
     VkSemaphore compute_timeline, host_timeline, upload_timeline;
     gpu_ticket submitted; /* the last batch */
+    gpu_ticket counted;   /* the last batch whose time is in busy_nanoseconds */
+    uint64_t counted_end; /* when that ended, in ticks */
+    _Atomic uint64_t busy_nanoseconds;
     double alone_seconds; /* that the last one took which had none before it and was waited for */
     struct gpu_batch batches[GPU_BATCHES];
     struct gpu_batch *open;

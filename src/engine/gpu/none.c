@@ -58,6 +58,12 @@ void gpu_pass_close(struct batch *batch)
     (void)batch;
 }
 
+uint32_t gpu_pass_statistics(const struct batch *batch, struct engine_device *out)
+{
+    (void)batch, (void)out;
+    return 0;
+}
+
 bool gpu_pass_has(const struct batch *batch, uint32_t layer)
 {
     (void)batch, (void)layer;

@@ -114,6 +114,20 @@ bool gpu_pass_failed(const struct batch *batch, uint32_t *number)
     return found;
 }
 
+uint32_t gpu_pass_statistics(const struct batch *batch, struct engine_device *out)
+{
+    uint32_t count = 0;
+    for (size_t d = 0; d < COUNT_OF(batch->passes); d++) {
+        const struct gpu_pass *pass = batch->passes[d];
+        if (pass)
+            out[count++] = (struct engine_device){.name = pass->device->info.name,
+                                                  .layers = pass->plan->taken,
+                                                  .bytes = pass->plan->resident_bytes + pass->plan->expert_bytes,
+                                                  .busy_seconds = (double)gpu_busy_nanoseconds(pass->gpu) * 1e-9};
+    }
+    return count;
+}
+
 static void close_pass(struct batch *batch)
 {
     struct gpu_pass *pass = batch->pass;
