@@ -77,7 +77,7 @@ void gpu_close(struct gpu *gpu);
 const struct gpu_info *gpu_get_info(const struct gpu *gpu);
 bool gpu_is_lost(const struct gpu *gpu); /* every call fails since */
 uint64_t gpu_free_bytes(struct gpu *gpu); /* as info's free_bytes, now */
-uint64_t gpu_busy_nanoseconds(const struct gpu *gpu); /* that batches took, up to one of the last; 0: it has no clock */
+uint64_t gpu_busy_nanoseconds(const struct gpu *gpu); /* that batches took, up to one of the last; 0: it cannot tell */
 
 /* How many messages the validation layers had; they go to the log too. */
 uint64_t gpu_validation_messages(const struct gpu *gpu);
