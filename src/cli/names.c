@@ -127,7 +127,6 @@ static const struct pair commands_elsewhere[] = {
     {"create", "POST /api/create of \"hypura serve\" does that"},
     {"cp", "POST /api/copy of \"hypura serve\" does that"},
     {"push", "hypura sends nothing anywhere"},
-    {"quantize", "hypura runs GGUF files and makes none; llama-quantize of llama.cpp does"},
     {"convert", "hypura runs GGUF files and makes none; convert_hf_to_gguf.py of llama.cpp does"},
 };
 

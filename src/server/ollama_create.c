@@ -1,4 +1,5 @@
 /* Ollama's POST /api/create. */
+#include "server/create.h"
 #include "server/generation.h"
 #include "server/modelfile.h"
 #include "server/server_private.h"
@@ -43,7 +44,7 @@ static bool are_messages(const json_t *messages)
 /* What is kept with the model is what every request to it reads. */
 static bool check_types(const json_t *fields, hypura_error *error)
 {
-    static const char *const texts[] = {"from", "system", "template", "adapter", "modelfile"};
+    static const char *const texts[] = {"from", "system", "template", "adapter", "modelfile", "quantize"};
     static const char *const objects[] = {"files", "adapters", "parameters"};
     const json_t *license = json_object_get(fields, "license");
     const char *wrong = NULL;
@@ -77,10 +78,6 @@ static bool check_fields(const struct registry *registry, const json_t *fields, 
         error_set(error, HYPURA_ERROR_UNSUPPORTED,
                   "\"files\" and \"adapters\" hold one GGUF file each: put the parts of a split model into the model "
                   "folder, it is a model there");
-        return false;
-    }
-    if (json_string_length(json_object_get(fields, "quantize"))) {
-        error_set(error, HYPURA_ERROR_UNSUPPORTED, "this server does not quantize models");
         return false;
     }
     if (template && *template && !template_is_plain(template)) {
@@ -211,6 +208,21 @@ static void create(struct exchange *exchange)
         exchange_fail(exchange, status == HYPURA_ERROR_IO ? 404 : status_of_error(&error), error.message);
         return;
     }
+    bool stream = !json_is_false(json_object_get(json, "stream"));
+    char made[PATH_MAX] = "";
+    const struct new_quantized wish = {.name = name,
+                                       .source = *blob ? blob : entry.path,
+                                       .type = json_string_value(json_object_get(fields, "quantize")),
+                                       .stream = stream};
+    if (wish.type && *wish.type) {
+        if ((status = create_quantized(exchange, &wish, made, sizeof made, &error))) {
+            model_entry_free(&entry);
+            json_decref(fields);
+            exchange_fail_with(exchange, &error);
+            return;
+        }
+        strcpy(blob, made);
+    }
     json_t *manifest = make_manifest(entry.manifest, fields);
     const char *const files[] = {blob};
     struct new_model model = {.from = *blob ? NULL : &entry,
@@ -221,9 +233,10 @@ static void create(struct exchange *exchange)
     status = registry_create(registry, name, &model, &error);
     model_entry_free(&entry);
     json_decref(manifest);
-    bool stream = !json_is_false(json_object_get(json, "stream"));
     json_decref(fields);
     if (status) {
+        if (*made)
+            unlink(made);
         exchange_fail_with(exchange, &error);
         return;
     }

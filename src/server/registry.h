@@ -66,6 +66,9 @@ void registry_path(const struct registry *registry, const char *name, const char
 /* The path of "sha256:DIGEST", whether it is there or not; false: that is no digest. */
 bool registry_blob(const struct registry *registry, const char *name, char *out, size_t room);
 
+/* What is being quantized lies there too, under such names. */
+#define QUANTIZED_PREFIX "quantized-"
+
 /* Removes those unused for long. */
 void registry_forget_blobs(const struct registry *registry);
 

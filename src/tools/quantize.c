@@ -168,11 +168,25 @@ static hypura_status make_plan(struct quantize *quantize, const struct quantize_
     return status;
 }
 
+static uint64_t memory_of_thread(const struct quantize *quantize)
+{
+    return quantize->most_columns * 4 + quantize->most_piece + quantize->most_source_piece + ((uint64_t)2 << 20);
+}
+
+static uint64_t memory_of_all(const struct quantize *quantize)
+{
+    return ((uint64_t)24 << 20) + quantize->most_importance * 4;
+}
+
+uint64_t quantize_memory(const struct quantize *quantize)
+{
+    return memory_of_all(quantize) + quantize->threads * memory_of_thread(quantize);
+}
+
 static hypura_status plan_threads(struct quantize *quantize, const struct quantize_options *options,
                                   hypura_error *error)
 {
-    uint64_t each = quantize->most_columns * 4 + quantize->most_piece + quantize->most_source_piece + ((uint64_t)2 << 20);
-    uint64_t always = ((uint64_t)24 << 20) + quantize->most_importance * 4;
+    uint64_t each = memory_of_thread(quantize), always = memory_of_all(quantize);
     char wanted[32];
     quantize->threads = MIN(options->threads ? options->threads : thread_usable_cores(), 256);
     if (!options->memory)

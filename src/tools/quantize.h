@@ -46,6 +46,7 @@ const struct quantize_tensor *quantize_at(const struct quantize *quantize, size_
 uint64_t quantize_bytes(const struct quantize *quantize);        /* of tensors, in the new file */
 uint64_t quantize_source_bytes(const struct quantize *quantize); /* in the old one */
 uint64_t quantize_elements(const struct quantize *quantize);
+uint64_t quantize_memory(const struct quantize *quantize); /* that writing it takes at most */
 
 hypura_status quantize_write(struct quantize *quantize, const char *path, pieces_progress progress, void *context,
                              hypura_error *error);

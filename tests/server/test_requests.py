@@ -5,6 +5,7 @@
 """
 import base64
 import contextlib
+import fcntl
 import hashlib
 import http.server
 import json
@@ -248,6 +249,50 @@ MESSAGE assistant Hello, "friend".
     assert SERVER.post("/api/create", empty) == {"status": "success"}
     assert SERVER.post("/api/generate", {"model": "file", "prompt": "ls", "stream": False})["eval_count"] == 4
     assert SERVER.request("DELETE", "/api/delete", {"model": "file"})[0] == 200
+
+
+def a_model_is_quantized_when_it_is_created():
+    """With progress, memory of the budget, and nothing left behind; a client that leaves ends it."""
+    source = os.path.join(WORK.name, "f32.gguf")
+    subprocess.run([HYPURA, "synth", "--preset", "tiny-dense", "--type", "F32", "--no-check", source], check=True, capture_output=True)
+    expected = os.path.join(WORK.name, "q8")
+    subprocess.run([HYPURA, "quantize", source, expected, "--type", "Q8_0"], check=True, capture_output=True)
+    os.makedirs(os.path.join(WORK.name, "quantizing"), exist_ok=True)
+    shutil.copy(source, os.path.join(WORK.name, "quantizing", "plain.gguf"))
+    server = Server(folder="quantizing")
+    lines = server.lines("/api/create", {"model": "small", "from": "plain", "quantize": "q8_0"})
+    told = [line for line in lines if "completed" in line]
+    assert told[0]["status"] == "quantizing F32 model to Q8_0" and told[-1]["completed"] == told[-1]["total"] > 0, lines
+    assert lines[-1] == {"status": "success"}
+    weights = os.listdir(os.path.join(server.folder, "weights"))
+    with open(os.path.join(server.folder, "weights", weights[0]), "rb") as made, open(expected, "rb") as file:
+        assert len(weights) == 1 and made.read() == file.read()
+    assert os.listdir(os.path.join(server.folder, "blobs")) == []
+    assert server.post("/api/show", {"model": "small"})["details"]["quantization_level"] == "Q8_0"
+    create = lambda status, **more: server.post("/api/create", {"model": "other", "from": "plain", "stream": False, **more}, status)
+    assert create(200, quantize="Q4_0") == {"status": "success"}
+    assert "unsupported quantization type" in create(400, quantize="Q9")["error"]
+    assert "useless without importance" in create(400, quantize="IQ2_XXS")["error"]
+    assert "quantised already" in create(400, quantize="Q4_0", **{"from": "small"})["error"]
+    assert "quantize" in create(400, quantize=8)["error"]
+    # A client that leaves. IQ3_S takes long enough to see that.
+    subprocess.run([HYPURA, "synth", "--preset", "tiny-dense", "--layers", "24", "--type", "F16", "--no-check",
+                    os.path.join(server.folder, "large.gguf")], check=True, capture_output=True)
+    body = json.dumps({"model": "left", "from": "large", "quantize": "IQ3_S"}).encode()
+    partial = lambda: [name for name in os.listdir(os.path.join(server.folder, "blobs")) if name.endswith(".partial")]
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(b"POST /api/create HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        until(partial)
+        assert server.json("GET", "/api/version")
+    with open(os.path.join(server.folder, "blobs", partial()[0])) as file:
+        def is_let_go():
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+        until(is_let_go, 60)
+    names = {m["name"] for m in server.json("GET", "/api/tags")["models"]}
+    assert {"small:latest", "other:latest"} < names and "left:latest" not in names, names
+    server.stop()
 
 
 def files_that_are_sent_become_models():
