@@ -162,8 +162,12 @@ static hypura_status pass_unit(struct copy *copy, unit_number number, hypura_err
     const struct unit *unit = model_unit(copy->model, number);
     const struct model_parameters *p = model_parameters(copy->model);
     uint64_t hash = FNV1A_START;
-    for (uint32_t s = 0; s < unit->slice_count; s++)
-        TRY(pass_range(copy, unit->slices[s].offset, unit->slices[s].bytes, &hash, error));
+    for (uint32_t s = 0; s < unit->slice_count; s++) {
+        /* Where it is in the model itself, whatever other file it would be read from. */
+        const struct gguf_tensor *tensor = unit->slices[s].tensor;
+        const uint64_t place = unit->kind == UNIT_EXPERT ? (uint64_t)unit->expert : 0;
+        TRY(pass_range(copy, tensor->offset + place * unit->slices[s].bytes, unit->slices[s].bytes, &hash, error));
+    }
     if (unit->kind != UNIT_EXPERT)
         return HYPURA_OK;
     uint64_t *noted = &copy->digests[(size_t)unit->layer * p->experts + (size_t)unit->expert];
