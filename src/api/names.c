@@ -23,8 +23,8 @@ unsigned hypura_version_number(void)
 
 const char *hypura_status_name(hypura_status status)
 {
-    static const char *const names[] = {"ok",          "argument", "io",        "format",
-                                        "unsupported", "memory",   "cancelled", "device"};
+    static const char *const names[] = {"ok",     "argument",  "io",     "format", "unsupported",
+                                        "memory", "cancelled", "device", "host"};
     return (size_t)status < COUNT_OF(names) ? names[status] : "unknown";
 }
 

@@ -749,6 +749,7 @@ static void the_version_is_told(void **state)
     assert_int_equal(hypura_version_number(), HYPURA_VERSION_NUMBER);
     assert_string_equal(HYPURA_PROJECT_VERSION, hypura_version());
     assert_string_equal(hypura_status_name(HYPURA_ERROR_IO), "io");
+    assert_string_equal(hypura_status_name(HYPURA_ERROR_HOST), "host");
     assert_string_equal(hypura_status_name((hypura_status)99), "unknown");
 }
 
