@@ -57,7 +57,7 @@ typedef struct hypura_request {
     bool as_written;   /* all text is content, as the model wrote it: reasoning and tool calls are not taken apart */
     bool show_special; /* with the text of control tokens; only as_written */
     bool want_tokens;  /* HYPURA_EVENT_TOKEN for each token */
-    uint32_t top_logprobs; /* with the likeliest so many, at most 20 */
+    uint32_t top_logprobs; /* with this many of the likeliest tokens, at most 20 */
 } hypura_request;
 
 /* ---- what happens ------------------------------------------------------------------------------------------------ */
@@ -123,7 +123,7 @@ HYPURA_API hypura_status hypura_start(hypura_session *session, const hypura_requ
 /* What hypura_start would say of a request's settings, form and stops, whatever its prompt. From any thread. */
 HYPURA_API hypura_status hypura_check_request(hypura_model *model, const hypura_request *request, hypura_error *error);
 
-/* The next event of the answer, waiting for up to so many milliseconds: -1 without a limit, 0 not at all. *event is
+/* The next event of the answer, waiting for up to this many milliseconds: -1 without a limit, 0 not at all. *event is
  * NULL when none came in time. After HYPURA_EVENT_END, or an error, the session can start another answer. An error is
  * what the answer failed with; HYPURA_ERROR_ARGUMENT when none was started. */
 HYPURA_API hypura_status hypura_next(hypura_session *session, int timeout_milliseconds, const hypura_event **event,

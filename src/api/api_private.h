@@ -52,7 +52,7 @@ struct hypura_model {
     pthread_mutex_t mutex;
     pthread_cond_t changed;              /* for the model's thread */
     pthread_cond_t calm;                 /* for those that want the engine for themselves */
-    struct hypura_session *first, *last; /* answers that are to be handed to the generator */
+    struct hypura_session *first, *last; /* answers that the generator has not yet got */
     uint32_t running;                    /* that the generator has */
     uint32_t alone_waiting;
     struct hypura_session *alone; /* that has the engine for itself */

@@ -14,7 +14,7 @@ void hypura_stop(hypura_session *session)
         atomic_store(&session->stopped, true);
     pthread_mutex_unlock(&session->mutex);
     if (!number)
-        return; /* whoever submits it sees that it is stopped */
+        return; /* submitting it finds it stopped */
     generator_cancel(session->model->generator, number);
     generator_look(session->model->generator);
 }

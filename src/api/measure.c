@@ -188,7 +188,7 @@ static hypura_status check(const hypura_measure *how, const hypura_plan *plan, h
         return error_set(error, HYPURA_ERROR_ARGUMENT, "%u sequences at once: the model was opened for %u",
                          how->sequences, plan->sessions);
     if (needed > plan->context_tokens)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "%llu tokens are to be measured in a context of %u",
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "%llu tokens do not fit the context of %u",
                          (unsigned long long)needed, plan->context_tokens);
     return HYPURA_OK;
 }

@@ -53,7 +53,7 @@ struct batch {
 
     struct batch_input *input;
     enum batch_reading reading;
-    struct batch_text text; /* that is to be asked next, when reading is BATCH_LINE */
+    struct batch_text text; /* to be asked next, when reading is BATCH_LINE */
 
     pthread_mutex_t mutex;
     pthread_cond_t changed;
@@ -153,7 +153,7 @@ static void say_end(const struct batch *batch)
 
 /* ---- the input ---- */
 
-/* Reads the next line that is not answered yet, as far as it comes within so many milliseconds. */
+/* Reads the next line that is not answered yet, if it comes within this many milliseconds. */
 static hypura_status next_line(struct batch *batch, int milliseconds, hypura_error *error)
 {
     bool has = true;

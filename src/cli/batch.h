@@ -28,7 +28,7 @@ void batch_input_close(struct batch_input *input);
 /* Lines that are not blank; 0: not known. */
 uint64_t batch_input_lines(const struct batch_input *input);
 
-/* BATCH_LATER: so many milliseconds (-1: any number) brought no whole line, or a signal came. */
+/* BATCH_LATER: no whole line came within this many milliseconds (-1: no limit), or a signal came. */
 hypura_status batch_input_next(struct batch_input *input, int milliseconds, enum batch_reading *reading,
                                struct batch_text *out, hypura_error *error);
 
@@ -49,7 +49,7 @@ struct batch_defaults {
     uint32_t max_tokens; /* 0: none */
 };
 
-/* The body that is to be sent, a new reference; NULL with an error that is the line's own fault. text: NULL for a line
+/* The body to send, a new reference; NULL with an error that is the line's own fault. text: NULL for a line
  * that is too long. The line's id is to be
  * freed either way. */
 json_t *batch_read_line(struct batch_line *line, const char *text, size_t size, const char *model,

@@ -36,7 +36,7 @@ static json_t *read_request(struct batch_line *line, const json_t *json, hypura_
     return NULL;
 }
 
-/* {"prompt": TEXT} or {"messages": [...]}, with the fields of a chat request beside it. */
+/* {"prompt": TEXT} or {"messages": [...]}, with the fields of a chat request next to it. */
 static json_t *read_plain(struct batch_line *line, const json_t *json, const char *system, hypura_error *error)
 {
     const json_t *prompt = member(json, "prompt"), *own = member(json, "system"), *messages = member(json, "messages");

@@ -1,4 +1,4 @@
-/* hypura bench: how fast a model runs here, beside what the memory allows. */
+/* hypura bench: how fast a model runs here, next to what the memory allows. */
 #include "cli/cli.h"
 #include "cli/compare_llama.h"
 

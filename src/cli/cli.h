@@ -74,8 +74,8 @@ struct command {
 
 extern const struct command command_run, command_batch, command_inspect, command_tokenize, command_template,
     command_perplexity, command_logits, command_embed, command_synth, command_profile, command_iobench, command_replay,
-    command_bench, command_plot, command_completion, command_manual, command_serve, command_list, command_pull, command_rm,
-    command_ps, command_stop;
+    command_bench, command_plot, command_completion, command_manual, command_serve, command_list, command_pull,
+    command_rm, command_ps, command_stop;
 extern const struct command command_quantize, command_optimize, command_imatrix, command_compare, command_estimate;
 
 extern const struct command *const commands[];
@@ -199,7 +199,7 @@ void print_json(const json_t *value);
 hypura_status model_path(const char **path, const char *given, const char *folder, hypura_error *error);
 #define MODEL_HELP "MODEL is a GGUF file, or a name of the model folder, as \"hypura list\" tells them. "
 
-/* The model that runs when none is named: $HYPURA_MODEL, else the embedded one beside the program or where it was
+/* The model that runs when none is named: $HYPURA_MODEL, else the embedded one next to the program or where it was
  * installed. NULL with an error when it is not found. */
 const char *default_model_path(hypura_error *error);
 
@@ -225,11 +225,10 @@ hypura_status read_whole_file(const char *path, uint64_t limit, char **text, siz
 
 /* NAME=VALUE as the members of an object: JSON where the value is JSON, else text. NULL when there are none. */
 hypura_status named_values(const char *option, const struct texts *given, json_t **out, hypura_error *error);
-#define TEMPLATE_VARIABLES_HELP                                                                                        \
-    "a variable of the chat template, such as enable_thinking=false; may be repeated"
+#define TEMPLATE_VARIABLES_HELP "a variable of the chat template, such as enable_thinking=false; may be repeated"
 
-/* A bar a layer: what is pinned in memory, what is cached, what is on disk. A row for each layer, and one more for what belongs to none. The sums go to
- * the end of the line that was begun. */
+/* A bar a layer: what is pinned in memory, what is cached, what is on disk. A row for each layer, and one more for what
+ * belongs to none. The sums go to the end of the line that was begun. */
 enum map_place { MAP_GPU, MAP_MEMORY, MAP_CACHED, MAP_STORAGE, MAP_PLACES };
 struct layer_places {
     uint64_t bytes[MAP_PLACES];

@@ -1,7 +1,7 @@
 /* SIGUSR1: another memory budget while it runs, without losing what was said and computed so far.
  *
  * The new budget is what the file of --memory-file says by then; without one it is what this process holds and what is
- * free beside it, less the usual head-room: what a start without --memory would choose now. A thread waits for the
+ * free next to it, less the usual headroom: what a start without --memory would choose now. A thread waits for the
  * signal, so that it is answered in the middle of a long prompt too. */
 #include "cli/engine_cli.h"
 #include "hw/hw.h"

@@ -21,7 +21,7 @@ static const struct option_row profile_rows[] = {
 static const struct option_row iobench_rows[] = {
     {"seconds", "X", OPTION_NUMBER, &bench_seconds, "for each combination (default: 1)"},
     {"block", "SIZE", OPTION_BYTES, &bench_block, "only random reads of this size, a multiple of 4K (default: many)"},
-    {"depth", "N", OPTION_COUNT, &bench_depth, "with --block: so many in flight (default: 8)"},
+    {"depth", "N", OPTION_COUNT, &bench_depth, "with --block: reads in flight (default: 8)"},
     {"json", NULL, OPTION_FLAG, &bench_json, "print one JSON object instead"},
     {0},
 };
@@ -119,7 +119,7 @@ static void print_beside(const struct hardware *h)
 {
     double kernel = hardware_kernel_speed(h, TENSOR_Q4_K) / 1e9, drive = h->storage.bytes_per_second / 1e9;
     double reading = h->storage.reading_beside, computing = h->storage.computing_beside;
-    printf("\nReading and computing at once, GB/s       alone  beside\n");
+    printf("\nReading and computing at once, GB/s       alone  together\n");
     printf("  the drive                             %7.2f %7.2f  ", drive, drive * reading);
     draw_bar(stdout, reading, 20);
     printf(" %3.0f %%\n  weights (Q4_K) through the kernels    %7.1f %7.1f  ", 100 * reading, kernel,
@@ -254,13 +254,12 @@ static json_t *gpus_json(const struct hardware *h)
         for (size_t k = 0; k < gpu->kernel_count; k++)
             json_object_set_new(kernels, tensor_type_info(gpu->kernels[k].type)->name,
                                 json_real(gpu->kernels[k].bytes_per_second));
-        json_t *row =
-            json_pack("{s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "name", gpu->info.name,
-                      "memory_bytes_per_second", gpu->memory_bytes_per_second, "upload_bytes_per_second",
-                      gpu->upload_bytes_per_second, "turn_seconds", gpu->turn_seconds, "layer_seconds",
-                      gpu->layer_seconds, "float_layer_seconds", gpu->float_layer_seconds, "router_seconds",
-                      gpu->router_seconds, "share_seconds", gpu->share_seconds, "multiply_adds_per_second",
-                      gpu->multiply_adds_per_second, "kernels", kernels);
+        json_t *row = json_pack("{s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "name", gpu->info.name,
+                                "memory_bytes_per_second", gpu->memory_bytes_per_second, "upload_bytes_per_second",
+                                gpu->upload_bytes_per_second, "turn_seconds", gpu->turn_seconds, "layer_seconds",
+                                gpu->layer_seconds, "float_layer_seconds", gpu->float_layer_seconds, "router_seconds",
+                                gpu->router_seconds, "share_seconds", gpu->share_seconds, "multiply_adds_per_second",
+                                gpu->multiply_adds_per_second, "kernels", kernels);
         add_what_it_is(row, &gpu->info);
         json_array_append_new(array, row);
     }

@@ -58,9 +58,10 @@ static void print_limit(const hypura_statistics *s, bool measured)
                 "  limit         %.0f %% of what this %s allows, %.0f %% of what disk and memory give at once\n",
                 100 * s->share_of_limit, s->bound, 100 * s->share_of_both_limits);
     if (s->over_profile > QUICKER_THAN_PROFILED)
-        fprintf(stderr,
-                "                it was %.1f times as fast as its profile says: hypura profile --force measures again\n",
-                s->over_profile);
+        fprintf(
+            stderr,
+            "                it was %.1f times as fast as its profile says: hypura profile --force measures again\n",
+            s->over_profile);
     if (s->share_of_limit < 0 && !measured)
         fprintf(stderr, "  limit         not known: \"hypura profile\" measures what this machine allows\n");
 }
@@ -131,7 +132,7 @@ static void speed_text(const hypura_plan *plan, int decimals, char *out, size_t 
     snprintf(out, room, "%s%s%s", same ? "" : even, same ? "" : " to ", expected);
 }
 
-/* What to expect of a model that streams, for whoever waits at a terminal. */
+/* What to expect of a model that streams, for a person who waits at a terminal. */
 static void say_expectation(const hypura_plan *plan)
 {
     char bytes[32], budget[32], text[200], expected[80];

@@ -106,7 +106,8 @@ static int run(size_t count, char **arguments)
         return report_usage(&command_serve, "--max-loaded is 1 to %d", SERVER_MOST_LOADED);
     for (size_t i = 0; i < allowed_hosts.count; i++)
         if (!*allowed_hosts.items[i] || strpbrk(allowed_hosts.items[i], "/ "))
-            return report_usage(&command_serve, "--allow-host: \"%s\" is not the name of a host, such as llm.example.org",
+            return report_usage(&command_serve,
+                                "--allow-host: \"%s\" is not the name of a host, such as llm.example.org",
                                 allowed_hosts.items[i]);
     serving.port = (uint16_t)port;
     serving.keep_alive = keep_alive;
@@ -119,7 +120,7 @@ static int run(size_t count, char **arguments)
         serving.api_key = getenv("HYPURA_API_KEY");
     if (serving.api_key && !*serving.api_key)
         serving.api_key = NULL;
-    /* The embedded model is there for whoever names none. */
+    /* Requests that name no model get the embedded one. */
     const char *embedded = default_model_path(NULL);
     const char **models;
     if (ALLOCATE(&models, count + 1, "model list", &error))

@@ -213,7 +213,7 @@ hypura_status model_path(const char **path, const char *given, const char *folde
                          "shows its name",
                          given, given);
     if (file || access(given, F_OK) == 0)
-        return HYPURA_OK; /* whoever opens it says what is wrong with it */
+        return HYPURA_OK; /* opening it tells what is wrong with it */
     struct registry *registry;
     hypura_status status = open_registry(&registry, folder, error);
     if (status)

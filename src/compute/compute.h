@@ -78,7 +78,7 @@ struct compute_nodes {
 };
 hypura_status compute_set_nodes(struct compute *compute, const struct compute_nodes *nodes, hypura_error *error);
 
-/* Of so many rows the first that is node number "node"'s. */
+/* The first of these rows that belongs to node number "node". */
 size_t compute_part_of_node(const struct compute_nodes *nodes, uint32_t node, size_t rows);
 uint64_t compute_scratch_bytes(size_t threads, const struct compute_limits *limits);
 
@@ -349,9 +349,9 @@ struct attention {
     size_t key_position_bytes, key_head_bytes;     /* from one position, one kv head, to the next */
     size_t value_position_bytes, value_head_bytes; /* MLA: values are a prefix of the keys */
     float scale;
-    float soft_cap;                        /* 0: none */
-    uint32_t window;                       /* 0: none; else row at p sees positions above p - window */
-    uint32_t around;                       /* 0: none; else of a bidirectional row, it sees those nearer than this */
+    float soft_cap;  /* 0: none */
+    uint32_t window; /* 0: none; else row at p sees positions above p - window */
+    uint32_t around; /* 0: none; else of a bidirectional row, it sees those nearer than this */
     float alibi; /* 0: none; else scores fall with the distance: ALiBi's greatest slope exponent (Press et al., 2021) */
     uint32_t chunk;                        /* 0: none; else row at p sees positions of its own chunk, p / chunk, only */
     const struct attention_choice *choice; /* NULL: none; else neither window nor chunk, and limits.chooses was set */
@@ -393,7 +393,7 @@ struct index_search {
     size_t score_floats;
 };
 
-/* Scores of so many rows, whose last one is at a position below "positions". */
+/* Scores of this many rows, the last of which is at a position below "positions". */
 size_t index_score_floats(size_t rows, size_t sets, size_t positions);
 void compute_index(struct compute *compute, const struct index_search *search);
 
@@ -470,7 +470,7 @@ struct compression {
 
 size_t compression_state_floats(size_t size, bool overlaps);
 
-/* Blocks that end within so many rows from a position on. */
+/* Blocks that end within this many rows from a position on. */
 size_t compressed_rows(size_t position, size_t rows, size_t every);
 void compute_compression(struct compute *compute, const struct compression *compression);
 

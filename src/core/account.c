@@ -15,7 +15,7 @@ void memory_set_account(struct memory_account *next)
     account = next;
 }
 
-/* What malloc takes for so many bytes, and what it took for these: where nobody can tell, it is not given back. */
+/* What malloc takes for this many bytes, and what it took for these: where nobody can tell, it is not given back. */
 static size_t whole_bytes(size_t bytes)
 {
     return MAX((size_t)32, (size_t)align_up(MIN((uint64_t)bytes, UINT64_MAX / 2) + sizeof(size_t), 16));

@@ -92,7 +92,7 @@ void memory_unmap(void *address, size_t bytes);
 void memory_decommit(void *address, size_t bytes);
 
 /* Asks for huge pages, or for none, in whole pages of mapped memory. Without them memory is taken page by page, so that
- * what lies beside a range that is used stays without memory. */
+ * what lies next to a range that is used stays without memory. */
 void memory_set_huge(void *address, size_t bytes, bool huge);
 
 /* Takes the memory behind whole pages in the range now instead of at first touch, where the system can; a hint. */

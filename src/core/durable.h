@@ -15,7 +15,7 @@ hypura_status durable_folder(const char *folder, hypura_error *error);
 hypura_status durable_folder_of(const char *path, hypura_error *error);
 
 /* Whether a file that is written under another name may be renamed to this one: there is none, or it is a regular file.
- * A device, or a pipe, is never replaced: whoever runs as root would put a file where /dev/null was. */
+ * A device, or a pipe, is never replaced: a program run as root would put a file where /dev/null was. */
 hypura_status durable_may_replace(const char *path, hypura_error *error);
 
 /* PATH.partial is written, brought to the drive and renamed; then the folder is brought there. replaced (may be NULL)

@@ -1,5 +1,5 @@
 /* Low-rank adapters (Hu et al., 2021): what a matrix W gives is W x + scale * B (A x), where A and B are thin. They
- * stay in memory beside weights of any tier, which are read as they stand in the model's file. */
+ * stay in memory next to weights of any tier, which are read as they stand in the model's file. */
 #include "engine/engine_private.h"
 
 #include <errno.h>

@@ -183,7 +183,7 @@ static hypura_status follow(struct drafter *drafter, const int32_t *tokens, size
     return feed(drafter, tokens + same, count - same);
 }
 
-/* Logits of the token behind these and the first so many drafts. */
+/* Logits of the token behind these and the first drafts. */
 static hypura_status next_logits(struct drafter *drafter, uint32_t sequence, const int32_t *tokens, size_t count,
                                  const int32_t *drafts, uint32_t drafted, const float **out)
 {

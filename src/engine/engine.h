@@ -47,7 +47,8 @@ struct engine_options {
     const char *cache_policy;              /* for streamed experts, by name (store/policy.h); NULL: the default */
     const struct engine_adapter *adapters; /* added in this order; not kept */
     size_t adapter_count;
-    const char *const *mirrors; /* copies of the model on other drives, files or folders (store_find_drives); not kept */
+    const char *const
+        *mirrors; /* copies of the model on other drives, files or folders (store_find_drives); not kept */
     size_t mirror_count;
     uint32_t depth;    /* reads in flight, of each drive; 0: as measured */
     bool wait_for_all; /* compute a layer's experts only when all are there; for comparison */
@@ -62,17 +63,17 @@ struct engine_options {
     const char *trace_path;     /* records the routing, or NULL */
     bool begin_early;           /* the first pass need not wait for weights that it does not need yet (load_behind) */
     store_progress progress;    /* while weights are loaded; with begin_early in the first pass too */
-    const char *gpu;     /* "auto", "none", or a device by its number in "hypura profile"; NULL: $HYPURA_GPU, auto */
-    uint64_t gpu_budget; /* bytes of each device's memory; 0: what is free there, less a head-room */
+    const char *gpu;        /* "auto", "none", or a device by its number in "hypura profile"; NULL: $HYPURA_GPU, auto */
+    uint64_t gpu_budget;    /* bytes of each device's memory; 0: what is free there, less a head-room */
     uint32_t gpus_left_out; /* bits by the order of gpu: they failed */
     uint64_t gpu_budgets[HARDWARE_MAX_GPUS]; /* of each device in the order of gpu; 0: gpu_budget says */
-    bool gpu_fixed;      /* experts stay on the side where they are when the model is opened */
+    bool gpu_fixed;                          /* experts stay on the side where they are when the model is opened */
     void *progress_context;
-    const struct hardware_nodes *nodes; /* of memory; NULL: those that are found. For tests */
+    const struct hardware_nodes *nodes;   /* of memory; NULL: those that are found. For tests */
     const struct plan_hit_curve *routing; /* how experts are used, instead of what earlier runs showed; or NULL */
-    bool alone;               /* under mpirun too: nothing is computed on other hosts */
-    const uint8_t *elsewhere; /* [units] what other hosts have, once that is known */
-    bool experts_only;        /* a rank that computes experts for another one */
+    bool alone;                           /* under mpirun too: nothing is computed on other hosts */
+    const uint8_t *elsewhere;             /* [units] what other hosts have, once that is known */
+    bool experts_only;                    /* a rank that computes experts for another one */
 };
 
 void engine_default_options(struct engine_options *options);
@@ -90,8 +91,8 @@ hypura_status engine_open(struct engine **out, const char *path, const struct en
                           hypura_error *error);
 void engine_close(struct engine *engine);
 
-/* What a rank other than 0 does under mpirun (cluster/cluster.h): holds and computes its share of the models that rank 0
- * opens, until that one ends. */
+/* What a rank other than 0 does under mpirun (cluster/cluster.h): holds and computes its share of the models that rank
+ * 0 opens, until that one ends. */
 hypura_status engine_serve(const struct engine_options *options, hypura_error *error);
 
 /* Instead of engine_close, for a program that ends at once: keeps what is to be kept, and does not wait for reads in
@@ -124,13 +125,13 @@ hypura_status engine_plan_only(struct plan **out, const struct model *model, con
 /* A host as it is described, for plans over several that need not be there. */
 struct engine_host {
     char name[64];
-    uint64_t memory; /* that the process may hold */
+    uint64_t memory;                            /* that the process may hold */
     double link_bytes_per_second, link_seconds; /* as in struct plan_host */
     const struct hardware *hardware;
 };
 
-/* What these hosts would do together, the first of them as rank 0 (src/plan/hosts.h), by their processors; *first is what
- * that one would do alone, freed with plan_free. Of the options what is about a machine is not read. */
+/* What these hosts would do together, the first of them as rank 0 (src/plan/hosts.h), by their processors; *first is
+ * what that one would do alone, freed with plan_free. Of the options what is about a machine is not read. */
 struct plan_hosts;
 hypura_status engine_plan_hosts(struct plan_hosts *out, struct plan **first, const struct model *model,
                                 const struct engine_host *hosts, uint32_t count, const struct engine_options *options,
@@ -143,7 +144,7 @@ hypura_status engine_hosts_part(uint8_t *units, const struct model *model, const
 /* Of a model's header and samples of its weights. */
 hypura_status engine_weights_digest(uint64_t *out, const struct model *model, hypura_error *error);
 
-/* What a sequence of so many positions keeps, by kind: bytes for each position, and what does not grow with them. */
+/* What a sequence of this many positions keeps, by kind: bytes per position, and what does not grow with them. */
 struct engine_kept {
     double keys;       /* keys and values, or latent vectors */
     double compressed; /* rows that stand for several positions each */
@@ -160,7 +161,7 @@ hypura_status engine_forecast(struct plan **out, double *seconds, const uint32_t
                               const struct model *model, const struct hardware *hardware,
                               const struct engine_options *options, hypura_error *error);
 
-/* The speed that a plan with so many bytes more (or fewer) expects. */
+/* The speed that a plan with this many more (or fewer) bytes expects. */
 hypura_status engine_speed_with(double *tokens_per_second, const struct model *model, const struct hardware *hardware,
                                 const struct engine_options *options, int64_t more_bytes, hypura_error *error);
 
@@ -202,8 +203,8 @@ uint32_t engine_drafts(const struct engine *engine);
 hypura_status engine_accept(struct engine *engine, uint32_t accepted, hypura_error *error);
 
 /* What the matrices of layers are multiplied by on the CPU: each row, in no order, on the thread that asked for the
- * batch. matrix: which one of the tensor's, an expert or a head; 0 where it has one. All rows pass all layers meanwhile.
- * NULL: nobody watches. */
+ * batch. matrix: which one of the tensor's, an expert or a head; 0 where it has one. All rows pass all layers
+ * meanwhile. NULL: nobody watches. */
 struct engine_watch {
     void (*see)(void *context, const struct gguf_tensor *tensor, uint32_t matrix, const float *row, size_t columns);
     void *context;
@@ -310,7 +311,8 @@ hypura_status engine_state_digest(uint64_t *out, const struct engine *engine, hy
 bool engine_has_states(const struct engine *engine);
 
 /* Where sequences share room, all that they hold together, in whole blocks of PLAN_KV_BLOCK of which shared ones count
- * once, is at most this; a batch that needs more fails with HYPURA_ERROR_MEMORY. UINT64_MAX: every sequence has room for its context. */
+ * once, is at most this; a batch that needs more fails with HYPURA_ERROR_MEMORY. UINT64_MAX: every sequence has room
+ * for its context. */
 uint64_t engine_room(const struct engine *engine);
 
 /* What of the room sequences take with so many positions each: positions [sequences]. What they share counts once. */

@@ -54,7 +54,7 @@
 /* Rows of a batch with drafted tokens at most. */
 #define DRAFT_ROWS LOGITS_ROWS
 
-/* Queries of latent attention are as wide as the cache's rows; so many heads of them are worked on at once. */
+/* Queries of latent attention are as wide as the cache's rows; this many heads are worked on at once. */
 #define LATENT_HEADS 4096u
 
 struct geometry {
@@ -210,7 +210,7 @@ struct compute_limits compute_limits_of(const struct geometry *geometry, uint32_
 /* ---- KV cache ------------------------------------------------------------------------------------------------------
  */
 
-/* Further rows of a layer next to its keys and values: one for so many positions. */
+/* Further rows of a layer next to its keys and values: one per this many positions. */
 struct kv_plane {
     uint32_t every;
     size_t width;     /* floats of a row */
@@ -225,7 +225,7 @@ struct kv_layer {
     uint32_t heads;
     size_t key_size, value_size;
     size_t capacity; /* rows of a sequence, a multiple of ATTENTION_BLOCK; 0: the layer has no cache */
-    size_t ring;     /* of these so many for positions, the rest for what is compressed */
+    size_t ring;     /* of these, for positions; the rest is for what is compressed */
     uint32_t every;  /* positions of each of the rest */
     size_t key_head_bytes, value_head_bytes;
     size_t key_position_bytes, value_position_bytes;
@@ -288,7 +288,7 @@ void kv_cache_kinds(struct engine_kept *out, const struct geometry *geometry, ui
 void kv_cache_write(struct kv_cache *cache, uint32_t layer, uint32_t sequence, uint32_t position, uint32_t rows,
                     const float *keys, const float *values);
 
-/* Rows behind the ring, each for so many positions as the layer compresses. */
+/* Rows behind the ring, each for as many positions as the layer compresses into one. */
 void kv_cache_write_compressed(struct kv_cache *cache, uint32_t layer, uint32_t sequence, uint32_t first, uint32_t rows,
                                const float *keys);
 
@@ -335,10 +335,10 @@ void kv_cache_share(struct kv_cache *cache, uint32_t sequence, uint32_t from, ui
 uint64_t kv_cache_rows_at(const struct kv_cache *cache, uint32_t layer, uint32_t sequence, bool values, size_t head,
                           size_t index, size_t *rows);
 
-/* What a sequence did with its last batch, of so many rows, is undone: the state from before holds again. */
+/* Undoes what a sequence did with its last batch, of this many rows: the state from before holds again. */
 void kv_cache_undo(struct kv_cache *cache, uint32_t sequence, uint32_t rows);
 
-/* A batch is done: the sequence holds so many positions more. */
+/* A batch is done: the sequence holds this many more positions. */
 void kv_cache_commit(struct kv_cache *cache, uint32_t sequence, uint32_t rows);
 
 /* Before a batch writes: of a sequence what it holds is there, and no more. */
@@ -377,7 +377,7 @@ float query_sharpness(const struct model_parameters *parameters, uint32_t positi
 /* Devices that compute, in the order in which layers pass them. */
 struct devices {
     uint32_t count; /* 0: everything is computed here */
-    bool listed;    /* by whoever opened the model: these and no others */
+    bool listed;    /* by the caller: these and no others */
     struct gpu *gpus[HARDWARE_MAX_GPUS];
     struct hardware_gpu infos[HARDWARE_MAX_GPUS];
     uint32_t order[HARDWARE_MAX_GPUS]; /* which each is of those that were asked for */
@@ -416,8 +416,8 @@ struct counters {
     _Atomic uint64_t decode_passes, drafted_tokens, accepted_tokens;
 };
 
-/* What only a row's own logits need is not computed for rows whose logits nobody wants: behind the last step that leaves
- * something for later tokens, they leave the batch. */
+/* What only a row's own logits need is not computed for rows whose logits nobody wants: behind the last step that
+ * leaves something for later tokens, they leave the batch. */
 #define NO_LAYER UINT32_MAX
 struct narrowing {
     uint32_t layer; /* in which they do; NO_LAYER: in none */
@@ -438,7 +438,7 @@ struct batch {
     struct scratch scratch;
     struct kv_cache kv;
     struct prefetcher prefetcher;
-    struct gpu_pass *pass; /* at work, or the last that was; NULL: no layer is computed on a GPU */
+    struct gpu_pass *pass;                      /* at work, or the last that was; NULL: no layer is computed on a GPU */
     struct gpu_pass *passes[HARDWARE_MAX_GPUS]; /* by device; NULL: nothing is there */
     struct trace_writer *trace;
     struct share *share;              /* experts on other hosts (cluster/share.h); NULL: there are none */
@@ -626,7 +626,7 @@ bool draft_model_wanted(const struct model *model, const struct engine_options *
 /* Opens it as engine->draft_model, and reserves what it has yet to touch. */
 hypura_status draft_model_open(struct engine *engine, struct engine_options *options, hypura_error *error);
 
-/* What of it lies beside the other model before any weights do, so that it is counted among what the process holds. */
+/* What it holds before any weights are loaded, next to the other model; it counts among what the process holds. */
 struct planned_draft {
     struct model *model;
     struct vocabulary *vocabulary;
@@ -690,7 +690,7 @@ bool keeps_state_inputs(const struct batch *batch);
 /* ---- logits --------------------------------------------------------------------------------------------------------
  */
 
-/* Hands logits on, from the first-th that is wanted, to whoever takes them as they come. */
+/* Hands logits on as they come, beginning with number "first" of the wanted ones. */
 /* A pooled row, [embedding], as the steps for it leave it: in place, of scores the first few. */
 hypura_status engine_pass_row(struct engine *engine, float *row, hypura_error *error);
 
@@ -719,7 +719,7 @@ void forget_inputs(struct batch *batch, uint32_t written);
 /* What each device has and did, from any thread; how many there are. */
 uint32_t gpu_pass_statistics(const struct batch *batch, struct engine_device *out);
 
-/* Device memory for batches of so many tokens, besides weights and caches. */
+/* Device memory for batches of this many tokens, besides weights and caches. */
 uint64_t gpu_pass_scratch_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t positions);
 
 /* ---- prefetches of experts -----------------------------------------------------------------------------------------

@@ -290,7 +290,7 @@ static hypura_status run_states(struct batch *batch, hypura_error *error)
     return check_cancel(batch, error);
 }
 
-/* The sequence's state before the batch holds again, and then that after so many of its rows. */
+/* The sequence's state goes back to before the batch, then forward over this many of its rows. */
 static hypura_status go_back(struct batch *batch, uint32_t rows, hypura_error *error)
 {
     struct span *span = &batch->scratch.spans[0];

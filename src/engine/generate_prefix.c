@@ -14,7 +14,7 @@
 /* Of what the store may hold, checkpoints of one prompt take at most this part. */
 #define MARKS_PART 2
 
-/* A request waits for another one that computes so many tokens of its beginning. */
+/* A request waits for another one that computes at least this many tokens of its beginning. */
 #define WORTH_WAITING 256u
 
 /* Others may run for so long while the drive reads. */
@@ -244,7 +244,7 @@ bool prefix_is_coming(struct generator *generator, const struct task *task)
     }
     if (!first || most < have + WORTH_WAITING)
         return false;
-    if (generator->marks_most) /* there is to be a checkpoint */
+    if (generator->marks_most) /* a checkpoint is due */
         first->shared = first->shared ? MIN(first->shared, most) : most;
     return true;
 }
@@ -303,8 +303,7 @@ uint32_t slot_share(struct generator *generator, struct slot *slot, uint32_t sam
     return same;
 }
 
-void prefix_bring(struct generator *generator, struct slot *slot, const int32_t *tokens, uint32_t count,
-                  uint32_t same)
+void prefix_bring(struct generator *generator, struct slot *slot, const int32_t *tokens, uint32_t count, uint32_t same)
 {
     struct engine *engine = generator->engine;
     uint32_t sequence = sequence_of(generator, slot);

@@ -43,7 +43,7 @@ struct slot {
     uint32_t marks[MARKS + 1], mark_count; /* checkpoints within the prompt, with one before another goes */
 };
 
-/* A sequence whose next token is to be chosen. */
+/* A sequence that waits for its next token. */
 struct due {
     struct slot *slot;
     const float *logits;
@@ -85,7 +85,7 @@ struct generator {
 /* As many checkpoints as a prompt may have. */
 uint32_t prefix_marks(const struct generator *generator);
 
-/* Before a sequence goes on with another text, which has the first so many tokens too: what would be lost is kept. */
+/* Before a sequence goes on with another text that begins with the same tokens: keeps what would be lost. */
 void slot_keep(struct generator *generator, struct slot *slot, uint32_t same);
 
 /* The sequence holds at most "same" positions of its request. Brings it further, by what another one has; returns how
@@ -104,7 +104,7 @@ bool prefix_is_far(struct generator *generator, struct task *task);
 /* Positions of a request that take no room of their own, since one that runs has them. */
 uint32_t prefix_shared(const struct generator *generator, const struct task *task);
 
-/* Up to which token a prompt is to be fed before the rest. */
+/* Up to which token a prompt is fed before the rest. */
 uint32_t slot_prompt_end(const struct generator *generator, const struct task *task);
 
 /* After a batch of a prompt: keeps a checkpoint now and then. */

@@ -191,7 +191,7 @@ hypura_status engine_open_places(struct engine *engine, const struct engine_opti
     return status;
 }
 
-/* A model without one computes; whoever wants texts gets the error. */
+/* A model without one computes; a call that needs texts gets the error. */
 static void open_vocabulary(struct opened *open)
 {
     const struct gguf *file = model_file(open->model);
@@ -292,7 +292,8 @@ void engine_close(struct engine *engine)
 void engine_leave(struct engine *engine)
 {
     hypura_error lost;
-    if (!engine || engine->open.devices.count) { /* a device's work has to be waited for, and its compiled kernels are kept */
+    if (!engine ||
+        engine->open.devices.count) { /* a device's work has to be waited for, and its compiled kernels are kept */
         engine_close(engine);
         return;
     }

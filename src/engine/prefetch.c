@@ -32,7 +32,7 @@ uint32_t prefetch_ranks(const struct model_parameters *p)
     return MIN(MIN(ranks, p->experts), PREFETCH_MAX_RANKS);
 }
 
-/* What was prefetched so many layers ahead (less one) for a layer. */
+/* What was prefetched for a layer, by how many layers ahead (less one). */
 static struct look *look_at(struct prefetcher *prefetcher, uint32_t ahead, uint32_t layer)
 {
     return &prefetcher->looks[ahead][layer % PREFETCH_LAYERS];
@@ -94,10 +94,8 @@ static hypura_status ask_router(struct batch *batch, const struct step_router *r
 {
     const struct step_route *r = &router->route->route;
     struct scratch *s = &batch->scratch;
-    struct matmul job = {.input = s->prefetch_input,
-                         .tokens = batch->rows,
-                         .output = s->router,
-                         .output_stride = r->rule.experts};
+    struct matmul job = {
+        .input = s->prefetch_input, .tokens = batch->rows, .output = s->router, .output_stride = r->rule.experts};
     for (uint32_t i = 0; i < router->count; i++) /* between two layers nobody else reads what they write */
         TRY(execute(batch, (struct step_list){router->steps[i], 1}, error));
     TRY(hold_matrix(batch, held, r->router, &job.weights, error));
@@ -173,8 +171,7 @@ static hypura_status prefetch_layer(struct batch *batch, uint32_t number, uint32
     struct held held = {0};
     struct step_router router;
     steps_router(batch->open->steps, number, &router);
-    hypura_status status =
-        route_ahead(batch, &router, said, s->prefetched + place, s->margins + place, &held, error);
+    hypura_status status = route_ahead(batch, &router, said, s->prefetched + place, s->margins + place, &held, error);
     release(batch, &held);
     if (status)
         return status;

@@ -105,7 +105,8 @@ failed:
     return status;
 }
 
-hypura_status gguf_writer_create_header(struct gguf_writer **out, int descriptor, uint32_t alignment, hypura_error *error)
+hypura_status gguf_writer_create_header(struct gguf_writer **out, int descriptor, uint32_t alignment,
+                                        hypura_error *error)
 {
     struct gguf_writer *writer;
     hypura_status status = make_writer(&writer, alignment, error);
@@ -436,7 +437,7 @@ hypura_status gguf_writer_finish_header(struct gguf_writer *writer, hypura_error
     if (!status)
         status = empty_buffer(writer, error);
     if (!status && ftruncate(writer->file, (off_t)(writer->written + writer->data_bytes)))
-        status = error_set_errno(error, errno, "cannot make %s as long as it is to be", writer->partial_path);
+        status = error_set_errno(error, errno, "cannot give %s its full length", writer->partial_path);
     return status;
 }
 

@@ -23,7 +23,7 @@ struct slots {
     uint32_t *list, size;
 };
 
-/* Room for one more than count; *fresh: it is empty, so that all are to be put in again. */
+/* Room for one more than count; *fresh: it is empty, so all must be put in again. */
 static bool make_room(struct schema_writer *w, struct slots *slots, uint32_t count, bool *fresh)
 {
     *fresh = count * 2 + 2 > slots->size;

@@ -207,7 +207,7 @@ static bool check_unique(struct array_plan *p, bool *empty)
             break;
         if (!count_values(p->w, p->items[i], &count) || !has_many(p->w, p->items[i], 0, &many))
             return false;
-        json_int_t needed = i < p->fixed ? i + 1 : p->low; /* so many must there be at least */
+        json_int_t needed = i < p->fixed ? i + 1 : p->low; /* at least this many must be there */
         if (many || needed <= 1 || count >= needed)
             continue;
         *empty = count >= 0 && p->fixed == 0;

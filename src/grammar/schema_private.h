@@ -219,7 +219,7 @@ bool schema_goal_is_any(const struct goal *goal);
 bool schema_goal_is_empty(struct schema_writer *w, struct goal *goal, bool *out);
 /* Whether surely no value keeps a shape of it. */
 bool schema_shape_is_empty(struct schema_writer *w, const struct goal *goal, const struct shape *shape, bool *out);
-/* Appends what stands for any value that keeps a goal: a rule that is written in its turn. */
+/* Appends what stands for any value that keeps a goal: a rule that is written later. */
 bool schema_write_goal(struct schema_writer *w, struct goal *goal, struct buffer *e);
 bool schema_write_waiting(struct schema_writer *w);
 

@@ -216,7 +216,7 @@ void drives_shares(double *shares, const struct drives *drives)
     shares_of(shares, drives, (struct file_range){0, drives->file_count});
 }
 
-/* Of so many reads in flight each drive has its part. */
+/* Each drive has its part of the reads in flight. */
 static double speed_at(const struct drives *drives, struct file_range files, uint32_t block, uint32_t depth)
 {
     double speeds[HARDWARE_MAX_DRIVES], shares[HARDWARE_MAX_DRIVES];

@@ -130,7 +130,7 @@ hypura_status hardware_choose_gpus(const char *choice, struct hardware_choice *o
     hypura_status status = ALLOCATE(&gpus, HARDWARE_MAX_GPUS, "list of GPUs", error);
     if (status)
         return status;
-    /* A driver that fails is as good as none. */
+    /* A driver that fails counts as none. */
     if (gpu_list(gpus, HARDWARE_MAX_GPUS, &count, none, &problem)) {
         snprintf(none, sizeof none, "%s", problem.message);
         count = 0;

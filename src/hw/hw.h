@@ -2,8 +2,8 @@
  *
  * hardware_detect is quick (no measurement): speeds come from the profile of this machine and drive when one is cached,
  * else they are careful defaults; sizes of memory are read anew at every call. hardware_profile measures, and caches.
- * Profiles are JSON files in the user's cache folder (XDG_CACHE_HOME/hypura), one a machine and drive, replaced as a
- * whole; one that cannot be understood is as good as none. Nothing here keeps state; every function may be called from
+ * Profiles are JSON files in the user's cache folder (XDG_CACHE_HOME/hypura), one per machine and drive, replaced as a
+ * whole; one that cannot be understood counts as none. Nothing here keeps state; every function may be called from
  * any thread.
  *
  * Only drives are written to here, and only where hardware_profile needs a file to read and was given none.
@@ -110,9 +110,9 @@ struct hardware {
     double multiply_adds_per_second; /* of long prompts: quantised weights times many tokens, all cores */
     struct kernel_speed kernels[HARDWARE_MAX_KERNELS];
     size_t kernel_count;
-    bool measured; /* speeds come from a profile, not from defaults */
-    struct storage storage;       /* where files are on several drives, all of these as one */
-    struct drives *drives;        /* which, where hardware_set_drives was told; else NULL */
+    bool measured;                               /* speeds come from a profile, not from defaults */
+    struct storage storage;                      /* where files are on several drives, all of these as one */
+    struct drives *drives;                       /* which, where hardware_set_drives was told; else NULL */
     struct hardware_gpu gpus[HARDWARE_MAX_GPUS]; /* those that a profile measured */
     size_t gpu_count;
     bool elsewhere; /* another machine, as it was described: what gpus tells is what it has, and none is opened */
@@ -140,20 +140,21 @@ void drives_as_one(struct storage *out, const struct drives *drives);
 void hardware_set_drives(struct hardware *hardware, struct drives *drives);
 void hardware_drop_drives(struct hardware *hardware);
 
-/* Reads of each drive alone, then of all at once, some seconds: alone and together are [drives->count] bytes a second.
- * Sets drives->together, and keeps it with the profiles. */
+/* Reads of each drive alone, then of all at once, some seconds: alone and together are [drives->count] bytes per
+ * second. Sets drives->together, and keeps it with the profiles. */
 hypura_status hardware_measure_together(struct drives *drives, double *alone, double *together, hypura_error *error);
 
 /* Bytes a second of the kernel for a type: measured where it was, else compute_bytes_per_second. */
 double hardware_kernel_speed(const struct hardware *hardware, enum tensor_type type);
 
-/* ---- other machines --------------------------------------------------------------------------------------------------
+/* ---- other machines
+ * --------------------------------------------------------------------------------------------------
  */
 
 /* A machine that others published figures of. */
 struct hardware_published {
-    const char *name;  /* "m1-max-32gb" */
-    const char *title; /* "Apple M1 Max, 32 GB" */
+    const char *name;   /* "m1-max-32gb" */
+    const char *title;  /* "Apple M1 Max, 32 GB" */
     const char *source; /* where the figures are from, and which of them are derived: sentences */
 };
 
@@ -178,7 +179,7 @@ typedef bool (*hardware_progress)(void *context, const char *what, double done);
  * or is empty. The loader of devices is not opened where "auto" would find none. */
 struct hardware_choice {
     size_t count; /* 0: none */
-    bool listed;  /* by number: whoever asks wants these and no others */
+    bool listed;  /* by number: the caller wants these and no others */
     struct hardware_gpu gpus[HARDWARE_MAX_GPUS];
 };
 hypura_status hardware_choose_gpus(const char *choice, struct hardware_choice *out, char *why, size_t room,
@@ -204,19 +205,19 @@ double hardware_gpu_layer_seconds(const struct hardware_gpu *gpu, enum tensor_ty
  */
 bool hardware_gpu_cache_path(const struct hardware_gpu *gpu, char *path, size_t room);
 
-/* Bytes a second of reads of one size with so many in flight: between the measured samples, or without any by the
+/* Bytes per second of reads of one size with "depth" in flight: between the measured samples, or without any by the
  * latency of one read and the best bandwidth. */
 double hardware_read_speed(const struct storage *storage, uint64_t block_bytes, uint32_t depth);
 
 /* Seconds that computing and reading take side by side which take so long each alone. While both go on each has the
- * share of its speed that was measured beside the other; what is left of the longer one then has all of its own. */
+ * share of its speed that was measured next to the other; what is left of the longer one then has all of its own. */
 double hardware_side_by_side(const struct storage *storage, double compute_seconds, double read_seconds);
 
 /* Measures the machine and the drive that path is on, in less than 20 seconds, and caches the result where it can.
  * path: a file of 64 MiB or more is read itself: best the model that is to run, since what a drive gives may be the
  * file's as much as the drive's (a host's cache, compression). For a smaller one, or a folder, the largest file there
  * of 1 GiB or more; without one a nameless temporary file of up to 1 GiB (at most a tenth of what is free) is written
- * beside it, read, and gone at the end, however that comes. */
+ * next to it, read, and gone at the end, however that comes. */
 hypura_status hardware_profile(struct hardware *out, const char *path, hardware_progress progress, void *context,
                                hypura_error *error);
 
@@ -229,18 +230,18 @@ typedef bool (*storage_visitor)(void *context, const struct storage_sample *samp
 hypura_status hardware_iobench(struct storage *out, const char *path, double seconds, storage_visitor visit,
                                void *context, hypura_error *error);
 
-/* Random reads of one size with so many in flight, for so many seconds. */
+/* Random reads of one size with "depth" in flight, for this many seconds. */
 hypura_status hardware_iobench_point(double *bytes_per_second, const char *path, uint32_t block_bytes, uint32_t depth,
                                      double seconds, hypura_error *error);
 
 /* Reads memory with so many threads at times that the caller chooses, so that what else was measured between can be
- * laid beside it although other users of the machine come and go. Holds some times what the caches do, at most an
+ * compared with it although other users of the machine come and go. Holds some times what the caches do, at most an
  * eighth of the memory that is free when it is opened. */
 struct memory_meter;
 hypura_status memory_meter_open(struct memory_meter **out, const struct hardware *hardware, size_t threads,
                                 hypura_error *error);
 void memory_meter_close(struct memory_meter *meter);
-double memory_meter_read(struct memory_meter *meter); /* bytes a second, of one pass of some milliseconds */
+double memory_meter_read(struct memory_meter *meter); /* bytes per second, of one pass of some milliseconds */
 
 /* ---- nodes of memory -----------------------------------------------------------------------------------------------
  */
@@ -248,7 +249,7 @@ double memory_meter_read(struct memory_meter *meter); /* bytes a second, of one 
 #define HARDWARE_MAX_NODES 8
 #define HARDWARE_CPU_WORDS 16 /* of 64 processors each */
 
-/* The nodes (sockets) whose processors this process may run on. With one of them nothing is to be decided. */
+/* The nodes (sockets) whose processors this process may run on. With one there is nothing to decide. */
 struct hardware_nodes {
     uint32_t count;
     struct hardware_node {
@@ -256,7 +257,7 @@ struct hardware_nodes {
         uint32_t cores;
         uint64_t cpus[HARDWARE_CPU_WORDS];
     } nodes[HARDWARE_MAX_NODES];
-    bool place; /* memory may be put on each of them, and nobody said where it is to be (numactl) */
+    bool place; /* memory may be put on each of them, and nobody else decides where (numactl) */
 };
 
 void hardware_find_nodes(struct hardware_nodes *out);
@@ -270,7 +271,7 @@ size_t hardware_first_thread(const struct hardware_nodes *nodes, uint32_t node, 
 void hardware_place(const struct hardware_nodes *nodes, uint32_t node, void *memory, size_t bytes);
 void hardware_interleave(const struct hardware_nodes *nodes, void *memory, size_t bytes);
 
-/* How fast so many threads read memory now, at best. Takes some tenths of a second, and as much memory as a meter. */
+/* How fast this many threads read memory now, at best. Takes some tenths of a second, and as much memory as a meter. */
 hypura_status hardware_measure_memory(const struct hardware *hardware, size_t threads, double *bytes_per_second,
                                       hypura_error *error);
 

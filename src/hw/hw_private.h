@@ -101,7 +101,7 @@ hypura_status hw_bench_storage(const struct storage_bench *bench, hypura_error *
  * into *file, which is to be closed; else *file is -1. */
 hypura_status hw_file_to_read(int *file, char *name, size_t room, const char *path, hypura_error *error);
 
-/* The largest file of a folder that has at least so many bytes, all of them on the drive, and may be read. */
+/* The largest file of a folder that has at least this many bytes, all of them on the drive, and may be read. */
 bool hw_find_large_file(const char *folder, uint64_t least, char *path, size_t room);
 
 /* From samples to block size and depth: of those that come within a few percent of the best random direct read the one
@@ -120,7 +120,7 @@ void hw_sort(double *values, size_t count);
 hypura_status hw_measure_kernels(struct hardware *out, hypura_error *error);
 
 /* All cores decoding: weights of the usual type through the matrix-vector kernel, in a thread of their own from start
- * to stop, which gives the bytes a second that they came to. */
+ * to stop, which gives the bytes per second that they reached. */
 struct hw_decoding;
 hypura_status hw_decoding_open(struct hw_decoding **out, const struct hardware *hardware, hypura_error *error);
 void hw_decoding_start(struct hw_decoding *decoding);

@@ -60,7 +60,7 @@ bool hw_cache_folder(char *path, size_t room)
 {
     const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
     int size;
-    if (cache && cache[0] == '/') /* the specification says that others are to be ignored */
+    if (cache && cache[0] == '/') /* the specification says to ignore others */
         size = snprintf(path, room, "%s/hypura", cache);
     else if (home && home[0] == '/')
         size = snprintf(path, room, "%s/.cache/hypura", home);

@@ -11,7 +11,7 @@
 #include <liburing.h>
 #endif
 
-/* A run that stops by time still fills the queue so many times, so that its start and end do not count; unless the
+/* A run that stops by time still fills the queue this many times, so that its start and end do not count; unless the
  * drive is so slow that this would take for ever. */
 #define LEAST_ROUNDS 2
 #define LONG_SECONDS 0.3

@@ -31,7 +31,7 @@ static const uint32_t few_depths[] = {1, 16};
  * it idle; up to this. */
 #define DEEPEST 64u
 
-/* At least so many: slices of experts are smaller than a block that was found best alone. */
+/* At least this many: slices of experts are smaller than the block that was best alone. */
 #define SHALLOWEST 8u
 
 /* No drive needs more in flight (10 GB/s, each read after 3 ms), a ring has to hold it, and that it looked best is luck
@@ -426,8 +426,8 @@ hypura_status hw_bench_storage(const struct storage_bench *bench, hypura_error *
     if (fstat(state.files[0], &info)) {
         status = error_set_errno(error, errno, "cannot look at %s", bench->path);
     } else if (!S_ISREG(info.st_mode) || (uint64_t)info.st_size < block_sizes[0]) {
-        status =
-            error_set(error, HYPURA_ERROR_ARGUMENT, "%s is not a file of at least %u bytes", bench->path, block_sizes[0]);
+        status = error_set(error, HYPURA_ERROR_ARGUMENT, "%s is not a file of at least %u bytes", bench->path,
+                           block_sizes[0]);
     } else {
         state.file_bytes = align_down((uint64_t)info.st_size, STORAGE_ALIGNMENT);
         if (bench->storage->direct_supported)

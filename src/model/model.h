@@ -17,7 +17,16 @@ enum rope_style { ROPE_STYLE_NONE, ROPE_STYLE_NORMAL, ROPE_STYLE_NEOX };
 
 enum rope_scaling { ROPE_SCALING_NONE, ROPE_SCALING_LINEAR, ROPE_SCALING_YARN, ROPE_SCALING_LONGROPE };
 
-enum ffn_activation { FFN_SILU, FFN_GELU, FFN_OAI, FFN_RELU, FFN_RELU_SQUARED, FFN_SITU, FFN_SILU_CAPPED /* clamps come after it */, FFN_TANH /* of classifiers */ };
+enum ffn_activation {
+    FFN_SILU,
+    FFN_GELU,
+    FFN_OAI,
+    FFN_RELU,
+    FFN_RELU_SQUARED,
+    FFN_SITU,
+    FFN_SILU_CAPPED /* clamps come after it */,
+    FFN_TANH /* of classifiers */
+};
 
 /* What attention's output is multiplied by: this function of one more projection of its input. */
 enum attention_gate { ATTENTION_UNGATED, ATTENTION_GATE_SIGMOID, ATTENTION_GATE_SOFTPLUS };
@@ -215,8 +224,8 @@ enum tensor_role {
     ROLE_FFN_UP_BIAS,
     ROLE_FFN_DOWN,
     ROLE_FFN_DOWN_BIAS,
-    ROLE_FFN_DENSE_POST_NORM, /* of a dense feed forward beside experts */
-    ROLE_LATENT_DOWN, /* experts may work in rows of another width */
+    ROLE_FFN_DENSE_POST_NORM, /* of a dense feed forward next to experts */
+    ROLE_LATENT_DOWN,         /* experts may work in rows of another width */
     ROLE_SHARED_ROUTER,
     ROLE_SHARED_GATE,
     ROLE_SHARED_UP,
@@ -310,7 +319,7 @@ struct unit {
 /* ---- the model -----------------------------------------------------------------------------------------------------
  */
 
-/* Blocks of so many positions overlap, and are chosen by an index; longer ones are seen all. */
+/* Blocks of this many positions overlap, and an index chooses among them; blocks of more are all seen. */
 #define COMPRESS_OVERLAPPING 4u
 
 struct model_layer {
@@ -322,10 +331,10 @@ struct model_layer {
     uint32_t kv_heads;
     uint32_t key_size, value_size; /* of a head, of LAYER_ATTENTION */
     uint32_t kv_source;            /* the layer whose keys and values it reads; itself, unless they are shared */
-    uint32_t compress;             /* besides the window, a row for so many positions; 0: none */
+    uint32_t compress;             /* besides the window, one row per this many positions; 0: none */
     uint32_t window;               /* sliding window; 0: full attention */
     uint32_t around;               /* of encoders: positions nearer than this are seen; 0: all */
-    uint32_t chunk;                /* attention within chunks of so many positions; 0: not */
+    uint32_t chunk;                /* attention stays within chunks of this many positions; 0: it does not */
     bool sharpened;                /* queries are scaled by attention_temperature_scale */
     bool rope;                     /* false: a layer without positions */
     bool rope_local;               /* uses the rope base of sliding layers, unscaled (Gemma 3, OLMo 3) */
@@ -333,9 +342,9 @@ struct model_layer {
     bool chosen;                   /* attention sees what was chosen */
     uint32_t index_every;          /* positions of a pooled key */
     bool moe;
-    bool ngrams; /* reads the table */
-    uint32_t feed_forward;                         /* of a dense layer */
-    float sparsity;                                /* standard deviations above the mean below which gates close; 0: none do */
+    bool ngrams;           /* reads the table */
+    uint32_t feed_forward; /* of a dense layer */
+    float sparsity;        /* standard deviations above the mean below which gates close; 0: none do */
     float expert_limit, shared_limit, dense_limit; /* gates and what they let through are clamped; 0: not */
     unit_number tensors[ROLE_COUNT];               /* NO_UNIT where absent; expert tensors are in experts */
     unit_number first_expert; /* unit of expert 0; experts are consecutive. NO_UNIT: not a MoE layer */
@@ -354,24 +363,24 @@ struct model_ngrams {
     uint64_t multipliers[MODEL_NGRAM_TOKENS], offsets[MODEL_NGRAM_ROWS], moduli[MODEL_NGRAM_ROWS];
 };
 
-/* The rows of a token, of which so many earlier ones of its text stand before it. */
+/* The rows of a token, given how many earlier tokens of its text are known. */
 void model_ngram_rows(const struct model_ngrams *ngrams, const int32_t *tokens, size_t before, uint32_t *rows);
 
 /* Plain numbers, as read from the metadata and completed with the architecture's defaults. */
 struct model_parameters {
-    uint32_t layers; /* that a forward pass runs; trailing prediction blocks are not counted */
+    uint32_t layers;            /* that a forward pass runs; trailing prediction blocks are not counted */
     uint32_t prediction_blocks; /* that the file has behind them, by its metadata */
-    uint32_t predicting;        /* of these, so many are layers too, with the numbers behind: 0 or 1 */
+    uint32_t predicting;        /* prediction blocks, numbered after the layers: 0 or 1 */
     uint32_t context;
     uint32_t embedding;
     uint32_t vocabulary;
     enum ffn_activation activation;
-    uint32_t pooled_width; /* of the inner rows that a pooled one passes; 0: it passes none */
-    bool judges;           /* a text gets scores, by a classifier on its row, and no embedding */
-    uint32_t labels;       /* how many */
+    uint32_t pooled_width;                     /* of the inner rows that a pooled one passes; 0: it passes none */
+    bool judges;                               /* a text gets scores, by a classifier on its row, and no embedding */
+    uint32_t labels;                           /* how many */
     enum ffn_activation classifier_activation; /* FFN_TANH, FFN_GELU */
     enum pooling pooling;                      /* not unsaid */
-    uint32_t key_size;     /* of a head */
+    uint32_t key_size;                         /* of a head */
     uint32_t value_size;
     float norm_epsilon;
     bool norm_centred;         /* norms take the mean off */
@@ -388,9 +397,9 @@ struct model_parameters {
     uint32_t chunk_group, chunk_feed_forward;   /* experts that share one; its width; 0: there are none */
     float chunk_scale;                          /* of what those add */
     enum router_gate router_gate;
-    bool router_normalise; /* chosen weights are divided by their sum */
-    float router_scale;    /* then multiplied by this */
-    float mixture_scale;   /* of the sum of experts and what runs next to them; 1: none */
+    bool router_normalise;    /* chosen weights are divided by their sum */
+    float router_scale;       /* then multiplied by this */
+    float mixture_scale;      /* of the sum of experts and what runs next to them; 1: none */
     float situ_gate, situ_up; /* caps of GLU_SITU */
     /* rope */
     uint32_t rotary, rotary_local; /* elements of a head that turn */
@@ -464,11 +473,12 @@ enum architecture_flag {
     ARCHITECTURE_ROTARY_HALF = 1 << 24,       /* layers without a window turn half of rope.dimension_count */
     ARCHITECTURE_SCALE_STRETCHED = 1 << 25,   /* YaRN's stretch is in the scale of latent attention as a whole */
     ARCHITECTURE_DENSE_SQUARE = 1 << 26,      /* the dense feed forward is as wide as the embedding */
-    ARCHITECTURE_PREDICTS_UNNORMED = 1 << 27, /* a prediction block goes on from its residual stream, not from its norm */
-    ARCHITECTURE_SCAN_BESIDE = 1 << 28,       /* a scan of heads next to attention in every layer */
-    ARCHITECTURE_ROPE_FINETUNED = 1 << 29,    /* no positions where rope.scaling.finetuned is false */
-    ARCHITECTURE_ONE_BRANCH = 1 << 30,        /* a layer is a feed forward, where feed_forward_length says, or a mixer */
-    ARCHITECTURE_NORMS_BEHIND = 1 << 8        /* no norms before attention and feed forward, only behind them */
+    ARCHITECTURE_PREDICTS_UNNORMED =
+        1 << 27,                           /* a prediction block goes on from its residual stream, not from its norm */
+    ARCHITECTURE_SCAN_BESIDE = 1 << 28,    /* a scan of heads next to attention in every layer */
+    ARCHITECTURE_ROPE_FINETUNED = 1 << 29, /* no positions where rope.scaling.finetuned is false */
+    ARCHITECTURE_ONE_BRANCH = 1 << 30,     /* a layer is a feed forward, where feed_forward_length says, or a mixer */
+    ARCHITECTURE_NORMS_BEHIND = 1 << 8     /* no norms before attention and feed forward, only behind them */
 };
 
 /* A tensor that is called otherwise than in other architectures. */
@@ -501,17 +511,17 @@ struct architecture {
     struct tensor_alias aliases[ARCHITECTURE_ALIASES];
     enum attention_gate attention_gate;
     enum mixture_input mixture_input;
-    float mixture_scale;       /* of the sum of experts and what runs next to them; 0: none */
-    uint32_t window_pattern;   /* of n layers the last sees everything, the others a window; 0: none slides */
-    bool window_first;         /* not the last, the first sees everything */
-    uint32_t window;           /* of those that slide, unless attention.sliding_window says; 0: they do not then */
-    uint32_t window_layers;    /* only a model of this many layers has windows; 0: any */
-    float alibi;               /* scores fall with the distance: the greatest exponent of slopes; 0: they do not */
-    bool classifier_gelu;      /* a classifier has GELU, not tanh, behind its first matrix, unless the file says */
+    float mixture_scale;     /* of the sum of experts and what runs next to them; 0: none */
+    uint32_t window_pattern; /* of n layers the last sees everything, the others a window; 0: none slides */
+    bool window_first;       /* not the last, the first sees everything */
+    uint32_t window;         /* of those that slide, unless attention.sliding_window says; 0: they do not then */
+    uint32_t window_layers;  /* only a model of this many layers has windows; 0: any */
+    float alibi;             /* scores fall with the distance: the greatest exponent of slopes; 0: they do not */
+    bool classifier_gelu;    /* a classifier has GELU, not tanh, behind its first matrix, unless the file says */
     enum pooling classifier_pooling; /* what it reads, unless the file says; POOLING_UNSAID: the first, or last, row */
-    float rope_base_local;     /* of layers with a window, unless rope.freq_base_swa says; 0: as of the others */
-    float yarn_beta_fast;      /* unless rope.scaling.yarn_beta_fast says; 0: 32 */
-    uint32_t no_rope_interval; /* every n-th layer has no positions; 0: all have */
+    float rope_base_local;           /* of layers with a window, unless rope.freq_base_swa says; 0: as of the others */
+    float yarn_beta_fast;            /* unless rope.scaling.yarn_beta_fast says; 0: 32 */
+    uint32_t no_rope_interval;       /* every n-th layer has no positions; 0: all have */
     /* Constants of the model's program, which its files do not say; 0: not so. */
     float embedding_scale;   /* embeddings are multiplied by it */
     float residual_depth;    /* branches are multiplied by it and divided by the square root of the number of layers */
@@ -530,7 +540,7 @@ struct architecture {
     bool index_turns_last;      /* their last elements turn, not the first */
     bool index_shared;          /* attention.indexer.types says which layers have one */
     float index_epsilon;        /* of the norm of its keys; below 0: as of other norms */
-    bool delta_gate_sigmoid;    /* a delta net's output passes a sigmoid, not a SiLU; lengths have epsilon in the root */
+    bool delta_gate_sigmoid; /* a delta net's output passes a sigmoid, not a SiLU; lengths have epsilon in the root */
     uint32_t flags;
 };
 
@@ -571,23 +581,24 @@ uint64_t model_bytes(const struct model *model); /* of all units */
 /* Whether the output matrix is the token embedding. */
 bool model_tied_output(const struct model *model);
 
-/* ---- experts in a file of their own ----------------------------------------------------------------------------------
+/* ---- experts in a file of their own
+ * ----------------------------------------------------------------------------------
  *
- * A GGUF file of the type "experts", as tools/optimize.h writes it: for each layer a tensor "blk.N.experts" of records, one
- * for an expert, in which its slices follow each other; records begin at pages. What it is made of stands in it: the
- * model's files, their sizes and times, and for each layer where slices were and which expert each record is of. */
+ * A GGUF file of the type "experts", as tools/optimize.h writes it: for each layer a tensor "blk.N.experts" of records,
+ * one for an expert, in which its slices follow each other; records begin at pages. What it is made of stands in it:
+ * the model's files, their sizes and times, and for each layer where slices were and which expert each record is of. */
 
 #define EXPERT_FILE_TYPE "experts"
 #define EXPERT_FILE_ENDING ".experts" /* behind the name of the model's first file: found there */
 #define EXPERT_FILE_VERSION 1u
 #define EXPERT_FILE_ALIGNMENT 4096u
-#define EXPERT_FILE_TENSOR "blk.%u.experts"      /* I8, a record times experts */
-#define EXPERT_FILE_ORDER "experts.order.%u"     /* uint32[experts]: whose record each is */
-#define EXPERT_FILE_SLICES "experts.slices.%u"   /* uint64[3 * slices]: file, offset, bytes of all experts together */
+#define EXPERT_FILE_TENSOR "blk.%u.experts"    /* I8, a record times experts */
+#define EXPERT_FILE_ORDER "experts.order.%u"   /* uint32[experts]: whose record each is */
+#define EXPERT_FILE_SLICES "experts.slices.%u" /* uint64[3 * slices]: file, offset, bytes of all experts together */
 #define EXPERT_FILE_VERSION_KEY "experts.version"
-#define EXPERT_FILE_MODEL "experts.model"        /* the path of the model's first file, absolute */
-#define EXPERT_FILE_SIZES "experts.model.sizes"  /* uint64[files] */
-#define EXPERT_FILE_TIMES "experts.model.times"  /* uint64[files]: nanoseconds of the last change */
+#define EXPERT_FILE_MODEL "experts.model"       /* the path of the model's first file, absolute */
+#define EXPERT_FILE_SIZES "experts.model.sizes" /* uint64[files] */
+#define EXPERT_FILE_TIMES "experts.model.times" /* uint64[files]: nanoseconds of the last change */
 
 /* Where a slice of an expert begins in its record; of slice_count it is the size of the record. */
 uint64_t expert_record_at(const struct unit *unit, uint32_t slice);

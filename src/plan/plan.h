@@ -83,12 +83,12 @@ struct plan_gpu_request {
     uint64_t budgets[HARDWARE_MAX_GPUS]; /* of each one's memory */
     uint64_t max_allocation;             /* of one buffer */
     bool spread;                         /* a model that one device holds goes to all of them too */
-    const uint8_t *layers;   /* [layers] enum gpu_ability */
-    bool output;             /* the output matrix can be there */
-    bool embedding;          /* rows of the token embedding can be made there */
-    bool moves;              /* experts change sides by use while the model runs */
-    bool in_place;           /* the device reads experts where they are in memory */
-    uint32_t positions;      /* as in struct plan_request */
+    const uint8_t *layers;               /* [layers] enum gpu_ability */
+    bool output;                         /* the output matrix can be there */
+    bool embedding;                      /* rows of the token embedding can be made there */
+    bool moves;                          /* experts change sides by use while the model runs */
+    bool in_place;                       /* the device reads experts where they are in memory */
+    uint32_t positions;                  /* as in struct plan_request */
     uint32_t sequences, chunk;
     uint32_t longest_chunk; /* that may be chosen; 0: any */
     bool whole_chunk;       /* no shorter one than was asked for will do: a text passes an encoder at once */
@@ -98,7 +98,7 @@ struct plan_gpu_request {
     const struct hardware *hardware;
     const struct hardware_gpu *devices; /* [device_count]; NULL: they are not known, and count as equal */
     uint64_t memory;                    /* for what is not on a device */
-    /* What the pass holds besides weights: keys and values of a layer, and buffers for batches of so many tokens. */
+    /* What the pass holds besides weights: keys and values of a layer, and buffers for batches of this many tokens. */
     uint64_t (*kv_bytes)(const void *context, uint32_t layer, uint32_t positions, uint32_t sequences,
                          enum tensor_type kv_type);
     uint64_t (*scratch_bytes)(const void *context, uint32_t chunk, uint32_t positions);
@@ -149,7 +149,7 @@ struct plan_visit plan_gpu_visit(const struct model *model, unit_number expert, 
 /* Below this budget code and libraries come on top of it; from here on they are part of it. */
 #define PLAN_SMALL_BUDGET ((uint64_t)256 << 20)
 
-/* Sequences that share room take it in blocks of so many positions. */
+/* Sequences that share room take it in blocks of this many positions. */
 #define PLAN_KV_BLOCK 64u
 
 #define PLAN_CURVE_POINTS 64u
@@ -206,7 +206,7 @@ struct plan {
      * attention); the number has no other meaning. The forward pass puts one group's streamed tensors before it gets
      * anything else. 0: it is held alone. */
     uint8_t *groups;
-    uint8_t *streams; /* of each unit's pieces whether it passes through the ring; the others of the unit stay */
+    uint8_t *streams;   /* of each unit's pieces whether it passes through the ring; the others of the unit stay */
     uint8_t *elsewhere; /* [unit_count] of TIER_STORAGE, and never read: another host has it; NULL: there are none */
     uint32_t positions, sequences, chunk;
     uint64_t kv_positions; /* of all sequences together that there is room for, in blocks of PLAN_KV_BLOCK */
@@ -271,7 +271,7 @@ bool plan_in_ring(const struct plan *plan, unit_number unit);
 /* Whether the expert cache, if any, has room for every expert that could be in it: then none streams. */
 bool plan_holds_experts(const struct plan *plan);
 
-/* Of a unit of so many bytes those that are neither in memory nor on the GPU; of an expert in a cache all. */
+/* Of a unit of this many bytes, those that are neither in memory nor on the GPU; of an expert in a cache, all. */
 uint64_t plan_bytes_on_storage(const struct plan *plan, unit_number unit, uint64_t bytes);
 
 /* Bytes that a unit takes in memory when it was read by direct I/O: each slice with the aligned range that encloses it.

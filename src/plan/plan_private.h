@@ -21,7 +21,7 @@ enum plan_priority {
     PRIORITY_OUTPUT,
     PRIORITY_FEED_FORWARD,
     PRIORITY_EXPERT,
-    PRIORITY_ROWS, /* token embedding that is not the output too: a row a token */
+    PRIORITY_ROWS,  /* token embedding that is not the output too: a row a token */
     PRIORITY_TABLE, /* never held: some rows a token */
     PRIORITY_UNUSED,
     PRIORITY_GPU /* in device memory */
@@ -60,7 +60,7 @@ struct plan_table {
     uint64_t table_bytes_per_token; /* that rows of the latter are read with */
 };
 
-/* What a unit of so many bytes is to the planner, by what a step does with it. */
+/* What a unit of this many bytes is to the planner, by what a step does with it. */
 struct plan_traits {
     enum plan_priority priority;
     uint8_t group;
@@ -151,7 +151,8 @@ hypura_status plan_hit_rate(double *out, const struct plan_table *table, uint64_
  * parallel sections whose workers begin and end apart. */
 #define LAYER_SECONDS 150e-6
 
-/* Bytes a second when the misses of one layer are read: so many experts at once, of so many bytes and slices each. */
+/* Bytes per second when the misses of one layer are read: this many experts at once, of this many bytes and slices
+ * each. */
 double plan_expert_speed(const struct storage *storage, double expert_bytes, uint32_t slices, uint32_t experts);
 
 /* Seconds of all that a layer has, and of what belongs to none, the first of them. */
@@ -169,7 +170,7 @@ void plan_layer_costs(struct plan_layer_cost *layers /* [table->layers + 1], zer
 double plan_layer_seconds(const struct plan_layer_cost *layer, double tensors, const struct plan_table *table,
                           uint32_t experts, const struct storage *storage, double miss);
 
-/* Bytes a second of reading ahead: as many pieces at once as the ring has room for beside the one in use. */
+/* Bytes per second of reading ahead: as many pieces at once as the ring has room for next to the one in use. */
 double plan_ring_speed(const struct plan_table *table, const struct plan *plan, const struct storage *storage);
 
 /* Which of the three binds a processor and a drive that were busy for so long out of a time. */

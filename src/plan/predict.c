@@ -176,7 +176,7 @@ double plan_ring_speed(const struct plan_table *table, const struct plan *plan, 
     return read_speed(storage, (uint64_t)block, (uint32_t)MIN(ahead / block, (double)storage->depth));
 }
 
-/* What misses in so many neighbouring layers is read while these compute. The next layer's experts are prefetched
+/* What misses in this many neighbouring layers is read while these compute. The next layer's experts are prefetched
  * before the one at work is done; prefetches from farther are made while the drive has nothing else to do, and bring
  * little more (docs/notes/2026-11-22-performance.md, "What a schedule could reach"). */
 #define PREFETCHED_LAYERS 2u

@@ -465,7 +465,7 @@ void prefix_forget_checkpoint(struct prefix_store *store, const int32_t *tokens,
 /* ---- finding -------------------------------------------------------------------------------------------------------
  */
 
-/* The last checkpoint below a node that holds for these tokens, at most so many further on. */
+/* The last checkpoint below a node that holds for these tokens, at most this many tokens further on. */
 static struct checkpoint *last_checkpoint(const struct node *above, const int32_t *tokens, uint32_t most)
 {
     struct checkpoint *best = NULL;

@@ -62,7 +62,7 @@ struct prefix_source {
 void prefix_save(struct prefix_store *store, const int32_t *tokens, uint32_t first, uint32_t count,
                  const struct prefix_source *source);
 
-/* Keeps the checkpoint that holds after so many tokens. False: there is no room for it. */
+/* Keeps the checkpoint that holds after this many tokens. False: there is no room for it. */
 bool prefix_checkpoint(struct prefix_store *store, const int32_t *tokens, uint32_t count,
                        const struct prefix_source *source);
 

@@ -110,7 +110,7 @@ void drive_touch(const struct drive *drive, const struct drive_file *file);
 hypura_status drive_read_contents(const struct drive *drive, const char *name, struct contents *out, uint64_t *bytes,
                                   hypura_error *error);
 
-/* Bytes of a file with so many parts of so many bytes together, at most. */
+/* Bytes of a file with this many parts of this many bytes together, at most. */
 uint64_t drive_file_bytes(uint32_t tokens, uint32_t parts, uint64_t bytes);
 
 /* ---- the tree ------------------------------------------------------------------------------------------------------

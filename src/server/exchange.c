@@ -1,4 +1,4 @@
-/* The answer of a request, from whoever writes it to the connection that carries it. */
+/* The answer of a request, on its way from the thread that writes it to the connection that carries it. */
 #include "server/http_private.h"
 #include "server/loaded.h"
 #include "server/worker.h"

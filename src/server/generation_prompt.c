@@ -156,7 +156,7 @@ static bool is_system(const json_t *message)
     return !json_object_get(message, "role") || has_role(message, "system");
 }
 
-/* Without the oldest messages, of which so many go; those of the system stay. */
+/* Without this many of the oldest messages; those of the system stay. */
 static json_t *without_oldest(const json_t *messages, size_t going)
 {
     json_t *left = json_array(), *message;

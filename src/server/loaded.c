@@ -325,7 +325,7 @@ hypura_status loaded_reload(struct loaded_models *models, uint64_t budget, bool 
     loaded_set_budget(models, budget, NULL);
     status = reopen(models, &entry, context, error);
     if (status) {
-        hypura_error ignored = {0}; /* the log has it; whoever asks next tries again */
+        hypura_error ignored = {0}; /* it is in the log; the next request tries again */
         loaded_set_budget(models, before, NULL);
         reopen(models, &entry, context, &ignored);
     }
@@ -445,11 +445,11 @@ static void add_to_list(void *context, struct loaded_model *loaded)
     if (list->error.status || model_digest(entry, digest, &list->error))
         return;
     json_t *details = model_details(entry, &list->error);
-    json_array_append_new(list->json, json_pack("{s:s, s:s, s:I, s:s, s:o, s:s, s:I, s:I}", "name", entry->name, "model",
-                                             entry->name, "size", (json_int_t)(loaded->bytes + loaded->all_gpu_bytes),
-                                             "digest", digest, "details", details, "expires_at", expires,
-                                             "size_vram", (json_int_t)loaded->all_gpu_bytes, "context_length",
-                                             (json_int_t)engine_plan(loaded->engine)->positions));
+    json_array_append_new(
+        list->json, json_pack("{s:s, s:s, s:I, s:s, s:o, s:s, s:I, s:I}", "name", entry->name, "model", entry->name,
+                              "size", (json_int_t)(loaded->bytes + loaded->all_gpu_bytes), "digest", digest, "details",
+                              details, "expires_at", expires, "size_vram", (json_int_t)loaded->all_gpu_bytes,
+                              "context_length", (json_int_t)engine_plan(loaded->engine)->positions));
 }
 
 json_t *loaded_ps(struct loaded_models *models, hypura_error *error)

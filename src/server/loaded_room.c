@@ -376,7 +376,7 @@ static hypura_status open_candidate(struct loaded_models *models, struct candida
 {
     struct engine_options options;
     loaded_options(models, candidate->context, &options);
-    options.mirror_count = 0; /* whoever opens it for good looks for them */
+    options.mirror_count = 0; /* opening it for good looks for them */
     hypura_status status = ALLOCATE(&candidate->hardware, 1, "hardware", error);
     if (!status)
         status = hardware_detect(candidate->hardware, entry->path, error);
@@ -405,7 +405,7 @@ enum loaded_room loaded_make_room(struct loaded_models *models, const struct mod
         return ROOM_LATER;
     drop_namesakes(models, entry, old);
     if (models->count == 0)
-        return ROOM_NOW; /* whoever opens it learns whether it can be */
+        return ROOM_NOW; /* opening it tells whether it can be */
     struct candidate candidate = {.context = context};
     enum loaded_room room = ROOM_NEVER;
     if (!open_candidate(models, &candidate, entry, error) && !can_never_be(models, &candidate, error)) {

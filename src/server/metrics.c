@@ -63,7 +63,7 @@ static void take_figures(void *context, struct loaded_model *loaded)
     figures->count++;
 }
 
-/* All models of a row stand together, as the format wants it. */
+/* All models of a row stand together, as the format requires. */
 static void put_models(struct buffer *out, struct loaded_models *models)
 {
     struct figures *figures;

@@ -56,7 +56,7 @@ static const struct source_part *part_of(const struct pull *pull)
 /* ---- the check ------------------------------------------------------------------------------------------------------
  */
 
-/* A file as long as a part will be, with the first bytes of those that are there: enough for whoever reads the header.
+/* A file as long as a part will be, with the first bytes of those that are there: enough to read the header.
  */
 static hypura_status make_sparse(struct pull *pull, const char *path, int file, uint64_t bytes, uint64_t total,
                                  hypura_error *error)
@@ -107,7 +107,7 @@ static hypura_status plan_of(const struct pull *pull, const char *path, hypura_e
     return status;
 }
 
-/* What a check found. A header that is longer than what is there looks damaged: then more is to be fetched. */
+/* What a check found. A header longer than what is there looks damaged: then more must be fetched. */
 static hypura_status judge(struct pull *pull, hypura_status status, const hypura_error *error, bool more)
 {
     pull->checked = status == HYPURA_OK;

@@ -319,7 +319,7 @@ static hypura_status place(const struct registry *registry, const char *name, co
 /* ---- making ---------------------------------------------------------------------------------------------------------
  */
 
-/* A file alone becomes NAME.gguf where the name has no manifest: nothing else is to be replaced with it. */
+/* A single file becomes NAME.gguf if the name has no manifest: it must replace nothing else. */
 static hypura_status put_in_place(const struct registry *registry, const char *file, const char *path,
                                   hypura_error *error)
 {

@@ -254,7 +254,7 @@ static void end_choice(struct generation *generation, struct choice *choice)
     close_item(generation, choice);
 }
 
-/* The chat with this answer, for whoever goes on from it. */
+/* The chat with this answer, for requests that continue it. */
 static void keep(const struct generation *generation, const struct choice *choice, const json_t *response)
 {
     if (!is_kept(exchange_json(generation->job.exchange)))

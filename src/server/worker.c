@@ -379,7 +379,7 @@ static void finish_loading(struct worker *worker)
 
 enum turn {
     TURN_NOW,
-    TURN_LOAD,  /* now, but its model is to be loaded first */
+    TURN_LOAD,  /* now, but its model must be loaded first */
     TURN_LATER, /* others may pass */
     TURN_NONE   /* nobody may pass */
 };
@@ -544,7 +544,7 @@ static void refuse_all(struct worker *worker)
     }
 }
 
-/* With the mutex. next: when a model is to be unloaded. */
+/* With the mutex. next: when a model is due to be unloaded. */
 static void wait_for_work(struct worker *worker, uint64_t next)
 {
     struct timespec until;

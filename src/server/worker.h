@@ -60,7 +60,7 @@ void worker_look(struct worker *worker);
 /* Hands a job over, or refuses it (with Ollama's words) when the queue is full. */
 void worker_submit(struct worker *worker, struct job *job);
 
-/* Loads the model that the options name, for whoever asks next. */
+/* Loads the model that the options name, for the next request. */
 void worker_preload(struct worker *worker);
 
 /* ---- the worker's thread ---- */

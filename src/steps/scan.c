@@ -49,7 +49,7 @@ static struct step_scan *scan(struct builder *b, uint32_t row, enum step_buffer 
     return &step->scan;
 }
 
-/* What came out passes a gate of so many groups of floats. */
+/* What came out passes a gate of this many groups of floats. */
 static void gate(struct builder *b, struct step_rows gate, enum step_buffer rows, uint32_t groups, uint32_t width)
 {
     add_step(b, STEP_GLU)->glu = (struct step_glu){

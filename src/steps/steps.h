@@ -1,9 +1,9 @@
 /* steps: what a transformer is, as a list.
  *
  * When a model is opened, what comes before its layers, each layer, what comes after them, and what is made of a whole
- * text's row become short lists of steps: plain data that says what is done, with which units, from which buffers into which, and with which numbers.
- * The list is made once, in one place (make.c, attention.c, feed_forward.c), from the architecture's row, the
- * parameters and the tensors that are there. Everything else reads it:
+ * text's row become short lists of steps: plain data that says what is done, with which units, from which buffers into
+ * which, and with which numbers. The list is made once, in one place (make.c, attention.c, feed_forward.c), from the
+ * architecture's row, the parameters and the tensors that are there. Everything else reads it:
  *
  *   - engine/cpu carries it out with the functions of compute; engine/gpu records it, rewritten for a device by fuse.c,
  *     as commands;
@@ -130,7 +130,7 @@ struct step_add_rows {
     bool by_position; /* else the first row, for every token */
 };
 
-/* Each token's row is so many groups of width floats, which are normed one by one. */
+/* Each token's row is "groups" groups of width floats, which are normed one by one. */
 struct step_norm {
     enum step_buffer in, out;
     unit_number weight, bias; /* NO_UNIT: none */
@@ -243,7 +243,7 @@ struct step_attend {
     uint32_t window, chunk;
     uint32_t around;     /* of what it sees both ways: positions nearer than this; 0: all of them */
     float alibi;         /* as in struct attention; 0: none */
-    uint32_t compressed; /* it also sees rows of the cache that stand for so many positions each; 0: there are none */
+    uint32_t compressed; /* it also sees rows of the cache that stand for this many positions each; 0: there are none */
     bool bidirectional;
     unit_number sinks; /* NO_UNIT: none */
 };
@@ -423,7 +423,7 @@ struct step_sides {
     float epsilon;
 };
 
-/* Of each row there are so many parts; each gets the length of the row "by". */
+/* Each row has this many parts; each gets the length of the row "by". */
 struct step_match {
     enum step_buffer rows, by;
     uint32_t parts, width;
@@ -563,8 +563,8 @@ struct step_list steps_of_layer(const struct steps *steps, uint32_t layer);
  * in the buffer that it leaves them in. */
 struct step_list steps_predicting(const struct steps *steps, enum step_buffer *left);
 struct step_list steps_after(const struct steps *steps);
-/* What an embedding model or a judge makes of the one row that a text was pooled to, which is in BUFFER_HIDDEN: a row in
- * BUFFER_BRANCH. Empty: nothing. */
+/* What an embedding model or a judge makes of the one row that a text was pooled to, which is in BUFFER_HIDDEN: a row
+ * in BUFFER_BRANCH. Empty: nothing. */
 struct step_list steps_pooled(const struct steps *steps);
 struct step_list steps_all(const struct steps *steps);
 

@@ -54,7 +54,7 @@ struct cache {
 hypura_status cache_classes_prepare(struct store *store, uint64_t bytes, const char *policy, hypura_error *error);
 void cache_free(struct store *store);
 uint64_t cache_total(const struct store *store); /* bytes that hold every expert */
-/* Slots of each class for so many bytes; false when there is not enough for one each. */
+/* Slots of each class for this many bytes; false when there is not enough for one each. */
 bool cache_share_out(const struct store *store, uint64_t bytes, uint32_t targets[MAX_CLASSES]);
 uint64_t cache_least(const struct store *store); /* bytes with which it can work: cache_set_capacity wants them */
 /* Where it holds all, and experts move, so that they are not pinned: bytes that are read before the first pass. */

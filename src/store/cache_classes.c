@@ -26,7 +26,7 @@ static int by_size_then_number(const void *left, const void *right)
 }
 
 /* Slots of each class for so many bytes: one each, then shares in proportion to what the classes hold, then what is
- * left to whoever can still use it. False when there is not enough for one each. */
+ * left to those that can still use it. False when there is not enough for one each. */
 bool cache_share_out(const struct store *store, uint64_t bytes, uint32_t targets[MAX_CLASSES])
 {
     uint64_t all = 0, left = bytes;

@@ -70,7 +70,7 @@ static bool is_settled(struct store *store, unit_number number)
     return is_fixed(unit) || unit->stage == STAGE_READY || unit->stage == STAGE_FAILED;
 }
 
-/* Whether the first so many slices of an expert that is wanted and on its way are there. */
+/* Whether the first slices of an expert that is wanted and on its way are there. */
 static bool has_arrived(const struct store *store, unit_number number, uint32_t slices)
 {
     const struct stored_unit *unit = &store->units[number];

@@ -58,7 +58,7 @@ struct io {
     uint32_t unfinished[PRIORITY_COUNT]; /* transfers queued or in flight */
     uint32_t in_flight, prefetches_in_flight, depth;
     struct spread spread;
-    bool plain;                      /* one drive and no copies: nothing is to be chosen */
+    bool plain;                      /* one drive and no copies: there is nothing to choose */
     uint64_t queued[PRIORITY_COUNT]; /* bytes of transfers in the queues that are not handed out */
     struct block *blocks;            /* [depth] */
     struct block *free_blocks;
@@ -222,7 +222,7 @@ struct choice {
     uint64_t bytes;
 };
 
-/* Looks no farther than so many transfers for one that a drive with room has. */
+/* Looks at most this many transfers ahead for one that a drive with room has. */
 #define MOST_LOOKED_AT 64u
 
 static bool choose(const struct io *io, struct transfer *transfer, struct choice *choice)
@@ -307,7 +307,7 @@ static void add_to_batch(struct io *io, struct block *block, size_t *count)
                                                  .tag = block};
 }
 
-/* The drive has so many more bytes to read. */
+/* The drive has this many more bytes to read. */
 static void count_sent(struct io *io, struct block *block)
 {
     block->counted = block->bytes;

@@ -48,7 +48,7 @@ struct failure {
 };
 
 struct transfer {
-    unit_number unit; /* for whoever is told; not looked at here */
+    unit_number unit; /* for the callback; not looked at here */
     struct segment segments[UNIT_MAX_SLICES];
     uint32_t segment_count;
     enum priority priority;
@@ -63,8 +63,8 @@ struct transfer {
     struct transfer *next, *previous; /* in its queue */
 };
 
-/* A seam for tests: called before a read is submitted (file: its number in io_options.files); may lower *bytes (a short read; 0 reads as the end of the file),
- * or answer an errno instead of reading. */
+/* A seam for tests: called before a read is submitted (file: its number in io_options.files); may lower *bytes (a short
+ * read; 0 reads as the end of the file), or answer an errno instead of reading. */
 struct io_fault {
     int (*inject)(void *context, uint32_t file, uint64_t offset, uint32_t *bytes);
     void *context;
@@ -112,7 +112,7 @@ void io_promote(struct io *io, struct transfer *transfer, enum priority priority
  * the blocks in flight are back. */
 bool io_abandon(struct io *io, struct transfer *transfer);
 
-/* Locked. Whether the first so many segments of a transfer that runs are there. */
+/* Locked. Whether the first "count" segments of a running transfer are there. */
 bool io_has_arrived(const struct transfer *transfer, uint32_t segments);
 
 /* Locked. Whether transfers of fill go on now. */

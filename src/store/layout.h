@@ -19,7 +19,7 @@ void unit_layout_make(struct unit_layout *out, const struct unit *unit);
 void layout_transfer(struct transfer *out, const struct unit *unit, unit_number number, uint8_t *memory,
                      enum priority priority);
 
-/* Whether the first so many slices of a unit that is being read are there. */
+/* Whether the first "slices" slices of a unit that is being read are there. */
 bool layout_has_arrived(const struct unit *unit, uint32_t slices, const struct transfer *transfer);
 
 #endif

@@ -12,7 +12,7 @@
 #define SAMPLE_BYTES ((size_t)16 << 10)
 #define SPLIT_SUFFIX_BYTES 20 /* "-00001-of-00003.gguf" */
 
-/* Where a mirror would have file number "file" of so many. */
+/* Where a mirror would have file number "file" of "count". */
 static bool place_of(char *out, size_t room, const char *mirror, const char *path, uint32_t file, uint32_t count)
 {
     struct stat info;
@@ -92,7 +92,7 @@ static bool is_a_copy(const char *path, const char *mirror, uint8_t *memory)
 {
     int one = open_for_samples(path);
     if (one < 0)
-        return false; /* whoever opens it for good says what is wrong */
+        return false; /* opening it for good tells what is wrong */
     int other = open_for_samples(mirror);
     if (other < 0) {
         log_write(LOG_WARNING, "the mirror %s cannot be opened, and is left: %s", mirror, strerror(errno));
@@ -108,7 +108,8 @@ static bool is_a_copy(const char *path, const char *mirror, uint8_t *memory)
 }
 
 /* A file with experts has a copy next to the copy of the model, or none. */
-static bool place_of_experts(char *out, size_t room, const char *mirror, const char *path, const char *first, uint32_t parts)
+static bool place_of_experts(char *out, size_t room, const char *mirror, const char *path, const char *first,
+                             uint32_t parts)
 {
     char copy[PATH_MAX];
     const char *ending = strrchr(path, '.');

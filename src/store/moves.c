@@ -30,7 +30,7 @@
 #define HEAT_MOST ((uint32_t)1 << 31)
 #define FADING_SHARE 64u
 
-/* Earlier runs count as so many passes. */
+/* Earlier runs count as this many passes. */
 #define PASSES_BEFORE 256.0f
 
 /* Of what was noted by chance alone some expert is always the hottest: a difference counts from here on, in standard

@@ -1,4 +1,4 @@
-/* Tensors in pieces: units that the store makes beside the model's own, in the order of their rows. */
+/* Tensors in pieces: units that the store makes next to the model's own, in the order of their rows. */
 #include "store/store_private.h"
 
 /* Where some stream the others are cut too, so that their pieces can be given up. */

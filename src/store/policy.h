@@ -20,7 +20,7 @@
 
 #define NO_ITEM UINT32_MAX
 
-/* Of a long batch so many tokens are told, the last ones. */
+/* Of a long batch, the policy is told the last tokens only. */
 #define POLICY_TOKENS 32u
 
 struct cache_policy;

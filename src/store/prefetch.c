@@ -21,7 +21,7 @@
 /* How much of what earlier ticks took is remembered. */
 #define TICK_FADING 0.95
 
-/* Without a miss in so many passes there is nothing to prefetch for. */
+/* Without a miss in this many passes there is nothing to prefetch for. */
 #define QUIET_PASSES 4u
 
 hypura_status prefetch_prepare(struct store *store, hypura_error *error)

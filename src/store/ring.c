@@ -197,7 +197,7 @@ static void evict(struct store *store, uint32_t number)
 
 /* ---- room -------------------------------------------------------------------------------------------------------- */
 
-/* Whether an entry that is there may go: it is used no sooner than after so many steps. */
+/* Whether an entry that is there may go: its next use is at least this many steps away. */
 static bool may_go(struct store *store, uint32_t entry, uint32_t nearest, bool force)
 {
     const struct stored_unit *unit = entry_unit(store, entry);

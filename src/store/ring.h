@@ -24,7 +24,7 @@ struct ring {
     uint64_t reserved, capacity; /* bytes of address space, bytes that may be used */
     uint64_t committed;          /* end of what may have memory behind it; above capacity while a shrink is under way */
     uint64_t share;              /* what the plan gave it */
-    uint64_t window;             /* read ahead at most so many bytes */
+    uint64_t window;             /* read ahead at most this many bytes */
     uint64_t largest, total, used;
     uint64_t least;   /* bytes with which it can work */
     uint64_t kept;    /* bytes of pieces that stay, as far as they can be given back */

@@ -1,4 +1,4 @@
-/* Parts of tensors that are never held whole: small reads past the page cache, by whoever asks. */
+/* Parts of tensors that are never held whole: small reads past the page cache, by the thread that asks. */
 #include "store/store_private.h"
 
 #include <errno.h>

@@ -3,7 +3,7 @@
 /* What was seen counts less by this with every read, so that some tens of them make the speed. */
 #define FORGET (1.0 / 64)
 
-/* What the profile says counts like reads of so many seconds. */
+/* What the profile says counts like reads of this many seconds. */
 #define EXPECTED_SECONDS 0.1
 
 /* A drive that looked slow is not asked, and would look slow for ever: after so long it is half forgotten. */

@@ -15,7 +15,7 @@
 
 struct spread_drive {
     uint32_t depth, block_bytes; /* reads in flight at most, and bytes of each */
-    double expected;             /* bytes a second by its profile */
+    double expected;             /* bytes per second by its profile */
     double latency;              /* seconds of the smallest read */
     uint32_t in_flight;
     uint64_t bytes_in_flight;

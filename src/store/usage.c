@@ -273,7 +273,7 @@ static bool cache_full(const struct store *store)
 }
 
 /* first, count: of usage->last. Returns how many of those that were used had been kept. Each use takes a look at all
- * experts of the layer, some hundreds at most, which is little beside reading or computing one. */
+ * experts of the layer, some hundreds at most, which is little next to reading or computing one. */
 static uint64_t note_layer(struct store *store, uint32_t first, uint32_t count)
 {
     uint32_t *last = store->usage.last + first, cached = 0;

@@ -1,5 +1,6 @@
 /* imatrix: how much each column of a model's matrices matters, from what they are multiplied by while the model reads a
- * text, written as llama-imatrix does (importance.h reads it). A model that streams is collected of as one in memory. */
+ * text, written as llama-imatrix does (importance.h reads it). A model that streams is collected of as one in memory.
+ */
 #ifndef HYPURA_IMATRIX_H
 #define HYPURA_IMATRIX_H
 
@@ -7,7 +8,7 @@
 
 struct imatrix;
 
-/* Bytes that collecting takes, beside the engine: to reserve of its budget. */
+/* Bytes that collecting takes, next to the engine: to reserve of its budget. */
 hypura_status imatrix_bytes(uint64_t *bytes, const char *model, hypura_error *error);
 
 typedef bool (*imatrix_progress)(void *context, uint64_t windows, uint64_t total);

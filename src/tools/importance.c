@@ -20,7 +20,7 @@ struct entry {
     char *name;
     uint64_t values, offset;
     uint64_t matrices, counts_offset; /* GGUF only: how often each matrix was used */
-    float calls;                      /* the older form: what the values are to be divided by */
+    float calls;                      /* the older form: what to divide the values by */
 };
 
 struct importance {
@@ -52,7 +52,8 @@ static hypura_status read_at(const struct importance *importance, uint64_t offse
     return HYPURA_OK;
 }
 
-/* ---- GGUF: NAME.in_sum2 and NAME.counts ---------------------------------------------------------------------------- */
+/* ---- GGUF: NAME.in_sum2 and NAME.counts ----------------------------------------------------------------------------
+ */
 
 static const char sums_ending[] = ".in_sum2";
 
@@ -68,8 +69,9 @@ static hypura_status add_sums(struct importance *importance, const struct gguf *
     uint64_t matrices = sums->dimensions[1] * sums->dimensions[2] * sums->dimensions[3];
     if (!counts || counts->type != TENSOR_F32 || sums->type != TENSOR_F32 || counts->bytes / 4 != matrices ||
         sums->bytes / 4 > MOST_VALUES)
-        return error_set(error, HYPURA_ERROR_FORMAT, "%.200s: \"%s\" does not fit the sums that it belongs to, or is absent",
-                         importance->path, name);
+        return error_set(error, HYPURA_ERROR_FORMAT,
+                         "%.200s: \"%s\" does not fit the sums that it belongs to, or is absent", importance->path,
+                         name);
     struct entry *entry = &importance->entries[importance->count];
     name[length] = 0;
     hypura_status status = string_copy(&entry->name, name, error);
@@ -98,8 +100,8 @@ static hypura_status open_gguf(struct importance *importance, hypura_error *erro
         snprintf(importance->dataset, sizeof importance->dataset, "%s", last->data);
     }
     if (strcmp(type.data, "imatrix") != 0 || gguf_file_count(file) != 1)
-        status = error_set(error, HYPURA_ERROR_FORMAT, "%.200s is a GGUF file, but no importance matrix",
-                           importance->path);
+        status =
+            error_set(error, HYPURA_ERROR_FORMAT, "%.200s is a GGUF file, but no importance matrix", importance->path);
     if (!status)
         status = ALLOCATE(&importance->entries, gguf_tensor_count(file), "table of an importance matrix", error);
     for (size_t i = 0; !status && i < gguf_tensor_count(file); i++) {
@@ -112,7 +114,8 @@ static hypura_status open_gguf(struct importance *importance, hypura_error *erro
     return status;
 }
 
-/* ---- the older form: entries of (name, calls, values), then the chunks and the text's name ------------------------- */
+/* ---- the older form: entries of (name, calls, values), then the chunks and the text's name -------------------------
+ */
 
 static hypura_status read_int(struct importance *importance, uint64_t *offset, int64_t most, int32_t *out,
                               hypura_error *error)
@@ -152,8 +155,8 @@ static hypura_status open_older(struct importance *importance, uint64_t bytes, h
         importance->count++;
     }
     if (!status && offset > bytes)
-        status = error_set(error, HYPURA_ERROR_FORMAT, "%.200s ends too early for an importance matrix",
-                           importance->path);
+        status =
+            error_set(error, HYPURA_ERROR_FORMAT, "%.200s ends too early for an importance matrix", importance->path);
     if (!status && offset + 8 <= bytes && read_int(importance, &offset, INT32_MAX, &calls, NULL) == HYPURA_OK) {
         importance->chunks = (uint32_t)calls;
         if (read_int(importance, &offset, MOST_NAME, &length, NULL) == HYPURA_OK && offset + (uint64_t)length <= bytes)

@@ -16,7 +16,7 @@
 #define TILES_PER_THREAD ((size_t)4)
 #define LEAST_TILE_QUERIES ((size_t)16)
 
-/* A section of the pool costs about as much as so many products of elements. */
+/* A section of the pool costs about as much as this many products of elements. */
 #define ALONE_PRODUCTS ((size_t)1 << 17)
 
 /* Tiles whose spans are under way together. */
@@ -330,7 +330,7 @@ static size_t most_queries(const struct attention *attention)
     return most;
 }
 
-/* Tiles of fewer queries, down to least, until they have so many spans. */
+/* Tiles of fewer queries, down to least, until there are this many spans. */
 static size_t shrink_tiles(struct plan *plan, size_t wanted, size_t least)
 {
     size_t tiles = count_tiles(plan);

@@ -59,7 +59,7 @@ static void normalise(const struct delta_net *net, size_t row)
 
 /* ---- the rule ---------------------------------------------------------------------------------------------------- */
 
-/* groups x LANES columns at once, so that sums over the keys run beside one another; the last group has "last" columns.
+/* groups x LANES columns at once, so that sums over the keys run side by side; the last group has "last" columns.
  * The columns of a matrix stay in the first-level cache from row to row. */
 static inline void run_columns(const struct delta_net *net, size_t head, size_t first, size_t groups, size_t last,
                                bool by_channel)

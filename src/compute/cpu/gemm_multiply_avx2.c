@@ -17,7 +17,7 @@
 #define MOST_PANELS 1
 #define PANELS_FOR(tokens) 1
 
-/* How quants are multiplied: so many columns' pairs fit 16 bits, in fours; or they have a sign. */
+/* How quants are multiplied: pairs of this many columns fit 16 bits, in fours; or they have a sign. */
 enum fit { FIT_SIGNED = 0, FIT_2 = 2, FIT_4 = 4, FIT_8 = 8 };
 
 static const uint8_t raises[TENSOR_TYPE_COUNT] = {

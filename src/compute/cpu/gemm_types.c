@@ -85,7 +85,7 @@ void panel_make(enum tensor_type type, struct panel *out, const uint8_t *const r
 
 /* ---- instruction sets -------------------------------------------------------------------------------------------- */
 
-/* Panels that plain C makes cost about as much as so many tokens one by one. */
+/* Panels that plain C makes cost about as much as this many tokens one by one. */
 #define PLAIN_LEAST_TOKENS 20
 
 static void fill(struct kernel_table *table, gemm_kernel *gemm, const uint8_t *least_tokens)

@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-/* Rows that share one unpacking of keys, up to so many queries. */
+/* Up to this many queries share one unpacking of keys. */
 #define TILE_QUERIES ((size_t)192)
 
 static const struct index_kernels *kernels_of(const struct compute *compute)

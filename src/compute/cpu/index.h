@@ -25,7 +25,7 @@ static inline size_t index_sets(const struct index_search *search)
     return search->by_head ? search->heads : 1;
 }
 
-/* Floats of a worker for a tile of so many rows. */
+/* Floats that a worker needs for a tile of this many rows. */
 static inline size_t index_work_floats(size_t rows, size_t heads, size_t size)
 {
     return ATTENTION_BLOCK * (size + rows * heads) + 16;

@@ -1,4 +1,4 @@
-/* Sixteen 32-bit integers as one value, beside the sixteen floats of lanes.h, and the dot products that panels of
+/* Sixteen 32-bit integers as one value, next to the sixteen floats of lanes.h, and the dot products that panels of
  * gemm.h are multiplied by. Integer sums are exact, so all variants agree. */
 #ifndef HYPURA_COMPUTE_INTS_H
 #define HYPURA_COMPUTE_INTS_H

@@ -109,7 +109,7 @@ typedef void gemm_kernel(const struct matmul *job, size_t first_row, size_t rows
 /* The most tokens of a task. */
 #define GEMM_TASK_TOKENS ((size_t)512)
 
-/* What the most demanding kernel needs for so many; no more than that of GEMM_TASK_TOKENS. */
+/* What the most demanding kernel needs for this many; at most what GEMM_TASK_TOKENS need. */
 size_t gemm_scratch_bytes(size_t tokens);
 size_t gemm_panels_scratch_bytes(size_t tokens);
 size_t gemm_floats_scratch_bytes(size_t tokens);
@@ -199,7 +199,7 @@ struct compute {
     const uint8_t **asked; /* [threads] where the weights go on that a worker has asked the memory for last */
     size_t task_tokens;    /* GEMM_TASK_TOKENS, or what limits allow */
     uint8_t *scratch;
-    size_t scratch_bytes; /* of a worker; see attention.h for what attention makes of it */
+    size_t scratch_bytes;       /* of a worker; see attention.h for what attention makes of it */
     struct compute_nodes nodes; /* count 0: one */
     struct matmul *node_jobs;   /* room for a section's, where there are several */
 };

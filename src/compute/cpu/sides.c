@@ -4,7 +4,7 @@
 
 #include <math.h>
 
-/* A section of the pool pays from so many elements on. */
+/* From this many elements on, a section of the pool pays. */
 #define PARALLEL_ELEMENTS ((size_t)16 << 10)
 
 struct side_job {

@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-/* A section of the pool pays from so many elements on. */
+/* From this many elements on, a section of the pool pays. */
 #define PARALLEL_ELEMENTS ((size_t)16 << 10)
 
 struct stream_job {

@@ -234,7 +234,7 @@ static uint32_t few_queries(const struct gpu *gpu, const struct gpu_attention *a
     return queries;
 }
 
-/* Bytes of scratch that so many rows leave their states in, and those that are there. */
+/* Bytes of scratch that the states of this many rows need, and how many there are. */
 static uint64_t states_bytes(const struct gpu_attention *a, uint32_t rows, uint32_t spans)
 {
     return (uint64_t)rows * a->heads * spans * (a->value_size + 2) * sizeof(float);

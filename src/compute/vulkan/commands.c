@@ -366,7 +366,7 @@ void gpu_launch_chained(struct gpu *gpu, enum gpu_kernel kernel, const uint32_t 
         gpu->chained += x * y * z;
 }
 
-/* The buffer that has room for so many bytes more; NULL after an error, which is kept. */
+/* A buffer with room for this many more bytes; NULL after an error, which is kept. */
 static struct gpu_buffer *find_table_room(struct gpu *gpu, struct gpu_batch *batch, size_t bytes)
 {
     while (bytes > tables_bytes[batch->tables_at] - batch->tables_used) {

@@ -37,7 +37,7 @@ struct gpu_info {
     char name[256], driver[256];
     enum gpu_kind kind;
     uint32_t driver_version;
-    uint8_t uuid[16]; /* of the card, whichever driver shows it; zeros: not known */
+    uint8_t uuid[16];      /* of the card, whichever driver shows it; zeros: not known */
     uint64_t memory_bytes; /* of the greatest heap that is local to the device */
     uint64_t free_bytes;   /* of it, as the driver says; memory_bytes where it does not */
     bool unified;          /* device memory is host memory, so device buffers are mapped */
@@ -75,8 +75,8 @@ hypura_status gpu_imagine(struct gpu **out, const struct gpu_info *info, hypura_
 /* Waits for what is in flight; buffers must be destroyed before. Of a device that hangs nothing is given back. */
 void gpu_close(struct gpu *gpu);
 const struct gpu_info *gpu_get_info(const struct gpu *gpu);
-bool gpu_is_lost(const struct gpu *gpu); /* every call fails since */
-uint64_t gpu_free_bytes(struct gpu *gpu); /* as info's free_bytes, now */
+bool gpu_is_lost(const struct gpu *gpu);              /* every call fails since */
+uint64_t gpu_free_bytes(struct gpu *gpu);             /* as info's free_bytes, now */
 uint64_t gpu_busy_nanoseconds(const struct gpu *gpu); /* that batches took, up to one of the last; 0: it cannot tell */
 
 /* How many messages the validation layers had; they go to the log too. */
@@ -216,7 +216,7 @@ struct gpu_matmul {
     bool accumulate;
 };
 
-/* Room for weights of a matrix that a batch of so many tokens unpacks: all of it, at most GPU_UNPACKED_BYTES; 0: none.
+/* Room for the weights of a matrix that a batch of this many tokens unpacks: all, at most GPU_UNPACKED_BYTES; 0: none.
  */
 #define GPU_UNPACKED_BYTES ((uint64_t)256 << 20)
 uint64_t gpu_unpacked_bytes(enum tensor_type type, uint32_t rows, uint32_t columns, uint32_t tokens);
@@ -261,7 +261,7 @@ uint64_t gpu_expert_group_bytes(uint32_t experts, uint32_t used, uint32_t tokens
 void gpu_expert_group(struct gpu *gpu, struct gpu_range ids, struct gpu_range groups, uint32_t experts, uint32_t used,
                       uint32_t tokens);
 
-/* out[t] = row tokens[t] (int32) of the embedding, times scale. supports: with rows of so many bytes. */
+/* out[t] = row tokens[t] (int32) of the embedding, times scale. supports: with rows of this many bytes. */
 bool gpu_embed_supports(enum tensor_type type, uint64_t row_bytes);
 void gpu_embed(struct gpu *gpu, const struct gpu_matrix *embedding, struct gpu_range tokens, struct gpu_range out,
                uint32_t rows, float scale);

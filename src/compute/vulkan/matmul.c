@@ -168,7 +168,7 @@ static void matmat(struct gpu *gpu, const struct gpu_matmul *job)
                (push.rows + tiling.rows - 1) / tiling.rows, 1);
 }
 
-/* A batch of so many tokens would unpack each weight in so many tiles that a pass of its own is quicker. */
+/* A batch of this many tokens would unpack each weight in many tiles; a pass of its own is quicker. */
 #define UNPACK_TOKENS 256u
 
 /* Rows of a part of the weights that is unpacked at once: the tiles' multiple. */

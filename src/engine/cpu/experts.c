@@ -339,7 +339,7 @@ static hypura_status run_waiting(struct batch *batch, const struct step *step, u
 /* ---- the sum -------------------------------------------------------------------------------------------------------
  */
 
-/* A parallel section costs about as much as so many elements. */
+/* A parallel section costs about as much as this many elements. */
 #define PARALLEL_ELEMENTS ((size_t)16 << 10)
 
 struct mix {

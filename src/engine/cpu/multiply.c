@@ -3,7 +3,7 @@
 /* Matrices, or pieces of them, that are multiplied in one parallel section. */
 #define PARTS_MAX 32u
 
-/* And at most so many bytes of pieces: while some are held, the ring has no room for the next ones. */
+/* And at most this many bytes of pieces: while some are held, the ring has no room for the next ones. */
 #define PARTS_BYTES ((uint64_t)32 << 20)
 
 struct parts {
@@ -59,7 +59,7 @@ static void add_rows(struct parts *parts, const struct product *products, size_t
     }
 }
 
-/* Whether a product has to do with so many rows of a tensor from "from" on. */
+/* Whether a product reads any of this many rows of a tensor from "from" on. */
 static bool wanted_rows(const struct product *products, size_t count, unit_number unit, size_t from, size_t rows)
 {
     for (size_t i = 0; i < count; i++)

@@ -36,7 +36,7 @@ static bool runs_ahead(const struct gpu_pass *pass)
     return pass->ahead.used && !pass->ahead.recording;
 }
 
-/* Where rows of so many bytes each begin in what both sides see: every part of a prompt has rows of its own there. */
+/* Where rows of this many bytes each begin in what both sides see: every part of a prompt has rows of its own there. */
 static struct shared_part at_first_row(const struct gpu_pass *pass, const struct shared_part *part, size_t row_bytes)
 {
     struct shared_part at = *part;
@@ -148,8 +148,7 @@ void pass_take_leaving(struct batch *batch)
 {
     for (size_t i = 0; i < PASS_CARRIED; i++)
         if (carried_bytes(batch, i))
-            memcpy(batch->scratch.buffers[pass_carried[i]], pass_left(batch, i),
-                   batch->rows * carried_bytes(batch, i));
+            memcpy(batch->scratch.buffers[pass_carried[i]], pass_left(batch, i), batch->rows * carried_bytes(batch, i));
     batch->pass->on_device = false;
 }
 
