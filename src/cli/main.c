@@ -9,11 +9,11 @@
 #include <unistd.h>
 
 const struct command *const commands[] = {
-    &command_run,      &command_serve,      &command_batch,      &command_list,   &command_pull,  &command_rm,
-    &command_ps,       &command_stop,       &command_inspect,    &command_bench,  &command_plot,  &command_profile,
-    &command_iobench,  &command_replay,     &command_logits,     &command_embed,  &command_synth, &command_tokenize,
-    &command_template, &command_perplexity, &command_completion, &command_manual,
-    &command_quantize, &command_optimize, &command_imatrix, &command_compare, &command_estimate,
+    &command_run,        &command_serve,      &command_batch,    &command_list,     &command_pull,    &command_rm,
+    &command_ps,         &command_stop,       &command_inspect,  &command_estimate, &command_bench,   &command_plot,
+    &command_profile,    &command_iobench,    &command_quantize, &command_optimize, &command_imatrix, &command_compare,
+    &command_perplexity, &command_replay,     &command_logits,   &command_embed,    &command_synth,   &command_tokenize,
+    &command_template,   &command_completion, &command_manual,
 };
 const size_t command_count = COUNT_OF(commands);
 

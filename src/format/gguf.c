@@ -136,9 +136,13 @@ static hypura_status read_part(struct gguf *file, const char *path, uint32_t num
     if (status)
         return status;
     struct split_keys keys = split_keys(&header);
-    if (header.partial || keys.number + 1 != number || keys.count != count)
+    if (header.partial)
         status = error_set(error, HYPURA_ERROR_FORMAT,
-                           "%s: the file says that it is part %" PRIu64 " of %" PRIu64 "; expected a whole part %u of %u",
+                           "%s: a file of what one host serves of a model; expected part %u of %u, whole", shown,
+                           number, count);
+    else if (keys.number + 1 != number || keys.count != count)
+        status = error_set(error, HYPURA_ERROR_FORMAT,
+                           "%s: the file says that it is part %" PRIu64 " of %" PRIu64 "; expected part %u of %u",
                            shown, keys.number + 1, keys.count, number, count);
     if (!status && number == 1) {
         uint64_t bytes = header.file_bytes;
@@ -232,9 +236,10 @@ static hypura_status check_whole(const struct gguf *file, hypura_error *error)
     char shown[PATH_TEXT_ROOM];
     if (!file->header.partial)
         return HYPURA_OK;
-    return error_set(error, HYPURA_ERROR_FORMAT,
-                     "%s holds only those parts of a model that one of several hosts serves; the whole model is needed here",
-                     path_text(shown, file->parts[0].path));
+    return error_set(
+        error, HYPURA_ERROR_FORMAT,
+        "%s holds only those parts of a model that one of several hosts serves; the whole model is needed here",
+        path_text(shown, file->parts[0].path));
 }
 
 static hypura_status open_file(struct gguf **out, const char *path, bool partial, hypura_error *error)

@@ -34,7 +34,7 @@ WORK = tempfile.TemporaryDirectory(prefix="hypura-test-")
 QUESTION = "What does the ls command do?"
 COMMANDS = ["run", "inspect", "bench", "plot", "profile", "iobench", "replay", "logits", "embed", "synth", "tokenize", "template",
             "perplexity", "completion", "manual", "serve", "batch", "list", "pull", "rm", "ps", "stop",
-            "quantize", "imatrix", "compare", "estimate"]
+            "quantize", "imatrix", "compare", "estimate", "optimize"]
 
 
 def path(name):
@@ -79,8 +79,8 @@ def what_reports_can_be_read_by_programs():
 
 
 def documents_name_options_that_exist():
-    clients = {"auth-type", "now", "user", "add-host", "no-escape", "device"}  # of other programs that the manual names
-    others = r"\b(docker|podman|brew|apt-get|git|systemctl|debootstrap|meson|numactl|pkg-config)\b"  # lines about these
+    clients = {"auth-type", "now", "user", "add-host", "no-escape", "device", "bind-to"}  # of other programs that the manual names
+    others = r"\b(docker|podman|brew|apt-get|git|systemctl|debootstrap|meson|numactl|pkg-config|mpirun|rsync)\b"  # lines about these
     known = {"help", "version"}.union(clients, *map(options_of, COMMANDS))
     pages = [os.path.join("docs", name) for name in os.listdir(os.path.join(SOURCE, "docs")) if name.endswith(".md")]
     assert len(pages) > 15

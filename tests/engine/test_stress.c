@@ -64,7 +64,11 @@ static void make_file(struct world *world, const char *path)
 {
     struct random *random = &world->random;
     struct synth_options options;
-    synth_default_options(&options, synth_preset_at(below(random, (uint32_t)synth_preset_count())));
+    const struct synth_preset *preset; /* the sizes of those with a recipe are fixed */
+    do
+        preset = synth_preset_at(below(random, (uint32_t)synth_preset_count()));
+    while (preset->recipe);
+    synth_default_options(&options, preset);
     struct synth_geometry *g = &options.geometry;
     options.type = types[below(random, COUNT_OF(types))];
     options.seed = world->seed;
