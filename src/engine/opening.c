@@ -208,25 +208,24 @@ static void open_vocabulary(struct opened *open)
               tokens, rows);
 }
 
-hypura_status engine_open_model(struct engine **out, const char *path, const struct engine_options *options,
-                                hypura_error *error)
+static hypura_status begin_opening(struct engine **out, enum engine_drafting drafting, hypura_error *error)
 {
     struct engine *engine;
     TRY(ALLOCATE(&engine, 1, "engine", error));
-    struct opened *open = &engine->open;
     pthread_mutex_init(&engine->budget_mutex, NULL);
-    engine->batch.open = open;
+    engine->batch.open = &engine->open;
     engine->batch.counters = &engine->counters;
     engine->batch.narrowing.layer = NO_LAYER;
-    open->drafting = options->drafting;
-    hypura_error missing = {0};
-    hypura_status status = hardware_detect(&open->hardware, path, &missing);
-    status = status ? model_open(&open->model, path, error) /* which says better what is wrong */
-                    : engine_open_file(&open->model, path, &open->hardware, options, NULL, error);
-    if (!status && missing.status)
-        status = error_set(error, missing.status, "%s", missing.message);
-    if (!status)
-        open_vocabulary(open);
+    engine->open.drafting = drafting;
+    *out = engine;
+    return HYPURA_OK;
+}
+
+/* What follows from the opened file; the engine is closed where that, or what came before it, failed. */
+static hypura_status finish_opening(struct engine **out, struct engine *engine, hypura_status status,
+                                    const struct engine_options *options, hypura_error *error)
+{
+    struct opened *open = &engine->open;
     if (!status)
         status = steps_make(&open->steps, open->model, error);
     if (!status)
@@ -239,6 +238,23 @@ hypura_status engine_open_model(struct engine **out, const char *path, const str
     return status;
 }
 
+hypura_status engine_open_model(struct engine **out, const char *path, const struct engine_options *options,
+                                hypura_error *error)
+{
+    struct engine *engine;
+    TRY(begin_opening(&engine, options->drafting, error));
+    struct opened *open = &engine->open;
+    hypura_error missing = {0};
+    hypura_status status = hardware_detect(&open->hardware, path, &missing);
+    status = status ? model_open(&open->model, path, error) /* which says better what is wrong */
+                    : engine_open_file(&open->model, path, &open->hardware, options, NULL, error);
+    if (!status && missing.status)
+        status = error_set(error, missing.status, "%s", missing.message);
+    if (!status)
+        open_vocabulary(open);
+    return finish_opening(out, engine, status, options, error);
+}
+
 hypura_status engine_open_part(struct engine **out, const char *path, bool predicting,
                                const struct engine_options *options, hypura_error *error)
 {
@@ -247,13 +263,8 @@ hypura_status engine_open_part(struct engine **out, const char *path, bool predi
     const int length = snprintf(parts, sizeof parts, "%s" PARTS_ENDING, path);
     if (length < (int)sizeof parts && access(parts, F_OK) == 0)
         path = parts;
-    TRY(ALLOCATE(&engine, 1, "engine", error));
+    TRY(begin_opening(&engine, DRAFTING_OFF, error));
     struct opened *open = &engine->open;
-    pthread_mutex_init(&engine->budget_mutex, NULL);
-    engine->batch.open = open;
-    engine->batch.counters = &engine->counters;
-    engine->batch.narrowing.layer = NO_LAYER;
-    open->drafting = DRAFTING_OFF;
     hypura_error missing = {0};
     hypura_status found = hardware_detect(&open->hardware, path, &missing);
     hypura_status status = model_open_partial(&open->model, path, predicting, error);
@@ -261,16 +272,7 @@ hypura_status engine_open_part(struct engine **out, const char *path, bool predi
         status = error_set(error, found, "%s", missing.message);
     if (!status && (options->mirror_count || gguf_file_count(model_file(open->model)) > 1))
         status = store_find_drives(&open->hardware, open->model, options->mirrors, options->mirror_count, error);
-    if (!status)
-        status = steps_make(&open->steps, open->model, error);
-    if (!status)
-        status =
-            adapters_open(&open->adapters, open->model, open->steps, options->adapters, options->adapter_count, error);
-    if (status)
-        engine_close(engine);
-    else
-        *out = engine;
-    return status;
+    return finish_opening(out, engine, status, options, error);
 }
 
 void engine_close(struct engine *engine)

@@ -16,8 +16,8 @@ static uint64_t planned_kv_bytes(const void *context, uint32_t positions, uint32
     return kv_cache_bytes(context, positions, sequences, type);
 }
 
-static uint64_t planned_shared_bytes(const void *context, uint32_t positions, uint32_t sequences,
-                                     uint64_t kv_positions, enum tensor_type type)
+static uint64_t planned_shared_bytes(const void *context, uint32_t positions, uint32_t sequences, uint64_t kv_positions,
+                                     enum tensor_type type)
 {
     return kv_cache_shared_bytes(context, positions, sequences, kv_positions, type);
 }
@@ -186,26 +186,51 @@ hypura_status make_plan(struct plan **out, struct plan_request *request, struct 
     return status;
 }
 
+/* A plan that nothing is loaded for, and what it was made of. */
+struct sketch {
+    struct steps *steps;
+    struct adapters *adapters;
+    struct devices devices;
+    struct geometry geometry;
+    struct plan_request request;
+    struct plan *plan;
+};
+
+/* To be freed after an error too. */
+static hypura_status sketch_make(struct sketch *sketch, const struct model *model, const struct hardware *hardware,
+                                 const struct engine_options *options, hypura_error *error)
+{
+    *sketch = (struct sketch){0};
+    TRY(gpu_pass_open_devices(&sketch->devices, hardware, options, error));
+    TRY(steps_make(&sketch->steps, model, error));
+    TRY(adapters_open(&sketch->adapters, model, sketch->steps, options->adapters, options->adapter_count, error));
+    return make_plan(&sketch->plan, &sketch->request, &sketch->geometry, model, sketch->steps, sketch->adapters,
+                     hardware, &sketch->devices, options, error);
+}
+
+static void sketch_free(struct sketch *sketch)
+{
+    plan_free(sketch->plan);
+    adapters_close(sketch->adapters);
+    steps_free(sketch->steps);
+    gpu_pass_close_devices(&sketch->devices);
+}
+
+/* Frees the rest. */
+static struct plan *sketch_take_plan(struct sketch *sketch)
+{
+    struct plan *plan = sketch->plan;
+    sketch->plan = NULL;
+    sketch_free(sketch);
+    return plan;
+}
+
 hypura_status engine_plan_beside(struct plan **out, const struct model *model, const struct hardware *hardware,
                                  const struct engine_options *options, hypura_error *error)
 {
-    struct plan_request request;
-    struct geometry geometry;
-    struct plan *plan = NULL;
-    struct adapters *adapters = NULL;
-    struct devices devices;
-    struct steps *steps = NULL;
-    hypura_status status = gpu_pass_open_devices(&devices, hardware, options, error);
-    if (!status)
-        status = steps_make(&steps, model, error);
-    if (!status)
-        status = adapters_open(&adapters, model, steps, options->adapters, options->adapter_count, error);
-    if (!status)
-        status =
-            make_plan(&plan, &request, &geometry, model, steps, adapters, hardware, &devices, options, error);
-    gpu_pass_close_devices(&devices);
-    adapters_close(adapters);
-    steps_free(steps);
+    struct sketch sketch;
+    hypura_status status = sketch_make(&sketch, model, hardware, options, error);
+    struct plan *plan = sketch_take_plan(&sketch);
     if (!status)
         *out = plan;
     return status;
@@ -214,28 +239,31 @@ hypura_status engine_plan_beside(struct plan **out, const struct model *model, c
 hypura_status engine_speed_with(double *tokens_per_second, const struct model *model, const struct hardware *hardware,
                                 const struct engine_options *options, int64_t more_bytes, hypura_error *error)
 {
-    struct plan_request request;
-    struct geometry geometry;
-    struct plan *plan = NULL;
-    struct devices devices;
-    struct adapters *adapters = NULL;
-    struct steps *steps = NULL;
-    TRY(gpu_pass_open_devices(&devices, hardware, options, error));
-    hypura_status status = steps_make(&steps, model, error);
-    if (!status)
-        status = adapters_open(&adapters, model, steps, options->adapters, options->adapter_count, error);
-    if (!status)
-        status =
-            make_plan(&plan, &request, &geometry, model, steps, adapters, hardware, &devices, options, error);
+    struct sketch sketch;
+    hypura_status status = sketch_make(&sketch, model, hardware, options, error);
     if (!status) {
-        request.budget = plan->budget;
-        request.positions = plan->positions; /* more memory is not to be spent on a longer context */
-        status = plan_tokens_per_second_with(model, steps, hardware, &request, more_bytes, tokens_per_second, error);
+        sketch.request.budget = sketch.plan->budget;
+        sketch.request.positions = sketch.plan->positions; /* more memory is not to be spent on a longer context */
+        status = plan_tokens_per_second_with(model, sketch.steps, hardware, &sketch.request, more_bytes,
+                                             tokens_per_second, error);
     }
-    plan_free(plan);
-    adapters_close(adapters);
-    steps_free(steps);
-    gpu_pass_close_devices(&devices);
+    sketch_free(&sketch);
+    return status;
+}
+
+hypura_status engine_forecast(struct plan **out, double *seconds, const uint32_t *prompts, size_t count,
+                              const struct model *model, const struct hardware *hardware,
+                              const struct engine_options *options, hypura_error *error)
+{
+    struct sketch sketch;
+    hypura_status status = sketch_make(&sketch, model, hardware, options, error);
+    if (!status)
+        status = plan_prompt_seconds(seconds, prompts, count, sketch.plan, model, sketch.steps, hardware,
+                                     &sketch.request, error);
+    if (status)
+        sketch_free(&sketch);
+    else
+        *out = sketch_take_plan(&sketch);
     return status;
 }
 

@@ -1,3 +1,4 @@
+#include "core/samples.h"
 #include "model/model_private.h"
 
 #include <errno.h>
@@ -62,7 +63,8 @@ hypura_status model_find_behind_experts(struct model *model, hypura_error *error
     if (!gguf_get_string(model->file, EXPERT_FILE_MODEL, &source))
         return error_set(error, HYPURA_ERROR_FORMAT, "%s holds experts, but does not say of which model", path);
     if (!find_model(found, sizeof found, path, source.data))
-        return error_set(error, HYPURA_ERROR_IO, "%s holds only the experts of %s, which is not there", path, source.data);
+        return error_set(error, HYPURA_ERROR_IO, "%s holds only the experts of %s, which is not there", path,
+                         source.data);
     hypura_status status = string_copy(&model->expert_path, path, error);
     if (status)
         return status;
@@ -75,7 +77,8 @@ hypura_status model_find_behind_experts(struct model *model, hypura_error *error
                : HYPURA_OK;
 }
 
-/* ---- whether it is of this model ------------------------------------------------------------------------------------ */
+/* ---- whether it is of this model ------------------------------------------------------------------------------------
+ */
 
 static bool number_at(const struct gguf *file, const char *key, uint64_t index, uint64_t *out)
 {
@@ -91,8 +94,8 @@ static const char *compare_files(const struct gguf *experts, const struct model 
     for (size_t i = 0; i < gguf_file_count(model->file); i++) {
         if (!number_at(experts, EXPERT_FILE_SIZES, i, &then) || then != gguf_file_bytes(model->file, i))
             return "was made of another model";
-        if (!number_at(experts, EXPERT_FILE_TIMES, i, &then) || !expert_file_time(gguf_file_path(model->file, i), &now) ||
-            then != now)
+        if (!number_at(experts, EXPERT_FILE_TIMES, i, &then) ||
+            !expert_file_time(gguf_file_path(model->file, i), &now) || then != now)
             return "was made before the model was changed, or copied";
     }
     return NULL;
@@ -137,27 +140,6 @@ static const struct gguf_tensor *find_layer(const struct gguf *experts, const st
     return tensor;
 }
 
-static bool read_at(int file, uint8_t *out, size_t bytes, uint64_t offset)
-{
-    for (size_t have = 0; have < bytes;) {
-        ssize_t got = pread(file, out + have, bytes - have, (off_t)(offset + have));
-        if (got == 0 || (got < 0 && errno != EINTR))
-            return false;
-        have += got > 0 ? (size_t)got : 0;
-    }
-    return true;
-}
-
-static int open_for_samples(const char *path)
-{
-    int file = open(path, O_RDONLY | O_CLOEXEC);
-#ifdef POSIX_FADV_RANDOM
-    if (file >= 0)
-        posix_fadvise(file, 0, 0, POSIX_FADV_RANDOM);
-#endif
-    return file;
-}
-
 /* A slice of an expert, read from both files somewhere. */
 static bool is_same(const struct model *model, const struct unit_slice *slice, uint32_t expert, int experts,
                     uint64_t place, uint64_t at)
@@ -166,15 +148,16 @@ static bool is_same(const struct model *model, const struct unit_slice *slice, u
     size_t size = (size_t)MIN(slice->bytes, (uint64_t)SAMPLE_BYTES);
     uint64_t offset = slice->tensor->offset + slice->bytes * expert;
     at = slice->bytes > size ? at % (slice->bytes - size) : 0;
-    int file = open_for_samples(gguf_file_path(model->file, slice->tensor->file));
-    bool same = file >= 0 && read_at(file, bytes[0], size, offset + at) && read_at(experts, bytes[1], size, place + at) &&
-                memcmp(bytes[0], bytes[1], size) == 0;
+    int file = samples_open(gguf_file_path(model->file, slice->tensor->file));
+    bool same = file >= 0 && samples_read(file, bytes[0], size, offset + at) &&
+                samples_read(experts, bytes[1], size, place + at) && memcmp(bytes[0], bytes[1], size) == 0;
     if (file >= 0)
         close(file);
     return same;
 }
 
-/* ---- using it ------------------------------------------------------------------------------------------------------- */
+/* ---- using it -------------------------------------------------------------------------------------------------------
+ */
 
 struct layer_records {
     const struct gguf_tensor *tensor; /* NULL: none */
@@ -190,7 +173,7 @@ static const char *compare_samples(const struct model *model, const struct layer
 {
     struct random random;
     const char *problem = NULL;
-    int file = open_for_samples(path);
+    int file = samples_open(path);
     if (file < 0)
         return "cannot be read";
     random_seed(&random, model->bytes);

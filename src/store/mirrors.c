@@ -1,5 +1,7 @@
 #include "store/mirrors.h"
 
+#include "core/samples.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -28,17 +30,6 @@ static bool place_of(char *out, size_t room, const char *mirror, const char *pat
            (int)room;
 }
 
-static bool read_at(int file, uint8_t *out, size_t bytes, uint64_t offset)
-{
-    for (size_t have = 0; have < bytes;) {
-        ssize_t got = pread(file, out + have, bytes - have, (off_t)(offset + have));
-        if (got == 0 || (got < 0 && errno != EINTR))
-            return false;
-        have += got > 0 ? (size_t)got : 0;
-    }
-    return true;
-}
-
 /* NULL: the two files have the same size and, where they were looked at, the same bytes. */
 static const char *compare(int one, int other, uint8_t *memory)
 {
@@ -59,24 +50,14 @@ static const char *compare(int one, int other, uint8_t *memory)
         uint64_t step = (bytes - sample) / SAMPLES;
         /* The first is the beginning and the last is the end. */
         uint64_t at = i == SAMPLES ? bytes - sample : i * step + (i && step ? random_next(&random) % step : 0);
-        if (!read_at(one, memory, sample, at))
+        if (!samples_read(one, memory, sample, at))
             return NULL; /* it is not the mirror that fails */
-        if (!read_at(other, memory + SAMPLE_BYTES, sample, at))
+        if (!samples_read(other, memory + SAMPLE_BYTES, sample, at))
             return "cannot be read";
         if (memcmp(memory, memory + SAMPLE_BYTES, sample) != 0)
             return "has other bytes than the model";
     }
     return NULL;
-}
-
-static int open_for_samples(const char *path)
-{
-    int file = open(path, O_RDONLY | O_CLOEXEC);
-#ifdef POSIX_FADV_RANDOM
-    if (file >= 0)
-        posix_fadvise(file, 0, 0, POSIX_FADV_RANDOM);
-#endif
-    return file;
 }
 
 static void close_samples(int file)
@@ -90,10 +71,10 @@ static void close_samples(int file)
 /* Whether a copy may stand for a file; a warning says why not. */
 static bool is_a_copy(const char *path, const char *mirror, uint8_t *memory)
 {
-    int one = open_for_samples(path);
+    int one = samples_open(path);
     if (one < 0)
         return false; /* opening it for good tells what is wrong */
-    int other = open_for_samples(mirror);
+    int other = samples_open(mirror);
     if (other < 0) {
         log_write(LOG_WARNING, "the mirror %s cannot be opened, and is left: %s", mirror, strerror(errno));
         close_samples(one);

@@ -54,24 +54,6 @@ static uint64_t digest(const uint8_t *data, uint64_t bytes)
     return fnv1a(result, data + i, (size_t)(bytes - i));
 }
 
-static hypura_status read_all(int file, const char *path, uint64_t offset, uint8_t *out, uint64_t bytes,
-                              hypura_error *error)
-{
-    while (bytes) {
-        ssize_t done = pread(file, out, (size_t)bytes, (off_t)offset);
-        if (done < 0 && errno == EINTR)
-            continue;
-        if (done < 0)
-            return error_set_errno(error, errno, "cannot read %.200s at byte %" PRIu64, path, offset);
-        if (done == 0)
-            return error_set(error, HYPURA_ERROR_IO, "%.200s ends at byte %" PRIu64 ", before its tensors do", path, offset);
-        out += done;
-        offset += (uint64_t)done;
-        bytes -= (uint64_t)done;
-    }
-    return HYPURA_OK;
-}
-
 static hypura_status write_all(int file, const char *path, uint64_t offset, const uint8_t *data, uint64_t bytes,
                                hypura_error *error)
 {
@@ -80,9 +62,9 @@ static hypura_status write_all(int file, const char *path, uint64_t offset, cons
         if (done < 0 && errno == EINTR)
             continue;
         if (done < 0)
-            return error_set_errno(error, errno,
-                                   "cannot write %.200s (what is written stays there; the same command goes on from it)",
-                                   path);
+            return error_set_errno(
+                error, errno, "cannot write %.200s (what is written stays there; the same command goes on from it)",
+                path);
         data += done;
         offset += (uint64_t)done;
         bytes -= (uint64_t)done;
@@ -90,7 +72,8 @@ static hypura_status write_all(int file, const char *path, uint64_t offset, cons
     return HYPURA_OK;
 }
 
-/* ---- a piece ------------------------------------------------------------------------------------------------------- */
+/* ---- a piece -------------------------------------------------------------------------------------------------------
+ */
 
 static void take_error(struct job *job, const hypura_error *error)
 {
@@ -125,13 +108,14 @@ static void look_at_piece(void *context, size_t index, size_t number)
     uint64_t offset, bytes;
     hypura_error error = {0};
     job->work->where(job->work->context, job->first + index, &offset, &bytes);
-    if (read_all(job->file, job->partial, job->data + offset, job->room[number], bytes, &error))
+    if (sources_read_exactly(job->file, job->partial, job->data + offset, job->room[number], bytes, &error))
         take_error(job, &error);
     else
         job->digests[index] = digest(job->room[number], bytes);
 }
 
-/* ---- batches ------------------------------------------------------------------------------------------------------- */
+/* ---- batches -------------------------------------------------------------------------------------------------------
+ */
 
 static hypura_status tell(struct job *job, hypura_error *error)
 {
@@ -211,7 +195,8 @@ static hypura_status find_same(struct job *job, uint64_t piece, size_t count, hy
 {
     for (size_t i = 0; i < count; i++) {
         uint64_t noted;
-        hypura_status status = read_all(job->list, job->list_path, 16 + 8 * (piece + i), (uint8_t *)&noted, 8, error);
+        hypura_status status =
+            sources_read_exactly(job->list, job->list_path, 16 + 8 * (piece + i), (uint8_t *)&noted, 8, error);
         if (status)
             return status;
         if (noted != job->digests[i])
@@ -224,7 +209,8 @@ static hypura_status find_same(struct job *job, uint64_t piece, size_t count, hy
     return HYPURA_OK;
 }
 
-/* ---- the files ----------------------------------------------------------------------------------------------------- */
+/* ---- the files -----------------------------------------------------------------------------------------------------
+ */
 
 static hypura_status check_target(const struct pieces_work *work, const char *path, hypura_error *error)
 {
@@ -246,8 +232,8 @@ static hypura_status check_room(const struct job *job, uint64_t bytes, hypura_er
     char wanted[32], found[32];
     uint64_t missing = bytes + 8 * job->work->count > taken ? bytes + 8 * job->work->count - taken : 0;
     if (missing > free_bytes)
-        return error_set(error, HYPURA_ERROR_IO, "%.200s: the file needs %s more, but the disk has only %s free", job->partial,
-                         format_bytes(wanted, sizeof wanted, (double)missing),
+        return error_set(error, HYPURA_ERROR_IO, "%.200s: the file needs %s more, but the disk has only %s free",
+                         job->partial, format_bytes(wanted, sizeof wanted, (double)missing),
                          format_bytes(found, sizeof found, (double)free_bytes));
     return HYPURA_OK;
 }
@@ -361,7 +347,8 @@ static hypura_status finish(struct job *job, const char *path, hypura_error *err
     return durable_folder_of(path, error);
 }
 
-/* ---- the whole ----------------------------------------------------------------------------------------------------- */
+/* ---- the whole -----------------------------------------------------------------------------------------------------
+ */
 
 static hypura_status make_room(struct job *job, hypura_error *error)
 {

@@ -61,23 +61,30 @@ void sources_close(struct sources *sources)
     memory_free(sources);
 }
 
-hypura_status sources_read(const struct sources *sources, uint32_t file, uint64_t offset, uint8_t *out, uint64_t bytes,
-                           hypura_error *error)
+hypura_status sources_read_exactly(int file, const char *path, uint64_t offset, uint8_t *out, uint64_t bytes,
+                                   hypura_error *error)
 {
-    const char *path = gguf_file_path(sources->file, file);
     while (bytes) {
-        ssize_t done = pread(sources->files[file].descriptor, out, (size_t)bytes, (off_t)offset);
+        ssize_t done = pread(file, out, (size_t)bytes, (off_t)offset);
         if (done < 0 && errno == EINTR)
             continue;
         if (done < 0)
             return error_set_errno(error, errno, "cannot read %.200s at byte %" PRIu64, path, offset);
         if (done == 0)
-            return error_set(error, HYPURA_ERROR_IO, "%.200s ends at byte %" PRIu64 ", before its tensors do", path, offset);
+            return error_set(error, HYPURA_ERROR_IO, "%.200s ends at byte %" PRIu64 ", before its tensors do", path,
+                             offset);
         out += done;
         offset += (uint64_t)done;
         bytes -= (uint64_t)done;
     }
     return HYPURA_OK;
+}
+
+hypura_status sources_read(const struct sources *sources, uint32_t file, uint64_t offset, uint8_t *out, uint64_t bytes,
+                           hypura_error *error)
+{
+    return sources_read_exactly(sources->files[file].descriptor, gguf_file_path(sources->file, file), offset, out,
+                                bytes, error);
 }
 
 void sources_drop(const struct sources *sources, uint32_t file, uint64_t offset, uint64_t bytes)

@@ -12,6 +12,10 @@ struct sources;
 hypura_status sources_open(struct sources **out, const struct gguf *file, hypura_error *error);
 void sources_close(struct sources *sources);
 
+/* All of these bytes of an open file; path is for the sentence. */
+hypura_status sources_read_exactly(int file, const char *path, uint64_t offset, uint8_t *out, uint64_t bytes,
+                                   hypura_error *error);
+
 hypura_status sources_read(const struct sources *sources, uint32_t file, uint64_t offset, uint8_t *out, uint64_t bytes,
                            hypura_error *error);
 
