@@ -247,7 +247,7 @@ static void run_tile_by_spans(struct plan *plan, const struct attention_tile *ti
 
 static const struct attention_kernels *kernels_of(const struct compute *compute)
 {
-    switch (compute_instructions(compute)) {
+    switch (compute->instructions) {
 #if defined(__x86_64__)
     case INSTRUCTIONS_AVX2:
     case INSTRUCTIONS_AVX_VNNI:

@@ -9,7 +9,7 @@
 
 static const struct index_kernels *kernels_of(const struct compute *compute)
 {
-    switch (compute_instructions(compute)) {
+    switch (compute->instructions) {
 #if defined(__x86_64__)
     case INSTRUCTIONS_AVX2:
     case INSTRUCTIONS_AVX_VNNI:

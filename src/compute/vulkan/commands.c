@@ -1,167 +1,13 @@
+/* Batches: what is recorded, sent and waited for. */
 #include "compute/vulkan/gpu_private.h"
 
-#include <stdarg.h>
-#include <stdio.h>
 #include <string.h>
 
-hypura_status gpu_lost_error(const struct gpu *gpu, hypura_error *error)
+/* What chains count on. Not by gpu_upload: its staging ring is for weights, and may never be needed. */
+hypura_status commands_create(struct gpu *gpu, hypura_error *error)
 {
-    if (atomic_load(&gpu->hung))
-        return error_set(error, HYPURA_ERROR_DEVICE, "GPU: the device hangs: no answer in %u seconds",
-                         gpu->patience_seconds);
-    return error_set(error, HYPURA_ERROR_DEVICE, "GPU: the device was lost; its driver reset it or it was removed");
-}
-
-hypura_status gpu_check(struct gpu *gpu, VkResult result, const char *doing, hypura_error *error)
-{
-    if (result == VK_SUCCESS)
+    if (!gpu->info.chains)
         return HYPURA_OK;
-    if (result == VK_ERROR_DEVICE_LOST) {
-        atomic_store(&gpu->lost, true);
-        return gpu_lost_error(gpu, error);
-    }
-    return vk_error(error, result, doing);
-}
-
-void gpu_record_error(struct gpu *gpu, hypura_status status, const char *format, ...)
-{
-    if (gpu->recording.status)
-        return;
-    va_list arguments;
-    va_start(arguments, format);
-    gpu->recording.status = status;
-    vsnprintf(gpu->recording.message, sizeof gpu->recording.message, format, arguments);
-    va_end(arguments);
-}
-
-/* ---- command buffers and timelines ------------------------------------------------------------------------------- */
-
-hypura_status command_buffer_create(struct gpu *gpu, uint32_t family, VkCommandPool *pool, VkCommandBuffer *commands,
-                                    hypura_error *error)
-{
-    const VkCommandPoolCreateInfo create = {.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO,
-                                            .flags = VK_COMMAND_POOL_CREATE_TRANSIENT_BIT,
-                                            .queueFamilyIndex = family};
-    hypura_status status =
-        gpu_check(gpu, gpu->vk.vkCreateCommandPool(gpu->device, &create, NULL, pool), "making a command pool", error);
-    if (status)
-        return status;
-    const VkCommandBufferAllocateInfo allocate = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO,
-                                                  .commandPool = *pool,
-                                                  .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY,
-                                                  .commandBufferCount = 1};
-    status = gpu_check(gpu, gpu->vk.vkAllocateCommandBuffers(gpu->device, &allocate, commands),
-                       "making a command buffer", error);
-    if (status) {
-        gpu->vk.vkDestroyCommandPool(gpu->device, *pool, NULL);
-        *pool = VK_NULL_HANDLE;
-        *commands = VK_NULL_HANDLE;
-    }
-    return status;
-}
-
-hypura_status command_buffer_begin(struct gpu *gpu, VkCommandPool pool, VkCommandBuffer commands, hypura_error *error)
-{
-    const VkCommandBufferBeginInfo begin = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
-                                            .flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT};
-    hypura_status status =
-        gpu_check(gpu, gpu->vk.vkResetCommandPool(gpu->device, pool, 0), "emptying a command pool", error);
-    return status ? status
-                  : gpu_check(gpu, gpu->vk.vkBeginCommandBuffer(commands, &begin), "opening a command buffer", error);
-}
-
-static hypura_status create_timeline(struct gpu *gpu, VkSemaphore *out, hypura_error *error)
-{
-    const VkSemaphoreTypeCreateInfo type = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_TYPE_CREATE_INFO,
-                                            .semaphoreType = VK_SEMAPHORE_TYPE_TIMELINE};
-    const VkSemaphoreCreateInfo create = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_CREATE_INFO, .pNext = &type};
-    return gpu_check(gpu, gpu->vk.vkCreateSemaphore(gpu->device, &create, NULL, out), "making a semaphore", error);
-}
-
-static VkResult read_timeline(struct gpu *gpu, VkSemaphore timeline, uint64_t *value)
-{
-    return gpu->vk.vkGetSemaphoreCounterValue(gpu->device, timeline, value);
-}
-
-/* What grows whenever the device ends something, or the host lets it go on; and whether it waits for the host: all that
- * comes before a batch with a signal that was not given is done. On one queue uploads stand behind that batch. */
-static VkResult read_progress(struct gpu *gpu, uint64_t *sum, bool *waits_for_host)
-{
-    uint64_t computed = 0, signalled = 0, uploaded = 0;
-    VkResult result = read_timeline(gpu, gpu->compute_timeline, &computed);
-    if (!result)
-        result = read_timeline(gpu, gpu->host_timeline, &signalled);
-    if (!result)
-        result = read_timeline(gpu, gpu->upload_timeline, &uploaded);
-    *sum = computed + signalled + uploaded;
-    *waits_for_host = signalled < atomic_load(&gpu->host_awaited) && computed + 1 >= atomic_load(&gpu->host_awaited_by);
-    return result;
-}
-
-/* How far the device is nobody knows any more, so nothing that it uses can be used again. */
-static hypura_status lose_track(struct gpu *gpu, VkResult result, hypura_error *error)
-{
-    hypura_error why;
-    gpu_check(gpu, result, "waiting for the device", &why);
-    atomic_store(&gpu->lost, true);
-    return error_set(error, HYPURA_ERROR_DEVICE, "%s", why.message);
-}
-
-static hypura_status wait_even_if_lost(struct gpu *gpu, VkSemaphore timeline, uint64_t value, hypura_error *error)
-{
-    const VkSemaphoreWaitInfo wait = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO,
-                                      .semaphoreCount = 1,
-                                      .pSemaphores = &timeline,
-                                      .pValues = &value};
-    /* A slow device may have far to go: it hangs when it ends nothing for so long, and not for want of our signal. */
-    uint64_t reached = 0, before;
-    bool waits_for_host = false;
-    VkResult result = read_progress(gpu, &reached, &waits_for_host);
-    do {
-        before = reached;
-        if (!result)
-            result = gpu->vk.vkWaitSemaphores(gpu->device, &wait, gpu->patience_seconds * (uint64_t)1000000000);
-        if (result == VK_SUCCESS)
-            return HYPURA_OK;
-        if (result != VK_TIMEOUT)
-            return lose_track(gpu, result, error);
-        result = read_progress(gpu, &reached, &waits_for_host);
-    } while (result || waits_for_host || reached > before);
-    atomic_store(&gpu->hung, true);
-    atomic_store(&gpu->lost, true);
-    return gpu_lost_error(gpu, error);
-}
-
-hypura_status timeline_wait(struct gpu *gpu, VkSemaphore timeline, uint64_t value, hypura_error *error)
-{
-    if (value == 0)
-        return HYPURA_OK;
-    return atomic_load(&gpu->lost) ? gpu_lost_error(gpu, error) : wait_even_if_lost(gpu, timeline, value, error);
-}
-
-void commands_drain(struct gpu *gpu)
-{
-    uint64_t signalled = 0, awaited = atomic_load(&gpu->host_awaited);
-    if (!gpu->host_timeline || !gpu->upload_timeline || atomic_load(&gpu->hung))
-        return;
-    /* What waits for a signal that nobody will give. */
-    if (!read_timeline(gpu, gpu->host_timeline, &signalled) && signalled < awaited)
-        gpu_signal_host(gpu, awaited, NULL);
-    if (gpu->submitted)
-        wait_even_if_lost(gpu, gpu->compute_timeline, gpu->submitted, NULL);
-    if (gpu->uploaded)
-        wait_even_if_lost(gpu, gpu->upload_timeline, gpu->uploaded, NULL);
-}
-
-bool timeline_reached(struct gpu *gpu, VkSemaphore timeline, uint64_t value)
-{
-    uint64_t now = 0;
-    return value == 0 || (read_timeline(gpu, timeline, &now) == VK_SUCCESS && now >= value);
-}
-
-/* Not by gpu_upload: its staging ring is for weights, and may never be needed. */
-static hypura_status create_progress(struct gpu *gpu, hypura_error *error)
-{
     gpu_ticket cleared = 0;
     hypura_status status = gpu_buffer_create(gpu, &gpu->progress, GPU_ALIGNMENT, GPU_DEVICE, error);
     if (status)
@@ -171,16 +17,6 @@ static hypura_status create_progress(struct gpu *gpu, hypura_error *error)
         gpu->vk.vkCmdFillBuffer(gpu->open->commands, gpu->progress->buffer, 0, VK_WHOLE_SIZE, 0);
     status = gpu_submit(gpu, &cleared, 0, 0, error);
     return status ? status : gpu_wait(gpu, cleared, error);
-}
-
-hypura_status commands_create(struct gpu *gpu, hypura_error *error)
-{
-    hypura_status status = create_timeline(gpu, &gpu->compute_timeline, error);
-    if (!status)
-        status = create_timeline(gpu, &gpu->host_timeline, error);
-    if (!status)
-        status = create_timeline(gpu, &gpu->upload_timeline, error);
-    return status || !gpu->info.chains ? status : create_progress(gpu, error);
 }
 
 /* Tables of all sequences of a batch, some for each layer. Few batches have many. */
@@ -197,13 +33,7 @@ void commands_destroy(struct gpu *gpu)
         if (gpu->batches[i].pool)
             gpu->vk.vkDestroyCommandPool(gpu->device, gpu->batches[i].pool, NULL);
     }
-    VkSemaphore timelines[] = {gpu->compute_timeline, gpu->host_timeline, gpu->upload_timeline};
-    for (size_t i = 0; i < COUNT_OF(timelines); i++)
-        if (timelines[i])
-            gpu->vk.vkDestroySemaphore(gpu->device, timelines[i], NULL);
 }
-
-/* ---- batches ----------------------------------------------------------------------------------------------------- */
 
 static hypura_status create_batch(struct gpu *gpu, struct gpu_batch *batch, hypura_error *error)
 {
@@ -216,25 +46,12 @@ static hypura_status create_batch(struct gpu *gpu, struct gpu_batch *batch, hypu
                      "making a query pool", error);
 }
 
-/* Everything before, on this queue and on the host, is seen by everything after. */
-static void full_barrier(struct gpu *gpu, VkPipelineStageFlags from, VkAccessFlags written, VkPipelineStageFlags to,
-                         VkAccessFlags used)
-{
-    const VkMemoryBarrier barrier = {
-        .sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER, .srcAccessMask = written, .dstAccessMask = used};
-    gpu->vk.vkCmdPipelineBarrier(gpu->open->commands, from, to, 0, 1, &barrier, 0, NULL, 0, NULL);
-}
-
-#define DEVICE_STAGES (VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_TRANSFER_BIT)
-#define DEVICE_WRITES (VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_TRANSFER_WRITE_BIT)
-#define DEVICE_READS (VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_TRANSFER_READ_BIT)
-
 /* Adds up what the batches took that are done. One may begin before the last has ended. Drivers for the CPU wait for
  * all that was sent before they tell a time, and some of that waits for the host. */
 static void count_busy(struct gpu *gpu)
 {
     uint64_t done = 0, times[2];
-    if (gpu->info.kind == GPU_CPU || gpu->timestamp_seconds <= 0 || read_timeline(gpu, gpu->compute_timeline, &done))
+    if (gpu->info.kind == GPU_CPU || gpu->timestamp_seconds <= 0 || timeline_read(gpu, gpu->compute_timeline, &done))
         return;
     while (gpu->counted < done) {
         const struct gpu_batch *batch = &gpu->batches[++gpu->counted % GPU_BATCHES];
@@ -282,45 +99,9 @@ void gpu_begin(struct gpu *gpu)
         gpu->vk.vkCmdResetQueryPool(batch->commands, batch->queries, 0, 2);
         gpu->vk.vkCmdWriteTimestamp(batch->commands, VK_PIPELINE_STAGE_TOP_OF_PIPE_BIT, batch->queries, 0);
     }
-    full_barrier(gpu, DEVICE_STAGES | VK_PIPELINE_STAGE_HOST_BIT, DEVICE_WRITES | VK_ACCESS_HOST_WRITE_BIT,
-                 DEVICE_STAGES, DEVICE_READS | DEVICE_WRITES);
+    barrier_between(gpu, DEVICE_STAGES | VK_PIPELINE_STAGE_HOST_BIT, DEVICE_WRITES | VK_ACCESS_HOST_WRITE_BIT,
+                    DEVICE_STAGES, DEVICE_READS | DEVICE_WRITES);
     times_begin(gpu);
-}
-
-static void true_barrier(struct gpu *gpu)
-{
-    gpu->barrier_due = gpu->unchained = false;
-    gpu->chained_before = gpu->chained_barred = gpu->chained;
-    full_barrier(gpu, DEVICE_STAGES, DEVICE_WRITES, DEVICE_STAGES, DEVICE_READS | DEVICE_WRITES);
-}
-
-/* What is in no chain cannot wait by itself for the chained kernels before the last gpu_barrier, also where a chained
- * one stands between that and it. */
-static void before_unchained(struct gpu *gpu)
-{
-    if (gpu->barrier_due || gpu->chained_before != gpu->chained_barred)
-        true_barrier(gpu);
-    gpu->unchained = true;
-}
-
-/* What follows decides whether it takes a true barrier. */
-void gpu_barrier(struct gpu *gpu)
-{
-    gpu->barrier_due = gpu->open != NULL;
-    if (gpu->times && gpu->open)
-        true_barrier(gpu);
-}
-
-struct chain_link gpu_chain(struct gpu *gpu)
-{
-    if (!gpu->info.chains || !gpu->open)
-        return (struct chain_link){0};
-    if (gpu->barrier_due && gpu->unchained)
-        true_barrier(gpu);
-    if (gpu->barrier_due)
-        gpu->chained_before = gpu->chained;
-    gpu->barrier_due = false;
-    return (struct chain_link){gpu->progress->address, gpu->chained_before};
 }
 
 static bool launch(struct gpu *gpu, enum gpu_kernel kernel, const uint32_t *constants, size_t constant_count,
@@ -353,7 +134,7 @@ void gpu_launch(struct gpu *gpu, enum gpu_kernel kernel, const uint32_t *constan
                 const void *push, size_t bytes, uint32_t x, uint32_t y, uint32_t z)
 {
     if (gpu->open)
-        before_unchained(gpu);
+        barrier_before_unchained(gpu);
     launch(gpu, kernel, constants, constant_count, push, bytes, x, y, z);
 }
 
@@ -421,7 +202,7 @@ void gpu_copy(struct gpu *gpu, struct gpu_range to, struct gpu_range from, uint6
                    1);
         return;
     }
-    before_unchained(gpu);
+    barrier_before_unchained(gpu);
     const VkBufferCopy copy = {from.offset, to.offset, bytes};
     gpu->vk.vkCmdCopyBuffer(gpu->open->commands, from.buffer->buffer, to.buffer->buffer, 1, &copy);
 }
@@ -440,7 +221,7 @@ hypura_status gpu_submit(struct gpu *gpu, gpu_ticket *ticket, uint64_t wait_host
 {
     struct gpu_batch *batch = gpu->open;
     if (batch) {
-        full_barrier(gpu, DEVICE_STAGES, DEVICE_WRITES, VK_PIPELINE_STAGE_HOST_BIT, VK_ACCESS_HOST_READ_BIT);
+        barrier_between(gpu, DEVICE_STAGES, DEVICE_WRITES, VK_PIPELINE_STAGE_HOST_BIT, VK_ACCESS_HOST_READ_BIT);
         if (batch->queries)
             gpu->vk.vkCmdWriteTimestamp(batch->commands, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, batch->queries, 1);
         hypura_error ending;
@@ -512,13 +293,6 @@ void gpu_drop(struct gpu *gpu)
         gpu->vk.vkEndCommandBuffer(gpu->open->commands);
     gpu->open = NULL;
     gpu->recording = (hypura_error){0};
-}
-
-hypura_status gpu_signal_host(struct gpu *gpu, uint64_t value, hypura_error *error)
-{
-    const VkSemaphoreSignalInfo signal = {
-        .sType = VK_STRUCTURE_TYPE_SEMAPHORE_SIGNAL_INFO, .semaphore = gpu->host_timeline, .value = value};
-    return gpu_check(gpu, gpu->vk.vkSignalSemaphore(gpu->device, &signal), "letting a batch start", error);
 }
 
 /* Being woken takes as long as some kernels do, so the last part of a wait is spent awake: what is left when the batch

@@ -191,7 +191,8 @@ hypura_status gpu_open(struct gpu **out, const struct gpu_options *options, hypu
     const char *validate = getenv("HYPURA_GPU_VALIDATE");
     pthread_mutex_init(&gpu->queue_lock, NULL);
     pthread_mutex_init(&gpu->upload_lock, NULL);
-    status = open_loader(&gpu->vk, options->validate || (validate && strcmp(validate, "1") == 0), &gpu->messages, error);
+    status =
+        open_loader(&gpu->vk, options->validate || (validate && strcmp(validate, "1") == 0), &gpu->messages, error);
     if (!status)
         status = choose_device(gpu, options, error);
     if (!status)
@@ -199,8 +200,10 @@ hypura_status gpu_open(struct gpu **out, const struct gpu_options *options, hypu
     if (!status) {
         gpu->patience_seconds = gpu->info.kind == GPU_CPU ? 300 : 10;
         fault_install(gpu);
-        status = commands_create(gpu, error);
+        status = timelines_create(gpu, error);
     }
+    if (!status)
+        status = commands_create(gpu, error);
     if (!status)
         status = pipelines_create(gpu, options->pipeline_cache, error);
     if (!status)
@@ -239,7 +242,7 @@ void gpu_close(struct gpu *gpu)
     if (!gpu)
         return;
     if (gpu->device)
-        commands_drain(gpu);
+        timelines_drain(gpu);
     if (atomic_load(&gpu->hung)) {
         log_write(LOG_WARNING, "%s hangs: what it holds is free again when this process has ended", gpu->info.name);
         gpu->abandoned = atomic_exchange(&abandoned, gpu);
@@ -253,6 +256,7 @@ void gpu_close(struct gpu *gpu)
         uploads_destroy(gpu);
         pipelines_destroy(gpu);
         commands_destroy(gpu);
+        timelines_destroy(gpu);
         gpu->vk.vkDestroyDevice(gpu->device, NULL);
     }
     vk_close(&gpu->vk);

@@ -178,6 +178,14 @@ static inline uint32_t gpu_expert_out_stride(const struct gpu_expert_matmul *job
 /* Whether inputs may be read four at a time, and plain weights 16 bytes at a time. */
 bool gpu_is_wide(const struct gpu_matrix *weights, uint64_t slot_stride, uint64_t in, uint32_t in_stride);
 
+/* Of a type of weights that gpu_supports: kernels for many tokens, and what these demand. */
+struct weight_type {
+    enum gpu_kernel tile, tile_experts, cooperative, cooperative_experts;
+    uint16_t chunk;     /* columns an invocation takes at a time; 0: the type is not supported */
+    uint16_t alignment; /* of a row's first byte */
+};
+const struct weight_type *gpu_weight_type(enum tensor_type type);
+
 /* What the first byte of a row of weights of a type that gpu_supports must be a multiple of. */
 uint32_t gpu_weight_alignment(enum tensor_type type);
 
@@ -207,19 +215,32 @@ void pipelines_destroy(struct gpu *gpu);
 hypura_status pipeline_get(struct gpu *gpu, enum gpu_kernel kernel, const uint32_t *constants, size_t constant_count,
                            VkPipeline *out, hypura_error *error);
 
-/* A kernel that the compiler of shaders failed for when hypura was built, among those with cooperative matrices or among
- * the others; NULL: none. */
+/* A kernel that the compiler of shaders failed for when hypura was built, among those with cooperative matrices or
+ * among the others; NULL: none. */
 const char *kernel_without_code(bool matrices);
 const uint32_t *kernel_code(enum gpu_kernel kernel, size_t *bytes);
 
-hypura_status commands_create(struct gpu *gpu, hypura_error *error);
-void commands_destroy(struct gpu *gpu);
-void commands_drain(struct gpu *gpu); /* waits for what was sent, as long as the device gets on with it */
 hypura_status command_buffer_create(struct gpu *gpu, uint32_t family, VkCommandPool *pool, VkCommandBuffer *commands,
                                     hypura_error *error);
 hypura_status command_buffer_begin(struct gpu *gpu, VkCommandPool pool, VkCommandBuffer commands, hypura_error *error);
+hypura_status timelines_create(struct gpu *gpu, hypura_error *error);
+void timelines_destroy(struct gpu *gpu);
+void timelines_drain(struct gpu *gpu); /* waits for what was sent, as long as the device gets on with it */
+VkResult timeline_read(struct gpu *gpu, VkSemaphore timeline, uint64_t *value);
 hypura_status timeline_wait(struct gpu *gpu, VkSemaphore timeline, uint64_t value, hypura_error *error);
 bool timeline_reached(struct gpu *gpu, VkSemaphore timeline, uint64_t value);
+
+#define DEVICE_STAGES (VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_TRANSFER_BIT)
+#define DEVICE_WRITES (VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_TRANSFER_WRITE_BIT)
+#define DEVICE_READS (VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_TRANSFER_READ_BIT)
+
+/* Everything before, on this queue and on the host, is seen by everything after. */
+void barrier_between(struct gpu *gpu, VkPipelineStageFlags from, VkAccessFlags written, VkPipelineStageFlags to,
+                     VkAccessFlags used);
+void barrier_before_unchained(struct gpu *gpu);
+
+hypura_status commands_create(struct gpu *gpu, hypura_error *error);
+void commands_destroy(struct gpu *gpu);
 
 void fault_install(struct gpu *gpu);
 void fault_describe(struct gpu_info *info);
@@ -232,7 +253,8 @@ bool matrices_used(const uint32_t *code, size_t bytes);
 hypura_status matrices_translate(const uint32_t *code, size_t bytes, uint32_t **out, size_t *out_bytes,
                                  hypura_error *error);
 
-/* The same with loads that a driver on a CPU carries out only where an invocation asks for them; the caller frees *out. */
+/* The same with loads that a driver on a CPU carries out only where an invocation asks for them; the caller frees *out.
+ */
 hypura_status loads_part(const uint32_t *code, size_t bytes, uint32_t **out, size_t *out_bytes, hypura_error *error);
 
 hypura_status codebooks_create(struct gpu *gpu, hypura_error *error);

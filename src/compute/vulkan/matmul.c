@@ -3,49 +3,6 @@
 
 #include <stddef.h>
 
-/* Kernels and demands of the types; chunk as in shaders/types.glsl. */
-#define TYPE_KERNELS(name, cooperative)                                                                                \
-    KERNEL_matmat_##name, KERNEL_matmat_experts_##name, KERNEL_##cooperative##_##name,                                 \
-        KERNEL_##cooperative##_experts_##name
-#define TYPE(name, chunk, align) [TENSOR_##name] = {TYPE_KERNELS(name, matmat_cooperative), chunk, align}
-static const struct weight_type {
-    enum gpu_kernel tile, tile_experts, cooperative, cooperative_experts;
-    uint16_t chunk;     /* columns an invocation takes at a time; 0: the type is not supported */
-    uint16_t alignment; /* of a row's first byte */
-} weight_types[TENSOR_TYPE_COUNT] = {
-    TYPE(F16, 8, 2),      TYPE(BF16, 8, 2),
-    TYPE(Q8_0, 8, 2),     TYPE(Q4_0, 16, 2),
-    TYPE(Q4_1, 16, 2),    TYPE(Q5_0, 16, 2),
-    TYPE(Q5_1, 16, 2),    TYPE(Q4_K, 32, 16),
-    TYPE(Q5_K, 32, 16),   TYPE(Q6_K, 32, 2),
-    TYPE(Q2_K, 16, 4),    TYPE(Q3_K, 16, 2),
-    TYPE(IQ4_XS, 32, 4),  TYPE(IQ4_NL, 16, 2),
-    TYPE(MXFP4, 16, 1),   TYPE(IQ1_S, 32, 2),
-    TYPE(IQ1_M, 32, 2),   TYPE(IQ2_XXS, 32, 2),
-    TYPE(IQ2_XS, 32, 2),  TYPE(IQ2_S, 32, 2),
-    TYPE(IQ3_XXS, 32, 2), TYPE(IQ3_S, 32, 2),
-    TYPE(TQ1_0, 32, 2),   TYPE(TQ2_0, 16, 2),
-    TYPE(NVFP4, 16, 4),   [TENSOR_F32] = {TYPE_KERNELS(F32, matmat), 4, 4},
-};
-#undef TYPE
-#undef TYPE_KERNELS
-
-bool gpu_supports(const struct gpu *gpu, enum tensor_type type)
-{
-    (void)gpu;
-    return (unsigned)type < TENSOR_TYPE_COUNT && weight_types[type].chunk != 0;
-}
-
-uint32_t gpu_weight_alignment(enum tensor_type type)
-{
-    return weight_types[type].alignment;
-}
-
-uint32_t gpu_weight_chunk(enum tensor_type type)
-{
-    return weight_types[type].chunk;
-}
-
 /* NULL, with the error kept, when the weights cannot be taken as they are. */
 static const struct weight_type *find_type(struct gpu *gpu, const struct gpu_matrix *weights, uint64_t stride)
 {
@@ -55,7 +12,7 @@ static const struct weight_type *find_type(struct gpu *gpu, const struct gpu_mat
                          info ? info->name : "?");
         return NULL;
     }
-    const struct weight_type *type = &weight_types[weights->type];
+    const struct weight_type *type = gpu_weight_type(weights->type);
     if (gpu_address(weights->data) % type->alignment || weights->row_bytes % type->alignment ||
         stride % type->alignment) {
         gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED, "GPU: weights of type %s must stand at a multiple of %u bytes",
@@ -73,8 +30,7 @@ static const struct weight_type *find_type(struct gpu *gpu, const struct gpu_mat
 /* Whether the kernels for many tokens can read them: wide, and in whole chunks. */
 static bool fits_tiles(const struct gpu_matrix *weights, uint64_t slot_stride, uint64_t in, uint32_t in_stride)
 {
-    return gpu_is_wide(weights, slot_stride, in, in_stride) &&
-           weights->columns % weight_types[weights->type].chunk == 0;
+    return gpu_is_wide(weights, slot_stride, in, in_stride) && weights->columns % gpu_weight_chunk(weights->type) == 0;
 }
 
 /* Whether there is a kernel with cooperative matrices. */
@@ -86,7 +42,7 @@ static bool is_cooperative(const struct gpu *gpu, const struct weight_type *type
 bool gpu_takes_halves(const struct gpu *gpu, const struct gpu_matrix *weights, uint64_t slot_stride, uint32_t tokens)
 {
     return tokens > GPU_VECTOR_TOKENS && gpu_supports(gpu, weights->type) &&
-           is_cooperative(gpu, &weight_types[weights->type]) && weights->columns % 8 == 0 &&
+           is_cooperative(gpu, gpu_weight_type(weights->type)) && weights->columns % 8 == 0 &&
            fits_tiles(weights, slot_stride, 0, 0);
 }
 
@@ -148,7 +104,7 @@ static bool job_reads_halves(const struct gpu *gpu, const struct gpu_matmul *job
 static void matmat(struct gpu *gpu, const struct gpu_matmul *job)
 {
     bool halves = job_reads_halves(gpu, job);
-    const struct tiling tiling = choose_tiling(gpu, &weight_types[job->weights.type], job->tokens, halves);
+    const struct tiling tiling = choose_tiling(gpu, gpu_weight_type(job->weights.type), job->tokens, halves);
     const struct tile_push push = {.weights = gpu_address(job->weights.data),
                                    .in = gpu_address(halves ? job->in_halves : job->in),
                                    .out = gpu_address(job->out),
@@ -185,7 +141,7 @@ uint64_t gpu_unpacked_bytes(enum tensor_type type, uint32_t rows, uint32_t colum
 
 static bool should_unpack(const struct gpu *gpu, const struct gpu_matmul *job)
 {
-    return is_cooperative(gpu, &weight_types[job->weights.type]) && gpu_unpacks(job->weights.type) &&
+    return is_cooperative(gpu, gpu_weight_type(job->weights.type)) && gpu_unpacks(job->weights.type) &&
            job->tokens >= UNPACK_TOKENS && job->unpacked.buffer && job->weights.columns % 8 == 0 &&
            job->unpacked_bytes >= (uint64_t)UNPACK_ROWS * job->weights.columns * 2;
 }

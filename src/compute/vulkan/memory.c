@@ -174,7 +174,7 @@ void gpu_buffer_destroy(struct gpu *gpu, struct gpu_buffer *buffer)
         return;
     /* A device that refused one batch may still be at those before it. */
     if (atomic_load(&gpu->lost) && !atomic_exchange(&gpu->drained, true))
-        commands_drain(gpu);
+        timelines_drain(gpu);
     bool in_use = atomic_load(&gpu->hung); /* perhaps, and for ever */
     if (buffer->buffer && !in_use)
         gpu->vk.vkDestroyBuffer(gpu->device, buffer->buffer, NULL);

@@ -1,0 +1,181 @@
+/* What the device says of its work: errors, command buffers, and the timelines that tell how far it is. */
+#include "compute/vulkan/gpu_private.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+hypura_status gpu_lost_error(const struct gpu *gpu, hypura_error *error)
+{
+    if (atomic_load(&gpu->hung))
+        return error_set(error, HYPURA_ERROR_DEVICE, "GPU: the device hangs: no answer in %u seconds",
+                         gpu->patience_seconds);
+    return error_set(error, HYPURA_ERROR_DEVICE, "GPU: the device was lost; its driver reset it or it was removed");
+}
+
+hypura_status gpu_check(struct gpu *gpu, VkResult result, const char *doing, hypura_error *error)
+{
+    if (result == VK_SUCCESS)
+        return HYPURA_OK;
+    if (result == VK_ERROR_DEVICE_LOST) {
+        atomic_store(&gpu->lost, true);
+        return gpu_lost_error(gpu, error);
+    }
+    return vk_error(error, result, doing);
+}
+
+void gpu_record_error(struct gpu *gpu, hypura_status status, const char *format, ...)
+{
+    if (gpu->recording.status)
+        return;
+    va_list arguments;
+    va_start(arguments, format);
+    gpu->recording.status = status;
+    vsnprintf(gpu->recording.message, sizeof gpu->recording.message, format, arguments);
+    va_end(arguments);
+}
+
+hypura_status command_buffer_create(struct gpu *gpu, uint32_t family, VkCommandPool *pool, VkCommandBuffer *commands,
+                                    hypura_error *error)
+{
+    const VkCommandPoolCreateInfo create = {.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO,
+                                            .flags = VK_COMMAND_POOL_CREATE_TRANSIENT_BIT,
+                                            .queueFamilyIndex = family};
+    hypura_status status =
+        gpu_check(gpu, gpu->vk.vkCreateCommandPool(gpu->device, &create, NULL, pool), "making a command pool", error);
+    if (status)
+        return status;
+    const VkCommandBufferAllocateInfo allocate = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO,
+                                                  .commandPool = *pool,
+                                                  .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY,
+                                                  .commandBufferCount = 1};
+    status = gpu_check(gpu, gpu->vk.vkAllocateCommandBuffers(gpu->device, &allocate, commands),
+                       "making a command buffer", error);
+    if (status) {
+        gpu->vk.vkDestroyCommandPool(gpu->device, *pool, NULL);
+        *pool = VK_NULL_HANDLE;
+        *commands = VK_NULL_HANDLE;
+    }
+    return status;
+}
+
+hypura_status command_buffer_begin(struct gpu *gpu, VkCommandPool pool, VkCommandBuffer commands, hypura_error *error)
+{
+    const VkCommandBufferBeginInfo begin = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
+                                            .flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT};
+    hypura_status status =
+        gpu_check(gpu, gpu->vk.vkResetCommandPool(gpu->device, pool, 0), "emptying a command pool", error);
+    return status ? status
+                  : gpu_check(gpu, gpu->vk.vkBeginCommandBuffer(commands, &begin), "opening a command buffer", error);
+}
+
+static hypura_status create_timeline(struct gpu *gpu, VkSemaphore *out, hypura_error *error)
+{
+    const VkSemaphoreTypeCreateInfo type = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_TYPE_CREATE_INFO,
+                                            .semaphoreType = VK_SEMAPHORE_TYPE_TIMELINE};
+    const VkSemaphoreCreateInfo create = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_CREATE_INFO, .pNext = &type};
+    return gpu_check(gpu, gpu->vk.vkCreateSemaphore(gpu->device, &create, NULL, out), "making a semaphore", error);
+}
+
+hypura_status timelines_create(struct gpu *gpu, hypura_error *error)
+{
+    hypura_status status = create_timeline(gpu, &gpu->compute_timeline, error);
+    if (!status)
+        status = create_timeline(gpu, &gpu->host_timeline, error);
+    return status ? status : create_timeline(gpu, &gpu->upload_timeline, error);
+}
+
+void timelines_destroy(struct gpu *gpu)
+{
+    VkSemaphore timelines[] = {gpu->compute_timeline, gpu->host_timeline, gpu->upload_timeline};
+    for (size_t i = 0; i < COUNT_OF(timelines); i++)
+        if (timelines[i])
+            gpu->vk.vkDestroySemaphore(gpu->device, timelines[i], NULL);
+}
+
+VkResult timeline_read(struct gpu *gpu, VkSemaphore timeline, uint64_t *value)
+{
+    return gpu->vk.vkGetSemaphoreCounterValue(gpu->device, timeline, value);
+}
+
+/* What grows whenever the device ends something, or the host lets it go on; and whether it waits for the host: all that
+ * comes before a batch with a signal that was not given is done. On one queue uploads stand behind that batch. */
+static VkResult read_progress(struct gpu *gpu, uint64_t *sum, bool *waits_for_host)
+{
+    uint64_t computed = 0, signalled = 0, uploaded = 0;
+    VkResult result = timeline_read(gpu, gpu->compute_timeline, &computed);
+    if (!result)
+        result = timeline_read(gpu, gpu->host_timeline, &signalled);
+    if (!result)
+        result = timeline_read(gpu, gpu->upload_timeline, &uploaded);
+    *sum = computed + signalled + uploaded;
+    *waits_for_host = signalled < atomic_load(&gpu->host_awaited) && computed + 1 >= atomic_load(&gpu->host_awaited_by);
+    return result;
+}
+
+/* How far the device is nobody knows any more, so nothing that it uses can be used again. */
+static hypura_status lose_track(struct gpu *gpu, VkResult result, hypura_error *error)
+{
+    hypura_error why;
+    gpu_check(gpu, result, "waiting for the device", &why);
+    atomic_store(&gpu->lost, true);
+    return error_set(error, HYPURA_ERROR_DEVICE, "%s", why.message);
+}
+
+static hypura_status wait_even_if_lost(struct gpu *gpu, VkSemaphore timeline, uint64_t value, hypura_error *error)
+{
+    const VkSemaphoreWaitInfo wait = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO,
+                                      .semaphoreCount = 1,
+                                      .pSemaphores = &timeline,
+                                      .pValues = &value};
+    /* A slow device may have far to go: it hangs when it ends nothing for so long, and not for want of our signal. */
+    uint64_t reached = 0, before;
+    bool waits_for_host = false;
+    VkResult result = read_progress(gpu, &reached, &waits_for_host);
+    do {
+        before = reached;
+        if (!result)
+            result = gpu->vk.vkWaitSemaphores(gpu->device, &wait, gpu->patience_seconds * (uint64_t)1000000000);
+        if (result == VK_SUCCESS)
+            return HYPURA_OK;
+        if (result != VK_TIMEOUT)
+            return lose_track(gpu, result, error);
+        result = read_progress(gpu, &reached, &waits_for_host);
+    } while (result || waits_for_host || reached > before);
+    atomic_store(&gpu->hung, true);
+    atomic_store(&gpu->lost, true);
+    return gpu_lost_error(gpu, error);
+}
+
+hypura_status timeline_wait(struct gpu *gpu, VkSemaphore timeline, uint64_t value, hypura_error *error)
+{
+    if (value == 0)
+        return HYPURA_OK;
+    return atomic_load(&gpu->lost) ? gpu_lost_error(gpu, error) : wait_even_if_lost(gpu, timeline, value, error);
+}
+
+hypura_status gpu_signal_host(struct gpu *gpu, uint64_t value, hypura_error *error)
+{
+    const VkSemaphoreSignalInfo signal = {
+        .sType = VK_STRUCTURE_TYPE_SEMAPHORE_SIGNAL_INFO, .semaphore = gpu->host_timeline, .value = value};
+    return gpu_check(gpu, gpu->vk.vkSignalSemaphore(gpu->device, &signal), "letting a batch start", error);
+}
+
+void timelines_drain(struct gpu *gpu)
+{
+    uint64_t signalled = 0, awaited = atomic_load(&gpu->host_awaited);
+    if (!gpu->host_timeline || !gpu->upload_timeline || atomic_load(&gpu->hung))
+        return;
+    /* What waits for a signal that nobody will give. */
+    if (!timeline_read(gpu, gpu->host_timeline, &signalled) && signalled < awaited)
+        gpu_signal_host(gpu, awaited, NULL);
+    if (gpu->submitted)
+        wait_even_if_lost(gpu, gpu->compute_timeline, gpu->submitted, NULL);
+    if (gpu->uploaded)
+        wait_even_if_lost(gpu, gpu->upload_timeline, gpu->uploaded, NULL);
+}
+
+bool timeline_reached(struct gpu *gpu, VkSemaphore timeline, uint64_t value)
+{
+    uint64_t now = 0;
+    return value == 0 || (timeline_read(gpu, timeline, &now) == VK_SUCCESS && now >= value);
+}
