@@ -1,5 +1,5 @@
-/* model: what a file describes: its architecture as a row of a table, hyper-parameters, tensors by role, the units that
- * move between tiers, and (in headers of their own, included here) the vocabulary and the chat template.
+/* model: what a file describes: its architecture as a row of a table, hyper-parameters, tensors by role, and the units
+ * that move between tiers.
  *
  * A model holds no weights. It owns the open struct gguf. Everything is read-only after model_open and may be used from
  * any thread.
@@ -24,52 +24,52 @@ enum ffn_activation {
     FFN_RELU,
     FFN_RELU_SQUARED,
     FFN_SITU,
-    FFN_SILU_CAPPED /* clamps come after it */,
+    FFN_SILU_CAPPED /* clamped after it */,
     FFN_TANH /* of classifiers */
 };
 
-/* What attention's output is multiplied by: this function of one more projection of its input. */
+/* Attention's output is multiplied by this function of a further projection of its input. */
 enum attention_gate { ATTENTION_UNGATED, ATTENTION_GATE_SIGMOID, ATTENTION_GATE_SOFTPLUS };
 
-/* What the choice of experts, or all of the mixture, reads. */
+/* The input of the router and the experts. */
 enum mixture_input {
     MIXTURE_FEED_FORWARD, /* the rows of the feed forward */
-    MIXTURE_ROUTER_FIRST, /* the router reads the residual stream as the layer finds it, without a norm */
-    MIXTURE_FIRST         /* router and experts read that through a norm of their own, next to a dense feed forward */
+    MIXTURE_ROUTER_FIRST, /* the router reads the layer's input, without a norm */
+    MIXTURE_FIRST /* router and experts read the layer's input through their own norm, next to a dense feed forward */
 };
 
 enum router_gate {
     ROUTER_SOFTMAX,          /* softmax over all experts, then the best k */
     ROUTER_SOFTMAX_SELECTED, /* best k of the logits, softmax over those */
     ROUTER_SIGMOID,          /* sigmoid, selection bias added for choosing only */
-    ROUTER_SQRT_SOFTPLUS     /* the square root of softplus, likewise */
+    ROUTER_SQRT_SOFTPLUS     /* the same with the square root of softplus */
 };
 
-/* What an indexer chooses, which attention then sees; others have none. */
+/* What an indexer chooses for attention. */
 enum index_kind {
     INDEX_NONE,
     INDEX_POSITIONS,  /* the best positions, one set for all heads */
-    INDEX_COMPRESSED, /* the best of the rows that stand for blocks, in layers whose blocks are short */
+    INDEX_COMPRESSED, /* the best rows among those that represent blocks, in layers with short blocks */
     INDEX_BLOCKS,     /* the best blocks of positions, a set for each kv head; not in the leading dense layers */
-    INDEX_POOLED /* the best blocks, one set for all heads, by one key for each, and what follows the last whole one */
+    INDEX_POOLED      /* the best blocks, one set for all heads, by a key per block; always the unfinished block */
 };
 
-/* How YaRN changes sines and scores, g(m) being 1 + 0.1 m ln(factor) and m the file's multiplier. */
+/* How YaRN scales sines and scores, with g(m) = 1 + 0.1 m ln(factor) and m the file's multiplier. */
 enum yarn_style {
-    YARN_USUAL,     /* sines g(1) / g(m); in latent attention scores g(m)^2 instead */
-    YARN_SHARP,     /* sines g(1) / g(m), scores g(1)^2 besides */
+    YARN_USUAL,     /* sines g(1) / g(m); in MLA scores g(m)^2 instead */
+    YARN_SHARP,     /* sines g(1) / g(m), and scores g(1)^2 */
     YARN_SHARP_ONE, /* the same with m = 0 */
     YARN_SINES      /* sines g(1) */
 };
 
 enum layer_kind {
     LAYER_ATTENTION,    /* full or sliding-window attention */
-    LAYER_ONE_KEY,      /* one row is key and value of all heads; windows, and blocks of positions compressed */
+    LAYER_ONE_KEY,      /* one row is the key and value of all heads; windows, and compressed blocks of positions */
     LAYER_LATENT,       /* MLA: compressed keys and values */
     LAYER_RECURRENT,    /* gated delta net: a state instead of a cache */
     LAYER_SCAN,         /* Mamba 1 */
     LAYER_SCAN_HEADS,   /* Mamba 2 */
-    LAYER_SCAN_BETWEEN, /* what Mamba 1 makes of its input, in the heads of Mamba 2 (PLaMo 2) */
+    LAYER_SCAN_BETWEEN, /* the projections of Mamba 1 with the heads of Mamba 2 (PLaMo 2) */
     LAYER_CONVOLUTION,  /* a short convolution between two gates (LFM 2) */
     LAYER_NO_MIXER      /* a feed forward only */
 };
@@ -77,7 +77,7 @@ enum layer_kind {
 enum decay_style {
     DECAY_BY_HEAD,
     DECAY_BY_CHANNEL,            /* Kimi's delta nets */
-    DECAY_BY_CHANNEL_OR_BOUNDED, /* bounded where kda.gate_lower_bound is there */
+    DECAY_BY_CHANNEL_OR_BOUNDED, /* bounded if the file has kda.gate_lower_bound */
     DECAY_BY_CHANNEL_ALWAYS_BOUNDED
 };
 
@@ -87,7 +87,7 @@ enum pooling { POOLING_UNSAID, POOLING_MEAN, POOLING_FIRST, POOLING_LAST };
 /* ---- tensors by role -----------------------------------------------------------------------------------------------
  */
 
-/* What a tensor is for. The GGUF name of each ("blk.%d.attn_q.weight") stands in one table in roles.c. */
+/* What a tensor is for. A table in roles.c has the GGUF name of each ("blk.%d.attn_q.weight"). */
 enum tensor_role {
     /* of the whole model, before the layers */
     ROLE_TOKEN_EMBEDDING,
@@ -96,39 +96,39 @@ enum tensor_role {
     ROLE_POSITION_EMBEDDING,
     ROLE_EMBEDDING_NORM,
     ROLE_EMBEDDING_NORM_BIAS,
-    ROLE_LAYERS_PROJECTION, /* of what each layer gets of a token by itself */
+    ROLE_LAYERS_PROJECTION, /* of each layer's own row for a token */
     ROLE_LAYERS_NORM,
-    ROLE_SIDES, /* what residual streams next to the first one begin with */
+    ROLE_SIDES, /* the initial values of further residual streams */
     ROLE_ROPE_FACTORS,
     ROLE_ROPE_FACTORS_LONG,
     ROLE_ROPE_FACTORS_SHORT,
     /* of a layer, in the order of their use */
-    ROLE_PREDICTION_EMBEDDING, /* of a block that predicts further tokens: its own, if it does not share the model's */
+    ROLE_PREDICTION_EMBEDDING, /* of a prediction block, if it does not share the model's */
     ROLE_PREDICTION_TOKEN_NORM,
     ROLE_PREDICTION_HIDDEN_NORM,
     ROLE_PREDICTION_JOIN,
     ROLE_ATTENTION_RESIDUAL_SCORE,
-    ROLE_NGRAM_KEY, /* how rows of the table enter the streams */
+    ROLE_NGRAM_KEY, /* how the table's rows enter the streams */
     ROLE_NGRAM_VALUE,
     ROLE_NGRAM_KEY_NORM,
     ROLE_NGRAM_QUERY_NORM,
     ROLE_NGRAM_CONVOLUTION_NORM,
     ROLE_NGRAM_CONVOLUTION,
-    ROLE_ATTENTION_STREAMS_NORM, /* streams that are gathered by gates of low rank */
+    ROLE_ATTENTION_STREAMS_NORM, /* streams gathered by low-rank gates */
     ROLE_ATTENTION_STREAMS_DOWN,
     ROLE_ATTENTION_STREAMS_INJECT,
     ROLE_ATTENTION_STREAMS_UP,
-    ROLE_ATTENTION_STREAMS, /* what residual streams mix by, before attention */
+    ROLE_ATTENTION_STREAMS, /* coefficients of residual streams, before attention */
     ROLE_ATTENTION_STREAMS_BASE,
     ROLE_ATTENTION_STREAMS_SCALE,
-    ROLE_SIDES_NORM, /* of side streams: what they mix by */
+    ROLE_SIDES_NORM, /* coefficients of side streams */
     ROLE_SIDES_ROUTER,
     ROLE_SIDES_PREDICT,
     ROLE_ATTENTION_NORM,
     ROLE_ATTENTION_NORM_BIAS,
-    ROLE_ATTENTION_OWN_NORM, /* where the feed forward next to it reads through the one above */
+    ROLE_ATTENTION_OWN_NORM, /* if a parallel feed forward reads through the one above */
     ROLE_ATTENTION_OWN_NORM_BIAS,
-    ROLE_LAUREL_DOWN, /* a product of low rank next to attention */
+    ROLE_LAUREL_DOWN, /* a low-rank product next to attention */
     ROLE_LAUREL_UP,
     ROLE_LAUREL_NORM,
     ROLE_ATTENTION_QKV,
@@ -199,9 +199,9 @@ enum tensor_role {
     ROLE_ATTENTION_OUTPUT,
     ROLE_ATTENTION_OUTPUT_BIAS,
     ROLE_ATTENTION_POST_NORM,
-    ROLE_ATTENTION_SUM_NORM, /* of the residual stream, after attention was added */
+    ROLE_ATTENTION_SUM_NORM, /* of the residual stream after attention */
     ROLE_ATTENTION_SUM_NORM_BIAS,
-    ROLE_ATTENTION_SECOND_NORM, /* a second one: the first is of what is added only */
+    ROLE_ATTENTION_SECOND_NORM, /* a second one; the first norms only the branch */
     ROLE_ATTENTION_SECOND_NORM_BIAS,
     ROLE_FFN_RESIDUAL_SCORE,
     ROLE_FFN_STREAMS_NORM,
@@ -225,7 +225,7 @@ enum tensor_role {
     ROLE_FFN_DOWN,
     ROLE_FFN_DOWN_BIAS,
     ROLE_FFN_DENSE_POST_NORM, /* of a dense feed forward next to experts */
-    ROLE_LATENT_DOWN,         /* experts may work in rows of another width */
+    ROLE_LATENT_DOWN,         /* experts may use another row width */
     ROLE_SHARED_ROUTER,
     ROLE_SHARED_GATE,
     ROLE_SHARED_UP,
@@ -247,11 +247,11 @@ enum tensor_role {
     ROLE_CHUNK_DOWN,
     ROLE_EXPERT_POST_NORM,
     ROLE_FFN_POST_NORM,
-    ROLE_FFN_SUM_NORM, /* of the residual stream, after the feed forward was added */
+    ROLE_FFN_SUM_NORM, /* of the residual stream after the feed forward */
     ROLE_FFN_SUM_NORM_BIAS,
     ROLE_SIDES_CORRECT,
     ROLE_SIDES_SCALE,
-    ROLE_TOKEN_GATE, /* of what the layer gets of a token by itself */
+    ROLE_TOKEN_GATE, /* of the layer's own row for a token */
     ROLE_TOKEN_OUTPUT,
     ROLE_TOKEN_NORM,
     ROLE_LAYER_SCALE,
@@ -270,7 +270,7 @@ enum tensor_role {
     ROLE_OUTPUT_RESIDUAL_SCORE,
     ROLE_OUTPUT,
     ROLE_OUTPUT_BIAS,
-    ROLE_POOLED_UP, /* of the row that a text is pooled to */
+    ROLE_POOLED_UP, /* of a text's pooled row */
     ROLE_POOLED_DOWN,
     ROLE_CLASSIFIER,
     ROLE_CLASSIFIER_BIAS,
@@ -282,7 +282,7 @@ enum tensor_role {
 
 const char *tensor_role_name(enum tensor_role role); /* "attention q", for reports */
 
-/* Whether it is the bias of the role before it. */
+/* Whether it is the bias of the preceding role. */
 bool tensor_role_is_bias(enum tensor_role role);
 
 /* ---- units ---------------------------------------------------------------------------------------------------------
@@ -319,33 +319,33 @@ struct unit {
 /* ---- the model -----------------------------------------------------------------------------------------------------
  */
 
-/* Blocks of this many positions overlap, and an index chooses among them; blocks of more are all seen. */
+/* Blocks of this many positions overlap, and an indexer chooses among them; longer blocks are all seen. */
 #define COMPRESS_OVERLAPPING 4u
 
 struct model_layer {
     enum layer_kind kind;
-    bool recurrent; /* a sequence keeps a state in it, which does not go back */
+    bool recurrent; /* a sequence has a state here, which cannot go back */
     bool no_feed_forward;
-    bool scans; /* next to attention: LAYER_SCAN_HEADS reads the same rows, and both are added */
+    bool scans; /* a LAYER_SCAN_HEADS runs in parallel to attention, and both are added */
     uint32_t heads;
     uint32_t kv_heads;
-    uint32_t key_size, value_size; /* of a head, of LAYER_ATTENTION */
-    uint32_t kv_source;            /* the layer whose keys and values it reads; itself, unless they are shared */
+    uint32_t key_size, value_size; /* per head of LAYER_ATTENTION */
+    uint32_t kv_source;            /* the layer whose keys and values it reads; usually itself */
     uint32_t compress;             /* besides the window, one row per this many positions; 0: none */
     uint32_t window;               /* sliding window; 0: full attention */
-    uint32_t around;               /* of encoders: positions nearer than this are seen; 0: all */
-    uint32_t chunk;                /* attention stays within chunks of this many positions; 0: it does not */
+    uint32_t around;               /* in encoders: it sees positions nearer than this; 0: all */
+    uint32_t chunk;                /* attention stays within chunks of this many positions; 0: no chunks */
     bool sharpened;                /* queries are scaled by attention_temperature_scale */
     bool rope;                     /* false: a layer without positions */
-    bool rope_local;               /* uses the rope base of sliding layers, unscaled (Gemma 3, OLMo 3) */
-    bool indexed;                  /* chooses what attention sees, here and in the layers behind it that do not */
-    bool chosen;                   /* attention sees what was chosen */
+    bool rope_local;               /* uses the unscaled rope base of sliding layers (Gemma 3, OLMo 3) */
+    bool indexed;                  /* has an indexer, for itself and for the following layers without one */
+    bool chosen;                   /* attention sees only the chosen positions */
     uint32_t index_every;          /* positions of a pooled key */
     bool moe;
     bool ngrams;           /* reads the table */
     uint32_t feed_forward; /* of a dense layer */
-    float sparsity;        /* standard deviations above the mean below which gates close; 0: none do */
-    float expert_limit, shared_limit, dense_limit; /* gates and what they let through are clamped; 0: not */
+    float sparsity;        /* gates close below the mean plus this many standard deviations; 0: they never do */
+    float expert_limit, shared_limit, dense_limit; /* clamps of gate and up; 0: none */
     unit_number tensors[ROLE_COUNT];               /* NO_UNIT where absent; expert tensors are in experts */
     unit_number first_expert; /* unit of expert 0; experts are consecutive. NO_UNIT: not a MoE layer */
 };
@@ -353,23 +353,22 @@ struct model_layer {
 #define MODEL_NGRAM_TOKENS 8u
 #define MODEL_NGRAM_ROWS 64u
 
-/* Rows of a table by hashes of the last tokens: of the last two, three, up to size of them, heads of each. A token
- * "end" and what lies before the text count as end, and so does all before either. The hash of so many tokens is the
- * exclusive or of token times multiplier, the latest first, in 64 bits; of each row it is taken modulo a size of its
- * own, behind an offset. */
+/* Rows of a table by hashes of the last tokens: the last two, three, up to "size" of them, with "heads" hashes each.
+ * From the token "end" backwards, and before the text, every token counts as "end". A hash is the exclusive or, in 64
+ * bits, of each token times its multiplier, the latest token first. Each row has its own modulus and offset. */
 struct model_ngrams {
-    uint32_t size, heads, rows, taps; /* rows: of all lengths together; taps: of the convolution behind them */
+    uint32_t size, heads, rows, taps; /* rows: for all lengths together; taps: of the convolution after them */
     int32_t end;
     uint64_t multipliers[MODEL_NGRAM_TOKENS], offsets[MODEL_NGRAM_ROWS], moduli[MODEL_NGRAM_ROWS];
 };
 
-/* The rows of a token, given how many earlier tokens of its text are known. */
+/* The rows for a token; "before" earlier tokens of its text precede it in memory. */
 void model_ngram_rows(const struct model_ngrams *ngrams, const int32_t *tokens, size_t before, uint32_t *rows);
 
 /* Plain numbers, as read from the metadata and completed with the architecture's defaults. */
 struct model_parameters {
-    uint32_t layers;            /* that a forward pass runs; trailing prediction blocks are not counted */
-    uint32_t prediction_blocks; /* that the file has behind them, by its metadata */
+    uint32_t layers;            /* that a forward pass runs, without prediction blocks */
+    uint32_t prediction_blocks; /* that follow them in the file, by its metadata */
     uint32_t predicting;        /* prediction blocks, numbered after the layers: 0 or 1 */
     uint32_t context;
     uint32_t embedding;
@@ -402,47 +401,49 @@ struct model_parameters {
     float mixture_scale;      /* of the sum of experts and what runs next to them; 1: none */
     float situ_gate, situ_up; /* caps of GLU_SITU */
     /* rope */
-    uint32_t rotary, rotary_local; /* elements of a head that turn */
+    uint32_t rotary, rotary_local; /* elements of a head that get rope */
     float rope_base, rope_base_local;
-    bool rope_local_scaled; /* the local one is scaled as the other */
+    bool rope_local_scaled; /* the local base is scaled like the other */
     enum rope_scaling rope_scaling;
     float rope_factor; /* positions are divided by it; 1: not scaled */
     uint32_t rope_original_context;
-    float rope_attention_factor; /* what cosine and sine are multiplied by, YaRN's own share included */
+    float rope_attention_factor; /* factor of cosine and sine, including YaRN's */
     float yarn_extrapolation, yarn_beta_fast, yarn_beta_slow;
     /* attention */
     float attention_scale;                               /* of query times key */
-    float alibi;                                         /* greatest exponent of slopes by distance; 0: none */
-    float attention_clamp;                               /* most of an element of q, k and v; 0: none */
+    float alibi;                                         /* the greatest exponent of ALiBi's slopes; 0: no ALiBi */
+    float attention_clamp;                               /* bound of each element of q, k and v; 0: none */
     float attention_value_scale;                         /* of attention's output; 1: none */
     float attention_soft_cap, output_soft_cap;           /* 0: none */
     float embedding_scale, residual_scale, output_scale; /* factors; 1: none */
     float attention_temperature_scale;                   /* 0: none. Queries at position p are multiplied by */
     float attention_temperature_floor;                   /* 1 + scale * ln(1 + floor((p + offset) / floor)) */
     float attention_temperature_offset;
-    /* MLA: heads of latent_key_size (of which the last rotary elements turn) and latent_value_size */
+    /* MLA: the sizes of a head; the last rotary elements of a key get rope */
     uint32_t q_rank, kv_rank, latent_key_size, latent_value_size;
-    /* the search for positions worth attention: heads of index_size, and how many positions, or blocks of index_block
-     * of them, are chosen; the last index_local blocks always */
+    /* the indexer: its heads, their size, and how many positions, or blocks of index_block positions, it chooses; it
+     * always chooses the last index_local blocks */
     uint32_t index_heads, index_size, index_most, index_block, index_local;
     float index_epsilon;
-    uint32_t output_groups, output_rank; /* of LAYER_ONE_KEY: the output's first matrix, of each group */
-    /* gated delta net; where the state decays by channel, perhaps not below exp(recurrent_bound) a token */
+    uint32_t output_groups, output_rank; /* of LAYER_ONE_KEY: the output's first matrix, per group */
+    /* gated delta net; a decay per channel may be bounded below by exp(recurrent_bound) per token */
     bool recurrent_bounded;
     float recurrent_bound;
-    uint32_t recurrent_conv; /* positions that the convolution sees */
+    uint32_t recurrent_conv; /* taps of the convolution */
     uint32_t recurrent_heads_k, recurrent_heads_v;
-    uint32_t recurrent_key_size, recurrent_value_size; /* of a head; the state is one matrix of both a value head */
-    /* a table that is read by rows: floats of one, and how many it must have */
+    uint32_t recurrent_key_size,
+        recurrent_value_size; /* per head; the state is a matrix of these sizes per value head */
+    /* a table that is read by rows: floats per row, and the number of rows (table_rows) */
     uint32_t table_width;
-    uint32_t token_width; /* of what each layer gets of a token by itself; 0: nothing */
+    uint32_t token_width; /* of each layer's own row for a token; 0: there is none */
     uint32_t laurel;      /* rank of a product next to attention */
     uint32_t sides;       /* residual streams next to the first one */
     uint64_t table_rows;
     struct model_ngrams ngrams;
-    /* Of scans: value heads and what each keeps, groups in place of key heads; heads of Mamba 1 are single channels. */
-    uint32_t recurrent_rank; /* that steps are made of */
-    bool recurrent_rms;      /* steps, and what is written and read with, are normed without weights */
+    /* scans: the sizes above are value heads and their states; groups replace key heads; Mamba 1 has a head per channel
+     */
+    uint32_t recurrent_rank; /* of the time steps' projection */
+    bool recurrent_rms;      /* norms steps, and what states are written and read with, without weights */
 };
 
 enum architecture_flag {
@@ -455,45 +456,46 @@ enum architecture_flag {
                                          << 5, /* value head v reads key head v % key heads, else v / (values / keys) */
     ARCHITECTURE_LOCAL_ROPE = 1 << 6,          /* sliding layers have a rope base of their own and no scaling */
     ARCHITECTURE_QK_NORM_AFTER_ROPE = 1 << 7,
-    ARCHITECTURE_VALUE_NORM = 1 << 9, /* values are normed, and are the keys where there is no matrix for them */
+    ARCHITECTURE_VALUE_NORM = 1 << 9,          /* values are normed; without a matrix of their own they are the keys */
     ARCHITECTURE_ATTENTION_UNSCALED = 1 << 10, /* unless attention.scale says */
     ARCHITECTURE_ENCODER = 1 << 11,            /* every token sees all of its text; there is no output matrix */
-    ARCHITECTURE_LAYER_NORM = 1 << 12,         /* norms take the mean off, unless the file has the epsilon of others */
-    ARCHITECTURE_NORMS_OF_SUMS = 1 << 13,      /* norms of the residual stream after each addition, none before */
-    ARCHITECTURE_FFN_UNGATED = 1 << 14,        /* dense feed forward of two matrices */
-    ARCHITECTURE_CHUNKED = 1 << 15,            /* layers with positions see their chunk only, the others grow sharper */
-    ARCHITECTURE_QK_NORM_PLAIN = 1 << 16,      /* queries and keys with positions are normed after rope, no weights */
-    ARCHITECTURE_EXPERT_INPUT_WEIGHED = 1 << 17, /* an expert's weight multiplies what it reads, not what it gives */
-    ARCHITECTURE_PARALLEL = 1 << 18, /* attention and feed forward read the same rows, unless there is a norm between */
+    ARCHITECTURE_LAYER_NORM = 1 << 12, /* norms subtract the mean, unless the file has the epsilon of the other kind */
+    ARCHITECTURE_NORMS_OF_SUMS = 1 << 13, /* norms of the residual stream after each addition, none before */
+    ARCHITECTURE_FFN_UNGATED = 1 << 14,   /* dense feed forward of two matrices */
+    ARCHITECTURE_CHUNKED = 1 << 15,       /* layers with positions see only their chunk; the others sharpen queries */
+    ARCHITECTURE_QK_NORM_PLAIN = 1 << 16, /* queries and keys with positions are normed after rope, no weights */
+    ARCHITECTURE_EXPERT_INPUT_WEIGHED = 1 << 17, /* an expert's weight multiplies its input, not its output */
+    ARCHITECTURE_PARALLEL = 1 << 18, /* attention and feed forward read the same rows, unless a norm separates them */
     ARCHITECTURE_LOGITS_SCALED = 1 << 19,     /* logit_scale multiplies logits, where others divide by it */
     ARCHITECTURE_WINDOWS_TURN = 1 << 20,      /* layers without a window have no positions */
     ARCHITECTURE_SHARED_CLAMPED = 1 << 21,    /* shared experts too, where the routed ones are */
-    ARCHITECTURE_LEADING_TURN = 1 << 22,      /* but leading dense ones have */
-    ARCHITECTURE_LOCAL_ROPE_SCALED = 1 << 23, /* sliding layers may have a rope base of their own, scaled alike */
-    ARCHITECTURE_ROTARY_HALF = 1 << 24,       /* layers without a window turn half of rope.dimension_count */
-    ARCHITECTURE_SCALE_STRETCHED = 1 << 25,   /* YaRN's stretch is in the scale of latent attention as a whole */
+    ARCHITECTURE_LEADING_TURN = 1 << 22,      /* but leading dense layers have positions */
+    ARCHITECTURE_LOCAL_ROPE_SCALED = 1 << 23, /* sliding layers may have their own rope base, scaled like the other */
+    ARCHITECTURE_ROTARY_HALF = 1 << 24,       /* in layers without a window, half of rope.dimension_count gets rope */
+    ARCHITECTURE_SCALE_STRETCHED = 1 << 25,   /* YaRN's factor is in the scale of MLA as a whole */
     ARCHITECTURE_DENSE_SQUARE = 1 << 26,      /* the dense feed forward is as wide as the embedding */
     ARCHITECTURE_PREDICTS_UNNORMED =
-        1 << 27,                           /* a prediction block goes on from its residual stream, not from its norm */
-    ARCHITECTURE_SCAN_BESIDE = 1 << 28,    /* a scan of heads next to attention in every layer */
+        1 << 27,                        /* a prediction block continues from its residual stream, not from its norm */
+    ARCHITECTURE_SCAN_BESIDE = 1 << 28, /* a scan in parallel to attention in every layer */
     ARCHITECTURE_ROPE_FINETUNED = 1 << 29, /* no positions where rope.scaling.finetuned is false */
-    ARCHITECTURE_ONE_BRANCH = 1 << 30,     /* a layer is a feed forward, where feed_forward_length says, or a mixer */
-    ARCHITECTURE_NORMS_BEHIND = 1 << 8     /* no norms before attention and feed forward, only behind them */
+    ARCHITECTURE_ONE_BRANCH =
+        1 << 30, /* a layer is either a mixer or, if it has a feed_forward_length, a feed forward */
+    ARCHITECTURE_NORMS_BEHIND = 1 << 8 /* norms follow attention and feed forward; none precede them */
 };
 
-/* A tensor that is called otherwise than in other architectures. */
+/* A tensor with another name than in other architectures. */
 struct tensor_alias {
     const char *name;
     enum tensor_role role;
 };
 #define ARCHITECTURE_ALIASES 4
 
-/* Of layers that slide as the file says of each, which it must. */
+/* The file says for each layer whether it slides, and must do so. */
 #define WINDOWS_LISTED UINT32_MAX
-/* Of those that all slide, where the file says how far. */
+/* All layers slide, as far as the file says. */
 #define WINDOWS_EVERYWHERE (UINT32_MAX - 1)
 
-/* What holds unless the file says; 0: nothing special. */
+/* Values for files that do not say; 0: none. */
 struct architecture_factors {
     float logits;                        /* logit_scale */
     float attention, attention_soft_cap; /* attention.output_scale, attn_logit_softcapping */
@@ -511,18 +513,18 @@ struct architecture {
     struct tensor_alias aliases[ARCHITECTURE_ALIASES];
     enum attention_gate attention_gate;
     enum mixture_input mixture_input;
-    float mixture_scale;     /* of the sum of experts and what runs next to them; 0: none */
-    uint32_t window_pattern; /* of n layers the last sees everything, the others a window; 0: none slides */
-    bool window_first;       /* not the last, the first sees everything */
-    uint32_t window;         /* of those that slide, unless attention.sliding_window says; 0: they do not then */
-    uint32_t window_layers;  /* only a model of this many layers has windows; 0: any */
-    float alibi;             /* scores fall with the distance: the greatest exponent of slopes; 0: they do not */
-    bool classifier_gelu;    /* a classifier has GELU, not tanh, behind its first matrix, unless the file says */
-    enum pooling classifier_pooling; /* what it reads, unless the file says; POOLING_UNSAID: the first, or last, row */
-    float rope_base_local;           /* of layers with a window, unless rope.freq_base_swa says; 0: as of the others */
+    float mixture_scale;             /* of the sum of experts and what is computed in parallel; 0: none */
+    uint32_t window_pattern;         /* of n layers the last sees everything, the others a window; 0: no windows */
+    bool window_first;               /* the first of them sees everything, not the last */
+    uint32_t window;                 /* its width, unless attention.sliding_window says; 0: no window then */
+    uint32_t window_layers;          /* only a model of this many layers has windows; 0: any */
+    float alibi;                     /* the greatest exponent of ALiBi's slopes; 0: no ALiBi */
+    bool classifier_gelu;            /* a classifier uses GELU instead of tanh, unless the file says */
+    enum pooling classifier_pooling; /* its pooling, unless the file says; POOLING_UNSAID: the first or last row */
+    float rope_base_local;           /* of layers with a window, unless rope.freq_base_swa says; 0: the same base */
     float yarn_beta_fast;            /* unless rope.scaling.yarn_beta_fast says; 0: 32 */
     uint32_t no_rope_interval;       /* every n-th layer has no positions; 0: all have */
-    /* Constants of the model's program, which its files do not say; 0: not so. */
+    /* Constants of the model's original program, which its files do not hold; 0: none. */
     float embedding_scale;   /* embeddings are multiplied by it */
     float residual_depth;    /* branches are multiplied by it and divided by the square root of the number of layers */
     float output_soft_cap;   /* of logits, unless final_logit_softcapping says */
@@ -530,40 +532,41 @@ struct architecture {
     uint32_t sides;          /* residual streams next to the first one (Gemma 3n) */
     float logits_width;      /* logits are multiplied by it and divided by the embedding's width */
     enum decay_style decay;  /* of delta nets */
-    enum layer_kind keyless; /* of layers whose attention.head_count_kv is 0; LAYER_ATTENTION: there are none */
+    enum layer_kind
+        keyless; /* the kind of layers whose attention.head_count_kv is 0; LAYER_ATTENTION: there are none */
     uint32_t wide_scale_layers; /* a model of this many layers scales attention by embedding / heads, not key size */
     struct architecture_factors factors;
     enum yarn_style yarn;
     bool one_key; /* LAYER_ONE_KEY everywhere, by attention.compress_ratios */
     enum index_kind index;
     enum rope_style index_rope; /* of its queries and keys */
-    bool index_turns_last;      /* their last elements turn, not the first */
+    bool index_turns_last;      /* rope applies to their last elements, not the first */
     bool index_shared;          /* attention.indexer.types says which layers have one */
-    float index_epsilon;        /* of the norm of its keys; below 0: as of other norms */
-    bool delta_gate_sigmoid; /* a delta net's output passes a sigmoid, not a SiLU; lengths have epsilon in the root */
+    float index_epsilon;        /* of the norm of its keys; negative: as for other norms */
+    bool delta_gate_sigmoid; /* a delta net's output gate is a sigmoid, not SiLU; epsilon is inside the root of lengths
+                              */
     uint32_t flags;
 };
 
 struct model;
 
-/* Opens a GGUF file and understands it. An architecture that is not supported gets a sentence that names it and lists
- * those that are; a missing tensor or a shape that does not fit names the tensor, what was found and what was expected.
- */
+/* Opens a GGUF file and interprets it. The error for an unsupported architecture names it and lists the supported ones;
+ * for a missing tensor or a wrong shape it names the tensor, what was found and what was expected. */
 hypura_status model_open(struct model **out, const char *path, hypura_error *error);
 
-/* The same with the first of the blocks behind the layers that predict further tokens, as layer number "layers", where
- * the file has one that is understood. Otherwise the model is as model_open gives it, and model_prediction_problem says
- * what is wrong with the block; NULL: nothing is, or there is none. */
+/* The same, with the file's first prediction block as layer number "layers", if there is one that is supported.
+ * Otherwise the model is as model_open opens it, and model_prediction_problem says what is wrong with the block; NULL:
+ * nothing is, or there is none. */
 hypura_status model_open_predicting(struct model **out, const char *path, hypura_error *error);
 
-/* One of these, where a file that is not whole will do (gguf_open_partial). */
+/* The same for a file that may be incomplete (gguf_open_partial). */
 hypura_status model_open_partial(struct model **out, const char *path, bool predicting, hypura_error *error);
 const char *model_prediction_problem(const struct model *model);
 void model_close(struct model *model);
 
 const struct gguf *model_file(const struct model *model);
 
-/* general.name, or the file's name without its folder and ending; cleaned (text_clean). */
+/* general.name, or the file's name without folder and ending; cleaned (text_clean). */
 const char *model_name(const struct model *model);
 const struct architecture *model_architecture(const struct model *model);
 const struct model_parameters *model_parameters(const struct model *model);
@@ -571,7 +574,7 @@ const struct model_layer *model_layer(const struct model *model, uint32_t layer)
 unit_number model_tensor(const struct model *model,
                          enum tensor_role role); /* of the whole model; NO_UNIT where absent */
 
-/* What a tensor of this name ("blk.3.attn_q.weight") would be in this model; layer -1: of the whole model. */
+/* The role that a tensor of this name ("blk.3.attn_q.weight") has in this model; layer -1: of the whole model. */
 bool model_tensor_role(const struct model *model, const char *name, int32_t *layer, enum tensor_role *role);
 
 uint32_t model_unit_count(const struct model *model);
@@ -581,38 +584,37 @@ uint64_t model_bytes(const struct model *model); /* of all units */
 /* Whether the output matrix is the token embedding. */
 bool model_tied_output(const struct model *model);
 
-/* ---- experts in a file of their own
- * ----------------------------------------------------------------------------------
+/* ---- experts in their own file -------------------------------------------------------------------------------------
  *
- * A GGUF file of the type "experts", as tools/optimize.h writes it: for each layer a tensor "blk.N.experts" of records,
- * one for an expert, in which its slices follow each other; records begin at pages. What it is made of stands in it:
- * the model's files, their sizes and times, and for each layer where slices were and which expert each record is of. */
+ * tools/optimize.h writes a GGUF file of the type "experts". It has a tensor "blk.N.experts" per layer, with one record
+ * per expert: its slices, one after another. Records begin at pages. Its metadata names its source: the model's files
+ * with their sizes and times, and for each layer the place of the slices and the expert of each record. */
 
 #define EXPERT_FILE_TYPE "experts"
-#define EXPERT_FILE_ENDING ".experts" /* behind the name of the model's first file: found there */
+#define EXPERT_FILE_ENDING ".experts" /* appended to the name of the model's first file, next to which it is found */
 #define EXPERT_FILE_VERSION 1u
 #define EXPERT_FILE_ALIGNMENT 4096u
 #define EXPERT_FILE_TENSOR "blk.%u.experts"    /* I8, a record times experts */
-#define EXPERT_FILE_ORDER "experts.order.%u"   /* uint32[experts]: whose record each is */
-#define EXPERT_FILE_SLICES "experts.slices.%u" /* uint64[3 * slices]: file, offset, bytes of all experts together */
+#define EXPERT_FILE_ORDER "experts.order.%u"   /* uint32[experts]: the expert of each record */
+#define EXPERT_FILE_SLICES "experts.slices.%u" /* uint64[3 * slices]: file, offset, bytes for all experts together */
 #define EXPERT_FILE_VERSION_KEY "experts.version"
 #define EXPERT_FILE_MODEL "experts.model"       /* the path of the model's first file, absolute */
 #define EXPERT_FILE_SIZES "experts.model.sizes" /* uint64[files] */
 #define EXPERT_FILE_TIMES "experts.model.times" /* uint64[files]: nanoseconds of the last change */
 
-/* Where a slice of an expert begins in its record; of slice_count it is the size of the record. */
+/* The offset of a slice in its expert's record; for slice_count, the size of the record. */
 uint64_t expert_record_at(const struct unit *unit, uint32_t slice);
 
-/* When a file was changed last, as such a file says it. */
+/* When a file was last changed, in the form that such a file stores. */
 bool expert_file_time(const char *path, uint64_t *nanoseconds);
 
-/* Reads experts from such a file, if there is one next to the model or the path that was opened names one, which
- * model_open takes in place of the model. One that was made of another file, or of this one as it was before, is left,
- * with a warning. */
+/* Reads experts from such a file, if there is one next to the model, or if model_open was given its path instead of the
+ * model's. A file that was made from another model, or from an earlier version of this one, is ignored with a warning.
+ */
 void model_use_expert_file(struct model *model);
 const char *model_expert_file(const struct model *model); /* NULL: none is used */
 
-/* The files that slices of units are in: the model's, and the one with experts behind them. */
+/* The files that hold the slices of units: the model's, then the one with experts. */
 uint32_t model_path_count(const struct model *model);
 const char *model_path_at(const struct model *model, uint32_t file);
 
