@@ -1,14 +1,14 @@
-/* engine: the forward pass and what stands around it: KV cache, mixture of experts, sampling, generation.
+/* engine: the forward pass, KV caches, states, budgets, drafting and generation.
  *
- * One forward pass serves every architecture, resident or streamed, one token or a thousand: it reads the description
- * of the model (model/), asks the store for units, and calls compute. An engine owns the model, the plan, the store,
- * the compute pool and the caches of all sequences.
+ * One forward pass serves every architecture, resident or streamed, one token or a thousand. It executes the model's
+ * steps (steps/), asks the store for units, and calls compute. An engine owns the model, the plan, the store, the
+ * threads of compute and the caches of all sequences.
  *
- * Determinism: logits depend on the file and the tokens before a position, not on the budget, the tier, the arrival
- * order, the thread count or how tokens were cut into batches.
+ * Determinism: logits depend on the file and on the tokens up to a position. Budget, tier, order of arrival, number of
+ * threads and the way tokens were cut into batches change no bit.
  *
- * Threads: one thread at a time uses an engine; engine_cancel, engine_statistics and engine_set_budget may be called
- * from any thread while it runs.
+ * Threads: one thread at a time uses an engine. Any thread may call engine_cancel, engine_statistics and
+ * engine_set_budget meanwhile.
  */
 #ifndef HYPURA_ENGINE_H
 #define HYPURA_ENGINE_H
@@ -22,67 +22,66 @@
 
 struct engine;
 
-/* A LoRA adapter in a GGUF file: the model's matrices become W + scale * (alpha / rank) B A, without being touched. */
+/* A LoRA adapter in a GGUF file. Products use W + scale * (alpha / rank) B A; the matrix W itself stays as it is. */
 struct engine_adapter {
     const char *path;
     float scale; /* 1: as trained */
 };
 
-/* Whether a generator drafts tokens (draft.h): while it pays, as many as can be, none. */
+/* Whether a generator drafts tokens (draft.h): AUTO while it pays, ON always as many as possible, OFF never. */
 enum engine_drafting { DRAFTING_AUTO, DRAFTING_ON, DRAFTING_OFF };
 
 struct engine_options {
-    uint64_t budget;          /* bytes for the whole process; 0: chosen */
-    int64_t reserved;         /* of these, what others in the process will take beside what they hold now; negative:
-                               * what they will have given back */
-    uint32_t context;         /* positions a sequence; 0: chosen */
+    uint64_t budget;          /* bytes for the whole process; 0: automatic */
+    int64_t reserved;         /* of these, what other parts of the process will still allocate; negative: what they will
+                               * release */
+    uint32_t context;         /* positions per sequence; 0: automatic */
     uint32_t sequences;       /* 0: 1 */
-    uint32_t chunk;           /* most tokens a batch; 0: chosen */
+    uint32_t chunk;           /* the most tokens per batch; 0: automatic */
     size_t threads;           /* 0: the cores that this process may use */
     bool shared_context;      /* sequences share the room for positions (engine_room) when memory is short */
     enum tensor_type kv_type; /* TENSOR_F32 is 0: set by engine_default_options to F16 */
     enum store_reader reader;
     enum store_prefetching prefetching;
-    bool fill;                             /* free slots of the expert cache between passes (store/store.h) */
+    bool fill;                             /* fill free slots of the expert cache between passes (store/store.h) */
     const char *cache_policy;              /* for streamed experts, by name (store/policy.h); NULL: the default */
     const struct engine_adapter *adapters; /* added in this order; not kept */
     size_t adapter_count;
     const char *const
         *mirrors; /* copies of the model on other drives, files or folders (store_find_drives); not kept */
     size_t mirror_count;
-    uint32_t depth;    /* reads in flight, of each drive; 0: as measured */
-    bool wait_for_all; /* compute a layer's experts only when all are there; for comparison */
+    uint32_t depth;    /* reads in flight per drive; 0: as measured */
+    bool wait_for_all; /* compute a layer's experts only once all have arrived; for comparison */
     enum engine_drafting drafting;
-    const char *draft_path;  /* a smaller model that drafts tokens, or NULL */
-    bool draft_optional;     /* where it cannot, a warning says so, and the model runs without; else that is an error */
-    bool keep_prefixes;      /* what was computed of texts, for others that begin the same (prefix/prefix.h) */
-    uint64_t prefix_bytes;   /* of memory, at most: lent by the budget when it is wanted; 0: chosen */
-    const char *prefix_path; /* a folder that it is written to, or NULL */
-    uint64_t prefix_path_bytes; /* of that, at most; 0: PREFIX_FOLDER_BYTES */
-    bool remember_usage;        /* which experts were used, from run to run, in the user's state folder */
-    const char *trace_path;     /* records the routing, or NULL */
-    bool begin_early;           /* the first pass need not wait for weights that it does not need yet (load_behind) */
-    store_progress progress;    /* while weights are loaded; with begin_early in the first pass too */
+    const char *draft_path;     /* a smaller model that drafts tokens, or NULL */
+    bool draft_optional;        /* if it cannot be used, warn and run without it; else fail */
+    bool keep_prefixes;         /* keep computed prefixes for other texts that begin alike (prefix/prefix.h) */
+    uint64_t prefix_bytes;      /* the most memory that they take, lent by the budget; 0: automatic */
+    const char *prefix_path;    /* a folder to which they are written, or NULL */
+    uint64_t prefix_path_bytes; /* the most bytes there; 0: PREFIX_FOLDER_BYTES */
+    bool remember_usage;        /* keep from run to run which experts were used, in the user's state folder */
+    const char *trace_path;     /* a file that records the routing, or NULL */
+    bool begin_early;           /* start the first pass while weights are still being loaded (load_behind) */
+    store_progress progress;    /* called while weights are loaded, with begin_early in the first pass too */
     const char *gpu;        /* "auto", "none", or a device by its number in "hypura profile"; NULL: $HYPURA_GPU, auto */
-    uint64_t gpu_budget;    /* bytes of each device's memory; 0: what is free there, less a head-room */
-    uint32_t gpus_left_out; /* bits by the order of gpu: they failed */
-    uint64_t gpu_budgets[HARDWARE_MAX_GPUS]; /* of each device in the order of gpu; 0: gpu_budget says */
-    bool gpu_fixed;                          /* experts stay on the side where they are when the model is opened */
+    uint64_t gpu_budget;    /* bytes of each device's memory; 0: what is free there, less some head-room */
+    uint32_t gpus_left_out; /* devices that failed, as bits in the order of gpu */
+    uint64_t gpu_budgets[HARDWARE_MAX_GPUS]; /* per device, in the order of gpu; 0: gpu_budget */
+    bool gpu_fixed;                          /* experts stay where they were when the model was opened */
     void *progress_context;
-    const struct hardware_nodes *nodes;   /* of memory; NULL: those that are found. For tests */
-    const struct plan_hit_curve *routing; /* how experts are used, instead of what earlier runs showed; or NULL */
-    bool alone;                           /* under mpirun too: nothing is computed on other hosts */
-    const uint8_t *elsewhere;             /* [units] what other hosts have, once that is known */
-    bool experts_only;                    /* a rank that computes experts for another one */
+    const struct hardware_nodes *nodes;   /* nodes of memory; NULL: the machine's. For tests */
+    const struct plan_hit_curve *routing; /* the use of experts, instead of what earlier runs showed; or NULL */
+    bool alone;                           /* compute nothing on other hosts, even under mpirun */
+    const uint8_t *elsewhere;             /* [units] what other hosts hold, once that is known */
+    bool experts_only;                    /* this rank computes experts for another one */
 };
 
 void engine_default_options(struct engine_options *options);
 
-/* Opens a model as engine_open does: with the block of it that predicts further tokens (model_open_predicting) where
- * that is to draft. It does where drafting is on, no other model drafts, nothing is computed on a GPU, and the memory
- * that it takes costs hardly any speed (DRAFTING_ON: whatever it costs). Otherwise "why" (may be NULL) says what is
- * against it, [ENGINE_WHY], empty where the file has no such block. The hardware gets the model's drives, which
- * hardware_drop_drives frees. */
+/* Opens a model as engine_open does: with its prediction block (model_open_predicting) if that is going to draft. It
+ * drafts if drafting is on, no other model drafts, nothing is computed on a GPU, and the memory that it takes costs
+ * hardly any speed (with DRAFTING_ON: whatever it costs). Otherwise why[ENGINE_WHY] (may be NULL) says why not; it is
+ * empty if the file has no such block. The hardware gets the model's drives, which hardware_drop_drives frees. */
 #define ENGINE_WHY 512
 hypura_status engine_open_file(struct model **out, const char *path, struct hardware *hardware,
                                const struct engine_options *options, char *why, hypura_error *error);
@@ -91,38 +90,38 @@ hypura_status engine_open(struct engine **out, const char *path, const struct en
                           hypura_error *error);
 void engine_close(struct engine *engine);
 
-/* What a rank other than 0 does under mpirun (cluster/cluster.h): holds and computes its share of the models that rank
- * 0 opens, until that one ends. */
+/* Runs a rank other than 0 under mpirun (cluster/cluster.h): it holds and computes its share of the models that rank 0
+ * opens, until rank 0 ends. */
 hypura_status engine_serve(const struct engine_options *options, hypura_error *error);
 
-/* Instead of engine_close, for a program that ends at once: keeps what is to be kept, and does not wait for reads in
- * flight, which a slow drive may take long for. Nothing of the engine may be used after it, nor closed. */
+/* Replaces engine_close in a program that is about to exit: saves what has to be saved, and does not wait for reads in
+ * flight, which may take long on a slow drive. The engine must not be used or closed afterwards. */
 void engine_leave(struct engine *engine);
 
 const struct model *engine_model(const struct engine *engine);
 const struct plan *engine_plan(const struct engine *engine);
 const struct hardware *engine_hardware(const struct engine *engine);
 
-/* The first device that computes a part of the model, and the others by number; NULL: there is none (more). */
+/* The devices that compute parts of the model, by number; engine_gpu is the first. NULL: there is no such device. */
 const struct gpu_info *engine_gpu(const struct engine *engine);
 const struct gpu_info *engine_gpu_at(const struct engine *engine, uint32_t number);
-const struct hardware_gpu *engine_device_at(const struct engine *engine, uint32_t number); /* as it was measured */
+const struct hardware_gpu *engine_device_at(const struct engine *engine, uint32_t number); /* as measured */
 
-/* Whether one of them was lost: then every forward pass fails with HYPURA_ERROR_DEVICE, until the model is opened anew,
- * with the device if it is back, else with those that are left. From any thread. */
+/* Whether a device was lost. Then every forward pass fails with HYPURA_ERROR_DEVICE until the model is opened again,
+ * with that device if it is back, else with the others. From any thread. */
 bool engine_lost(const struct engine *engine);
 struct store *engine_store(struct engine *engine);
 
-/* The model's vocabulary, which the engine owns since it is part of the budget. A model without one that is understood
- * still runs on token ids: then this fails with the reason. */
+/* The model's vocabulary, which the engine owns because it counts against the budget. A model with an unsupported
+ * vocabulary still runs on token ids; this function then fails with the reason. */
 hypura_status engine_vocabulary(const struct vocabulary **out, const struct engine *engine, hypura_error *error);
 size_t engine_threads(const struct engine *engine);
 
-/* Plans without loading: what engine_open would do on this machine, for inspect. The result is freed with plan_free. */
+/* Plans what engine_open would do on this machine, without loading. Free the plan with plan_free. */
 hypura_status engine_plan_only(struct plan **out, const struct model *model, const struct hardware *hardware,
                                const struct engine_options *options, hypura_error *error);
 
-/* A host as it is described, for plans over several that need not be there. */
+/* The description of a host, for plans over hosts that need not exist. */
 struct engine_host {
     char name[64];
     uint64_t memory;                            /* that the process may hold */
@@ -130,62 +129,61 @@ struct engine_host {
     const struct hardware *hardware;
 };
 
-/* What these hosts would do together, the first of them as rank 0 (src/plan/hosts.h), by their processors; *first is
- * what that one would do alone, freed with plan_free. Of the options what is about a machine is not read. */
+/* Plans what these hosts would do together on their CPUs, the first of them as rank 0 (src/plan/hosts.h). *first is the
+ * plan for that host alone; free it with plan_free. Options that describe this machine are ignored. */
 struct plan_hosts;
 hypura_status engine_plan_hosts(struct plan_hosts *out, struct plan **first, const struct model *model,
                                 const struct engine_host *hosts, uint32_t count, const struct engine_options *options,
                                 hypura_error *error);
 
-/* Which units a host of the plan serves, [model_unit_count]: its experts, and what these are computed with. */
+/* The units that a host of the plan serves, [model_unit_count]: its experts, and what their computation needs. */
 hypura_status engine_hosts_part(uint8_t *units, const struct model *model, const struct plan_hosts *plan, uint32_t host,
                                 hypura_error *error);
 
-/* Of a model's header and samples of its weights. */
+/* A digest of a model's header and of samples of its weights. */
 hypura_status engine_weights_digest(uint64_t *out, const struct model *model, hypura_error *error);
 
-/* What a sequence of this many positions keeps, by kind: bytes per position, and what does not grow with them. */
+/* What a sequence of this many positions keeps, by kind: bytes per position, and bytes that do not grow with them. */
 struct engine_kept {
     double keys;       /* keys and values, or latent vectors */
     double compressed; /* rows that stand for several positions each */
-    double index;      /* short keys that are searched */
-    uint64_t windows;  /* of layers that see the last positions only */
-    uint64_t states;   /* of recurrences, and of what is not yet compressed */
+    double index;      /* the short keys of an indexer */
+    uint64_t windows;  /* layers that see only the last positions */
+    uint64_t states;   /* recurrences, and what is not yet compressed */
 };
 hypura_status engine_kept_of(struct engine_kept *out, const struct model *model, uint32_t positions,
                              enum tensor_type type, hypura_error *error);
 
-/* And what prompts of so many tokens take until the first token of the answer, weights loaded: seconds[count]. A prompt
- * that does not fit the plan's context takes what it would if it did. */
+/* engine_plan_only, and the time to the first token of the answer for prompts of these lengths, with the weights
+ * loaded: seconds[count]. A prompt longer than the plan's context is forecast as if it fitted. */
 hypura_status engine_forecast(struct plan **out, double *seconds, const uint32_t *prompts, size_t count,
                               const struct model *model, const struct hardware *hardware,
                               const struct engine_options *options, hypura_error *error);
 
-/* The speed that a plan with this many more (or fewer) bytes expects. */
+/* The speed that a plan with this many more (or fewer) bytes would expect. */
 hypura_status engine_speed_with(double *tokens_per_second, const struct model *model, const struct hardware *hardware,
                                 const struct engine_options *options, int64_t more_bytes, hypura_error *error);
 
-/* Tokens of one or more sequences that pass through the weights together. */
+/* Tokens of one or more sequences that share one pass over the weights. */
 struct engine_batch {
     size_t count; /* 1 to engine_plan()->chunk */
     const int32_t *tokens;
-    const uint32_t *positions; /* within a sequence they follow one another, from the number of positions held */
+    const uint32_t *positions; /* consecutive within a sequence, from the number of positions held */
     const uint32_t *sequences; /* below plan->sequences; tokens of a sequence are adjacent. NULL: all 0 */
     const bool *want_logits;   /* NULL: of the last token only */
-    bool want_hidden;          /* engine_hidden is wanted: then all tokens pass all layers, whoever wants logits */
-    uint32_t drafted;          /* of the tokens of the only sequence, the last so many are drafts: engine_accept
-                                * says which of them came true. At most engine_drafts */
+    bool want_hidden;          /* fill engine_hidden: all tokens pass all layers, whichever want logits */
+    uint32_t drafted;          /* the last so many tokens of the only sequence are drafts; engine_accept says
+                                * which of them were right. At most engine_drafts */
 
-    /* Called with each token that wants logits, in order, while the output matrix is held; false stops with
-     * HYPURA_ERROR_CANCELLED. Without it at most engine_logits_rows tokens may want them, and engine_logits gives them
-     * afterwards. */
+    /* Called for each token that wants logits, in order; false stops with HYPURA_ERROR_CANCELLED. If NULL, at most
+     * engine_logits_rows tokens may want logits, and engine_logits returns them afterwards. */
     bool (*on_logits)(void *context, size_t index, const float *logits);
     void *on_logits_context;
 };
 
 /* Runs a batch. Token ids and positions are checked. After an error (HYPURA_ERROR_CANCELLED included) the sequences
- * hold the positions that they held before. A file of which something was read, and that was written to since it was
- * opened, is an error of HYPURA_ERROR_IO: of this batch and of those to come. */
+ * hold the same positions as before. If a file that was read from has been written to since it was opened, this batch
+ * and all later ones fail with HYPURA_ERROR_IO. */
 hypura_status engine_forward(struct engine *engine, const struct engine_batch *batch, hypura_error *error);
 
 enum engine_drafting engine_drafting(const struct engine *engine);
@@ -193,168 +191,165 @@ enum engine_drafting engine_drafting(const struct engine *engine);
 /* The smaller model that drafts tokens; NULL: none. */
 struct engine *engine_draft_model(const struct engine *engine);
 
-/* How many drafted tokens a batch may have: none in an encoder, while routing is recorded, and with DRAFTING_OFF where
- * a model has states. */
+/* The most drafted tokens per batch. 0 for an encoder, while routing is recorded, and with DRAFTING_OFF if the model
+ * has states. */
 uint32_t engine_drafts(const struct engine *engine);
 
-/* After a batch with drafted tokens: the first so many of them came true, its sequence forgets the others. States are
- * computed again from those before the batch, without any of the weights but those that they are made with; after an
- * error the sequence holds nothing. */
+/* After a batch with drafted tokens: keeps the first so many of them, and makes the sequence forget the others. States
+ * are computed again from those before the batch, by the steps that have one. After an error the sequence is empty. */
 hypura_status engine_accept(struct engine *engine, uint32_t accepted, hypura_error *error);
 
-/* What the matrices of layers are multiplied by on the CPU: each row, in no order, on the thread that asked for the
- * batch. matrix: which one of the tensor's, an expert or a head; 0 where it has one. All rows pass all layers
- * meanwhile. NULL: nobody watches. */
+/* Watches what the CPU multiplies the matrices of layers by: "see" gets each input row, in no particular order, on the
+ * thread that runs the batch. matrix is the number of the expert or head within the tensor, or 0. While watched, all
+ * rows pass all layers. NULL ends it. */
 struct engine_watch {
     void (*see)(void *context, const struct gguf_tensor *tensor, uint32_t matrix, const float *row, size_t columns);
     void *context;
 };
 void engine_watch_inputs(struct engine *engine, const struct engine_watch *watch);
 
-/* Whether the model has a block that predicts further tokens, opened with it. */
+/* Whether the model was opened with its prediction block. */
 bool engine_predicts(const struct engine *engine);
 
-/* The block's logits of what comes behind a token, which follows what the sequence holds; further: behind the token
- * that it was asked for last, which this one follows. Valid until the next forward; engine_logits is not any more. An
- * error means that it has nothing to say, since it did not see the pass before. */
+/* The prediction block's logits for the token after "token", which itself follows what the sequence holds. With
+ * "further", "token" follows the one of the previous call instead. Valid until the next forward; invalidates
+ * engine_logits. An error means that the block did not see the previous pass and cannot predict. */
 hypura_status engine_predict(struct engine *engine, uint32_t sequence, int32_t token, bool further,
                              const float **logits, hypura_error *error);
 
-/* Logits [vocabulary] of the batch's index-th token that wanted them, counted among those; valid until the next
- * forward. */
+/* Logits [vocabulary] of the index-th of those tokens of the batch that wanted them; valid until the next forward. */
 const float *engine_logits(const struct engine *engine, size_t index);
 
-/* What is kept of texts beyond the sequences; NULL: nothing. For the thread that uses the engine. */
+/* The prefixes kept beyond the sequences; NULL: none. For the thread that uses the engine. */
 struct prefix_store *engine_prefixes(const struct engine *engine);
 
 /* Runs tasks on the threads that compute, between two batches. */
 void engine_run(struct engine *engine, thread_task task, void *context, size_t count);
 
-/* Logits that are kept at once: at least one for each sequence. */
+/* How many rows of logits engine_logits holds: at least one per sequence. */
 size_t engine_logits_rows(const struct engine *engine);
 
 /* Final hidden states of all tokens of a batch with want_hidden, normed: [count][embedding]. */
 const float *engine_hidden(const struct engine *engine);
 
-/* The embedding of a text, pooled and brought to length 1: out[embedding]. Empties sequence 0 before and after. No
- * tokens: zeros. A text of an encoder must fit a batch, and so the context. */
+/* The embedding of a text, pooled and scaled to length 1: out[embedding]. Clears sequence 0 before and after. Without
+ * tokens it is zero. In an encoder the text must fit one batch, and thus the context. */
 hypura_status engine_embed(struct engine *engine, const int32_t *tokens, size_t count, float *out, hypura_error *error);
 
-/* Whether the model judges texts instead (pooling_type 4: re-rankers), and how well one does: the first score of its
- * classifier, of a decoder's its share of all. Otherwise as engine_embed. */
+/* Whether the model is a re-ranker (pooling_type 4), and a text's score: the first output of its classifier, for a
+ * decoder its share of all outputs. Otherwise as engine_embed. */
 bool engine_judges(const struct engine *engine);
 hypura_status engine_judge(struct engine *engine, const int32_t *tokens, size_t count, float *score,
                            hypura_error *error);
 
-/* Positions that a sequence holds, and forgetting all from a position on. Recurrent and windowed layers cannot go back:
- * then the sequence is cleared, and false says so. */
+/* How many positions a sequence holds, and forgetting all from a position on. Recurrent layers and layers with a window
+ * cannot go back; then engine_truncate clears the sequence and returns false. */
 uint32_t engine_positions(const struct engine *engine, uint32_t sequence);
 bool engine_truncate(struct engine *engine, uint32_t sequence, uint32_t positions);
 
 /* ---- what a sequence knows, as data --------------------------------------------------------------------------------
  *
- * What layers keep of a sequence can be read out, and written into any sequence of an engine whose engine_state_digest
- * is the same, of this process or of a later one; what is then computed has the bits that it would have had. All of it
- * between batches. It comes in two parts:
+ * Between batches, what layers keep of a sequence can be read, and written to any sequence of an engine with the same
+ * engine_state_digest, in this process or a later one. What is computed from it has the same bits. It has two parts:
  *
- *   rows        what layers keep of each position: keys, values, latent rows, keys of an index, rows that stand for
- *               several positions. Those of positions first to end depend on the tokens before end only, and never
- *               change. The bytes of a range are those of its parts one after another, where it is cut at multiples of
- *               PLAN_KV_BLOCK: so blocks can be read at once, kept one by one, and written at once.
- *   checkpoint  what there is of one position only: the states of recurrent layers, what is not yet compressed, and the
- *               last positions of layers with a window. Models without any of these need none.
+ *   rows        what layers keep per position: keys, values, latent rows, keys of an indexer, rows that represent
+ *               several positions. The rows of positions first to end depend only on the tokens before end, and never
+ *               change. If a range is cut at multiples of PLAN_KV_BLOCK, its bytes are those of its parts, one after
+ *               another. So blocks can be read together, kept separately, and written together.
+ *   checkpoint  what exists for one position only: the states of recurrent layers, what is not yet compressed, and the
+ *               last positions of layers with a window. Models without these need no checkpoint.
  *
- * So a sequence is brought to a position by its rows up to there and a checkpoint that was read at it. Rows stay when
- * engine_truncate cannot go back, and then a checkpoint alone brings the sequence to an earlier position. */
+ * Rows up to a position and a checkpoint that was read at it bring a sequence there. When engine_truncate cannot go
+ * back, the rows stay, and a checkpoint alone brings the sequence to an earlier position. */
 
-/* Bytes of the rows of positions first to end, 0 where first is not below end; and the most that a checkpoint takes, 0:
+/* The bytes of the rows of positions first to end, 0 if first is not below end; the most bytes of a checkpoint, 0 if
  * the model needs none. */
 uint64_t engine_rows_bytes(const struct engine *engine, uint32_t first, uint32_t end);
 uint64_t engine_checkpoint_bytes(const struct engine *engine);
 
-/* The same of a checkpoint at a position: fewer than a window have come. */
+/* The bytes of a checkpoint at this position: fewer while a window is not full. */
 uint64_t engine_checkpoint_bytes_at(const struct engine *engine, uint32_t position);
 
-/* Positions whose rows a sequence has: those that it holds, those that were written behind them, and those before a
- * position that engine_truncate could not go back to. Forgotten with the next batch of the sequence, and when others
- * take the room (engine_room). */
+/* How many positions have rows in a sequence: those that it holds, those written after them, and those up to a position
+ * that engine_truncate could not go back to. Rows beyond the held positions are forgotten with the sequence's next
+ * batch, or when other sequences take the room (engine_room). */
 uint32_t engine_rows_there(const struct engine *engine, uint32_t sequence);
 
-/* Rows that are there. */
+/* Reads rows that exist (engine_rows_there). */
 hypura_status engine_read_rows(struct engine *engine, uint32_t sequence, uint32_t first, uint32_t end, void *out,
                                hypura_error *error);
 
-/* first: at most as many as there are. The sequence forgets what it holds from first on, as with engine_truncate, and
- * has the rows up to end. Takes room as a batch does. */
+/* Writes rows from first on, which is at most engine_rows_there. The sequence forgets what it holds from first on, as
+ * with engine_truncate, and has rows up to end. They take room as a batch does. */
 hypura_status engine_write_rows(struct engine *engine, uint32_t sequence, uint32_t first, uint32_t end, const void *in,
                                 hypura_error *error);
 
-/* The sequence forgets what it holds, and has the rows of the first positions of another one (as many as there are
- * there at most, whole blocks of PLAN_KV_BLOCK), in the same memory: who writes there later gets memory of its own.
- * HYPURA_ERROR_UNSUPPORTED where some rows are in device memory, or are not keys and values of one position each. */
+/* Clears a sequence and gives it the rows of the first positions of another one, at most as many as that has, in whole
+ * blocks of PLAN_KV_BLOCK. Both share the memory until one of them writes there, which then gets its own copy.
+ * HYPURA_ERROR_UNSUPPORTED if some rows are in device memory, or are not keys and values of single positions. */
 hypura_status engine_share_rows(struct engine *engine, uint32_t sequence, uint32_t from, uint32_t positions,
                                 hypura_error *error);
 
-/* At the position that the sequence holds: engine_checkpoint_bytes_at so many. */
+/* Reads the checkpoint of the position that the sequence holds: engine_checkpoint_bytes_at bytes. */
 hypura_status engine_read_checkpoint(struct engine *engine, uint32_t sequence, void *out, hypura_error *error);
 
-/* The sequence then holds so many positions, whose rows must be there. tokens: [position], what they are. in: what was
- * read at that position; NULL where the model needs none. */
+/* Makes a sequence hold this many positions, whose rows must exist. tokens: [position], their tokens. in: the
+ * checkpoint of that position; NULL if the model needs none. */
 hypura_status engine_write_checkpoint(struct engine *engine, uint32_t sequence, uint32_t position,
                                       const int32_t *tokens, const void *in, hypura_error *error);
 
-/* Of all that makes such data mean the same: the model's header and samples of its weights, adapters, the type of the
- * cache, where layers are computed and how. Reads from the model's files. */
+/* A digest of everything on which such data depend: the model's header and samples of its weights, adapters, the type
+ * of the cache, where layers are computed and how. Reads from the model's files. */
 hypura_status engine_state_digest(uint64_t *out, const struct engine *engine, hypura_error *error);
 
 /* Whether layers have states, so that engine_truncate cannot go back at all. */
 bool engine_has_states(const struct engine *engine);
 
-/* Where sequences share room, all that they hold together, in whole blocks of PLAN_KV_BLOCK of which shared ones count
- * once, is at most this; a batch that needs more fails with HYPURA_ERROR_MEMORY. UINT64_MAX: every sequence has room
- * for its context. */
+/* If sequences share room: the most positions that they hold together, counted in whole blocks of PLAN_KV_BLOCK, shared
+ * blocks once. A batch that needs more fails with HYPURA_ERROR_MEMORY. UINT64_MAX: every sequence has room for its
+ * context. */
 uint64_t engine_room(const struct engine *engine);
 
-/* What of the room sequences take with so many positions each: positions [sequences]. What they share counts once. */
+/* How much of the room the sequences take if they hold positions[sequences]; shared blocks count once. */
 uint64_t engine_room_of(const struct engine *engine, const uint32_t *positions);
 
-/* Whether engine_share_rows can be. */
+/* Whether engine_share_rows works for this model. */
 bool engine_can_share(const struct engine *engine);
 
-/* Makes a running forward return HYPURA_ERROR_CANCELLED within some milliseconds, and the next ones at once, until
- * called with false. Async-signal-safe with true. */
+/* With true, a running forward returns HYPURA_ERROR_CANCELLED within milliseconds, and later ones at once, until this
+ * is called with false. Async-signal-safe with true. */
 void engine_cancel(struct engine *engine, bool cancel);
 
-/* The same from any thread, for who is to end one forward only, and not to take back what somebody else cancels: false,
- * between two of them, leaves engine_cancel as it is. Drafts are not ended. */
+/* The same for a single forward, independent of engine_cancel: call it with true from any thread, and with false
+ * between two forwards. Does not stop a draft model. */
 void engine_stop(struct engine *engine, bool stop);
 
-/* Completes the file of trace_path, between batches; an error says what was lost. Without one nothing is done. */
+/* Completes the file of trace_path, between batches; an error says what was lost. Does nothing without a trace. */
 hypura_status engine_end_trace(struct engine *engine, hypura_error *error);
 
-/* A new budget for the whole process, while running; the pool follows, and pieces of tensors that stay (store_resize).
- * An error says what is missing. */
+/* Changes the budget of the whole process while running; the pool and resident pieces follow (store_resize). An error
+ * says what is missing. */
 hypura_status engine_set_budget(struct engine *engine, uint64_t bytes, hypura_error *error);
 
-/* Of a device that computes a part of the model. */
+/* A device that computes a part of the model. */
 struct engine_device {
     const char *name;
     uint32_t layers;
-    uint64_t bytes;      /* of weights */
-    double busy_seconds; /* it computed, or waited for the CPU's share of what it computed; 0: it cannot tell */
+    uint64_t bytes;      /* weights */
+    double busy_seconds; /* time computing, or waiting for the CPU's share; 0: unknown */
 };
 
 struct engine_statistics {
     double load_seconds;
-    uint64_t prompt_tokens, generated_tokens; /* of batches with several known tokens of a sequence, with one; of
-                                               * drafts those that came true */
+    uint64_t prompt_tokens, generated_tokens; /* tokens of batches with several known tokens per sequence, and with
+                                               * one; accepted drafts count */
     uint64_t decode_passes;                   /* batches that generated tokens */
-    uint64_t drafted_tokens, accepted_tokens; /* drafts that passed with them, and those that came true */
+    uint64_t drafted_tokens, accepted_tokens; /* drafts in those passes, and those that were right */
     double prompt_seconds, decode_seconds;
-    uint64_t decode_bytes_read; /* from storage, while decoding, without what was prefetched in vain */
+    uint64_t decode_bytes_read; /* from storage while decoding, without wasted prefetches */
     uint64_t peak_rss_bytes;
-    uint64_t budget_bytes, largest_budget_bytes;  /* now; so far, which is what the peak was allowed */
-    uint64_t bytes_gpu, bytes_ram, bytes_storage; /* of the weights, by tier now: storage is what is in no memory */
+    uint64_t budget_bytes, largest_budget_bytes;  /* now; the largest so far, which bounds the peak */
+    uint64_t bytes_gpu, bytes_ram, bytes_storage; /* weights by tier, now; storage: in no memory */
     struct store_statistics store;
     struct prefix_statistics prefix;
     struct engine_device devices[HARDWARE_MAX_GPUS];
@@ -362,14 +357,14 @@ struct engine_statistics {
 };
 void engine_statistics(struct engine *engine, struct engine_statistics *out);
 
-/* What each host did, rank 0 first; the number of them, 0 where there are no others. From any thread. */
+/* What each host did, rank 0 first. Returns their number, 0 without other hosts. From any thread. */
 struct engine_rank {
     uint32_t rank;
-    const char *name;          /* until the engine is closed */
-    uint64_t experts_computed; /* for each token anew */
+    const char *name;          /* valid until the engine is closed */
+    uint64_t experts_computed; /* counted per token */
     uint64_t expert_hits, expert_misses, bytes_read;
     uint64_t bytes_sent, bytes_received; /* to and from it */
-    double busy_seconds, wait_seconds;   /* it computed, and rank 0 waited for it */
+    double busy_seconds, wait_seconds;   /* it computed; rank 0 waited for it */
 };
 uint32_t engine_ranks(struct engine *engine, struct engine_rank *out, uint32_t most);
 
