@@ -1,20 +1,20 @@
 /* gpu: the mathematics of a transformer on a Vulkan device, the mirror of compute.h.
  *
- * It knows tensors, not models. Vulkan's loader is opened when it is first asked for, so that the program starts on a
- * machine without one. A build without Vulkan's headers or a glslc that works has HYPURA_VULKAN 0 and of this header
- * only gpu_list, which finds nothing, and gpu_open, which says why; so do they where glslc failed for a kernel.
+ * It knows tensors, not models. Vulkan's loader is opened on first use, so that the program starts on a machine without
+ * one. A build without Vulkan's headers or a working glslc has HYPURA_VULKAN 0. It has only two functions of this
+ * header: gpu_list finds nothing, and gpu_open says why. The same holds if glslc failed for a kernel.
  *
  * What a device must have: Vulkan 1.2 with buffer device addresses, timeline semaphores, 64-bit integers and storage of
  * 8 and 16 bits. Everything else (arithmetic in half precision, cooperative matrices, import of host memory) is used
  * where present. Kernels assume no subgroup size.
  *
- * Determinism: on one device and driver the same inputs give the same bits. Sums have a fixed order (no atomics on
- * floats), which a batch of more than GPU_VECTOR_TOKENS tokens may change, since it goes through other kernels.
+ * Determinism: on one device and driver the same inputs give the same bits. Sums have a fixed order, without atomics on
+ * floats. Batches of more than GPU_VECTOR_TOKENS tokens go through other kernels, with another order.
  *
- * Threads: a struct gpu is used by one thread at a time. gpu_upload, gpu_upload_wait, gpu_signal_host and
- * gpu_buffer_create and _destroy may be called from any thread besides.
+ * Threads: one thread at a time uses a struct gpu. Meanwhile, any thread may call gpu_upload, gpu_upload_wait,
+ * gpu_signal_host, gpu_buffer_create and gpu_buffer_destroy.
  *
- * How a kernel is added:
+ * To add a kernel:
  *   1. shaders/NAME.comp: GLSL with shaders/common.glsl, which has the types of addresses and sums over a work group.
  * It finds its arguments in one block of push constants of at most GPU_PUSH_BYTES: addresses first, then numbers.
  *   2. A row in meson.build: 'NAME': ['NAME.comp', flags]. Several rows may build one file with different -D flags. The
@@ -37,130 +37,131 @@ struct gpu_info {
     char name[256], driver[256];
     enum gpu_kind kind;
     uint32_t driver_version;
-    uint8_t uuid[16];      /* of the card, whichever driver shows it; zeros: not known */
-    uint64_t memory_bytes; /* of the greatest heap that is local to the device */
-    uint64_t free_bytes;   /* of it, as the driver says; memory_bytes where it does not */
+    uint8_t uuid[16];      /* of the card, whatever the driver; zeros: unknown */
+    uint64_t memory_bytes; /* of the largest heap that is local to the device */
+    uint64_t free_bytes;   /* of these, as the driver reports; else memory_bytes */
     bool unified;          /* device memory is host memory, so device buffers are mapped */
     uint64_t max_allocation;
     uint32_t shared_bytes, subgroup_min, subgroup_max;
-    uint32_t max_group; /* invocations of a work group */
-    uint32_t cores;     /* multiprocessors or the like; 0: not known */
+    uint32_t max_group; /* invocations per work group */
+    uint32_t cores;     /* multiprocessors or the like; 0: unknown */
     bool fp16, cooperative_matrix, host_import;
-    bool khr_matrix;           /* cooperative matrices are those of VK_KHR_cooperative_matrix */
-    bool int8_dot;             /* quantised weights are multiplied as bytes */
-    bool chains;               /* kernels wait for each other by themselves, instead of for barriers */
+    bool khr_matrix;           /* cooperative matrices by VK_KHR_cooperative_matrix, not NVIDIA's extension */
+    bool int8_dot;             /* multiplies quantised weights as bytes */
+    bool chains;               /* kernels wait for each other themselves, instead of at barriers */
     uint64_t import_alignment; /* of addresses and sizes for gpu_buffer_import */
-    char lacks[160];           /* what hypura needs and the device has not; empty: it can be used */
+    char lacks[160];           /* what hypura needs and the device lacks; empty: nothing */
 };
 
-/* Devices in the loader's order. *count may pass capacity; the first capacity ones are filled in. Without a loader or a
- * device: *count is 0 and the status OK, and why (may be NULL; room for 512) gets a sentence. */
+/* Lists devices in the loader's order. *count may exceed capacity; at most capacity entries are filled in. Without a
+ * loader or a device, *count is 0, the status is OK, and why[512] (may be NULL) gets the reason. */
 hypura_status gpu_list(struct gpu_info *out, size_t capacity, size_t *count, char *why, hypura_error *error);
 
 struct gpu;
 
 struct gpu_options {
     uint32_t index;             /* in gpu_list's order */
-    const char *pipeline_cache; /* file that keeps compiled kernels; NULL: none */
-    bool validate;              /* run under the validation layers; so does HYPURA_GPU_VALIDATE=1 in the environment */
+    const char *pipeline_cache; /* a file that keeps compiled kernels; NULL: none */
+    bool validate;              /* run under the validation layers, as HYPURA_GPU_VALIDATE=1 in the environment does */
     bool floats;                /* multiply no weights as bytes: for tests */
-    bool separate;              /* treat memory as not shared with the host even where it is: for tests */
+    bool separate;              /* treat memory as not shared with the host, even if it is: for tests */
 };
 
 hypura_status gpu_open(struct gpu **out, const struct gpu_options *options, hypura_error *error);
 
-/* A device of another machine, for who plans: it answers what it is and what it supports, and computes nothing. */
+/* A device of another machine, for planning: it tells its properties and abilities, and computes nothing. */
 hypura_status gpu_imagine(struct gpu **out, const struct gpu_info *info, hypura_error *error);
 
-/* Waits for what is in flight; buffers must be destroyed before. Of a device that hangs nothing is given back. */
+/* Waits for what is in flight. Destroy its buffers first. If the device hangs, its memory is not freed. */
 void gpu_close(struct gpu *gpu);
 const struct gpu_info *gpu_get_info(const struct gpu *gpu);
-bool gpu_is_lost(const struct gpu *gpu);              /* every call fails since */
-uint64_t gpu_free_bytes(struct gpu *gpu);             /* as info's free_bytes, now */
-uint64_t gpu_busy_nanoseconds(const struct gpu *gpu); /* that batches took, up to one of the last; 0: it cannot tell */
+bool gpu_is_lost(const struct gpu *gpu);              /* then every call fails */
+uint64_t gpu_free_bytes(struct gpu *gpu);             /* the present value of free_bytes */
+uint64_t gpu_busy_nanoseconds(const struct gpu *gpu); /* of batches, up to a recent one; 0: unknown */
 
-/* How many messages the validation layers had; they go to the log too. */
+/* The number of messages from the validation layers; they are also logged. */
 uint64_t gpu_validation_messages(const struct gpu *gpu);
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
 
-/* A buffer is one allocation; kernels are handed ranges of it, whose offsets are multiples of GPU_ALIGNMENT for weights
- * and tensors. */
+/* A buffer is one allocation. Kernels get ranges of it; for weights and tensors, offsets are multiples of
+ * GPU_ALIGNMENT.
+ */
 #define GPU_ALIGNMENT 256u
 
 enum gpu_memory {
-    GPU_DEVICE,  /* fastest for the device; mapped where memory is unified */
-    GPU_UPLOAD,  /* written by the host, read by the device, small; near the device where there is such memory */
-    GPU_READBACK /* written by the device, read by the host, through its caches */
+    GPU_DEVICE,  /* fastest for the device; mapped if memory is unified */
+    GPU_UPLOAD,  /* written by the host, read by the device, small; near the device if possible */
+    GPU_READBACK /* written by the device, read by the host; cached by the host */
 };
 
 struct gpu_buffer;
 
-/* HYPURA_ERROR_MEMORY when it does not fit. */
+/* HYPURA_ERROR_MEMORY: it does not fit. */
 hypura_status gpu_buffer_create(struct gpu *gpu, struct gpu_buffer **out, uint64_t bytes, enum gpu_memory memory,
                                 hypura_error *error);
 
-/* Host memory as a buffer, where info says host_import: the device reads it in place. It stays the caller's. */
+/* With host_import: makes host memory a buffer, which the device reads in place. The caller keeps the memory. */
 hypura_status gpu_buffer_import(struct gpu *gpu, struct gpu_buffer **out, void *host, uint64_t bytes,
                                 hypura_error *error);
 
-/* Nothing in flight may use it. */
+/* No batch in flight may use it. */
 void gpu_buffer_destroy(struct gpu *gpu, struct gpu_buffer *buffer);
 void *gpu_buffer_mapped(const struct gpu_buffer *buffer); /* NULL: not mapped */
 uint64_t gpu_buffer_bytes(const struct gpu_buffer *buffer);
 uint64_t gpu_buffer_address(const struct gpu_buffer *buffer); /* as kernels see it */
 
 struct gpu_range {
-    struct gpu_buffer *buffer; /* NULL: nothing, where that is allowed */
+    struct gpu_buffer *buffer; /* NULL: none, where that is allowed */
     uint64_t offset;
 };
 
-/* Tickets of uploads and those of batches are two series; 0 is done. */
+/* Uploads and batches have separate series of tickets; 0 is always done. */
 typedef uint64_t gpu_ticket;
 
-/* Copies host bytes into a buffer: at once where it is mapped, else through a staging ring and, where the device has
- * one, a transfer queue. Returns when the host's bytes may be reused; the ticket is done when they have arrived. On a
- * device with one queue uploads wait behind batches, so nobody may wait for an upload before the gpu_signal_host that a
- * submitted batch waits for. After an error the ticket is that of the parts that are on their way. */
+/* Copies host bytes into a buffer: directly if it is mapped, else through a staging ring and, if the device has one, a
+ * transfer queue. On return the host's bytes may be reused; the ticket is done once they have arrived. On a device with
+ * one queue, uploads wait for earlier batches. So never wait for an upload before calling the gpu_signal_host that a
+ * submitted batch waits for. After an error, the ticket covers the parts that were sent. */
 hypura_status gpu_upload(struct gpu *gpu, struct gpu_range to, const void *host, uint64_t bytes, gpu_ticket *ticket,
                          hypura_error *error);
 hypura_status gpu_upload_wait(struct gpu *gpu, gpu_ticket ticket, hypura_error *error);
 
 /* ---- commands ---------------------------------------------------------------------------------------------------- */
 
-/* Kernels are recorded in order into the open batch. Those between two calls of gpu_barrier run in any order or at the
- * same time. gpu_begin opens a batch and may wait for one from long ago; gpu_submit sends it. Several may be in flight;
- * they run in order, and each sees what those before it wrote.
+/* gpu_begin opens a batch, for which it may wait until an old one is done; gpu_submit sends it. In between, kernels are
+ * recorded in order. Those between two calls of gpu_barrier run in any order or at the same time. Several batches may
+ * be in flight; they run in order, and each sees what earlier ones wrote.
  *
- * Errors while recording are kept for gpu_submit, which then sends nothing; for want of memory too the device cannot go
- * on, and the status is HYPURA_ERROR_DEVICE. When the device is lost, or hangs, every later call says so with
- * HYPURA_ERROR_DEVICE. */
+ * gpu_submit reports errors of recording, and then sends nothing. Even if the cause is memory, the device cannot go on,
+ * and the status is HYPURA_ERROR_DEVICE. Once the device is lost, or hangs, every call fails with HYPURA_ERROR_DEVICE.
+ */
 void gpu_begin(struct gpu *gpu);
 void gpu_barrier(struct gpu *gpu);
 
-/* The batch starts when gpu_signal_host has given wait_host or more (0: at once) and the upload wait_upload has
- * arrived. What the host writes into mapped buffers before that signal is seen. */
+/* The batch starts once gpu_signal_host has been called with wait_host or more (0: at once) and the upload wait_upload
+ * has arrived. It sees what the host wrote to mapped buffers before that call. */
 hypura_status gpu_submit(struct gpu *gpu, gpu_ticket *ticket, uint64_t wait_host, gpu_ticket wait_upload,
                          hypura_error *error);
 
-/* The error that gpu_submit would give for what was recorded since gpu_begin. */
+/* The error that gpu_submit would return for what was recorded since gpu_begin. */
 hypura_status gpu_recorded(const struct gpu *gpu);
 
-/* Forgets what was recorded since gpu_begin, and its errors. */
+/* Drops what was recorded since gpu_begin, and its errors. */
 void gpu_drop(struct gpu *gpu);
 
-/* value: greater than all before. */
+/* value: greater than all earlier ones. */
 hypura_status gpu_signal_host(struct gpu *gpu, uint64_t value, hypura_error *error);
 
-/* Gives up when nothing that was sent ends for 10 seconds (a device that is a CPU: 5 minutes) with an error that says
- * the device hangs. While the device can do nothing before gpu_signal_host is called, that time does not count. */
+/* Fails with an error that says that the device hangs if nothing that was sent ends for 10 seconds (5 minutes for a
+ * device that is a CPU). Time in which the device waits for gpu_signal_host does not count. */
 hypura_status gpu_wait(struct gpu *gpu, gpu_ticket ticket, hypura_error *error);
 bool gpu_done(struct gpu *gpu, gpu_ticket ticket);
 
-/* How long a batch that is done took on the device; 0 when that is not known or too long ago. */
+/* How long a finished batch took on the device; 0: unknown, or too long ago. */
 double gpu_batch_seconds(struct gpu *gpu, gpu_ticket ticket);
 
-/* By a kernel where addresses and bytes are multiples of 4: devices' own copies may be slow. */
+/* Uses a kernel if addresses and bytes are multiples of 4, because devices' own copies may be slow. */
 void gpu_copy(struct gpu *gpu, struct gpu_range to, struct gpu_range from, uint64_t bytes);
 
 /* ---- weights times activations ----------------------------------------------------------------------------------- */
@@ -168,7 +169,7 @@ void gpu_copy(struct gpu *gpu, struct gpu_range to, struct gpu_range from, uint6
 /* Whether the two functions below take weights of this type. */
 bool gpu_supports(const struct gpu *gpu, enum tensor_type type);
 
-/* Whether few tokens are multiplied as bytes by weights of this type, where the device has an instruction for it. */
+/* Whether, with int8_dot, few tokens are multiplied as bytes by weights of this type. */
 bool gpu_multiplies_bytes(enum tensor_type type);
 
 /* rows x columns in the layout of the file: row r starts at data + r * row_bytes. */
@@ -179,31 +180,30 @@ struct gpu_matrix {
     uint64_t row_bytes;
 };
 
-/* Up to this many tokens each weight is read once and multiplied by all of them; how many are together changes no bit.
- */
+/* Up to this many tokens, each weight is read once and multiplied by all of them. Their number changes no bit. */
 #define GPU_VECTOR_TOKENS 8u
 
-/* More tokens go through tiles. Where the device has cooperative matrices, weights other than F32 and all inputs are
- * rounded to half precision there, inputs beyond 65504 become that, and sums are floats. */
+/* More tokens go through tiles. With cooperative matrices, tiles round weights other than F32 and all inputs to half
+ * precision, clamp inputs to 65504, and sum in floats. */
 
-/* Where a product of so many tokens reads its inputs as halves, in_halves may have them, and in nothing. slot_stride:
- * of experts, else 0. */
+/* Whether a product of this many tokens reads its inputs as halves. Then in_halves may be given, and "in" left out.
+ * slot_stride: for experts, else 0. */
 bool gpu_takes_halves(const struct gpu *gpu, const struct gpu_matrix *weights, uint64_t slot_stride, uint32_t tokens);
 
-/* Floats as halves, and out = activation(gate) * up as halves; count is a multiple of 8, ranges start at multiples of
- * 16 bytes. */
+/* Converts floats to halves; and out = activation(gate) * up as halves. count is a multiple of 8, ranges start at
+ * multiples of 16 bytes. */
 void gpu_halves(struct gpu *gpu, struct gpu_range out, struct gpu_range in, uint64_t count);
 void gpu_glu_halves(struct gpu *gpu, enum glu_kind kind, struct gpu_range out, struct gpu_range gate,
                     struct gpu_range up, uint64_t count, float alpha, float limit);
 
-/* Weights as halves, rows adjacent: as exact as a tile has them. gpu_unpacks: whether that can be, and is not what they
- * are. */
+/* Converts weights to halves, rows adjacent, exactly as tiles do. gpu_unpacks: whether this type can be, and needs to
+ * be, converted. */
 bool gpu_unpacks(enum tensor_type type);
 void gpu_unpack(struct gpu *gpu, const struct gpu_matrix *weights, struct gpu_range out);
 
-/* out[t][r] = sum over c of weights[r][c] * in[t][c], plus bias[r] where bias has a buffer, plus what is in out where
- * accumulate is true. Strides in elements. Where norm has a buffer, in is rms_norm(in) * norm: of up to
- * GPU_VECTOR_TOKENS tokens, which saves a launch. */
+/* out[t][r] = sum over c of weights[r][c] * in[t][c], plus bias[r] if bias has a buffer, plus out itself with
+ * accumulate. Strides in elements. If norm has a buffer, which saves a launch for up to GPU_VECTOR_TOKENS tokens, the
+ * input is rms_norm(in) * norm. */
 struct gpu_matmul {
     struct gpu_matrix weights;
     struct gpu_range in, out, bias, norm;
@@ -216,23 +216,22 @@ struct gpu_matmul {
     bool accumulate;
 };
 
-/* Room for the weights of a matrix that a batch of this many tokens unpacks: all, at most GPU_UNPACKED_BYTES; 0: none.
- */
+/* The room for a matrix that a batch of this many tokens unpacks, at most GPU_UNPACKED_BYTES; 0: it unpacks none. */
 #define GPU_UNPACKED_BYTES ((uint64_t)256 << 20)
 uint64_t gpu_unpacked_bytes(enum tensor_type type, uint32_t rows, uint32_t columns, uint32_t tokens);
 
-/* The jobs must not depend on each other. Neighbours that share inputs, type and columns become one dispatch. */
+/* Jobs must be independent of each other. Adjacent ones with the same inputs, type and columns become one dispatch. */
 void gpu_matmul(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count);
 
-/* Two jobs, gate and up, whose gated activation goes to the first one's out; the second one's is not written. False,
- * and nothing done, where that cannot be one launch: many tokens, or matrices of two kinds. */
+/* Two jobs, gate and up; writes the gated activation to the first job's out, and nothing to the second's. false:
+ * nothing was done, because one launch cannot do it (many tokens, or matrices of two kinds). */
 struct gpu_glu_kind {
     enum glu_kind kind;
     float alpha, limit; /* of kinds that have them */
 };
 bool gpu_matmul_glu(struct gpu *gpu, const struct gpu_matmul *jobs, const struct gpu_glu_kind *glu);
 
-/* Experts of one layer by id, for tokens that have chosen used experts each. */
+/* Experts of one layer by id, for tokens that chose "used" experts each. */
 #define GPU_NO_SLOT 0xffffffffu
 
 struct gpu_expert_matmul {
@@ -255,8 +254,8 @@ void gpu_expert_matmul(struct gpu *gpu, const struct gpu_expert_matmul *jobs, si
 /* As gpu_matmul_glu. */
 bool gpu_expert_matmul_glu(struct gpu *gpu, const struct gpu_expert_matmul *jobs, const struct gpu_glu_kind *glu);
 
-/* Sorts choices by expert, so that many tokens share the reading of one; for the same experts and used, and so many
- * tokens at most. */
+/* Sorts choices by expert, so that tokens with the same expert share its weights. groups: for these numbers of experts
+ * and used, and at most this many tokens. */
 uint64_t gpu_expert_group_bytes(uint32_t experts, uint32_t used, uint32_t tokens);
 void gpu_expert_group(struct gpu *gpu, struct gpu_range ids, struct gpu_range groups, uint32_t experts, uint32_t used,
                       uint32_t tokens);
@@ -305,41 +304,42 @@ void gpu_glu_rows(struct gpu *gpu, enum glu_kind kind, struct gpu_range out, str
  * start at multiples of 16 bytes and capacity is a multiple of ATTENTION_BLOCK. What is inside a region is the device's
  * own layout: of Q8_0 and Q4_0 first the quants of all positions, then the scales of all. */
 
-/* A cache type, and sizes of heads: multiples of 8 (Q8_0, Q4_0: 32) up to ATTENTION_MAX_SIZE. */
+/* Whether attention supports a cache type and sizes of heads: multiples of 8 (Q8_0, Q4_0: 32) up to ATTENTION_MAX_SIZE.
+ */
 bool gpu_attention_supports(enum tensor_type type, uint32_t key_size, uint32_t value_size);
 
 /* In one batch. */
 #define GPU_MAX_SEQUENCES 256u
 
-/* Rows of a batch that belong to one sequence: those from first_row on stand at positions from first_position on. */
+/* The rows of a batch that belong to one sequence, from first_row on, at positions from first_position on. */
 struct gpu_sequence {
     uint32_t first_row, rows, first_position, capacity;
     uint64_t keys, values; /* bytes from the start of the range "cache" to the first heads */
 };
 
-/* Everything between the projections and attention in one launch: heads of queries and keys are normed and turned,
- * queries also scaled; keys and values go to the cache. Head h of row r of the query starts at r * query_stride + h *
- * query_head_stride floats (twice the size where gates lie between); heads of keys and values are adjacent. */
+/* Everything between the projections and attention in one launch: norms and rope of query and key heads, scales of
+ * queries, and storing keys and values in the cache. Head h of row r of the query starts at r * query_stride + h *
+ * query_head_stride floats (twice the size if gates are in between); heads of keys and values are adjacent. */
 struct gpu_heads {
-    struct gpu_range query, key, value;    /* key without a buffer: the layer reads another's cache */
-    struct gpu_range query_norm, key_norm; /* [key_size], with norm_each of each head; or none */
+    struct gpu_range query, key, value;    /* key without a buffer: the layer reads another layer's cache */
+    struct gpu_range query_norm, key_norm; /* [key_size], with norm_each [heads][key_size]; or none */
     struct gpu_range query_scales;         /* [rows]; or none */
     struct gpu_range table;                /* as of compute_rope; or none */
-    struct gpu_range out;                  /* queries, [rows][heads]; may be query where its strides are so */
+    struct gpu_range out;                  /* queries, [rows][heads]; may be query, if its strides agree */
     struct gpu_range cache;
     uint32_t query_stride, query_head_stride, key_stride, value_stride;
     uint32_t out_head_stride; /* 0: key_size */
     bool norm_after_rope, value_norm;
-    bool centred; /* norms with weights take the mean off */
+    bool centred; /* norms with weights subtract the mean */
     bool norm_each;
-    bool back;           /* turned the other way round */
-    bool plain_norm;     /* queries and keys are normed at the end, without weights, before queries are scaled */
-    bool values_in_keys; /* no values are stored: they are a prefix of the keys */
+    bool back;           /* rotates backwards */
+    bool plain_norm;     /* norms queries and keys after rope, without weights, before queries are scaled */
+    bool values_in_keys; /* stores no values: they are a prefix of the keys */
     float epsilon;
     enum rope_layout layout;
     uint32_t rotary;
-    uint32_t normed;      /* first elements of a query or key that its norm is over; 0: all */
-    uint32_t turned_from; /* the first that turns */
+    uint32_t normed;      /* the first elements of a query or key, which are normed; 0: all */
+    uint32_t turned_from; /* the first element that gets rope */
     uint32_t ring;        /* position p is at index p % ring of the cache; 0: its capacity */
     uint32_t rows, heads, kv_heads, key_size, value_size;
     enum tensor_type type;
@@ -349,54 +349,53 @@ struct gpu_heads {
 };
 void gpu_heads(struct gpu *gpu, const struct gpu_heads *heads);
 
-/* Whole keys and values of heads for latent attention (engine/latent_layer.c), whose projection [rows][heads][key_size
- * - rotary + value_size] has not been divided: to each head's part of a key the row's own last rotary elements of
- * latents [rows][latent_size] are added. */
+/* Whole keys and values for MLA with an undivided projection [rows][heads][key_size - rotary + value_size]: each head's
+ * key is its part of the projection, followed by the last rotary elements of the row's latents [rows][latent_size]. */
 struct gpu_spread {
     struct gpu_range projected, latents, key, value;
     uint32_t rows, heads, key_size, value_size, rotary, latent_size;
 };
 void gpu_spread(struct gpu *gpu, const struct gpu_spread *spread);
 
-/* As struct attention. Row r of a sequence stands at its first_position + r. value_position_bytes is that of the keys
- * where values are a prefix of the keys. What a row gets does not depend on the other rows of its batch, but a sequence
- * with up to GPU_VECTOR_TOKENS rows takes another kernel, with other rounding, than one with more. In a chain of
- * kernels (gpu_private.h) positions before first_position may be read ahead of the last gpu_barrier: earlier batches
- * wrote them, or a kernel in no chain lies between (as in engine/gpu/latent.c, where the pieces of a sequence read each
- * other's). */
+/* As struct attention. Row r of a sequence is at first_position + r. If values are a prefix of the keys,
+ * value_position_bytes is that of the keys. A row's result does not depend on the other rows of its batch, but a
+ * sequence with up to GPU_VECTOR_TOKENS rows uses another kernel, with other rounding, than one with more. In a chain
+ * of kernels (gpu_private.h), positions before first_position may be read before the last gpu_barrier. So earlier
+ * batches must have written them, or a kernel outside the chain must be in between (as in engine/gpu/latent.c, where
+ * the parts of a sequence read each other's). */
 struct gpu_attention {
     struct gpu_range query, out, cache;
     struct gpu_range sinks;   /* [heads]; or none */
     struct gpu_range scratch; /* gpu_attention_scratch_bytes */
-    uint64_t scratch_bytes;   /* that are there; 0: up to the end of the buffer */
+    uint64_t scratch_bytes;   /* its size; 0: up to the end of the buffer */
     uint32_t rows, heads, kv_heads, key_size, value_size;
     enum tensor_type type;
     uint32_t key_position_bytes, value_position_bytes;
     float scale, soft_cap;
     uint32_t window, chunk;
     bool bidirectional;
-    bool halves; /* out gets halves: only where gpu_attention_makes_halves */
+    bool halves; /* writes halves to out; requires gpu_attention_makes_halves */
     const struct gpu_sequence *sequences;
     uint32_t sequence_count;
 };
 
 bool gpu_attention_makes_halves(const struct gpu *gpu, const struct gpu_attention *attention);
 
-/* Enough for any batch of sequences of at most positions, so many rows of those with GPU_VECTOR_TOKENS rows or fewer at
- * a time: with less scratch than for all of them they take turns. At least GPU_VECTOR_TOKENS. */
+/* The scratch for sequences of at most this many positions, with this many rows (at least GPU_VECTOR_TOKENS) of short
+ * sequences at a time. With less scratch than for all rows, they take turns. */
 uint64_t gpu_attention_scratch_bytes(uint32_t rows, uint32_t heads, uint32_t value_size, uint32_t positions);
 void gpu_attention(struct gpu *gpu, const struct gpu_attention *attention);
 
-/* ---- the search for positions worth attention ----------------------------------------------------------------------
+/* ---- indexers ------------------------------------------------------------------------------------------------------
  *
- * As struct index_search of compute.h, of several sequences at once, whose keys are in a plane of the cache: as the
- * heads of one kv head. scores: room for those of some rows at least, gpu_index_score_bytes each. */
+ * As struct index_search of compute.h, for several sequences at once. Their keys are in a plane of the cache, stored
+ * like those of one kv head. scores: gpu_index_score_bytes for each of at least a few rows. */
 bool gpu_index_supports(enum tensor_type type, uint32_t size);
 uint64_t gpu_index_score_bytes(uint32_t sets, uint32_t positions);
 
 struct gpu_index {
     struct gpu_range query, weights /* or none */, cache, words, scores;
-    uint64_t score_bytes; /* that are there */
+    uint64_t score_bytes; /* the size of scores */
     uint32_t rows, heads, size;
     bool by_head, tail;
     uint32_t every, block, local, most;
@@ -408,8 +407,8 @@ struct gpu_index {
 };
 void gpu_index(struct gpu *gpu, const struct gpu_index *index);
 
-/* gpu_attention of rows that see what they chose, or the last positions and what stands compressed behind them: as
- * struct attention_choice of compute.h. No scratch, window, chunk, bidirectional or halves of "attention" counts. */
+/* gpu_attention for rows that see chosen positions, or a window and compressed rows: as struct attention_choice of
+ * compute.h. Ignores scratch, window, chunk, bidirectional and halves of "attention". */
 struct gpu_choice {
     struct gpu_range words; /* of row 0; or none */
     uint32_t sets, most, block, ring, window, every;
@@ -418,15 +417,15 @@ void gpu_attend_chosen(struct gpu *gpu, const struct gpu_attention *attention, c
 
 /* ---- states of sequences -------------------------------------------------------------------------------------------
  *
- * Rows of a batch that belong to one sequence, and its states, in bytes from the start of a range "states": the one
- * that holds, unless it is fresh, and the one to be made. */
+ * The rows of a batch that belong to one sequence, and the offsets in bytes, in a range "states", of its present state
+ * (unused if fresh) and of the next one. */
 struct gpu_state_sequence {
     uint32_t first_row, rows;
     bool fresh;
     uint64_t state, next;
 };
 
-/* As struct convolution of compute.h, of several sequences at once. */
+/* As struct convolution of compute.h, for several sequences at once. */
 struct gpu_convolution {
     struct gpu_range weights, bias; /* bias: or none */
     struct gpu_range input, output;
@@ -439,7 +438,7 @@ struct gpu_convolution {
 };
 void gpu_convolution(struct gpu *gpu, const struct gpu_convolution *convolution);
 
-/* As struct scan of compute.h, of several sequences at once; steps are softplus(steps + step_bias, if any). */
+/* As struct scan of compute.h, for several sequences at once; steps become softplus(steps + step_bias, if any). */
 #define GPU_SCAN_SIZE 256u
 
 bool gpu_scan_supports(uint32_t size);
@@ -454,9 +453,8 @@ struct gpu_scan {
 };
 void gpu_scan(struct gpu *gpu, const struct gpu_scan *scan);
 
-/* Blocks of positions that become a row each, as struct compression of compute.h, of several sequences at once; or
- * their plain means (pools), whose state is the sum of a block. What is finished stands in out, one after another, of
- * one sequence after another. */
+/* As struct compression of compute.h, for several sequences at once; with pools, plain means of blocks, whose state is
+ * a block's sum. out: the rows of finished blocks, one sequence after another. */
 struct gpu_compression {
     struct gpu_range values, gates, bias, out; /* gates, bias: or none */
     struct gpu_range states;
@@ -470,9 +468,9 @@ void gpu_compress(struct gpu *gpu, const struct gpu_compression *compression);
 
 /* ---- gated delta nets --------------------------------------------------------------------------------------------
  *
- * As struct delta_net of compute.h, of several sequences at once, and with beta and decay made of what the matrices
- * give: beta = sigmoid(beta), and with f = alpha + step_bias the decay is exp(decay_rate * softplus(f)) of a head or of
- * a channel, or exp(bound * sigmoid(|decay_rate| * f)) of a channel. */
+ * As struct delta_net of compute.h, for several sequences at once. beta and decay are computed from the projections:
+ * beta = sigmoid(beta), and with f = alpha + step_bias the decay is exp(decay_rate * softplus(f)) per head or channel,
+ * or exp(bound * sigmoid(|decay_rate| * f)) per channel. */
 
 #define GPU_DELTA_KEYS 256u
 
@@ -482,7 +480,7 @@ struct gpu_delta_net {
     struct gpu_range convolution[DELTA_PARTS]; /* [channels of the part][taps] */
     struct gpu_range input[DELTA_PARTS];       /* [rows][channels of the part], input_stride floats apart */
     uint32_t input_stride[DELTA_PARTS];
-    struct gpu_range convolved;       /* [rows][channels], for use inside */
+    struct gpu_range convolved;       /* [rows][channels], scratch */
     struct gpu_range beta, alpha;     /* [rows], gate_stride floats apart, of each value head h element h, or */
     uint32_t gate_stride, gate_group; /* h / gate_group * 2 * gate_group + h % gate_group where that is not 0 */
     bool by_channel, bounded; /* alpha and step_bias are then [rows][heads_v][key_size] and [heads_v][key_size] */
@@ -500,39 +498,39 @@ void gpu_delta_net(struct gpu *gpu, const struct gpu_delta_net *net);
 
 /* ---- mixtures of experts ----------------------------------------------------------------------------------------- */
 
-/* The most that a router chooses from, and chooses; as in router.comp. */
+/* The most experts of a router, and the most that it chooses; as in router.comp. */
 #define GPU_ROUTER_EXPERTS 1024u
 #define GPU_ROUTER_USED 128u
 
-/* Logits [rows][experts] to ids and weights [rows][used], as src/engine/router.c; gate is enum router_gate. */
+/* From logits [rows][experts] to ids and weights [rows][used], as engine/cpu/router.c; gate is enum router_gate. */
 struct gpu_router {
-    struct gpu_range logits, selection_bias, expert_scales /* of what an expert gives; or none */, ids, weights;
-    struct gpu_range table, tokens; /* int32 [tokens][used] and [rows]: the choice, which is only weighed; or none */
-    struct gpu_range chunk_ids, chunk_weights; /* [rows][used], of those that chunks of experts share; or none */
+    struct gpu_range logits, selection_bias, expert_scales /* of an expert's output; or none */, ids, weights;
+    struct gpu_range table, tokens; /* int32 [tokens][used] and [rows]: the choice, which is only weighted; or none */
+    struct gpu_range chunk_ids, chunk_weights; /* [rows][used], of experts that groups share; or none */
     uint32_t rows, experts, used, groups, groups_used;
-    uint32_t chunk; /* experts of a chunk */
+    uint32_t chunk; /* experts per group */
     int gate;
     bool normalise;
     float scale;
 };
 void gpu_router(struct gpu *gpu, const struct gpu_router *router);
 
-/* Of row t the sum over i, in order, of weights[t][i], if any, * the row of choice (t, i): that of device_rows where
- * slots[ids[t][i]] is a slot or slots is none, else that of host_rows; both [rows][used][columns]. Then plus shared[t],
- * if any, times sigmoid(shared_gates[t]), if any. */
+/* For row t, the sum over i, in order, of the row of choice (t, i), times weights[t][i] if there are weights. The row
+ * is that of device_rows if slots[ids[t][i]] is a slot or there are no slots, else that of host_rows; both are
+ * [rows][used][columns]. Then adds shared[t], if any, times sigmoid(shared_gates[t]), if any. */
 struct gpu_mix {
     struct gpu_range device_rows, host_rows, ids, weights, slots, shared, shared_gates;
     uint32_t used;
 };
 
-/* What stands between two layers, in one launch. The branch is the mix when mix.used is not 0, else the floats at
- * branch; normed by post_norm, if any. hidden = (hidden + scale * branch) * layer_scale[0], if any; then, with norm,
- * out = rms_norm(hidden) * norm, and the same as halves (gpu_halves) where out_halves has a buffer. */
+/* Everything between two layers, in one launch. The branch is the mix if mix.used is not 0, else the floats at branch;
+ * post_norm, if any, norms it. hidden = (hidden + scale * branch) * layer_scale[0], if any. With norm, out =
+ * rms_norm(hidden) * norm, and the same as halves if out_halves has a buffer. */
 struct gpu_residual {
     struct gpu_range hidden, branch, post_norm, layer_scale, norm, out, out_halves;
     float scale, epsilon;
     uint32_t rows, columns;
-    bool fresh; /* hidden counts as 0 */
+    bool fresh; /* treats hidden as 0 */
     struct gpu_mix mix;
 };
 void gpu_residual(struct gpu *gpu, const struct gpu_residual *residual);
