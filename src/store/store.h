@@ -1,5 +1,5 @@
-/* store: the narrow waist. Compute asks for units and never knows which tier they come from. Implemented in store.c,
- * load.c, hold.c, pass.c, control.c, rows.c, tables.c, prefetch.c, usage.c and pieces.c.
+/* store: the narrow waist. Compute asks for units and never knows which tier they come from. Owners: store.c, load.c,
+ * hold.c, pass.c, control.c, rows.c, tables.c, prefetch.c, usage.c, pieces.c.
  *
  * The store owns the memory of all weights. store_load reads the units that the plan pins, once. The others stream
  * through one pool of slots, read by direct I/O (io_uring, or threads that call pread). The store decides what to
