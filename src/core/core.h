@@ -1,8 +1,8 @@
-/* core: what every other folder stands on. It knows nothing of models.
+/* core: the base of every other folder. It knows nothing about models.
  *
  * Errors, checked sizes, memory (heap and mapped), byte buffers, the log, clocks, random numbers, hashes, texts and the
- * thread pool. Nothing here prints, exits or aborts. Unless a function says otherwise it may be called from any thread,
- * and two calls on the same object must not overlap.
+ * thread pool. Nothing here prints, exits or aborts. Unless a function says otherwise, any thread may call it, but
+ * calls on the same object must not overlap.
  */
 #ifndef HYPURA_CORE_H
 #define HYPURA_CORE_H
@@ -18,18 +18,18 @@
 /* ---- errors ------------------------------------------------------------------------------------------------------ */
 
 /* Fills the error (which may be NULL) and returns the status, so that "return error_set(error, ...)" is one statement.
- * A message that does not fit is cut at a UTF-8 character; what it quotes is cleaned (text_clean). */
+ * A message that does not fit is cut between UTF-8 characters, and cleaned (text_clean). */
 hypura_status error_set(hypura_error *error, hypura_status status, const char *format, ...) PRINTF_LIKE(3, 4);
 
 /* As error_set with HYPURA_ERROR_IO, with the text of an errno value at the end: "FORMAT...: No such file". */
 hypura_status error_set_errno(hypura_error *error, int number, const char *format, ...) PRINTF_LIKE(3, 4);
 
-/* Puts a context before the message that is there: "CONTEXT: message". Returns the error's status. */
+/* Puts a context before the present message: "CONTEXT: message". Returns the error's status. */
 hypura_status error_prefix(hypura_error *error, const char *format, ...) PRINTF_LIKE(2, 3);
 
 /* ---- checked sizes ----------------------------------------------------------------------------------------------- */
 
-/* False, with *out untouched, when the result does not fit. */
+/* false, with *out unchanged: the result does not fit. */
 static inline bool size_add(size_t *out, size_t a, size_t b)
 {
     size_t sum;
@@ -65,11 +65,12 @@ static inline uint64_t align_up(uint64_t value, uint64_t alignment)
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
 
-/* Heap memory for count elements, zeroed. *out is NULL and the status OK when count is 0. "what" is the noun in the
- * error. */
+/* Zeroed heap memory for count elements. If count is 0, *out is NULL and the status OK. "what" is the noun in the
+ * error.
+ */
 hypura_status memory_allocate(void **out, size_t count, size_t size, const char *what, hypura_error *error);
 
-/* Changes an array to hold count elements; new ones are zeroed. *array may be NULL, old_count is what it holds now. */
+/* Changes the size of an array from old_count to count elements; new ones are zeroed. *array may be NULL. */
 hypura_status memory_resize(void **array, size_t old_count, size_t count, size_t size, const char *what,
                             hypura_error *error);
 
@@ -82,53 +83,54 @@ void memory_free(void *memory);
 /* A copy of a string; NULL in gives NULL out. */
 hypura_status string_copy(char **out, const char *text, hypura_error *error);
 
-/* Address space without memory behind it: pages take memory when first touched and are zero. Aligned to 2 MiB so that
- * huge pages are possible; they are asked for when huge is true. Never swapped in ahead. Free with memory_unmap. */
+/* Reserves address space. Pages take memory on first touch and are zero. Aligned to 2 MiB, so that huge pages are
+ * possible; with huge, they are requested. Never swapped in ahead. Free it with memory_unmap. */
 hypura_status memory_map(void **out, size_t bytes, bool huge, const char *what, hypura_error *error);
 void memory_unmap(void *address, size_t bytes);
 
-/* Gives the memory behind whole pages inside [address, address + bytes) back to the system at once. They read as zero
+/* Returns the memory of whole pages inside [address, address + bytes) to the system at once. They read as zero
  * afterwards. */
 void memory_decommit(void *address, size_t bytes);
 
-/* Asks for huge pages, or for none, in whole pages of mapped memory. Without them memory is taken page by page, so that
- * what lies next to a range that is used stays without memory. */
+/* Requests huge pages, or small ones, for whole pages of mapped memory. With small ones, memory next to a used range
+ * stays untouched. */
 void memory_set_huge(void *address, size_t bytes, bool huge);
 
-/* Takes the memory behind whole pages in the range now instead of at first touch, where the system can; a hint. */
+/* A hint: takes the memory of whole pages in the range now instead of on first touch. */
 void memory_populate(void *address, size_t bytes);
 
 size_t memory_page_size(void);
 
-/* Bytes of this process that are in memory now, and the most that ever were. 0 when the system does not say. */
+/* The bytes of this process in memory, now and at most so far. 0: the system does not say. */
 uint64_t memory_resident_bytes(void);
-/* Gives back to the system what was freed, where the C library would keep it for later. */
-void memory_give_back(void);
-/* From now on the C library keeps little of what is freed. glibc would raise what it keeps with each large block that
- * goes, up to 64 MiB per thread, and memory_give_back does not reach the end of a thread's heap. Of the whole process:
- * for a program's start, before threads. */
-void memory_keep_little(void);
 uint64_t memory_peak_resident_bytes(void);
 
-/* ---- memory that was not there ------------------------------------------------------------------------------------
+/* Returns freed memory to the system that the C library would keep. */
+void memory_give_back(void);
+
+/* Makes the C library keep little freed memory from now on. glibc would otherwise keep more with each large block that
+ * is freed, up to 64 MiB per thread, and memory_give_back does not reach the end of a thread's heap. For the start of a
+ * program, before it has threads. */
+void memory_keep_little(void);
+
+/* ---- failed allocations -------------------------------------------------------------------------------------------
  */
 
-/* What is made of many parts asks once, at its end, whether all of them are there: how often this thread found no
- * memory where nobody was told why, since the thread began. That is so of buffers, of what is allocated here without an
- * error to fill, and in the program of JSON values. A difference between two moments says that what was made in between
- * is not whole, and is not to be shown or kept. */
+/* How many allocations of this thread failed without an error being filled: in buffers, in functions here that were
+ * given no error, and, in the program, in JSON values. Code that builds a result of many parts compares the number
+ * before and after. If it differs, the result is incomplete and must not be shown or kept. */
 uint64_t memory_failures(void);
 void memory_note_failure(void);
 
-/* HYPURA_ERROR_MEMORY, with a sentence, when there were failures since memory_failures() was that number. "what" is the
- * noun in the error. */
+/* HYPURA_ERROR_MEMORY, with a sentence, if memory_failures() is no longer this number. "what" is the noun in the error.
+ */
 hypura_status memory_check(uint64_t failures_before, const char *what, hypura_error *error);
 
 /* ---- growing bytes ----------------------------------------------------------------------------------------------- */
 
-/* A byte string that grows. An append that finds no memory, or would pass limit, sets failed and does nothing from then
- * on, so that a caller checks once at the end. data is NUL-terminated when not NULL. Zero-initialise; free when done.
- */
+/* A byte string that grows. An append that finds no memory, or would exceed the limit, sets failed. Later appends do
+ * nothing, so a caller checks once at the end. data, unless NULL, is NUL-terminated. Initialise with zeros; free when
+ * done. */
 struct buffer {
     char *data;
     size_t size;
@@ -155,11 +157,10 @@ void log_write(enum log_level level, const char *format, ...) PRINTF_LIKE(2, 3);
 
 /* ---- long work --------------------------------------------------------------------------------------------------- */
 
-/* For work that may take long, or much memory, for somebody who may stop waiting for it. Both are called on the thread
- * that works. */
+/* For work that may take much time or memory, and may be cancelled. Both are called on the working thread. */
 struct work_watch {
-    bool (*go_on)(void *context);              /* often; false ends the work with HYPURA_ERROR_CANCELLED */
-    bool (*lend)(void *context, size_t bytes); /* before so much more is taken; false: HYPURA_ERROR_MEMORY. NULL: any */
+    bool (*go_on)(void *context);              /* called often; false ends the work with HYPURA_ERROR_CANCELLED */
+    bool (*lend)(void *context, size_t bytes); /* before an allocation; false: HYPURA_ERROR_MEMORY. May be NULL */
     void *context;
 };
 
@@ -197,8 +198,8 @@ double random_normal(struct random *random);  /* mean 0, deviation 1 */
 
 /* ---- hashes ------------------------------------------------------------------------------------------------------ */
 
-/* FNV-1a: goes on from the hash of what came before, which is FNV1A_START at first. It is part of what is kept from run
- * to run (names of files, digests of lines), and who chooses the bytes can make two that have the same. */
+/* FNV-1a. hash is that of the preceding bytes, FNV1A_START at first. Data that outlive a run depend on it (names of
+ * files, digests of lines). It is not cryptographic: whoever chooses the bytes can cause collisions. */
 #define FNV1A_START UINT64_C(0xcbf29ce484222325)
 uint64_t fnv1a(uint64_t hash, const void *bytes, size_t size);
 
@@ -209,8 +210,8 @@ struct text_range {
     size_t start, end;
 };
 
-/* Makes a text that may quote a file or a request fit for people, terminals and JSON: control characters become spaces,
- * bytes that are not UTF-8 question marks. Its length stays. */
+/* Makes a text that may quote a file or a request safe for terminals and JSON: control characters become spaces, and
+ * bytes that are not UTF-8 become question marks. Its length stays. */
 void text_clean(char *text);
 
 /* "12.3 GiB" into text; returns text. Room for 32 bytes is enough. */
@@ -223,43 +224,42 @@ hypura_status parse_bytes(const char *text, uint64_t *bytes, hypura_error *error
 
 /* A pool of workers for short parallel sections. The calling thread is worker 0 and takes its share.
  *
- * A section is a number of independent tasks that workers claim in order from a counter, so that a worker that lost its
- * core delays nobody but its current task. A task's result must depend on its index only, never on which worker ran it:
- * that is what keeps every output equal for every thread count.
+ * A section is a number of independent tasks, which workers claim in order from a counter. So a worker that lost its
+ * core delays only its current task. A task's result must depend only on its index, never on the worker, which makes
+ * outputs equal for every number of threads.
  *
- * Between sections workers spin for some microseconds and then sleep, so that a pool that waits for the disk costs
- * nothing. One thread at a time may call thread_pool_run on a pool; a task must not call it. */
+ * Between sections, workers spin for some microseconds and then sleep, so that a pool costs nothing while it waits for
+ * the drive. One thread at a time may call thread_pool_run on a pool; a task must not call it. */
 struct thread_pool;
 
 typedef void (*thread_task)(void *context, size_t index, size_t worker);
 
-/* threads from 1 to 256, the caller's included. */
+/* threads: 1 to 256, including the caller. */
 hypura_status thread_pool_create(struct thread_pool **out, size_t threads, hypura_error *error);
 void thread_pool_destroy(struct thread_pool *pool);
 size_t thread_pool_threads(const struct thread_pool *pool);
 
-/* Runs task(context, 0 .. count - 1, worker) and returns when all have returned. worker is below thread_pool_threads.
+/* Runs task(context, 0 .. count - 1, worker), and returns when all have returned. worker is below thread_pool_threads.
  */
 void thread_pool_run(struct thread_pool *pool, thread_task task, void *context, size_t count);
 
-/* The same where neighbours belong together: each worker gets a share of 0 .. count - 1 in one piece, the w-th, and
- * walks it from the front, taking parts of what is left of it at once; who is done takes parts from the ends of others'
- * shares. range(context, first, count, worker) is called for parts that together are everything. count below 2^24. */
+/* The same for tasks whose neighbours belong together. Worker w gets the w-th part of 0 .. count - 1 and takes ranges
+ * from its front; a worker that has finished takes ranges from the ends of other parts. range(context, first, count,
+ * worker) is called for ranges that together cover everything. count is below 2^24. */
 typedef void (*thread_range)(void *context, size_t first, size_t count, size_t worker);
 void thread_pool_run_shares(struct thread_pool *pool, thread_range range, void *context, size_t count);
 
-/* A worker of the pool, not the caller's thread (0), runs on these processors only from now on (words of 64 bits).
- * Between sections. */
+/* Restricts a worker other than the caller (0) to these processors (words of 64 bits). Between sections. */
 void thread_pool_pin(struct thread_pool *pool, size_t worker, const uint64_t *cpus, size_t words);
 
-/* While set, tasks that have not begun are left out, so that a section ends within a task's time. Async-signal-safe. */
+/* While set, tasks that have not begun are skipped, so that a section ends soon. Async-signal-safe. */
 void thread_pool_skip(struct thread_pool *pool, bool skip);
 
-/* Whether a task was left out since this was asked last: what the sections made since then is worth nothing. */
+/* Whether a task was skipped since the last call. If so, the results of the sections in between are worthless. */
 bool thread_pool_skipped(struct thread_pool *pool);
 
-/* Cores that this process may run on (its affinity mask considered). At least 1. What a control group allows of their
- * time is hw's to know. */
+/* The cores that this process may run on, by its affinity mask; at least 1. hw also knows the limits of control groups.
+ */
 size_t thread_usable_cores(void);
 
 #endif
