@@ -18,11 +18,12 @@ import enum
 import json
 import os
 import re
+import threading
 from ctypes import POINTER, byref, c_bool, c_char, c_char_p, c_double, c_float, c_int, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
-__all__ = ["Answer", "Error", "Event", "Finish", "Model", "ModelInfo", "Places", "Plan", "Rate", "Session", "Speed", "ToolCall", "plan",
+__all__ = ["Answer", "Endpoint", "Error", "Event", "Finish", "Model", "ModelInfo", "Places", "Plan", "Rate", "Session", "Speed", "ToolCall", "plan",
            "set_log", "version"]
 
 Prompt = Union[str, Sequence[int], Sequence[Mapping[str, Any]]]
@@ -166,6 +167,12 @@ class _Speed(_Struct):
                 ("memory_bytes_per_second", _Rate), ("share_of_memory", _Rate)]
 
 
+class _EndpointState(_Struct):
+    _fields_ = [("struct_size", c_size_t), ("name", c_char_p), ("mode", c_char_p), ("memory_bytes", c_uint64), ("sessions", c_uint32),
+                ("context_tokens", c_uint32), ("tokens", c_uint64), ("read_bytes", c_uint64)]
+
+
+_ON_REPLY = ctypes.CFUNCTYPE(None, c_void_p, c_uint32, POINTER(c_char), c_size_t)
 _LOG = ctypes.CFUNCTYPE(None, c_void_p, c_int, c_char_p)
 _ON_LOGITS = ctypes.CFUNCTYPE(c_bool, c_void_p, c_size_t, POINTER(c_float))
 _ERROR, _TOKENS, _SIZE, _TEXT = POINTER(_Error), POINTER(c_int32), POINTER(c_size_t), POINTER(c_void_p)
@@ -208,6 +215,11 @@ for _name, _result, _arguments in (
         ("measure_speed", c_int, [c_void_p, POINTER(_Measure), POINTER(_Speed), _ERROR]),
         ("embed", c_int, [c_void_p, _TOKENS, c_size_t, POINTER(c_float), _ERROR]),
         ("logits", c_int, [c_void_p, _TOKENS, c_size_t, c_size_t, _ON_LOGITS, c_void_p, _ERROR]),
+        ("endpoint_open", c_int, [POINTER(c_void_p), c_char_p, POINTER(_Options), _ERROR]),
+        ("endpoint_close", None, [c_void_p]),
+        ("endpoint_ask", c_int, [c_void_p, c_char_p, c_char_p, c_size_t, _ON_REPLY, c_void_p, _ERROR]),
+        ("endpoint_get_state", None, [c_void_p, POINTER(_EndpointState)]),
+        ("endpoint_set_memory", c_int, [c_void_p, c_uint64, _ERROR]),
         ("judge", c_int, [c_void_p, c_char_p, c_size_t, c_char_p, c_size_t, POINTER(c_float), _ERROR])):
     _function = getattr(_library, "hypura_" + _name)
     _function.restype, _function.argtypes = _result, _arguments
@@ -830,3 +842,58 @@ class Model:
     @property
     def template(self) -> str:
         return _library.hypura_template_source(self._live()).decode("utf-8", "replace")
+
+
+# ---- requests in the shapes of a server's --------------------------------------------------------------------------------------
+
+
+class Endpoint:
+    """A model that answers requests as clients send them to "hypura serve", without a network. Options as Model has them; sessions is
+    how many answers are written at once. Any thread may use it: what several ask at a time is computed together."""
+
+    def __init__(self, path: Union[str, "os.PathLike[str]"], **options: Any) -> None:
+        self._handle = c_void_p()
+        _call("endpoint_open", byref(self._handle), _path(path), byref(_options(options, [])))
+
+    def close(self) -> None:
+        """Requests in work are answered at once, with status 503."""
+        handle, self._handle = self._handle, c_void_p()
+        _library.hypura_endpoint_close(handle)
+
+    def __enter__(self) -> "Endpoint":
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.close()
+
+    def _live(self) -> c_void_p:
+        if not self._handle:
+            raise ValueError("this endpoint is closed")
+        return self._handle
+
+    def ask(self, path: str, body: Mapping[str, Any]) -> Tuple[int, Any]:
+        """What POST of the body to this path, such as "/v1/chat/completions", is answered with: the status, 200 where all went well,
+        and the JSON."""
+        text, answer, done = json.dumps(body).encode(), [], threading.Event()
+
+        def take(context: Any, status: int, reply: Any, size: int) -> None:
+            answer[:] = [(status, ctypes.string_at(reply, size))]
+            done.set()
+
+        kept = _ON_REPLY(take)
+        _call("endpoint_ask", self._live(), path.encode(), text, len(text), kept, None)
+        while not done.wait(_TURN / 1000):
+            continue
+        status, reply = answer[0]
+        return status, json.loads(reply)
+
+    @property
+    def state(self) -> Dict[str, Any]:
+        """By the names of include/hypura/endpoint.h."""
+        out = _EndpointState()
+        _library.hypura_endpoint_get_state(self._live(), byref(out))
+        return _record(out)
+
+    def set_memory(self, size: Union[int, str]) -> None:
+        """Another budget, also while it answers; 0: what is free."""
+        _call("endpoint_set_memory", self._live(), _bytes(size))

@@ -18,6 +18,7 @@
  *     options.h     how a model is opened                  evaluate.h    logits, embeddings, scores, speed
  *     plan.h        what it would do here                  statistics.h  what it did, where weights are
  *     model.h       opened once, shared by threads         text.h        tokens and chat templates
+ *     endpoint.h    requests in the shapes of a server's
  *
  * Who owns what
  *     - A program closes what it opened: sessions, then models. It frees plans with hypura_plan_free.
@@ -43,6 +44,7 @@
 #ifndef HYPURA_API_H
 #define HYPURA_API_H
 
+#include <hypura/endpoint.h>
 #include <hypura/error.h>
 #include <hypura/evaluate.h>
 #include <hypura/generate.h>

@@ -11,6 +11,7 @@
 #define HYPURA_API_PRIVATE_H
 
 #include "api/figures.h"
+#include "api/opening.h"
 #include "chat/chat_output.h"
 #include "core/core.h"
 #include "engine/engine.h"
@@ -115,22 +116,6 @@ struct hypura_session {
     int pipe[2]; /* [0] can be read while there is something to take; -1: not wanted */
     bool signalled;
 };
-
-/* ---- structs.c ---- */
-
-/* A struct of the program's (NULL: none) as the library knows it: what it lacks is zero. */
-hypura_status take_struct(void *own, size_t own_size, const void *given, const char *name, hypura_error *error);
-/* The other way, as far as the program's reaches. */
-void give_struct(void *given, const void *own, size_t own_size);
-
-/* ---- options.c ---- */
-struct opening {
-    hypura_options given;
-    struct engine_options engine;
-    struct engine_adapter *adapters;
-};
-hypura_status read_options(struct opening *out, const hypura_options *options, hypura_error *error);
-void close_options(struct opening *opening);
 
 /* ---- plan.c ---- */
 void describe_plan(hypura_plan *out, const struct model *model, const struct plan *plan,

@@ -112,8 +112,44 @@ hypura_status read_options(struct opening *out, const hypura_options *options, h
     return status ? status : read_adapters(out, error);
 }
 
+/* One text of them. */
+static hypura_status keep_text(struct opening *opening, const char **text, hypura_error *error)
+{
+    if (!*text)
+        return HYPURA_OK;
+    hypura_status status = string_copy(&opening->texts[opening->text_count], *text, error);
+    if (!status)
+        *text = opening->texts[opening->text_count++];
+    return status;
+}
+
+hypura_status keep_options(struct opening *opening, hypura_error *error)
+{
+    struct engine_options *engine = &opening->engine;
+    const char **const single[] = {&engine->gpu, &engine->cache_policy, &engine->draft_path, &engine->prefix_path,
+                                   &engine->trace_path};
+    const size_t most = COUNT_OF(single) + engine->adapter_count + engine->mirror_count;
+    hypura_status status = ALLOCATE(&opening->texts, most, "options", error);
+    for (size_t i = 0; !status && i < COUNT_OF(single); i++)
+        status = keep_text(opening, single[i], error);
+    for (size_t i = 0; !status && i < engine->adapter_count; i++)
+        status = keep_text(opening, &opening->adapters[i].path, error);
+    const size_t first = opening->text_count;
+    for (size_t i = 0; !status && i < engine->mirror_count; i++) {
+        const char *text = engine->mirrors[i];
+        status = keep_text(opening, &text, error);
+    }
+    if (!status && engine->mirror_count)
+        engine->mirrors = (const char *const *)opening->texts + first;
+    opening->given = (hypura_options){0}; /* which points to what is the program's */
+    return status;
+}
+
 void close_options(struct opening *opening)
 {
     memory_free(opening->adapters);
-    opening->adapters = NULL;
+    for (size_t i = 0; i < opening->text_count; i++)
+        memory_free(opening->texts[i]);
+    memory_free(opening->texts);
+    *opening = (struct opening){0};
 }

@@ -1,11 +1,8 @@
 /* hypura batch: many requests from a file, answered together, so that weights that stream are read once for several of
  * them. What is answered is written at once; the same command goes on where an earlier run was ended. */
 #include "cli/batch.h"
-#include "cli/engine_cli.h"
-#include "server/server.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <pthread.h>
 #include <string.h>
 #include <time.h>
@@ -16,7 +13,6 @@
 #define LATER_MILLISECONDS 100                   /* that answers, and lines of a pipe, are waited for at a time */
 #define AHEAD 2                                  /* requests that are handed over for each that can be in work */
 
-static struct server_options serving;
 static const char *input_path, *output_path, *system_text;
 static uint32_t parallel, max_tokens;
 static struct texts fields;
@@ -46,10 +42,11 @@ struct request {
 };
 
 struct batch {
-    struct local_server *server;
+    hypura_options options;
+    hypura_adapter *adapters;
+    hypura_endpoint *endpoint;
     struct batch_output *output;
     struct batch_defaults defaults;
-    char model[256];
 
     struct batch_input *input;
     enum batch_reading reading;
@@ -85,10 +82,10 @@ static void say_rest(const struct batch *batch, char *out, size_t room, uint64_t
     snprintf(out, room, ", about %s left, until %s", format_time(text, sizeof text, left), clock);
 }
 
-static void show(struct batch *batch, const struct local_state *state, uint64_t now)
+static void show(struct batch *batch, const hypura_endpoint_state *state, uint64_t now)
 {
     double seconds = (double)(now - batch->shown) * 1e-9;
-    uint64_t tokens = MAX(state->tokens, batch->shown_tokens), bytes = MAX(state->bytes_read, batch->shown_bytes);
+    uint64_t tokens = MAX(state->tokens, batch->shown_tokens), bytes = MAX(state->read_bytes, batch->shown_bytes);
     char of[32] = "", refused[40] = "", rest[80], text[256];
     if (batch_input_lines(batch->input))
         snprintf(of, sizeof of, " of %llu", (unsigned long long)batch_input_lines(batch->input));
@@ -120,23 +117,23 @@ static void look(struct batch *batch)
 {
     uint64_t now = clock_nanoseconds();
     uint64_t pause = is_terminal(stderr) ? TERMINAL_NANOSECONDS : LOG_NANOSECONDS;
-    struct local_state state;
+    hypura_endpoint_state state = {.struct_size = sizeof state};
     if (now - batch->looked < TERMINAL_NANOSECONDS)
         return;
-    local_server_state(batch->server, &state);
+    hypura_endpoint_get_state(batch->endpoint, &state);
     batch->looked = now;
-    if (state.budget && state.budget != batch->budget)
-        say_budget(batch, state.budget);
+    if (state.memory_bytes && state.memory_bytes != batch->budget)
+        say_budget(batch, state.memory_bytes);
     if (now - batch->shown >= pause)
         show(batch, &state, now);
 }
 
-static void say_beginning(const struct batch *batch, const struct local_state *state)
+static void say_beginning(const struct batch *batch, const hypura_endpoint_state *state)
 {
     char budget[32];
     fprintf(stderr, "%s: %s in %s, %u %s at once, each of up to %u tokens with its prompt\n", state->name,
-            plan_mode_name(state->mode), format_bytes(budget, sizeof budget, (double)state->budget), state->sequences,
-            state->sequences == 1 ? "answer" : "answers", state->positions);
+            state->mode, format_bytes(budget, sizeof budget, (double)state->memory_bytes), state->sessions,
+            state->sessions == 1 ? "answer" : "answers", state->context_tokens);
     if (batch->before)
         fprintf(stderr, "%llu lines are answered already\n", (unsigned long long)batch->before);
 }
@@ -212,6 +209,19 @@ static hypura_status write_line(struct batch *batch, const struct batch_line *li
     return status;
 }
 
+static hypura_status hand_over(struct batch *batch, struct request *request, const json_t *body, hypura_error *error)
+{
+    uint64_t failures = memory_failures();
+    char *text = json_dumps(body, JSON_COMPACT);
+    hypura_status status = memory_check(failures, "request", error);
+    if (!status && !text)
+        status = error_set(error, HYPURA_ERROR_MEMORY, "no memory for the request");
+    if (!status)
+        status = hypura_endpoint_ask(batch->endpoint, request->line.path, text, strlen(text), take_answer, request, error);
+    free(text);
+    return status;
+}
+
 /* The line that was read. */
 static hypura_status ask(struct batch *batch, hypura_error *error)
 {
@@ -225,12 +235,11 @@ static hypura_status ask(struct batch *batch, hypura_error *error)
     memcpy(request->line.digest, batch->text.digest, BATCH_DIGEST);
     uint64_t failures = memory_failures();
     json_t *body =
-        batch_read_line(&request->line, batch->text.text, batch->text.size, batch->model, &batch->defaults, &wrong);
+        batch_read_line(&request->line, batch->text.text, batch->text.size, &batch->defaults, &wrong);
     status = memory_check(failures, "request", error);
-    if (status)
-        json_decref(body);
-    else if (body)
-        status = local_server_ask(batch->server, request->line.path, body, take_answer, request, &wrong);
+    if (body && !status)
+        status = hand_over(batch, request, body, &wrong);
+    json_decref(body);
     if (body && !status) {
         batch->in_work++;
         return HYPURA_OK;
@@ -319,12 +328,11 @@ static hypura_status write_answers(struct batch *batch, bool wait, hypura_error 
 
 static hypura_status answer_all(struct batch *batch, hypura_error *error)
 {
-    struct local_state state;
-    local_server_state(batch->server, &state);
-    memcpy(batch->model, state.name, sizeof batch->model);
-    const uint64_t most = (uint64_t)AHEAD * state.sequences;
+    hypura_endpoint_state state = {.struct_size = sizeof state};
+    hypura_endpoint_get_state(batch->endpoint, &state);
+    const uint64_t most = (uint64_t)AHEAD * state.sessions;
     batch->start = batch->shown = clock_nanoseconds();
-    batch->budget = state.budget;
+    batch->budget = state.memory_bytes;
     say_beginning(batch, &state);
     while (!error->status && !interrupted() && (batch->reading != BATCH_ENDED || batch->in_work)) {
         if (batch->reading == BATCH_LATER && next_line(batch, 0, error))
@@ -344,34 +352,24 @@ static hypura_status answer_all(struct batch *batch, hypura_error *error)
 
 /* ---- the command ---- */
 
-static hypura_status set_server(const char *model, hypura_error *error)
+static hypura_status find_file(const char **path, const char *model, hypura_error *error)
 {
-    static const char *file;
-    static char folder[PATH_MAX];
-    hypura_status status = model_path(&file, model, NULL, error);
-    if (!status && access(file, R_OK))
-        status = error_set_errno(error, errno, "cannot open %s", file);
-    if (!status)
-        status = model_folder_default(folder, sizeof folder, error);
-    serving.model_folder = folder;
-    serving.models = &file;
-    serving.model_count = 1;
-    serving.preload = "";
-    serving.parallel = parallel;
-    serving.queue = AHEAD * SERVER_MOST_PARALLEL;
-    serving.keep_alive = -1;
-    return status ? status : engine_options_of(&serving.engine, error);
+    hypura_status status = model_path(path, model, NULL, error);
+    if (!status && access(*path, R_OK))
+        status = error_set_errno(error, errno, "cannot open %s", *path);
+    return status;
 }
 
-static hypura_status open_server(struct batch *batch, hypura_error *error)
+static hypura_status open_endpoint(struct batch *batch, const char *path, hypura_error *error)
 {
     struct load_line line;
-    load_line_start(&line, &serving.engine.progress, &serving.engine.progress_context);
+    batch->options.sessions = parallel;
+    load_line_start(&line, &batch->options);
     live_memory_prepare();
-    hypura_status status = local_server_open(&batch->server, &serving, error);
+    hypura_status status = hypura_endpoint_open(&batch->endpoint, path, &batch->options, error);
     clear_line();
     if (!status)
-        live_memory_start(NULL);
+        live_memory_start_endpoint(batch->endpoint);
     return status;
 }
 
@@ -391,7 +389,8 @@ static hypura_status prepare_defaults(struct batch *batch, hypura_error *error)
 static void close_batch(struct batch *batch)
 {
     live_memory_stop();
-    local_server_close(batch->server);
+    hypura_endpoint_close(batch->endpoint);
+    memory_free(batch->adapters);
     while (batch->answered) { /* what was in work */
         struct request *next = batch->answered->next;
         request_free(batch->answered);
@@ -410,11 +409,14 @@ static int run(size_t count, char **arguments)
     struct batch batch = {.mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
     if (!input_path || !output_path)
         return report_usage(&command_batch, "--input and --output are needed");
-    if (parallel < 1 || parallel > SERVER_MOST_PARALLEL)
-        return report_usage(&command_batch, "--parallel is 1 to %d", SERVER_MOST_PARALLEL);
-    interrupts_cancel(NULL);
+    if (parallel < 1 || parallel > HYPURA_ENDPOINT_SESSIONS)
+        return report_usage(&command_batch, "--parallel is 1 to %d", HYPURA_ENDPOINT_SESSIONS);
+    interrupts_cancel_session(NULL);
     bool begun = false;
-    hypura_status status = set_server(count ? arguments[0] : NULL, &error);
+    const char *path = NULL;
+    hypura_status status = find_file(&path, count ? arguments[0] : NULL, &error);
+    if (!status)
+        status = given_options(&batch.options, &batch.adapters, &error);
     if (!status)
         status = prepare_defaults(&batch, &error);
     if (!status)
@@ -427,7 +429,7 @@ static int run(size_t count, char **arguments)
             status = next_line(&batch, LATER_MILLISECONDS, &error);
     }
     if (!status && batch.reading == BATCH_LINE) {
-        status = open_server(&batch, &error);
+        status = open_endpoint(&batch, path, &error);
         begun = !status;
         if (!status)
             status = answer_all(&batch, &error);
@@ -445,7 +447,6 @@ static int run(size_t count, char **arguments)
 
 static void prepare(void)
 {
-    server_default_options(&serving);
     parallel = 8;
 }
 

@@ -52,7 +52,7 @@ struct batch_defaults {
 /* The body to send, a new reference; NULL with an error that is the line's own fault. text: NULL for a line
  * that is too long. The line's id is to be
  * freed either way. */
-json_t *batch_read_line(struct batch_line *line, const char *text, size_t size, const char *model,
+json_t *batch_read_line(struct batch_line *line, const char *text, size_t size,
                         const struct batch_defaults *defaults, hypura_error *error);
 
 /* What is written for it, a new reference: of an answer with its status, or of an error. */

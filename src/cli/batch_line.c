@@ -78,7 +78,7 @@ static void add_defaults(const struct batch_line *line, json_t *body, const stru
         json_object_set_new(body, most, json_integer((json_int_t)defaults->max_tokens));
 }
 
-json_t *batch_read_line(struct batch_line *line, const char *text, size_t size, const char *model,
+json_t *batch_read_line(struct batch_line *line, const char *text, size_t size,
                         const struct batch_defaults *defaults, hypura_error *error)
 {
     json_error_t where;
@@ -109,7 +109,6 @@ json_t *batch_read_line(struct batch_line *line, const char *text, size_t size, 
         json_decref(body);
         return NULL;
     }
-    json_object_set_new(body, "model", json_string(model));
     json_object_del(body, "stream");
     json_object_del(body, "stream_options");
     return body;

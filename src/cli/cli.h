@@ -146,6 +146,17 @@ extern const struct option_row draft_option_rows[];  /* tokens ahead: --draft --
 extern const struct option_row prefix_option_rows[]; /* what was read before: --prefix-cache ... */
 extern const struct option_row report_option_rows[]; /* --stats --progress */
 
+/* What the command line asked for, as programs ask the library; answers at once: 1, unless --sequences says more.
+ * *adapters is to be freed (memory_free). */
+hypura_status given_options(hypura_options *out, hypura_adapter **adapters, hypura_error *error);
+
+/* The line that tells how a model is being loaded, in a terminal; and an interrupt ends the loading anywhere. clear_line
+ * ends it. */
+struct load_line {
+    uint64_t start, last;
+};
+void load_line_start(struct load_line *line, hypura_options *options);
+
 /* Opens a model (as model_path takes it) and a session under these options, with a progress line while it loads.
  * Interrupts cancel the session. Both are to be closed after an error too; NULL before. MEASURES: no text is generated,
  * and all weights are there; ANSWERS: it may draft, and answers while weights still come. */
@@ -179,6 +190,7 @@ void prompt_line_stop(void);
  * NULL: of the server. */
 void live_memory_prepare(void);
 void live_memory_start(hypura_model *model);
+void live_memory_start_endpoint(hypura_endpoint *endpoint);
 void live_memory_stop(void);
 hypura_status memory_from_file(uint64_t *out, const char *path, hypura_error *error);
 

@@ -1,5 +1,5 @@
 /* What every command that computes shares: its options, opening a model with a progress line, and the statistics. */
-#include "cli/engine_cli.h"
+#include "cli/cli.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -89,91 +89,70 @@ const struct option_row report_option_rows[] = {
     {0},
 };
 
-/* FILE or FILE:SCALE. They live as long as the program, as the command line does. */
-static hypura_status set_adapters(struct engine_options *out, hypura_error *error)
+/* FILE or FILE:SCALE. */
+static hypura_status set_adapters(hypura_adapter **out, hypura_error *error)
 {
     const struct texts *given = &compute_options.adapters;
-    struct engine_adapter *adapters;
-    if (given->count == 0)
-        return HYPURA_OK;
-    hypura_status status = ALLOCATE(&adapters, given->count, "adapters", error);
+    hypura_status status = ALLOCATE(out, given->count, "adapters", error);
     for (size_t i = 0; !status && i < given->count; i++) {
         char *path, *colon, *end;
-        status = string_copy(&path, given->items[i], error);
+        status = string_copy(&path, given->items[i], error); /* lives as long as the program, as the command line does */
         if (status)
             break;
-        adapters[i] = (struct engine_adapter){path, 1.0f};
+        (*out)[i] = (hypura_adapter){path, 1.0f};
         if (!(colon = strrchr(path, ':')))
             continue;
         float scale = strtof(colon + 1, &end);
         if (end != colon + 1 && *end == '\0' && isfinite(scale)) {
-            adapters[i].scale = scale;
+            (*out)[i].scale = scale;
             *colon = '\0';
         }
     }
-    out->adapters = adapters;
-    out->adapter_count = given->count;
+    if (status) {
+        memory_free(*out);
+        *out = NULL;
+    }
     return status;
 }
 
-/* A word that an option may be given; a table of them ends with a row without one. */
-struct word {
-    const char *text;
-    int meaning;
+/* Words that an option may be given. */
+struct words {
+    const char *option, *const *given;
+    const char *words[6];
 };
 
-static const struct word readers[] = {
-    {"auto", STORE_READER_AUTO}, {"io_uring", STORE_READER_URING}, {"threads", STORE_READER_THREADS}, {0}};
-static const struct word prefetchings[] = {
-    {"auto", STORE_PREFETCH_AUTO}, {"on", STORE_PREFETCH_ON}, {"off", STORE_PREFETCH_OFF}, {0}};
-static const struct word draftings[] = {{"auto", DRAFTING_AUTO}, {"on", DRAFTING_ON}, {"off", DRAFTING_OFF}, {0}};
-static const struct word switches[] = {{"on", true}, {"off", false}, {0}};
+static const struct words choices[] = {
+    {"kv-type", &compute_options.kv_type, {"f32", "f16", "bf16", "q8_0", "q4_0"}},
+    {"reader", &compute_options.reader, {"auto", "io_uring", "threads"}},
+    {"prefetch", &compute_options.prefetch, {"auto", "on", "off"}},
+    {"overlap", &compute_options.overlap, {"on", "off"}},
+    {"fill", &compute_options.fill, {"on", "off"}},
+    {"drafting", &compute_options.drafting, {"auto", "on", "off"}},
+};
 
-static hypura_status read_word(int *meaning, const char *option, const char *given, const struct word *words,
-                               hypura_error *error)
+static hypura_status check_words(const struct words *choice, hypura_error *error)
 {
     char expected[80] = "";
     int length = 0;
-    for (const struct word *word = words; word->text; word++) {
-        if (strcmp(given, word->text) == 0) {
-            *meaning = word->meaning;
+    for (size_t i = 0; choice->words[i]; i++) {
+        if (strcmp(*choice->given, choice->words[i]) == 0)
             return HYPURA_OK;
-        }
-        const char *between = word == words ? "" : word[1].text ? ", " : " or ";
-        length += snprintf(expected + length, sizeof expected - (size_t)length, "%s%s", between, word->text);
+        const char *between = i == 0 ? "" : choice->words[i + 1] ? ", " : " or ";
+        length += snprintf(expected + length, sizeof expected - (size_t)length, "%s%s", between, choice->words[i]);
     }
-    return error_set(error, HYPURA_ERROR_ARGUMENT, "--%s %s: expected %s", option, given, expected);
+    return error_set(error, HYPURA_ERROR_ARGUMENT, "--%s %s: expected %s", choice->option, *choice->given, expected);
 }
 
-static hypura_status read_choices(struct engine_options *out, hypura_error *error)
+/* Of auto, on and off. */
+static hypura_switch switch_of(const char *word)
 {
-    int reader = 0, prefetching = 0, overlap = 0, fill = 0, drafting = 0;
-    const struct {
-        int *meaning;
-        const char *option, *given;
-        const struct word *words;
-    } choices[] = {{&reader, "reader", compute_options.reader, readers},
-                   {&prefetching, "prefetch", compute_options.prefetch, prefetchings},
-                   {&overlap, "overlap", compute_options.overlap, switches},
-                   {&fill, "fill", compute_options.fill, switches},
-                   {&drafting, "drafting", compute_options.drafting, draftings}};
-    hypura_status status = HYPURA_OK;
-    for (size_t i = 0; !status && i < COUNT_OF(choices); i++)
-        status = read_word(choices[i].meaning, choices[i].option, choices[i].given, choices[i].words, error);
-    out->reader = (enum store_reader)reader;
-    out->prefetching = (enum store_prefetching)prefetching;
-    out->wait_for_all = !overlap;
-    out->fill = fill;
-    out->drafting = (enum engine_drafting)drafting;
-    return status;
+    return strcmp(word, "on") == 0 ? HYPURA_ON : strcmp(word, "off") == 0 ? HYPURA_OFF : HYPURA_AUTO;
 }
 
 /* DIR or DIR:SIZE. */
-static hypura_status set_prefixes(struct engine_options *out, hypura_error *error)
+static hypura_status set_prefixes(hypura_options *out, hypura_error *error)
 {
     static char folder[PATH_MAX];
-    out->keep_prefixes = !compute_options.no_prefixes;
-    out->prefix_bytes = compute_options.prefix_memory;
     if (!compute_options.prefix_cache)
         return HYPURA_OK;
     if (compute_options.no_prefixes)
@@ -181,24 +160,14 @@ static hypura_status set_prefixes(struct engine_options *out, hypura_error *erro
     if (snprintf(folder, sizeof folder, "%s", compute_options.prefix_cache) >= (int)sizeof folder || !folder[0])
         return error_set(error, HYPURA_ERROR_ARGUMENT, "--prefix-cache: expected a folder, or a folder:size");
     char *colon = strrchr(folder, ':');
-    if (colon && !parse_bytes(colon + 1, &out->prefix_path_bytes, NULL) && out->prefix_path_bytes)
+    if (colon && !parse_bytes(colon + 1, &out->prefix_folder_bytes, NULL) && out->prefix_folder_bytes)
         *colon = '\0';
-    out->prefix_path = folder;
+    out->prefix_folder = folder;
     return HYPURA_OK;
 }
 
-hypura_status engine_options_of(struct engine_options *out, hypura_error *error)
+static hypura_status check_gpus(hypura_error *error)
 {
-    engine_default_options(out);
-    if (compute_options.memory && compute_options.memory_file)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "--memory and --memory-file exclude each other");
-    hypura_status status = HYPURA_OK;
-    out->budget = compute_options.memory;
-    if (compute_options.memory_file)
-        status = memory_from_file(&out->budget, compute_options.memory_file, error);
-    if (status)
-        return status;
-    out->gpu = compute_options.gpu;
     const char *which = compute_options.gpu;
     size_t listed = 1;
     for (const char *at = which; at && *at; at++)
@@ -206,88 +175,74 @@ hypura_status engine_options_of(struct engine_options *out, hypura_error *error)
     if (which && *which >= '0' && *which <= '9' && compute_options.gpu_memory.count > listed)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "--gpu-memory has %zu sizes, but --gpu names %zu",
                          compute_options.gpu_memory.count, listed);
-    if (compute_options.gpu_memory.count == 1)
-        out->gpu_budget = compute_options.gpu_memory.bytes[0];
-    for (size_t i = 0; compute_options.gpu_memory.count > 1 && i < compute_options.gpu_memory.count; i++)
-        out->gpu_budgets[i] = compute_options.gpu_memory.bytes[i];
-    out->gpu_fixed = compute_options.gpu_fixed;
-    out->threads = compute_options.threads;
-    out->context = compute_options.context;
-    out->chunk = compute_options.chunk;
-    out->sequences = compute_options.sequences;
-    out->trace_path = compute_options.trace;
-    out->cache_policy = compute_options.cache_policy;
-    if (!tensor_type_by_name(compute_options.kv_type, &out->kv_type) ||
-        (out->kv_type != TENSOR_F32 && out->kv_type != TENSOR_F16 && out->kv_type != TENSOR_BF16 &&
-         out->kv_type != TENSOR_Q8_0 && out->kv_type != TENSOR_Q4_0))
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "--kv-type %s: expected f32, f16, bf16, q8_0 or q4_0",
-                         compute_options.kv_type);
-    status = read_choices(out, error);
-    if (status)
-        return status;
-    if (compute_options.draft && out->drafting == DRAFTING_OFF)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "--draft and --drafting off exclude each other");
-    if (compute_options.draft) {
-        static char draft[PATH_MAX]; /* what model_path finds lasts until it is asked again */
-        status = model_path(&out->draft_path, compute_options.draft, NULL, error);
-        if (status)
-            return status;
-        snprintf(draft, sizeof draft, "%s", out->draft_path);
-        out->draft_path = draft;
-    }
-    out->depth = compute_options.depth;
-    out->mirrors = compute_options.mirrors.items;
-    out->mirror_count = compute_options.mirrors.count;
-    out->remember_usage = !compute_options.no_state;
-    status = set_prefixes(out, error);
-    return status ? status : set_adapters(out, error);
+    return HYPURA_OK;
 }
 
-/* What the command line asked for, as programs ask the library. */
-static hypura_status library_options_of(hypura_options *out, hypura_adapter **adapters, hypura_error *error)
+static hypura_status set_draft(hypura_options *out, hypura_error *error)
 {
-    static const char *const reader_names[] = {"auto", "io_uring", "threads"};
-    static const hypura_switch drafting[] = {HYPURA_AUTO, HYPURA_ON, HYPURA_OFF};
-    struct engine_options own;
-    hypura_status status = engine_options_of(&own, error);
-    if (!status)
-        status = ALLOCATE(adapters, own.adapter_count, "adapters", error);
+    static char draft[PATH_MAX]; /* what model_path finds lasts until it is asked again */
+    if (!compute_options.draft)
+        return HYPURA_OK;
+    if (out->drafting == HYPURA_OFF)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "--draft and --drafting off exclude each other");
+    hypura_status status = model_path(&out->draft_path, compute_options.draft, NULL, error);
     if (status)
         return status;
-    for (size_t i = 0; i < own.adapter_count; i++)
-        (*adapters)[i] = (hypura_adapter){own.adapters[i].path, own.adapters[i].scale};
+    snprintf(draft, sizeof draft, "%s", out->draft_path);
+    out->draft_path = draft;
+    return HYPURA_OK;
+}
+
+hypura_status given_options(hypura_options *out, hypura_adapter **adapters, hypura_error *error)
+{
+    const struct compute_options *given = &compute_options;
+    hypura_status status = HYPURA_OK;
+    if (given->memory && given->memory_file)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "--memory and --memory-file exclude each other");
     *out = (hypura_options){.struct_size = sizeof *out,
-                            .memory_bytes = own.budget,
-                            .gpu = own.gpu,
-                            .gpu_memory_bytes = own.gpu_budget,
-                            .threads = (uint32_t)own.threads,
-                            .context_tokens = own.context,
-                            .sessions = MAX(own.sequences, 1u),
-                            .chunk_tokens = own.chunk,
-                            .kv_type = compute_options.kv_type,
-                            .adapters = *adapters,
-                            .adapter_count = own.adapter_count,
-                            .drafting = drafting[own.drafting],
-                            .draft_path = own.draft_path,
-                            .forget_prefixes = !own.keep_prefixes,
-                            .prefix_memory_bytes = own.prefix_bytes,
-                            .prefix_folder = own.prefix_path,
-                            .prefix_folder_bytes = own.prefix_path_bytes,
-                            .forget_usage = !own.remember_usage,
-                            .gpu_fixed = own.gpu_fixed,
-                            .reader = reader_names[own.reader],
-                            .reads_in_flight = own.depth,
-                            .prefetch = own.prefetching == STORE_PREFETCH_ON    ? HYPURA_ON
-                                        : own.prefetching == STORE_PREFETCH_OFF ? HYPURA_OFF
-                                                                                : HYPURA_AUTO,
-                            .cache_policy = own.cache_policy,
-                            .no_fill = !own.fill,
-                            .no_overlap = own.wait_for_all,
-                            .trace_path = own.trace_path,
-                            .mirror_paths = own.mirrors,
-                            .mirror_count = own.mirror_count,
-                            .gpus_memory_bytes = compute_options.gpu_memory.bytes,
-                            .gpu_count = compute_options.gpu_memory.count};
+                            .memory_bytes = given->memory,
+                            .gpu = given->gpu,
+                            .threads = given->threads,
+                            .context_tokens = given->context,
+                            .sessions = MAX(given->sequences, 1u),
+                            .chunk_tokens = given->chunk,
+                            .kv_type = given->kv_type,
+                            .drafting = switch_of(given->drafting),
+                            .forget_prefixes = given->no_prefixes,
+                            .prefix_memory_bytes = given->prefix_memory,
+                            .forget_usage = given->no_state,
+                            .gpu_fixed = given->gpu_fixed,
+                            .reader = given->reader,
+                            .reads_in_flight = given->depth,
+                            .prefetch = switch_of(given->prefetch),
+                            .cache_policy = given->cache_policy,
+                            .no_fill = switch_of(given->fill) == HYPURA_OFF,
+                            .no_overlap = switch_of(given->overlap) == HYPURA_OFF,
+                            .trace_path = given->trace,
+                            .mirror_paths = given->mirrors.items,
+                            .mirror_count = given->mirrors.count};
+    if (given->gpu_memory.count == 1) {
+        out->gpu_memory_bytes = given->gpu_memory.bytes[0];
+    } else {
+        out->gpus_memory_bytes = given->gpu_memory.bytes;
+        out->gpu_count = given->gpu_memory.count;
+    }
+    if (given->memory_file)
+        status = memory_from_file(&out->memory_bytes, given->memory_file, error);
+    if (!status)
+        status = check_gpus(error);
+    for (size_t i = 0; !status && i < COUNT_OF(choices); i++)
+        status = check_words(&choices[i], error);
+    if (!status)
+        status = set_draft(out, error);
+    if (!status)
+        status = set_prefixes(out, error);
+    if (!status)
+        status = set_adapters(adapters, error);
+    if (status)
+        return status;
+    out->adapters = *adapters;
+    out->adapter_count = given->adapters.count;
     return HYPURA_OK;
 }
 
@@ -312,19 +267,17 @@ static bool show_load(void *context, uint64_t done, uint64_t total)
     return !interrupted();
 }
 
-void load_line_start(struct load_line *line, bool (**progress)(void *, uint64_t, uint64_t), void **context)
-{
-    *line = (struct load_line){.start = clock_nanoseconds()};
-    if (is_terminal(stderr)) {
-        *progress = show_load;
-        *context = line;
-    }
-}
-
 static bool go_on_loading(void *context, uint64_t done, uint64_t total)
 {
     (void)context, (void)done, (void)total;
     return !interrupted();
+}
+
+void load_line_start(struct load_line *line, hypura_options *options)
+{
+    *line = (struct load_line){.start = clock_nanoseconds()};
+    options->on_load = is_terminal(stderr) ? show_load : go_on_loading;
+    options->on_load_context = line;
 }
 
 hypura_status open_model(hypura_model **out, hypura_session **session, const char *model, enum open_for what,
@@ -334,21 +287,21 @@ hypura_status open_model(hypura_model **out, hypura_session **session, const cha
     hypura_options options;
     hypura_adapter *adapters = NULL;
     const char *path;
-    hypura_status status = library_options_of(&options, &adapters, error);
+    hypura_status status = given_options(&options, &adapters, error);
     if (!status)
         status = model_path(&path, model, NULL, error);
     if (status) {
         memory_free(adapters);
         return status;
     }
-    load_line_start(&line, &options.on_load, &options.on_load_context);
+    load_line_start(&line, &options);
     if (what == OPEN_ANSWERS) {
         options.load_behind = true;
+        if (!is_terminal(stderr))
+            options.on_load = NULL;
     } else {
         options.drafting = HYPURA_OFF;
         options.draft_path = NULL;
-        if (!options.on_load)
-            options.on_load = go_on_loading; /* all is there before it is used */
     }
     status = hypura_open(out, path, &options, error);
     memory_free(adapters);

@@ -6,13 +6,6 @@
 #include "cli/cli.h"
 #include "engine/engine.h"
 
-/* The line that tells how a model is being loaded, in a terminal. */
-struct load_line {
-    uint64_t start, last;
-};
-/* clear_line ends it */
-void load_line_start(struct load_line *line, bool (**progress)(void *, uint64_t, uint64_t), void **context);
-
 /* The engine options that the command line asked for. */
 hypura_status engine_options_of(struct engine_options *out, hypura_error *error);
 

@@ -12,7 +12,8 @@
 #include <stdatomic.h>
 #include <string.h>
 
-static hypura_model *model_to_change; /* NULL: the server */
+static hypura_model *model_to_change; /* both NULL: the server */
+static hypura_endpoint *endpoint_to_change;
 static bool running;
 static pthread_t thread;
 static atomic_bool stop;
@@ -49,20 +50,25 @@ static void change(void)
     uint64_t bytes = 0;
     hypura_status status = HYPURA_OK;
     char text[32];
+    bool serves = !model_to_change && !endpoint_to_change;
     if (compute_options.memory_file)
         status = memory_from_file(&bytes, compute_options.memory_file, &error);
-    else if (!model_to_change)
+    else if (serves)
         status = usual_budget(&bytes, &error);
-    if (!status && !model_to_change) {
+    if (!status && serves) {
         server_set_budget(bytes);
         return;
     }
-    if (!status)
+    if (!status && model_to_change)
         status = hypura_set_memory(model_to_change, bytes, &error); /* 0: as a start would choose */
+    else if (!status)
+        status = hypura_endpoint_set_memory(endpoint_to_change, bytes, &error);
     if (status) {
         fprintf(stderr, "hypura: the memory stays as it is: %s\n", error.message);
         return;
     }
+    if (!model_to_change)
+        return; /* who looks at its state says how it went */
     hypura_get_statistics(model_to_change, &now);
     fprintf(stderr, "hypura: the memory budget is now %s\n", format_bytes(text, sizeof text, (double)now.memory_bytes));
 }
@@ -103,6 +109,12 @@ static void start_waiting(void)
 void live_memory_start(hypura_model *model)
 {
     model_to_change = model;
+    start_waiting();
+}
+
+void live_memory_start_endpoint(hypura_endpoint *endpoint)
+{
+    endpoint_to_change = endpoint;
     start_waiting();
 }
 

@@ -43,9 +43,15 @@ static const struct option_row serve_rows[] = {
     {0},
 };
 
+static void log_line(const char *line, size_t size)
+{
+    fwrite(line, 1, size, stderr);
+}
+
 static void prepare(void)
 {
     server_default_options(&serving);
+    serving.log = log_line;
 }
 
 static void on_signal(int number)

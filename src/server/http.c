@@ -567,7 +567,10 @@ hypura_status server_run(const struct server_options *options, void (*ready)(voi
         return status;
     struct server *server = &http->server;
     pthread_mutex_init(&http->mutex, NULL);
-    log_set_sink(write_log, NULL);
+    if (options->log) {
+        log_set_sink(write_log, NULL);
+        server_log_to(options->log);
+    }
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error of the write */
     uint32_t connections = allow_files(options->connections);

@@ -49,6 +49,7 @@ struct server_options {
     uint32_t connections;     /* open at once */
     uint32_t request_seconds; /* that a request may take to arrive */
     bool log_prompts;
+    void (*log)(const char *line, size_t size); /* takes lines of the log, from any thread; NULL: only warnings are said */
     bool keep_volatile_headers; /* of clients, in front of a system message; otherwise the model does not see them */
 };
 
@@ -64,36 +65,6 @@ void server_stop(void);
 
 /* Changes the memory budget of the server that runs, or of the next one. The log says how it went. From any thread. */
 void server_set_budget(uint64_t bytes);
-
-/* ---- the same answers without HTTP, for hypura batch ---------------------------------------------------------------
- */
-
-struct local_server;
-
-/* Loads the model that options->preload names before it returns, under options->engine.progress, which is not
- * called afterwards. Warnings go to the program's log. */
-hypura_status local_server_open(struct local_server **out, const struct server_options *options, hypura_error *error);
-
-/* Running requests end at once, with status 503. NULL is fine. */
-void local_server_close(struct local_server *local);
-
-/* POST of this body, whose reference is taken. answered is called once, with what a client would get: on another
- * thread, or on this one before this returns. After an error it is not called. */
-hypura_status local_server_ask(struct local_server *local, const char *path, json_t *body,
-                               void (*answered)(void *asker, unsigned status, const char *text, size_t size),
-                               void *asker, hypura_error *error);
-
-/* Of its model; all zero while that is loaded again. */
-struct local_state {
-    char name[256];
-    enum plan_mode mode;
-    uint64_t budget;
-    uint32_t sequences, positions; /* answers at once, and tokens of each */
-    uint64_t tokens, bytes_read;   /* so far: of prompts and answers, from storage */
-};
-
-/* Call it some times per second: it also carries out changes of the budget. */
-void local_server_state(struct local_server *local, struct local_state *out);
 
 /* ---- the model folder, for the commands that work without a server --------------------------------------------------
  */

@@ -59,8 +59,8 @@ extern const size_t route_count;
 void server_note_freed(struct server *server, uint64_t bytes);
 
 /* ---- logs ---- */
-/* From now on what a user should know goes to the log of the program (core/core.h), and nothing else is said. */
-void server_log_warnings_only(void);
+/* Where lines go. NULL, as at the start: warnings go to the log of the program (core/core.h), and nothing else is said. */
+void server_log_to(void (*write)(const char *line, size_t size));
 void server_log(const char *level, const char *message, const char *format, ...) PRINTF_LIKE(3, 4);
 
 /* ---- small things ---- */

@@ -9,11 +9,11 @@
 #include <sys/random.h>
 #include <time.h>
 
-static bool warnings_only;
+static void (*log_line)(const char *line, size_t size);
 
-void server_log_warnings_only(void)
+void server_log_to(void (*write)(const char *line, size_t size))
 {
-    warnings_only = true;
+    log_line = write;
 }
 
 /* One line of key=value pairs, written at once so that threads do not mix. The message is quoted. */
@@ -25,7 +25,7 @@ void server_log(const char *level, const char *message, const char *format, ...)
     va_start(arguments, format);
     int length = vsnprintf(fields, sizeof fields, format, arguments);
     va_end(arguments);
-    if (warnings_only) {
+    if (!log_line) {
         if (strcmp(level, "warning") == 0)
             log_write(LOG_WARNING, length > 0 ? "%s (%s)" : "%s", message, fields);
         return;
@@ -42,7 +42,7 @@ void server_log(const char *level, const char *message, const char *format, ...)
         buffer_append(&line, fields, MIN((size_t)length, sizeof fields - 1));
     buffer_append_char(&line, '\n');
     if (line.data)
-        fwrite(line.data, 1, line.size, stderr);
+        log_line(line.data, line.size);
     buffer_free(&line);
 }
 

@@ -740,6 +740,95 @@ static void loading_can_be_cancelled(void **state)
     assert_true(all > 0 && !model);
 }
 
+/* ---- requests in the shapes of a server's ---- */
+
+struct reply {
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    unsigned status; /* 0: none yet */
+    char text[4096];
+};
+
+static void take_reply(void *context, unsigned status, const char *json, size_t size)
+{
+    struct reply *reply = context;
+    pthread_mutex_lock(&reply->mutex);
+    reply->status = status;
+    snprintf(reply->text, sizeof reply->text, "%.*s", (int)size, json);
+    if (json[size])
+        reply->status = 1; /* a NUL was promised */
+    pthread_cond_signal(&reply->changed);
+    pthread_mutex_unlock(&reply->mutex);
+}
+
+static unsigned wait_for_reply(struct reply *reply)
+{
+    pthread_mutex_lock(&reply->mutex);
+    while (!reply->status)
+        pthread_cond_wait(&reply->changed, &reply->mutex);
+    pthread_mutex_unlock(&reply->mutex);
+    return reply->status;
+}
+
+static unsigned ask(hypura_endpoint *endpoint, struct reply *reply, const char *path, const char *body)
+{
+    *reply = (struct reply){.mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+    assert_done(hypura_endpoint_ask(endpoint, path, body, strlen(body), take_reply, reply, &problem));
+    return wait_for_reply(reply);
+}
+
+static void requests_are_answered_as_a_server_answers_them(void **state)
+{
+    (void)state;
+    static const char wanted[] = "{\"messages\": [{\"role\": \"user\", \"content\": \"What does the ls command do?\"}], "
+                                 "\"model\": \"any\", \"temperature\": 0, \"max_tokens\": 8}";
+    struct reply replies[3];
+    hypura_endpoint *endpoint = NULL;
+    char *gpu = strdup("none"), *kind = strdup("lru");
+    hypura_options options = {.struct_size = sizeof options, .context_tokens = 256, .sessions = 2, .gpu = gpu, .cache_policy = kind};
+    assert_non_null(gpu);
+    assert_non_null(kind);
+    assert_done(hypura_endpoint_open(&endpoint, embedded_model(), &options, &problem));
+    memset(gpu, 'x', 4);
+    memset(kind, 'x', 3);
+    free(gpu); /* nothing of the options is kept */
+    free(kind);
+    for (size_t i = 0; i < 3; i++) {
+        replies[i] = (struct reply){.mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+        assert_done(hypura_endpoint_ask(endpoint, "/v1/chat/completions", wanted, strlen(wanted), take_reply, &replies[i], &problem));
+    }
+    for (size_t i = 0; i < 3; i++) {
+        assert_int_equal(wait_for_reply(&replies[i]), 200);
+        assert_non_null(strstr(replies[i].text, "ls - list directory"));
+    }
+    hypura_endpoint_state now = {.struct_size = sizeof now};
+    hypura_endpoint_get_state(endpoint, &now);
+    assert_true(strstr(now.name, "manpage") && now.sessions == 2 && now.context_tokens == 256 && now.tokens >= 24);
+    assert_string_equal(now.mode, "full-resident");
+    const uint64_t budget = now.memory_bytes / 2; /* of what is free: enough */
+    assert_done(hypura_endpoint_set_memory(endpoint, budget, &problem));
+    assert_int_equal(ask(endpoint, &replies[0], "/v1/completions", "{\"prompt\": \"ls\", \"max_tokens\": 2}"), 200);
+    hypura_endpoint_get_state(endpoint, &now);
+    assert_int_equal(now.memory_bytes, budget);
+
+    assert_int_equal(ask(endpoint, &replies[0], "/v1/chat/completions", "{\"messages\": 7}"), 400);
+    assert_non_null(strstr(replies[0].text, "messages"));
+    const char *const refused[][3] = {{"/v1/chat/completions", "{\"messages\"", "not valid JSON"},
+                                      {"/v1/chat/completions", "[1]", "no object"},
+                                      {"/v1/chat/completions", "{\"stream\": true}", "stream"},
+                                      {"/api/pull", "{}", "nothing answers to"},
+                                      {"/nowhere", "{}", "nothing answers to"}};
+    for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++)
+        assert_refused(hypura_endpoint_ask(endpoint, refused[i][0], refused[i][1], strlen(refused[i][1]), take_reply, &replies[0], &problem),
+                       HYPURA_ERROR_ARGUMENT, refused[i][2]);
+    hypura_endpoint_close(endpoint);
+    options = (hypura_options){.struct_size = sizeof options, .sessions = HYPURA_ENDPOINT_SESSIONS + 1};
+    assert_refused(hypura_endpoint_open(&endpoint, embedded_model(), &options, &problem), HYPURA_ERROR_ARGUMENT, "options.sessions is 257");
+    assert_true(hypura_endpoint_open(&endpoint, "/nowhere.gguf", NULL, &problem) != HYPURA_OK);
+    assert_non_null(strstr(problem.message, "nowhere"));
+    hypura_endpoint_close(NULL);
+}
+
 static void the_version_is_told(void **state)
 {
     (void)state;
@@ -772,6 +861,7 @@ int main(void)
         cmocka_unit_test(structs_of_other_versions_are_taken_as_far_as_they_are_known),
         cmocka_unit_test(refusals_have_a_sentence),
         cmocka_unit_test(loading_can_be_cancelled),
+        cmocka_unit_test(requests_are_answered_as_a_server_answers_them),
         cmocka_unit_test(the_version_is_told),
     };
     snprintf(folder, sizeof folder, "/tmp/hypura-library-XXXXXX");

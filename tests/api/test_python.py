@@ -57,7 +57,7 @@ def structs_are_those_of_the_headers():
     names = {"_Error": "error", "_Adapter": "adapter", "_Options": "options", "_Info": "model_info", "_Plan": "plan", "_Chat": "chat",
              "_Bias": "logit_bias", "_Sampling": "sampling", "_Request": "request", "_Logprob": "logprob", "_Event": "event",
              "_Result": "result", "_Statistics": "statistics", "_Places": "places", "_Measure": "measure", "_Rate": "rate",
-             "_Speed": "speed"}
+             "_Speed": "speed", "_EndpointState": "endpoint_state"}
     lines, expected = [], []
     for ours, theirs in names.items():
         struct = getattr(hypura, ours)
@@ -167,6 +167,29 @@ def answers_keep_to_a_schema_a_grammar_and_settings():
             except (TypeError, ValueError):
                 pass
         assert "grammar" in error_of("argument", session.answer, "a", grammar="root ::= (")
+
+
+def requests_are_answered_as_a_server_answers_them():
+    with hypura.Endpoint(MODEL, context=256, sessions=2, gpu="none", forget_usage=True) as endpoint:
+        chat = {"messages": [{"role": "user", "content": QUESTION}], "temperature": 0, "max_tokens": 8}
+        status, answer = endpoint.ask("/v1/chat/completions", chat)
+        assert status == 200 and answer["choices"][0]["message"]["content"].startswith("ls - list directory"), answer
+        replies = []
+        threads = [threading.Thread(target=lambda: replies.append(endpoint.ask("/v1/chat/completions", chat))) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [reply["choices"] for _, reply in replies] == [answer["choices"]] * 3, replies
+        status, answer = endpoint.ask("/v1/embeddings", {"input": ["a", "b"]})
+        assert status == 200 and len(answer["data"]) == 2, answer
+        status, answer = endpoint.ask("/v1/chat/completions", {"messages": 1})
+        assert status == 400 and "messages" in answer["error"]["message"], answer
+        assert "nothing answers" in error_of("argument", endpoint.ask, "/api/pull", {})
+        state = endpoint.state
+        assert "manpage" in state["name"] and state["sessions"] == 2 and state["mode"] == "full-resident" and state["tokens"] > 20, state
+        endpoint.set_memory(state["memory_bytes"] // 2)
+        assert endpoint.state["memory_bytes"] == state["memory_bytes"] // 2, endpoint.state
 
 
 def leaving_the_loop_ends_the_answer():
