@@ -1,28 +1,28 @@
-/* Shared by the files of the forward pass; nobody else includes it.
+/* Shared by the files of the forward pass only.
  *
  *   open.c         opening with a smaller model
- *   engine.c       looking in, statistics
+ *   engine.c       queries and statistics
  *   opening.c      opening and closing
- *   planning.c     what the planner is asked
- *   forward.c      batch checks, the walk over the layers
- *   narrow.c       which rows of a batch need not go on, and leaving them behind
- *   cpu/           the executor that carries steps out with compute
+ *   planning.c     requests to the planner
+ *   forward.c      checks of a batch, the loop over the layers
+ *   narrow.c       drops rows of a batch that need not go on
+ *   cpu/           executes steps with compute
  *   gpu/           the layers that are computed on the GPU
  *   cluster/       experts that other hosts compute
- *   weights.c      holding units of the store while they are used
+ *   weights.c      holds units of the store while they are used
  *   adapter.c      what LoRA adapters add to the products with weights
  *   scratch.c      every buffer of the pass, sized from the steps and the chunk
- *   kv_cache.c     keys and values of all sequences, and how far each reaches
+ *   kv_cache.c     keys and values of all sequences, and their lengths
  *   kv_share.c     blocks of positions that sequences share, and the room for all
- *   kv_state.c     what a sequence knows, read out and written back;  state_digest.c  what it depends on
+ *   kv_state.c     reads and writes what a sequence keeps;  state_digest.c  a digest of what it depends on
  *   rope_table.c   angles of the batch's positions
  *   embed.c        embeddings of texts
  *   prefetch.c     which experts the next layers may choose
  *   draft_model.c  the smaller model that drafts tokens
- *   predict.c      the model's own block that drafts tokens
- *   draft_states.c what is kept of a batch so that states can go back
- *   budget.c       what the process may hold, while it runs
- *   prefixes.c     opening the store of what was computed of texts
+ *   predict.c      the model's own prediction block
+ *   draft_states.c what a batch keeps so that states can go back
+ *   budget.c       the budget while the process runs
+ *   prefixes.c     opens the store of prefixes
  */
 #ifndef HYPURA_ENGINE_PRIVATE_H
 #define HYPURA_ENGINE_PRIVATE_H
@@ -42,49 +42,48 @@
             return try_status;                                                                                         \
     } while (0)
 
-/* ---- geometry: what all byte counts follow from -------------------------------------------------------------------
+/* ---- geometry: the basis of all byte counts ------------------------------------------------------------------------
  */
 
-/* Rows of logits that one product with the output matrix gives; a batch that wants more gets them in turns. */
+/* Rows of logits per product with the output matrix; a batch that wants more gets them in turns. */
 #define LOGITS_ROWS 8u
 
-/* Positions that a sliding window's ring holds beyond the window: the most tokens of a batch in such a model. */
+/* Positions that a window's ring holds beyond the window; also the most tokens per batch in such a model. */
 #define WINDOW_SLACK 512u
 
-/* Rows of a batch with drafted tokens at most. */
+/* The most rows of a batch with drafted tokens. */
 #define DRAFT_ROWS LOGITS_ROWS
 
-/* Queries of latent attention are as wide as the cache's rows; this many heads are worked on at once. */
+/* MLA's queries are as wide as the cache's rows; this many heads are computed at a time. */
 #define LATENT_HEADS 4096u
 
 struct geometry {
     const struct model *model;
     const struct steps *steps;
-    const uint8_t *on_gpu;           /* [layers] keys and values of the layer are in device memory; NULL: of none */
+    const uint8_t *on_gpu;           /* [layers] the layer's keys and values are in device memory; NULL: none are */
     const struct adapters *adapters; /* NULL: none */
     size_t threads;
     uint32_t sequences;
     uint32_t logits_rows;
-    const struct step *look_up; /* one that reads a table; NULL: there is none */
+    const struct step *look_up; /* the one that reads a table; NULL: none */
     bool windows;               /* some layer has a sliding window */
-    bool halves;                /* prompts are multiplied as halves by a GPU, so it needs room for those */
-    bool foreign;               /* no layer is of a kind that a GPU was found to compute */
-    uint64_t largest_buffer;    /* that a GPU has; 0: none */
-    /* Floats per token, the greatest over the steps: of each buffer, of what products read, of feed forwards' inner
-     * rows, of small tensors that have to be converted. */
+    bool halves;                /* a GPU multiplies prompts as halves, and needs room for them */
+    bool foreign;               /* a GPU can compute no layer */
+    uint64_t largest_buffer;    /* of a GPU; 0: there is none */
+    /* The most floats per token over all steps: in each buffer, in inputs of products, in inner rows of feed forwards,
+     * and in small tensors that must be converted. */
     size_t widths[BUFFER_COUNT], input, inner, vector;
-    /* Attention on latents: rows worked on at once, and what their heads need. */
+    /* MLA: rows at a time, and what their heads need. */
     uint32_t latent_rows;
     size_t latent_query, latent_attended, heads, latent_head;
-    uint32_t groups; /* of products by groups, the most; 0: there are none */
+    uint32_t groups; /* the most groups of a product; 0: no product has groups */
     size_t group_columns;
-    uint32_t index_sets; /* the most sets of positions that a row chooses; 0: none does */
-    bool drafts;         /* tokens may be drafted, so that states have to go back */
-    size_t state_inputs; /* floats per token that all steps with a state read */
+    uint32_t index_sets; /* the most sets of positions that a row chooses; 0: no indexer */
+    bool drafts;         /* tokens may be drafted, so states must be able to go back */
+    size_t state_inputs; /* floats per token of the inputs of all steps with a state */
 };
 
-/* What a plan is asked for: positions of a sequence and tokens of a batch (0: as many as are good), type of the cache.
- */
+/* A request to the planner: positions per sequence and tokens per batch (0: automatic), type of the cache. */
 struct asked {
     uint32_t positions, chunk;
     enum tensor_type kv_type;
@@ -97,28 +96,28 @@ void geometry_make(struct geometry *out, const struct model *model, const struct
 /* ---- prefetches ----------------------------------------------------------------------------------------------------
  */
 
-/* For batches of more tokens nothing is prefetched token by token. */
+/* Larger batches do not prefetch token by token. */
 #define PREFETCH_ROWS 8u
 #define PREFETCH_MAX_RANKS 64u
 
-/* How far ahead at most. Routers on a state of several layers before still find most of what they will choose; a read
- * of a large expert takes as long as several layers' computation. */
+/* How far ahead at most. Even on the residual stream of several layers before, routers predict most of their choice,
+ * and reading a large expert takes as long as computing several layers. */
 #define PREFETCH_LAYERS 8u
 
-/* Prefetches are told apart by how far they are from the border between what is chosen and what is not. */
+/* Classes of prefetches, by their distance from the border between chosen and not chosen. */
 #define PREFETCH_MARGINS 16u
 
-/* Layers after the one at work whose routers a device asks. */
+/* A device evaluates the routers of this many layers ahead. */
 #define PREFETCH_ASKED 2u
 
 struct look {
-    uint32_t layer, rows; /* no rows: there is none */
+    uint32_t layer, rows; /* 0 rows: unused */
 };
 
 struct prefetcher {
-    uint32_t ranks; /* experts that are prefetched for a token: its own number, and as many that nearly made it */
-    struct look looks[PREFETCH_LAYERS][PREFETCH_LAYERS]; /* by layers ahead less one, by layer that is looked at */
-    const float *said[PREFETCH_ASKED]; /* what routers gave on a device, by layers ahead less one; NULL: nothing */
+    uint32_t ranks; /* experts prefetched per token: as many as it uses, and as many runners-up */
+    struct look looks[PREFETCH_LAYERS][PREFETCH_LAYERS]; /* by layers ahead minus one, by layer */
+    const float *said[PREFETCH_ASKED]; /* results of routers on a device, by layers ahead minus one; NULL: none */
     uint32_t made[PREFETCH_LAYERS][PREFETCH_MARGINS], right[PREFETCH_LAYERS][PREFETCH_MARGINS];
 };
 
@@ -135,66 +134,66 @@ struct span {
     uint32_t first_row, rows;
 };
 
-/* Rows that matrices read, of one buffer at a time: the first of [C], the second of [expert_rows or C] inner rows. */
+/* Input rows of products, of one buffer at a time: inputs[0] has [C] rows, inputs[1] [expert_rows or C] inner rows. */
 struct input {
     struct activation *activation;
-    enum step_buffer buffer; /* BUFFER_NONE: nothing that may be read again */
+    enum step_buffer buffer; /* BUFFER_NONE: nothing to reuse */
     size_t columns, stride, offset;
 };
 
-/* Sizes in elements: C tokens a batch, E embedding, K experts used. */
+/* Sizes in elements: C tokens per batch, E embedding width, K experts per token. */
 struct scratch {
     void *memory;
     size_t bytes;
     uint32_t chunk;
     float *buffers[BUFFER_COUNT]; /* [C][width]; gate and up also [expert_rows][inner width of an expert] */
-    size_t output_rows;           /* rows of logits that have room where "branch" begins, after the layers */
-    float *rope[2];               /* [C][rotary] of the usual base, of the local one */
+    size_t output_rows;           /* rows of logits that fit from "branch" on, after the layers */
+    float *rope[2];               /* [C][rotary] for the usual base, for the local one */
     float *vectors[5];            /* small tensors that are not F32, as floats */
     float *logits;                /* [logits_rows][vocabulary] */
     uint8_t *embedding_row;       /* as in the file */
-    uint32_t *table_rows;         /* [C][rows of a token] of the table */
-    uint8_t *looked_up;           /* the same as in the file */
-    float *state_inputs;          /* [DRAFT_ROWS] what each step with a state read, where drafts may have to go back */
-    size_t *state_inputs_of;      /* [layers] floats of one row before each layer's */
-    /* latent attention: the queries against the cache's rows, and what came back, of latent_rows rows */
+    uint32_t *table_rows;         /* [C][rows per token] numbers of rows of the table */
+    uint8_t *looked_up;           /* these rows, as in the file */
+    float *state_inputs;          /* [DRAFT_ROWS] inputs of steps with a state, if drafts may have to go back */
+    size_t *state_inputs_of;      /* [layers] offset of each layer's inputs in a row */
+    /* MLA: queries against the cache's rows, and their results, for latent_rows rows */
     float *latent_query, *latent_attended;
-    uint32_t *head_rows; /* [heads][latent_rows] rows of a head among rows x heads */
+    uint32_t *head_rows; /* [heads][latent_rows] the rows of a head among rows x heads */
     struct activation *latent_input;
-    struct activation *group_input; /* products by groups: the input, a row a group */
+    struct activation *group_input; /* products with groups: the input, one row per group */
     uint32_t *group_rows;           /* [groups][C] */
-    float *index_scores;            /* of the search for positions */
+    float *index_scores;            /* of an indexer */
     size_t index_score_floats;
-    float *unpassed;                       /* [PREDICTION_ROWS][E] of a prediction block (predict.c) */
+    float *unpassed;                       /* [PREDICTION_ROWS][E] for a prediction block (predict.c) */
     int32_t *unpassed_tokens;              /* [C] */
     uint32_t *positions;                   /* [C] */
     uint32_t *wanted;                      /* [C] rows whose logits were asked for */
-    uint32_t *left;                        /* [C] rows that go on to the end of a pass (struct narrowing) */
+    uint32_t *left;                        /* [C] rows that stay to the end of the pass (struct narrowing) */
     int32_t *left_tokens;                  /* [C] */
-    struct span *spans, *all_spans;        /* [sequences]; of all rows, where not all of them go on */
+    struct span *spans, *all_spans;        /* [sequences]; all_spans: of all rows, if some were dropped */
     struct attention_sequence *attention;  /* [sequences] */
     struct gpu_sequence *device_sequences; /* [sequences] */
     /* experts */
-    uint32_t expert_rows;  /* that gate and up hold at once */
+    uint32_t expert_rows;  /* rows of gate and up at a time */
     float *router;         /* [C][experts] logits, then probabilities */
-    float *selection;      /* [C][experts] what the choice is made on */
+    float *selection;      /* [C][experts] scores for the choice */
     uint32_t *chosen;      /* [C][K] in the router's order */
     float *chosen_weights; /* [C][K] */
-    float *chunk_weights;  /* [C][K] of the experts that groups of them share, before their sum divides them */
+    float *chunk_weights;  /* [C][K] of experts that groups share, before they are divided by their sum */
     float *expert_out;     /* [C][K][E] */
     /* prefetches, of PREFETCH_ROWS rows at most */
     uint32_t *prefetched;    /* [PREFETCH_LAYERS][PREFETCH_LAYERS][rows][ranks] */
-    uint8_t *margins;        /* of each */
+    uint8_t *margins;        /* their classes */
     float *prefetch_weights; /* [rows][ranks] */
     struct likely *likely;   /* [experts] */
     unit_number *prefetch_units;
     float *prefetch_probabilities;
     struct activation *prefetch_input;
     uint32_t *expert_first;    /* [experts + 1] into rows, by expert */
-    uint32_t *expert_token;    /* [C * K] rows of each expert: the token ... */
-    uint32_t *expert_slot;     /* [C * K] ... and the row of expert_out */
+    uint32_t *expert_token;    /* [C * K] the token of each row of each expert */
+    uint32_t *expert_slot;     /* [C * K] the row of expert_out for it */
     uint32_t *identity;        /* [expert_rows] 0, 1, 2 ... */
-    unit_number *expert_units; /* [experts] of which the first "waiting" are still to come */
+    unit_number *expert_units; /* [experts]; the first "waiting" have not arrived */
     uint32_t waiting;
     struct matmul *jobs; /* [2 x experts] */
     struct input inputs[2];
@@ -204,18 +203,18 @@ hypura_status scratch_create(struct scratch *out, const struct geometry *geometr
                              hypura_error *error);
 void scratch_destroy(struct scratch *scratch);
 uint64_t scratch_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t positions);
-/* What batches of a chunk ask of the kernels. */
+/* The limits for the kernels that follow from a chunk. */
 struct compute_limits compute_limits_of(const struct geometry *geometry, uint32_t chunk);
 
 /* ---- KV cache ------------------------------------------------------------------------------------------------------
  */
 
-/* Further rows of a layer next to its keys and values: one per this many positions. */
+/* Further rows of a layer besides keys and values: one per "every" positions. */
 struct kv_plane {
     uint32_t every;
     size_t width;     /* floats of a row */
-    size_t row_bytes; /* as it is stored */
-    uint64_t rows;    /* of a sequence */
+    size_t row_bytes; /* as stored */
+    uint64_t rows;    /* per sequence */
     uint64_t offset;  /* of sequence 0 in the cache */
 };
 
@@ -224,18 +223,17 @@ struct kv_plane {
 struct kv_layer {
     uint32_t heads;
     size_t key_size, value_size;
-    size_t capacity; /* rows of a sequence, a multiple of ATTENTION_BLOCK; 0: the layer has no cache */
-    size_t ring;     /* of these, for positions; the rest is for what is compressed */
-    uint32_t every;  /* positions of each of the rest */
+    size_t capacity; /* rows per sequence, a multiple of ATTENTION_BLOCK; 0: the layer has no cache */
+    size_t ring;     /* of these, rows for single positions; the others are compressed */
+    uint32_t every;  /* positions per compressed row */
     size_t key_head_bytes, value_head_bytes;
     size_t key_position_bytes, value_position_bytes;
     uint64_t keys, values; /* offsets of sequence 0 in the cache */
-    bool on_gpu;           /* its memory is there, and of its own: offsets count from its start */
+    bool on_gpu;           /* its memory is a separate buffer on a GPU, where offsets start at 0 */
     uint32_t window;
     bool values_in_keys;               /* MLA: values are the first elements of the keys */
-    struct kv_plane planes[KV_PLANES]; /* of number 1 and so on; those without width are not there */
-    /* A recurrent layer has two states of so many floats, instead or besides: the one that holds, and the one being
-     * made. */
+    struct kv_plane planes[KV_PLANES]; /* planes 1, 2, ...; width 0: unused */
+    /* A recurrent layer has two states of this many floats: the present one, and the next one. */
     size_t state_floats;
     uint64_t states;
 };
@@ -244,43 +242,43 @@ struct kv_cache {
     enum tensor_type type;
     uint32_t sequences;
     uint32_t layer_count;
-    uint32_t capacity; /* positions of a sequence */
+    uint32_t capacity; /* positions per sequence */
     struct kv_layer *layers;
     uint8_t *memory;
     uint64_t bytes;
     bool keeps_tokens; /* [sequences][capacity] at the end of the memory */
     uint64_t tokens;
-    uint32_t *held;    /* [sequences] positions that are there */
-    uint8_t *state;    /* [sequences] which of the two states holds */
-    uint32_t *there;   /* [sequences] positions whose rows are there, held or not */
-    uint32_t *reached; /* [sequences] the most positions that were ever written since the sequence was empty */
-    uint32_t *resumed; /* [sequences] where it was resumed: windows have nothing from before. 0: it was not */
-    uint64_t room;     /* positions of all sequences, in whole blocks; UINT64_MAX: as many as there are */
-    uint8_t *touched;  /* [sequences][blocks] whether memory was written and not given back */
-    uint32_t blocks;   /* of PLAN_KV_BLOCK positions of a sequence */
-    uint16_t *places;  /* [sequences][blocks] in whose region a block of a sequence lies, as its own or as theirs */
-    uint32_t *claimed; /* [sequences] up to where the batch at hand writes; 0: it does not */
-    bool *parted;      /* [sequences] some block lies in the region of another one */
-    uint32_t *counted; /* [sequences] of places: the block at which one was last counted, and one more */
-    bool can_share;    /* all rows are keys and values in host memory, so that blocks may be shared */
+    uint32_t *held;    /* [sequences] positions that the sequence holds */
+    uint8_t *state;    /* [sequences] which of the two states is the present one */
+    uint32_t *there;   /* [sequences] positions that have rows, held or not */
+    uint32_t *reached; /* [sequences] the most positions written since the sequence was empty */
+    uint32_t *resumed; /* [sequences] where it was resumed: windows hold nothing from before. 0: it was not */
+    uint64_t room;     /* positions for all sequences, in whole blocks; UINT64_MAX: no common limit */
+    uint8_t *touched;  /* [sequences][blocks] whether the memory was written and not released */
+    uint32_t blocks;   /* of PLAN_KV_BLOCK positions per sequence */
+    uint16_t *places;  /* [sequences][blocks] the sequence whose region holds the block */
+    uint32_t *claimed; /* [sequences] up to where the current batch writes; 0: it does not */
+    bool *parted;      /* [sequences] some block is in another sequence's region */
+    uint32_t *counted; /* [sequences] for counting places: the block at which each was last counted, plus 1 */
+    bool can_share;    /* all rows are keys and values in host memory, so blocks may be shared */
 };
 
 hypura_status kv_cache_create(struct kv_cache *out, const struct geometry *geometry, uint32_t positions,
                               enum tensor_type type, hypura_error *error);
-/* The same of the prediction block alone. */
+/* The same for the prediction block alone. */
 hypura_status kv_cache_create_predicting(struct kv_cache *out, const struct geometry *geometry, uint32_t positions,
                                          enum tensor_type type, hypura_error *error);
 void kv_cache_destroy(struct kv_cache *cache);
 uint64_t kv_cache_bytes(const struct geometry *geometry, uint32_t positions, uint32_t sequences, enum tensor_type type);
-/* Where sequences have room for so many positions together. */
+/* The same if sequences share room for kv_positions. */
 uint64_t kv_cache_shared_bytes(const struct geometry *geometry, uint32_t positions, uint32_t sequences,
                                uint64_t kv_positions, enum tensor_type type);
 
-/* What a layer takes where it has memory of its own; UINT64_MAX when that cannot be said in 64 bits. */
+/* The bytes of a layer with its own memory; UINT64_MAX: more than 64 bits. */
 uint64_t kv_layer_bytes(const struct geometry *geometry, uint32_t layer, uint32_t positions, uint32_t sequences,
                         enum tensor_type type);
 
-/* Adds up what layers keep of a sequence. */
+/* Sums up what layers keep per sequence, by kind. */
 void kv_cache_kinds(struct engine_kept *out, const struct geometry *geometry, uint32_t positions,
                     enum tensor_type type);
 
@@ -288,66 +286,65 @@ void kv_cache_kinds(struct engine_kept *out, const struct geometry *geometry, ui
 void kv_cache_write(struct kv_cache *cache, uint32_t layer, uint32_t sequence, uint32_t position, uint32_t rows,
                     const float *keys, const float *values);
 
-/* Rows behind the ring, each for as many positions as the layer compresses into one. */
+/* Writes compressed rows, which follow the ring. */
 void kv_cache_write_compressed(struct kv_cache *cache, uint32_t layer, uint32_t sequence, uint32_t first, uint32_t rows,
                                const float *keys);
 
-/* The same of a further plane, whose rows are adjacent: rows first to first + rows of a sequence, each for "every"
- * positions. And where its row 0 is. */
+/* Writes rows first to first + rows of a sequence in a further plane, where rows are adjacent; and the address of its
+ * row 0. */
 void kv_cache_write_plane(struct kv_cache *cache, uint32_t layer, uint32_t plane, uint32_t sequence, uint32_t first,
                           uint32_t rows, const float *values);
 uint8_t *kv_cache_plane(const struct kv_cache *cache, uint32_t layer, uint32_t plane, uint32_t sequence);
 
-/* What rows of further planes are stored as: numbers that order positions are not worth saving bits on. */
+/* The type of rows in further planes. Quantised keys would order positions differently. */
 enum tensor_type kv_plane_type(enum tensor_type cache_type);
 
-/* How a layer's keys and values lie, for attention over them: the rest of it is the caller's. And those of a sequence,
- * for its rows from first on. */
+/* The layout of a layer's keys and values for attention, whose other fields the caller sets; and the part for a
+ * sequence with its rows from first on. */
 struct attention kv_cache_attention(const struct kv_cache *cache, uint32_t layer);
 struct attention_sequence kv_cache_sequence(const struct kv_cache *cache, uint32_t layer, uint32_t sequence,
                                             uint32_t first, uint32_t rows);
 
-/* A step's part of the state that holds, and of the one to write; kv_cache_commit makes the written ones hold. */
+/* A step's part of the present state, or of the next one, which kv_cache_commit makes the present one. */
 float *kv_cache_state(const struct kv_cache *cache, const struct step *step, uint32_t sequence, bool next);
 
-/* The tokens of a sequence, by position; NULL where nobody looks back at them. */
+/* The tokens of a sequence, by position; NULL: the model never looks back at them. */
 int32_t *kv_cache_tokens(const struct kv_cache *cache, uint32_t sequence);
 
-/* Whether blocks of positions are whole pages or more, so that sequences can give theirs back to others. */
+/* Whether blocks of positions are at least whole pages, so that sequences can release them for others. */
 bool kv_cache_can_share(const struct geometry *geometry, enum tensor_type type);
 
-/* Before a batch: takes room for its positions, from what sequences do not hold any more if need be. False: there is
+/* Before a batch: takes room for its positions, if necessary from rows that sequences no longer hold. false: there is
  * too little. */
 bool kv_cache_take_room(struct kv_cache *cache, const struct span *spans, uint32_t count);
 
-/* Positions of the room that sequences take with so many each: positions [sequences]. Whole blocks that several have in
- * one place count once. */
+/* The room that sequences take if they hold positions[sequences]; whole blocks that they share count once. */
 uint64_t kv_cache_room_of(const struct kv_cache *cache, const uint32_t *positions);
 
-/* Before that: the blocks of positions first to end become the sequence's alone, with the rows before first; others
- * that share them keep theirs. */
+/* Before that: gives the sequence its own copy of the blocks of positions first to end, with the rows before first.
+ * Other sequences keep the shared ones. */
 void kv_cache_own(struct kv_cache *cache, uint32_t sequence, uint32_t first, uint32_t end);
 
-/* The first positions of a sequence, whole blocks of which another one has the rows, are those of that one. */
+/* Makes the first positions of a sequence, in whole blocks, share the rows of another one. */
 void kv_cache_share(struct kv_cache *cache, uint32_t sequence, uint32_t from, uint32_t positions);
 
-/* Where rows of keys (or values) of a head from an index on are, and how many of "rows" are adjacent there. */
+/* The offset of a head's keys (or values) at an index; reduces *rows to those that are adjacent. */
 uint64_t kv_cache_rows_at(const struct kv_cache *cache, uint32_t layer, uint32_t sequence, bool values, size_t head,
                           size_t index, size_t *rows);
 
-/* Undoes what a sequence did with its last batch, of this many rows: the state from before holds again. */
+/* Undoes a sequence's last batch, of this many rows; the state from before it is the present one again. */
 void kv_cache_undo(struct kv_cache *cache, uint32_t sequence, uint32_t rows);
 
 /* A batch is done: the sequence holds this many more positions. */
 void kv_cache_commit(struct kv_cache *cache, uint32_t sequence, uint32_t rows);
 
-/* Before a batch writes: of a sequence what it holds is there, and no more. */
+/* Before a batch writes: forgets rows beyond those that the sequence holds. */
 void kv_cache_begin(struct kv_cache *cache, uint32_t sequence, uint32_t rows);
 
 /* Forgets all from a position on, as engine_truncate. */
 bool kv_cache_truncate(struct kv_cache *cache, uint32_t sequence, uint32_t positions);
 
-/* Whether a layer keeps the last positions only: those that its window needs, and some more. */
+/* Whether a layer keeps only the last positions: its window and some more. */
 bool kv_cache_is_ring(const struct kv_cache *cache, uint32_t layer);
 
 /* ---- rope ----------------------------------------------------------------------------------------------------------
@@ -359,7 +356,7 @@ struct rope_table {
     double magnitude; /* of cosine and sine */
 };
 
-/* factors: one a frequency, that divides it, or NULL. local: the base of sliding layers, mostly without scaling. */
+/* factors: a divisor per frequency, or NULL. local: the base of layers with a window, mostly without scaling. */
 hypura_status rope_table_create(struct rope_table *out, const struct model_parameters *parameters, bool local,
                                 const float *factors, hypura_error *error);
 void rope_table_destroy(struct rope_table *table);
@@ -367,24 +364,24 @@ void rope_table_destroy(struct rope_table *table);
 void rope_table_fill(const struct rope_table *table, struct thread_pool *pool, float *out, const uint32_t *positions,
                      size_t rows);
 
-/* Longer contexts get sharper attention: in some layers queries grow by this factor, with the logarithm of their
- * position. */
+/* The factor of queries in layers that sharpen attention in long contexts; it grows with the logarithm of the position.
+ */
 float query_sharpness(const struct model_parameters *parameters, uint32_t position);
 
 /* ---- the engine ----------------------------------------------------------------------------------------------------
  */
 
-/* Devices that compute, in the order in which layers pass them. */
+/* Devices that compute, in the order of their layers. */
 struct devices {
-    uint32_t count; /* 0: everything is computed here */
-    bool listed;    /* by the caller: these and no others */
+    uint32_t count;
+    bool listed; /* the caller asked for these and no others */
     struct gpu *gpus[HARDWARE_MAX_GPUS];
     struct hardware_gpu infos[HARDWARE_MAX_GPUS];
-    uint32_t order[HARDWARE_MAX_GPUS]; /* which each is of those that were asked for */
+    uint32_t order[HARDWARE_MAX_GPUS]; /* the index of each among the requested ones */
 };
 
-/* The opened model: what is read, made and decided when it is opened, in this order. Nothing of it changes until it is
- * closed; what moves behind the store's functions is the store's. Owner: opening.c. */
+/* The opened model: what is read, created and decided at opening, in this order. It does not change until it is closed,
+ * except inside the store. Owner: opening.c. */
 struct opened {
     struct model *model;
     struct steps *steps;
@@ -404,33 +401,32 @@ struct opened {
     double load_seconds;
 };
 
-/* nodes.c: which nodes of memory there are, before the store is opened; and their use, after. */
+/* nodes.c: finds nodes of memory before the store is opened, and uses them afterwards. */
 void nodes_find(struct opened *open, const struct engine_options *options);
 hypura_status nodes_use(struct opened *open, struct compute *compute, hypura_error *error);
 
-/* What is counted since it was opened; any thread may read it. */
+/* Counters since opening; any thread may read them. */
 struct counters {
-    atomic_bool *used;                       /* [layers][experts] since somebody asked */
+    atomic_bool *used;                       /* [layers][experts] since engine_take_used */
     _Atomic uint64_t budget, largest_budget; /* now; so far */
     _Atomic uint64_t prompt_tokens, generated_tokens, prompt_nanoseconds, decode_nanoseconds, decode_bytes_read;
     _Atomic uint64_t decode_passes, drafted_tokens, accepted_tokens;
 };
 
-/* What only a row's own logits need is not computed for rows whose logits nobody wants: behind the last step that
- * leaves something for later tokens, they leave the batch. */
+/* Rows whose logits are not wanted leave the batch after the last step whose result later tokens need. */
 #define NO_LAYER UINT32_MAX
 struct narrowing {
-    uint32_t layer; /* in which they do; NO_LAYER: in none */
+    uint32_t layer; /* in which they leave; NO_LAYER: in none */
     bool done;
-    size_t rows; /* all of them, and what else was known of them */
+    size_t rows; /* of the whole batch, like the next two */
     uint32_t span_count;
     const struct engine_batch *asked;
-    struct engine_batch fewer; /* what is asked of those that go on */
+    struct engine_batch fewer; /* the request for the rows that stay */
 };
 
-/* The batch that is running: its rows, the sequences that they belong to, and the room that they pass through. The
- * executors see this and, by way of it, the opened model; of the counters they count what they alone know. Owner:
- * forward.c; one thread at a time, but for the flags. */
+/* The running batch: its rows, their sequences, and all buffers. The executors see this and, through it, the opened
+ * model; they update only those counters that they alone know. Owner: forward.c; one thread at a time, except for the
+ * flags. */
 struct batch {
     const struct opened *open;
     struct counters *counters;
@@ -438,10 +434,10 @@ struct batch {
     struct scratch scratch;
     struct kv_cache kv;
     struct prefetcher prefetcher;
-    struct gpu_pass *pass;                      /* at work, or the last that was; NULL: no layer is computed on a GPU */
-    struct gpu_pass *passes[HARDWARE_MAX_GPUS]; /* by device; NULL: nothing is there */
+    struct gpu_pass *pass;                      /* the current or last one; NULL: no layer is on a GPU */
+    struct gpu_pass *passes[HARDWARE_MAX_GPUS]; /* by device; NULL: unused */
     struct trace_writer *trace;
-    struct share *share;              /* experts on other hosts (cluster/share.h); NULL: there are none */
+    struct share *share;              /* experts on other hosts (cluster/share.h); NULL: none */
     const struct engine_watch *watch; /* NULL: nobody */
 
     const struct engine_batch *asked;
@@ -470,10 +466,10 @@ struct engine {
 /* ---- the budget ----------------------------------------------------------------------------------------------------
  */
 
-/* Of the budget what nothing has a claim to but the pool. */
+/* The part of the budget that only the pool uses. */
 uint64_t budget_spare(const struct engine *engine);
 
-/* Lends so much of it in all to what is kept of texts: the pool is smaller by that. False: it cannot be; as before. */
+/* Lends this much of it in all to prefixes; the pool shrinks by that. false: impossible, and nothing changed. */
 bool budget_lend(struct engine *engine, uint64_t bytes);
 
 /* ---- kept prefixes -------------------------------------------------------------------------------------------------
@@ -481,13 +477,13 @@ bool budget_lend(struct engine *engine, uint64_t bytes);
 
 hypura_status prefixes_open(struct engine *engine, const struct engine_options *options, hypura_error *error);
 
-/* Whether the pass at hand is not wanted any more. */
+/* Whether the current pass was cancelled. */
 static inline bool batch_is_to_end(const struct batch *batch)
 {
     return atomic_load(&batch->cancelled) || atomic_load(&batch->stopped);
 }
 
-/* Which experts there may be: [layers][experts]. */
+/* The number of experts in all layers: [layers][experts]. */
 static inline size_t expert_places(const struct opened *open)
 {
     const struct model_parameters *p = model_parameters(open->model);
@@ -497,46 +493,47 @@ static inline size_t expert_places(const struct opened *open)
 /* ---- opening -------------------------------------------------------------------------------------------------------
  */
 
-/* The longest context anybody asks for, and the largest batch: byte counts stay far from 64 bits. */
+/* The longest context and the largest batch; they keep byte counts far below 64 bits. */
 #define MAX_POSITIONS (1u << 24)
 #define MAX_CHUNK 16384u
 
-/* What an engine is, without room to run in; and that, after which it runs. engine_close after an error of the latter.
+/* The two halves of engine_open: the model, and then caches and buffers. After an error of the second, call
+ * engine_close.
  */
 hypura_status engine_open_model(struct engine **out, const char *path, const struct engine_options *options,
                                 hypura_error *error);
 hypura_status engine_open_places(struct engine *engine, const struct engine_options *options, hypura_error *error);
 
-/* Instead of the former, where only experts are to be computed. predicting: with the block that drafts. */
+/* Replaces the first for a rank that computes only experts. predicting: with the prediction block. */
 hypura_status engine_open_part(struct engine **out, const char *path, bool predicting,
                                const struct engine_options *options, hypura_error *error);
 
-/* The plan for a model, where the GPUs (or none) are known; request and geometry are what it was made from. */
+/* The plan for a model on known GPUs (or none); returns the request and geometry from which it was made. */
 hypura_status make_plan(struct plan **out, struct plan_request *request, struct geometry *geometry,
                         const struct model *model, const struct steps *steps, const struct adapters *adapters,
                         const struct hardware *hardware, const struct devices *devices,
                         const struct engine_options *options, hypura_error *error);
 
-/* ---- rows that nobody wants ---------------------------------------------------------------------------------------
+/* ---- narrowing: dropping rows whose logits are not wanted ----------------------------------------------------------
  */
 
-/* Finds the layer for the batch that begins, and takes back what narrow_rows did when it ends. */
+/* narrow_begin finds the layer for the batch; narrow_end restores what narrow_rows changed. */
 void narrow_begin(struct batch *batch);
 void narrow_end(struct batch *batch);
 
-/* How many rows see the experts of a layer. */
+/* The number of rows that reach the experts of a layer. */
 size_t narrow_rows_in(const struct batch *batch, uint32_t layer);
 
-/* Behind how many steps of a layer's list its rows need each other no more; all: they always do. late_route: a router
- * before that, which can be asked behind it; NULL: there is none. */
+/* The number of steps in a layer's list after which its rows are independent of each other; all steps if they never
+ * are. late_route: an earlier router that can be evaluated after them; NULL: none. */
 size_t narrow_split(struct step_list list, const struct step **late_route);
 
-/* Each buffer that a router (NULL: none), the rest of a layer, the layers after it or the output read from what was
- * written before, with the width of its rows. */
+/* The buffers, with the widths of their rows, that were written before and are still read: by a router (NULL: none),
+ * the rest of the layer, later layers, or the output. */
 size_t narrow_buffers(const struct batch *batch, const struct step *route, struct step_list rest, uint32_t layer,
                       struct step_touch out[BUFFER_COUNT]);
 
-/* So many rows go on, scratch.left: all that is known of a row but the buffers moves. */
+/* Keeps the first count rows of scratch.left. Moves everything that belongs to a row, except buffers. */
 void narrow_rows(struct batch *batch, size_t count);
 
 /* ---- weights -------------------------------------------------------------------------------------------------------
@@ -544,18 +541,18 @@ void narrow_rows(struct batch *batch, size_t count);
 
 #define HELD_MAX 16
 
-/* The units of one step, released together. Zero-initialised. */
+/* The units of one step, released together. Initialise with zeros. */
 struct held {
     unit_number units[HELD_MAX];
     uint32_t count;
     uint32_t vectors;
 };
 
-/* The matrix of a tensor with two dimensions (or one, as one row), which is never in pieces. */
+/* The matrix of a tensor with two dimensions (or one, as a single row) that is never in pieces. */
 hypura_status hold_matrix(struct batch *batch, struct held *held, unit_number unit, struct matrix *out,
                           hypura_error *error);
 
-/* Whether a small tensor is floats as it is read: units lie in memory as in the file, by the page. */
+/* Whether a small tensor can be used as floats in place: units have the file's layout within pages. */
 bool are_floats(const struct unit_slice *slice);
 size_t vector_elements(const struct gguf_tensor *tensor);
 
@@ -576,16 +573,16 @@ struct matrix matrix_at(const uint8_t *data, enum tensor_type type, size_t colum
 /* ---- products ------------------------------------------------------------------------------------------------------
  */
 
-/* The product with some rows of a tensor, which may stream in pieces. */
+/* The product with rows of a tensor, which may stream in pieces. */
 struct product {
     unit_number unit;
-    enum tensor_role role; /* that adapters know it by */
-    size_t first, rows;    /* of the tensor's rows; rows 0: all */
+    enum tensor_role role; /* for adapters */
+    size_t first, rows;    /* of the tensor; rows 0: all */
     struct matmul job;     /* without weights; output_stride 0: the product's rows */
 };
 
-/* All of them, with what adapters add. Tensors are computed as they come, in the order of the products. Of jobs the
- * shape of the weights is left. layer -1: of the whole model. */
+/* Computes products, including adapters. Tensors are used as they arrive, in the order of the products. Sets the shape
+ * of the weights in jobs. layer -1: of the whole model. */
 hypura_status multiply(struct batch *batch, int32_t layer, struct product *products, size_t count, hypura_error *error);
 
 /* ---- adapters ------------------------------------------------------------------------------------------------------
@@ -593,13 +590,13 @@ hypura_status multiply(struct batch *batch, int32_t layer, struct product *produ
 
 struct adapters;
 
-/* What one adapter has for one matrix; of experts one after another. */
+/* The LoRA A and B of one adapter for one matrix; for experts, one after another. */
 struct thin_pair {
-    struct thin_pair *next; /* of another adapter for the same matrix */
+    struct thin_pair *next; /* another adapter's for the same matrix */
     const struct gguf_tensor *a, *b;
     uint8_t *data_a, *data_b;
     float scale;
-    uint32_t number; /* of all pairs */
+    uint32_t number; /* among all pairs */
 };
 
 /* The first pair for a matrix, or NULL. layer -1: of the whole model. */
@@ -607,143 +604,143 @@ const struct thin_pair *adapters_find(const struct adapters *adapters, int32_t l
 uint32_t adapters_pairs(const struct adapters *adapters);
 uint32_t adapters_rank(const struct adapters *adapters); /* the greatest */
 
-/* NULL for none. The caller closes them, after an error too. */
+/* *out is NULL without adapters. Close them even after an error. */
 hypura_status adapters_open(struct adapters **out, const struct model *model, const struct steps *steps,
                             const struct engine_adapter *options, size_t count, hypura_error *error);
 void adapters_close(struct adapters *adapters);
 
-/* After compute_matmul: adds to a job's output what adapters have for the matrix of a role (of an expert of it) whose
- * row "first" was the job's first. layer -1: of the whole model. */
+/* After compute_matmul: adds the adapters' products for a role's matrix (or its expert) to a job's output. first: the
+ * row of the matrix at which the job began. layer -1: of the whole model. */
 void adapt(struct batch *batch, const struct matmul *job, int32_t layer, enum tensor_role role, uint32_t expert,
            size_t first);
 
 /* ---- the smaller model that drafts tokens --------------------------------------------------------------------------
  */
 
-/* Whether a model can use the one of the options. */
+/* Whether the model can use the draft model of the options. */
 bool draft_model_wanted(const struct model *model, const struct engine_options *options);
 
-/* Opens it as engine->draft_model, and reserves what it has yet to touch. */
+/* Opens it as engine->draft_model, and reserves the memory that it has yet to touch. */
 hypura_status draft_model_open(struct engine *engine, struct engine_options *options, hypura_error *error);
 
-/* What it holds before any weights are loaded, next to the other model; it counts among what the process holds. */
+/* What a draft model holds before weights are loaded; the process's memory includes it. */
 struct planned_draft {
     struct model *model;
     struct vocabulary *vocabulary;
 };
 
-/* Reserves what it would take besides; to be closed after an error too. */
+/* Reserves what it would take in addition. Close it even after an error. */
 hypura_status draft_model_plan(struct planned_draft *out, const struct model *model, const struct hardware *hardware,
                                struct engine_options *options, hypura_error *error);
 void planned_draft_close(struct planned_draft *draft);
 
-/* engine_plan_only, where the vocabulary is there already, and no smaller model is wanted or it is reserved for. */
+/* engine_plan_only after the vocabulary was opened and a draft model, if any, reserved. */
 hypura_status engine_plan_beside(struct plan **out, const struct model *model, const struct hardware *hardware,
                                  const struct engine_options *options, hypura_error *error);
 
 /* ---- the block that predicts further tokens -----------------------------------------------------------------------
  */
 
-/* Last rows that wait to pass the block, at most. */
+/* The most last rows that wait for the block. */
 #define PREDICTION_ROWS 64u
 
-/* Whether it is no encoder, so that tokens can be drafted. */
+/* Whether the model generates text (is no encoder), so that tokens can be drafted. */
 bool model_writes_text(const struct model *model);
 
-/* NULL where the model was opened without such a block. */
+/* *out is NULL if the model was opened without a prediction block. */
 hypura_status predictor_create(struct predictor **out, struct batch *batch, hypura_error *error);
 void predictor_destroy(struct predictor *predictor);
 
-/* What a pass tells it, when its tokens are known, and when it is done, its positions held; a failure costs drafts
- * only. A sequence now ends so much earlier. */
+/* A pass calls these when its tokens are known, and when it is done and its positions are held. A failure only costs
+ * drafts. predictor_truncate: a sequence now has fewer positions. */
 void predictor_before(struct predictor *predictor, struct batch *batch, const struct engine_batch *asked);
 void predictor_after(struct predictor *predictor, struct batch *batch, const struct engine_batch *asked,
                      const float *hidden);
 void predictor_truncate(struct predictor *predictor, uint32_t sequence, uint32_t positions, uint32_t removed);
 
-/* Logits of the token behind this one, which follows what the sequence holds (further: behind the token that was asked
- * for before). */
+/* Logits of the token after "token", which follows what the sequence holds (further: which follows the token of the
+ * previous call). */
 hypura_status predictor_ask(struct predictor *predictor, struct batch *batch, uint32_t sequence, int32_t token,
                             bool further, hypura_error *error);
 
-/* The rows of the last pass, where they had to move; NULL: they did not. */
+/* The rows of the last pass, if they had to move; else NULL. */
 const float *predictor_moved(const struct predictor *predictor, const struct batch *batch);
 
 /* ---- drafts in models with states ----------------------------------------------------------------------------------
  *
- * A state does not go back to where a draft was wrong. So what steps with a state read is kept of a batch with drafts,
- * and they are carried out anew, from the state before the batch, for the rows that came true. */
+ * A state cannot go back to where a draft was wrong. So a batch with drafts keeps the inputs of steps with a state.
+ * These steps run again, from the state before the batch, for the accepted rows. */
 
-/* The buffers that a step reads and how wide their rows are; returns the sum of widths. */
+/* The buffers that a step reads, with the widths of their rows; returns the sum of widths. */
 struct state_input {
     enum step_buffer buffer;
     size_t width;
 };
 size_t state_inputs(const struct step *step, uint32_t embedding, struct state_input out[STEP_TOUCHES], size_t *count);
 
-/* Floats of all steps with a state before this one, for one row: where its inputs begin. */
+/* The offset of a step's inputs in a row: the floats of all earlier steps with a state. */
 size_t state_inputs_before(const struct batch *batch, const struct step *step);
 
-/* Whether the batch at hand has to keep them. */
+/* Whether the current batch must keep them. */
 bool keeps_state_inputs(const struct batch *batch);
 
 /* ---- logits --------------------------------------------------------------------------------------------------------
  */
 
-/* Hands logits on as they come, beginning with number "first" of the wanted ones. */
-/* A pooled row, [embedding], as the steps for it leave it: in place, of scores the first few. */
+/* Applies the steps for a pooled row, [embedding], in place; scores are its first elements. */
 hypura_status engine_pass_row(struct engine *engine, float *row, hypura_error *error);
 
+/* Passes on logits, from number "first" of the wanted ones on. */
 hypura_status give_logits(struct batch *batch, const struct engine_batch *asked, size_t first, size_t count,
                           const float *logits, hypura_error *error);
 
 /* ---- experts -------------------------------------------------------------------------------------------------------
  */
 
-/* Begins the reads of the experts in scratch.chosen but those that are computed elsewhere ([experts] of the layer;
- * NULL: none); forget_experts after an error. */
+/* Starts the reads of the experts in scratch.chosen, except those that are computed elsewhere ([experts] of the layer;
+ * NULL: none). Call forget_experts after an error. */
 hypura_status want_chosen(struct batch *batch, uint32_t layer, unit_number first_expert, const bool *elsewhere,
                           hypura_error *error);
 void forget_experts(struct batch *batch);
 
-/* The rows of the table that were asked for when the pass began, waited for, as floats. */
+/* Waits for the rows of the table that were requested when the pass began; converts them to floats. */
 hypura_status look_up_rows(struct batch *batch, const struct step *step, float *out, hypura_error *error);
 
-/* The same and their work, for the rows of the step's input, into scratch.expert_out. */
+/* want_chosen, then computes these experts for the rows of the step's input, into scratch.expert_out. */
 hypura_status run_chosen_experts(struct batch *batch, const struct step *experts, const bool *elsewhere,
                                  hypura_error *error);
 
-/* Buffers, as bits, were written: products make their copies of them anew. */
+/* Tells that these buffers (bits) were written, so that products convert them again. */
 void forget_inputs(struct batch *batch, uint32_t written);
 
-/* What each device has and did, from any thread; how many there are. */
+/* What each device has and did; returns their number. From any thread. */
 uint32_t gpu_pass_statistics(const struct batch *batch, struct engine_device *out);
 
-/* Device memory for batches of this many tokens, besides weights and caches. */
+/* Device memory for batches of this many tokens, without weights and caches. */
 uint64_t gpu_pass_scratch_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t positions);
 
 /* ---- prefetches of experts -----------------------------------------------------------------------------------------
  */
 
-/* After a layer of single tokens: offers the store what the next layer will probably choose, and while the drive has
- * nothing to do of those after it. */
+/* After a layer of a small batch: offers the store the probable choice of the next layer and, while the drive is idle,
+ * of later layers. */
 hypura_status prefetch_ahead(struct batch *batch, uint32_t number, hypura_error *error);
 hypura_status prefetch_start(struct batch *batch, hypura_error *error); /* the same before the first layer */
-/* In a layer of a long batch, once its own experts were wanted: the next one will use all. */
+/* In a layer of a long batch, after its own experts were wanted: offers all experts of the next layer. */
 void prefetch_prompt(struct batch *batch, uint32_t number);
-void prefetch_check(struct batch *batch, uint32_t number); /* counts which offers came true */
+void prefetch_check(struct batch *batch, uint32_t number); /* counts which offers were right */
 
-/* Where layers are on a device: whether it is to ask a layer's router ahead, and offers by what such routers said next
- * to the choice of the layer with this number (prefetcher.said). */
+/* For layers on a device: whether it should evaluate a layer's router ahead; and the offers that follow from such
+ * routers and from this layer's choice (prefetcher.said). */
 bool prefetch_may_ask(const struct batch *batch, uint32_t number);
 hypura_status prefetch_asked(struct batch *batch, uint32_t number, hypura_error *error);
 uint32_t prefetch_ranks(const struct model_parameters *parameters);
 
-/* Chooses experts for rows of logits [rows][experts], which become probabilities. bias may be NULL. */
+/* Chooses experts for rows of logits [rows][experts], which become probabilities. selection_bias may be NULL. */
 void router_choose(struct compute *compute, const struct router_rule *rule, float *logits, float *selection,
                    const float *selection_bias, size_t rows, uint32_t *chosen, float *weights);
 
-/* Weights of experts that were chosen by something else. */
+/* The weights of experts that were chosen otherwise. */
 void router_weigh(struct compute *compute, const struct router_rule *rule, float *logits, size_t rows, uint32_t *chosen,
                   float *weights);
 
