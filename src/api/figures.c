@@ -89,7 +89,7 @@ static json_t *rate_json(double rate)
     return rate < 0 ? json_null() : json_real(rate);
 }
 
-/* What each drive brought. */
+/* What each host did. */
 static json_t *hosts_json(struct engine *engine)
 {
     struct engine_rank hosts[64];
@@ -97,16 +97,18 @@ static json_t *hosts_json(struct engine *engine)
     const uint32_t count = engine_ranks(engine, hosts, COUNT_OF(hosts));
     for (uint32_t i = 0; i < count; i++)
         json_array_append_new(
-            array, json_pack("{s:i, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f}", "rank", (int)hosts[i].rank, "name",
+            array, json_pack("{s:i, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f}", "rank", (int)hosts[i].rank, "name",
                              text_json(hosts[i].name), "experts_computed", (json_int_t)hosts[i].experts_computed,
                              "expert_hits", (json_int_t)hosts[i].expert_hits, "expert_misses",
                              (json_int_t)hosts[i].expert_misses, "bytes_read", (json_int_t)hosts[i].bytes_read,
                              "bytes_sent", (json_int_t)hosts[i].bytes_sent, "bytes_received",
                              (json_int_t)hosts[i].bytes_received, "busy_seconds", hosts[i].busy_seconds,
-                             "wait_seconds", hosts[i].wait_seconds));
+                             "wait_seconds", hosts[i].wait_seconds, "link_seconds", hosts[i].link_seconds,
+                             "link_bytes_per_second", hosts[i].link_bytes_per_second));
     return array;
 }
 
+/* What each drive brought. */
 static json_t *drives_json(const struct store_statistics *s)
 {
     json_t *array = json_array();
@@ -140,7 +142,7 @@ json_t *figures_json(struct engine *engine)
     struct prefetch_rates prefetches = find_prefetch_rates(&s);
     return json_pack(
         "{s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
-        "s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o}",
+        "s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:f, s:o}",
         "model", model_name(engine_model(engine)), "mode", plan_mode_name(engine_plan(engine)->mode), "threads",
         (json_int_t)engine_threads(engine), "prompt_tokens", (json_int_t)s.prompt_tokens, "generated_tokens",
         (json_int_t)s.answer_tokens, "load_seconds", s.load_seconds, "prompt_seconds", s.prompt_seconds,
@@ -160,5 +162,6 @@ json_t *figures_json(struct engine *engine)
         "code_on_top_bytes", (json_int_t)s.code_bytes_on_top, "prefix_bytes", (json_int_t)s.prefix_bytes,
         "prefix_tokens", (json_int_t)s.prefix_tokens, "prefix_bytes_read", (json_int_t)s.prefix_read_bytes,
         "prefix_bytes_written", (json_int_t)s.prefix_written_bytes, "drives", drives_json(&all.store),
-        "hosts", hosts_json(engine), "gpus", gpus_json(&all));
+        "hosts", hosts_json(engine), "hosts_expected_tokens_per_second", engine_ranks_expect(engine), "gpus",
+        gpus_json(&all));
 }

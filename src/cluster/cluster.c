@@ -7,7 +7,7 @@
 #define SECOND UINT64_C(1000000000)
 
 /* The first thing that ranks tell each other. Of another size, order of bytes or version it is another program. */
-#define GREETING_MAGIC 0x48595055u
+#define GREETING_MAGIC 0x48595056u
 struct greeting {
     uint32_t magic, size_of_pointers;
     char version[32];
@@ -68,7 +68,9 @@ static hypura_status greet(struct cluster *cluster, hypura_error *error)
         TRY(cluster_read(cluster, r, &other, sizeof other, error));
         TRY(check_greeting(cluster, r, &other, &mine, error));
     }
-    return HYPURA_OK;
+    for (uint32_t r = 1; cluster->rank == 0 && r < cluster->size; r++)
+        TRY(link_measure(cluster, &cluster->peers[r], error));
+    return cluster->rank ? link_answer(cluster, error) : HYPURA_OK;
 }
 
 static hypura_status open_library(struct cluster *cluster, hypura_error *error)

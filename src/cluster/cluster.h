@@ -15,6 +15,7 @@
  *   mpi.c      the library: its functions by name
  *   ranks.c    their names, and the one that is lost
  *   stream.c   frames
+ *   link.c     how quick the way to each rank is
  *   watch.c    who lives
  *   cluster.c  start and end
  *   none.c     instead of all of these, in a build without MPI
@@ -59,6 +60,14 @@ uint32_t cluster_size(const struct cluster *cluster);
 
 /* "box7", or "box7 (rank 2)" where a host has several ranks. Valid as long as the cluster. */
 const char *cluster_host(const struct cluster *cluster, uint32_t rank);
+
+/* The way between rank 0 and another, as it was measured when the cluster started; of other pairs zeros. */
+struct cluster_link {
+    double seconds;          /* of a short message there and back */
+    double bytes_per_second; /* of a long one */
+    bool same_host;
+};
+struct cluster_link cluster_link(const struct cluster *cluster, uint32_t rank);
 
 /* Bytes for another rank: they leave when a frame is full, or with cluster_flush. Of ranks other than 0 only rank 0 can
  * be the other one. One thread at a time writes to a rank, and one reads. */

@@ -72,6 +72,7 @@ struct peer {
     uint64_t heard, said; /* when */
     bool answered;
     uint8_t *memory;
+    struct cluster_link link;
 };
 
 struct cluster {
@@ -108,6 +109,10 @@ void peer_say(struct cluster *cluster, struct peer *peer, struct word_message me
 
 /* From here on everything fails, and the watch tells. stalled: it says nothing, else it is gone. */
 void cluster_lose(struct cluster *cluster, uint32_t rank, bool stalled);
+
+/* After the greeting: rank 0 measures one rank after the other, and each of these answers. */
+hypura_status link_measure(struct cluster *cluster, struct peer *peer, hypura_error *error);
+hypura_status link_answer(struct cluster *cluster, hypura_error *error);
 
 hypura_status watch_start(struct cluster *cluster, hypura_error *error);
 void watch_stop(struct cluster *cluster);

@@ -36,6 +36,12 @@ const char *cluster_host(const struct cluster *cluster, uint32_t rank)
     return "this host";
 }
 
+struct cluster_link cluster_link(const struct cluster *cluster, uint32_t rank)
+{
+    (void)cluster, (void)rank;
+    return (struct cluster_link){0};
+}
+
 static hypura_status nobody(hypura_error *error)
 {
     return error_set(error, HYPURA_ERROR_UNSUPPORTED, "this build has no MPI");

@@ -365,8 +365,12 @@ struct engine_rank {
     uint64_t expert_hits, expert_misses, bytes_read;
     uint64_t bytes_sent, bytes_received; /* to and from it */
     double busy_seconds, wait_seconds;   /* it computed; rank 0 waited for it */
+    double link_seconds, link_bytes_per_second; /* as measured at the start; of rank 0 none */
 };
 uint32_t engine_ranks(struct engine *engine, struct engine_rank *out, uint32_t most);
+
+/* Tokens a second of an answer that the plan over them expects; 0: there is none. */
+double engine_ranks_expect(const struct engine *engine);
 
 /* Which experts were used since the last call, as used[layer * experts + expert]; from any thread. */
 void engine_take_used(struct engine *engine, bool *used);

@@ -115,6 +115,7 @@ struct hardware {
     struct drives *drives;                       /* set by hardware_set_drives; else NULL */
     struct hardware_gpu gpus[HARDWARE_MAX_GPUS]; /* those in the profile */
     size_t gpu_count;
+    uint32_t sharers; /* processes that divide this machine's speeds, where hardware_share was told; else 0 */
     bool elsewhere; /* a description of another machine: it has exactly these gpus, and none is opened */
 };
 
@@ -143,6 +144,9 @@ void hardware_drop_drives(struct hardware *hardware);
 /* Reads from each drive alone, then from all at once, for some seconds. alone and together: [drives->count] bytes per
  * second. Sets drives->together, and caches it with the profiles. */
 hypura_status hardware_measure_together(struct drives *drives, double *alone, double *together, hypura_error *error);
+
+/* So many processes compute on this machine at once: each has its part of the speeds of processors, memory and drive. */
+void hardware_share(struct hardware *hardware, uint32_t sharers);
 
 /* The speed of the kernel for a type in bytes per second: as measured, else compute_bytes_per_second. */
 double hardware_kernel_speed(const struct hardware *hardware, enum tensor_type type);

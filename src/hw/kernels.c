@@ -280,3 +280,17 @@ void hw_decoding_close(struct hw_decoding *decoding)
     close_test(&decoding->test);
     memory_free(decoding);
 }
+
+void hardware_share(struct hardware *hardware, uint32_t sharers)
+{
+    const double part = (double)MAX(hardware->sharers, 1u) / MAX(sharers, 1u);
+    hardware->sharers = MAX(sharers, 1u);
+    hardware->memory_bytes_per_second *= part;
+    hardware->compute_bytes_per_second *= part;
+    hardware->multiply_adds_per_second *= part;
+    for (size_t i = 0; i < hardware->kernel_count; i++)
+        hardware->kernels[i].bytes_per_second *= part;
+    hardware->storage.bytes_per_second *= part;
+    for (size_t i = 0; i < hardware->storage.sample_count; i++)
+        hardware->storage.samples[i].bytes_per_second *= part;
+}

@@ -90,6 +90,23 @@ def every_rank_computes_its_share():
     return None
 
 
+def links_are_measured_and_planned_with():
+    if missing():
+        return missing()
+    command = [HYPURA, "run", EMBEDDED, "--raw", "--prompt", "ls - list", "--max-tokens", "2", "--context", "256", "--no-state", "--stats",
+               path("stats")]
+    done = subprocess.run(mpirun(2, *command), capture_output=True, timeout=100 * PATIENCE, stdin=subprocess.DEVNULL,
+                          env={**ENVIRONMENT, "STATUS": path("status"), "HYPURA_HOSTS": ""})
+    assert done.returncode == 0, done
+    with open(path("stats")) as file:
+        stats = json.load(file)
+    hosts = stats["hosts"]
+    assert hosts[0]["link_seconds"] == 0, hosts
+    assert 1e-7 < hosts[1]["link_seconds"] < 1 and 1e5 < hosts[1]["link_bytes_per_second"] < 1e12, hosts
+    assert stats["hosts_expected_tokens_per_second"] > 0, stats
+    return None
+
+
 def ranks_of(process):
     """{rank: process id} of the program's processes below mpirun."""
     found = {}
@@ -260,7 +277,8 @@ def without_mpi_it_says_so():
     return None
 
 
-QUICK = [several_ranks_answer_as_one_does, every_rank_computes_its_share, a_killed_rank_ends_all_with_one_sentence,
+QUICK = [several_ranks_answer_as_one_does, every_rank_computes_its_share, links_are_measured_and_planned_with,
+         a_killed_rank_ends_all_with_one_sentence,
          a_rank_serves_from_a_file_of_its_parts, what_cannot_be_shared_out_is_refused, without_mpi_it_says_so]
 
 if __name__ == "__main__":

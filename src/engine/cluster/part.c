@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-void part_options(struct engine_options *options, const struct hardware *hardware)
+void part_options(struct engine_options *options, struct hardware *hardware)
 {
     const uint32_t ranks = cluster_ranks_on_host();
     if (options->budget == 0)
@@ -10,27 +10,33 @@ void part_options(struct engine_options *options, const struct hardware *hardwar
     if (options->threads == 0)
         options->threads = MAX(hardware->cores / ranks, (size_t)1);
     options->gpu = "none";
+    hardware_share(hardware, ranks);
 }
 
-hypura_status part_room(struct plan_host *out, struct plan **made, struct plan_request *request, struct engine *engine,
-                        const struct engine_options *options, hypura_error *error)
+/* Bytes that experts can have next to the rest of a plan. */
+static uint64_t room_for_experts(const struct plan *plan, const struct model *model)
 {
-    struct opened *open = &engine->open;
-    const struct devices none = {0};
-    TRY(make_plan(made, request, &open->geometry, open->model, open->steps, open->adapters, &open->hardware, &none,
-                  options, error));
-    const struct plan *plan = *made;
-    const uint64_t taken = plan->overhead_bytes + plan->reserve_bytes + plan->resident_bytes + plan->pool_bytes +
-                           plan->table_bytes + plan->kv_bytes + plan->scratch_bytes;
     uint64_t pinned = 0;
     for (unit_number u = 0; u < plan->unit_count; u++)
-        if (model_unit(open->model, u)->kind == UNIT_EXPERT && plan->tiers[u] == TIER_RAM)
-            pinned += plan_unit_footprint(model_unit(open->model, u));
-    *out = (struct plan_host){.memory = plan->budget,
-                              .expert_room = pinned + plan->expert_cache_bytes + plan->budget - MIN(taken, plan->budget),
-                              .compute_bytes_per_second = open->hardware.compute_bytes_per_second,
-                              .multiply_adds_per_second = open->hardware.multiply_adds_per_second,
-                              .drive_bytes_per_second = open->hardware.storage.bytes_per_second};
+        if (model_unit(model, u)->kind == UNIT_EXPERT && plan->tiers[u] == TIER_RAM)
+            pinned += plan_unit_footprint(model_unit(model, u));
+    const uint64_t taken = plan->overhead_bytes + plan->reserve_bytes + plan->resident_bytes - pinned + plan->ring_bytes +
+                           plan->table_bytes + plan->kv_bytes + plan->scratch_bytes;
+    return plan->budget - MIN(taken, plan->budget);
+}
+
+hypura_status part_room(struct plan_host *out, struct plan **plan, struct plan_request *request,
+                        const struct part_of *part, const struct engine_options *options, hypura_error *error)
+{
+    const struct devices none = {0};
+    const struct hardware *hardware = part->hardware;
+    TRY(make_plan(plan, request, part->geometry, part->model, part->steps, part->adapters, hardware, &none, options,
+                  error));
+    *out = (struct plan_host){.memory = (*plan)->budget,
+                              .expert_room = room_for_experts(*plan, part->model),
+                              .compute_bytes_per_second = hardware->compute_bytes_per_second,
+                              .multiply_adds_per_second = hardware->multiply_adds_per_second,
+                              .drive_bytes_per_second = hardware->storage.bytes_per_second};
     return HYPURA_OK;
 }
 

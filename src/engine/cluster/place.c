@@ -2,6 +2,7 @@
 
 #include "engine/cluster/part.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,7 +48,10 @@ static hypura_status hear_measures(struct share *share, uint32_t rank, uint64_t 
     if (measured.instructions != (uint32_t)compute_best_instructions())
         log_write(LOG_WARNING, "%s computes with other instructions than %s, so last bits may be others than on one host",
                   cluster_host(share->cluster, rank), cluster_host(share->cluster, 0));
-    *host = (struct plan_host){.memory = measured.memory,
+    const struct cluster_link link = cluster_link(share->cluster, rank);
+    *host = (struct plan_host){.link_bytes_per_second = link.bytes_per_second,
+                               .link_seconds = link.seconds,
+                               .memory = measured.memory,
                                .expert_room = measured.expert_room,
                                .compute_bytes_per_second = measured.compute_bytes_per_second,
                                .multiply_adds_per_second = measured.multiply_adds_per_second,
@@ -74,10 +78,16 @@ static void tell(const struct share *share, const struct plan_host *hosts, const
     for (unit_number u = 0; u < model_unit_count(model); u++)
         if (model_unit(model, u)->kind == UNIT_EXPERT)
             bytes[share->owners[u]] += model_unit(model, u)->bytes;
-    for (uint32_t rank = 0; rank < share->ranks; rank++)
-        log_write(LOG_INFO, "%s has %s of the experts, with room for %s", cluster_host(share->cluster, rank),
+    for (uint32_t rank = 0; rank < share->ranks; rank++) {
+        const struct cluster_link link = cluster_link(share->cluster, rank);
+        char way[120] = "";
+        if (rank)
+            snprintf(way, sizeof way, "; a message there and back takes %.0f us, and %.2f GB/s go there", link.seconds * 1e6,
+                     link.bytes_per_second * 1e-9);
+        log_write(LOG_INFO, "%s has %s of the experts, with room for %s%s", cluster_host(share->cluster, rank),
                   format_bytes(has, sizeof has, (double)bytes[rank]),
-                  format_bytes(room, sizeof room, (double)hosts[rank].expert_room));
+                  format_bytes(room, sizeof room, (double)hosts[rank].expert_room), way);
+    }
 }
 
 /* Where everybody is to have a share, whatever that costs: by memory. For tests, and to compare. */
@@ -108,9 +118,25 @@ static hypura_status choose(struct share *share, const struct engine *engine, co
     else
         TRY(plan_hosts_make(&plan, first, open->model, open->steps, &open->hardware, request, hosts, share->ranks,
                             error));
-    log_write(LOG_INFO, "%s", plan.reason);
+    if (plan.tokens_per_second > 0)
+        log_write(LOG_INFO, "%s About %.2f tokens/s are expected, %.2f without the other hosts.", plan.reason,
+                  plan.tokens_per_second, plan.alone_tokens_per_second);
+    share->expected = plan.tokens_per_second;
     plan_hosts_owners(share->owners, open->model, &plan, has);
     return HYPURA_OK;
+}
+
+/* Of rank 0, which all others share: the best that was seen to another host, or to any rank where there is no other. */
+static double own_link(const struct cluster *cluster)
+{
+    double best = 0, among = 0;
+    for (uint32_t rank = 1; rank < cluster_size(cluster); rank++) {
+        const struct cluster_link link = cluster_link(cluster, rank);
+        if (!link.same_host)
+            best = MAX(best, link.bytes_per_second);
+        among = MAX(among, link.bytes_per_second);
+    }
+    return best > 0 ? best : among;
 }
 
 static hypura_status share_out(struct share *share, struct engine *engine, struct engine_options *options,
@@ -123,15 +149,18 @@ static hypura_status share_out(struct share *share, struct engine *engine, struc
     struct plan_request request;
     const uint64_t experts = (uint64_t)model_parameters(model)->layers * model_parameters(model)->experts;
     uint64_t digest;
+    struct opened *open = &engine->open;
+    const struct part_of of = {&open->geometry, model, open->steps, open->adapters, &open->hardware};
     TRY(ask(share, engine, gguf_file_path(model_file(model), 0), error));
     hypura_status status = digest_of_model(&digest, &engine->open, NULL, error);
     if (!status)
-        status = part_room(&hosts[0], &first, &request, engine, options, error);
+        status = part_room(&hosts[0], &first, &request, &of, options, error);
     hypura_error further;
     for (uint32_t rank = 1; rank < share->ranks; rank++) { /* all of them, or an answer would be left over */
         hypura_status one = hear_measures(share, rank, digest, experts, &hosts[rank], &has[rank], status ? &further : error);
         status = status ? status : one;
     }
+    hosts[0].link_bytes_per_second = own_link(share->cluster);
     if (!status)
         status = choose(share, engine, first, &request, hosts, (const uint8_t *const *)has, error);
     plan_free(first);

@@ -87,7 +87,8 @@ static hypura_status open_part(struct server *server, struct part *part, const c
     part->options.elsewhere = part->elsewhere;
     struct plan *plan;
     struct plan_request request;
-    TRY(part_room(&host, &plan, &request, part->engine, &part->options, error));
+    const struct part_of of = {&open->geometry, open->model, open->steps, open->adapters, &open->hardware};
+    TRY(part_room(&host, &plan, &request, &of, &part->options, error));
     plan_free(plan);
     *out = (struct measured){.memory = host.memory,
                              .expert_room = host.expert_room,

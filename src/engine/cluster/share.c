@@ -216,6 +216,7 @@ uint32_t engine_ranks(struct engine *engine, struct engine_rank *out, uint32_t m
     pthread_mutex_lock(&share->mutex);
     for (uint32_t rank = 0; rank < count; rank++) {
         struct traffic traffic = share->traffic[rank];
+        const struct cluster_link link = cluster_link(share->cluster, rank);
         if (rank == 0)
             traffic.counted = (struct counted){.experts = traffic.counted.experts,
                                                .bytes_read = own.bytes_read,
@@ -230,8 +231,15 @@ uint32_t engine_ranks(struct engine *engine, struct engine_rank *out, uint32_t m
                                          .bytes_sent = traffic.bytes_sent,
                                          .bytes_received = traffic.bytes_received,
                                          .busy_seconds = (double)traffic.counted.busy_nanoseconds * 1e-9,
-                                         .wait_seconds = (double)traffic.wait_nanoseconds * 1e-9};
+                                         .wait_seconds = (double)traffic.wait_nanoseconds * 1e-9,
+                                         .link_seconds = link.seconds,
+                                         .link_bytes_per_second = link.bytes_per_second};
     }
     pthread_mutex_unlock(&share->mutex);
     return count;
+}
+
+double engine_ranks_expect(const struct engine *engine)
+{
+    return engine->batch.share ? engine->batch.share->expected : 0;
 }

@@ -96,6 +96,7 @@ struct share {
     uint32_t units;
     uint8_t *owners;    /* [units] */
     uint8_t *elsewhere; /* [units] others have it */
+    double expected;    /* tokens a second; 0: nobody knows */
     uint32_t rows;      /* of a task: what every rank has room for */
     bool streams;       /* some rank reads experts while it computes */
     bool placed;        /* MESSAGE_PLACE was sent, and not yet answered */
