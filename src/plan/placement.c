@@ -160,6 +160,12 @@ uint64_t plan_resident_capacity(const struct plan_table *table)
     return least(&demand);
 }
 
+uint64_t plan_dense_capacity(const struct plan_table *table)
+{
+    struct demand demand = find_demand(table, 1, 0);
+    return least(&demand);
+}
+
 /* One group's pieces by size: the packer's classes. */
 struct grouping {
     struct pack_class *classes;

@@ -296,11 +296,15 @@ static bool choose_setting(const struct planner *planner, bool resident, struct 
 #define ROW_CACHE_PART 128u
 #define ROW_CACHE_MOST ((uint64_t)64 << 20)
 
+/* While matrices stream, each byte of a cache is one more to read for every token, and a row is one small read: then
+ * few rows of the embedding are kept. */
+#define STREAMING_ROWS 64u
+
 /* Takes room for rows of tensors that are not held from what is there for weights. */
 static void share_rows(struct plan *plan, const struct plan_table *table, uint64_t smallest, uint64_t resident,
                        uint64_t *capacity)
 {
-    bool fits = *capacity >= resident;
+    bool fits = *capacity >= resident, matrices_stream = *capacity < plan_dense_capacity(table);
     uint64_t spare = *capacity - (fits ? resident : smallest), most = MIN(*capacity / ROW_CACHE_PART, ROW_CACHE_MOST);
     for (uint32_t i = 0; i < table->row_count; i++) {
         const struct plan_unit *unit = &table->units[table->rows[i].unit];
@@ -308,6 +312,8 @@ static void share_rows(struct plan *plan, const struct plan_table *table, uint64
         *rows = table->rows[i];
         if (unit->priority == PRIORITY_TABLE || (unit->priority == PRIORITY_ROWS && !fits))
             rows->cache_bytes = MIN(MIN(most, unit->footprint), spare);
+        if (unit->priority == PRIORITY_ROWS && matrices_stream)
+            rows->cache_bytes = MIN(rows->cache_bytes, STREAMING_ROWS * rows->row_bytes);
         spare -= rows->cache_bytes;
         plan->row_cache_bytes += rows->cache_bytes;
     }
@@ -320,7 +326,8 @@ static void describe(struct plan *plan, const struct plan_table *table, const st
     for (uint32_t i = 0; i < table->count; i++) {
         enum plan_priority priority = table->units[i].priority;
         bool table_of_rows = priority == PRIORITY_TABLE;
-        weights += priority == PRIORITY_UNUSED || priority == PRIORITY_GPU || table_of_rows ? 0 : table->units[i].footprint;
+        weights +=
+            priority == PRIORITY_UNUSED || priority == PRIORITY_GPU || table_of_rows ? 0 : table->units[i].footprint;
         tables += table_of_rows ? table->units[i].footprint : 0;
     }
     uint64_t held = plan->resident_bytes + plan->pool_bytes;

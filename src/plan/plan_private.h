@@ -87,9 +87,11 @@ struct placement {
 hypura_status plan_place(const struct plan_table *table, uint64_t capacity, uint64_t lookahead, struct placement *out,
                          hypura_error *error);
 
-/* The least capacity that plan_place accepts, and the least with which nothing streams. */
+/* The least capacity that plan_place accepts, the least with which nothing streams, and that with which only experts
+ * do. */
 uint64_t plan_smallest_capacity(const struct plan_table *table);
 uint64_t plan_resident_capacity(const struct plan_table *table);
+uint64_t plan_dense_capacity(const struct plan_table *table);
 
 /* ---- packing ------------------------------------------------------------------------------------------------------
  */

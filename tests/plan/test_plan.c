@@ -270,7 +270,6 @@ static void the_embedding_is_held_last(void **state)
     assert_true(rows_at_first);
 }
 
-/* A tied embedding is the output matrix: streamed whole, and read by rows as well. */
 /* Whatever the budget; what it leaves is for the other weights, but for a cache of rows. */
 static void a_table_is_never_held(void **state)
 {
@@ -301,6 +300,27 @@ static void a_table_is_never_held(void **state)
     }
 }
 
+/* Where matrices stream, what rows of the embedding take is read for every token instead. */
+static void rows_of_the_embedding_take_nothing_from_matrices_that_stream(void **state)
+{
+    (void)state;
+    static struct fake fake;
+    const struct fake_shape *shapes[] = {&fake_dense, &fake_experts};
+    struct hardware hardware = fake_hardware();
+    struct plan_request request = make_request(12 * GIB);
+    for (size_t i = 0; i < COUNT_OF(shapes); i++) {
+        fake_build(&fake, shapes[i]);
+        fake.table.rows[fake.table.row_count++] = (struct plan_rows){.unit = 0, .row_bytes = 4 * KIB};
+        struct plan *plan;
+        assert_ok(plan_make_units(&plan, &fake.table, &hardware, &request, &test_error));
+        assert_int_equal(plan->mode, i ? PLAN_EXPERT_STREAMING : PLAN_DENSE_STREAMING);
+        assert_true(plan->row_cache_bytes >= 64 * KIB);
+        assert_int_equal(plan->row_cache_bytes > MIB, i);
+        plan_free(plan);
+    }
+}
+
+/* A tied embedding is the output matrix: streamed whole, and read by rows as well. */
 static void a_tied_embedding_that_streams_is_read_by_rows_too(void **state)
 {
     (void)state;
@@ -440,6 +460,7 @@ int main(void)
         cmocka_unit_test(shared_room_takes_no_more_than_whole_contexts),
         cmocka_unit_test(modes_follow_the_budget),
         cmocka_unit_test(a_table_is_never_held),
+        cmocka_unit_test(rows_of_the_embedding_take_nothing_from_matrices_that_stream),
         cmocka_unit_test(the_embedding_is_held_last),
         cmocka_unit_test(a_tied_embedding_that_streams_is_read_by_rows_too),
         cmocka_unit_test(context_and_chunk_are_kept_when_asked_for),
