@@ -1,15 +1,20 @@
 #!/usr/bin/env python3
 """Two builds of hypura next to each other: is any row of the new one slower?
 
-    bench/before-after.py [-r ROUNDS] [-s SECONDS] [-t THREADS] [-g GPU] [-o FILE.json] OLD NEW [MODEL.gguf]
+    bench/before-after.py [-r ROUNDS] [-s SECONDS] [-t THREADS] [-g GPU] [-w ROW]... [-n TOKENS] [-o FILE.json] OLD NEW [MODEL.gguf]
 
 OLD and NEW are programs. The rows: a small model (the embedded one, or MODEL), where what is done around the kernels shows, with
 one sequence and with eight at once; a dense model and a mixture in memory, and each with a half and a quarter of its bytes as
-memory. -g: rows on a GPU instead, for F16, Q8_0, Q4_K and a mixture. Rounds are interleaved, and the order of the two changes
-from round to round; medians count (default: 3 rounds). No round begins after -s seconds (default 300). Prints a Markdown table of
-new over old; writes all samples to FILE.json. Models are made by NEW in a temporary folder, 10 GB at most.
+memory. -g: rows on a GPU instead, for F16, Q8_0, Q4_K and a mixture. -w: only rows whose name begins so. -n: tokens to decode in
+rows that stream. Rounds are interleaved, and the order of the two changes from round to round; medians count (default: 3 rounds).
+No round begins after -s seconds (default 300). Prints a Markdown table of new over old; writes all samples to FILE.json. Models are
+made by NEW in a temporary folder, 10 GB at most.
+
+The drive is measured once, by NEW, and both go by that: how many reads are in flight and how large the ring is follows from it, and
+two measurements of one drive may differ by more than two builds do.
 """
 import getopt
+import glob
 import json
 import os
 import statistics
@@ -33,7 +38,27 @@ def run(command):
     return result.stdout
 
 
-def rows_of(small, models, gpu):
+def measure_drive(programs, model, folder):
+    """A folder of profiles per program, each with what the last program measured of the drive."""
+    profiles = []
+    for number, program in enumerate(programs):
+        cache = os.path.join(folder, f"cache-{number}")
+        os.environ["XDG_CACHE_HOME"] = cache
+        run([program, "profile", "--gpu", "none", "--json", model])
+        profiles.append(glob.glob(os.path.join(cache, "hypura", "profile-*.json"))[0])
+    with open(profiles[-1], encoding="utf-8") as file:
+        drive = json.load(file)["storage"]
+    for path in profiles[:-1]:
+        with open(path, encoding="utf-8") as file:
+            profile = json.load(file)
+        profile["storage"] = drive
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(profile, file)
+    print(f"drive: {drive['bytes_per_second'] / 1e9:.2f} GB/s, {drive['depth']} reads of {drive['block_bytes'] >> 10} KiB", file=sys.stderr)
+    return [os.path.dirname(os.path.dirname(path)) for path in profiles]
+
+
+def rows_of(small, models, gpu, tokens):
     """Of each row: its name, the options of "hypura bench", and which of its speeds count."""
     if gpu is not None:
         return [(name, [path, "--prompt-tokens", "1024", "--gen-tokens", "96"], ("decode", "prompt")) for name, path in models.items()]
@@ -42,14 +67,15 @@ def rows_of(small, models, gpu):
     for name, path in models.items():
         size = os.path.getsize(path)
         rows.append((f"{name}, in memory", [path, "--prompt-tokens", "256", "--gen-tokens", "24"], ("decode", "prompt")))
-        for part, tokens in ((2, 8), (4, 6)):
+        for part, few in ((2, 8), (4, 6)):
             rows.append((f"{name}, 1/{part} in memory", [path, "--memory", str(size // part), "--prompt-tokens", "64", "--gen-tokens",
-                                                        str(tokens), "--context", "256"], ("decode", "prompt")))
+                                                        str(tokens or few), "--context", "256"], ("decode", "prompt")))
     return rows
 
 
 def main():
-    options, rest = getopt.getopt(sys.argv[1:], "r:s:t:g:o:")
+    options, rest = getopt.getopt(sys.argv[1:], "r:s:t:g:w:n:o:")
+    words = tuple(value for name, value in options if name == "-w") or ("",)
     options = dict(options)
     rounds, seconds = int(options.get("-r", "3")), float(options.get("-s", "300"))
     gpu = options.get("-g")
@@ -64,13 +90,20 @@ def main():
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:
         models = {}
         for name, how in (CPU_MODELS if gpu is None else GPU_MODELS).items():
+            if not any(word.startswith(name) or name.startswith(word) for word in words):
+                continue
             models[name] = os.path.join(folder, name + ".gguf")
             run([new, "synth", *how, "--no-check", models[name]])
+        caches = measure_drive((old, new), models["dense"], folder) if gpu is None and "dense" in models else None
         for number in range(rounds):
-            for name, how, speeds in rows_of(small, models, gpu):
+            for name, how, speeds in rows_of(small, models, gpu, int(options.get("-n", "0"))):
+                if not name.startswith(words):
+                    continue
                 if time.monotonic() - start > seconds:
                     break
                 for program in ((old, new), (new, old))[number % 2]:
+                    if caches:
+                        os.environ["XDG_CACHE_HOME"] = caches[program == new]
                     found = json.loads(run([program, "bench", *how, *common]))
                     for speed in speeds:
                         pair = samples.setdefault(f"{name}: {speed}", {"old": [], "new": []})
