@@ -94,7 +94,9 @@ def main():
                 continue
             models[name] = os.path.join(folder, name + ".gguf")
             run([new, "synth", *how, "--no-check", models[name]])
-        caches = measure_drive((old, new), models["dense"], folder) if gpu is None and "dense" in models else None
+        caches = [os.path.join(folder, "cache-old"), os.path.join(folder, "cache-new")]
+        if "dense" in models:
+            caches = measure_drive((old, new), models["dense"], folder)
         for number in range(rounds):
             for name, how, speeds in rows_of(small, models, gpu, int(options.get("-n", "0"))):
                 if not name.startswith(words):
@@ -102,8 +104,7 @@ def main():
                 if time.monotonic() - start > seconds:
                     break
                 for program in ((old, new), (new, old))[number % 2]:
-                    if caches:
-                        os.environ["XDG_CACHE_HOME"] = caches[program == new]
+                    os.environ["XDG_CACHE_HOME"] = caches[program == new]
                     found = json.loads(run([program, "bench", *how, *common]))
                     for speed in speeds:
                         pair = samples.setdefault(f"{name}: {speed}", {"old": [], "new": []})
