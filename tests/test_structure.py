@@ -35,7 +35,7 @@ STAND_INS = ("compute/vulkan/none.c", "engine/gpu/none.c", "hw/gpu_speed_none.c"
 # Of folders with more headers than one: those that others may include.
 PUBLIC = {"store": {"store/store.h", "store/device.h", "store/policy.h", "store/heap.h", "store/trace.h"}}
 # Commands of the program that use the library as other programs do.
-ON_PUBLIC_HEADERS = ("batch", "batch_input", "batch_line", "batch_output", "bench", "compute_options", "conversation", "embed", "logits", "perplexity", "progress", "run", "sampling", "session", "summary", "talk",
+ON_PUBLIC_HEADERS = ("batch", "batch_input", "batch_line", "batch_output", "bench", "compute_options", "conversation", "embed", "inspect", "inspect_hosts", "layers", "logits", "perplexity", "progress", "run", "sampling", "session", "summary", "talk",
                      "template", "tier_map", "tokenize")
 PRINTS_OR_ENDS = {"printf", "vprintf", "__printf_chk", "__vprintf_chk", "puts", "putchar", "perror", "stdout", "stderr", "exit", "_exit",
                   "quick_exit", "abort", "__assert_fail"}

@@ -23,8 +23,8 @@ from ctypes import POINTER, byref, c_bool, c_char, c_char_p, c_double, c_float, 
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
-__all__ = ["Answer", "Endpoint", "Error", "Event", "Finish", "Model", "ModelInfo", "Places", "Plan", "Rate", "Session", "Speed", "ToolCall", "plan",
-           "set_log", "version"]
+__all__ = ["Answer", "Endpoint", "Error", "Event", "Finish", "Model", "ModelInfo", "Places", "Plan", "Rate", "Session", "Speed", "ToolCall", "inspect",
+           "inspect_hosts", "plan", "set_log", "version"]
 
 Prompt = Union[str, Sequence[int], Sequence[Mapping[str, Any]]]
 
@@ -167,6 +167,11 @@ class _Speed(_Struct):
                 ("memory_bytes_per_second", _Rate), ("share_of_memory", _Rate)]
 
 
+class _Inspection(_Struct):
+    _fields_ = [("struct_size", c_size_t), ("tensors", c_bool), ("layers", c_bool), ("one_layer", c_bool), ("layer", c_uint32),
+                ("preset", c_char_p), ("preset_type", c_char_p)]
+
+
 class _EndpointState(_Struct):
     _fields_ = [("struct_size", c_size_t), ("name", c_char_p), ("mode", c_char_p), ("memory_bytes", c_uint64), ("sessions", c_uint32),
                 ("context_tokens", c_uint32), ("tokens", c_uint64), ("read_bytes", c_uint64)]
@@ -215,6 +220,8 @@ for _name, _result, _arguments in (
         ("measure_speed", c_int, [c_void_p, POINTER(_Measure), POINTER(_Speed), _ERROR]),
         ("embed", c_int, [c_void_p, _TOKENS, c_size_t, POINTER(c_float), _ERROR]),
         ("logits", c_int, [c_void_p, _TOKENS, c_size_t, c_size_t, _ON_LOGITS, c_void_p, _ERROR]),
+        ("inspect", c_int, [c_char_p, POINTER(_Options), POINTER(_Inspection), _TEXT, _ERROR]),
+        ("inspect_hosts", c_int, [c_char_p, c_char_p, POINTER(_Options), POINTER(_Inspection), _TEXT, _ERROR]),
         ("endpoint_open", c_int, [POINTER(c_void_p), c_char_p, POINTER(_Options), _ERROR]),
         ("endpoint_close", None, [c_void_p]),
         ("endpoint_ask", c_int, [c_void_p, c_char_p, c_char_p, c_size_t, _ON_REPLY, c_void_p, _ERROR]),
@@ -415,6 +422,33 @@ def plan(path: Union[str, "os.PathLike[str]"], **options: Any) -> Plan:
         return Plan(**_record(out.contents))
     finally:
         _library.hypura_plan_free(out)
+
+
+def _described(function: str, *arguments: Any) -> Dict[str, Any]:
+    text = c_void_p()
+    _call(function, *arguments, byref(text))
+    try:
+        return json.loads(ctypes.string_at(text.value or 0))
+    finally:
+        _library.hypura_free(text)
+
+
+def inspect(path: Union[str, "os.PathLike[str]", None] = None, *, tensors: bool = False, layers: bool = False, layer: Optional[int] = None,
+            preset: Optional[str] = None, preset_type: Optional[str] = None, **options: Any) -> Dict[str, Any]:
+    """What a file holds and Model(path, **options) would do with it, in full, as "hypura inspect --json" prints it. preset: a geometry
+    that "hypura synth --list" names, instead of a file."""
+    kept: List[Any] = []
+    what = _Inspection(tensors=tensors, layers=layers, one_layer=layer is not None, layer=layer or 0,
+                       preset=preset.encode() if preset else None, preset_type=preset_type.encode() if preset_type else None)
+    return _described("inspect", _path(path), byref(_options(options, kept)), byref(what))
+
+
+def inspect_hosts(path: Union[str, "os.PathLike[str]", None], hosts: Union[str, "os.PathLike[str]"], *, preset: Optional[str] = None,
+                  **options: Any) -> Dict[str, Any]:
+    """The plan of the hosts that a file describes, as "hypura inspect --hosts FILE --json" prints it."""
+    kept: List[Any] = []
+    what = _Inspection(preset=preset.encode() if preset else None)
+    return _described("inspect_hosts", _path(path), _path(hosts), byref(_options(options, kept)), byref(what))
 
 
 # ---- answers -------------------------------------------------------------------------------------------------------------------

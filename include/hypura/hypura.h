@@ -18,7 +18,7 @@
  *     options.h     how a model is opened                  evaluate.h    logits, embeddings, scores, speed
  *     plan.h        what it would do here                  statistics.h  what it did, where weights are
  *     model.h       opened once, shared by threads         text.h        tokens and chat templates
- *     endpoint.h    requests in the shapes of a server's
+ *     endpoint.h    requests in the shapes of a server's   inspect.h     a file and its plan, in full
  *
  * Who owns what
  *     - A program closes what it opened: sessions, then models. It frees plans with hypura_plan_free.
@@ -48,6 +48,7 @@
 #include <hypura/error.h>
 #include <hypura/evaluate.h>
 #include <hypura/generate.h>
+#include <hypura/inspect.h>
 #include <hypura/log.h>
 #include <hypura/model.h>
 #include <hypura/options.h>

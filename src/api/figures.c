@@ -63,8 +63,7 @@ struct prefetch_rates {
     double precision, recall;
 };
 
-/* A name of the system's, which may not be UTF-8. */
-static json_t *text_json(const char *text)
+json_t *text_json(const char *text)
 {
     char *copy;
     json_t *json = json_string(text);

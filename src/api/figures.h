@@ -26,6 +26,9 @@ double bytes_per_token(const struct model *model);
 /* What a file says of a model, whether it is opened for computing or not. */
 void describe_model(hypura_model_info *info, const struct model *model);
 
+/* A JSON string of a name of the system's or a file's, which may not be UTF-8 (text_clean). */
+json_t *text_json(const char *text);
+
 /* All figures: the struct, and one JSON object with stable keys; NULL where memory was wanting. */
 void figures_of(struct engine *engine, hypura_statistics *out);
 json_t *figures_json(struct engine *engine);

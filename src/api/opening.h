@@ -23,6 +23,11 @@ hypura_status keep_options(struct opening *opening, hypura_error *error);
 
 void close_options(struct opening *opening);
 
+/* plan.c: what opening would do, for fewer answers at once where the memory is short and the program did not say how
+ * many. Settles options for it: their number, and whether there is a GPU. */
+hypura_status plan_opening(struct plan **out, const struct model *model, const struct hardware *hardware,
+                           struct opening *opening, hypura_error *error);
+
 /* A struct of the program's (NULL: none) as the library knows it: what it lacks is zero. */
 hypura_status take_struct(void *own, size_t own_size, const void *given, const char *name, hypura_error *error);
 /* The other way, as far as the program's reaches. */

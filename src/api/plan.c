@@ -41,26 +41,34 @@ void describe_plan(hypura_plan *out, const struct model *model, const struct pla
     }
 }
 
+hypura_status plan_opening(struct plan **out, const struct model *model, const struct hardware *hardware,
+                           struct opening *opening, hypura_error *error)
+{
+    struct engine_options *options = &opening->engine;
+    if (!opening->given.sessions)
+        options->sequences = 4;
+    hypura_status status = engine_plan_only(out, model, hardware, options, error);
+    while (status == HYPURA_ERROR_MEMORY && !opening->given.sessions && options->sequences > 1) {
+        options->sequences /= 2;
+        status = engine_plan_only(out, model, hardware, options, error);
+    }
+    if (!status && !(*out)->gpu)
+        options->gpu = "none"; /* why, was said */
+    return status;
+}
+
 static hypura_status make(struct own_plan *own, const char *path, struct opening *opening, hypura_error *error)
 {
     struct engine_options *options = &opening->engine;
-    struct hardware hardware;
+    struct hardware hardware = {0};
     struct model *model = NULL;
     char why[ENGINE_WHY];
     double more = 0;
     hypura_status status = hardware_detect(&hardware, path, error);
     if (!status)
         status = engine_open_file(&model, path, &hardware, options, why, error);
-    if (!status && !opening->given.sessions)
-        options->sequences = 4;
     if (!status)
-        status = engine_plan_only(&own->plan, model, &hardware, options, error);
-    while (status == HYPURA_ERROR_MEMORY && !opening->given.sessions && options->sequences > 1) {
-        options->sequences /= 2;
-        status = engine_plan_only(&own->plan, model, &hardware, options, error);
-    }
-    if (!status && !own->plan->gpu)
-        options->gpu = "none"; /* why, was said */
+        status = plan_opening(&own->plan, model, &hardware, opening, error);
     if (!status)
         status = engine_speed_with(&more, model, &hardware, options, ONE_GIB, error);
     if (!status) {
@@ -70,6 +78,7 @@ static hypura_status make(struct own_plan *own, const char *path, struct opening
             own->shown.tokens_per_second_with_one_more_gib = more;
     }
     model_close(model);
+    hardware_drop_drives(&hardware);
     return status;
 }
 

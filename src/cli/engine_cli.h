@@ -9,15 +9,6 @@
 /* The engine options that the command line asked for. */
 hypura_status engine_options_of(struct engine_options *out, hypura_error *error);
 
-/* The steps of a model's layers (steps/steps.h), those of equal ones once, or of one of them. */
-hypura_status print_layers(const struct model *model, const struct plan *plan, const struct which *which,
-                           hypura_error *error);
-hypura_status layers_json(json_t **out, const struct model *model, const struct plan *plan, const struct which *which,
-                          hypura_error *error);
-
-/* print_summary of a model that is not opened for computing. */
-void print_summary_of(FILE *out, const struct model *model);
-
 /* ranks.c: runs a command, under mpirun on rank 0 only: the other ranks compute for it. These say nothing before. */
 int run_on_hosts(const struct command *command, size_t count, char **arguments);
 void hosts_be_quiet(void);

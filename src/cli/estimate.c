@@ -418,7 +418,9 @@ static void show(const struct subject *subject, const struct machine *machine, c
         json_decref(json);
         return;
     }
-    print_summary_of(stdout, subject->model);
+    hypura_model_info info = {0};
+    describe_model(&info, subject->model);
+    print_summary(stdout, &info);
     if (subject->header.bytes_read) {
         char text[32];
         printf("  %s of it were read\n", format_bytes(text, sizeof text, (double)subject->header.bytes_read));

@@ -1,11 +1,7 @@
 /* hypura inspect: what a file holds, and where its weights would live on this machine. */
 #include "cli/inspect.h"
-#include "tools/optimize.h"
-#include "tools/synth.h"
 
-#include <inttypes.h>
 #include <string.h>
-#include <unistd.h>
 
 static bool list_tensors, as_json;
 static const char *preset_name, *preset_type, *hosts_path, *parts_path;
@@ -26,70 +22,104 @@ static const struct option_row inspect_rows[] = {
     {0},
 };
 
-static const char *const tier_names[] = {"gpu", "ram", "storage"};
+/* ---- the object ------------------------------------------------------------------------------------------------------ */
 
-/* Experts in a cache that holds all of them are in memory, whichever those are. */
-static enum tier shown_tier(const struct model *model, const struct plan *plan, unit_number unit)
+const char *text_of(const json_t *json, const char *key)
 {
-    enum tier tier = (enum tier)plan->tiers[unit];
-    bool cached = plan->expert_cache_bytes && plan_holds_experts(plan);
-    return tier == TIER_STORAGE && cached && model_unit(model, unit)->kind == UNIT_EXPERT ? TIER_RAM : tier;
+    const char *text = json_string_value(json_object_get(json, key));
+    return text ? text : "?";
 }
 
-struct role_bytes {
-    uint64_t bytes;
-    uint32_t count;
-};
-
-static void sum_roles(const struct model *model, struct role_bytes roles[ROLE_COUNT])
+double number_of(const json_t *json, const char *key)
 {
-    memset(roles, 0, sizeof *roles * ROLE_COUNT);
-    for (unit_number u = 0; u < model_unit_count(model); u++) {
-        const struct unit *unit = model_unit(model, u);
-        for (uint32_t s = 0; s < unit->slice_count; s++) {
-            roles[unit->slices[s].role].bytes += unit->slices[s].bytes;
-            roles[unit->slices[s].role].count++;
+    return json_number_value(json_object_get(json, key));
+}
+
+static bool is(const json_t *json, const char *key)
+{
+    return json_is_true(json_object_get(json, key));
+}
+
+/* Its bytes as "1.2 GiB", in one of four texts. */
+static const char *bytes_of(const json_t *json, const char *key)
+{
+    static char texts[4][32];
+    static unsigned next;
+    char *text = texts[next++ % COUNT_OF(texts)];
+    return format_bytes(text, sizeof texts[0], number_of(json, key));
+}
+
+void print_header(const json_t *json)
+{
+    const hypura_model_info info = {.name = text_of(json, "model"),
+                                    .architecture = text_of(json, "architecture"),
+                                    .title = text_of(json, "title"),
+                                    .weight_bytes = (uint64_t)number_of(json, "bytes"),
+                                    .files = (uint32_t)number_of(json, "files"),
+                                    .layers = (uint32_t)number_of(json, "layers"),
+                                    .embedding_width = (uint32_t)number_of(json, "embedding"),
+                                    .vocabulary_size = (uint32_t)number_of(json, "vocabulary"),
+                                    .trained_tokens = (uint32_t)number_of(json, "trained_context"),
+                                    .experts = (uint32_t)number_of(json, "experts"),
+                                    .experts_used = (uint32_t)number_of(json, "experts_used")};
+    print_summary(stdout, &info);
+}
+
+/* ---- what the file holds --------------------------------------------------------------------------------------------- */
+
+static void add_number(struct buffer *out, const json_t *value)
+{
+    if (json_is_integer(value))
+        buffer_append_format(out, "%lld", (long long)json_integer_value(value));
+    else
+        buffer_append_format(out, "%g", json_real_value(value));
+}
+
+static void add_text(struct buffer *out, const json_t *value)
+{
+    const char *text = json_string_value(value);
+    const size_t size = json_string_length(value);
+    size_t shown = MIN(size, (size_t)70);
+    while (shown < size && shown > 0 && ((unsigned char)text[shown] & 0xc0) == 0x80)
+        shown--;
+    for (size_t i = 0; i < shown; i++)
+        buffer_append_char(out, (unsigned char)text[i] < 32 ? ' ' : text[i]);
+    if (shown < size)
+        buffer_append_format(out, "... (%zu bytes)", size);
+}
+
+static void add_value(struct buffer *out, const json_t *value)
+{
+    size_t i;
+    const json_t *element;
+    if (json_is_string(value)) {
+        add_text(out, value);
+    } else if (json_is_object(value)) {
+        buffer_append_format(out, "[%.0f]", number_of(value, "count"));
+        json_array_foreach(json_object_get(value, "first"), i, element)
+        {
+            buffer_append_char(out, ' ');
+            add_number(out, element);
         }
+    } else if (json_is_boolean(value)) {
+        buffer_append_char(out, json_is_true(value) ? '1' : '0');
+    } else if (json_is_number(value)) {
+        add_number(out, value);
     }
 }
 
-static void describe_value(const struct gguf_value *value, struct buffer *out)
+static void print_metadata(const json_t *json)
 {
-    int64_t whole;
-    double number;
-    if (value->type == GGUF_STRING) {
-        const struct gguf_string *string = value->data;
-        size_t shown = MIN(string->size, (size_t)70);
-        while (shown < string->size && shown > 0 && ((unsigned char)string->data[shown] & 0xc0) == 0x80)
-            shown--;
-        for (size_t i = 0; i < shown; i++)
-            buffer_append_char(out, (unsigned char)string->data[i] < 32 ? ' ' : string->data[i]);
-        if (shown < string->size)
-            buffer_append_format(out, "... (%zu bytes)", string->size);
-    } else if (value->type == GGUF_ARRAY) {
-        buffer_append_format(out, "[%" PRIu64 "]", value->count);
-        for (uint64_t i = 0; i < MIN(value->count, (uint64_t)6); i++) {
-            if (gguf_element_int64(value, i, &whole))
-                buffer_append_format(out, " %" PRId64, whole);
-            else if (gguf_element_double(value, i, &number))
-                buffer_append_format(out, " %g", number);
-        }
-    } else if (gguf_element_int64(value, 0, &whole)) {
-        buffer_append_format(out, "%" PRId64, whole);
-    } else if (gguf_element_double(value, 0, &number)) {
-        buffer_append_format(out, "%g", number);
-    }
-}
-
-static void print_metadata(const struct gguf *file)
-{
-    printf("\nMetadata (GGUF version %u, %zu values)\n", gguf_version(file), gguf_value_count(file));
+    json_t *metadata = json_object_get(json, "metadata");
     struct buffer text = {0};
-    for (size_t i = 0; i < gguf_value_count(file); i++) {
-        const struct gguf_value *value = gguf_value_at(file, i);
+    const char *key;
+    json_t *value;
+    printf("\nMetadata (GGUF version %.0f, %zu values)\n", number_of(json, "gguf_version"), json_object_size(metadata));
+    json_object_foreach(metadata, key, value)
+    {
         buffer_clear(&text);
-        buffer_append_format(&text, "  %-44s ", value->key.data);
-        describe_value(value, &text);
+        buffer_append_format(&text, "  %-44s ", key);
+        add_value(&text, value);
         if (!text.failed)
             text_clean(text.data);
         puts(text.failed ? "  ?" : text.data);
@@ -97,503 +127,299 @@ static void print_metadata(const struct gguf *file)
     buffer_free(&text);
 }
 
-static void print_sizes(const struct model *model)
+static void print_sizes(const json_t *json)
 {
-    struct role_bytes roles[ROLE_COUNT];
-    sum_roles(model, roles);
-    char text[32];
+    json_t *sizes = json_object_get(json, "sizes");
+    const char *role;
+    json_t *bytes;
     printf("\nSize by role\n");
-    for (int role = 0; role < ROLE_COUNT; role++) {
-        if (roles[role].count)
-            printf("  %-28s %10s  %5.1f %%  %u %s\n", tensor_role_name((enum tensor_role)role),
-                   format_bytes(text, sizeof text, (double)roles[role].bytes),
-                   100.0 * (double)roles[role].bytes / (double)model_bytes(model), roles[role].count,
-                   roles[role].count == 1 ? "piece" : "pieces");
+    json_object_foreach(sizes, role, bytes)
+    {
+        const double pieces = number_of(json_object_get(json, "pieces"), role);
+        printf("  %-28s %10s  %5.1f %%  %.0f %s\n", role, bytes_of(sizes, role),
+               100.0 * json_number_value(bytes) / number_of(json, "bytes"), pieces, pieces > 1 ? "pieces" : "piece");
     }
-    printf("  %-28s %10s\n", "all", format_bytes(text, sizeof text, (double)model_bytes(model)));
+    printf("  %-28s %10s\n", "all", bytes_of(json, "bytes"));
 }
 
-static void print_tensors(const struct model *model, const struct plan *plan)
+static void print_tensor(const json_t *tensor)
+{
+    char shape[96];
+    size_t used = 0, i;
+    const json_t *dimension;
+    json_array_foreach(json_object_get(tensor, "shape"), i, dimension)
+    {
+        if (used < sizeof shape)
+            used += (size_t)snprintf(shape + used, sizeof shape - used, "%s%lld", i ? " x " : "",
+                                     (long long)json_integer_value(dimension));
+    }
+    printf("  %-36s %-8s %-20s %10s  %s", text_of(tensor, "name"), text_of(tensor, "type"), used ? shape : "",
+           bytes_of(tensor, "bytes"), text_of(tensor, "tier"));
+    if (is(tensor, "read_by_rows"))
+        printf(", read by rows");
+    if (json_object_get(tensor, "bytes_on_storage"))
+        printf(", %.0f %% in ram", 100 - 100 * number_of(tensor, "bytes_on_storage") / number_of(tensor, "bytes"));
+    putchar('\n');
+}
+
+/* The slices of an expert in one line; they follow one another. */
+static void print_tensors(const json_t *tensors)
 {
     printf("\nUnits\n");
-    for (unit_number u = 0; u < model_unit_count(model); u++) {
-        const struct unit *unit = model_unit(model, u);
-        if (unit->kind == UNIT_EXPERT) {
-            char text[32];
-            printf("  layer %d expert %-3d %39s %10s  %s\n", unit->layer, unit->expert, "",
-                   format_bytes(text, sizeof text, (double)unit->bytes), tier_names[shown_tier(model, plan, u)]);
+    for (size_t i = 0; i < json_array_size(tensors); i++) {
+        const json_t *tensor = json_array_get(tensors, i), *next;
+        const double layer = number_of(tensor, "layer"), expert = number_of(tensor, "expert");
+        double bytes = number_of(tensor, "bytes");
+        char text[32];
+        if (expert < 0) {
+            print_tensor(tensor);
             continue;
         }
-        const struct gguf_tensor *tensor = unit->slices[0].tensor;
-        char shape[96], text[32];
-        size_t used = 0;
-        for (uint32_t d = 0; d < tensor->dimension_count; d++)
-            used += (size_t)snprintf(shape + used, sizeof shape - used, "%s%" PRIu64, d ? " x " : "",
-                                     tensor->dimensions[d]);
-        uint64_t read = plan_bytes_on_storage(plan, u, unit->bytes);
-        printf("  %-36.*s %-8s %-20s %10s  %s", (int)tensor->name.size, tensor->name.data,
-               tensor_type_info(tensor->type)->name, shape, format_bytes(text, sizeof text, (double)unit->bytes),
-               tier_names[plan->tiers[u]]);
-        if (unit->role == ROLE_TABLE)
-            printf(", read by rows");
-        if (read > 0 && read < unit->bytes)
-            printf(", %.0f %% in ram", 100 - 100 * (double)read / (double)unit->bytes);
-        putchar('\n');
+        while ((next = json_array_get(tensors, i + 1)) && number_of(next, "layer") == layer && number_of(next, "expert") == expert) {
+            bytes += number_of(next, "bytes");
+            i++;
+        }
+        printf("  layer %.0f expert %-3.0f %39s %10s  %s\n", layer, expert, "", format_bytes(text, sizeof text, bytes),
+               text_of(tensor, "tier"));
     }
 }
 
-static void sum_tiers(const struct model *model, const struct plan *plan, uint64_t tiers[3])
-{
-    tiers[0] = tiers[1] = tiers[2] = 0;
-    for (unit_number u = 0; u < model_unit_count(model); u++) {
-        uint64_t bytes = model_unit(model, u)->bytes, read = 0;
-        if (shown_tier(model, plan, u) == TIER_STORAGE)
-            read = plan_bytes_on_storage(plan, u, bytes);
-        tiers[TIER_STORAGE] += read;
-        tiers[plan->tiers[u] == TIER_GPU ? TIER_GPU : TIER_RAM] += bytes - read;
-    }
-}
+/* ---- the plan -------------------------------------------------------------------------------------------------------- */
 
-/* Streamed experts take turns in the cache: each has its share of it here. */
-static void draw_plan(const struct model *model, const struct plan *plan)
+static void draw_plan(const json_t *places)
 {
-    uint32_t layers = model_parameters(model)->layers;
+    const size_t count = json_array_size(places);
     struct layer_places *rows;
-    uint64_t streamed = 0;
-    if (ALLOCATE(&rows, (size_t)layers + 1, "tier map", NULL))
+    if (!count || ALLOCATE(&rows, count, "tier map", NULL))
         return;
-    for (unit_number u = 0; u < model_unit_count(model); u++)
-        if (model_unit(model, u)->kind == UNIT_EXPERT && shown_tier(model, plan, u) == TIER_STORAGE)
-            streamed += model_unit(model, u)->bytes;
-    double held = streamed ? MIN((double)plan->expert_cache_bytes / (double)streamed, 1.0) : 0;
-    for (unit_number u = 0; u < model_unit_count(model); u++) {
-        const struct unit *unit = model_unit(model, u);
-        uint64_t *bytes = rows[unit->layer < 0 ? layers : (uint32_t)unit->layer].bytes;
-        enum tier tier = shown_tier(model, plan, u);
-        uint64_t read = tier == TIER_STORAGE ? plan_bytes_on_storage(plan, u, unit->bytes) : 0;
-        uint64_t cached = unit->kind == UNIT_EXPERT ? (uint64_t)((double)read * held) : 0;
-        bytes[tier == TIER_GPU ? MAP_GPU : MAP_MEMORY] += unit->bytes - read;
-        bytes[MAP_CACHED] += cached;
-        bytes[MAP_STORAGE] += read - cached;
+    for (size_t i = 0; i < count; i++) {
+        const json_t *row = json_array_get(places, i);
+        rows[i].bytes[MAP_GPU] = (uint64_t)number_of(row, "gpu_bytes");
+        rows[i].bytes[MAP_MEMORY] = (uint64_t)number_of(row, "ram_bytes");
+        rows[i].bytes[MAP_CACHED] = (uint64_t)number_of(row, "cached_bytes");
+        rows[i].bytes[MAP_STORAGE] = (uint64_t)number_of(row, "storage_bytes");
     }
     printf("\nWhere the weights would be:");
-    draw_places_of_layers(stdout, rows, layers);
+    draw_places_of_layers(stdout, rows, (uint32_t)count - 1);
     memory_free(rows);
 }
 
-static void print_gpu(const struct plan *plan, uint64_t weights)
+static void print_budget(const json_t *plan)
 {
-    const struct plan_gpu *gpu = plan->gpu;
-    char a[32], b[32];
-    if (!gpu)
-        return;
-    printf("  %-28s %s\n", gpu->part_count > 1 ? "on GPUs" : "on the GPU", gpu->reason);
-    for (uint32_t d = 0; gpu->part_count > 1 && d < gpu->part_count; d++) {
-        const struct plan_gpu *part = &gpu->parts[d];
-        char name[32], c[32];
-        snprintf(name, sizeof name, "  GPU %u of these", d + 1);
-        printf("  %-28s %10s   of %s: %u layers, %s of weights\n", name,
-               format_bytes(a, sizeof a, (double)plan_gpu_bytes(part)), format_bytes(b, sizeof b, (double)part->budget),
-               part->taken, format_bytes(c, sizeof c, (double)(part->resident_bytes + part->expert_bytes)));
+    const struct {
+        const char *name, *key, *less;
+    } uses[] = {{"weights that stay", "resident_bytes", NULL},
+                {"ring for streamed tensors", "ring_bytes", NULL},
+                {"expert cache", "expert_cache_bytes", NULL},
+                {"KV cache", "kv_bytes", NULL},
+                {"scratch", "scratch_bytes", NULL},
+                {"table of pieces", "table_bytes", "row_cache_bytes"},
+                {"rows of tables", "row_cache_bytes", NULL},
+                {"program and vocabulary", "overhead_bytes", NULL},
+                {"page tables and slack", "reserve_bytes", NULL}};
+    char text[32];
+    const double budget = number_of(plan, "budget_bytes");
+    double left = budget;
+    printf("  %-28s %10s   the least that works is %s\n", "memory budget", bytes_of(plan, "budget_bytes"),
+           bytes_of(plan, "smallest_budget_bytes"));
+    for (size_t i = 0; i < COUNT_OF(uses); i++) {
+        const double bytes = number_of(plan, uses[i].key) - (uses[i].less ? number_of(plan, uses[i].less) : 0);
+        left -= MIN(left, bytes);
+        if (bytes > 0)
+            printf("    %-26s %10s\n", uses[i].name, format_bytes(text, sizeof text, bytes));
     }
-    printf("  %-28s %10s\n", "its memory budget", format_bytes(a, sizeof a, (double)gpu->budget));
-    printf("    %-26s %10s   of which %s are experts\n", "weights", format_bytes(a, sizeof a, (double)weights),
-           format_bytes(b, sizeof b, (double)gpu->expert_bytes));
-    printf("    %-26s %10s\n", "KV cache", format_bytes(a, sizeof a, (double)gpu->kv_bytes));
-    printf("    %-26s %10s\n", "scratch", format_bytes(a, sizeof a, (double)gpu->scratch_bytes));
+    if (left > budget / 50)
+        printf("    %-26s %10s\n", "not needed", format_bytes(text, sizeof text, left));
 }
 
-static json_t *gpu_json(const struct plan_gpu *gpu)
+static void print_gpu(const json_t *plan)
 {
-    if (!gpu)
-        return json_null();
-    json_int_t experts = 0;
-    for (uint32_t i = 0; i < gpu->layer_count; i++)
-        experts += gpu->slots[i];
-    json_t *parts = json_array();
-    for (uint32_t d = 0; d < gpu->part_count; d++) {
-        const struct plan_gpu *part = &gpu->parts[d];
-        json_array_append_new(parts,
-                              json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:b}", "budget_bytes", (json_int_t)part->budget,
-                                        "resident_bytes", (json_int_t)part->resident_bytes, "expert_bytes",
-                                        (json_int_t)part->expert_bytes, "kv_bytes", (json_int_t)part->kv_bytes,
-                                        "scratch_bytes", (json_int_t)part->scratch_bytes, "layers",
-                                        (json_int_t)part->taken, "output", part->output));
+    const json_t *gpu = json_object_get(plan, "gpu"), *devices = json_object_get(gpu, "devices");
+    const size_t count = json_array_size(devices);
+    char text[32];
+    if (!json_is_object(gpu))
+        return;
+    printf("  %-28s %s\n", count > 1 ? "on GPUs" : "on the GPU", text_of(gpu, "reason"));
+    for (size_t d = 0; count > 1 && d < count; d++) {
+        const json_t *part = json_array_get(devices, d);
+        char name[32];
+        snprintf(name, sizeof name, "  GPU %zu of these", d + 1);
+        printf("  %-28s %10s   of %s: %.0f layers, %s of weights\n", name, bytes_of(part, "held_bytes"),
+               bytes_of(part, "budget_bytes"), number_of(part, "layers"),
+               format_bytes(text, sizeof text, number_of(part, "resident_bytes") + number_of(part, "expert_bytes")));
     }
-    return json_pack("{s:o, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b}", "devices", parts, "reason", gpu->reason,
-                     "budget_bytes", (json_int_t)gpu->budget, "resident_bytes", (json_int_t)gpu->resident_bytes,
-                     "expert_bytes", (json_int_t)gpu->expert_bytes, "kv_bytes", (json_int_t)gpu->kv_bytes,
-                     "scratch_bytes", (json_int_t)gpu->scratch_bytes, "layers", (json_int_t)gpu->taken, "experts",
-                     experts, "output", gpu->output);
+    printf("  %-28s %10s\n", "its memory budget", bytes_of(gpu, "budget_bytes"));
+    printf("    %-26s %10s   of which %s are experts\n", "weights", bytes_of(plan, "bytes_gpu"), bytes_of(gpu, "expert_bytes"));
+    printf("    %-26s %10s\n", "KV cache", bytes_of(gpu, "kv_bytes"));
+    printf("    %-26s %10s\n", "scratch", bytes_of(gpu, "scratch_bytes"));
 }
 
 /* What a sequence keeps: for each position, and besides. */
-static void print_kept(const struct model *model, const struct plan *plan)
+static void print_kept(const json_t *kept)
 {
-    struct engine_kept kept;
-    if (engine_kept_of(&kept, model, plan->positions, plan->kv_type, NULL))
+    static const struct {
+        const char *name, *key;
+        bool each;
+    } kinds[] = {{"keys and values", "keys_per_position", true},
+                 {"compressed positions", "compressed_per_position", true},
+                 {"keys that are searched", "index_per_position", true},
+                 {"windows", "windows", false},
+                 {"states", "states", false}};
+    if (!json_is_object(kept))
         return;
-    const struct {
-        const char *name;
-        double each, besides;
-    } kinds[] = {{"keys and values", kept.keys, 0},
-                 {"compressed positions", kept.compressed, 0},
-                 {"keys that are searched", kept.index, 0},
-                 {"windows", 0, (double)kept.windows},
-                 {"states", 0, (double)kept.states}};
-    char a[32];
     printf("  a sequence keeps\n");
-    for (size_t i = 0; i < COUNT_OF(kinds); i++) {
-        if (kinds[i].each > 0)
-            printf("    %-26s %10s per position\n", kinds[i].name, format_bytes(a, sizeof a, kinds[i].each));
-        else if (kinds[i].besides > 0)
-            printf("    %-26s %10s\n", kinds[i].name, format_bytes(a, sizeof a, kinds[i].besides));
-    }
+    for (size_t i = 0; i < COUNT_OF(kinds); i++)
+        if (number_of(kept, kinds[i].key) > 0)
+            printf("    %-26s %10s%s\n", kinds[i].name, bytes_of(kept, kinds[i].key), kinds[i].each ? " per position" : "");
 }
 
 /* Of several: what each is to bring. */
-static void print_drives(const struct hardware *hardware)
+static void print_drives(const json_t *json, const json_t *plan)
 {
-    const struct drives *drives = hardware->drives;
-    double shares[HARDWARE_MAX_DRIVES];
-    char text[32];
-    if (!drives || drives->count < 2)
+    const json_t *drives = json_object_get(json, "drives"), *drive;
+    size_t i;
+    if (json_array_size(drives) < 2)
         return;
-    drives_shares(shares, drives);
-    for (uint32_t i = 0; i < drives->count; i++) {
-        const struct storage *storage = &drives->storages[i];
-        printf("  %-28s %9.0f %% of what is read, from %s at %s/s%s\n", i ? "" : "drives", 100 * shares[i],
-               storage->device[0] ? storage->device : storage->file_system,
-               format_bytes(text, sizeof text, storage->bytes_per_second),
-               drives->measured[i] ? "" : " (a guess: \"hypura profile\" measures it)");
+    json_array_foreach(drives, i, drive)
+    {
+        printf("  %-28s %9.0f %% of what is read, from %s at %s/s%s\n", i ? "" : "drives", 100 * number_of(drive, "share"),
+               text_of(drive, "device"), bytes_of(drive, "bytes_per_second"),
+               is(drive, "measured") ? "" : " (a guess: \"hypura profile\" measures it)");
     }
-    printf("  %-28s %10s/s of all of them%s\n", "", format_bytes(text, sizeof text, hardware->storage.bytes_per_second),
-           drives->copy_count > 1 ? "" : ", one after the other");
+    printf("  %-28s %10s/s of all of them%s\n", "", bytes_of(plan, "drive_bytes_per_second"),
+           is(json, "drives_at_once") ? "" : ", one after the other");
 }
 
-static json_t *drives_json(const struct hardware *hardware)
+static void print_speed(const json_t *json, const json_t *plan, bool resident)
 {
-    json_t *array = json_array();
-    const struct drives *drives = hardware->drives;
-    double shares[HARDWARE_MAX_DRIVES];
-    if (drives)
-        drives_shares(shares, drives);
-    for (uint32_t i = 0; drives && i < drives->count; i++) {
-        const struct storage *storage = &drives->storages[i];
-        json_array_append_new(array, json_pack("{s:o, s:f, s:f, s:b}", "device",
-                                               json_text(storage->device[0] ? storage->device : storage->file_system),
-                                               "share", shares[i], "bytes_per_second", storage->bytes_per_second,
-                                               "measured", drives->measured[i]));
-    }
-    return array;
-}
-
-/* What "hypura optimize" would bring, where experts come from the drive. */
-static bool find_gain(struct optimize_gain *gain, const struct model *model, const struct hardware *hardware,
-                      const struct plan *plan)
-{
-    double seconds = plan->predicted_tokens_per_second > 0 ? 1 / plan->predicted_tokens_per_second : 0;
-    return plan->mode != PLAN_FULL_RESIDENT && hardware->measured && seconds > 0 && !model_expert_file(model) &&
-           optimize_gain(gain, model, &hardware->storage, seconds, plan->predicted_bytes_per_token);
-}
-
-static void print_plan(const struct model *model, const struct hardware *hardware, const struct plan *plan,
-                       double with_more)
-{
-    struct optimize_gain gain;
-    uint64_t tiers[3];
-    char a[32], b[32];
-    sum_tiers(model, plan, tiers);
-    draw_plan(model, plan);
-    printf("\nPlan for this machine: %s\n  ", plan_mode_name(plan->mode));
-    print_paragraph(stdout, plan->reason, 2);
-    printf("  %-28s %10s   the least that works is %s\n", "memory budget",
-           format_bytes(a, sizeof a, (double)plan->budget), format_bytes(b, sizeof b, (double)plan->smallest_budget));
-    const struct {
-        const char *name;
-        uint64_t bytes;
-    } uses[] = {{"weights that stay", plan->resident_bytes},
-                {"ring for streamed tensors", plan->ring_bytes},
-                {"expert cache", plan->expert_cache_bytes},
-                {"KV cache", plan->kv_bytes},
-                {"scratch", plan->scratch_bytes},
-                {"table of pieces", plan->table_bytes - plan->row_cache_bytes},
-                {"rows of tables", plan->row_cache_bytes},
-                {"program and vocabulary", plan->overhead_bytes},
-                {"page tables and slack", plan->reserve_bytes}};
-    uint64_t left = plan->budget;
-    for (size_t i = 0; i < COUNT_OF(uses); i++) {
-        left -= MIN(left, uses[i].bytes);
-        if (uses[i].bytes)
-            printf("    %-26s %10s\n", uses[i].name, format_bytes(a, sizeof a, (double)uses[i].bytes));
-    }
-    if (left > plan->budget / 50)
-        printf("    %-26s %10s\n", "not needed", format_bytes(a, sizeof a, (double)left));
-    print_gpu(plan, tiers[TIER_GPU]);
-    printf("  %-28s %10s in RAM, %s on disk\n", plan->gpu ? "the other weights" : "weights",
-           format_bytes(a, sizeof a, (double)tiers[TIER_RAM]), format_bytes(b, sizeof b, (double)tiers[TIER_STORAGE]));
-    uint64_t first = tiers[TIER_GPU] + tiers[TIER_RAM];
-    printf("  %-28s %10s, about %s\n", "loaded before it answers", format_bytes(a, sizeof a, (double)first),
-           format_time(b, sizeof b, (double)first / hardware->storage.bytes_per_second));
-    print_drives(hardware);
-    if (!hardware->storage.direct_supported)
-        printf("  %-28s passes through the page cache, since there is no direct I/O, and is dropped afterwards\n", "what is read");
-    printf("  %-28s %u tokens, KV in %s, prompts in chunks of %u\n", "context", plan->positions,
-           tensor_type_info(plan->kv_type)->name, plan->chunk);
-    print_kept(model, plan);
-    char speed[PLAN_SPEED_TEXT];
-    plan_speed_text(plan, 2, speed);
-    printf("  %-28s %s tokens/s, bound by %s\n", "expected", speed, plan_bound_name(plan->bound));
-    if (plan->even_tokens_per_second < plan->predicted_tokens_per_second)
+    const double speed = number_of(plan, "decode_tokens_per_second"), even = number_of(plan, "decode_tokens_per_second_even");
+    const double more = number_of(plan, "decode_tokens_per_second_with_one_more_gib");
+    const json_t *gain = json_object_get(json, "optimize");
+    char text[SPEED_TEXT];
+    printf("  %-28s %s tokens/s, bound by %s\n", "expected", speed_text(text, even, speed), text_of(plan, "bound"));
+    if (even < speed)
         printf("  %-28s (from experts all used alike to as unevenly as is usual: a run shows which)\n", "");
-    if (!hardware->measured)
+    if (!is(plan, "measured"))
         printf("  %-28s (a careful guess: \"hypura profile\" measures the machine)\n", "");
-    if (plan->mode == PLAN_FULL_RESIDENT)
+    if (resident)
         printf("  %-28s nothing: all weights are in memory\n", "one more GiB would bring");
-    else if (with_more > 0)
-        printf("  %-28s %.2f tokens/s (%+.0f %%)\n", "one more GiB would bring", with_more,
-               100 * (with_more / plan->predicted_tokens_per_second - 1));
-    if (model_expert_file(model))
-        printf("  %-28s %s\n", "experts are read from", model_expert_file(model));
-    else if (find_gain(&gain, model, hardware, plan) && gain.faster >= OPTIMIZE_WORTH)
+    else if (more > 0)
+        printf("  %-28s %.2f tokens/s (%+.0f %%)\n", "one more GiB would bring", more, 100 * (more / speed - 1));
+    if (json_object_get(json, "expert_file"))
+        printf("  %-28s %s\n", "experts are read from", text_of(json, "expert_file"));
+    else if (is(gain, "worth_it"))
         printf("  %-28s up to %.0f %% more tokens/s: each expert in one place\n", "\"hypura optimize\" would bring",
-               100 * gain.faster);
-    if (plan->predicted_bytes_per_token > 0)
-        printf("  %-28s %10s\n", "read from disk a token", format_bytes(a, sizeof a, plan->predicted_bytes_per_token));
+               100 * number_of(gain, "faster"));
+    if (number_of(plan, "bytes_read_per_token") > 0)
+        printf("  %-28s %10s\n", "read from disk a token", bytes_of(plan, "bytes_read_per_token"));
 }
 
-static json_t *kept_json(const struct model *model, const struct plan *plan)
+static void print_plan(const json_t *json)
 {
-    struct engine_kept kept;
-    if (engine_kept_of(&kept, model, plan->positions, plan->kv_type, NULL))
-        return json_null();
-    return json_pack("{s:f, s:f, s:f, s:I, s:I}", "keys_per_position", kept.keys, "compressed_per_position",
-                     kept.compressed, "index_per_position", kept.index, "windows", (json_int_t)kept.windows, "states",
-                     (json_int_t)kept.states);
-}
-
-static json_t *plan_json(const struct model *model, const struct plan *plan, double with_more)
-{
-    uint64_t tiers[3];
-    sum_tiers(model, plan, tiers);
-    return json_pack(
-        "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:s, "
-        "s:f, s:f, s:f, s:f, s:o, s:o}",
-        "mode", plan_mode_name(plan->mode), "reason", plan->reason, "bound", plan_bound_name(plan->bound),
-        "budget_bytes", (json_int_t)plan->budget, "smallest_budget_bytes", (json_int_t)plan->smallest_budget,
-        "resident_bytes", (json_int_t)plan->resident_bytes, "ring_bytes", (json_int_t)plan->ring_bytes,
-        "expert_cache_bytes", (json_int_t)plan->expert_cache_bytes, "kv_bytes", (json_int_t)plan->kv_bytes,
-        "scratch_bytes", (json_int_t)plan->scratch_bytes, "overhead_bytes", (json_int_t)plan->overhead_bytes,
-        "table_bytes", (json_int_t)plan->table_bytes, "row_cache_bytes", (json_int_t)plan->row_cache_bytes,
-        "reserve_bytes", (json_int_t)plan->reserve_bytes, "bytes_gpu", (json_int_t)tiers[TIER_GPU], "bytes_ram",
-        (json_int_t)tiers[TIER_RAM], "bytes_storage", (json_int_t)tiers[TIER_STORAGE], "context", (int)plan->positions,
-        "chunk", (int)plan->chunk, "kv_type", tensor_type_info(plan->kv_type)->name, "decode_tokens_per_second",
-        plan->predicted_tokens_per_second, "decode_tokens_per_second_even", plan->even_tokens_per_second,
-        "bytes_read_per_token", plan->predicted_bytes_per_token, "decode_tokens_per_second_with_one_more_gib",
-        with_more, "gpu", gpu_json(plan->gpu), "kv_cache_bytes", kept_json(model, plan));
-}
-
-static json_t *metadata_json(const struct gguf *file)
-{
-    json_t *object = json_object();
-    for (size_t i = 0; i < gguf_value_count(file); i++) {
-        const struct gguf_value *value = gguf_value_at(file, i);
-        const struct gguf_string *string = value->data;
-        int64_t whole;
-        double number;
-        json_t *json;
-        if (value->type == GGUF_STRING)
-            json = json_stringn(string->data, string->size);
-        else if (value->type == GGUF_ARRAY)
-            json = json_pack("{s:I}", "count", (json_int_t)value->count);
-        else if (value->type == GGUF_BOOL)
-            json = json_boolean(gguf_element_int64(value, 0, &whole) && whole);
-        else if (value->type != GGUF_FLOAT32 && value->type != GGUF_FLOAT64 && gguf_element_int64(value, 0, &whole))
-            json = json_integer(whole);
-        else
-            json = gguf_element_double(value, 0, &number) ? json_real(number) : NULL;
-        json_object_set_new(object, value->key.data, json ? json : json_null());
-    }
-    return object;
-}
-
-static json_t *tensors_json(const struct model *model, const struct plan *plan)
-{
-    json_t *array = json_array();
-    for (unit_number u = 0; u < model_unit_count(model); u++) {
-        const struct unit *unit = model_unit(model, u);
-        for (uint32_t s = 0; s < unit->slice_count; s++) {
-            const struct gguf_tensor *tensor = unit->slices[s].tensor;
-            json_t *shape = json_array();
-            for (uint32_t d = 0; d < tensor->dimension_count; d++)
-                json_array_append_new(shape, json_integer((json_int_t)tensor->dimensions[d]));
-            json_array_append_new(
-                array, json_pack("{s:s, s:s, s:o, s:i, s:i, s:I, s:I, s:s}", "name", tensor->name.data, "type",
-                                 tensor_type_info(tensor->type)->name, "shape", shape, "layer", unit->layer, "expert",
-                                 unit->expert, "offset", (json_int_t)unit->slices[s].offset, "bytes",
-                                 (json_int_t)unit->slices[s].bytes, "tier", tier_names[shown_tier(model, plan, u)]));
-        }
-    }
-    return array;
-}
-
-void print_summary_of(FILE *out, const struct model *model)
-{
-    hypura_model_info info = {0};
-    describe_model(&info, model);
-    print_summary(out, &info);
+    const json_t *plan = json_object_get(json, "plan");
+    const double first = number_of(plan, "bytes_gpu") + number_of(plan, "bytes_ram");
+    char a[32], b[32];
+    draw_plan(json_object_get(plan, "places"));
+    printf("\nPlan for this machine: %s\n  ", text_of(plan, "mode"));
+    print_paragraph(stdout, text_of(plan, "reason"), 2);
+    print_budget(plan);
+    print_gpu(plan);
+    printf("  %-28s %10s in RAM, %s on disk\n", json_is_object(json_object_get(plan, "gpu")) ? "the other weights" : "weights",
+           bytes_of(plan, "bytes_ram"), bytes_of(plan, "bytes_storage"));
+    printf("  %-28s %10s, about %s\n", "loaded before it answers", format_bytes(a, sizeof a, first),
+           format_time(b, sizeof b, first / number_of(plan, "drive_bytes_per_second")));
+    print_drives(json, plan);
+    if (!is(plan, "direct_io"))
+        printf("  %-28s passes through the page cache, since there is no direct I/O, and is dropped afterwards\n", "what is read");
+    printf("  %-28s %.0f tokens, KV in %s, prompts in chunks of %.0f\n", "context", number_of(plan, "context"),
+           text_of(plan, "kv_type"), number_of(plan, "chunk"));
+    print_kept(json_object_get(plan, "kv_cache_bytes"));
+    print_speed(json, plan, strcmp(text_of(plan, "mode"), "full-resident") == 0);
 }
 
 /* Of the blocks behind the layers that predict further tokens; a file may have several, of which the first is used. */
-static void print_predictions(const struct model *model, const char *why)
+static void print_predictions(const json_t *json)
 {
-    const struct model_parameters *p = model_parameters(model);
-    if (p->predicting)
-        printf("  a block that predicts further tokens, which drafts: layer %u\n", p->layers);
-    else if (p->prediction_blocks)
-        printf("  a block that predicts further tokens is not used: %s\n", why);
+    const json_t *prediction = json_object_get(json, "prediction");
+    if (is(prediction, "used"))
+        printf("  a block that predicts further tokens, which drafts: layer %.0f\n", number_of(json, "layers"));
+    else if (prediction)
+        printf("  a block that predicts further tokens is not used: %s\n", text_of(prediction, "why_not"));
 }
 
-static int print_all(const struct model *model, const struct hardware *hardware, const struct plan *plan,
-                     double with_more, const char *why)
+static void print_all(const json_t *json)
 {
-    hypura_error error;
-    print_summary_of(stdout, model);
-    print_predictions(model, why);
-    if (steps_of.given)
-        return print_layers(model, plan, &steps_of, &error) ? report_error(&error) : EXIT_OK;
-    print_metadata(model_file(model));
-    print_sizes(model);
-    if (list_tensors)
-        print_tensors(model, plan);
-    print_plan(model, hardware, plan, with_more);
-    return EXIT_OK;
-}
-
-static int print_all_json(const struct model *model, const struct hardware *hardware, const struct plan *plan,
-                          double with_more, const char *why)
-{
-    hypura_error error;
-    json_t *sizes = json_object();
-    struct role_bytes roles[ROLE_COUNT];
-    sum_roles(model, roles);
-    for (int role = 0; role < ROLE_COUNT; role++) {
-        if (roles[role].count)
-            json_object_set_new(sizes, tensor_role_name((enum tensor_role)role),
-                                json_integer((json_int_t)roles[role].bytes));
+    print_header(json);
+    print_predictions(json);
+    if (steps_of.given) {
+        print_layers(json);
+        return;
     }
-    const struct model_parameters *p = model_parameters(model);
-    json_t *json = json_pack("{s:s, s:s, s:I, s:i, s:i, s:i, s:i, s:o, s:o, s:o}", "model", model_name(model),
-                             "architecture", model_architecture(model)->name, "bytes", (json_int_t)model_bytes(model),
-                             "layers", (int)p->layers, "experts", (int)p->experts, "experts_used", (int)p->experts_used,
-                             "vocabulary", (int)p->vocabulary, "sizes", sizes, "plan",
-                             plan_json(model, plan, with_more), "metadata", metadata_json(model_file(model)));
-    if (json && p->prediction_blocks)
-        json_object_set_new(json, "prediction",
-                            json_pack("{s:i, s:b, s:s}", "blocks", (int)p->prediction_blocks, "used",
-                                      p->predicting != 0, "why_not", why));
-    struct optimize_gain gain;
-    if (json && model_expert_file(model))
-        json_object_set_new(json, "expert_file", json_text(model_expert_file(model)));
-    else if (json && find_gain(&gain, model, hardware, plan))
-        json_object_set_new(json, "optimize",
-                            json_pack("{s:f, s:b}", "faster", gain.faster, "worth_it", gain.faster >= OPTIMIZE_WORTH));
-    if (json && hardware->drives)
-        json_object_set_new(json, "drives", drives_json(hardware));
-    if (json && list_tensors)
-        json_object_set_new(json, "tensors", tensors_json(model, plan));
-    json_t *steps = NULL;
-    if (steps_of.given && layers_json(&steps, model, plan, &steps_of, &error)) {
-        json_decref(json);
+    print_metadata(json);
+    print_sizes(json);
+    if (list_tensors)
+        print_tensors(json_object_get(json, "tensors"));
+    print_plan(json);
+}
+
+/* ---- the command ----------------------------------------------------------------------------------------------------- */
+
+int show_description(char *text, bool raw, void (*print)(const json_t *json))
+{
+    hypura_error error;
+    if (raw) {
+        puts(text);
+        hypura_free(text);
+        return EXIT_OK;
+    }
+    json_t *json = json_loads(text, JSON_ALLOW_NUL, NULL);
+    hypura_free(text);
+    if (!json) {
+        error_set(&error, HYPURA_ERROR_MEMORY, "no memory for the description of the model");
         return report_error(&error);
     }
-    if (json && steps)
-        json_object_set_new(json, "steps", steps);
-    print_json(json);
+    print(json);
     json_decref(json);
     return EXIT_OK;
-}
-
-/* A model file, or what a preset of "hypura synth" would make, whose weights nobody needs here: its drive is the one
- * under the folder that this runs in. */
-static hypura_status find_model(const char **path, const char **drive, int *descriptor, const char *argument,
-                                hypura_error *error)
-{
-    static char header[32];
-    if (!preset_name) {
-        hypura_status status = model_path(path, argument, NULL, error);
-        *drive = *path;
-        return status;
-    }
-    const struct synth_preset *preset = synth_preset(preset_name);
-    struct synth_options options;
-    if (!preset || argument)
-        return error_set(error, HYPURA_ERROR_ARGUMENT,
-                         preset ? "--preset stands for a model: name no other"
-                                : "there is no preset \"%.40s\"; \"hypura synth --list\" lists them",
-                         preset_name);
-    synth_default_options(&options, preset);
-    if (preset_type)
-        options.type = preset_type;
-    *path = header;
-    *drive = ".";
-    return synth_header(descriptor, header, sizeof header, &options, error);
-}
-
-static int run_hosts(const char *argument)
-{
-    hypura_error error = {0};
-    const char *path, *drive;
-    int descriptor = -1;
-    hypura_status status = HYPURA_OK;
-    if (parts_path && preset_name)
-        status = error_set(&error, HYPURA_ERROR_ARGUMENT, "--parts needs a model, and a preset has no weights");
-    if (list_tensors || steps_of.given)
-        status = error_set(&error, HYPURA_ERROR_ARGUMENT,
-                           "--hosts shows a plan: it goes with neither --tensors nor --layers");
-    if (!status)
-        status = find_model(&path, &drive, &descriptor, argument, &error);
-    int result = status ? report_error(&error) : inspect_hosts(path, hosts_path, parts_path, as_json);
-    if (descriptor >= 0)
-        close(descriptor);
-    return result;
 }
 
 static int run(size_t count, char **arguments)
 {
     hypura_error error = {0};
-    struct engine_options options;
-    struct model *model = NULL;
-    struct plan *plan = NULL;
-    struct hardware hardware = {0};
-    int result = EXIT_FAILED;
-    double with_more = 0;
-    const char *path = NULL, *drive = NULL;
-    char why[ENGINE_WHY] = "";
-    int descriptor = -1;
-    if (hosts_path)
-        return run_hosts(count ? arguments[0] : NULL);
-    if (parts_path)
+    hypura_options options;
+    hypura_adapter *adapters = NULL;
+    const hypura_inspection what = {.struct_size = sizeof what,
+                                    .tensors = list_tensors,
+                                    .layers = steps_of.given,
+                                    .one_layer = steps_of.one,
+                                    .layer = steps_of.number,
+                                    .preset = preset_name,
+                                    .preset_type = preset_type};
+    const char *path = NULL;
+    char *text = NULL;
+    hypura_status status = HYPURA_OK;
+    if (!hosts_path && parts_path)
         return report_usage(&command_inspect, "--parts needs --hosts, which says what each host has");
-    bool failed = find_model(&path, &drive, &descriptor, count ? arguments[0] : NULL, &error) ||
-                  engine_options_of(&options, &error) || hardware_detect(&hardware, drive, &error) ||
-                  engine_open_file(&model, path, &hardware, &options, why, &error) ||
-                  engine_plan_only(&plan, model, &hardware, &options, &error);
-    if (!failed && !plan->gpu)
-        options.gpu = "none"; /* why, was said */
-    if (!failed)
-        plan_warn_of_too_much(plan, &hardware);
-    if (failed || engine_speed_with(&with_more, model, &hardware, &options, (int64_t)1 << 30, &error))
-        result = report_error(&error);
-    else
-        result = as_json ? print_all_json(model, &hardware, plan, with_more, why)
-                         : print_all(model, &hardware, plan, with_more, why);
-    plan_free(plan);
-    model_close(model);
-    hardware_drop_drives(&hardware);
-    if (descriptor >= 0)
-        close(descriptor);
-    return result;
+    if (preset_name && parts_path)
+        status = error_set(&error, HYPURA_ERROR_ARGUMENT, "--parts needs a model, and a preset has no weights");
+    else if (hosts_path && (list_tensors || steps_of.given))
+        status = error_set(&error, HYPURA_ERROR_ARGUMENT,
+                           "--hosts shows a plan: it goes with neither --tensors nor --layers");
+    else if (preset_name && count)
+        status = error_set(&error, HYPURA_ERROR_ARGUMENT, "--preset stands for a model: name no other");
+    else if (!preset_name)
+        status = model_path(&path, count ? arguments[0] : NULL, NULL, &error);
+    if (!status)
+        status = given_options(&options, &adapters, &error);
+    if (!status && hosts_path) {
+        int result = inspect_hosts(path, hosts_path, parts_path, &options, &what, as_json);
+        memory_free(adapters);
+        return result;
+    }
+    if (!status)
+        status = hypura_inspect(path, &options, &what, &text, &error);
+    memory_free(adapters);
+    return status ? report_error(&error) : show_description(text, as_json, print_all);
 }
 
 const struct command command_inspect = {

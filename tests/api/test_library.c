@@ -829,6 +829,51 @@ static void requests_are_answered_as_a_server_answers_them(void **state)
     hypura_endpoint_close(NULL);
 }
 
+/* ---- a file and its plan, in full ---- */
+
+static bool stop_soon(void *context, bool checking, uint64_t done, uint64_t all)
+{
+    (void)checking;
+    *(int *)context += done <= all;
+    return false;
+}
+
+static void a_file_is_described_and_written_in_parts(void **state)
+{
+    (void)state;
+    const hypura_options options = {.struct_size = sizeof options, .context_tokens = 256, .gpu = "none"};
+    hypura_inspection what = {.struct_size = sizeof what, .layers = true};
+    char *text = NULL, hosts[128], part[128];
+    int called = 0;
+    assert_done(hypura_inspect(embedded_model(), &options, &what, &text, &problem));
+    assert_true(strstr(text, "\"architecture\": \"qwen3moe\"") && strstr(text, "\"steps\"") && !strstr(text, "\"tensors\": [{\"layer"));
+    hypura_free(text);
+    assert_done(hypura_inspect(embedded_model(), NULL, NULL, &text, &problem));
+    assert_null(strstr(text, "\"steps\""));
+    hypura_free(text);
+    what = (hypura_inspection){.struct_size = sizeof what, .preset = "glm-5"};
+    assert_refused(hypura_inspect(embedded_model(), NULL, &what, &text, &problem), HYPURA_ERROR_ARGUMENT, "name no other");
+
+    snprintf(hosts, sizeof hosts, "%s/hosts.json", folder);
+    snprintf(part, sizeof part, "%s/part.gguf", folder);
+    FILE *file = fopen(hosts, "w");
+    assert_non_null(file);
+    fputs("{\"memory\": \"300M\", \"memory_bytes_per_second\": 5e10, \"drive_bytes_per_second\": 1e8, \"link_bits_per_second\": 1e12, "
+          "\"hosts\": [{\"name\": \"desk\", \"memory_bytes_per_second\": 1e9}, {\"name\": \"box\"}]}", file);
+    assert_int_equal(fclose(file), 0);
+    assert_done(hypura_inspect_hosts(embedded_model(), hosts, &options, NULL, &text, &problem));
+    assert_non_null(strstr(text, "\"name\": \"box\""));
+    hypura_free(text);
+    assert_refused(hypura_write_part(embedded_model(), hosts, &options, "none", part, NULL, NULL, &problem), HYPURA_ERROR_ARGUMENT, "no host");
+    assert_refused(hypura_write_part(embedded_model(), hosts, &options, "desk", part, NULL, NULL, &problem), HYPURA_ERROR_ARGUMENT,
+                   "the whole model");
+    assert_int_equal(hypura_write_part(embedded_model(), hosts, &options, "box", part, stop_soon, &called, &problem),
+                     HYPURA_ERROR_CANCELLED);
+    assert_true(called == 1 && access(part, F_OK) != 0);
+    assert_done(hypura_write_part(embedded_model(), hosts, &options, "box", part, NULL, NULL, &problem));
+    assert_int_equal(access(part, R_OK), 0);
+}
+
 static void the_version_is_told(void **state)
 {
     (void)state;
@@ -862,6 +907,7 @@ int main(void)
         cmocka_unit_test(refusals_have_a_sentence),
         cmocka_unit_test(loading_can_be_cancelled),
         cmocka_unit_test(requests_are_answered_as_a_server_answers_them),
+        cmocka_unit_test(a_file_is_described_and_written_in_parts),
         cmocka_unit_test(the_version_is_told),
     };
     snprintf(folder, sizeof folder, "/tmp/hypura-library-XXXXXX");

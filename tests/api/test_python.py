@@ -57,7 +57,7 @@ def structs_are_those_of_the_headers():
     names = {"_Error": "error", "_Adapter": "adapter", "_Options": "options", "_Info": "model_info", "_Plan": "plan", "_Chat": "chat",
              "_Bias": "logit_bias", "_Sampling": "sampling", "_Request": "request", "_Logprob": "logprob", "_Event": "event",
              "_Result": "result", "_Statistics": "statistics", "_Places": "places", "_Measure": "measure", "_Rate": "rate",
-             "_Speed": "speed", "_EndpointState": "endpoint_state"}
+             "_Speed": "speed", "_EndpointState": "endpoint_state", "_Inspection": "inspection"}
     lines, expected = [], []
     for ours, theirs in names.items():
         struct = getattr(hypura, ours)
@@ -167,6 +167,27 @@ def answers_keep_to_a_schema_a_grammar_and_settings():
             except (TypeError, ValueError):
                 pass
         assert "grammar" in error_of("argument", session.answer, "a", grammar="root ::= (")
+
+
+def a_file_and_its_plan_are_told_in_full():
+    whole = hypura.inspect(MODEL, tensors=True, layers=True, context=256, sessions=1, gpu="none")
+    layers, experts = whole["layers"], whole["experts"]
+    assert whole["architecture"] == "qwen3moe" and experts == 12 and len(whole["plan"]["places"]) == layers + 1, whole["plan"]
+    assert len(whole["steps"]["layers"]) == layers and whole["metadata"]["tokenizer.ggml.tokens"]["count"] == whole["vocabulary"]
+    assert sum(tensor["bytes"] for tensor in whole["tensors"]) == whole["bytes"] == sum(whole["sizes"].values())
+    one = hypura.inspect(MODEL, layer=3, context=256, sessions=1, gpu="none")
+    assert one["steps"] == [whole["steps"]["layers"][3]] and "tensors" not in one
+    made = hypura.inspect(preset="glm-5", memory="40G", context=2048, gpu="none")
+    assert made["experts"] == 256 and "streaming" in made["plan"]["mode"], made["plan"]
+    hosts = os.path.join(WORK.name, "hosts.json")
+    with open(hosts, "w", encoding="ascii") as file:
+        file.write('{"memory": "300M", "memory_bytes_per_second": 5e10, "drive_bytes_per_second": 1e8, "link_bits_per_second": 1e12, '
+                   '"hosts": [{"name": "desk", "memory_bytes_per_second": 1e9}, {"name": "box", "count": 2}]}')
+    planned = hypura.inspect_hosts(MODEL, hosts, context=256, gpu="none")
+    assert [host["same_machine_as"] for host in planned["hosts"]] == [0, 1, 1] and planned["title"] == whole["title"], planned
+    assert "there is no layer 8" in error_of("argument", hypura.inspect, MODEL, layer=8, gpu="none")
+    assert "neither a file nor a preset" in error_of("argument", hypura.inspect)
+    assert "takes no memory of its own" in error_of("argument", hypura.inspect_hosts, MODEL, hosts, memory="1G")
 
 
 def requests_are_answered_as_a_server_answers_them():
