@@ -1,4 +1,4 @@
-/* What lets a token see those before it: attention, its latent kind, and delta nets. */
+/* How a token sees earlier ones: attention, MLA and delta nets. */
 #include "steps/steps_private.h"
 
 static struct step_head no_head(void)
@@ -6,8 +6,8 @@ static struct step_head no_head(void)
     return (struct step_head){.buffer = BUFFER_NONE, .norm = NO_UNIT};
 }
 
-/* Heads that stand in a buffer, normed as a whole (each, or all as one row, as the length of the tensor says) and
- * turned from the start. */
+/* Whole heads in a buffer: normed one by one, or as one row if the norm is that long; rope from the first element on.
+ */
 static struct step_head whole_heads(const struct builder *b, enum step_buffer buffer, uint32_t heads, uint32_t size,
                                     unit_number norm)
 {
@@ -33,10 +33,10 @@ static void multiply_output(struct builder *b, enum tensor_role role, uint32_t c
 
 /* ---- attention -----------------------------------------------------------------------------------------------------
  *
- * q = Wq x, k = Wk x, v = Wv x; heads of q and k are normed and turned; k and v go to the cache; each head's output is
- * the mean of the values that it sees, weighted by softmax(scale q k); Wo takes all of them back. */
+ * q = Wq x, k = Wk x, v = Wv x; heads of q and k are normed and get rope; k and v go to the cache; each head's output
+ * is the mean of the values that it sees, weighted by softmax(scale q k); Wo projects all outputs back. */
 
-/* The parts of one matrix with queries, keys and values. */
+/* Queries, keys and values as parts of one matrix. */
 static void multiply_qkv(struct builder *b, struct step *step, const uint32_t widths[3],
                          const enum step_buffer outputs[3])
 {
@@ -49,19 +49,19 @@ static void multiply_qkv(struct builder *b, struct step *step, const uint32_t wi
     }
 }
 
-/* Llama 4 with 128 experts (Maverick) is trained without, and its files do not say. */
+/* Llama 4 with 128 experts (Maverick) has no such norms, and its files do not say so. */
 static bool norms_plainly(const struct builder *b)
 {
     return (b->architecture->flags & ARCHITECTURE_QK_NORM_PLAIN) && b->layer->rope && b->p->experts != 128;
 }
 
-/* Whether a matrix of its own makes the gate of what attention gives. */
+/* Whether a separate matrix computes the gate of attention's output. */
 static bool has_gate(const struct builder *b)
 {
     return b->architecture->attention_gate != ATTENTION_UNGATED && unit_of(b, ROLE_ATTENTION_GATE) != NO_UNIT;
 }
 
-/* A float for each that it gates, or one a head. */
+/* The gate has one float per element, or one per head. */
 static void make_gate(struct builder *b, enum step_buffer gate, uint32_t heads, uint32_t size)
 {
     static const enum glu_kind kinds[] = {[ATTENTION_UNGATED] = GLU_SIGMOID,
@@ -78,8 +78,8 @@ static void make_gate(struct builder *b, enum step_buffer gate, uint32_t heads, 
                                                    .gate_per_group = each};
 }
 
-/* A norm with a bias takes all heads as one row, and comes before the heads are taken apart (Jina). What is left to be
- * done with them. */
+/* A norm with a bias treats all heads as one row, before they are split (Jina). Returns the norm that is left for the
+ * heads. */
 static unit_number make_biased_norm(struct builder *b, enum step_buffer buffer, enum tensor_role role, uint32_t heads)
 {
     const unit_number norm = unit_of(b, role), bias = unit_of(b, role + 1);
@@ -151,7 +151,7 @@ void make_attention(struct builder *b, enum step_buffer in, enum step_buffer out
                                                             .alibi = b->p->alibi,
                                                             .bidirectional = flags & ARCHITECTURE_ENCODER,
                                                             .sinks = unit_of(b, ROLE_ATTENTION_SINKS)};
-    if (gated) /* in the raw rows each head's query is followed by its gate */
+    if (gated) /* in the raw rows, each head's gate follows its query */
         add_step(b, STEP_GLU)->glu = (struct step_glu){.kind = GLU_SIGMOID,
                                                        .gate = {BUFFER_RAW, layer->key_size, 2 * layer->key_size},
                                                        .up = {BUFFER_ATTENDED, 0, layer->value_size},
@@ -160,7 +160,7 @@ void make_attention(struct builder *b, enum step_buffer in, enum step_buffer out
                                                        .width = layer->value_size};
     if (has_gate(b))
         make_gate(b, BUFFER_RAW, layer->heads, layer->value_size);
-    if (layer->scans) /* before the last matrix, as they lie */
+    if (layer->scans) /* before the last matrix, in this order */
         make_scan_of_heads(b, in, BUFFER_RAW, BUFFER_SIDE);
     multiply_output(b, ROLE_ATTENTION_OUTPUT, layer->heads * layer->value_size, out);
     if (layer->scans)
@@ -169,11 +169,10 @@ void make_attention(struct builder *b, enum step_buffer in, enum step_buffer out
 
 /* ---- multi-head latent attention (DeepSeek-V2, 2024) ---------------------------------------------------------------
  *
- * Keys and values of all heads are projections of one short vector per position, which is what the cache keeps, with
- * one more part of the key that carries the position. The projections are moved to the other side of the products: a
- * query passes its head's key projection once and then meets the cached vectors as they are, and what comes back passes
- * the head's value projection. Older files carry the two projections as one matrix, from which whole keys and values
- * are made instead. */
+ * Keys and values of all heads are projections of one short vector per position. The cache keeps that vector and the
+ * part of the key with rope. The projections are moved to the other side of the products: a query is multiplied by its
+ * head's key projection and then meets the cached vectors directly; the result is multiplied by the head's value
+ * projection. Older files have both projections in one matrix, from which whole keys and values are computed. */
 
 void make_latent_attention(struct builder *b, enum step_buffer in, enum step_buffer out)
 {
@@ -271,8 +270,8 @@ void make_latent_attention(struct builder *b, enum step_buffer in, enum step_buf
 
 /* ---- gated delta nets (Yang et al., 2024) --------------------------------------------------------------------------
  *
- * Each value head keeps a matrix instead of a cache; compute.h says how a token changes it and is answered by it. What
- * comes out is normed head by head and gated by another projection of the input. */
+ * Each value head keeps a matrix instead of a cache; compute.h says how a token updates and reads it. The output is
+ * normed per head and gated by another projection of the input. */
 
 void make_delta_net(struct builder *b, enum step_buffer in, enum step_buffer out)
 {
@@ -319,8 +318,8 @@ void make_delta_net(struct builder *b, enum step_buffer in, enum step_buffer out
     multiply_output(b, ROLE_RECURRENT_OUT, inner, out);
 }
 
-/* The same with a decay by channel (Kimi Linear, 2025): queries, keys and values have a convolution each; decay and
- * output gate are one matrix each, or two of low rank one after the other. */
+/* The same with a decay per channel (Kimi Linear, 2025). Queries, keys and values have their own convolutions. The
+ * decay and the output gate are one matrix each, or two low-rank ones. */
 
 static void multiply_low_rank(struct builder *b, enum step_buffer between, enum tensor_role role, enum step_buffer out)
 {
@@ -349,7 +348,7 @@ void make_channel_delta_net(struct builder *b, enum step_buffer in, enum step_bu
     add_matrix(b, products, ROLE_RECURRENT_BETA, BUFFER_BETA);
     products = add_multiply(b, in, p->embedding);
     add_matrix(b, products, ROLE_RECURRENT_DECAY_A, low_decay ? BUFFER_LATENTS : BUFFER_DECAY);
-    if (low_decay) { /* in the order of the units, which streams follow */
+    if (low_decay) { /* in the order of units, in which they stream */
         multiply_low_rank(b, BUFFER_LATENTS, ROLE_RECURRENT_DECAY_B, BUFFER_DECAY);
         products = add_multiply(b, in, p->embedding);
     }

@@ -1,11 +1,11 @@
-/* What all mechanisms are made of. */
+/* Building blocks of all mechanisms. */
 #include "steps/steps_private.h"
 
 #define FIRST_ROOM ((size_t)64)
 
 struct step *add_step(struct builder *b, enum step_kind kind)
 {
-    static _Thread_local struct step dropped; /* after a failure somebody still fills one in */
+    static _Thread_local struct step dropped; /* callers still fill one in after a failure */
     if (!b->status && b->count == b->room) {
         size_t room = b->room ? 2 * b->room : FIRST_ROOM;
         b->status = memory_resize((void **)&b->steps, b->room, room, sizeof *b->steps, "list of steps", b->error);
@@ -57,7 +57,7 @@ uint32_t unit_rows(const struct builder *b, unit_number unit)
     return (uint32_t)(tensor->dimensions[1] * tensor->dimensions[2]);
 }
 
-/* A bias, where there is one, has the role after its matrix's. */
+/* The role of a bias follows that of its matrix. */
 void add_matrix(struct builder *b, struct step *step, enum tensor_role role, enum step_buffer out)
 {
     unit_number unit = unit_of(b, role), bias = unit_of(b, role + 1);

@@ -1,4 +1,4 @@
-/* A list for people: "hypura inspect --layers", and the answer to what a model does. */
+/* Lists in words, for "hypura inspect --layers". */
 #include "steps/steps_private.h"
 
 #include <stdarg.h>

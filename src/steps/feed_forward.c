@@ -1,4 +1,4 @@
-/* What each token does by itself: a dense feed forward, or a mixture of experts. */
+/* Feed forwards: dense, or a mixture of experts. */
 #include "steps/steps_private.h"
 
 #include <math.h>
@@ -17,7 +17,7 @@ static struct glu glu_of(const struct builder *b, float limit)
     case FFN_OAI:
         return (struct glu){GLU_OAI, OAI_ALPHA, OAI_LIMIT};
     case FFN_RELU:
-    case FFN_RELU_SQUARED: /* of rows that are their own gate */
+    case FFN_RELU_SQUARED: /* the row is its own gate */
         return (struct glu){GLU_RELU, 0, 0};
     case FFN_SITU:
         return (struct glu){GLU_SITU, b->p->situ_gate, b->p->situ_up};
@@ -89,8 +89,8 @@ static void make_dense(struct builder *b, const struct dense_roles *roles, enum 
 /* ---- mixtures ------------------------------------------------------------------------------------------------------
  */
 
-/* Experts that every token passes, while the reads of the chosen ones are under way. Where they have a router of their
- * own (Qwen), its sigmoid weighs them. */
+/* Shared experts, which every token uses, while the chosen ones are being read. If they have their own router (Qwen),
+ * its sigmoid weights them. */
 static void make_shared(struct builder *b, enum step_buffer in)
 {
     static const enum tensor_role router = ROLE_SHARED_ROUTER;
@@ -107,7 +107,7 @@ static void make_shared(struct builder *b, enum step_buffer in)
         add_step(b, STEP_SCALE_ROWS)->scale_rows = (struct step_scale_rows){BUFFER_SIDE, BUFFER_SHARE};
 }
 
-/* A router may read the residual stream through a norm and scales of its own (Gemma 4). */
+/* A router may read the residual stream through its own norm and scales (Gemma 4). */
 static enum step_buffer make_router_input(struct builder *b, enum step_buffer in)
 {
     unit_number scales = unit_of(b, ROLE_ROUTER_SCALE);
@@ -162,8 +162,7 @@ static void make_experts(struct builder *b, enum step_buffer in)
                               .used = b->p->experts_used};
 }
 
-/* Where experts are chosen before attention, their reads are under way while that runs. Rows that they read themselves
- * are kept on the side. */
+/* If experts are chosen before attention, they are read while attention runs. Their own input rows are kept aside. */
 void make_early_route(struct builder *b)
 {
     const enum mixture_input reads = b->layer->moe ? b->architecture->mixture_input : MIXTURE_FEED_FORWARD;
@@ -205,7 +204,7 @@ static void add_chunk_experts(struct builder *b, enum step_buffer out)
                                                                                  .scale = p->chunk_scale};
 }
 
-/* The dense feed forward, while the experts come, and those on the rows that are kept on the side (Arctic). */
+/* The dense feed forward, while experts are being read; then the experts, on the rows that were kept aside (Arctic). */
 static void make_mixture_next_to_dense(struct builder *b, const struct dense_roles *dense, enum step_buffer in,
                                        enum step_buffer out)
 {
@@ -216,7 +215,7 @@ static void make_mixture_next_to_dense(struct builder *b, const struct dense_rol
     add_step(b, STEP_ADD)->add = (struct step_add){.to = out, .from = BUFFER_SIDE, .scale = 1.0f};
 }
 
-/* What experts gave in rows of their own width, back in those of the residual stream. */
+/* Projects the experts' rows from their own width back to that of the residual stream. */
 static void make_wide(struct builder *b, enum step_buffer out)
 {
     const uint32_t width = b->p->expert_columns;
@@ -226,8 +225,8 @@ static void make_wide(struct builder *b, enum step_buffer out)
     add_matrix(b, add_multiply(b, BUFFER_LATENTS, width), ROLE_LATENT_UP, out);
 }
 
-/* The router chooses; the shared experts, or a dense feed forward with a norm of its own behind it (Gemma 4), run while
- * the chosen ones come; then these, and the sum of all. */
+/* The router chooses. The shared experts, or a dense feed forward followed by its own norm (Gemma 4), run while the
+ * chosen ones are being read. Then come these, and the sum of all. */
 static void make_mixture(struct builder *b, enum step_buffer in, enum step_buffer out)
 {
     const struct dense_roles dense = {ROLE_FFN_GATE, ROLE_FFN_UP, ROLE_FFN_DOWN, b->layer->feed_forward,

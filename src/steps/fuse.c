@@ -1,5 +1,5 @@
-/* Rewriting a list for a device, a pattern a function. Each takes a list, marks what it took away, and leaves a list
- * that says the same. */
+/* Rewrites a list for a device, with one function per pattern. Each marks the steps that it removes, and leaves an
+ * equivalent list. */
 #include "steps/steps_private.h"
 
 struct list {
@@ -35,13 +35,13 @@ static bool is(const struct step *step, enum step_kind kind)
     return step && step->kind == kind;
 }
 
-/* One row to another, as wide as the residual stream. */
+/* Whether it adds one row to another, as wide as the residual stream. */
 static bool is_addition(const struct step *step)
 {
     return is(step, STEP_ADD) && step->add.width == 0 && step->add.copies <= 1;
 }
 
-/* One that a kernel can do next to something else: of whole rows, by length alone, with weights. */
+/* Whether another kernel can include this norm: of whole rows, without a mean, with weights. */
 static bool is_plain_norm(const struct step *step, enum step_buffer in)
 {
     return is(step, STEP_NORM) && step->norm.in == in && !step->norm.centred && step->norm.bias == NO_UNIT &&
@@ -76,9 +76,10 @@ static void fuse_shares(struct list *list)
     close_gaps(list);
 }
 
-/* ---- turned latent queries ------------------------------------------------------------------------------------------
+/* ---- rope of MLA's queries
+ * -------------------------------------------------------------------------------------------
  *
- * heads (queries turned); heads (keys); attend latent   ->   heads (keys); attend latent, turning */
+ * heads (rope of queries); heads (keys); attend latent   ->   heads (keys); attend latent with rope */
 
 static void fuse_turns(struct list *list)
 {
@@ -120,10 +121,10 @@ static void fuse_gates(struct list *list)
 /* ---- norms that products apply themselves ---------------------------------------------------------------------------
  *
  * y = norm(x); ... = y * matrices   ->   ... = norm(x) * matrices
- * and where a single product and its addition stand before the norm, which then has nothing left to do:
+ * and, if a single product and its addition precede the norm:
  * branch = ...; x += branch; y = norm(x); ...   ->   x += ...; ... = norm(x) * matrices */
 
-/* Whether all that reads what a norm gives are products that could norm it, and x stays as it is until then. */
+/* Whether only products that can norm their input read the norm's output, and x does not change before them. */
 static bool only_products_read(const struct list *list, size_t norm)
 {
     const struct step_norm *n = &list->steps[norm].norm;
@@ -186,7 +187,7 @@ static void fuse_norms(struct list *list)
     close_gaps(list);
 }
 
-/* The same where no norm follows at all. */
+/* The same without a following norm. */
 static void fuse_additions(struct list *list)
 {
     for (size_t i = 0; i + 1 < list->count; i++) {
@@ -202,7 +203,7 @@ static void fuse_additions(struct list *list)
 
 /* ---- sums -----------------------------------------------------------------------------------------------------------
  *
- * branch = mix, or what is there; branch = norm(branch); x += branch; x *= number; y = norm(x)   ->   residual */
+ * branch = mix, or present already; branch = norm(branch); x += branch; x *= number; y = norm(x)   ->   residual */
 
 static void rename_reads(struct list *list, size_t from, enum step_buffer old, enum step_buffer new)
 {
@@ -250,14 +251,15 @@ static void fuse_sums(struct list *list)
         if (mixes)
             residual.mix = first->mix;
         if (mixes && post)
-            residual.epsilon /= first->mix.scale * first->mix.scale; /* a norm of a scaled sum is one of the sum */
+            residual.epsilon /=
+                first->mix.scale * first->mix.scale; /* the norm of a scaled sum equals that of the sum */
         else if (mixes)
             residual.scale *= first->mix.scale;
         residual.mix.scale = 1.0f;
         if (add->add.from == branch) {
             residual.to = add->add.to;
         } else if (add->add.to == branch && mixes) {
-            /* What is added to the experts' sum may as well have that added to it. */
+            /* Addition commutes: the experts' sum may be added to the other operand. */
             residual.to = add->add.from;
             rename_reads(list, next, branch, residual.to);
         } else {

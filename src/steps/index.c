@@ -1,11 +1,11 @@
-/* The search for positions worth attention (DeepSeek V3.2, 2025).
+/* Indexers (DeepSeek V3.2, 2025).
  *
- * Each position leaves a short key in a plane of the cache. A token's few short queries meet those of all positions
- * before it, and attention sees the best ones only. The choice stays in BUFFER_CHOSEN: layers without a search of their
- * own see what the nearest one before them chose. */
+ * Each position stores a short key in a plane of the cache. A token's few short queries are compared with the keys of
+ * all earlier positions, and attention sees only the best ones. The choice stays in BUFFER_CHOSEN, because layers
+ * without an indexer use the choice of the nearest earlier one. */
 #include "steps/steps_private.h"
 
-/* Heads of the search, as wide as a key; from the first element that turns. */
+/* Heads of the indexer, as wide as a key. */
 static struct step_head index_head(const struct builder *b, enum step_buffer buffer, uint32_t heads, unit_number norm)
 {
     const struct model_parameters *p = b->p;
@@ -35,7 +35,7 @@ static struct step *add_index(struct builder *b)
     return step;
 }
 
-/* Turned, and keys stored; norms of each are by length. */
+/* Norms without a mean, rope, and storing the keys. */
 static void add_index_heads(struct builder *b, unit_number query_norm, unit_number key_norm)
 {
     add_step(b, STEP_HEADS)->heads =
@@ -49,7 +49,7 @@ static void add_index_heads(struct builder *b, unit_number query_norm, unit_numb
                             .epsilon = b->p->norm_epsilon};
 }
 
-/* Positions, the same for all heads: queries from those of low rank, weights per head, a layer norm of the key. */
+/* Chooses positions for all heads: queries from the low-rank ones, a weight per head, a layer norm of the key. */
 static void make_position_index(struct builder *b, enum step_buffer in, enum step_buffer low)
 {
     const unit_number norm = unit_of(b, ROLE_INDEX_K_NORM);
@@ -67,7 +67,7 @@ static void make_position_index(struct builder *b, enum step_buffer in, enum ste
     add_index(b)->index.weights = BUFFER_INDEX_WEIGHT;
 }
 
-/* Blocks, for each kv head its own. */
+/* Chooses blocks, separately for each kv head. */
 static void make_block_index(struct builder *b, enum step_buffer in)
 {
     struct step *products = add_multiply(b, in, b->p->embedding);
@@ -77,7 +77,7 @@ static void make_block_index(struct builder *b, enum step_buffer in)
     add_index(b)->index.by_head = true;
 }
 
-/* Blocks by the mean of their keys, and the positions behind the last whole block. */
+/* Chooses blocks by the mean of their keys, and always the unfinished block. */
 static void make_pooled_index(struct builder *b, enum step_buffer in)
 {
     const struct model_parameters *p = b->p;

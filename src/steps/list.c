@@ -1,4 +1,4 @@
-/* Looking into a list that was made. */
+/* Queries about a finished list. */
 #include "steps/steps_private.h"
 
 void steps_free(struct steps *steps)

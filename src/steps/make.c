@@ -16,8 +16,7 @@ static void make_before(struct builder *b)
     make_sides(b);
 }
 
-/* What reads the residual stream reads it through a norm, where the layer has one there; of several streams it reads a
- * sum. */
+/* The input of a branch: the residual stream, or a mix of several streams, through a norm if the layer has one here. */
 static enum step_buffer make_input(struct builder *b, enum streams_of where, enum tensor_role norm)
 {
     enum step_buffer in = BUFFER_HIDDEN;
@@ -67,7 +66,7 @@ static void make_mixer(struct builder *b, enum step_buffer in, enum step_buffer 
     }
 }
 
-/* A mixer or a feed forward, whose norm has the same name. */
+/* A layer that is either a mixer or a feed forward; the norm has the same name. */
 static void make_branch(struct builder *b)
 {
     enum step_buffer in = make_input(b, STREAMS_OF_ATTENTION, ROLE_ATTENTION_NORM);
@@ -81,7 +80,7 @@ static void make_branch(struct builder *b)
 }
 
 /* Attention and feed forward read the same rows, and both are added to the residual stream: together, or attention
- * first where shared experts want the buffer on the side. */
+ * first if shared experts need BUFFER_SIDE. */
 static void make_parallel_layer(struct builder *b)
 {
     const bool own = unit_of(b, ROLE_ATTENTION_OWN_NORM) != NO_UNIT; /* Falcon 40B */
@@ -99,8 +98,8 @@ static void make_parallel_layer(struct builder *b)
         add_residual(b, attended, b->p->attention_value_scale);
 }
 
-/* Attention's branch goes into the residual stream, which may be normed then; where a second norm follows, the first is
- * of a sum that only it sees (Jina). */
+/* Adds attention's branch to the residual stream, which may be normed afterwards. With a second norm, the first one's
+ * result is read only by that (Jina). */
 static void add_attention(struct builder *b)
 {
     const unit_number norm = unit_of(b, ROLE_ATTENTION_SUM_NORM), bias = unit_of(b, ROLE_ATTENTION_SUM_NORM_BIAS);
@@ -139,8 +138,8 @@ static void make_layer(struct builder *b)
             (struct step_scale){.buffer = BUFFER_HIDDEN, .factor = unit_of(b, ROLE_LAYER_SCALE)};
 }
 
-/* Kimi K3: what a branch reads is made of the residual stream and of its rows before blocks of layers. Those that a
- * block begins with are kept, and its first mixer starts the stream anew. */
+/* Kimi K3: a branch reads a mean of the residual stream and of its rows before each block of layers. Each block keeps
+ * the row that it begins with, and its first mixer starts a new stream. */
 static void make_recalling_layer(struct builder *b)
 {
     const uint32_t block = b->p->residual_block, number = (uint32_t)b->number, kept = (number + block - 1) / block;
@@ -179,8 +178,8 @@ static void make_after(struct builder *b)
                              .soft_cap = b->p->output_soft_cap};
 }
 
-/* What is made of the row that a text was pooled to: two matrices more (Embedding Gemma), or scores by a classifier: a
- * matrix with a function behind it, and perhaps a norm and one matrix more. */
+/* The steps for a text's pooled row: two more matrices (Embedding Gemma), or a classifier: a matrix followed by a
+ * function, and perhaps a norm and another matrix. */
 static void make_pooled(struct builder *b)
 {
     const uint32_t width = b->p->embedding;
@@ -204,7 +203,7 @@ static void make_pooled(struct builder *b)
         add_matrix(b, add_multiply(b, in, width), ROLE_CLASSIFIER_OUTPUT, BUFFER_BRANCH);
 }
 
-/* What a prediction block shares with the model stands there only. */
+/* A prediction block's own unit, or the model's if they share it. */
 static unit_number own_or(const struct builder *b, enum tensor_role own, enum tensor_role shared)
 {
     return unit_of(b, own) != NO_UNIT ? unit_of(b, own) : model_tensor(b->model, shared);
@@ -245,7 +244,7 @@ static void make_prediction(struct builder *b)
                              .soft_cap = b->p->output_soft_cap};
 }
 
-/* What the steps of a layer keep of a sequence lies one after another. */
+/* Places the states of a layer's steps one after another. */
 static void lay_states(struct step *steps, size_t count)
 {
     size_t floats = 0;
@@ -297,7 +296,7 @@ static void make_all(struct builder *b, struct steps *out)
         note_buffers(&b->steps[i]);
 }
 
-/* Leaving out what a file has would change the answer silently. */
+/* Ignoring a tensor of the file would silently change the answer. */
 static hypura_status check_all_read(const struct steps *steps, const struct model *model, hypura_error *error)
 {
     uint32_t units = model_unit_count(model);
@@ -324,8 +323,8 @@ static hypura_status check_all_read(const struct steps *steps, const struct mode
     return status;
 }
 
-/* What can be done with rows of another layer's state: nothing but they are looked at. A recall writes its own place
- * among the kept rows, which is free until that layer comes. */
+/* Kinds that may run ahead of their layer, because they depend only on their rows. A recall writes its own row of the
+ * bank, which nobody reads before that layer. */
 static bool is_of_rows(enum step_kind kind)
 {
     switch (kind) {
@@ -341,7 +340,7 @@ static bool is_of_rows(enum step_kind kind)
     }
 }
 
-/* From the route back to the residual stream: whatever writes what is read by then. */
+/* From the route back to the residual stream: the steps that write what is read. */
 static struct step_router find_router(struct step_list list)
 {
     struct step_router router = {.route = steps_find(list, STEP_ROUTE)};

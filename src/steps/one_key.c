@@ -1,9 +1,9 @@
 /* Attention whose cache has one row per position, the key and the value of all heads (DeepSeek V4, 2026).
  *
- * Queries are of low rank. A head sees a window of rows, and rows that stand for blocks of positions: all of them, or,
- * where blocks are short and overlap, those that a search chooses, by keys compressed likewise. Values carry the turn
- * of their position, so what a head gives is turned back. The output has a matrix for each group of heads, then one for
- * what these give. */
+ * Queries are of low rank. A head sees a window of rows, and compressed rows, each of which represents a block of
+ * positions: all of them, or, if blocks are short and overlap, those that an indexer chooses by keys that are
+ * compressed in the same way. Values carry the rope of their position, so a head's output is rotated back. The output
+ * projection has one matrix per group of heads, and then one for all groups. */
 #include "steps/steps_private.h"
 
 static struct step_head part_head(enum step_buffer buffer, uint32_t heads, uint32_t size, uint32_t rotary)

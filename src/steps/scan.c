@@ -1,7 +1,7 @@
-/* What keeps a state instead of a cache, or next to it: scans of state spaces, and short convolutions alone. */
+/* Layers with a state instead of a cache, or in addition to one: scans of state spaces, and short convolutions. */
 #include "steps/steps_private.h"
 
-/* Some rows of a matrix. */
+/* A product with some rows of a matrix. */
 static void add_part(struct builder *b, struct step *step, enum tensor_role role, enum step_buffer out, uint32_t first,
                      uint32_t rows)
 {
@@ -16,7 +16,7 @@ static uint32_t inner_of(const struct builder *b)
     return b->p->recurrent_heads_v * b->p->recurrent_value_size;
 }
 
-/* The convolution in front of a state, from parts of the raw rows. */
+/* The convolution before a scan, from parts of the raw rows. */
 static void convolve(struct builder *b, struct step_rows in, uint32_t groups, uint32_t width, bool silu)
 {
     add_step(b, STEP_CONVOLVE)->convolve = (struct step_convolve){.in = in,
@@ -29,7 +29,7 @@ static void convolve(struct builder *b, struct step_rows in, uint32_t groups, ui
                                                                   .silu = silu};
 }
 
-/* A scan of what was convolved; rows of it are so wide. */
+/* A scan of the convolution's output, with rows of this width. */
 static struct step_scan *scan(struct builder *b, uint32_t row, enum step_buffer out)
 {
     const struct model_parameters *p = b->p;
@@ -49,7 +49,7 @@ static struct step_scan *scan(struct builder *b, uint32_t row, enum step_buffer 
     return &step->scan;
 }
 
-/* What came out passes a gate of this many groups of floats. */
+/* Gates the output, in this many groups of floats. */
 static void gate(struct builder *b, struct step_rows gate, enum step_buffer rows, uint32_t groups, uint32_t width)
 {
     add_step(b, STEP_GLU)->glu = (struct step_glu){
@@ -63,8 +63,8 @@ static void multiply_out(struct builder *b, enum step_buffer rows, enum step_buf
 
 /* ---- Mamba 2 (Dao and Gu, 2024) ------------------------------------------------------------------------------------
  *
- * One matrix gives the gate, what is convolved (the input x of the heads, and what their groups are written and read
- * with), and the steps. The gate comes before the norm of each group. */
+ * One matrix gives the gate, the convolution's input (the heads' x, and their groups' b and c), and the time steps. The
+ * gate is applied before the norm of each group. */
 
 void make_scan_of_heads(struct builder *b, enum step_buffer in, enum step_buffer own, enum step_buffer out)
 {
@@ -90,8 +90,8 @@ void make_scan_of_heads(struct builder *b, enum step_buffer in, enum step_buffer
 
 /* ---- Mamba 1 (Gu and Dao, 2023) ------------------------------------------------------------------------------------
  *
- * What states are written and read with, and the steps, are projections of what was convolved; the steps by way of a
- * few numbers. Each of these may be normed. PLaMo 2 does the same, with the heads of Mamba 2. */
+ * b, c and the time steps are projections of the convolution's output; the time steps at low rank. Each of them may be
+ * normed. PLaMo 2 does the same, with the heads of Mamba 2. */
 
 static void norm_part(struct builder *b, enum step_buffer buffer, enum tensor_role role, uint32_t width)
 {
@@ -99,7 +99,7 @@ static void norm_part(struct builder *b, enum step_buffer buffer, enum tensor_ro
         add_groups_norm(b, buffer, buffer, unit_of(b, role), 1, width);
 }
 
-/* In rows of the matrix what a state is written with stands at "written", what it is read with behind it. */
+/* In the matrix, the rows of b begin at "written"; those of c follow. */
 static void make_steps(struct builder *b, uint32_t rank_at, uint32_t written)
 {
     const struct model_parameters *p = b->p;
@@ -127,7 +127,7 @@ void make_scan(struct builder *b, enum step_buffer in, enum step_buffer out)
     multiply_out(b, BUFFER_ATTENDED, out);
 }
 
-/* In the raw rows each head's gate is followed by its input. */
+/* In the raw rows, each head's input follows its gate. */
 void make_scan_between(struct builder *b, enum step_buffer in, enum step_buffer out)
 {
     const struct model_parameters *p = b->p;
@@ -142,7 +142,7 @@ void make_scan_between(struct builder *b, enum step_buffer in, enum step_buffer 
 
 /* ---- short convolutions (LFM 2) ------------------------------------------------------------------------------------
  *
- * Of three projections the product of two is convolved; the other is the gate of what comes out. */
+ * There are three projections. The product of two is convolved; the third gates the output. */
 
 void make_short_convolution(struct builder *b, enum step_buffer in, enum step_buffer out)
 {

@@ -1,5 +1,5 @@
-/* Gemma 3n: residual streams next to the first one, which foresee and correct what a layer does (alternating updates,
- * Baykal et al., 2023), a product of low rank next to attention, and what each layer gets of a token by itself. */
+/* Gemma 3n: further residual streams, which predict and correct what a layer does (alternating updates, Baykal et al.,
+ * 2023), a low-rank product parallel to attention, and a row per layer for each token. */
 #include "steps/steps_private.h"
 
 #include <math.h>
@@ -16,9 +16,9 @@ static void add_scale(struct builder *b, enum step_buffer buffer, float by)
     add_step(b, STEP_SCALE)->scale = (struct step_scale){.buffer = buffer, .factor = NO_UNIT, .by = by};
 }
 
-/* ---- what each layer gets of a token by itself ---------------------------------------------------------------------
+/* ---- a row per layer for each token --------------------------------------------------------------------------------
  *
- * A row of a table for the token's id, and a normed product of its embedding; of each layer token_width floats. */
+ * A row of a table for the token's id, plus a normed product of its embedding; token_width floats per layer. */
 
 void make_token_rows(struct builder *b)
 {
@@ -34,7 +34,7 @@ void make_token_rows(struct builder *b)
     add_matrix(b, add_multiply(b, BUFFER_HIDDEN, p->embedding), ROLE_LAYERS_PROJECTION, BUFFER_TOKEN);
     struct step_norm *norm =
         &add_groups_norm(b, BUFFER_TOKEN, BUFFER_TOKEN, unit_of(b, ROLE_LAYERS_NORM), p->layers, p->token_width)->norm;
-    norm->epsilon *= (float)p->embedding; /* of the product divided by the root of the embedding's width */
+    norm->epsilon *= (float)p->embedding; /* because the product is divided by the root of the embedding's width */
     norm->scale = HALF_ROOT;
     add_step(b, STEP_ADD)->add =
         (struct step_add){.to = BUFFER_TOKEN, .from = BUFFER_LOOKED_UP, .scale = 1.0f, .width = all};
@@ -70,7 +70,7 @@ static struct step_sides sides_of(const struct builder *b, enum tensor_role coef
                                .epsilon = b->p->norm_epsilon};
 }
 
-/* Each begins as a product of the embedding, as long as that. */
+/* Each begins as a product of the embedding, scaled to its length. */
 void make_sides(struct builder *b)
 {
     if (!b->p->sides)
@@ -87,7 +87,7 @@ static void make_laurel(struct builder *b)
     add_rows_of(b, BUFFER_SIDE, BUFFER_NORMED);
 }
 
-/* The layer runs next to the first stream; what it makes corrects all of them. */
+/* The layer computes on the first stream; its result corrects all of them. */
 void make_side_layer(struct builder *b)
 {
     add_step(b, STEP_PREDICT)->sides = sides_of(b, ROLE_SIDES_PREDICT);
@@ -114,7 +114,7 @@ void make_side_layer(struct builder *b)
         (struct step_add){.to = BUFFER_SIDES, .from = BUFFER_BRANCH, .scale = 1.0f, .copies = b->p->sides};
 }
 
-/* Products of the side streams, as long as the first one, and their mean with it. */
+/* Products of the side streams, scaled to the length of the first stream, and the mean of all. */
 void make_sides_end(struct builder *b)
 {
     static const enum step_buffer places[] = {BUFFER_BRANCH, BUFFER_SIDE, BUFFER_RAW};

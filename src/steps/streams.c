@@ -1,4 +1,4 @@
-/* Several residual streams in the place of one. */
+/* Several residual streams instead of one. */
 #include "steps/steps_private.h"
 
 static const struct stream_roles {
@@ -13,13 +13,13 @@ static const enum tensor_role low_rank_of[] = {[STREAMS_OF_ATTENTION] = ROLE_ATT
                                                [STREAMS_OF_FFN] = ROLE_FFN_STREAMS_NORM,
                                                [STREAMS_OF_OUTPUT] = ROLE_OUTPUT_STREAMS_NORM};
 
-/* Norms of streams, each with weights of its own. */
+/* Norms of streams, each with its own weights. */
 static void add_streams_norm(struct builder *b, enum step_buffer in, enum step_buffer out, enum tensor_role role)
 {
     add_groups_norm(b, in, out, unit_of(b, role), b->p->streams, b->p->embedding)->norm.each = true;
 }
 
-/* Streams are normed, pass a narrow place, and come back as gates of each of their elements. */
+/* Normed streams are projected to a low rank and back, to a gate per element. */
 static void add_low_rank_gather(struct builder *b, enum streams_of where, enum step_buffer out)
 {
     const struct model_parameters *p = b->p;
@@ -45,7 +45,7 @@ static void add_low_rank_gather(struct builder *b, enum streams_of where, enum s
                                    .width = p->embedding};
 }
 
-/* Rows of a table of n-grams enter each stream as far as they match it, and once more behind a short convolution. */
+/* Adds rows of a table of n-grams to each stream as far as they match it, and again after a short convolution. */
 void make_ngrams(struct builder *b)
 {
     const struct model_parameters *p = b->p;

@@ -1,4 +1,4 @@
-/* What a step touches: buffers, and units. Whoever sizes memory, orders reads or places weights asks here. */
+/* The buffers and units of a step, for sizing memory, ordering reads and placing weights. */
 #include "steps/steps_private.h"
 
 /* ---- buffers -------------------------------------------------------------------------------------------------------
@@ -358,13 +358,13 @@ static void use_vectors(struct lister *l, const unit_number *units, size_t count
         use(l, units[i], USE_VECTOR, ROLE_COUNT);
 }
 
-/* A matrix may stand in a product several times, in parts. */
+/* A product may use several parts of one matrix. */
 static void use_matrices(struct lister *l, const struct step_multiply *multiply)
 {
     for (uint32_t i = 0; i < multiply->count; i++) {
         const struct step_matrix *matrix = &multiply->matrices[i];
         bool again = i > 0 && multiply->matrices[i - 1].unit == matrix->unit;
-        /* One row that decides about all shared experts is a router of theirs. */
+        /* A single row that weights all shared experts is their router. */
         enum unit_use how = matrix->out == BUFFER_SHARE ? USE_ROUTER : USE_MATRIX;
         use(l, again ? NO_UNIT : matrix->unit, how, matrix->role);
         use(l, again ? NO_UNIT : matrix->bias, USE_VECTOR, ROLE_COUNT);
