@@ -2,8 +2,7 @@
 
 #include <string.h>
 
-/* The rows. What stands here are facts of the published models, as GGUF files of them are read everywhere; see
- * docs/models.md for how to add one. */
+/* The rows: facts about the published models and their GGUF files. docs/architecture.md says how to add one. */
 static const struct architecture architectures[] = {
     {.name = "llama",
      .title = "Llama 2 and 3, Mistral, Mixtral",
@@ -241,7 +240,8 @@ static const struct architecture architectures[] = {
     {.name = "jina-bert-v2",
      .title = "Jina Embeddings 2 (encoder)",
      .activation = FFN_GELU,
-     .aliases = {{"attn_norm_2.weight", ROLE_ATTENTION_SECOND_NORM}, {"attn_norm_2.bias", ROLE_ATTENTION_SECOND_NORM_BIAS}},
+     .aliases = {{"attn_norm_2.weight", ROLE_ATTENTION_SECOND_NORM},
+                 {"attn_norm_2.bias", ROLE_ATTENTION_SECOND_NORM_BIAS}},
      .alibi = 8.0f,
      .flags = ARCHITECTURE_ENCODER | ARCHITECTURE_LAYER_NORM | ARCHITECTURE_NORMS_OF_SUMS},
     {.name = "modern-bert",

@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define SLICE_ALIGNMENT 64u /* in a record: of cache lines, and more than GPUs ask for */
+#define SLICE_ALIGNMENT 64u /* in a record: a cache line, and more than GPUs require */
 #define SAMPLES 24u
 #define SAMPLE_BYTES 4096u
 
@@ -43,7 +43,7 @@ static bool is_expert_file(const struct gguf *file)
     return gguf_get_string(file, "general.type", &type) && strcmp(type.data, EXPERT_FILE_TYPE) == 0;
 }
 
-/* The model lies where it lay, or now next to the file. */
+/* Finds the model at its old place, or next to the file. */
 static bool find_model(char *out, size_t room, const char *path, const char *model)
 {
     const char *slash = strrchr(path, '/'), *name = strrchr(model, '/');
@@ -77,7 +77,7 @@ hypura_status model_find_behind_experts(struct model *model, hypura_error *error
                : HYPURA_OK;
 }
 
-/* ---- whether it is of this model ------------------------------------------------------------------------------------
+/* ---- whether it belongs to this model -------------------------------------------------------------------------------
  */
 
 static bool number_at(const struct gguf *file, const char *key, uint64_t index, uint64_t *out)
@@ -101,7 +101,7 @@ static const char *compare_files(const struct gguf *experts, const struct model 
     return NULL;
 }
 
-/* A layer's tensor in the file, and where each expert's record is; NULL: the file has none. */
+/* A layer's tensor in the file, and the record of each expert; NULL: the file has none. */
 static const struct gguf_tensor *find_layer(const struct gguf *experts, const struct model *model, uint32_t layer,
                                             uint32_t *order, const char **problem)
 {
@@ -140,7 +140,7 @@ static const struct gguf_tensor *find_layer(const struct gguf *experts, const st
     return tensor;
 }
 
-/* A slice of an expert, read from both files somewhere. */
+/* Compares samples of an expert's slice in both files. */
 static bool is_same(const struct model *model, const struct unit_slice *slice, uint32_t expert, int experts,
                     uint64_t place, uint64_t at)
 {
@@ -205,7 +205,7 @@ static void move_experts(struct model *model, const struct layer_records *record
         }
 }
 
-/* NULL: experts are read from there. */
+/* Makes the model read experts from the file, and returns NULL; else the reason why not. */
 static const char *take(struct model *model, const struct gguf *experts)
 {
     const uint32_t layers = all_layers(model), count = model->parameters.experts;

@@ -1,4 +1,4 @@
-/* The search for positions worth attention: what the metadata says of it. */
+/* Reads the metadata of indexers. */
 #include "model/model_private.h"
 
 #define MAX_CHOSEN (1u << 20)

@@ -1,4 +1,4 @@
-/* What each layer is: kind, heads, windows, positions, widths. */
+/* Reads each layer's kind, heads, windows, positions and widths. */
 #include "model/model_private.h"
 
 /* Whether a layer slides its window: as the file says layer by layer, or in the architecture's pattern. */
@@ -23,7 +23,7 @@ static hypura_status layer_slides(struct reader *reader, uint32_t layer, bool *o
     return HYPURA_OK;
 }
 
-/* How far layers look that do not look everywhere; 0: all do. */
+/* The window of layers that have one; 0: none has. */
 static hypura_status read_window(struct reader *reader, const struct model_parameters *p, uint32_t *out,
                                  hypura_error *error)
 {
@@ -49,7 +49,7 @@ static bool layer_turns(const struct architecture *a, const struct model_layer *
     return a->rope != ROPE_STYLE_NONE && !left_out && !wide;
 }
 
-/* The last layers may read the keys and values of the last one before them that looks as far back (Gemma 4). */
+/* The last layers may share the keys and values of the last earlier layer with the same window (Gemma 4). */
 static hypura_status share_keys(struct model *model, struct reader *reader, uint32_t number, uint32_t first_shared,
                                 hypura_error *error)
 {
@@ -69,7 +69,7 @@ static hypura_status share_keys(struct model *model, struct reader *reader, uint
                      gguf_file_path(reader->file, 0), number, first_shared);
 }
 
-/* How many layers at the end compute no keys. Some files write it as a float. */
+/* The number of layers at the end that compute no keys. Some files store it as a float. */
 static hypura_status read_shared(struct reader *reader, uint32_t layers, uint32_t *out, hypura_error *error)
 {
     const uint32_t own = reader->architecture->own_key_layers;
@@ -79,7 +79,7 @@ static hypura_status read_shared(struct reader *reader, uint32_t layers, uint32_
     if (!value || (value->type != GGUF_FLOAT32 && value->type != GGUF_FLOAT64))
         return optional_number(reader, "attention.shared_kv_layers", layers, out, error);
     if (!has_float(reader, "attention.shared_kv_layers", &number))
-        return HYPURA_OK; /* said with the other keys */
+        return HYPURA_OK; /* reported with the other keys */
     if (!(number >= 0.0f && number <= (float)layers))
         return error_set(error, HYPURA_ERROR_FORMAT, "%s: metadata '%s' is %g; at most %u is sensible",
                          gguf_file_path(reader->file, 0), reader->key, (double)number, layers);
@@ -87,11 +87,11 @@ static hypura_status read_shared(struct reader *reader, uint32_t layers, uint32_
     return HYPURA_OK;
 }
 
-/* Gates of the first layers of Gemma 3n close but for the greatest twentieth. */
+/* In the first layers of Gemma 3n, only the greatest twentieth of the gates stays open. */
 #define SPARSE_LAYERS 10u
 #define SPARSITY 1.6448533535003662f
 
-/* Limits below this are none. */
+/* Smaller limits mean no limit. */
 #define LEAST_LIMIT 1e-6f
 
 static hypura_status read_limits(const struct architecture *a, struct reader *reader, uint32_t number,
@@ -112,7 +112,8 @@ static hypura_status read_limits(const struct architecture *a, struct reader *re
 
 #define MAX_COMPRESS 65536u
 
-/* One row of keys: the window, and what is compressed besides. Layers without that turn by the usual base. */
+/* A layer with one row as key and value: its window, and its compressed rows. Without compressed rows, it uses the
+ * usual rope base. */
 static hypura_status read_one_key(const struct model *model, struct reader *reader, uint32_t number,
                                   hypura_error *error)
 {
@@ -120,7 +121,7 @@ static hypura_status read_one_key(const struct model *model, struct reader *read
     TRY(needed_number(reader, "attention.sliding_window", UINT32_MAX, &layer->window, error));
     TRY(layer_number(reader, "attention.compress_ratios", number, UINT32_MAX, &layer->compress, error));
     layer->rope_local = layer->compress == 0;
-    layer->recurrent = layer->compress != 0; /* what an unfinished block has come to */
+    layer->recurrent = layer->compress != 0; /* the state of an unfinished block */
     if (layer->kv_heads != 1 || layer->compress > MAX_COMPRESS)
         return error_set(error, HYPURA_ERROR_UNSUPPORTED,
                          "%s: layer %u has %u key heads, and compresses %u positions to one; one key head and up to %u "
@@ -189,7 +190,7 @@ hypura_status model_read_layers(struct model *model, struct reader *reader, hypu
             TRY(read_one_key(model, reader, i, error));
         layer->key_size = layer->window ? window_key : p->key_size;
         layer->value_size = layer->window ? window_value : p->value_size;
-        if (layer->window && (a->flags & ARCHITECTURE_ENCODER)) { /* half of it to either side, of which all stay */
+        if (layer->window && (a->flags & ARCHITECTURE_ENCODER)) { /* half of it on each side; all positions stay */
             layer->around = layer->window / 2 + 1;
             layer->window = 0;
         }

@@ -26,7 +26,7 @@ bool has_float(struct reader *reader, const char *name, float *out)
     return false;
 }
 
-/* A number that may be absent, at most most where it is there. */
+/* A number that may be absent, and is at most "most". */
 hypura_status optional_number(struct reader *reader, const char *name, uint32_t most, uint32_t *out,
                               hypura_error *error)
 {
@@ -56,7 +56,7 @@ hypura_status needed_number(struct reader *reader, const char *name, uint32_t mo
     return HYPURA_OK;
 }
 
-/* A number of each layer: one for all, or an array with one a layer. */
+/* A number per layer: one for all, or an array with one per layer. */
 hypura_status layer_number(struct reader *reader, const char *name, uint32_t layer, uint32_t most, uint32_t *out,
                            hypura_error *error)
 {
@@ -72,7 +72,7 @@ hypura_status layer_number(struct reader *reader, const char *name, uint32_t lay
     return HYPURA_OK;
 }
 
-/* The same for a number that may be no integer. */
+/* The same for a float. */
 hypura_status layer_float(struct reader *reader, const char *name, uint32_t layer, float *out, hypura_error *error)
 {
     const struct gguf_value *value = gguf_find(reader->file, key(reader, name));

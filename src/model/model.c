@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-/* "llama, mistral3, ...", for the sentence about an architecture that is not there. */
+/* "llama, mistral3, ...", for the error about an unsupported architecture. */
 static void list_architectures(struct buffer *list)
 {
     for (size_t i = 0; i < architecture_count(); i++)

@@ -1,4 +1,4 @@
-/* Hashes of the last tokens, which say what rows of a table belong to a token. */
+/* Hashes of the last tokens, which select a token's rows in a table. */
 #include "model/model_private.h"
 
 #include <inttypes.h>
@@ -17,7 +17,7 @@ void model_ngram_rows(const struct model_ngrams *ngrams, const int32_t *tokens, 
     }
 }
 
-/* Numbers of 64 bits, all of which count. */
+/* Reads 64-bit numbers; all bits matter. */
 static hypura_status read_words(struct reader *reader, const char *name, uint32_t count, uint64_t *out,
                                 hypura_error *error)
 {

@@ -60,7 +60,7 @@ static hypura_status read_rope(struct reader *reader, struct model_parameters *p
 
     float own = 1.0f, log_multiplier = 0.0f;
     if (reader->architecture->rope == ROPE_STYLE_NONE)
-        p->rope_scaling = ROPE_SCALING_NONE; /* what does not turn is not scaled either */
+        p->rope_scaling = ROPE_SCALING_NONE; /* without rope there is nothing to scale */
     p->yarn_extrapolation = 1.0f;
     p->yarn_beta_fast = reader->architecture->yarn_beta_fast;
     if (p->yarn_beta_fast == 0.0f)
@@ -81,9 +81,9 @@ static hypura_status read_rope(struct reader *reader, struct model_parameters *p
         if (style != YARN_SINES)
             p->attention_scale *= sharper * sharper;
     } else if (p->rope_scaling == ROPE_SCALING_YARN) {
-        /* YaRN (Peng et al., 2023) lowers the temperature of attention by 0.1 ln(s) + 1 on both sides of the product.
-         * Models with a multiplier of their own (mscale_all_dim) divide by the same with it; those with latent
-         * attention take it into the attention scale instead. */
+        /* YaRN (Peng et al., 2023) lowers the temperature of attention: it scales queries and keys by 0.1 ln(s) + 1.
+         * Models with a multiplier (mscale_all_dim) divide by the same term with it; models with MLA include it in the
+         * attention scale instead. */
         float stretch = 0.1f * logf(p->rope_factor);
         if (!has_multiplier || log_multiplier == 0.0f)
             p->rope_attention_factor *= 1.0f + stretch;
@@ -94,13 +94,13 @@ static hypura_status read_rope(struct reader *reader, struct model_parameters *p
         if (reader->architecture->flags & ARCHITECTURE_SCALE_STRETCHED) {
             p->attention_scale *= own * (1.0f + stretch) * own * (1.0f + stretch);
         } else if (reader->architecture->flags & ARCHITECTURE_LATENT) {
-            /* The converter wrote 0.1 x the model's mscale_all_dim. */
+            /* The converter stores 0.1 x the model's mscale_all_dim. */
             float scale = p->rope_attention_factor * (1.0f + stretch * (log_multiplier / 0.1f));
             p->attention_scale *= scale * scale;
         }
     }
     if (reader->architecture->one_key) {
-        /* The scaling, without a magnitude, and the other base are those of layers that compress. */
+        /* Only layers that compress have the scaling, without a magnitude, and the other base. */
         p->rope_base_local = p->rope_base;
         p->rope_attention_factor = 1.0f;
         has_float(reader, "attention.compress_rope_freq_base", &p->rope_base);
@@ -121,7 +121,7 @@ static uint32_t first_dimension(const struct model *model, enum tensor_role role
     return 0;
 }
 
-/* Experts of a group share one more, which reads what all of them gave together (GroveMoE). */
+/* Experts of a group share one more, whose input is the sum of their outputs (GroveMoE). */
 static hypura_status read_chunk_experts(struct model *model, struct reader *reader, hypura_error *error)
 {
     struct model_parameters *p = &model->parameters;
@@ -209,7 +209,7 @@ static hypura_status read_situ(struct reader *reader, struct model_parameters *p
 /* ---- recurrent layers ----------------------------------------------------------------------------------------------
  */
 
-/* What keeps a state in an architecture; LAYER_ATTENTION: nothing does. */
+/* The kind of an architecture's layers with a state; LAYER_ATTENTION: there are none. */
 static enum layer_kind recurrent_kind(const struct architecture *a)
 {
     return a->decay != DECAY_BY_HEAD             ? LAYER_ATTENTION /* read_channel_delta */
@@ -218,7 +218,7 @@ static enum layer_kind recurrent_kind(const struct architecture *a)
                                                  : a->keyless;
 }
 
-/* The channels of a short convolution, each for itself. */
+/* A short convolution over separate channels. */
 static hypura_status read_convolution(struct reader *reader, struct model_parameters *p, hypura_error *error)
 {
     TRY(needed_number(reader, "shortconv.l_cache", MAX_TAPS, &p->recurrent_conv, error));
@@ -230,8 +230,8 @@ static hypura_status read_convolution(struct reader *reader, struct model_parame
     return HYPURA_OK;
 }
 
-/* Channels of Mamba 1 are heads of their own, in one group; the steps of all are made of a few numbers, and of PLaMo
- * 2's heads likewise. */
+/* In Mamba 1, each channel is a head, in one group; the time steps are projected at low rank. PLaMo 2's heads use the
+ * same projection. */
 static hypura_status read_channels(struct model *model, struct reader *reader, enum layer_kind kind, uint32_t inner,
                                    hypura_error *error)
 {
@@ -308,7 +308,7 @@ static hypura_status read_heads(struct model *model, struct reader *reader, hypu
     for (uint32_t i = 0; i < p->layers && heads == 0; i++)
         TRY(layer_number(reader, "attention.head_count", i, MAX_HEADS, &heads, error));
     if (heads == 0 && model->architecture->keyless != LAYER_ATTENTION)
-        return HYPURA_OK; /* no layer attends */
+        return HYPURA_OK; /* no layer has attention */
     p->key_size = p->value_size = heads ? p->embedding / heads : 0;
     TRY(optional_number(reader, "attention.key_length", MAX_WIDTH, &p->key_size, error));
     TRY(optional_number(reader, "attention.value_length", MAX_WIDTH, &p->value_size, error));
@@ -372,7 +372,7 @@ static hypura_status read_streams(struct reader *reader, struct model_parameters
     TRY(optional_number(reader, "hyper_connection.low_rank", MAX_WIDTH, &p->streams_rank, error));
     TRY(optional_number(reader, "hyper_connection.sinkhorn_iterations", 1000, &p->streams_sinkhorn, error));
     has_float(reader, "hyper_connection.epsilon", &p->streams_epsilon);
-    /* Streams that mix take the branch with factors up to 2; others with what the file says. */
+    /* Streams that mix add the branch with factors up to 2; others as the file says. */
     p->streams_back_epsilon = p->streams_sinkhorn ? 0.0f : p->streams_epsilon;
     p->streams_magnitude = p->streams_sinkhorn ? 2.0f : 1.0f;
     if (!p->streams_sinkhorn)
@@ -410,7 +410,7 @@ static void read_factors(struct reader *reader, struct model_parameters *p)
     has_float(reader, "attention.temperature_scale", &p->attention_temperature_scale);
     uint32_t floor_length = p->rope_original_context;
     if (a->flags & ARCHITECTURE_CHUNKED) {
-        /* Llama 4's own, which its files do not say. */
+        /* Llama 4's value, which its files do not contain. */
         p->attention_temperature_scale = 0.1f;
         p->attention_temperature_offset = 1.0f;
         floor_length = CHUNK_OF_ATTENTION;
@@ -419,7 +419,7 @@ static void read_factors(struct reader *reader, struct model_parameters *p)
     p->attention_temperature_floor = (float)MAX(floor_length, 1u);
 }
 
-/* ---- what layers get of a token by itself --------------------------------------------------------------------------
+/* ---- a row per layer for each token --------------------------------------------------------------------------------
  */
 
 #define GEMMA3N_TOKEN_WIDTH 256u
@@ -446,7 +446,7 @@ static hypura_status read_token_widths(struct model *model, struct reader *reade
 /* ---- encoders ------------------------------------------------------------------------------------------------------
  */
 
-/* Where the file names a function, it is one of these. */
+/* The activation that the file names, if any. */
 static hypura_status read_activation(struct reader *reader, const char *name, enum ffn_activation *out,
                                      hypura_error *error)
 {
@@ -466,7 +466,7 @@ static hypura_status read_activation(struct reader *reader, const char *name, en
                      gguf_file_path(reader->file, 0), reader->key, said.data);
 }
 
-/* Rows of a matrix of the whole model; 0: it is not there. */
+/* The rows of a matrix of the whole model; 0: there is none. */
 static uint32_t second_dimension(const struct model *model, enum tensor_role role)
 {
     const struct gguf_tensor *tensor = model->tensors[role];
@@ -477,7 +477,7 @@ static uint32_t second_dimension(const struct model *model, enum tensor_role rol
 #define POOLING_TYPES 4u
 #define POOLING_TYPE_RANK 4u
 
-/* How a text's rows become one, and what a classifier makes of that. */
+/* The pooling of a text's rows, and the classifier. */
 static hypura_status read_pooling(struct model *model, struct reader *reader, hypura_error *error)
 {
     static const enum pooling poolings[POOLING_TYPES] = {POOLING_UNSAID, POOLING_MEAN, POOLING_FIRST, POOLING_LAST};

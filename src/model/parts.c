@@ -26,7 +26,7 @@ struct tail {
     uint64_t layers, experts;
     uint64_t model_bytes; /* of the file before the list */
     uint64_t weights;
-    uint64_t list; /* digest of the digests and of this tail, but for this number */
+    uint64_t list; /* a digest of the digests and of this tail, without this number */
 };
 
 static const char tail_magic[8] = "HYPARTS1";
@@ -66,7 +66,8 @@ static hypura_status write_all(int file, const char *path, uint64_t offset, cons
     return HYPURA_OK;
 }
 
-/* ---- reading ------------------------------------------------------------------------------------------------------- */
+/* ---- reading -------------------------------------------------------------------------------------------------------
+ */
 
 static hypura_status read_list(struct parts *out, int file, const char *path, hypura_error *error)
 {
@@ -80,12 +81,16 @@ static hypura_status read_list(struct parts *out, int file, const char *path, hy
         TRY(read_all(file, path, bytes - sizeof tail, &tail, sizeof tail, error));
     if (!room || memcmp(tail.magic, tail_magic, sizeof tail_magic) != 0 || tail.layers != out->layers ||
         tail.experts != out->experts || tail.model_bytes != bytes - sizeof tail - list)
-        return error_set(error, HYPURA_ERROR_FORMAT, "%.200s: the list of what is in the file is missing at its end: it was "
-                         "cut off, or copied in part", path);
+        return error_set(error, HYPURA_ERROR_FORMAT,
+                         "%.200s: the list of what is in the file is missing at its end: it was "
+                         "cut off, or copied in part",
+                         path);
     TRY(read_all(file, path, tail.model_bytes, out->digests, (size_t)list, error));
     if (digest_of_list(&tail, out->digests) != tail.list)
-        return error_set(error, HYPURA_ERROR_FORMAT, "%.200s: the list of what is in the file is damaged: write it anew with "
-                         "\"hypura inspect --parts\"", path);
+        return error_set(error, HYPURA_ERROR_FORMAT,
+                         "%.200s: the list of what is in the file is damaged: write it anew with "
+                         "\"hypura inspect --parts\"",
+                         path);
     out->weights = tail.weights;
     return HYPURA_OK;
 }
@@ -113,7 +118,8 @@ void parts_free(struct parts *parts)
     *parts = (struct parts){0};
 }
 
-/* ---- writing ------------------------------------------------------------------------------------------------------- */
+/* ---- writing -------------------------------------------------------------------------------------------------------
+ */
 
 struct copy {
     const struct model *model;
@@ -136,14 +142,14 @@ static hypura_status tell(struct copy *copy, uint64_t bytes, hypura_error *error
                : error_set(error, HYPURA_ERROR_CANCELLED, "stopped; nothing was written");
 }
 
-/* Copies a range, or reads again what was copied; either way *hash goes on over its bytes. */
+/* Copies a range, or reads the copy again; either way, *hash includes its bytes. */
 static hypura_status pass_range(struct copy *copy, uint64_t offset, uint64_t bytes, uint64_t *hash, hypura_error *error)
 {
     const bool again = copy->moment.verifying;
     while (bytes) {
         const size_t now = (size_t)MIN(bytes, (uint64_t)COPY_BYTES);
-        TRY(read_all(again ? copy->file : copy->source, again ? copy->path : copy->source_path, offset, copy->buffer, now,
-                     error));
+        TRY(read_all(again ? copy->file : copy->source, again ? copy->path : copy->source_path, offset, copy->buffer,
+                     now, error));
         *hash = fnv1a(*hash, copy->buffer, now);
         if (!again)
             TRY(write_all(copy->file, copy->path, offset, copy->buffer, now, error));
@@ -163,7 +169,7 @@ static hypura_status pass_unit(struct copy *copy, unit_number number, hypura_err
     const struct model_parameters *p = model_parameters(copy->model);
     uint64_t hash = FNV1A_START;
     for (uint32_t s = 0; s < unit->slice_count; s++) {
-        /* Where it is in the model itself, whatever other file it would be read from. */
+        /* Its place in the model's own file, even if another file would be read. */
         const struct gguf_tensor *tensor = unit->slices[s].tensor;
         const uint64_t place = unit->kind == UNIT_EXPERT ? (uint64_t)unit->expert : 0;
         TRY(pass_range(copy, tensor->offset + place * unit->slices[s].bytes, unit->slices[s].bytes, &hash, error));
@@ -171,10 +177,12 @@ static hypura_status pass_unit(struct copy *copy, unit_number number, hypura_err
     if (unit->kind != UNIT_EXPERT)
         return HYPURA_OK;
     uint64_t *noted = &copy->digests[(size_t)unit->layer * p->experts + (size_t)unit->expert];
-    hash |= 1; /* 0 says that it is not there */
+    hash |= 1; /* 0 means absent */
     if (copy->moment.verifying && *noted != hash)
-        return error_set(error, HYPURA_ERROR_IO, "%.200s: what was written is not what is read back: the drive, or its "
-                         "connection, is at fault", copy->path);
+        return error_set(error, HYPURA_ERROR_IO,
+                         "%.200s: what was written is not what is read back: the drive, or its "
+                         "connection, is at fault",
+                         copy->path);
     *noted = hash;
     return HYPURA_OK;
 }
@@ -255,7 +263,7 @@ static hypura_status copy_all(struct copy *copy, const uint8_t *units, uint64_t 
         return error_set(error, HYPURA_ERROR_IO, "%.200s: its header is not what was written", copy->path);
     TRY(pass_units(copy, units, error));
     TRY(check_source(copy, error));
-    /* The last thing, so that before it nothing can be taken for anything. */
+    /* Written last, so that an incomplete file is never taken for a whole one. */
     TRY(write_all(copy->file, copy->path, 0, GGUF_PARTIAL_MAGIC, 4, error));
     return durable_file(copy->file, copy->path, error);
 }
@@ -277,20 +285,27 @@ static hypura_status open_files(struct copy *copy, const char *path, hypura_erro
     TRY(durable_may_replace(path, error));
     copy->file = open(copy->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (copy->file < 0 && errno == EEXIST)
-        return error_set(error, HYPURA_ERROR_ARGUMENT,
-                         "%.200s is there already: another process writes it, or one was killed; remove it if none does",
-                         copy->path);
+        return error_set(
+            error, HYPURA_ERROR_ARGUMENT,
+            "%.200s is there already: another process writes it, or one was killed; remove it if none does",
+            copy->path);
     return copy->file < 0 ? error_set_errno(error, errno, "cannot write %.200s", copy->path) : HYPURA_OK;
 }
 
 hypura_status parts_write(const char *path, const struct model *model, const uint8_t *units, uint64_t weights,
                           parts_progress progress, void *context, hypura_error *error)
 {
-    struct copy copy = {.model = model, .source_path = gguf_file_path(model_file(model), 0), .source = -1, .file = -1,
-                        .progress = progress, .context = context};
+    struct copy copy = {.model = model,
+                        .source_path = gguf_file_path(model_file(model), 0),
+                        .source = -1,
+                        .file = -1,
+                        .progress = progress,
+                        .context = context};
     if (gguf_file_count(model_file(model)) > 1)
-        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%.200s is split over several files, of which no parts can be "
-                         "written: join them first", copy.source_path);
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED,
+                         "%.200s is split over several files, of which no parts can be "
+                         "written: join them first",
+                         copy.source_path);
     hypura_status status = open_files(&copy, path, error);
     if (!status)
         status = copy_all(&copy, units, weights, error);

@@ -1,9 +1,9 @@
-/* The table of tensors: what each is called in a file, and how large it must be. */
+/* The table of tensors: the name of each in a file, and its shape. */
 #include "model/model_private.h"
 
 #include <string.h>
 
-/* Names as GGUF files carry them (gguf-py's tensor names). */
+/* Names as in GGUF files (gguf-py's tensor names). */
 const struct role_row tensor_roles[ROLE_COUNT] = {
     [ROLE_TOKEN_EMBEDDING] = {"token embedding", "token_embd.weight", false, {EMBEDDING, VOCABULARY}},
     [ROLE_TABLE] = {"table", "per_layer_token_embd.weight", false, {TABLE_WIDTH, TABLE_ROWS}},
@@ -248,7 +248,7 @@ static bool has_role(const struct model *model, const struct model_layer *layer,
     return model->layer_tensors[layer - model->layers][role];
 }
 
-/* What a layer that keeps a state is. */
+/* The kind of a layer with a state. */
 static enum layer_kind state_kind(const struct model_layer *layer)
 {
     return !layer ? LAYER_ATTENTION : layer->scans ? LAYER_SCAN_HEADS : layer->kind;
@@ -297,7 +297,7 @@ uint64_t extent_value(enum extent extent, const struct model *model, const struc
         return p->vocabulary;
     case POOLED_WIDTH:
         return p->pooled_width;
-    case CLASSIFIER_WIDTH: /* the score itself, where no matrix follows */
+    case CLASSIFIER_WIDTH: /* the score itself, if no matrix follows */
         return model->tensors[ROLE_CLASSIFIER_OUTPUT] ? p->embedding : p->labels;
     case LABELS:
         return p->labels;

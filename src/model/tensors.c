@@ -34,7 +34,7 @@ static int find_role_named(const struct architecture *architecture, const char *
         if (tensor_roles[architecture->aliases[i].role].layer == layer &&
             strcmp(name, architecture->aliases[i].name) == 0)
             return (int)architecture->aliases[i].role;
-    if (layer && strcmp(name, "exp_probs_b") == 0) /* some converters leave the ending out */
+    if (layer && strcmp(name, "exp_probs_b") == 0) /* some converters omit the ending */
         return ROLE_ROUTER_SELECTION_BIAS;
     for (int role = 0; role < ROLE_COUNT; role++)
         if (tensor_roles[role].layer == layer && strcmp(tensor_roles[role].name, name) == 0)
@@ -42,7 +42,7 @@ static int find_role_named(const struct architecture *architecture, const char *
     return -1;
 }
 
-/* Some converters leave the ending of a name out. */
+/* Some converters omit the ending of a name. */
 static int find_role(const struct architecture *architecture, const char *name, bool layer)
 {
     char whole[80];
@@ -65,7 +65,7 @@ bool model_tensor_role(const struct model *model, const char *name, int32_t *lay
     return true;
 }
 
-/* Left over from old converters and computed by everybody from the rope base. */
+/* Written by old converters; every program computes it from the rope base. */
 static bool is_needless(const char *name)
 {
     return strcmp(name, "attn_rot_embd.weight") == 0 || strcmp(name, "attn_rot_embd") == 0 ||
@@ -80,7 +80,7 @@ hypura_status model_find_tensors(struct model *model, hypura_error *error)
         const char *rest = tensor->name.data;
         bool of_layer = split_layer_name(tensor->name.data, &layer, &rest);
         if (of_layer && (layer >= all_layers(model) || is_needless(rest)))
-            continue; /* of a block that predicts further tokens */
+            continue; /* part of a prediction block */
         int role = find_role(model->architecture, rest, of_layer);
         if (role < 0 && of_layer && layer >= model->parameters.layers && strcmp(rest, "layer_output_norm.weight") == 0)
             role = ROLE_PREDICTION_OUTPUT_NORM; /* Ling's name */
@@ -112,7 +112,7 @@ static void shape_text(char *text, size_t room, const uint64_t *dimensions, uint
         snprintf(text + used, room - used, "]");
 }
 
-/* Files write some small tensors with dimensions of 1 here and there. */
+/* Some files store small tensors with extra dimensions of 1. */
 static bool fits_but_for_ones(const struct model *model, const struct gguf_tensor *tensor, enum tensor_role role,
                               const struct model_layer *layer)
 {
@@ -145,14 +145,14 @@ static hypura_status check_shape(const struct model *model, const struct gguf_te
             count = d + 1;
         bool same = found == expected[d] || extents[d] == ANY;
         same = same || (extents[d] == TABLE_ROWS && expected[d] && found > expected[d] && found <= UINT32_MAX);
-        /* Both forms exist; which one it is follows from the length, and the forward pass asks it likewise. */
+        /* Both forms exist; the length tells which one it is, also in the forward pass. */
         if (extents[d] == QUERY_NORM)
             same = same || found == (uint64_t)layer->heads * expected[d];
         if (extents[d] == KEY_NORM)
             same = same || found == (uint64_t)layer->kv_heads * expected[d];
         if (extents[d] == GATES && layer->kind != LAYER_RECURRENT)
             same = same || found == layer->heads;
-        /* A norm may have weights of its own for each head. */
+        /* A norm may have separate weights for each head. */
         if (d == 1 && (extents[0] == QUERY_NORM || extents[0] == KEY_NORM))
             same = same || found == (extents[0] == QUERY_NORM ? layer->heads : layer->kv_heads);
         if (extents[d] == FEED_FORWARD_UP && !(model->architecture->flags & ARCHITECTURE_FFN_UNGATED) &&
@@ -160,7 +160,7 @@ static hypura_status check_shape(const struct model *model, const struct gguf_te
             expected[d] *= 2, same = found == expected[d];
         fits = fits && same;
     }
-    /* A list of numbers may stand as a matrix of one column. */
+    /* A list of numbers may be stored as a matrix of one column. */
     fits = fits || (count == 1 && tensor->dimensions[0] == 1 && tensor->dimensions[1] == expected[0] &&
                     tensor->dimensions[2] == 1);
     if ((fits && tensor->dimensions[3] == 1) || (layer && fits_but_for_ones(model, tensor, role, layer)))
@@ -201,7 +201,7 @@ static size_t need_channel_delta(const struct gguf_tensor *const *tensors, enum 
     for (; count < COUNT_OF(always); count++)
         needed[count] = always[count];
     for (enum tensor_role role = ROLE_ATTENTION_Q; !tensors[ROLE_ATTENTION_QKV] && role <= ROLE_ATTENTION_V; role += 2)
-        needed[count++] = role; /* each with its bias behind it */
+        needed[count++] = role; /* each followed by its bias */
     if (!tensors[ROLE_RECURRENT_GATE])
         needed[count++] = ROLE_RECURRENT_GATE_A;
     return count;
@@ -234,8 +234,8 @@ static hypura_status check_layer(const struct model *model, uint32_t number, hyp
     bool behind = model->architecture->flags & ARCHITECTURE_NORMS_BEHIND;
     bool ungated = model->architecture->flags & ARCHITECTURE_FFN_UNGATED;
     bool of_sums = model->architecture->flags & ARCHITECTURE_NORMS_OF_SUMS;
-    const bool low = model->parameters.streams_rank; /* whose gathers norm by themselves */
-    /* Where embeddings are normed, the first layer may go without (ModernBERT). */
+    const bool low = model->parameters.streams_rank; /* these norm the streams when they gather them */
+    /* If embeddings are normed, the first layer may have no norm (ModernBERT). */
     const bool normed = number == 0 && !of_sums && !behind && model->tensors[ROLE_EMBEDDING_NORM];
     if (!low && !normed)
         needed[count++] = of_sums ? ROLE_ATTENTION_SUM_NORM : behind ? ROLE_ATTENTION_POST_NORM : ROLE_ATTENTION_NORM;
@@ -394,8 +394,8 @@ static hypura_status check_layer(const struct model *model, uint32_t number, hyp
     return HYPURA_OK;
 }
 
-/* A block that predicts is a layer like others between what makes its input and what makes its logits; one that needs
- * more of the other layers than their last rows is not understood. */
+/* A prediction block is an ordinary layer between the steps for its input and those for its logits. A block that needs
+ * more of the other layers than their last rows is not supported. */
 static hypura_status check_prediction(const struct model *model, hypura_error *error)
 {
     static const enum tensor_role needed[] = {ROLE_PREDICTION_TOKEN_NORM, ROLE_PREDICTION_HIDDEN_NORM,

@@ -1,6 +1,7 @@
 #include "model/model_private.h"
 
-/* Far above every published model (a hundred thousand). A small file may name the same bytes for many experts. */
+/* Far above every published model (a hundred thousand). It bounds a small hostile file that uses the same bytes for
+ * many experts. */
 #define MAX_UNITS ((size_t)1 << 20)
 
 static void add_slice(struct unit *unit, enum tensor_role role, const struct gguf_tensor *tensor, uint64_t start,
@@ -18,7 +19,7 @@ static bool is_expert_role(enum tensor_role role)
            role == ROLE_EXPERT_DOWN;
 }
 
-/* A layer that reads the keys and values of another may still have its matrices for them, which nobody reads then. */
+/* A layer that shares another layer's keys and values may still have matrices for them, which are never read. */
 static bool is_idle(const struct model *model, uint32_t layer, enum tensor_role role)
 {
     static const enum tensor_role keys[] = {ROLE_ATTENTION_K, ROLE_ATTENTION_K_BIAS, ROLE_ATTENTION_V,
@@ -52,7 +53,7 @@ static void add_experts(struct model *model, uint32_t number)
             .kind = UNIT_EXPERT, .layer = (int32_t)number, .expert = (int32_t)e, .role = ROLE_EXPERT_DOWN};
         for (size_t i = 0; i < COUNT_OF(order); i++) {
             const struct gguf_tensor *tensor = model->layer_tensors[number][order[i]];
-            if (tensor) /* the shape was checked: experts matrices of the same size */
+            if (tensor) /* the shape was checked: all experts' matrices have the same size */
                 add_slice(unit, order[i], tensor, tensor->bytes / experts * e, tensor->bytes / experts);
         }
         model->bytes += unit->bytes;
@@ -71,8 +72,9 @@ static void add_layer(struct model *model, uint32_t number)
     }
 }
 
-/* The numbering is the order of use: what comes before the layers, each layer, what comes after, a prediction block,
- * then experts. */
+/* Units are numbered in order of use: before the layers, each layer, after the layers, a prediction block, then
+ * experts.
+ */
 hypura_status model_make_units(struct model *model, hypura_error *error)
 {
     uint32_t trunk = model->parameters.layers, layers = all_layers(model);
