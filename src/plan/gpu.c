@@ -17,6 +17,9 @@
 #define VISIT_SHARE 4u
 #define VISIT_BYTES ((uint64_t)128 << 20)
 
+/* Of the experts there, at most this part changes sides at a time. */
+#define MOVE_SHARE 16u
+
 /* Of the budget, this part is for buffers; a smaller one where the drive has to read what has no room. */
 #define BUFFER_SHARE 8u
 #define BUFFER_SHARE_READING 10u
@@ -424,8 +427,10 @@ static hypura_status take_experts(struct gpu_planner *planner, hypura_error *err
     for (uint32_t i = 0; i < plan->layer_count; i++)
         if (plan->layers[i] && plan->slots[i] < experts)
             plan->host_bytes += bias_bytes(planner, i);
+    uint32_t there = 0;
     for (uint32_t i = 0; i < plan->layer_count; i++)
-        plan->moves |= request->moves && plan->slots[i] > 0 && plan->slots[i] < experts;
+        there += plan->slots[i] < experts ? plan->slots[i] : 0;
+    plan->moves = request->moves && there ? MIN(MAX(there / MOVE_SHARE, 1u), MOST_MOVES) : 0;
     return HYPURA_OK;
 }
 

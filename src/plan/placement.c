@@ -114,8 +114,8 @@ static struct demand find_demand(const struct plan_table *table, int level, uint
     demand.ring = MAX(largest_group + demand.largest, scattered);
     if (demand.ring == 0) /* then the store cuts nothing */
         demand.tables = 0;
-    if (table->experts_move) /* one more, for the time between */
-        demand.experts += largest_expert;
+    if (table->experts_move) /* more of them, for the time between */
+        demand.experts += MAX(table->moves, 1u) * largest_expert;
     if (level == 0)
         demand.pinned += demand.experts;
     else

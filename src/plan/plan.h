@@ -105,6 +105,8 @@ struct plan_gpu_request {
     const void *context;
 };
 
+#define MOST_MOVES 32u
+
 /* What is on all devices together; the parts say the same for each device. */
 struct plan_gpu {
     uint32_t part_count;    /* devices; in a part 0 */
@@ -116,7 +118,7 @@ struct plan_gpu {
     uint8_t *units;       /* [unit_count]: 0, or 1 + the part that has it; in a part 1 */
     uint32_t taken;       /* layers */
     bool output;          /* the output matrix is there, with what belongs to it */
-    bool moves;           /* some layer has experts on both sides, which change sides by use */
+    uint32_t moves;       /* experts that change sides by use at a time: some layer has them on both */
     bool in_place;        /* experts are in memory's cache, and the device computes them from there */
     uint32_t chunk;       /* the longest that the scratch has room for */
     uint32_t visit_slots; /* experts that may be uploaded at once for a long batch; there is room for twice that */

@@ -236,6 +236,7 @@ hypura_status plan_make(struct plan **out, const struct model *model, const stru
     }
     leave_out_elsewhere(&table, request);
     table.experts_move = request->gpu && (request->gpu->moves || request->gpu->in_place);
+    table.moves = request->gpu ? request->gpu->moves : 0;
     for (unit_number u = 0; table.experts_move && u < table.count; u++) {
         /* Slots have one size, and slices begin anywhere in a page. */
         if (table.units[u].priority == PRIORITY_EXPERT)

@@ -53,6 +53,7 @@ struct plan_table {
     uint32_t context;               /* trained */
     bool tied_output;
     bool experts_move;       /* between GPU and memory: they are not pinned */
+    uint32_t moves;          /* pairs at a time */
     uint32_t embedding_unit; /* NO_UNIT: none */
     uint64_t embedding_row_bytes;
     struct plan_rows rows[PLAN_TABLES]; /* the token embedding, where it is not the output too, and a table */

@@ -78,7 +78,7 @@ static void find_classes(struct store *store, const struct sized *units, uint32_
         last->unit_bytes += units[i].footprint;
     }
     for (uint32_t i = 0; i < store->cache.class_count; i++)
-        store->cache.classes[i].most = MIN(store->cache.classes[i].here + 1, store->cache.classes[i].unit_count);
+        store->cache.classes[i].most = MIN(store->cache.classes[i].here + MAX(store->moves.limit, 1u), store->cache.classes[i].unit_count);
     uint32_t targets[MAX_CLASSES];
     bool enough = cache_share_out(store, bytes, targets);
     for (uint32_t i = 0; enough && i < store->cache.class_count; i++)

@@ -22,9 +22,6 @@
 
 #define MOVE_PASSES 8u
 
-/* Of the experts on the GPU, at most this part moves at a time. */
-#define MOVE_SHARE 16u
-
 /* What a use counts, and the part of it that fades at each fixed point: after some 500 passes a third is left. */
 #define HEAT_A_USE 256u
 #define HEAT_MOST ((uint32_t)1 << 31)
@@ -43,7 +40,7 @@ static uint32_t *heat_of(const struct store *store, unit_number unit)
     return &store->moves.heat[(size_t)what->layer * store->moves.experts + (size_t)what->expert];
 }
 
-hypura_status moves_prepare(struct store *store, uint32_t experts, hypura_error *error)
+hypura_status moves_prepare(struct store *store, uint32_t experts, uint32_t at_once, hypura_error *error)
 {
     struct moves *moves = &store->moves;
     uint32_t there = 0;
@@ -67,7 +64,7 @@ hypura_status moves_prepare(struct store *store, uint32_t experts, hypura_error 
         const struct unit *unit = store_unit(store, i);
         store->units[i].moves = unit->kind == UNIT_EXPERT && moves->first[unit->layer] != NO_UNIT;
     }
-    moves->limit = MIN(MAX(there / MOVE_SHARE, 1u), MOST_MOVES);
+    moves->limit = MIN(at_once, MOST_MOVES);
     make_condition(&moves->work);
     return ALLOCATE(&moves->heat, (size_t)store->layers * experts, "heat of experts", error);
 }
@@ -256,7 +253,7 @@ static bool wait_for_all(struct store *store)
 
 /* ---- fixed points ------------------------------------------------------------------------------------------------ */
 
-/* Locked. The cache has a slot more than there are experts here, where it holds all. */
+/* Locked. Where the cache holds all experts that are here, it has slots for those that leave as well. */
 static void leave(struct store *store)
 {
     struct moves *moves = &store->moves;

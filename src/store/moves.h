@@ -3,12 +3,11 @@
 #define HYPURA_STORE_MOVES_H
 
 #include "model/model.h"
+#include "plan/plan.h"
 
 #include <pthread.h>
 
 struct store;
-
-#define MOST_MOVES 32u
 
 struct move {
     unit_number in, out; /* of one layer: what comes to the GPU, and what leaves it a slot */
@@ -28,7 +27,8 @@ struct moves {
     bool running, stop, failed;
 };
 
-hypura_status moves_prepare(struct store *store, uint32_t experts, hypura_error *error); /* after device_prepare */
+/* After device_prepare. at_once: pairs. */
+hypura_status moves_prepare(struct store *store, uint32_t experts, uint32_t at_once, hypura_error *error);
 void moves_note(struct store *store, unit_number unit);                                  /* one use */
 void moves_expect(struct store *store, unit_number unit, float uses_a_pass);
 hypura_status moves_pass_done(struct store *store, hypura_error *error); /* not locked */

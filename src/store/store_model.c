@@ -52,7 +52,7 @@ hypura_status store_open(struct store **out, const struct model *model, const st
                                   .tables = plan->tables,
                                   .table_count = plan->table_count,
                                   .devices = plan->gpu ? plan->gpu->units : NULL,
-                                  .moves = plan->gpu && plan->gpu->moves,
+                                  .moves = plan->gpu ? plan->gpu->moves : 0,
                                   .in_place = plan->gpu && plan->gpu->in_place};
     const char **paths;
     hypura_status status = paths_of(&paths, model, error);

@@ -101,7 +101,7 @@ struct store_source {
     uint32_t layers;  /* of a pass; units of later ones are wanted between passes. 0: all that units have */
     uint32_t experts; /* a layer; 0 where none is on the GPU */
     const uint8_t *devices; /* [unit_count]: of units of TIER_GPU, 1 + the device */
-    bool moves;       /* experts of layers that have some on the GPU change sides */
+    uint32_t moves;   /* experts of layers that have some on the GPU that change sides at a time */
     bool in_place;    /* the GPU reads experts where they are in the cache */
     const struct plan_rows *tables;
     uint32_t table_count;

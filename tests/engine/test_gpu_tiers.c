@@ -68,7 +68,7 @@ static void moves_by_use(void **state)
         struct store_statistics statistics;
         uint32_t count = model_unit_count(engine_model(engine)), there = 0, changed = 0;
         bool *before = calloc(count, sizeof *before), *after = calloc(count, sizeof *after);
-        assert_int_equal(engine->open.plan->gpu->moves, run != 2);
+        assert_int_equal(engine->open.plan->gpu->moves > 0, run != 2);
         if (run == 1) /* and the rest is read from the drive */
             assert_ok(store_resize(engine_store(engine), engine->open.plan->pool_bytes / 3, &test_error));
         store_on_device(engine_store(engine), 0, count, before);

@@ -380,7 +380,7 @@ static void experts_that_move_stream_only_where_they_do_not_fit(void **state)
 {
     (void)state;
     static struct fake fake;
-    static const struct plan_gpu gpu = {.moves = true, .chunk = 64};
+    static const struct plan_gpu gpu = {.moves = 1, .chunk = 64};
     fake_build(&fake, &fake_experts);
     fake.table.experts_move = true;
     struct hardware hardware = fake_hardware();
