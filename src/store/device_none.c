@@ -57,9 +57,9 @@ bool in_place_settle(struct store *store)
     return false;
 }
 
-hypura_status moves_prepare(struct store *store, uint32_t experts, hypura_error *error)
+hypura_status moves_prepare(struct store *store, const struct store_source *source, hypura_error *error)
 {
-    (void)store, (void)experts, (void)error;
+    (void)store, (void)source, (void)error;
     return HYPURA_OK;
 }
 

@@ -12,6 +12,10 @@
  * Copies have MOVE_PASSES passes' time, and what is hot is in the cache; only what has not arrived after that is waited
  * for.
  *
+ * Where the cache never had room for all, what leaves is not brought to it: who is cold is on the drive like others. So
+ * to move costs little there, and a slot on the GPU that holds what nobody uses costs reads. Pairs leave as soon as they
+ * are chosen, several of a layer, and for less of a difference; and a prompt counts as many passes as it has tokens.
+ *
  * An expert that cannot be copied leaves its slot empty, and nothing moves from then on. Where the device does not take
  * the table of slots, though, it and the host would disagree on who computes what: that ends the request. */
 #include "store/store_private.h"
@@ -33,6 +37,9 @@
 /* Of what was noted by chance alone some expert is always the hottest: a difference counts from here on, in standard
  * deviations squared. */
 #define DEVIATIONS 16u
+#define DEVIATIONS_READING 4u
+
+#define MOST_OF_A_LAYER 8u
 
 static uint32_t *heat_of(const struct store *store, unit_number unit)
 {
@@ -40,10 +47,12 @@ static uint32_t *heat_of(const struct store *store, unit_number unit)
     return &store->moves.heat[(size_t)what->layer * store->moves.experts + (size_t)what->expert];
 }
 
-hypura_status moves_prepare(struct store *store, uint32_t experts, uint32_t at_once, hypura_error *error)
+hypura_status moves_prepare(struct store *store, const struct store_source *source, hypura_error *error)
 {
+    const uint32_t experts = source->experts;
     struct moves *moves = &store->moves;
-    uint32_t there = 0;
+    uint32_t there = 0, layers = 0;
+    uint64_t here = 0;
     moves->experts = experts;
     hypura_status status = ALLOCATE(&moves->first, store->layers, "table of experts", error);
     for (uint32_t i = 0; !status && i < store->layers; i++)
@@ -56,6 +65,7 @@ hypura_status moves_prepare(struct store *store, uint32_t experts, uint32_t at_o
         if (slots > 0 && slots < experts) {
             moves->first[unit->layer] = i;
             there += slots;
+            layers++;
         }
     }
     if (status || there == 0)
@@ -63,8 +73,12 @@ hypura_status moves_prepare(struct store *store, uint32_t experts, uint32_t at_o
     for (unit_number i = 0; i < store->unit_count; i++) {
         const struct unit *unit = store_unit(store, i);
         store->units[i].moves = unit->kind == UNIT_EXPERT && moves->first[unit->layer] != NO_UNIT;
+        here += store->units[i].place == PLACE_CACHE ? unit->bytes : 0;
     }
-    moves->limit = MIN(at_once, MOST_MOVES);
+    moves->limit = MIN(source->moves, MOST_MOVES);
+    moves->reading = source->expert_cache_bytes < here;
+    moves->of_a_layer = moves->reading ? MIN(MAX(moves->limit / layers, 1u), MOST_OF_A_LAYER) : 1;
+    moves->uses_a_token = MAX(source->experts_used * layers, 1u);
     make_condition(&moves->work);
     return ALLOCATE(&moves->heat, (size_t)store->layers * experts, "heat of experts", error);
 }
@@ -85,8 +99,10 @@ static void warm(struct store *store, unit_number unit, uint32_t by)
 
 void moves_note(struct store *store, unit_number unit)
 {
-    if (store->units[unit].moves)
-        warm(store, unit, HEAT_A_USE);
+    if (!store->units[unit].moves)
+        return;
+    warm(store, unit, HEAT_A_USE);
+    store->moves.uses++;
 }
 
 void moves_expect(struct store *store, unit_number unit, float uses_a_pass)
@@ -110,14 +126,26 @@ static float rate(const struct store *store, unit_number unit)
     return MIN((float)*heat_of(store, unit) / (HEAT_A_USE * (float)(FADING_SHARE * MOVE_PASSES)), 1.0f);
 }
 
-/* The hottest expert of a layer that is here, for the coldest there; false when that is not worth it. */
-static bool find_pair(const struct store *store, uint32_t layer, struct move *out, uint64_t *gain)
+static bool is_chosen(const struct move *chosen, uint32_t count, unit_number unit)
+{
+    bool is = false;
+    for (uint32_t i = 0; i < count; i++)
+        is |= chosen[i].in == unit || chosen[i].out == unit;
+    return is;
+}
+
+/* The hottest expert of a layer that is here, for the coldest there, of those not chosen yet; false when that is not
+ * worth it. */
+static bool find_pair(const struct store *store, uint32_t layer, const struct move *chosen, uint32_t count,
+                      struct move *out, uint64_t *gain)
 {
     uint32_t hottest = 0, coldest = UINT32_MAX;
     *out = (struct move){.in = NO_UNIT, .out = NO_UNIT};
     for (uint32_t e = 0; e < store->moves.experts; e++) {
         unit_number unit = store->moves.first[layer] + e;
         uint32_t heat = *heat_of(store, unit);
+        if (is_chosen(chosen, count, unit))
+            continue;
         if (store->units[unit].place == PLACE_CACHE && heat > hottest) {
             hottest = heat;
             out->in = unit;
@@ -129,29 +157,37 @@ static bool find_pair(const struct store *store, uint32_t layer, struct move *ou
     if (out->in == NO_UNIT || out->out == NO_UNIT || hottest <= coldest)
         return false;
     *gain = hottest - coldest;
-    return *gain * *gain > (uint64_t)DEVIATIONS * HEAT_A_USE * ((uint64_t)hottest + coldest);
+    const uint64_t deviations = store->moves.reading ? DEVIATIONS_READING : DEVIATIONS;
+    return *gain * *gain > deviations * HEAT_A_USE * ((uint64_t)hottest + coldest);
 }
 
-/* The pairs that bring most, of each layer one. */
+/* Keeps it if it is among those that bring most. */
+static void insert(struct moves *moves, uint64_t gains[MOST_MOVES], struct move move, uint64_t gain)
+{
+    if (moves->count == moves->limit && gain <= gains[moves->count - 1])
+        return;
+    uint32_t at = moves->count < moves->limit ? moves->count++ : moves->count - 1;
+    for (; at > 0 && gains[at - 1] < gain; at--) {
+        gains[at] = gains[at - 1];
+        moves->list[at] = moves->list[at - 1];
+    }
+    gains[at] = gain;
+    moves->list[at] = move;
+}
+
+/* The pairs that bring most. */
 static void choose(struct store *store)
 {
     struct moves *moves = &store->moves;
     uint64_t gains[MOST_MOVES];
     moves->count = 0;
     for (uint32_t layer = 0; layer < store->layers; layer++) {
-        struct move move;
+        struct move pairs[MOST_OF_A_LAYER];
         uint64_t gain;
-        if (moves->first[layer] == NO_UNIT || !find_pair(store, layer, &move, &gain))
-            continue;
-        if (moves->count == moves->limit && gain <= gains[moves->count - 1])
-            continue;
-        uint32_t at = moves->count < moves->limit ? moves->count++ : moves->count - 1;
-        for (; at > 0 && gains[at - 1] < gain; at--) {
-            gains[at] = gains[at - 1];
-            moves->list[at] = moves->list[at - 1];
-        }
-        gains[at] = gain;
-        moves->list[at] = move;
+        for (uint32_t n = 0; moves->first[layer] != NO_UNIT && n < moves->of_a_layer &&
+                             find_pair(store, layer, pairs, n, &pairs[n], &gain);
+             n++)
+            insert(moves, gains, pairs[n], gain);
     }
 }
 
@@ -288,17 +324,21 @@ static hypura_status send_table(struct store *store, hypura_error *error)
     return status;
 }
 
+static hypura_status begin_to_leave(struct store *store, hypura_error *error)
+{
+    leave(store);
+    hypura_status status = send_table(store, error);
+    store->moves.phase = MOVES_COMING;
+    pthread_cond_signal(&store->moves.work);
+    return status;
+}
+
 static hypura_status next_phase(struct store *store, hypura_error *error)
 {
     struct moves *moves = &store->moves;
     hypura_status status = HYPURA_OK;
-    if (moves->phase == MOVES_LEAVING) {
-        leave(store);
-        status = send_table(store, error);
-        moves->phase = MOVES_COMING;
-        pthread_cond_signal(&moves->work);
-        return status;
-    }
+    if (moves->phase == MOVES_LEAVING)
+        return begin_to_leave(store, error);
     if (moves->phase == MOVES_COMING) {
         if (!wait_for_all(store))
             return HYPURA_OK;
@@ -309,17 +349,30 @@ static hypura_status next_phase(struct store *store, hypura_error *error)
     if (moves->failed)
         return status;
     choose(store);
+    if (moves->reading && moves->count)
+        return begin_to_leave(store, error);
     for (uint32_t i = 0; i < moves->count; i++)
         cache_prefetch(store, moves->list[i].out, rate(store, moves->list[i].out));
     moves->phase = moves->count ? MOVES_LEAVING : MOVES_NONE;
     return HYPURA_OK;
 }
 
+/* What the pass that ends counts as. */
+static uint32_t passes_of(struct moves *moves)
+{
+    const uint64_t tokens = moves->uses / moves->uses_a_token;
+    moves->uses = 0;
+    return moves->reading ? (uint32_t)MIN(MAX(tokens, (uint64_t)1), (uint64_t)MOVE_PASSES) : 1;
+}
+
 hypura_status moves_pass_done(struct store *store, hypura_error *error)
 {
     struct moves *moves = &store->moves;
     hypura_status status = HYPURA_OK;
-    if (!moves->heat || ++moves->passes < MOVE_PASSES)
+    if (!moves->heat)
+        return HYPURA_OK;
+    moves->passes += passes_of(moves);
+    if (moves->passes < MOVE_PASSES)
         return HYPURA_OK;
     moves->passes = 0;
     if (!moves->running)

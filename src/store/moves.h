@@ -8,6 +8,7 @@
 #include <pthread.h>
 
 struct store;
+struct store_source;
 
 struct move {
     unit_number in, out; /* of one layer: what comes to the GPU, and what leaves it a slot */
@@ -19,7 +20,9 @@ enum move_phase { MOVES_NONE, MOVES_LEAVING, MOVES_COMING };
 struct moves {
     uint32_t *heat;     /* [layers][experts] uses, older ones count less; NULL: nothing moves */
     unit_number *first; /* [layers] expert; NO_UNIT where none can move */
-    uint32_t experts, passes, limit, count;
+    uint32_t experts, passes, limit, count, of_a_layer, uses_a_token;
+    uint64_t uses; /* in this pass */
+    bool reading;  /* the cache had no room for all that is not there */
     enum move_phase phase;
     struct move list[MOST_MOVES];
     pthread_t thread;
@@ -27,8 +30,8 @@ struct moves {
     bool running, stop, failed;
 };
 
-/* After device_prepare. at_once: pairs. */
-hypura_status moves_prepare(struct store *store, uint32_t experts, uint32_t at_once, hypura_error *error);
+hypura_status moves_prepare(struct store *store, const struct store_source *source,
+                            hypura_error *error); /* after device_prepare */
 void moves_note(struct store *store, unit_number unit);                                  /* one use */
 void moves_expect(struct store *store, unit_number unit, float uses_a_pass);
 hypura_status moves_pass_done(struct store *store, hypura_error *error); /* not locked */

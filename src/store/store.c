@@ -187,7 +187,7 @@ hypura_status store_open_source(struct store **out, const struct store_source *s
     if (!status && options->gpu_count)
         status = devices_prepare(store, options->gpus, options->gpu_count, source->experts, error);
     if (!status && options->gpu_count && source->moves)
-        status = moves_prepare(store, source->experts, source->moves, error);
+        status = moves_prepare(store, source, error);
     if (!status)
         status = start_io(store, options, fault, error);
     if (!status)

@@ -49,6 +49,7 @@ hypura_status store_open(struct store **out, const struct model *model, const st
                                   .expert_cache_bytes = plan->expert_cache_bytes,
                                   .layers = model_parameters(model)->layers,
                                   .experts = model_parameters(model)->experts,
+                                  .experts_used = model_parameters(model)->experts_used,
                                   .tables = plan->tables,
                                   .table_count = plan->table_count,
                                   .devices = plan->gpu ? plan->gpu->units : NULL,

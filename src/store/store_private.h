@@ -100,6 +100,7 @@ struct store_source {
     uint64_t ring_bytes, expert_cache_bytes;
     uint32_t layers;  /* of a pass; units of later ones are wanted between passes. 0: all that units have */
     uint32_t experts; /* a layer; 0 where none is on the GPU */
+    uint32_t experts_used;
     const uint8_t *devices; /* [unit_count]: of units of TIER_GPU, 1 + the device */
     uint32_t moves;   /* experts of layers that have some on the GPU that change sides at a time */
     bool in_place;    /* the GPU reads experts where they are in the cache */

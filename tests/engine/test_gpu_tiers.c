@@ -15,8 +15,23 @@ static void narrow_text(int32_t *tokens)
         tokens[i] = (int32_t)(260 + i % 5);
 }
 
-/* Two fifths of the experts have room on the GPU. */
-static struct engine *open_divided_with(const char *name, bool fixed, enum store_prefetching prefetching)
+/* A budget with which less than half of the experts that are not on the GPU have room in memory. */
+static uint64_t budget_that_reads(const struct model *model, const struct hardware *hardware,
+                                  const struct engine_options *options)
+{
+    struct engine_options smaller = *options;
+    for (smaller.budget = (uint64_t)1 << 30;; smaller.budget -= smaller.budget / 16) {
+        struct plan *plan;
+        assert_ok(engine_plan_only(&plan, model, hardware, &smaller, &test_error));
+        const bool reads = plan->mode == PLAN_EXPERT_STREAMING && plan->expert_cache_bytes < plan->expert_bytes / 2;
+        plan_free(plan);
+        if (reads)
+            return smaller.budget;
+    }
+}
+
+/* Two fifths of the experts have room on the GPU, and in memory the others, or half of them. */
+static struct engine *open_divided_with(const char *name, bool fixed, bool reads, enum store_prefetching prefetching)
 {
     struct setting setting = {.kv_type = TENSOR_F16, .fixed = fixed};
     struct engine_options options;
@@ -30,9 +45,11 @@ static struct engine *open_divided_with(const char *name, bool fixed, enum store
     const struct plan_gpu *whole = plan->gpu;
     setting.gpu_budget = whole->scratch_bytes + whole->resident_bytes + whole->kv_bytes + 2 * whole->expert_bytes / 5;
     plan_free(plan);
+    set_options(&options, &setting);
+    if (reads)
+        options.budget = budget_that_reads(model, &hardware, &options);
     model_close(model);
     struct engine *engine = NULL;
-    set_options(&options, &setting);
     options.prefetching = prefetching;
     if (engine_open(&engine, model_path(name), &options, &test_error))
         fail_msg("%s: %s", name, test_error.message);
@@ -41,7 +58,7 @@ static struct engine *open_divided_with(const char *name, bool fixed, enum store
 
 static struct engine *open_divided(const char *name, bool fixed)
 {
-    return open_divided_with(name, fixed, STORE_PREFETCH_AUTO);
+    return open_divided_with(name, fixed, false, STORE_PREFETCH_AUTO);
 }
 
 static uint64_t moves_of(struct engine *engine, struct store_statistics *statistics)
@@ -109,6 +126,34 @@ static void moves_by_use(void **state)
     treat_memory_as("shared");
 }
 
+/* What nobody uses on the GPU costs reads of what is used, where memory has no room for that. */
+static void moves_sooner_where_the_drive_is_read(void **state)
+{
+    (void)state;
+    device_or_skip();
+    treat_memory_as("separate");
+    int32_t tokens[LONG];
+    size_t vocabulary;
+    uint64_t moves[2];
+    narrow_text(tokens);
+    float *expected = run_tokens_on_cpu("embedded", tokens, LONG, &vocabulary);
+    float *logits = calloc(LONG * vocabulary, sizeof *logits);
+    for (int reads = 0; reads < 2; reads++) {
+        struct engine *engine = open_divided_with("embedded", false, reads, STORE_PREFETCH_OFF);
+        struct store_statistics statistics;
+        feed(engine, 0, tokens, LONG, 1, logits);
+        moves[reads] = moves_of(engine, &statistics);
+        assert_true((statistics.expert_misses > LONG) == reads);
+        assert_true(measure(expected, logits, LONG, vocabulary).kl_mean < most_kl("embedded"));
+        close_silent(engine);
+    }
+    print_message("# %llu moves, %llu where the drive is read\n", (unsigned long long)moves[0], (unsigned long long)moves[1]);
+    assert_true(moves[1] > 2 * moves[0]);
+    free(logits);
+    free(expected);
+    treat_memory_as("shared");
+}
+
 /* Routers of layers on the device are asked before their layers are at work, and say what is chosen more often than
  * chance would; experts come from the drive by that, and no bit changes. */
 static void routers_are_asked_ahead(void **state)
@@ -126,7 +171,7 @@ static void routers_are_asked_ahead(void **state)
         treat_memory_as(separate ? "separate" : "shared");
         for (int on = 0; on < 2; on++) {
             struct engine *engine =
-                open_divided_with("embedded", false, on ? STORE_PREFETCH_ON : STORE_PREFETCH_OFF);
+                open_divided_with("embedded", false, false, on ? STORE_PREFETCH_ON : STORE_PREFETCH_OFF);
             const struct model_parameters *p = model_parameters(engine_model(engine));
             const struct prefetcher *prefetcher = &engine->batch.prefetcher;
             struct store_statistics statistics;
@@ -343,6 +388,7 @@ int main(void)
     setenv("HYPURA_GPU_VALIDATE", "1", 0);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(moves_by_use),
+        cmocka_unit_test(moves_sooner_where_the_drive_is_read),
         cmocka_unit_test(routers_are_asked_ahead),
         cmocka_unit_test(copies_are_refused),
         cmocka_unit_test(reads_in_place),
