@@ -4,12 +4,16 @@ message was edited, and of either after a restart with a prefix cache on a drive
 for eight requests with one beginning, and the memory that their keys and values take; and the speed of decoding with the store on but unused over that without it.
 
     prefix.py HYPURA MODEL.gguf... [--tokens 8000] [--memory 0.5] [--beginning 4000] [--decode 32] [--rounds 3] [--pairs 7]
+              [--parts shares,together,unused]
 
---memory: a part of each file's size, or a size such as 8G. Prints one row of a table per model.
+--memory: a part of each file's size, or a size such as 8G. --parts: what is measured; all by default. Prints one row of a
+table per model. The speed of decoding is the median of pairs of answers in turns, with the interval that holds the true
+median in 95 of 100 cases.
 """
 import argparse
 import http.client
 import json
+import math
 import os
 import random
 import signal
@@ -118,17 +122,27 @@ def together(arguments, model, memory):
 
 
 def unused(arguments, model, memory):
-    """Decoding with the store on but unused, over decoding without: pairs in turns, the median of their ratios."""
+    """Decoding with the store on but unused, over decoding without: pairs in turns, the median of their ratios and the
+    interval that it is in."""
     servers = [Server(arguments.hypura, model, memory, 1024, 1, *options) for options in ((), ("--no-prefixes",))]
     ratios = []
-    for index in range(arguments.pairs):
+    for index in range(arguments.pairs + 1):
         times = [0, 0]
         for which in ((0, 1), (1, 0))[index % 2]:
             times[which] = servers[which].ask(text(5, 16), arguments.decode)[2]
         ratios.append(times[1] / times[0])
     for server in servers:
         server.close()
-    return statistics.median(ratios[1:])
+    return median_within(ratios[1:])
+
+
+def median_within(values):
+    """The median, and the values between which the true one is in 95 of 100 cases (from the binomial distribution)."""
+    values, count, low, below = sorted(values), len(values), 0, 0.5 ** len(values)
+    while low < (count - 1) // 2 and below + math.comb(count, low + 1) * 0.5 ** count <= 0.025:
+        low += 1
+        below += math.comb(count, low) * 0.5 ** count
+    return statistics.median(values), values[low], values[-1 - low]
 
 
 def main():
@@ -139,7 +153,8 @@ def main():
     parser.add_argument("--beginning", type=int, default=4000)
     parser.add_argument("--decode", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--pairs", type=int, default=7, help="of answers with the store and without; the first is not counted")
+    parser.add_argument("--pairs", type=int, default=7, help="of answers with the store and without")
+    parser.add_argument("--parts", default="shares,together,unused")
     parser.add_argument("--memory", default="0.5")
     parser.add_argument("--work", help="a folder on the drive that the prefix cache is to be on")
     arguments = parser.parse_args()
@@ -149,11 +164,17 @@ def main():
     for model in arguments.models:
         part = float(arguments.memory) if arguments.memory.replace(".", "").isdigit() else 0
         memory = str(int(part * os.path.getsize(model))) if part else arguments.memory
-        cold, rows = shares(arguments, model, memory)
-        computed, held = together(arguments, model, memory)
-        print(f"| {os.path.basename(model)} | {int(memory) >> 20 if part else memory}{' MiB' if part else ''} | {cold:.2f} "
-              f"| {rows['second']:.3f} | {rows['edited']:.3f} | {rows['restart']:.3f} | {computed:.2f} prefixes | {held:.2f} prefixes "
-              f"| {unused(arguments, model, memory):.3f} |", flush=True)
+        cells = ["-"] * 7
+        if "shares" in arguments.parts:
+            cold, rows = shares(arguments, model, memory)
+            cells[:4] = f"{cold:.2f}", *(f"{rows[name]:.3f}" for name in ("second", "edited", "restart"))
+        if "together" in arguments.parts:
+            cells[4:6] = (f"{value:.2f} prefixes" for value in together(arguments, model, memory))
+        if "unused" in arguments.parts:
+            middle, low, high = unused(arguments, model, memory)
+            cells[6] = f"{middle:.3f} ({low:.3f} to {high:.3f}, {arguments.pairs} pairs)"
+        print(f"| {os.path.basename(model)} | {int(memory) >> 20 if part else memory}{' MiB' if part else ''} | {' | '.join(cells)} |",
+              flush=True)
 
 
 if __name__ == "__main__":
