@@ -656,6 +656,7 @@ void predictor_destroy(struct predictor *predictor);
 void predictor_before(struct predictor *predictor, struct batch *batch, const struct engine_batch *asked);
 void predictor_after(struct predictor *predictor, struct batch *batch, const struct engine_batch *asked,
                      const float *hidden);
+bool predictor_wants(const struct predictor *predictor, const struct engine_batch *asked); /* the last rows of all */
 void predictor_truncate(struct predictor *predictor, uint32_t sequence, uint32_t positions, uint32_t removed);
 
 /* Logits of the token after "token", which follows what the sequence holds (further: which follows the token of the

@@ -252,7 +252,8 @@ hypura_status engine_forward(struct engine *engine, const struct engine_batch *a
     uint64_t read_before = store_bytes_used(engine->open.store);
     if (engine->predictor)
         predictor_before(engine->predictor, batch, asked);
-    batch->whole = asked->want_hidden || batch->watch || engine->predictor; /* which reads the last rows of all */
+    batch->whole =
+        asked->want_hidden || batch->watch || (engine->predictor && predictor_wants(engine->predictor, asked));
     TRY(run_batch(batch, asked, error));
     bool prompt = false;
     for (uint32_t i = 0; i < batch->span_count; i++) {

@@ -321,6 +321,52 @@ static bool is_as_good(const struct plan *with, const struct plan *without, bool
            with->predicted_tokens_per_second >= least * without->predicted_tokens_per_second;
 }
 
+/* Of the time of a pass, what a draft may take to be worth it: most are wrong now and then. */
+#define DRAFT_PART 0.8
+
+static uint64_t tensor_bytes(const struct model *model, unit_number unit)
+{
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < model_unit(model, unit)->slice_count; i++)
+        bytes += model_unit(model, unit)->slices[i].bytes;
+    return bytes;
+}
+
+/* Bytes that the CPU reads for a draft. */
+static hypura_status draft_bytes(uint64_t *out, const char *path, const struct plan_gpu *gpu, hypura_error *error)
+{
+    struct model *model;
+    struct steps *steps = NULL;
+    enum step_buffer left;
+    *out = 0;
+    TRY(model_open_predicting(&model, path, error));
+    hypura_status status = steps_make(&steps, model, error);
+    const struct step_list list = status ? (struct step_list){0} : steps_predicting(steps, &left);
+    for (size_t i = 0; i < list.count; i++) {
+        struct step_unit units[STEP_UNITS];
+        const struct step *step = &list.steps[i];
+        const size_t count = step_units(step, units);
+        for (size_t u = 0; u < count; u++)
+            if (units[u].use != USE_ROWS && units[u].use != USE_TABLE && !gpu->units[units[u].unit])
+                *out += tensor_bytes(model, units[u].unit);
+        if (step->kind == STEP_EXPERTS)
+            *out += step->experts.used * tensor_bytes(model, step->experts.first);
+    }
+    steps_free(steps);
+    model_close(model);
+    return status;
+}
+
+/* Whether the CPU, which computes the block, can keep up with devices that compute the rest. */
+static bool keeps_up(const char *path, const struct plan *plan, const struct hardware *hardware)
+{
+    uint64_t bytes;
+    hypura_error error;
+    return !plan->gpu || (!draft_bytes(&bytes, path, plan->gpu, &error) &&
+                          (double)bytes * plan->predicted_tokens_per_second <=
+                              DRAFT_PART * hardware->compute_bytes_per_second);
+}
+
 /* Whether a model is better off with its block in memory. */
 static bool predictions_pay(const char *path, bool mixture, const struct hardware *hardware,
                             const struct engine_options *options, char *why)
@@ -333,8 +379,8 @@ static bool predictions_pay(const char *path, bool mixture, const struct hardwar
         status = plan_model(&without, path, false, hardware, options, &error);
     if (status)
         say(why, error.message);
-    else if (with->gpu)
-        say(why, "a GPU computes a part of the model");
+    else if (options->drafting != DRAFTING_ON && !keeps_up(path, with, hardware))
+        say(why, "the GPU gives a token sooner than the CPU would draft one");
     else
         pay = options->drafting == DRAFTING_ON || is_as_good(with, without, mixture);
     if (!pay && why && !why[0])

@@ -5,8 +5,12 @@
  * It has a cache of its own, whose rows follow one another whatever their positions: rows that it missed, since their
  * sequence was cut or another one ran, are left out. That makes drafts worse and nothing else, as all that happens
  * here. Rows of prompts pass it with their batch; those of tokens that are generated wait until a draft is asked for,
- * since often none is, or the drafts that they belong to turn out wrong. While none is asked for, they are left out. */
+ * since often none is, or the drafts that they belong to turn out wrong. While none is asked for, they are left out.
+ *
+ * The CPU computes it, with the output matrix on the device that has that. Next to a device all rows of a prompt would
+ * cost the CPU longer than the layers cost the device, so the last rows of a prompt have to do. */
 #include "engine/cpu/execute.h"
+#include "engine/gpu/pass.h"
 
 #include <string.h>
 
@@ -15,6 +19,7 @@ struct predictor {
     struct step_list list;
     enum step_buffer left; /* where the list leaves the rows that it goes on from */
     uint32_t room;         /* for rows that wait */
+    bool lasts;            /* of a prompt the last rows pass only */
 
     /* Rows that wait: of these positions of a sequence. The token behind the last one may not be known yet. */
     uint32_t sequence, first, count;
@@ -37,6 +42,7 @@ hypura_status predictor_create(struct predictor **out, struct batch *batch, hypu
     TRY(ALLOCATE(&predictor, 1, "prediction block", error));
     predictor->list = list;
     predictor->left = left;
+    predictor->lasts = open->plan->gpu && open->plan->gpu->taken;
     predictor->room = MIN(PREDICTION_ROWS, batch->scratch.chunk);
     hypura_status status =
         kv_cache_create_predicting(&predictor->kv, &open->geometry, open->plan->positions, open->plan->kv_type, error);
@@ -79,6 +85,19 @@ static void drop(struct predictor *predictor)
 /* ---- a pass over the block -----------------------------------------------------------------------------------------
  */
 
+/* The last step gives logits. */
+static hypura_status run_steps(const struct predictor *predictor, struct batch *batch, hypura_error *error)
+{
+    const struct step_list list = predictor->list, rest = {list.steps + list.count - 1, 1};
+    const struct step_output *output = &rest.steps->output;
+    bool done = false;
+    TRY(execute(batch, (struct step_list){list.steps, list.count - 1}, error));
+    if (batch->wanted)
+        TRY(gpu_pass_predict(batch, output, rows_of(batch, output->in) + batch->scratch.wanted[0] * width_of(batch),
+                             batch->scratch.logits, &done, error));
+    return done ? HYPURA_OK : execute(batch, rest, error);
+}
+
 /* As the executor expects a batch: it sees the block's cache in place of the layers'. */
 static hypura_status walk(struct predictor *predictor, struct batch *batch, hypura_error *error)
 {
@@ -93,7 +112,7 @@ static hypura_status walk(struct predictor *predictor, struct batch *batch, hypu
     if (!status) {
         /* No pass of the layers: what these use ages by their own. */
         store_begin(batch->open->store);
-        status = execute(batch, predictor->list, error);
+        status = run_steps(predictor, batch, error);
         store_abandon(batch->open->store);
     }
     predictor->kv = batch->kv;
@@ -172,6 +191,12 @@ static bool is_prompt(const struct engine_batch *asked)
     return false;
 }
 
+bool predictor_wants(const struct predictor *predictor, const struct engine_batch *asked)
+{
+    /* A batch without other wishes gives the logits of its last row. */
+    return !predictor->lasts || !is_prompt(asked) || !asked->want_logits || asked->want_logits[asked->count - 1];
+}
+
 void predictor_before(struct predictor *predictor, struct batch *batch, const struct engine_batch *asked)
 {
     hypura_error error;
@@ -224,6 +249,27 @@ static void keep(struct predictor *predictor, struct batch *batch, const struct 
     predictor->known = false;
 }
 
+/* The last rows of a prompt, all but the very last, whose token is not known. */
+static void pass_end_of_prompt(struct predictor *predictor, struct batch *batch, const struct engine_batch *asked,
+                               const float *hidden)
+{
+    hypura_error error;
+    const struct span span = batch->scratch.spans[batch->span_count - 1];
+    const uint32_t count = MIN(span.rows, predictor->room) - 1, first = span.first_row + span.rows - 1 - count;
+    keep(predictor, batch, asked, first, count + 1, hidden);
+    if (count == 0)
+        return;
+    const size_t width = width_of(batch);
+    float *last = batch->scratch.unpassed + count * width;
+    memcpy(rows_of(batch, BUFFER_LAST), batch->scratch.unpassed, count * width * sizeof *last);
+    memmove(batch->scratch.unpassed, last, width * sizeof *last);
+    predictor->first += count;
+    predictor->count = 1;
+    one_span(batch, predictor->sequence, count);
+    if (!pass(predictor, batch, batch->scratch.unpassed_tokens, false, &error))
+        kv_cache_commit(&predictor->kv, predictor->sequence, count);
+}
+
 /* All rows of the batch but the last one of each span, whose token is not known: it passes with any, and its place is
  * written again. */
 static void pass_prompt(struct predictor *predictor, struct batch *batch, const struct engine_batch *asked,
@@ -244,7 +290,11 @@ static void pass_prompt(struct predictor *predictor, struct batch *batch, const 
 void predictor_after(struct predictor *predictor, struct batch *batch, const struct engine_batch *asked,
                      const float *hidden)
 {
-    if (is_prompt(asked)) {
+    if (is_prompt(asked) && predictor->lasts) {
+        drop(predictor);
+        if (predictor_wants(predictor, asked) && !asked->want_hidden)
+            pass_end_of_prompt(predictor, batch, asked, hidden);
+    } else if (is_prompt(asked)) {
         pass_prompt(predictor, batch, asked, hidden);
         drop(predictor);
         keep(predictor, batch, asked, asked->count - 1, 1, rows_of(batch, BUFFER_LAST));

@@ -25,6 +25,13 @@ static bool is_step(const struct batch *batch)
            batch->wanted <= batch->open->geometry.logits_rows && !batch->trace;
 }
 
+void pass_drop_ahead(struct gpu_pass *pass)
+{
+    if (pass->ahead.ready)
+        gpu_drop(pass->gpu);
+    pass->ahead.ready = false;
+}
+
 void pass_expect(struct batch *batch)
 {
     struct gpu_pass *pass = batch->pass;
@@ -35,8 +42,8 @@ void pass_expect(struct batch *batch)
     for (uint32_t r = 0; ahead->expected && r < ahead->rows; r++)
         ahead->expected = s->spans[r].sequence == ahead->sequences[r] && s->positions[r] == ahead->positions[r];
     ahead->used = ahead->ready && ahead->expected;
-    if (ahead->ready && !ahead->used)
-        gpu_drop(pass->gpu);
+    if (!ahead->used)
+        pass_drop_ahead(pass);
     ahead->ready = false;
     ahead->rows = step ? (uint32_t)batch->rows : 0;
     for (uint32_t r = 0; r < ahead->rows; r++) {

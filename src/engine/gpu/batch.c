@@ -106,6 +106,26 @@ hypura_status gpu_pass_end(struct batch *batch, hypura_error *error)
     return batch->pass && batch->pass->on_device ? finish(batch, false, error) : HYPURA_OK;
 }
 
+hypura_status gpu_pass_predict(struct batch *batch, const struct step_output *output, const float *row, float *logits,
+                               bool *done, hypura_error *error)
+{
+    const struct model_parameters *p = model_parameters(batch->open->model);
+    struct gpu_pass *pass = pass_with_output(batch);
+    *done = pass && pass->plan->units[output->unit];
+    if (!*done)
+        return HYPURA_OK;
+    batch->pass = pass;
+    pass_drop_ahead(pass);
+    memcpy(pass->up_parts.carried[0].host, row, p->embedding * sizeof *row);
+    pass_record(pass);
+    gpu_copy(pass->gpu, pass->picked, pass->up_parts.carried[0].range, p->embedding * sizeof *row);
+    gpu_barrier(pass->gpu);
+    pass_record_logits(batch, output, pass->picked, 1);
+    TRY(pass_finish(batch, error));
+    memcpy(logits, pass->back_parts.logits.host, p->vocabulary * sizeof *logits);
+    return HYPURA_OK;
+}
+
 const float *gpu_pass_logits(const struct batch *batch)
 {
     const struct gpu_pass *pass = pass_with_output(batch);

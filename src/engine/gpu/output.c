@@ -22,15 +22,14 @@ static struct gpu_range pick_rows(struct batch *batch, size_t first, size_t coun
     return pass->picked;
 }
 
-static void record_logits(struct batch *batch, size_t first, size_t count)
+void pass_record_logits(struct batch *batch, const struct step_output *o, struct gpu_range rows, size_t count)
 {
     struct gpu_pass *pass = batch->pass;
     const struct model_parameters *p = model_parameters(batch->open->model);
-    const struct step_output *o = output_of(batch);
     uint64_t elements = count * (uint64_t)p->vocabulary;
     struct pass_product product = {.role = ROLE_OUTPUT,
                                    .job = {.weights = pass_matrix(batch, o->unit),
-                                           .in = pick_rows(batch, first, count),
+                                           .in = rows,
                                            .out = pass->logits,
                                            .bias = pass_vector(batch, o->bias),
                                            .tokens = (uint32_t)count,
@@ -61,6 +60,6 @@ hypura_status pass_record_output(struct batch *batch, size_t first, size_t count
                  batch->rows * model_parameters(batch->open->model)->embedding * sizeof(float));
     }
     if (count)
-        record_logits(batch, first, count);
+        pass_record_logits(batch, output_of(batch), pick_rows(batch, first, count), count);
     return HYPURA_OK;
 }

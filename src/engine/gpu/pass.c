@@ -14,6 +14,19 @@ static hypura_status copy_vector(struct batch *batch, unit_number unit, hypura_e
     return store_read(batch->open->store, unit, 0, what->bytes, *out, error);
 }
 
+/* The norm that the block which drafts shares with the output: the block is computed by the CPU. */
+static hypura_status copy_predicting(struct batch *batch, hypura_error *error)
+{
+    enum step_buffer left;
+    const struct step_list list = steps_predicting(batch->open->steps, &left);
+    for (size_t i = 0; i < list.count; i++) {
+        const struct step *step = &list.steps[i];
+        if (step->kind == STEP_NORM && step->norm.weight != NO_UNIT && batch->pass->plan->units[step->norm.weight])
+            TRY(copy_vector(batch, step->norm.weight, error));
+    }
+    return HYPURA_OK;
+}
+
 static hypura_status find_units(struct batch *batch, hypura_error *error)
 {
     struct gpu_pass *pass = batch->pass;
@@ -42,7 +55,7 @@ static hypura_status find_units(struct batch *batch, hypura_error *error)
         TRY(copy_vector(batch, step->experts.up_bias, error));
         TRY(copy_vector(batch, step->experts.down_bias, error));
     }
-    return HYPURA_OK;
+    return copy_predicting(batch, error);
 }
 
 static uint64_t elements_of(const struct batch *batch, unit_number unit)

@@ -240,6 +240,11 @@ hypura_status gpu_pass_layer(struct batch *batch, uint32_t layer, hypura_error *
 /* Whether rows that nobody wants can leave the batch in a layer that is there, so that it is the last one. */
 bool gpu_pass_can_narrow(const struct batch *batch, uint32_t layer);
 
+/* Between batches: logits of a row that the block which drafts gives, where the output matrix is on a device; *done says
+ * whether it is. Those of the last batch are gone then. */
+hypura_status gpu_pass_predict(struct batch *batch, const struct step_output *output, const float *row, float *logits,
+                               bool *done, hypura_error *error);
+
 /* The end of a batch of which no row goes on. */
 hypura_status gpu_pass_end(struct batch *batch, hypura_error *error);
 
@@ -298,10 +303,14 @@ hypura_status pass_finish(struct batch *batch, hypura_error *error); /* sends, a
 /* Norm, logits of rows first to first + count of those that are wanted, and their way back, as commands. */
 hypura_status pass_record_output(struct batch *batch, size_t first, size_t count, hypura_error *error);
 
+/* Logits of rows that stand one after another, and their way back. */
+void pass_record_logits(struct batch *batch, const struct step_output *output, struct gpu_range rows, size_t count);
+
 /* Whether the next token's commands can be recorded ahead at all, since devices do all of it; whether those that were
  * fit the batch that begins; and recording those of the device at work, if that is worth while. */
 bool pass_devices_do_all(const struct batch *batch);
 void pass_expect(struct batch *batch);
+void pass_drop_ahead(struct gpu_pass *pass); /* before other commands are recorded */
 void pass_record_ahead(struct batch *batch);
 
 struct gpu_range range_at(struct gpu_range range, uint64_t floats);
