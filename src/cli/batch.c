@@ -108,14 +108,14 @@ static void say_budget(struct batch *batch, uint64_t budget)
 {
     char text[32];
     clear_line();
-    fprintf(stderr, "hypura: the memory budget is now %s\n", format_bytes(text, sizeof text, (double)budget));
+    fprintf(stderr, "hypura: the memory budget is now %s\n", size_text(text, sizeof text, (double)budget));
     batch->budget = budget;
 }
 
 /* Looks in, and shows what it saw where it is time for that. */
 static void look(struct batch *batch)
 {
-    uint64_t now = clock_nanoseconds();
+    uint64_t now = now_nanoseconds();
     uint64_t pause = is_terminal(stderr) ? TERMINAL_NANOSECONDS : LOG_NANOSECONDS;
     hypura_endpoint_state state = {.struct_size = sizeof state};
     if (now - batch->looked < TERMINAL_NANOSECONDS)
@@ -131,8 +131,8 @@ static void look(struct batch *batch)
 static void say_beginning(const struct batch *batch, const hypura_endpoint_state *state)
 {
     char budget[32];
-    fprintf(stderr, "%s: %s in %s, %u %s at once, each of up to %u tokens with its prompt\n", state->name,
-            state->mode, format_bytes(budget, sizeof budget, (double)state->memory_bytes), state->sessions,
+    fprintf(stderr, "%s: %s in %s, %u %s at once, each of up to %u tokens with its prompt\n", state->name, state->mode,
+            size_text(budget, sizeof budget, (double)state->memory_bytes), state->sessions,
             state->sessions == 1 ? "answer" : "answers", state->context_tokens);
     if (batch->before)
         fprintf(stderr, "%llu lines are answered already\n", (unsigned long long)batch->before);
@@ -141,7 +141,7 @@ static void say_beginning(const struct batch *batch, const hypura_endpoint_state
 static void say_end(const struct batch *batch)
 {
     char took[32];
-    double seconds = clock_seconds_since(batch->start);
+    double seconds = seconds_since(batch->start);
     fprintf(stderr, "%llu lines done in %s, %llu refused; %llu tokens written, %.1f per second\n",
             (unsigned long long)batch->done, format_time(took, sizeof took, seconds),
             (unsigned long long)batch->refused, (unsigned long long)batch->written_tokens,
@@ -172,7 +172,7 @@ static void take_answer(void *asker, unsigned status, const char *text, size_t s
     struct request *request = asker;
     struct batch *batch = request->batch;
     request->status = status;
-    if (!memory_resize((void **)&request->text, 0, size + 1, 1, "answer", NULL)) {
+    if (!resize_array((void **)&request->text, 0, size + 1, 1, "answer", NULL)) {
         memcpy(request->text, text, size);
         request->size = size;
     } else {
@@ -188,15 +188,15 @@ static void take_answer(void *asker, unsigned status, const char *text, size_t s
 static void request_free(struct request *request)
 {
     json_decref(request->line.id);
-    memory_free(request->text);
-    memory_free(request);
+    free_memory(request->text);
+    free_memory(request);
 }
 
 static hypura_status write_line(struct batch *batch, const struct batch_line *line, json_t *json, bool refused,
                                 hypura_error *error)
 {
     if (!json)
-        return error_set(error, HYPURA_ERROR_MEMORY, "no memory for the answer of line %llu",
+        return set_error(error, HYPURA_ERROR_MEMORY, "no memory for the answer of line %llu",
                          (unsigned long long)line->number);
     if (batch_output_is_standard(batch->output))
         clear_line(); /* both may be one terminal */
@@ -211,13 +211,14 @@ static hypura_status write_line(struct batch *batch, const struct batch_line *li
 
 static hypura_status hand_over(struct batch *batch, struct request *request, const json_t *body, hypura_error *error)
 {
-    uint64_t failures = memory_failures();
+    uint64_t failures = lost_memory();
     char *text = json_dumps(body, JSON_COMPACT);
-    hypura_status status = memory_check(failures, "request", error);
+    hypura_status status = check_memory(failures, "request", error);
     if (!status && !text)
-        status = error_set(error, HYPURA_ERROR_MEMORY, "no memory for the request");
+        status = set_error(error, HYPURA_ERROR_MEMORY, "no memory for the request");
     if (!status)
-        status = hypura_endpoint_ask(batch->endpoint, request->line.path, text, strlen(text), take_answer, request, error);
+        status =
+            hypura_endpoint_ask(batch->endpoint, request->line.path, text, strlen(text), take_answer, request, error);
     free(text);
     return status;
 }
@@ -227,16 +228,15 @@ static hypura_status ask(struct batch *batch, hypura_error *error)
 {
     struct request *request;
     hypura_error wrong = {0};
-    hypura_status status = ALLOCATE(&request, 1, "request", error);
+    hypura_status status = NEW_ARRAY(&request, 1, "request", error);
     if (status)
         return status;
     request->batch = batch;
     request->line.number = batch->text.number;
     memcpy(request->line.digest, batch->text.digest, BATCH_DIGEST);
-    uint64_t failures = memory_failures();
-    json_t *body =
-        batch_read_line(&request->line, batch->text.text, batch->text.size, &batch->defaults, &wrong);
-    status = memory_check(failures, "request", error);
+    uint64_t failures = lost_memory();
+    json_t *body = batch_read_line(&request->line, batch->text.text, batch->text.size, &batch->defaults, &wrong);
+    status = check_memory(failures, "request", error);
     if (body && !status)
         status = hand_over(batch, request, body, &wrong);
     json_decref(body);
@@ -246,11 +246,11 @@ static hypura_status ask(struct batch *batch, hypura_error *error)
     }
     if (status == HYPURA_ERROR_MEMORY) { /* not the line's fault, which the next run asks */
         request_free(request);
-        return error_set(error, HYPURA_ERROR_MEMORY, "line %llu: no memory for the request",
+        return set_error(error, HYPURA_ERROR_MEMORY, "line %llu: no memory for the request",
                          (unsigned long long)batch->text.number);
     }
     json_t *json = batch_error(&request->line, wrong.message);
-    status = memory_check(failures, "answer", error);
+    status = check_memory(failures, "answer", error);
     if (status)
         json_decref(json);
     else
@@ -276,14 +276,14 @@ static hypura_status write_answer(struct batch *batch, struct request *request, 
     if (request->status >= 499) {
         json_t *json = json_loadb(request->text, request->size, 0, NULL);
         const char *message = json_string_value(json_object_get(json_object_get(json, "error"), "message"));
-        status = error_set(error, HYPURA_ERROR_IO, "line %llu: %s", (unsigned long long)request->line.number,
+        status = set_error(error, HYPURA_ERROR_IO, "line %llu: %s", (unsigned long long)request->line.number,
                            message ? message : "no memory for the answer");
         json_decref(json);
     } else {
-        uint64_t failures = memory_failures();
+        uint64_t failures = lost_memory();
         json_t *json = batch_answer(&request->line, request->status, request->text, request->size);
         count_tokens(batch, json);
-        status = memory_check(failures, "answer", error);
+        status = check_memory(failures, "answer", error);
         if (status)
             json_decref(json);
         else
@@ -331,7 +331,7 @@ static hypura_status answer_all(struct batch *batch, hypura_error *error)
     hypura_endpoint_state state = {.struct_size = sizeof state};
     hypura_endpoint_get_state(batch->endpoint, &state);
     const uint64_t most = (uint64_t)AHEAD * state.sessions;
-    batch->start = batch->shown = clock_nanoseconds();
+    batch->start = batch->shown = now_nanoseconds();
     batch->budget = state.memory_bytes;
     say_beginning(batch, &state);
     while (!error->status && !interrupted() && (batch->reading != BATCH_ENDED || batch->in_work)) {
@@ -356,7 +356,7 @@ static hypura_status find_file(const char **path, const char *model, hypura_erro
 {
     hypura_status status = model_path(path, model, NULL, error);
     if (!status && access(*path, R_OK))
-        status = error_set_errno(error, errno, "cannot open %s", *path);
+        status = set_error_errno(error, errno, "cannot open %s", *path);
     return status;
 }
 
@@ -376,21 +376,21 @@ static hypura_status open_endpoint(struct batch *batch, const char *path, hypura
 static hypura_status prepare_defaults(struct batch *batch, hypura_error *error)
 {
     json_t *given = NULL;
-    uint64_t failures = memory_failures();
+    uint64_t failures = lost_memory();
     hypura_status status = named_values("--set", &fields, &given, error);
     if (!status && !given)
         given = json_object();
     if (given && !json_object_get(given, "seed"))
         json_object_set_new(given, "seed", json_integer((json_int_t)MIN(compute_options.seed, (uint64_t)INT64_MAX)));
     batch->defaults = (struct batch_defaults){given, system_text, max_tokens};
-    return status ? status : memory_check(failures, "values of --set", error);
+    return status ? status : check_memory(failures, "values of --set", error);
 }
 
 static void close_batch(struct batch *batch)
 {
     live_memory_stop();
     hypura_endpoint_close(batch->endpoint);
-    memory_free(batch->adapters);
+    free_memory(batch->adapters);
     while (batch->answered) { /* what was in work */
         struct request *next = batch->answered->next;
         request_free(batch->answered);

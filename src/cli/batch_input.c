@@ -27,29 +27,29 @@ struct batch_input {
     bool whole;
     uint64_t number, size, hash; /* it tells an edited line from the one that was answered */
     bool blank;
-    struct buffer text;
+    struct text_buffer text;
 };
 
 static void begin_line(struct batch_input *input)
 {
     input->number++;
     input->size = 0;
-    input->hash = FNV1A_START;
+    input->hash = HASH_START;
     input->blank = true;
     input->whole = false;
     if (input->text.capacity > LARGE) /* that memory is the model's */
-        buffer_free(&input->text);
+        text_free(&input->text);
     else
-        buffer_clear(&input->text);
+        text_clear(&input->text);
 }
 
 static void take(struct batch_input *input, const char *bytes, size_t size)
 {
     for (size_t i = 0; i < size; i++)
         input->blank &= bytes[i] == ' ' || bytes[i] == '\t' || bytes[i] == '\r';
-    input->hash = fnv1a(input->hash, bytes, size);
+    input->hash = hash_bytes(input->hash, bytes, size);
     input->size += size;
-    buffer_append(&input->text, bytes, size);
+    text_add(&input->text, bytes, size);
 }
 
 static void skip_mark(struct batch_input *input)
@@ -73,7 +73,7 @@ static hypura_status fill(struct batch_input *input, int milliseconds, hypura_er
         return HYPURA_OK;
     ssize_t size = read(input->file, input->bytes, sizeof input->bytes);
     if (size < 0 && errno != EINTR && errno != EAGAIN)
-        return error_set_errno(error, errno, "cannot read %s", input->path);
+        return set_error_errno(error, errno, "cannot read %s", input->path);
     input->ended = size == 0;
     input->at = 0;
     input->end = (size_t)MAX(size, 0);
@@ -84,7 +84,7 @@ static hypura_status give(struct batch_input *input, struct batch_text *out, hyp
 {
     bool too_long = input->size > BATCH_LINE_LIMIT;
     if (input->text.failed && !too_long)
-        return error_set(error, HYPURA_ERROR_MEMORY, "no memory for line %" PRIu64 " of %s", input->number,
+        return set_error(error, HYPURA_ERROR_MEMORY, "no memory for line %" PRIu64 " of %s", input->number,
                          input->path);
     *out =
         (struct batch_text){.number = input->number, .size = input->size, .text = too_long ? NULL : input->text.data};
@@ -127,7 +127,7 @@ static hypura_status count_lines(struct batch_input *input, hypura_error *error)
     while (!(status = batch_input_next(input, -1, &reading, &text, error)) && reading != BATCH_ENDED && !interrupted())
         input->lines += reading == BATCH_LINE;
     if (!status && lseek(input->file, 0, SEEK_SET) < 0)
-        status = error_set_errno(error, errno, "cannot read %s", input->path);
+        status = set_error_errno(error, errno, "cannot read %s", input->path);
     input->number = 0;
     input->mark = 0;
     input->at = input->end = 0;
@@ -140,7 +140,7 @@ hypura_status batch_input_open(struct batch_input **out, const char *path, hypur
 {
     struct batch_input *input;
     struct stat info;
-    hypura_status status = ALLOCATE(&input, 1, "input", error);
+    hypura_status status = NEW_ARRAY(&input, 1, "input", error);
     if (status)
         return status;
     bool standard_input = strcmp(path, "-") == 0;
@@ -149,7 +149,7 @@ hypura_status batch_input_open(struct batch_input **out, const char *path, hypur
     input->whole = true;
     input->file = standard_input ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC);
     if (input->file < 0)
-        status = error_set_errno(error, errno, "cannot open %s", path);
+        status = set_error_errno(error, errno, "cannot open %s", path);
     else if (!standard_input && !fstat(input->file, &info) && S_ISREG(info.st_mode))
         status = count_lines(input, error);
     if (status)
@@ -165,8 +165,8 @@ void batch_input_close(struct batch_input *input)
         return;
     if (input->file > STDIN_FILENO)
         close(input->file);
-    buffer_free(&input->text);
-    memory_free(input);
+    text_free(&input->text);
+    free_memory(input);
 }
 
 uint64_t batch_input_lines(const struct batch_input *input)

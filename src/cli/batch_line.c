@@ -25,12 +25,12 @@ static json_t *read_request(struct batch_line *line, const json_t *json, hypura_
             line->path = paths[i];
     }
     if (!line->path)
-        error_set(error, HYPURA_ERROR_ARGUMENT,
+        set_error(error, HYPURA_ERROR_ARGUMENT,
                   "\"url\" is /v1/chat/completions, /v1/completions, /v1/embeddings or /v1/responses");
     else if (method && strcmp(method, "POST") != 0)
-        error_set(error, HYPURA_ERROR_ARGUMENT, "\"method\" is POST");
+        set_error(error, HYPURA_ERROR_ARGUMENT, "\"method\" is POST");
     else if (!json_is_object(body))
-        error_set(error, HYPURA_ERROR_ARGUMENT, "\"body\" is missing, or is not an object");
+        set_error(error, HYPURA_ERROR_ARGUMENT, "\"body\" is missing, or is not an object");
     else
         return json_deep_copy(body);
     return NULL;
@@ -42,12 +42,12 @@ static json_t *read_plain(struct batch_line *line, const json_t *json, const cha
     const json_t *prompt = member(json, "prompt"), *own = member(json, "system"), *messages = member(json, "messages");
     line->path = paths[0];
     if (!messages == !json_is_string(prompt)) {
-        error_set(error, HYPURA_ERROR_ARGUMENT,
+        set_error(error, HYPURA_ERROR_ARGUMENT,
                   "a line has a \"prompt\" that is a text, or \"messages\", or \"url\" and \"body\"");
         return NULL;
     }
     if ((own && !json_is_string(own)) || (own && messages)) {
-        error_set(error, HYPURA_ERROR_ARGUMENT, "\"system\" is a text next to a \"prompt\"");
+        set_error(error, HYPURA_ERROR_ARGUMENT, "\"system\" is a text next to a \"prompt\"");
         return NULL;
     }
     json_t *body = json_deep_copy(json);
@@ -78,22 +78,22 @@ static void add_defaults(const struct batch_line *line, json_t *body, const stru
         json_object_set_new(body, most, json_integer((json_int_t)defaults->max_tokens));
 }
 
-json_t *batch_read_line(struct batch_line *line, const char *text, size_t size,
-                        const struct batch_defaults *defaults, hypura_error *error)
+json_t *batch_read_line(struct batch_line *line, const char *text, size_t size, const struct batch_defaults *defaults,
+                        hypura_error *error)
 {
     json_error_t where;
     line->plain = true;
     if (!text) {
-        error_set(error, HYPURA_ERROR_ARGUMENT, "the line has more than %llu bytes",
+        set_error(error, HYPURA_ERROR_ARGUMENT, "the line has more than %llu bytes",
                   (unsigned long long)BATCH_LINE_LIMIT);
         return NULL;
     }
     json_t *json = json_loadb(text, size, 0, &where);
     if (!json_is_object(json)) {
         if (json)
-            error_set(error, HYPURA_ERROR_ARGUMENT, "it is JSON, but not an object such as {\"prompt\": \"Why?\"}");
+            set_error(error, HYPURA_ERROR_ARGUMENT, "it is JSON, but not an object such as {\"prompt\": \"Why?\"}");
         else
-            error_set(error, HYPURA_ERROR_ARGUMENT, "it is not JSON: column %d: %s", where.column, where.text);
+            set_error(error, HYPURA_ERROR_ARGUMENT, "it is not JSON: column %d: %s", where.column, where.text);
         json_decref(json);
         return NULL;
     }
@@ -105,7 +105,7 @@ json_t *batch_read_line(struct batch_line *line, const char *text, size_t size,
         return NULL;
     add_defaults(line, body, defaults);
     if (line->plain && member(body, "n") && json_number_value(member(body, "n")) != 1) {
-        error_set(error, HYPURA_ERROR_ARGUMENT, "several answers (\"n\") need \"url\" and \"body\"");
+        set_error(error, HYPURA_ERROR_ARGUMENT, "several answers (\"n\") need \"url\" and \"body\"");
         json_decref(body);
         return NULL;
     }

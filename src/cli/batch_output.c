@@ -33,7 +33,7 @@ static hypura_status add_line(struct batch_output *output, const struct answered
 {
     if (output->count == output->room) {
         size_t room = MAX(2 * output->room, (size_t)256);
-        if (memory_resize((void **)&output->lines, output->room, room, sizeof *line, "table of lines", error))
+        if (resize_array((void **)&output->lines, output->room, room, sizeof *line, "table of lines", error))
             return error->status;
         output->room = room;
     }
@@ -58,18 +58,18 @@ static bool may_be_cut(const char *text, size_t size)
 
 static hypura_status not_ours(const struct batch_output *output, hypura_error *error)
 {
-    return error_set(error, HYPURA_ERROR_ARGUMENT,
+    return set_error(error, HYPURA_ERROR_ARGUMENT,
                      "%s exists already and is not an output of hypura batch: name another file", output->path);
 }
 
 static hypura_status read_line(struct batch_output *output, const char *text, size_t size, hypura_error *error)
 {
-    uint64_t failures = memory_failures();
+    uint64_t failures = lost_memory();
     json_t *json = json_loadb(text, size, JSON_ALLOW_NUL, NULL);
     const json_t *number = json_object_get(json, "line");
     const char *digest = json_string_value(json_object_get(json, "digest"));
     struct answered line = {.offset = output->size, .size = size};
-    hypura_status status = memory_check(failures, "lines that are answered", error);
+    hypura_status status = check_memory(failures, "lines that are answered", error);
     if (status) {
         json_decref(json);
         return status;
@@ -91,7 +91,7 @@ static hypura_status read_places(struct batch_output *output, hypura_error *erro
     char *text = NULL;
     size_t room = 0;
     ssize_t size = 0;
-    hypura_status status = file ? HYPURA_OK : error_set_errno(error, errno, "cannot read %s", output->path);
+    hypura_status status = file ? HYPURA_OK : set_error_errno(error, errno, "cannot read %s", output->path);
     while (!status && (size = getline(&text, &room, file)) > 0 && text[size - 1] == '\n') {
         status = read_line(output, text, (size_t)size, error);
         output->size += (uint64_t)size;
@@ -99,12 +99,12 @@ static hypura_status read_places(struct batch_output *output, hypura_error *erro
     if (!status && size > 0 && feof(file) && !may_be_cut(text, (size_t)size))
         status = not_ours(output, error);
     if (!status && !feof(file)) /* or no memory for a line: what is not read is not cut off */
-        status = error_set_errno(error, errno, "cannot read %s", output->path);
+        status = set_error_errno(error, errno, "cannot read %s", output->path);
     free(text);
     if (file)
         fclose(file);
     if (!status && ftruncate(output->file, (off_t)output->size))
-        status = error_set_errno(error, errno, "cannot write %s", output->path);
+        status = set_error_errno(error, errno, "cannot write %s", output->path);
     if (output->count)
         qsort(output->lines, output->count, sizeof *output->lines, by_number);
     output->known = output->count;
@@ -124,15 +124,15 @@ static hypura_status open_standard(struct batch_output *output, hypura_error *er
     output->standard = true;
     output->file = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
     if (output->file < 0 || fstat(output->file, &info))
-        return error_set_errno(error, errno, "cannot write standard output");
+        return set_error_errno(error, errno, "cannot write standard output");
     /* As by ">>", to go on with what is there. */
     if (S_ISREG(info.st_mode) && info.st_size > 0 && (fcntl(output->file, F_GETFL) & O_APPEND))
-        return error_set(
+        return set_error(
             error, HYPURA_ERROR_ARGUMENT,
             "standard output is appended to a file that is not empty, and of what it answers nothing can be "
             "read: name that file with --output instead of -, and the lines that it answers are not asked "
             "again");
-    return string_copy(&output->path, "standard output", error);
+    return copy_text(&output->path, "standard output", error);
 }
 
 static hypura_status open_file(struct batch_output *output, const char *path, hypura_error *error)
@@ -142,13 +142,13 @@ static hypura_status open_file(struct batch_output *output, const char *path, hy
     output->file = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
     char *real = output->file >= 0 ? realpath(path, NULL) : NULL;
     if (output->file < 0 || fstat(output->file, &info))
-        status = error_set_errno(error, errno, "cannot write %s", path);
+        status = set_error_errno(error, errno, "cannot write %s", path);
     else
-        status = string_copy(&output->path, real ? real : path, error);
+        status = copy_text(&output->path, real ? real : path, error);
     free(real);
     output->regular = S_ISREG(info.st_mode);
     if (!status && output->regular && (flock(output->file, LOCK_EX | LOCK_NB) || !is_still_there(output->path, &info)))
-        status = error_set(error, HYPURA_ERROR_ARGUMENT, "another process writes to %s", path);
+        status = set_error(error, HYPURA_ERROR_ARGUMENT, "another process writes to %s", path);
     if (!status && output->regular)
         status = read_places(output, error);
     return status;
@@ -157,7 +157,7 @@ static hypura_status open_file(struct batch_output *output, const char *path, hy
 hypura_status batch_output_open(struct batch_output **out, const char *path, hypura_error *error)
 {
     struct batch_output *output;
-    hypura_status status = ALLOCATE(&output, 1, "output", error);
+    hypura_status status = NEW_ARRAY(&output, 1, "output", error);
     if (status)
         return status;
     status = strcmp(path, "-") == 0 ? open_standard(output, error) : open_file(output, path, error);
@@ -177,9 +177,9 @@ void batch_output_close(struct batch_output *output)
             fsync(output->file);
         close(output->file);
     }
-    memory_free(output->path);
-    memory_free(output->lines);
-    memory_free(output);
+    free_memory(output->path);
+    free_memory(output->lines);
+    free_memory(output);
 }
 
 bool batch_output_is_standard(const struct batch_output *output)
@@ -200,7 +200,7 @@ hypura_status batch_output_has(struct batch_output *output, uint64_t number, con
         output->known ? bsearch(&key, output->lines, output->known, sizeof key, by_number) : NULL;
     *has = line != NULL;
     if (line && strcmp(line->digest, digest) != 0)
-        return error_set(error, HYPURA_ERROR_ARGUMENT,
+        return set_error(error, HYPURA_ERROR_ARGUMENT,
                          "line %llu of the input is not the one that %s answers: name another output",
                          (unsigned long long)number, output->path);
     return HYPURA_OK;
@@ -224,30 +224,30 @@ static bool write_all(int file, const char *text, size_t size)
 
 hypura_status batch_output_write(struct batch_output *output, uint64_t number, const json_t *json, hypura_error *error)
 {
-    uint64_t failures = memory_failures();
+    uint64_t failures = lost_memory();
     char *text = json_dumps(json, JSON_COMPACT | JSON_REAL_PRECISION(FLOAT_DIGITS));
-    bool whole = text && memory_failures() == failures; /* it may give a text of which a part is missing */
+    bool whole = text && lost_memory() == failures; /* it may give a text of which a part is missing */
     if (!whole)
         free(text);
     if (!whole)
-        return error_set(error, HYPURA_ERROR_MEMORY, "no memory for the answer of line %llu",
+        return set_error(error, HYPURA_ERROR_MEMORY, "no memory for the answer of line %llu",
                          (unsigned long long)number);
     size_t size = strlen(text);
     text[size++] = '\n'; /* in place of the NUL */
     struct answered line = {.number = number, .offset = output->size, .size = size};
     hypura_status status = add_line(output, &line, error);
     if (!status && !write_all(output->file, text, size)) {
-        status = error_set_errno(error, errno, "cannot write %s", output->path);
+        status = set_error_errno(error, errno, "cannot write %s", output->path);
         output->count--;
         if (output->regular && ftruncate(output->file, (off_t)output->size))
-            log_write(LOG_WARNING, "the last line of %s is not whole", output->path);
+            log_warning("the last line of %s is not whole", output->path);
     }
     if (!status)
         output->size += size;
     free(text);
-    if (!status && output->regular && clock_nanoseconds() - output->synced > SYNC_NANOSECONDS) {
+    if (!status && output->regular && now_nanoseconds() - output->synced > SYNC_NANOSECONDS) {
         fsync(output->file);
-        output->synced = clock_nanoseconds();
+        output->synced = now_nanoseconds();
     }
     return status;
 }
@@ -257,7 +257,7 @@ hypura_status batch_output_write(struct batch_output *output, uint64_t number, c
 static hypura_status copy_line(FILE *from, FILE *to, const struct answered *line, char **text, size_t *room)
 {
     if (*room < line->size) {
-        if (memory_resize((void **)text, *room, line->size, 1, "line", NULL))
+        if (resize_array((void **)text, *room, line->size, 1, "line", NULL))
             return HYPURA_ERROR_MEMORY;
         *room = line->size;
     }
@@ -277,8 +277,8 @@ static hypura_status write_in_order(const struct batch_output *output, const cha
     if (!status && (fflush(to) || fsync(fileno(to))))
         status = HYPURA_ERROR_IO;
     if (status)
-        error_set_errno(error, errno, "cannot write %s", path);
-    memory_free(text);
+        set_error_errno(error, errno, "cannot write %s", path);
+    free_memory(text);
     if (from)
         fclose(from);
     if (to)
@@ -288,7 +288,7 @@ static hypura_status write_in_order(const struct batch_output *output, const cha
 
 hypura_status batch_output_sort(struct batch_output *output, hypura_error *error)
 {
-    struct buffer path = {0};
+    struct text_buffer path = {0};
     struct stat info;
     bool sorted = true;
     for (size_t i = 1; i < output->count; i++)
@@ -297,15 +297,15 @@ hypura_status batch_output_sort(struct batch_output *output, hypura_error *error
     if (sorted || !output->regular)
         return HYPURA_OK;
     qsort(output->lines, output->count, sizeof *output->lines, by_number);
-    buffer_append_format(&path, "%s.sorting", output->path);
+    text_add_format(&path, "%s.sorting", output->path);
     if (path.failed)
-        return error_set(error, HYPURA_ERROR_MEMORY, "no memory for a path");
+        return set_error(error, HYPURA_ERROR_MEMORY, "no memory for a path");
     hypura_status status = write_in_order(output, path.data, error);
     if (!status &&
         (fstat(output->file, &info) || chmod(path.data, info.st_mode & 07777) || rename(path.data, output->path)))
-        status = error_set_errno(error, errno, "cannot replace %s", output->path);
+        status = set_error_errno(error, errno, "cannot replace %s", output->path);
     if (status)
         unlink(path.data);
-    buffer_free(&path);
+    text_free(&path);
     return status;
 }

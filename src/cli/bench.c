@@ -68,7 +68,7 @@ static void report(hypura_model *model, const hypura_speed *speed)
         printf("The tokens are those of each of %u sequences, the speed is of all together.\n", parallel);
     if (generated_tokens && memory > 0)
         printf("Decoding moved %.0f %% of what the memory gave in this run (%s/s).\n",
-               100 * speed->share_of_memory.median, format_bytes(text, sizeof text, memory));
+               100 * speed->share_of_memory.median, size_text(text, sizeof text, memory));
 }
 
 /* What the memory gives is measured only where it is the limit, since that needs memory of its own: sequences that

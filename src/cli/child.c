@@ -14,13 +14,13 @@ extern char **environ;
 
 hypura_status arguments_add(struct arguments *arguments, const char *text, hypura_error *error)
 {
-    hypura_status status = memory_resize((void **)&arguments->items, arguments->count ? arguments->count + 1 : 0,
-                                         arguments->count + 2, sizeof *arguments->items, "arguments", error);
+    hypura_status status = resize_array((void **)&arguments->items, arguments->count ? arguments->count + 1 : 0,
+                                        arguments->count + 2, sizeof *arguments->items, "arguments", error);
     if (status)
         return status;
     arguments->items[arguments->count] = arguments->items[arguments->count + 1] = NULL;
     char *copy = NULL;
-    status = ALLOCATE(&copy, strlen(text) + 1, "argument", error);
+    status = NEW_ARRAY(&copy, strlen(text) + 1, "argument", error);
     if (!status) {
         strcpy(copy, text);
         arguments->items[arguments->count++] = copy;
@@ -31,8 +31,8 @@ hypura_status arguments_add(struct arguments *arguments, const char *text, hypur
 void arguments_free(struct arguments *arguments)
 {
     for (size_t i = 0; i < arguments->count; i++)
-        memory_free(arguments->items[i]);
-    memory_free(arguments->items);
+        free_memory(arguments->items[i]);
+    free_memory(arguments->items);
     *arguments = (struct arguments){0};
 }
 
@@ -142,40 +142,41 @@ static hypura_status start(pid_t *child, const struct arguments *arguments, int 
     posix_spawn_file_actions_t actions;
     int number = posix_spawn_file_actions_init(&actions);
     if (number)
-        return error_set_errno(error, number, "cannot start %s", arguments->items[0]);
+        return set_error_errno(error, number, "cannot start %s", arguments->items[0]);
     number = posix_spawn_file_actions_adddup2(&actions, output, STDOUT_FILENO);
     if (!number && errors >= 0)
         number = posix_spawn_file_actions_adddup2(&actions, errors, STDERR_FILENO);
     if (!number)
         number = posix_spawnp(child, arguments->items[0], &actions, NULL, arguments->items, environ);
     posix_spawn_file_actions_destroy(&actions);
-    return number ? error_set_errno(error, number, "cannot start %s", arguments->items[0]) : HYPURA_OK;
+    return number ? set_error_errno(error, number, "cannot start %s", arguments->items[0]) : HYPURA_OK;
 }
 
 /* All that it prints, and its exit status. */
-static hypura_status collect(struct buffer *buffer, pid_t child, int from, int *result, hypura_error *error)
+static hypura_status collect(struct text_buffer *buffer, pid_t child, int from, int *result, hypura_error *error)
 {
-    uint64_t failures = memory_failures();
+    uint64_t failures = lost_memory();
     char piece[16384];
     ssize_t got;
     while ((got = read(from, piece, sizeof piece)) > 0 || (got < 0 && errno == EINTR))
         if (got > 0)
-            buffer_append(buffer, piece, (size_t)got);
+            text_add(buffer, piece, (size_t)got);
     while (waitpid(child, result, 0) < 0)
         if (errno != EINTR)
-            return error_set_errno(error, errno, "cannot wait for a program");
-    if (memory_check(failures, "output of a program", error))
+            return set_error_errno(error, errno, "cannot wait for a program");
+    if (check_memory(failures, "output of a program", error))
         return error->status;
-    return buffer->failed ? error_set(error, HYPURA_ERROR_FORMAT, "a program printed more than %d bytes", MOST_OUTPUT)
+    return buffer->failed ? set_error(error, HYPURA_ERROR_FORMAT, "a program printed more than %d bytes", MOST_OUTPUT)
                           : HYPURA_OK;
 }
 
-static hypura_status run(struct buffer *buffer, const struct arguments *arguments, FILE *errors, hypura_error *error)
+static hypura_status run(struct text_buffer *buffer, const struct arguments *arguments, FILE *errors,
+                         hypura_error *error)
 {
     int ends[2], result = 0;
     pid_t child = -1;
     if (pipe(ends))
-        return error_set_errno(error, errno, "cannot start %s", arguments->items[0]);
+        return set_error_errno(error, errno, "cannot start %s", arguments->items[0]);
     fcntl(ends[0], F_SETFD, FD_CLOEXEC);
     fcntl(ends[1], F_SETFD, FD_CLOEXEC);
     hypura_status status = start(&child, arguments, ends[1], errors ? fileno(errors) : -1, error);
@@ -189,9 +190,9 @@ static hypura_status run(struct buffer *buffer, const struct arguments *argument
     if (errors)
         last_line(errors, said, sizeof said);
     if (WIFSIGNALED(result))
-        return error_set(error, HYPURA_ERROR_IO, "%s was ended by signal %d%s%s", arguments->items[0], WTERMSIG(result),
+        return set_error(error, HYPURA_ERROR_IO, "%s was ended by signal %d%s%s", arguments->items[0], WTERMSIG(result),
                          *said ? ": " : "", said);
-    return error_set(error, HYPURA_ERROR_IO, "%s failed with exit status %d%s%s", arguments->items[0],
+    return set_error(error, HYPURA_ERROR_IO, "%s failed with exit status %d%s%s", arguments->items[0],
                      WEXITSTATUS(result), *said ? ": " : "", said);
 }
 
@@ -199,8 +200,8 @@ hypura_status child_json(json_t **out, const struct arguments *arguments, bool q
 {
     FILE *errors = quiet ? tmpfile() : NULL;
     if (quiet && !errors)
-        return error_set_errno(error, errno, "cannot open a temporary file");
-    struct buffer buffer = {.limit = MOST_OUTPUT};
+        return set_error_errno(error, errno, "cannot open a temporary file");
+    struct text_buffer buffer = {.limit = MOST_OUTPUT};
     hypura_status status = run(&buffer, arguments, errors, error);
     if (errors)
         fclose(errors);
@@ -209,8 +210,8 @@ hypura_status child_json(json_t **out, const struct arguments *arguments, bool q
         *out = json_loadb(buffer.data ? buffer.data : "", buffer.size, 0, &where);
         if (!*out)
             status =
-                error_set(error, HYPURA_ERROR_FORMAT, "%s printed no JSON: %.100s", arguments->items[0], where.text);
+                set_error(error, HYPURA_ERROR_FORMAT, "%s printed no JSON: %.100s", arguments->items[0], where.text);
     }
-    buffer_free(&buffer);
+    text_free(&buffer);
     return status;
 }

@@ -6,7 +6,7 @@
 #ifndef HYPURA_CLI_H
 #define HYPURA_CLI_H
 
-#include "core/core.h"
+#include "cli/base.h"
 
 #include <hypura/hypura.h>
 #include <jansson.h>

@@ -40,7 +40,7 @@ static hypura_status llama_command(struct arguments *arguments, hypura_error *er
     }
     return status             ? status
            : arguments->count ? HYPURA_OK
-                              : error_set(error, HYPURA_ERROR_ARGUMENT, "LLAMA_BENCH is blank");
+                              : set_error(error, HYPURA_ERROR_ARGUMENT, "LLAMA_BENCH is blank");
 }
 
 static hypura_status check_llama(hypura_error *error)
@@ -48,7 +48,7 @@ static hypura_status check_llama(hypura_error *error)
     struct arguments arguments = {0};
     hypura_status status = llama_command(&arguments, error);
     if (!status && !child_exists(arguments.items[0]))
-        status = error_set(error, HYPURA_ERROR_IO,
+        status = set_error(error, HYPURA_ERROR_IO,
                            "there is no program \"%.200s\": install llama.cpp, or set LLAMA_BENCH to its llama-bench",
                            arguments.items[0]);
     arguments_free(&arguments);
@@ -80,7 +80,7 @@ static hypura_status this_program(struct arguments *arguments, hypura_error *err
 {
     char path[PATH_MAX];
     if (!program_path(path, sizeof path))
-        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "this system does not say where the program is");
+        return set_error(error, HYPURA_ERROR_UNSUPPORTED, "this system does not say where the program is");
     return arguments_add(arguments, path, error);
 }
 
@@ -104,11 +104,11 @@ static hypura_status check_room(const struct llama_comparison *comparison, const
         double free_bytes = number_of(plan, "budget_bytes");
         char a[32], b[32];
         if (needed > free_bytes)
-            status = error_set(error, HYPURA_ERROR_MEMORY,
+            status = set_error(error, HYPURA_ERROR_MEMORY,
                                "llama.cpp would hold %s for this model and %s are free: this machine would do nothing "
                                "but read the file again and again; compare with a smaller model, or in a control group "
                                "with bench/oversize.sh",
-                               format_bytes(a, sizeof a, needed), format_bytes(b, sizeof b, free_bytes));
+                               size_text(a, sizeof a, needed), size_text(b, sizeof b, free_bytes));
     }
     json_decref(json);
     arguments_free(&arguments);
@@ -182,7 +182,7 @@ static hypura_status their_round(const struct llama_comparison *comparison, cons
         struct rounds *rounds = &measured->of[kind];
         bool wanted = kind == PROMPT ? comparison->prompt_tokens : comparison->generated_tokens;
         if (wanted && !(rounds->theirs[round] > 0))
-            status = error_set(error, HYPURA_ERROR_FORMAT, "%s gave no speed of %s", arguments.items[0],
+            status = set_error(error, HYPURA_ERROR_FORMAT, "%s gave no speed of %s", arguments.items[0],
                                kind == PROMPT ? "the prompt" : "decoding");
         rounds->ratios[round] = wanted ? rounds->ours[round] / rounds->theirs[round] : 0;
     }
@@ -265,11 +265,11 @@ int compare_with_llama(const struct llama_comparison *comparison)
         status = check_room(comparison, model, &error);
     for (int kind = 0; !status && kind < KINDS; kind++) {
         struct rounds *rounds = &measured.of[kind];
-        status = ALLOCATE(&rounds->ours, comparison->rounds, "figures", &error);
+        status = NEW_ARRAY(&rounds->ours, comparison->rounds, "figures", &error);
         if (!status)
-            status = ALLOCATE(&rounds->theirs, comparison->rounds, "figures", &error);
+            status = NEW_ARRAY(&rounds->theirs, comparison->rounds, "figures", &error);
         if (!status)
-            status = ALLOCATE(&rounds->ratios, comparison->rounds, "figures", &error);
+            status = NEW_ARRAY(&rounds->ratios, comparison->rounds, "figures", &error);
     }
     for (uint32_t round = 0; !status && round < comparison->rounds; round++) {
         show_line("round %u of %u: hypura", round + 1, comparison->rounds);
@@ -283,9 +283,9 @@ int compare_with_llama(const struct llama_comparison *comparison)
         report(comparison, model, &measured);
     json_decref(measured.last);
     for (int kind = 0; kind < KINDS; kind++) {
-        memory_free(measured.of[kind].ours);
-        memory_free(measured.of[kind].theirs);
-        memory_free(measured.of[kind].ratios);
+        free_memory(measured.of[kind].ours);
+        free_memory(measured.of[kind].theirs);
+        free_memory(measured.of[kind].ratios);
     }
     return status ? report_error(&error) : EXIT_OK;
 }

@@ -93,10 +93,10 @@ const struct option_row report_option_rows[] = {
 static hypura_status set_adapters(hypura_adapter **out, hypura_error *error)
 {
     const struct texts *given = &compute_options.adapters;
-    hypura_status status = ALLOCATE(out, given->count, "adapters", error);
+    hypura_status status = NEW_ARRAY(out, given->count, "adapters", error);
     for (size_t i = 0; !status && i < given->count; i++) {
         char *path, *colon, *end;
-        status = string_copy(&path, given->items[i], error); /* lives as long as the program, as the command line does */
+        status = copy_text(&path, given->items[i], error); /* lives as long as the program, as the command line does */
         if (status)
             break;
         (*out)[i] = (hypura_adapter){path, 1.0f};
@@ -109,7 +109,7 @@ static hypura_status set_adapters(hypura_adapter **out, hypura_error *error)
         }
     }
     if (status) {
-        memory_free(*out);
+        free_memory(*out);
         *out = NULL;
     }
     return status;
@@ -140,7 +140,7 @@ static hypura_status check_words(const struct words *choice, hypura_error *error
         const char *between = i == 0 ? "" : choice->words[i + 1] ? ", " : " or ";
         length += snprintf(expected + length, sizeof expected - (size_t)length, "%s%s", between, choice->words[i]);
     }
-    return error_set(error, HYPURA_ERROR_ARGUMENT, "--%s %s: expected %s", choice->option, *choice->given, expected);
+    return set_error(error, HYPURA_ERROR_ARGUMENT, "--%s %s: expected %s", choice->option, *choice->given, expected);
 }
 
 /* Of auto, on and off. */
@@ -156,11 +156,11 @@ static hypura_status set_prefixes(hypura_options *out, hypura_error *error)
     if (!compute_options.prefix_cache)
         return HYPURA_OK;
     if (compute_options.no_prefixes)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "--prefix-cache and --no-prefixes exclude each other");
+        return set_error(error, HYPURA_ERROR_ARGUMENT, "--prefix-cache and --no-prefixes exclude each other");
     if (snprintf(folder, sizeof folder, "%s", compute_options.prefix_cache) >= (int)sizeof folder || !folder[0])
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "--prefix-cache: expected a folder, or a folder:size");
+        return set_error(error, HYPURA_ERROR_ARGUMENT, "--prefix-cache: expected a folder, or a folder:size");
     char *colon = strrchr(folder, ':');
-    if (colon && !parse_bytes(colon + 1, &out->prefix_folder_bytes, NULL) && out->prefix_folder_bytes)
+    if (colon && !read_size(colon + 1, &out->prefix_folder_bytes, NULL) && out->prefix_folder_bytes)
         *colon = '\0';
     out->prefix_folder = folder;
     return HYPURA_OK;
@@ -173,7 +173,7 @@ static hypura_status check_gpus(hypura_error *error)
     for (const char *at = which; at && *at; at++)
         listed += *at == ',';
     if (which && *which >= '0' && *which <= '9' && compute_options.gpu_memory.count > listed)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "--gpu-memory has %zu sizes, but --gpu names %zu",
+        return set_error(error, HYPURA_ERROR_ARGUMENT, "--gpu-memory has %zu sizes, but --gpu names %zu",
                          compute_options.gpu_memory.count, listed);
     return HYPURA_OK;
 }
@@ -184,7 +184,7 @@ static hypura_status set_draft(hypura_options *out, hypura_error *error)
     if (!compute_options.draft)
         return HYPURA_OK;
     if (out->drafting == HYPURA_OFF)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "--draft and --drafting off exclude each other");
+        return set_error(error, HYPURA_ERROR_ARGUMENT, "--draft and --drafting off exclude each other");
     hypura_status status = model_path(&out->draft_path, compute_options.draft, NULL, error);
     if (status)
         return status;
@@ -198,7 +198,7 @@ hypura_status given_options(hypura_options *out, hypura_adapter **adapters, hypu
     const struct compute_options *given = &compute_options;
     hypura_status status = HYPURA_OK;
     if (given->memory && given->memory_file)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "--memory and --memory-file exclude each other");
+        return set_error(error, HYPURA_ERROR_ARGUMENT, "--memory and --memory-file exclude each other");
     *out = (hypura_options){.struct_size = sizeof *out,
                             .memory_bytes = given->memory,
                             .gpu = given->gpu,
@@ -249,7 +249,7 @@ hypura_status given_options(hypura_options *out, hypura_adapter **adapters, hypu
 static bool show_load(void *context, uint64_t done, uint64_t total)
 {
     struct load_line *line = context;
-    uint64_t now = clock_nanoseconds();
+    uint64_t now = now_nanoseconds();
     if (done >= total && line->last) {
         clear_line();
         line->last = 0;
@@ -258,9 +258,9 @@ static bool show_load(void *context, uint64_t done, uint64_t total)
     if (done < total && now - line->start > 500000000u && now - line->last > 100000000u && total > 0 && done > 0) {
         char a[32], b[32], rate[32], left[32];
         double seconds = (double)(now - line->start) * 1e-9, speed = (double)done / seconds;
-        show_line("loading %s of %s (%.0f %%), %s/s, %s left", format_bytes(a, sizeof a, (double)done),
-                  format_bytes(b, sizeof b, (double)total), 100.0 * (double)done / (double)total,
-                  format_bytes(rate, sizeof rate, speed),
+        show_line("loading %s of %s (%.0f %%), %s/s, %s left", size_text(a, sizeof a, (double)done),
+                  size_text(b, sizeof b, (double)total), 100.0 * (double)done / (double)total,
+                  size_text(rate, sizeof rate, speed),
                   format_time(left, sizeof left, (double)(total - MIN(done, total)) / speed));
         line->last = now;
     }
@@ -275,7 +275,7 @@ static bool go_on_loading(void *context, uint64_t done, uint64_t total)
 
 void load_line_start(struct load_line *line, hypura_options *options)
 {
-    *line = (struct load_line){.start = clock_nanoseconds()};
+    *line = (struct load_line){.start = now_nanoseconds()};
     options->on_load = is_terminal(stderr) ? show_load : go_on_loading;
     options->on_load_context = line;
 }
@@ -291,7 +291,7 @@ hypura_status open_model(hypura_model **out, hypura_session **session, const cha
     if (!status)
         status = model_path(&path, model, NULL, error);
     if (status) {
-        memory_free(adapters);
+        free_memory(adapters);
         return status;
     }
     load_line_start(&line, &options);
@@ -304,7 +304,7 @@ hypura_status open_model(hypura_model **out, hypura_session **session, const cha
         options.draft_path = NULL;
     }
     status = hypura_open(out, path, &options, error);
-    memory_free(adapters);
+    free_memory(adapters);
     clear_line();
     if (status)
         return status;
@@ -350,8 +350,8 @@ json_t *model_statistics_json(hypura_model *model)
 
 static bool write_json(json_t *json)
 {
-    uint64_t failures = memory_failures();
-    int failed = !json || json_dump_file(json, compute_options.stats, JSON_INDENT(2)) || memory_failures() != failures;
+    uint64_t failures = lost_memory();
+    int failed = !json || json_dump_file(json, compute_options.stats, JSON_INDENT(2)) || lost_memory() != failures;
     json_decref(json);
     if (failed)
         fprintf(stderr, "hypura: cannot write %s: %s\n", compute_options.stats, strerror(errno));

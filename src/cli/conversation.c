@@ -33,11 +33,11 @@ struct prompt {
 
 static hypura_status chat_prompt(const struct conversation *chat, struct prompt *out, hypura_error *error)
 {
-    uint64_t failures = memory_failures();
+    uint64_t failures = lost_memory();
     char *messages = json_dumps(chat->messages, JSON_COMPACT);
     char *variables = chat->variables ? json_dumps(chat->variables, JSON_COMPACT) : NULL;
     hypura_chat input = {.struct_size = sizeof input, .messages = messages, .variables = variables, .exact = true};
-    hypura_status status = memory_check(failures, "conversation", error);
+    hypura_status status = check_memory(failures, "conversation", error);
     if (!status)
         status = hypura_tokenize_chat(chat->model, &input, &out->tokens, &out->count, error);
     free(messages);
@@ -75,13 +75,13 @@ static hypura_status turn_prompt(struct conversation *chat, const char *text, si
 {
     uint32_t context = hypura_get_plan(chat->model)->context_tokens;
     if (size == 0)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "the prompt is empty");
+        return set_error(error, HYPURA_ERROR_ARGUMENT, "the prompt is empty");
     hypura_status status = chat->raw
                                ? hypura_tokenize(chat->model, text, size, HYPURA_ADD_SPECIAL | HYPURA_PARSE_SPECIAL,
                                                  &out->tokens, &out->count, error)
                                : fitting_prompt(chat, out, error);
     if (!status && out->count >= context)
-        return error_set(error, HYPURA_ERROR_ARGUMENT,
+        return set_error(error, HYPURA_ERROR_ARGUMENT,
                          "the prompt has %zu tokens, which leaves no room for an answer in a context of %u: --context "
                          "%zu would make room; the model was trained for %u",
                          out->count, context, out->count + 1024, hypura_get_info(chat->model)->trained_tokens);
@@ -119,7 +119,7 @@ static hypura_status show_events(struct conversation *chat, hypura_error *error)
             continue;
         prompt_line_stop();
         show_answer(event->text, event->size);
-        buffer_append(&chat->answer, event->text, event->size);
+        text_add(&chat->answer, event->text, event->size);
         if (interrupted() || ferror(stdout))
             hypura_stop(chat->session);
     }
@@ -137,7 +137,7 @@ static hypura_status answer(struct conversation *chat, const struct prompt *prom
                               .ignore_end = chat->ignore_end};
     uint32_t fresh = new_tokens(chat, prompt);
     sampling_fill(&chat->sampling, &request);
-    buffer_clear(&chat->answer);
+    text_clear(&chat->answer);
     hypura_status status = hypura_start(chat->session, &request, error);
     if (status == HYPURA_ERROR_CANCELLED && interrupted())
         return HYPURA_OK;
@@ -164,29 +164,29 @@ static hypura_status answer(struct conversation *chat, const struct prompt *prom
 
 static hypura_status append_answer(struct conversation *chat, hypura_error *error)
 {
-    uint64_t failures = memory_failures();
+    uint64_t failures = lost_memory();
     const char *text = chat->answer.data ? chat->answer.data : "";
     json_t *content = json_stringn(text, chat->answer.size);
     json_array_append_new(chat->messages,
                           json_pack("{s:s, s:o}", "role", "assistant", "content", content ? content : json_text(text)));
     if (chat->answer.failed)
-        return error_set(error, HYPURA_ERROR_MEMORY, "no memory to keep the answer");
-    return memory_check(failures, "answer", error);
+        return set_error(error, HYPURA_ERROR_MEMORY, "no memory to keep the answer");
+    return check_memory(failures, "answer", error);
 }
 
 hypura_status conversation_turn(struct conversation *chat, const char *text, size_t size, hypura_error *error)
 {
     struct prompt prompt = {0};
-    uint64_t failures = memory_failures();
+    uint64_t failures = lost_memory();
     json_t *content = json_stringn(text, size);
     bool is_text = content != NULL;
     if (!chat->raw && is_text)
         json_array_append_new(chat->messages, json_pack("{s:s, s:O}", "role", "user", "content", content));
     json_decref(content);
-    if (memory_check(failures, "prompt", error))
+    if (check_memory(failures, "prompt", error))
         return error->status;
     if (!is_text && !chat->raw)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "the prompt is not UTF-8 text");
+        return set_error(error, HYPURA_ERROR_ARGUMENT, "the prompt is not UTF-8 text");
     hypura_status status = turn_prompt(chat, text, size, &prompt, error);
     if (!status)
         status = answer(chat, &prompt, error);

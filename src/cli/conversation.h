@@ -16,7 +16,7 @@ struct conversation {
     bool ignore_end, verbose;
     const char *file; /* that keeps the conversation, or NULL */
     bool changed;     /* since it was kept there */
-    struct buffer answer;
+    struct text_buffer answer;
 };
 
 /* Asks and shows the answer. What could not be answered is not part of the conversation. */

@@ -34,7 +34,7 @@ static hypura_status show_text(const struct embedder *embedder, const char *text
 {
     size_t width = hypura_get_info(embedder->model)->embedding_width;
     float *vector;
-    hypura_status status = ALLOCATE(&vector, width, "embedding", error);
+    hypura_status status = NEW_ARRAY(&vector, width, "embedding", error);
     if (!status)
         status = embed_text(embedder, text, size, vector, error);
     json_t *row = as_json ? json_array() : NULL; /* lines are not kept: there may be many */
@@ -48,7 +48,7 @@ static hypura_status show_text(const struct embedder *embedder, const char *text
         json_array_append_new(embedder->all, row);
     else if (!status)
         putchar('\n');
-    memory_free(vector);
+    free_memory(vector);
     return status;
 }
 
@@ -62,7 +62,7 @@ static hypura_status show_lines(const struct embedder *embedder, hypura_error *e
     while (!status && (length = getline(&line, &room, stdin)) >= 0)
         status = show_text(embedder, line, (size_t)length - (length > 0 && line[length - 1] == '\n'), error);
     if (!status && !feof(stdin)) /* or no memory for a line */
-        status = error_set_errno(error, errno, "cannot read standard input");
+        status = set_error_errno(error, errno, "cannot read standard input");
     free(line);
     return status;
 }

@@ -22,7 +22,8 @@ static const struct option_row inspect_rows[] = {
     {0},
 };
 
-/* ---- the object ------------------------------------------------------------------------------------------------------ */
+/* ---- the object
+ * ------------------------------------------------------------------------------------------------------ */
 
 const char *text_of(const json_t *json, const char *key)
 {
@@ -46,7 +47,7 @@ static const char *bytes_of(const json_t *json, const char *key)
     static char texts[4][32];
     static unsigned next;
     char *text = texts[next++ % COUNT_OF(texts)];
-    return format_bytes(text, sizeof texts[0], number_of(json, key));
+    return size_text(text, sizeof texts[0], number_of(json, key));
 }
 
 void print_header(const json_t *json)
@@ -65,17 +66,18 @@ void print_header(const json_t *json)
     print_summary(stdout, &info);
 }
 
-/* ---- what the file holds --------------------------------------------------------------------------------------------- */
+/* ---- what the file holds
+ * --------------------------------------------------------------------------------------------- */
 
-static void add_number(struct buffer *out, const json_t *value)
+static void add_number(struct text_buffer *out, const json_t *value)
 {
     if (json_is_integer(value))
-        buffer_append_format(out, "%lld", (long long)json_integer_value(value));
+        text_add_format(out, "%lld", (long long)json_integer_value(value));
     else
-        buffer_append_format(out, "%g", json_real_value(value));
+        text_add_format(out, "%g", json_real_value(value));
 }
 
-static void add_text(struct buffer *out, const json_t *value)
+static void add_text(struct text_buffer *out, const json_t *value)
 {
     const char *text = json_string_value(value);
     const size_t size = json_string_length(value);
@@ -83,26 +85,26 @@ static void add_text(struct buffer *out, const json_t *value)
     while (shown < size && shown > 0 && ((unsigned char)text[shown] & 0xc0) == 0x80)
         shown--;
     for (size_t i = 0; i < shown; i++)
-        buffer_append_char(out, (unsigned char)text[i] < 32 ? ' ' : text[i]);
+        text_add_char(out, (unsigned char)text[i] < 32 ? ' ' : text[i]);
     if (shown < size)
-        buffer_append_format(out, "... (%zu bytes)", size);
+        text_add_format(out, "... (%zu bytes)", size);
 }
 
-static void add_value(struct buffer *out, const json_t *value)
+static void add_value(struct text_buffer *out, const json_t *value)
 {
     size_t i;
     const json_t *element;
     if (json_is_string(value)) {
         add_text(out, value);
     } else if (json_is_object(value)) {
-        buffer_append_format(out, "[%.0f]", number_of(value, "count"));
+        text_add_format(out, "[%.0f]", number_of(value, "count"));
         json_array_foreach(json_object_get(value, "first"), i, element)
         {
-            buffer_append_char(out, ' ');
+            text_add_char(out, ' ');
             add_number(out, element);
         }
     } else if (json_is_boolean(value)) {
-        buffer_append_char(out, json_is_true(value) ? '1' : '0');
+        text_add_char(out, json_is_true(value) ? '1' : '0');
     } else if (json_is_number(value)) {
         add_number(out, value);
     }
@@ -111,20 +113,20 @@ static void add_value(struct buffer *out, const json_t *value)
 static void print_metadata(const json_t *json)
 {
     json_t *metadata = json_object_get(json, "metadata");
-    struct buffer text = {0};
+    struct text_buffer text = {0};
     const char *key;
     json_t *value;
     printf("\nMetadata (GGUF version %.0f, %zu values)\n", number_of(json, "gguf_version"), json_object_size(metadata));
     json_object_foreach(metadata, key, value)
     {
-        buffer_clear(&text);
-        buffer_append_format(&text, "  %-44s ", key);
+        text_clear(&text);
+        text_add_format(&text, "  %-44s ", key);
         add_value(&text, value);
         if (!text.failed)
-            text_clean(text.data);
+            clean_text(text.data);
         puts(text.failed ? "  ?" : text.data);
     }
-    buffer_free(&text);
+    text_free(&text);
 }
 
 static void print_sizes(const json_t *json)
@@ -175,22 +177,24 @@ static void print_tensors(const json_t *tensors)
             print_tensor(tensor);
             continue;
         }
-        while ((next = json_array_get(tensors, i + 1)) && number_of(next, "layer") == layer && number_of(next, "expert") == expert) {
+        while ((next = json_array_get(tensors, i + 1)) && number_of(next, "layer") == layer &&
+               number_of(next, "expert") == expert) {
             bytes += number_of(next, "bytes");
             i++;
         }
-        printf("  layer %.0f expert %-3.0f %39s %10s  %s\n", layer, expert, "", format_bytes(text, sizeof text, bytes),
+        printf("  layer %.0f expert %-3.0f %39s %10s  %s\n", layer, expert, "", size_text(text, sizeof text, bytes),
                text_of(tensor, "tier"));
     }
 }
 
-/* ---- the plan -------------------------------------------------------------------------------------------------------- */
+/* ---- the plan
+ * -------------------------------------------------------------------------------------------------------- */
 
 static void draw_plan(const json_t *places)
 {
     const size_t count = json_array_size(places);
     struct layer_places *rows;
-    if (!count || ALLOCATE(&rows, count, "tier map", NULL))
+    if (!count || NEW_ARRAY(&rows, count, "tier map", NULL))
         return;
     for (size_t i = 0; i < count; i++) {
         const json_t *row = json_array_get(places, i);
@@ -201,7 +205,7 @@ static void draw_plan(const json_t *places)
     }
     printf("\nWhere the weights would be:");
     draw_places_of_layers(stdout, rows, (uint32_t)count - 1);
-    memory_free(rows);
+    free_memory(rows);
 }
 
 static void print_budget(const json_t *plan)
@@ -226,10 +230,10 @@ static void print_budget(const json_t *plan)
         const double bytes = number_of(plan, uses[i].key) - (uses[i].less ? number_of(plan, uses[i].less) : 0);
         left -= MIN(left, bytes);
         if (bytes > 0)
-            printf("    %-26s %10s\n", uses[i].name, format_bytes(text, sizeof text, bytes));
+            printf("    %-26s %10s\n", uses[i].name, size_text(text, sizeof text, bytes));
     }
     if (left > budget / 50)
-        printf("    %-26s %10s\n", "not needed", format_bytes(text, sizeof text, left));
+        printf("    %-26s %10s\n", "not needed", size_text(text, sizeof text, left));
 }
 
 static void print_gpu(const json_t *plan)
@@ -246,10 +250,11 @@ static void print_gpu(const json_t *plan)
         snprintf(name, sizeof name, "  GPU %zu of these", d + 1);
         printf("  %-28s %10s   of %s: %.0f layers, %s of weights\n", name, bytes_of(part, "held_bytes"),
                bytes_of(part, "budget_bytes"), number_of(part, "layers"),
-               format_bytes(text, sizeof text, number_of(part, "resident_bytes") + number_of(part, "expert_bytes")));
+               size_text(text, sizeof text, number_of(part, "resident_bytes") + number_of(part, "expert_bytes")));
     }
     printf("  %-28s %10s\n", "its memory budget", bytes_of(gpu, "budget_bytes"));
-    printf("    %-26s %10s   of which %s are experts\n", "weights", bytes_of(plan, "bytes_gpu"), bytes_of(gpu, "expert_bytes"));
+    printf("    %-26s %10s   of which %s are experts\n", "weights", bytes_of(plan, "bytes_gpu"),
+           bytes_of(gpu, "expert_bytes"));
     printf("    %-26s %10s\n", "KV cache", bytes_of(gpu, "kv_bytes"));
     printf("    %-26s %10s\n", "scratch", bytes_of(gpu, "scratch_bytes"));
 }
@@ -270,7 +275,8 @@ static void print_kept(const json_t *kept)
     printf("  a sequence keeps\n");
     for (size_t i = 0; i < COUNT_OF(kinds); i++)
         if (number_of(kept, kinds[i].key) > 0)
-            printf("    %-26s %10s%s\n", kinds[i].name, bytes_of(kept, kinds[i].key), kinds[i].each ? " per position" : "");
+            printf("    %-26s %10s%s\n", kinds[i].name, bytes_of(kept, kinds[i].key),
+                   kinds[i].each ? " per position" : "");
 }
 
 /* Of several: what each is to bring. */
@@ -282,8 +288,8 @@ static void print_drives(const json_t *json, const json_t *plan)
         return;
     json_array_foreach(drives, i, drive)
     {
-        printf("  %-28s %9.0f %% of what is read, from %s at %s/s%s\n", i ? "" : "drives", 100 * number_of(drive, "share"),
-               text_of(drive, "device"), bytes_of(drive, "bytes_per_second"),
+        printf("  %-28s %9.0f %% of what is read, from %s at %s/s%s\n", i ? "" : "drives",
+               100 * number_of(drive, "share"), text_of(drive, "device"), bytes_of(drive, "bytes_per_second"),
                is(drive, "measured") ? "" : " (a guess: \"hypura profile\" measures it)");
     }
     printf("  %-28s %10s/s of all of them%s\n", "", bytes_of(plan, "drive_bytes_per_second"),
@@ -292,7 +298,8 @@ static void print_drives(const json_t *json, const json_t *plan)
 
 static void print_speed(const json_t *json, const json_t *plan, bool resident)
 {
-    const double speed = number_of(plan, "decode_tokens_per_second"), even = number_of(plan, "decode_tokens_per_second_even");
+    const double speed = number_of(plan, "decode_tokens_per_second"),
+                 even = number_of(plan, "decode_tokens_per_second_even");
     const double more = number_of(plan, "decode_tokens_per_second_with_one_more_gib");
     const json_t *gain = json_object_get(json, "optimize");
     char text[SPEED_TEXT];
@@ -324,13 +331,15 @@ static void print_plan(const json_t *json)
     print_paragraph(stdout, text_of(plan, "reason"), 2);
     print_budget(plan);
     print_gpu(plan);
-    printf("  %-28s %10s in RAM, %s on disk\n", json_is_object(json_object_get(plan, "gpu")) ? "the other weights" : "weights",
-           bytes_of(plan, "bytes_ram"), bytes_of(plan, "bytes_storage"));
-    printf("  %-28s %10s, about %s\n", "loaded before it answers", format_bytes(a, sizeof a, first),
+    printf("  %-28s %10s in RAM, %s on disk\n",
+           json_is_object(json_object_get(plan, "gpu")) ? "the other weights" : "weights", bytes_of(plan, "bytes_ram"),
+           bytes_of(plan, "bytes_storage"));
+    printf("  %-28s %10s, about %s\n", "loaded before it answers", size_text(a, sizeof a, first),
            format_time(b, sizeof b, first / number_of(plan, "drive_bytes_per_second")));
     print_drives(json, plan);
     if (!is(plan, "direct_io"))
-        printf("  %-28s passes through the page cache, since there is no direct I/O, and is dropped afterwards\n", "what is read");
+        printf("  %-28s passes through the page cache, since there is no direct I/O, and is dropped afterwards\n",
+               "what is read");
     printf("  %-28s %.0f tokens, KV in %s, prompts in chunks of %.0f\n", "context", number_of(plan, "context"),
            text_of(plan, "kv_type"), number_of(plan, "chunk"));
     print_kept(json_object_get(plan, "kv_cache_bytes"));
@@ -362,7 +371,8 @@ static void print_all(const json_t *json)
     print_plan(json);
 }
 
-/* ---- the command ----------------------------------------------------------------------------------------------------- */
+/* ---- the command
+ * ----------------------------------------------------------------------------------------------------- */
 
 int show_description(char *text, bool raw, void (*print)(const json_t *json))
 {
@@ -375,7 +385,7 @@ int show_description(char *text, bool raw, void (*print)(const json_t *json))
     json_t *json = json_loads(text, JSON_ALLOW_NUL, NULL);
     hypura_free(text);
     if (!json) {
-        error_set(&error, HYPURA_ERROR_MEMORY, "no memory for the description of the model");
+        set_error(&error, HYPURA_ERROR_MEMORY, "no memory for the description of the model");
         return report_error(&error);
     }
     print(json);
@@ -401,24 +411,24 @@ static int run(size_t count, char **arguments)
     if (!hosts_path && parts_path)
         return report_usage(&command_inspect, "--parts needs --hosts, which says what each host has");
     if (preset_name && parts_path)
-        status = error_set(&error, HYPURA_ERROR_ARGUMENT, "--parts needs a model, and a preset has no weights");
+        status = set_error(&error, HYPURA_ERROR_ARGUMENT, "--parts needs a model, and a preset has no weights");
     else if (hosts_path && (list_tensors || steps_of.given))
-        status = error_set(&error, HYPURA_ERROR_ARGUMENT,
+        status = set_error(&error, HYPURA_ERROR_ARGUMENT,
                            "--hosts shows a plan: it goes with neither --tensors nor --layers");
     else if (preset_name && count)
-        status = error_set(&error, HYPURA_ERROR_ARGUMENT, "--preset stands for a model: name no other");
+        status = set_error(&error, HYPURA_ERROR_ARGUMENT, "--preset stands for a model: name no other");
     else if (!preset_name)
         status = model_path(&path, count ? arguments[0] : NULL, NULL, &error);
     if (!status)
         status = given_options(&options, &adapters, &error);
     if (!status && hosts_path) {
         int result = inspect_hosts(path, hosts_path, parts_path, &options, &what, as_json);
-        memory_free(adapters);
+        free_memory(adapters);
         return result;
     }
     if (!status)
         status = hypura_inspect(path, &options, &what, &text, &error);
-    memory_free(adapters);
+    free_memory(adapters);
     return status ? report_error(&error) : show_description(text, as_json, print_all);
 }
 
@@ -429,14 +439,16 @@ const struct command command_inspect = {
     .details = MODEL_HELP
     "Reads the metadata only. The plan is the one that \"hypura run\" would follow with the same options: which "
     "weights stay in memory, which are read from the disk, how fast that should be and why.\n\n"
-    "With --hosts the plan is that of several hosts, whose first holds what every token uses, while experts are dealt out "
+    "With --hosts the plan is that of several hosts, whose first holds what every token uses, while experts are dealt "
+    "out "
     "over all of them. The file is JSON: {\"hosts\": [{\"name\": \"box\", \"count\": 4, \"memory\": \"64G\", "
     "\"memory_bytes_per_second\": 8e10, \"drive_bytes_per_second\": 7e9, \"link_bits_per_second\": 1e10}]}. "
     "\"memory\" is what the process may hold there. \"compute_bytes_per_second\" (weights through the kernels, as "
     "\"hypura profile --json\" tells; otherwise that of memory), \"cores\" and \"link_seconds\" (a short message there "
     "and back; otherwise 1e-4) may be given as well. Keys next to \"hosts\" are those of all hosts. "
     "Instead of such figures \"profile\" may name what \"hypura profile --json\" wrote on a host.\n\n"
-    "--parts box=model.gguf.parts writes the experts of that host, in the model's layout with holes for the rest. It goes "
+    "--parts box=model.gguf.parts writes the experts of that host, in the model's layout with holes for the rest. It "
+    "goes "
     "to where that host would have the model, and is taken there instead of it.",
     .options = {inspect_rows, plan_option_rows},
     .most = 1,

@@ -44,9 +44,9 @@ static void print_host(const json_t *host, bool first, size_t alike)
         return;
     }
     printf("%5.1f %% of the experts%s: %s, %s in memory", 100 * share, alike > 1 ? " each" : "",
-           format_bytes(a, sizeof a, number_of(host, "bytes")), format_bytes(b, sizeof b, number_of(host, "held_bytes")));
+           size_text(a, sizeof a, number_of(host, "bytes")), size_text(b, sizeof b, number_of(host, "held_bytes")));
     if (number_of(host, "hit_rate") < 1)
-        printf(", %s read per token", format_bytes(c, sizeof c, number_of(host, "drive_bytes_per_token")));
+        printf(", %s read per token", size_text(c, sizeof c, number_of(host, "drive_bytes_per_token")));
     putchar('\n');
 }
 
@@ -65,9 +65,10 @@ static void print_hosts(const json_t *json)
         print_host(json_array_get(hosts, h), h == 0, alike);
     }
     printf("  %-28s %10s per token, in %.0f messages\n", "travels",
-           format_bytes(text, sizeof text, number_of(json, "link_bytes_per_token")), number_of(json, "messages_per_token"));
+           size_text(text, sizeof text, number_of(json, "link_bytes_per_token")),
+           number_of(json, "messages_per_token"));
     printf("  %-28s %10s per token\n", "read from drives",
-           format_bytes(text, sizeof text, number_of(json, "drive_bytes_per_token")));
+           size_text(text, sizeof text, number_of(json, "drive_bytes_per_token")));
     speed_text(text, number_of(json, "decode_tokens_per_second_even"), number_of(json, "decode_tokens_per_second"));
     printf("  %-28s %s tokens/s, bound by %s\n", "expected", text, bound_text(bound));
     printf("  %-28s %.2f tokens/s if that took no time; %.2f without the other hosts\n", "",
@@ -79,8 +80,8 @@ static bool show_progress(void *context, bool checking, uint64_t done, uint64_t 
 {
     char a[32], b[32];
     (void)context;
-    show_line("%s %s of %s", checking ? "checked" : "copied", format_bytes(a, sizeof a, (double)done),
-              format_bytes(b, sizeof b, (double)all));
+    show_line("%s %s of %s", checking ? "checked" : "copied", size_text(a, sizeof a, (double)done),
+              size_text(b, sizeof b, (double)all));
     return !interrupted();
 }
 
@@ -91,7 +92,7 @@ static hypura_status write_parts(const char *path, const char *file, const char 
     const char *equals = strchr(wanted, '=');
     char host[128];
     if (!equals || equals == wanted || !equals[1])
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "--parts takes HOST=FILE, not \"%.100s\"", wanted);
+        return set_error(error, HYPURA_ERROR_ARGUMENT, "--parts takes HOST=FILE, not \"%.100s\"", wanted);
     snprintf(host, sizeof host, "%.*s", (int)MIN(equals - wanted, 120), wanted);
     interrupts_cancel_session(NULL);
     hypura_status status = hypura_write_part(path, file, options, host, equals + 1, show_progress, NULL, error);
@@ -106,7 +107,8 @@ int inspect_hosts(const char *path, const char *file, const char *parts, hypura_
     char *text = NULL;
     hypura_status status = HYPURA_OK;
     if (options->memory_bytes)
-        status = error_set(&error, HYPURA_ERROR_ARGUMENT, "--hosts and --memory exclude each other: the file says what "
+        status = set_error(&error, HYPURA_ERROR_ARGUMENT,
+                           "--hosts and --memory exclude each other: the file says what "
                            "memory each host has");
     if (!status && parts)
         status = write_parts(path, file, parts, options, &error);

@@ -10,7 +10,7 @@ static const char *short_name(const char *name)
     return dot ? dot + 1 : name;
 }
 
-static void describe_list(struct buffer *out, const json_t *list)
+static void describe_list(struct text_buffer *out, const json_t *list)
 {
     double bytes = 0;
     char text[32];
@@ -18,22 +18,22 @@ static void describe_list(struct buffer *out, const json_t *list)
     const json_t *step, *tensor;
     json_array_foreach(list, i, step)
     {
-        buffer_append_format(out, "  %-14s %s\n", text_of(step, "step"), text_of(step, "does"));
+        text_add_format(out, "  %-14s %s\n", text_of(step, "step"), text_of(step, "does"));
         json_array_foreach(json_object_get(step, "tensors"), t, tensor)
         {
-            buffer_append_format(out, "                   %-28s %-7s %-20s %10s  %s\n", short_name(text_of(tensor, "name")),
-                                 text_of(tensor, "type"), text_of(tensor, "shape"),
-                                 format_bytes(text, sizeof text, number_of(tensor, "bytes")), text_of(tensor, "tier"));
+            text_add_format(out, "                   %-28s %-7s %-20s %10s  %s\n", short_name(text_of(tensor, "name")),
+                            text_of(tensor, "type"), text_of(tensor, "shape"),
+                            size_text(text, sizeof text, number_of(tensor, "bytes")), text_of(tensor, "tier"));
             bytes += number_of(tensor, "bytes");
         }
     }
-    buffer_append_format(out, "  %zu steps, %s\n", json_array_size(list), format_bytes(text, sizeof text, bytes));
+    text_add_format(out, "  %zu steps, %s\n", json_array_size(list), size_text(text, sizeof text, bytes));
 }
 
-static void describe_layer(struct buffer *out, const json_t *layer)
+static void describe_layer(struct text_buffer *out, const json_t *layer)
 {
-    buffer_clear(out);
-    buffer_append_format(out, ", on the %s\n", text_of(layer, "place"));
+    text_clear(out);
+    text_add_format(out, ", on the %s\n", text_of(layer, "place"));
     describe_list(out, json_object_get(layer, "steps"));
 }
 
@@ -56,9 +56,9 @@ static void print_numbers(const uint32_t *groups, uint32_t layers, uint32_t grou
 /* Layers that read the same are shown once. */
 static void print_groups(const json_t *list, uint32_t layers)
 {
-    struct buffer first = {0}, other = {0};
+    struct text_buffer first = {0}, other = {0};
     uint32_t *groups; /* [layers] number of the first of its group, and one */
-    if (ALLOCATE(&groups, layers, "groups of layers", NULL))
+    if (NEW_ARRAY(&groups, layers, "groups of layers", NULL))
         return;
     for (uint32_t i = 0; i < layers; i++) {
         if (groups[i])
@@ -77,17 +77,17 @@ static void print_groups(const json_t *list, uint32_t layers)
         print_numbers(groups, layers, i + 1);
         printf("%s%s", count > 1 ? ", each" : "", first.failed ? "\n" : first.data);
     }
-    buffer_free(&first);
-    buffer_free(&other);
-    memory_free(groups);
+    text_free(&first);
+    text_free(&other);
+    free_memory(groups);
 }
 
 static void print_part(const char *title, const json_t *list)
 {
-    struct buffer text = {0};
+    struct text_buffer text = {0};
     describe_list(&text, list);
     printf("\n%s\n%s", title, text.failed ? "" : text.data);
-    buffer_free(&text);
+    text_free(&text);
 }
 
 /* A block that predicts stands behind the layers in the list. */
@@ -96,11 +96,11 @@ void print_layers(const json_t *json)
     const json_t *steps = json_object_get(json, "steps"), *layers = json_object_get(steps, "layers");
     const size_t count = (size_t)number_of(json, "layers");
     if (json_is_array(steps)) {
-        struct buffer text = {0};
+        struct text_buffer text = {0};
         const json_t *layer = json_array_get(steps, 0);
         describe_layer(&text, layer);
         printf("\nLayer %.0f%s", number_of(layer, "layer"), text.failed ? "\n" : text.data);
-        buffer_free(&text);
+        text_free(&text);
         return;
     }
     print_part("Before the layers", json_object_get(steps, "before"));

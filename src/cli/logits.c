@@ -17,13 +17,13 @@ static hypura_status parse_tokens(const char *text, int32_t **tokens, size_t *co
     size_t room = 1;
     for (const char *p = text; *p; p++)
         room += *p == ',';
-    hypura_status status = ALLOCATE(tokens, room, "tokens", error);
+    hypura_status status = NEW_ARRAY(tokens, room, "tokens", error);
     for (*count = 0; !status && *count < room;) {
         char *end;
         errno = 0;
         long value = strtol(text, &end, 10);
         if (end == text || errno || value < 0 || value > INT32_MAX || (*end && *end != ','))
-            return error_set(error, HYPURA_ERROR_ARGUMENT, "--tokens: \"%.20s\" is not a list of token ids", text);
+            return set_error(error, HYPURA_ERROR_ARGUMENT, "--tokens: \"%.20s\" is not a list of token ids", text);
         (*tokens)[(*count)++] = (int32_t)value;
         text = end + (*end == ',');
         if (!*end)
@@ -53,12 +53,12 @@ static hypura_status write_logits(hypura_model *model, hypura_session *session, 
 {
     struct logits_file out = {.file = fopen(out_path, "wbe"), .vocabulary = hypura_get_info(model)->vocabulary_size};
     if (!out.file)
-        return error_set_errno(error, errno, "cannot create %s", out_path);
+        return set_error_errno(error, errno, "cannot create %s", out_path);
     hypura_status status = hypura_logits(session, tokens, count, 0, write_row, &out, error);
     if (out.failed)
-        status = error_set_errno(error, out.failed, "cannot write %s", out_path);
+        status = set_error_errno(error, out.failed, "cannot write %s", out_path);
     if (fclose(out.file) && !status)
-        status = error_set_errno(error, errno, "cannot write %s", out_path);
+        status = set_error_errno(error, errno, "cannot write %s", out_path);
     return status;
 }
 
@@ -80,7 +80,7 @@ static int run(size_t count, char **arguments)
         status = write_logits(model, session, tokens, token_count, &error);
     bool written = status || write_model_statistics(model);
     close_model(model, session);
-    memory_free(tokens);
+    free_memory(tokens);
     return status ? report_error(&error) : written ? EXIT_OK : EXIT_FAILED;
 }
 

@@ -163,14 +163,14 @@ static hypura_status write_page(const struct command *command, hypura_error *err
         snprintf(path, sizeof path, "%s/hypura%s%s.1", folder, command ? "-" : "", command ? command->name : "");
     FILE *out = length < (int)sizeof path ? fopen(path, "we") : NULL;
     if (!out)
-        return error_set(error, HYPURA_ERROR_IO, "cannot write \"%s\": %s", path, strerror(errno));
+        return set_error(error, HYPURA_ERROR_IO, "cannot write \"%s\": %s", path, strerror(errno));
     if (command)
         print_command(out, command);
     else
         print_program(out);
     bool failed = ferror(out) != 0;
     if (fclose(out) || failed)
-        return error_set(error, HYPURA_ERROR_IO, "cannot write \"%s\": %s", path, strerror(errno));
+        return set_error(error, HYPURA_ERROR_IO, "cannot write \"%s\": %s", path, strerror(errno));
     return HYPURA_OK;
 }
 

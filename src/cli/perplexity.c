@@ -80,7 +80,7 @@ static hypura_status measure_windows(hypura_session *session, int32_t *tokens, u
         show_line("window %llu of %llu: perplexity %.4f", (unsigned long long)out->windows, (unsigned long long)windows,
                   out->perplexity);
         if (interrupted())
-            status = error_set(error, HYPURA_ERROR_CANCELLED, "stopped after %llu of %llu windows",
+            status = set_error(error, HYPURA_ERROR_CANCELLED, "stopped after %llu of %llu windows",
                                (unsigned long long)(w + 1), (unsigned long long)windows);
     }
     clear_line();
@@ -96,10 +96,10 @@ static hypura_status measure(hypura_model *model, hypura_session *session, const
     size_t count = 0;
     hypura_status status = hypura_tokenize(model, text, size, HYPURA_ADD_SPECIAL, &tokens, &count, error);
     if (!status && (window < 4 || window > context))
-        status = error_set(error, HYPURA_ERROR_ARGUMENT, "windows of %u tokens: expected 4 to the context, %u", window,
+        status = set_error(error, HYPURA_ERROR_ARGUMENT, "windows of %u tokens: expected 4 to the context, %u", window,
                            context);
     if (!status && count < window)
-        status = error_set(error, HYPURA_ERROR_ARGUMENT, "the text has %zu tokens: at least one window of %u is needed",
+        status = set_error(error, HYPURA_ERROR_ARGUMENT, "the text has %zu tokens: at least one window of %u is needed",
                            count, window);
     if (!status)
         status = measure_windows(session, tokens, count / window, hypura_begin_token(model), &sums, out, error);
@@ -133,7 +133,7 @@ static int run(size_t count, char **arguments)
     size_t size = 0;
     hypura_status status = read_whole_file(arguments[count - 1], TEXT_LIMIT, &text, &size, &error);
     if (!status && size > 4 && memcmp(text, "GGUF", 4) == 0)
-        status = error_set(&error, HYPURA_ERROR_ARGUMENT, "%s is a model; the text to measure comes after it",
+        status = set_error(&error, HYPURA_ERROR_ARGUMENT, "%s is a model; the text to measure comes after it",
                            arguments[count - 1]);
     if (compute_options.context == 0)
         compute_options.context = window;
@@ -145,7 +145,7 @@ static int run(size_t count, char **arguments)
         print_result(model, &result);
     int exit_status = status ? report_error(&error) : write_model_statistics(model) ? EXIT_OK : EXIT_FAILED;
     close_model(model, session);
-    memory_free(text);
+    free_memory(text);
     return exit_status;
 }
 

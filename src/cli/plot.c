@@ -55,9 +55,9 @@ static hypura_status add_run(struct plot *plot, const json_t *json, const char *
     const char *model = json_string_value(json_object_get(json, "model"));
     const char *mode = json_string_value(json_object_get(json, "mode"));
     if (!model || !json_object_get(json, names[PLOT_DECODE]) || !json_object_get(json, names[PLOT_PROMPT]))
-        return error_set(error, HYPURA_ERROR_FORMAT, "%s is not what hypura bench --json writes", path);
+        return set_error(error, HYPURA_ERROR_FORMAT, "%s is not what hypura bench --json writes", path);
     if (plot->count == MOST_RUNS)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "more than %d runs are too many for one drawing", MOST_RUNS);
+        return set_error(error, HYPURA_ERROR_ARGUMENT, "more than %d runs are too many for one drawing", MOST_RUNS);
     struct plot_run *run = &plot->runs[plot->count];
     const json_t *llama = json_object_get(json, "llama");
     label_of(run->label, sizeof run->label, path, number);
@@ -71,7 +71,7 @@ static hypura_status add_run(struct plot *plot, const json_t *json, const char *
     for (int kind = 0; kind < PLOT_KINDS; kind++) {
         if (!read_figure(json, names[kind], &run->ours[kind]) ||
             (run->compared && !read_figure(llama, names[kind], &run->theirs[kind])))
-            return error_set(error, HYPURA_ERROR_FORMAT, "%s has a speed that is none", path);
+            return set_error(error, HYPURA_ERROR_FORMAT, "%s has a speed that is none", path);
         run->ratio[kind] = run->compared ? json_number_value(json_object_get(json, ratios[kind])) : 0;
     }
     plot->count++;
@@ -89,7 +89,7 @@ static hypura_status read_runs(struct plot *plot, const char *path, hypura_error
         json_error_t where;
         json_t *json = json_loadb(rest, size - (size_t)(rest - text), JSON_DISABLE_EOF_CHECK, &where), *item;
         if (!json) {
-            status = error_set(error, HYPURA_ERROR_FORMAT, "%s is not JSON: %.100s", path, where.text);
+            status = set_error(error, HYPURA_ERROR_FORMAT, "%s is not JSON: %.100s", path, where.text);
             break;
         }
         size_t i;
@@ -106,8 +106,8 @@ static hypura_status read_runs(struct plot *plot, const char *path, hypura_error
         rest += where.position;
     }
     if (!status && number == 0)
-        status = error_set(error, HYPURA_ERROR_FORMAT, "%s is empty", path);
-    memory_free(text);
+        status = set_error(error, HYPURA_ERROR_FORMAT, "%s is empty", path);
+    free_memory(text);
     return status;
 }
 
@@ -132,27 +132,27 @@ static hypura_status draw(struct plot *plot, const char *path, hypura_error *err
     bool same = one_model(plot, &budgets);
     bool lines = by ? strcmp(by, "memory") == 0 : same && budgets >= 3;
     if (lines && !same)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "--by memory draws runs of one model, and these are of several");
+        return set_error(error, HYPURA_ERROR_ARGUMENT, "--by memory draws runs of one model, and these are of several");
     plot->title = title ? title : same ? plot->runs[0].model : "Tokens per second";
     plot->name_models = !same;
-    struct buffer svg = {0};
-    uint64_t failures = memory_failures();
+    struct text_buffer svg = {0};
+    uint64_t failures = lost_memory();
     if (lines)
         plot_lines(&svg, plot);
     else
         plot_bars(&svg, plot);
     hypura_status status = HYPURA_OK;
     if (svg.failed)
-        status = memory_check(failures, "drawing", error);
+        status = check_memory(failures, "drawing", error);
     FILE *out = status ? NULL : strcmp(path, "-") == 0 ? stdout : fopen(path, "we");
     if (!status && !out)
-        status = error_set_errno(error, errno, "cannot write %s", path);
+        status = set_error_errno(error, errno, "cannot write %s", path);
     if (out) {
         bool failed = fwrite(svg.data, 1, svg.size, out) != svg.size;
         if (out != stdout && (fclose(out) || failed))
-            status = error_set_errno(error, errno, "cannot write %s", path);
+            status = set_error_errno(error, errno, "cannot write %s", path);
     }
-    buffer_free(&svg);
+    text_free(&svg);
     return status;
 }
 
@@ -166,12 +166,12 @@ static int run(size_t count, char **arguments)
         return report_usage(&command_plot, "--by %.40s: expected runs or memory", by);
     if (strcmp(out, "-") && (length < 5 || strcmp(out + length - 4, ".svg")))
         return report_usage(&command_plot, "the drawing comes last and ends in .svg, or is - for standard output");
-    hypura_status status = ALLOCATE(&plot.runs, MOST_RUNS, "runs", &error);
+    hypura_status status = NEW_ARRAY(&plot.runs, MOST_RUNS, "runs", &error);
     for (size_t i = 0; !status && i + 1 < count; i++)
         status = read_runs(&plot, arguments[i], &error);
     if (!status)
         status = draw(&plot, out, &error);
-    memory_free(plot.runs);
+    free_memory(plot.runs);
     return status ? report_error(&error) : EXIT_OK;
 }
 

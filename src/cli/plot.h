@@ -27,9 +27,9 @@ struct plot {
 };
 
 /* A bar for each run. */
-void plot_bars(struct buffer *svg, const struct plot *plot);
+void plot_bars(struct text_buffer *svg, const struct plot *plot);
 
 /* A line against the budget of memory, with a mark where all weights fit. */
-void plot_lines(struct buffer *svg, const struct plot *plot);
+void plot_lines(struct text_buffer *svg, const struct plot *plot);
 
 #endif

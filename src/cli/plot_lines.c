@@ -20,20 +20,20 @@ static double y_of(const struct panel *panel, double value)
     return panel->bottom - (panel->bottom - panel->top) * value / panel->y.most;
 }
 
-static void draw_axes(struct buffer *svg, const struct panel *panel)
+static void draw_axes(struct text_buffer *svg, const struct panel *panel)
 {
     char text[32];
     for (int i = 0; i * panel->y.step <= panel->y.most * (1 + 1e-9); i++) {
         double y = y_of(panel, i * panel->y.step);
-        buffer_append_format(svg, "<line class=\"%s\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\"/>\n",
-                             i ? "grid" : "zero", panel->left, panel->right, y, y);
+        text_add_format(svg, "<line class=\"%s\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\"/>\n",
+                        i ? "grid" : "zero", panel->left, panel->right, y, y);
         svg_text(svg, panel->left - 6, y + 4, "end", "faint",
                  plot_number(text, sizeof text, i * panel->y.step, panel->y.step));
     }
     for (int i = 0; i * panel->x.step <= panel->x.most * (1 + 1e-9); i++) {
         double x = x_of(panel, i * panel->x.step * panel->unit);
-        buffer_append_format(svg, "<line class=\"%s\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\"/>\n",
-                             i ? "grid" : "zero", x, x, panel->top, panel->bottom);
+        text_add_format(svg, "<line class=\"%s\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\"/>\n",
+                        i ? "grid" : "zero", x, x, panel->top, panel->bottom);
         svg_text(svg, x, panel->bottom + 16, "middle", "faint",
                  plot_number(text, sizeof text, i * panel->x.step, panel->x.step));
     }
@@ -41,27 +41,27 @@ static void draw_axes(struct buffer *svg, const struct panel *panel)
     svg_text(svg, (panel->left + panel->right) / 2, panel->bottom + 34, "middle", "", text);
 }
 
-static void draw_side(struct buffer *svg, const struct plot *plot, const struct panel *panel, enum plot_kind kind,
+static void draw_side(struct text_buffer *svg, const struct plot *plot, const struct panel *panel, enum plot_kind kind,
                       bool theirs)
 {
     const char *class = theirs ? "theirs" : "ours";
-    buffer_append_format(svg, "<polyline class=\"%s line\" points=\"", class);
+    text_add_format(svg, "<polyline class=\"%s line\" points=\"", class);
     for (size_t i = 0; i < plot->count; i++) {
         const struct plot_figure *figure = theirs ? &plot->runs[i].theirs[kind] : &plot->runs[i].ours[kind];
         if (figure->median > 0)
-            buffer_append_format(svg, "%.1f,%.1f ", x_of(panel, plot->runs[i].budget), y_of(panel, figure->median));
+            text_add_format(svg, "%.1f,%.1f ", x_of(panel, plot->runs[i].budget), y_of(panel, figure->median));
     }
-    buffer_append_string(svg, "\"/>\n");
+    text_add_string(svg, "\"/>\n");
     for (size_t i = 0; i < plot->count; i++) {
         const struct plot_figure *figure = theirs ? &plot->runs[i].theirs[kind] : &plot->runs[i].ours[kind];
         double x = x_of(panel, plot->runs[i].budget), from = y_of(panel, figure->least), to = y_of(panel, figure->most);
         if (!(figure->median > 0))
             continue;
-        buffer_append_format(svg, "<circle class=\"%s\" cx=\"%.1f\" cy=\"%.1f\" r=\"3\"/>\n", class, x,
-                             y_of(panel, figure->median));
+        text_add_format(svg, "<circle class=\"%s\" cx=\"%.1f\" cy=\"%.1f\" r=\"3\"/>\n", class, x,
+                        y_of(panel, figure->median));
         if (figure->most > figure->least)
-            buffer_append_format(svg, "<path class=\"range\" d=\"M%.1f %.1fV%.1fM%.1f %.1fh6M%.1f %.1fh6\"/>\n", x,
-                                 from, to, x - 3, from, x - 3, to);
+            text_add_format(svg, "<path class=\"range\" d=\"M%.1f %.1fV%.1fM%.1f %.1fh6M%.1f %.1fh6\"/>\n", x, from, to,
+                            x - 3, from, x - 3, to);
     }
 }
 
@@ -71,7 +71,7 @@ static int compare_budgets(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-void plot_lines(struct buffer *svg, const struct plot *plot)
+void plot_lines(struct text_buffer *svg, const struct plot *plot)
 {
     double most[PLOT_KINDS], memory = 0;
     int kinds = 0, at = 0;
@@ -97,8 +97,8 @@ void plot_lines(struct buffer *svg, const struct plot *plot)
         draw_axes(svg, &panel);
         if (plot->runs[0].weights > 0) {
             double x = x_of(&panel, plot->runs[0].weights);
-            buffer_append_format(svg, "<line class=\"mark\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\"/>\n", x, x,
-                                 panel.top, panel.bottom);
+            text_add_format(svg, "<line class=\"mark\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\"/>\n", x, x,
+                            panel.top, panel.bottom);
         }
         if (plot_compared(plot))
             draw_side(svg, plot, &panel, kind, true);

@@ -40,20 +40,20 @@ struct plot_axis plot_axis_to(double value, int steps)
     return (struct plot_axis){.most = 10 * power * steps, .step = 10 * power};
 }
 
-void svg_text(struct buffer *svg, double x, double y, const char *anchor, const char *class, const char *text)
+void svg_text(struct text_buffer *svg, double x, double y, const char *anchor, const char *class, const char *text)
 {
-    buffer_append_format(svg, "<text class=\"%s\" x=\"%.1f\" y=\"%.1f\" text-anchor=\"%s\">", class, x, y, anchor);
+    text_add_format(svg, "<text class=\"%s\" x=\"%.1f\" y=\"%.1f\" text-anchor=\"%s\">", class, x, y, anchor);
     for (; *text; text++) {
         if (*text == '&')
-            buffer_append_string(svg, "&amp;");
+            text_add_string(svg, "&amp;");
         else if (*text == '<')
-            buffer_append_string(svg, "&lt;");
+            text_add_string(svg, "&lt;");
         else if (*text == '>')
-            buffer_append_string(svg, "&gt;");
+            text_add_string(svg, "&gt;");
         else if ((unsigned char)*text >= ' ')
-            buffer_append_char(svg, *text);
+            text_add_char(svg, *text);
     }
-    buffer_append_string(svg, "</text>\n");
+    text_add_string(svg, "</text>\n");
 }
 
 const char *plot_number(char *out, size_t room, double value, double step)
@@ -97,16 +97,16 @@ bool plot_compared(const struct plot *plot)
     return false;
 }
 
-void svg_start(struct buffer *svg, const struct plot *plot, int width, int height)
+void svg_start(struct text_buffer *svg, const struct plot *plot, int width, int height)
 {
-    buffer_append_format(svg,
-                         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" width=\"%d\" height=\"%d\" "
-                         "role=\"img\">\n<style>\n%s</style>\n",
-                         width, height, width, height, style);
+    text_add_format(svg,
+                    "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" width=\"%d\" height=\"%d\" "
+                    "role=\"img\">\n<style>\n%s</style>\n",
+                    width, height, width, height, style);
     svg_text(svg, 16, 26, "start", "title", plot->title);
 }
 
-void svg_legend(struct buffer *svg, const struct plot *plot, double x, double y, bool weights)
+void svg_legend(struct text_buffer *svg, const struct plot *plot, double x, double y, bool weights)
 {
     double at = x;
     static const struct {
@@ -114,21 +114,21 @@ void svg_legend(struct buffer *svg, const struct plot *plot, double x, double y,
         int width;
     } sides[] = {{"ours", "hypura", 64}, {"theirs", "llama.cpp", 80}};
     for (size_t i = 0; i < (plot_compared(plot) ? 2u : 1u); i++) {
-        buffer_append_format(svg, "<rect class=\"%s\" x=\"%.1f\" y=\"%.1f\" width=\"10\" height=\"10\" rx=\"2\"/>\n",
-                             sides[i].class, at, y - 9);
+        text_add_format(svg, "<rect class=\"%s\" x=\"%.1f\" y=\"%.1f\" width=\"10\" height=\"10\" rx=\"2\"/>\n",
+                        sides[i].class, at, y - 9);
         svg_text(svg, at + 15, y, "start", "", sides[i].text);
         at += sides[i].width;
     }
-    buffer_append_format(svg, "<path class=\"range\" d=\"M%.1f %.1fh16m0 -3v6m-16 -6v6\"/>\n", at + 2, y - 4);
+    text_add_format(svg, "<path class=\"range\" d=\"M%.1f %.1fh16m0 -3v6m-16 -6v6\"/>\n", at + 2, y - 4);
     svg_text(svg, at + 24, y, "start", "faint", "slowest to fastest round");
     if (weights) {
         at += 184;
-        buffer_append_format(svg, "<path class=\"mark\" d=\"M%.1f %.1fv14\"/>\n", at, y - 11);
+        text_add_format(svg, "<path class=\"mark\" d=\"M%.1f %.1fv14\"/>\n", at, y - 11);
         svg_text(svg, at + 8, y, "start", "faint", "size of the weights");
     }
 }
 
-void svg_end(struct buffer *svg)
+void svg_end(struct text_buffer *svg)
 {
-    buffer_append_string(svg, "</svg>\n");
+    text_add_string(svg, "</svg>\n");
 }

@@ -10,14 +10,14 @@ struct plot_axis {
 };
 struct plot_axis plot_axis_to(double value, int steps);
 
-void svg_start(struct buffer *svg, const struct plot *plot, int width, int height);
-void svg_end(struct buffer *svg);
+void svg_start(struct text_buffer *svg, const struct plot *plot, int width, int height);
+void svg_end(struct text_buffer *svg);
 
 /* What the colours mean; weights: and the mark at the size of the weights. */
-void svg_legend(struct buffer *svg, const struct plot *plot, double x, double y, bool weights);
+void svg_legend(struct text_buffer *svg, const struct plot *plot, double x, double y, bool weights);
 
 /* Text with what XML reserves replaced; anchor: start, middle or end. */
-void svg_text(struct buffer *svg, double x, double y, const char *anchor, const char *class, const char *text);
+void svg_text(struct text_buffer *svg, double x, double y, const char *anchor, const char *class, const char *text);
 
 /* A number as short as its axis allows: "0.25", "12", "7,970". */
 const char *plot_number(char *out, size_t room, double value, double step);

@@ -31,7 +31,7 @@ static uint32_t prompt_tokens;
 
 static struct moment look(void)
 {
-    struct moment moment = {.time = clock_nanoseconds(), .statistics.struct_size = sizeof moment.statistics};
+    struct moment moment = {.time = now_nanoseconds(), .statistics.struct_size = sizeof moment.statistics};
     hypura_get_statistics(watch.model, &moment.statistics);
     return moment;
 }
@@ -77,7 +77,7 @@ static bool wait_until(uint64_t time)
 {
     bool stop;
     pthread_mutex_lock(&watch.mutex);
-    for (uint64_t now; !(stop = watch.stop) && (now = clock_nanoseconds()) < time;) {
+    for (uint64_t now; !(stop = watch.stop) && (now = now_nanoseconds()) < time;) {
         struct timespec until;
         clock_gettime(CLOCK_REALTIME, &until);
         uint64_t due = (uint64_t)until.tv_nsec + time - now;

@@ -43,9 +43,9 @@ static void print_drives(hypura_model *model)
     {
         const char *name = json_string_value(json_object_get(drive, "device"));
         fprintf(stderr, "  %-13s %s of that (%.0f %%) from %s, lately at %s/s%s\n", i ? "" : "drives",
-                format_bytes(a, sizeof a, json_number_value(json_object_get(drive, "bytes_read"))),
+                size_text(a, sizeof a, json_number_value(json_object_get(drive, "bytes_read"))),
                 100 * json_number_value(json_object_get(drive, "share")), name ? name : "?",
-                format_bytes(b, sizeof b, json_number_value(json_object_get(drive, "bytes_per_second"))),
+                size_text(b, sizeof b, json_number_value(json_object_get(drive, "bytes_per_second"))),
                 json_integer_value(json_object_get(drive, "files_left")) ? "; it failed, and is no longer read" : "");
     }
     json_decref(all);
@@ -81,19 +81,19 @@ static void print_experts(const hypura_statistics *s)
         fprintf(stderr,
                 "  prefetches    %.0f %% of %llu were needed; they brought %.0f %% of what was missing; %s wasted\n",
                 100 * used / (double)s->prefetches, (unsigned long long)s->prefetches,
-                needed > 0 ? 100 * used / needed : 0.0, format_bytes(text, sizeof text, (double)s->wasted_bytes));
+                needed > 0 ? 100 * used / needed : 0.0, size_text(text, sizeof text, (double)s->wasted_bytes));
 }
 
 static void print_memory(const hypura_statistics *s)
 {
     char a[32], b[32];
     uint64_t code = s->code_bytes_on_top, held = s->peak_bytes - code;
-    fprintf(stderr, "  memory        %s at its peak, budget %s", format_bytes(a, sizeof a, (double)held),
-            format_bytes(b, sizeof b, (double)s->memory_bytes));
+    fprintf(stderr, "  memory        %s at its peak, budget %s", size_text(a, sizeof a, (double)held),
+            size_text(b, sizeof b, (double)s->memory_bytes));
     if (code)
-        fprintf(stderr, "; code and libraries, on top: %s", format_bytes(a, sizeof a, (double)code));
+        fprintf(stderr, "; code and libraries, on top: %s", size_text(a, sizeof a, (double)code));
     if (s->largest_memory_bytes > s->memory_bytes)
-        fprintf(stderr, "; the budget was up to %s", format_bytes(a, sizeof a, (double)s->largest_memory_bytes));
+        fprintf(stderr, "; the budget was up to %s", size_text(a, sizeof a, (double)s->largest_memory_bytes));
     fprintf(stderr, ": %s\n", held <= s->largest_memory_bytes ? "held" : "EXCEEDED");
 }
 
@@ -117,7 +117,7 @@ static void print_figures(hypura_model *model)
     print_limit(&s, plan->measured);
     print_experts(&s);
     fprintf(stderr, "  disk          %s read while it ran, %s while it loaded\n",
-            format_bytes(a, sizeof a, (double)s.read_bytes), format_bytes(b, sizeof b, (double)s.loaded_bytes));
+            size_text(a, sizeof a, (double)s.read_bytes), size_text(b, sizeof b, (double)s.loaded_bytes));
     print_drives(model);
     print_memory(&s);
 }
@@ -141,15 +141,15 @@ static void say_expectation(const hypura_plan *plan)
         return;
     speed_text(plan, speed < 1 ? 2 : speed < 10, expected, sizeof expected);
     snprintf(text, sizeof text, "%s in %s: about %s tokens/s%s, bound by %s; %s are read for each token.", plan->mode,
-             format_bytes(budget, sizeof budget, (double)plan->memory_bytes), expected,
+             size_text(budget, sizeof budget, (double)plan->memory_bytes), expected,
              plan->measured ? "" : " (\"hypura profile\" makes this more exact)", plan->bound,
-             format_bytes(bytes, sizeof bytes, plan->bytes_read_per_token));
+             size_text(bytes, sizeof bytes, plan->bytes_read_per_token));
     print_paragraph(stderr, text, 0);
 }
 
 static hypura_status open_conversation(struct conversation *chat, const char *model, hypura_error *error)
 {
-    uint64_t failures = memory_failures();
+    uint64_t failures = lost_memory();
     hypura_status status = named_values("--var", &variables, &chat->variables, error);
     if (!status)
         status = open_model(&chat->model, &chat->session, model, OPEN_ANSWERS, error);
@@ -168,7 +168,7 @@ static hypura_status open_conversation(struct conversation *chat, const char *mo
         conversation_set_system(chat, system_text);
     chat->file = session_path;
     chat->changed = false;
-    return status ? status : memory_check(failures, "conversation", error);
+    return status ? status : check_memory(failures, "conversation", error);
 }
 
 /* Also after an error: what was said until then. */
@@ -190,7 +190,7 @@ static void close_conversation(struct conversation *chat)
     sampling_close(&chat->sampling);
     json_decref(chat->messages);
     json_decref(chat->variables);
-    buffer_free(&chat->answer);
+    text_free(&chat->answer);
 }
 
 /* Something is sent to the program, as by "cat FILE | hypura run MODEL ...". */
@@ -201,40 +201,40 @@ static bool input_is_sent(void)
 }
 
 /* The prompt from the arguments behind the model, which follow a text that is sent: as Ollama has it. */
-static hypura_status read_arguments(struct buffer *prompt, size_t count, char **arguments, hypura_error *error)
+static hypura_status read_arguments(struct text_buffer *prompt, size_t count, char **arguments, hypura_error *error)
 {
     char *text;
     size_t size;
     if (input_is_sent()) {
         if (read_whole_file("-", PROMPT_LIMIT, &text, &size, error))
             return error->status;
-        buffer_append(prompt, text, size);
-        memory_free(text);
+        text_add(prompt, text, size);
+        free_memory(text);
         if (prompt->size && prompt->data[prompt->size - 1] != '\n')
-            buffer_append_char(prompt, '\n');
+            text_add_char(prompt, '\n');
     }
     for (size_t i = 0; i < count; i++) {
         if (i)
-            buffer_append_char(prompt, ' ');
-        buffer_append(prompt, arguments[i], strlen(arguments[i]));
+            text_add_char(prompt, ' ');
+        text_add(prompt, arguments[i], strlen(arguments[i]));
     }
-    return prompt->failed ? error_set(error, HYPURA_ERROR_MEMORY, "no memory for the prompt") : HYPURA_OK;
+    return prompt->failed ? set_error(error, HYPURA_ERROR_MEMORY, "no memory for the prompt") : HYPURA_OK;
 }
 
 /* Nothing of it is left out without a word. */
-static hypura_status read_prompt(struct buffer *prompt, size_t count, char **arguments, hypura_error *error)
+static hypura_status read_prompt(struct text_buffer *prompt, size_t count, char **arguments, hypura_error *error)
 {
     char *text;
     size_t size;
     if (count > 1)
         return read_arguments(prompt, count - 1, arguments + 1, error);
     if (prompt_text) {
-        buffer_append(prompt, prompt_text, strlen(prompt_text));
-        return prompt->failed ? error_set(error, HYPURA_ERROR_MEMORY, "no memory for the prompt") : HYPURA_OK;
+        text_add(prompt, prompt_text, strlen(prompt_text));
+        return prompt->failed ? set_error(error, HYPURA_ERROR_MEMORY, "no memory for the prompt") : HYPURA_OK;
     }
     if (read_whole_file(prompt_path, PROMPT_LIMIT, &text, &size, error))
         return error->status;
-    *prompt = (struct buffer){.data = text, .size = size};
+    *prompt = (struct text_buffer){.data = text, .size = size};
     return HYPURA_OK;
 }
 
@@ -242,7 +242,7 @@ static int run(size_t count, char **arguments)
 {
     hypura_error error = {0};
     struct conversation chat = {0};
-    struct buffer prompt = {0};
+    struct text_buffer prompt = {0};
     hypura_status status = HYPURA_OK;
     if (count > 1 && (prompt_text || prompt_path))
         return report_usage(&command_run, "\"%s\" is a prompt, and --prompt or --file gives another", arguments[1]);
@@ -258,7 +258,7 @@ static int run(size_t count, char **arguments)
     if (asked)
         status = read_prompt(&prompt, count, arguments, &error);
     if (!status && asked && prompt.size == 0)
-        status = error_set(&error, HYPURA_ERROR_ARGUMENT, "the prompt is empty");
+        status = set_error(&error, HYPURA_ERROR_ARGUMENT, "the prompt is empty");
     if (!status)
         status = open_conversation(&chat, count ? arguments[0] : NULL, &error);
     if (!status) {
@@ -281,7 +281,7 @@ static int run(size_t count, char **arguments)
     }
     int result = status ? report_error(&error) : interrupted() ? EXIT_INTERRUPTED : written ? EXIT_OK : EXIT_FAILED;
     close_conversation(&chat);
-    buffer_free(&prompt);
+    text_free(&prompt);
     return result;
 }
 

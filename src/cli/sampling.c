@@ -82,7 +82,7 @@ static hypura_status parse_bias(const char *text, uint32_t vocabulary, hypura_lo
             return HYPURA_OK;
         }
     }
-    return error_set(error, HYPURA_ERROR_ARGUMENT,
+    return set_error(error, HYPURA_ERROR_ARGUMENT,
                      "--logit-bias %s: expected ID:X with an id from 0 to %u, and a number", text, vocabulary - 1);
 }
 
@@ -97,9 +97,9 @@ static hypura_status read_form(struct sampling *sampling, hypura_error *error)
     const char *path = form_path();
     size_t size;
     if (path && read_whole_file(path, GRAMMAR_LIMIT, &sampling->form_text, &size, error))
-        return error_prefix(error, "%s", path);
+        return prefix_error(error, "%s", path);
     if (path && strlen(sampling->form_text) != size)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "%s is not text: it has a byte that is 0", path);
+        return set_error(error, HYPURA_ERROR_ARGUMENT, "%s is not text: it has a byte that is 0", path);
     sampling->form = grammar_path ? HYPURA_FORM_GRAMMAR
                      : path       ? HYPURA_FORM_SCHEMA
                      : format     ? HYPURA_FORM_JSON
@@ -123,7 +123,7 @@ static hypura_status check(const struct sampling *sampling, hypura_model *model,
         return status;
     if (status == HYPURA_ERROR_ARGUMENT)
         error->status = HYPURA_ERROR_FORMAT; /* the file is wrong, not the command line */
-    return error_prefix(error, "%s", form_path());
+    return prefix_error(error, "%s", form_path());
 }
 
 hypura_status sampling_open(struct sampling *sampling, hypura_model *model, hypura_error *error)
@@ -137,9 +137,9 @@ hypura_status sampling_open(struct sampling *sampling, hypura_model *model, hypu
     options.dry_breaker_count = breakers.count;
     options.steps = steps;
     if (grammar_path && format)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "--grammar and --format exclude each other");
+        return set_error(error, HYPURA_ERROR_ARGUMENT, "--grammar and --format exclude each other");
     if (biases.count)
-        status = ALLOCATE(&sampling->biases, biases.count, "logit biases", error);
+        status = NEW_ARRAY(&sampling->biases, biases.count, "logit biases", error);
     for (size_t i = 0; !status && i < biases.count; i++)
         status = parse_bias(biases.items[i], size, &sampling->biases[i], error);
     sampling->settings = options;
@@ -168,7 +168,7 @@ hypura_status sampling_set(struct sampling *sampling, hypura_model *model, const
         row++;
     if (!row->name || (row->kind != OPTION_NUMBER && row->kind != OPTION_COUNT && row->kind != OPTION_LIMIT &&
                        row->kind != OPTION_SEED))
-        return error_set(error, HYPURA_ERROR_ARGUMENT,
+        return set_error(error, HYPURA_ERROR_ARGUMENT,
                          "there is no parameter \"%.40s\"; \"hypura run --help\" lists them", name);
     unsigned char before[sizeof(uint64_t)];
     size_t size = row->kind == OPTION_SEED ? sizeof(uint64_t) : sizeof(uint32_t); /* or a float */
@@ -199,6 +199,6 @@ void sampling_fill(const struct sampling *sampling, hypura_request *request)
 
 void sampling_close(struct sampling *sampling)
 {
-    memory_free(sampling->biases);
-    memory_free(sampling->form_text);
+    free_memory(sampling->biases);
+    free_memory(sampling->form_text);
 }

@@ -8,7 +8,6 @@
  * Form 1 had what was computed in another shape: of such a file the conversation is read again.
  */
 #include "cli/conversation.h"
-#include "core/durable.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -27,7 +26,7 @@ static const char magic[] = "hypura session ";
 
 static uint64_t digest(const void *data, size_t size)
 {
-    return fnv1a(FNV1A_START, data, size);
+    return hash_bytes(HASH_START, data, size);
 }
 
 /* ---- writing -------------------------------------------------------------------------------------------------------
@@ -55,14 +54,14 @@ static bool put_all(const struct conversation *chat, FILE *file, enum conversati
     hypura_session_tokens(chat->session, &tokens);
     if (state == SAVE_SMALL && hypura_session_write(chat->session, count_bytes, &counted, NULL))
         tokens = 0;
-    uint64_t failures = memory_failures(); /* a text that lacks a part looks like any other */
+    uint64_t failures = lost_memory(); /* a text that lacks a part looks like any other */
     json_t *json = json_pack("{s:s, s:O, s:I}", "model", hypura_get_info(chat->model)->name, "messages", chat->messages,
                              "tokens", (json_int_t)tokens);
     char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
     size_t size = text ? strlen(text) : 0;
-    bool fine = !memory_check(failures, "conversation", error) &&
-                fprintf(file, "%s%u %zu %016llx\n%s\n", magic, VERSION, size,
-                        (unsigned long long)digest(text, size), text) > 0;
+    bool fine =
+        !check_memory(failures, "conversation", error) &&
+        fprintf(file, "%s%u %zu %016llx\n%s\n", magic, VERSION, size, (unsigned long long)digest(text, size), text) > 0;
     free(text);
     json_decref(json);
     errno = 0;
@@ -77,10 +76,10 @@ static bool put_all(const struct conversation *chat, FILE *file, enum conversati
 static hypura_status find_place(const char *path, char target[PATH_MAX], char partial[PATH_MAX], hypura_error *error)
 {
     if (!realpath(path, target) && snprintf(target, PATH_MAX, "%s", path) >= PATH_MAX)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "the path %.200s... is too long", path);
+        return set_error(error, HYPURA_ERROR_ARGUMENT, "the path %.200s... is too long", path);
     if (snprintf(partial, PATH_MAX, "%s.%ld.partial", target, (long)getpid()) >= PATH_MAX)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "the path %.200s... is too long", path);
-    return durable_may_replace(target, error);
+        return set_error(error, HYPURA_ERROR_ARGUMENT, "the path %.200s... is too long", path);
+    return may_replace_file(target, error);
 }
 
 hypura_status conversation_save(const struct conversation *chat, const char *path, enum conversation_state state,
@@ -96,7 +95,7 @@ hypura_status conversation_save(const struct conversation *chat, const char *pat
     FILE *file = descriptor < 0 ? NULL : fdopen(descriptor, "wb");
     errno = file ? 0 : errno;
     bool fine = file && put_all(chat, file, state, error) && fflush(file) == 0 &&
-                durable_file(descriptor, partial, error) == HYPURA_OK;
+                flush_file(descriptor, partial, error) == HYPURA_OK;
     int number = errno;
     if (file ? fclose(file) : descriptor >= 0 && close(descriptor)) {
         number = fine ? errno : number;
@@ -111,10 +110,10 @@ hypura_status conversation_save(const struct conversation *chat, const char *pat
             unlink(partial);
         hypura_error why = *error;
         if (!why.status)
-            error_set_errno(&why, number, "%s", path);
-        return error_set(error, why.status, "the conversation could not be kept: %s", why.message);
+            set_error_errno(&why, number, "%s", path);
+        return set_error(error, why.status, "the conversation could not be kept: %s", why.message);
     }
-    return durable_folder_of(target, error);
+    return flush_folder_of(target, error);
 }
 
 /* ---- reading -------------------------------------------------------------------------------------------------------
@@ -137,40 +136,40 @@ static json_t *read_head(FILE *file, unsigned *form, const char *path, hypura_er
     unsigned version = 0;
     unsigned long long size = 0, sum = 0;
     json_t *json = NULL;
-    uint64_t failures = memory_failures();
+    uint64_t failures = lost_memory();
     bool begun = fgets(line, sizeof line, file) && strncmp(line, magic, sizeof magic - 1) == 0;
     if (ferror(file)) {
-        error_set_errno(error, errno, "cannot read %s", path);
+        set_error_errno(error, errno, "cannot read %s", path);
         return NULL;
     }
     if (!begun || sscanf(line + sizeof magic - 1, "%u %llu %16llx", &version, &size, &sum) < 1) {
-        error_set(error, HYPURA_ERROR_FORMAT,
+        set_error(error, HYPURA_ERROR_FORMAT,
                   "%s is not a conversation of hypura, and was left as it is; give another name", path);
         return NULL;
     }
     if (version < OLDEST || version > VERSION) {
-        error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s was written by another version of hypura (form %u, not %u)",
+        set_error(error, HYPURA_ERROR_UNSUPPORTED, "%s was written by another version of hypura (form %u, not %u)",
                   path, version, VERSION);
         return NULL;
     }
-    if (size > 0 && size <= MOST_TEXT && memory_allocate((void **)&text, (size_t)size, 1, "conversation", error))
+    if (size > 0 && size <= MOST_TEXT && new_array((void **)&text, (size_t)size, 1, "conversation", error))
         return NULL;
     if (text && fread(text, 1, (size_t)size, file) == size && fgetc(file) == '\n' && digest(text, (size_t)size) == sum)
         json = json_loadb(text, (size_t)size, JSON_ALLOW_NUL, NULL);
-    memory_free(text);
+    free_memory(text);
     const json_t *messages = json_object_get(json, "messages"), *message;
     size_t i;
     bool fine = json_is_array(messages) && json_is_string(json_object_get(json, "model"));
     json_array_foreach(messages, i, message) fine = fine && is_message(message);
     if (ferror(file))
-        error_set_errno(error, errno, "cannot read %s", path);
-    if (error->status || memory_check(failures, "conversation", error)) {
+        set_error_errno(error, errno, "cannot read %s", path);
+    if (error->status || check_memory(failures, "conversation", error)) {
         json_decref(json);
         return NULL;
     }
     if (!fine) {
         json_decref(json);
-        error_set(error, HYPURA_ERROR_FORMAT, "%s is damaged: the conversation in it cannot be read", path);
+        set_error(error, HYPURA_ERROR_FORMAT, "%s is damaged: the conversation in it cannot be read", path);
         return NULL;
     }
     *form = version;
@@ -197,12 +196,12 @@ hypura_status conversation_load(struct conversation *chat, const char *path, hyp
     *error = (hypura_error){0};
     FILE *file = fopen(path, "rbe");
     if (!file)
-        return error_set_errno(error, errno, "cannot open %s", path);
+        return set_error_errno(error, errno, "cannot open %s", path);
     unsigned form = 0;
     json_t *head = read_head(file, &form, path, error);
     const char *own = hypura_get_info(chat->model)->name, *said = json_string_value(json_object_get(head, "model"));
     if (head && strcmp(own, said) != 0)
-        error_set(error, HYPURA_ERROR_ARGUMENT,
+        set_error(error, HYPURA_ERROR_ARGUMENT,
                   "the conversation in %s was held with %s, and this is %s: name that model, or another file", path,
                   said, own);
     if (!error->status) {

@@ -5,7 +5,7 @@ void print_summary(FILE *out, const hypura_model_info *model)
 {
     char text[32];
     fprintf(out, "%s: %s (%s), %s in %u %s\n", model->name, model->title, model->architecture,
-            format_bytes(text, sizeof text, (double)model->weight_bytes), model->files,
+            size_text(text, sizeof text, (double)model->weight_bytes), model->files,
             model->files == 1 ? "file" : "files");
     fprintf(out, "  %u layers, embedding %u, vocabulary %u, trained for %u tokens\n", model->layers,
             model->embedding_width, model->vocabulary_size, model->trained_tokens);

@@ -75,24 +75,24 @@ static char *opened(char *line)
     return NULL;
 }
 
-static void append_line(struct buffer *text, const char *line)
+static void append_line(struct text_buffer *text, const char *line)
 {
     if (text->size)
-        buffer_append_char(text, '\n');
-    buffer_append(text, line, strlen(line));
+        text_add_char(text, '\n');
+    text_add(text, line, strlen(line));
 }
 
 /* What the user says, without the marks around a text of several lines. False at the end of the input. */
-static bool read_message(struct buffer *text)
+static bool read_message(struct text_buffer *text)
 {
-    buffer_clear(text);
+    text_clear(text);
     char *line = read_line("> ");
     if (!line)
         return false;
     char *begun = opened(line);
     if (begun) {
         char *end;
-        buffer_append(text, line, (size_t)(begun - 3 - line));
+        text_add(text, line, (size_t)(begun - 3 - line));
         while (line && !(end = strstr(begun, "\"\"\""))) {
             if (*begun || begun == line)
                 append_line(text, begun);
@@ -158,7 +158,7 @@ static void set_parameter(struct conversation *chat, const char *text)
     if (strcmp(name, "num-predict") == 0 || strcmp(name, length.name) == 0)
         status = set_option(&length, value, &error) ? HYPURA_OK : error.status;
     else if (strcmp(name, "num-ctx") == 0 || strcmp(name, "context") == 0)
-        status = error_set(&error, HYPURA_ERROR_ARGUMENT, "the context is chosen at the start: hypura run --context N");
+        status = set_error(&error, HYPURA_ERROR_ARGUMENT, "the context is chosen at the start: hypura run --context N");
     else
         status = sampling_set(&chat->sampling, chat->model, name, value, &error);
     fprintf(stderr, status ? "%s\n" : "%s is set\n", status ? error.message : name);
@@ -204,7 +204,7 @@ static void show(struct conversation *chat, const char *what)
     } else if (*what == '\0' || strcmp(what, "info") == 0) {
         print_summary(stderr, hypura_get_info(chat->model));
         fprintf(stderr, "  runs as %s in %s, with a context of %u tokens\n", plan->mode,
-                format_bytes(text, sizeof text, (double)plan->memory_bytes), plan->context_tokens);
+                size_text(text, sizeof text, (double)plan->memory_bytes), plan->context_tokens);
     } else {
         fputs(help, stderr);
     }
@@ -287,7 +287,7 @@ hypura_status conversation_hold(struct conversation *chat, hypura_error *error)
 {
     hypura_status status = HYPURA_OK;
     hypura_error unkept;
-    struct buffer text = {0};
+    struct text_buffer text = {0};
     progress_pause(true); /* until a question is asked */
     prepare_locale();
     rl_getc_function = read_key; /* before the editor is made */
@@ -324,6 +324,6 @@ hypura_status conversation_hold(struct conversation *chat, hypura_error *error)
         }
     }
     interrupts_cancel_session(chat->session);
-    buffer_free(&text);
+    text_free(&text);
     return status;
 }

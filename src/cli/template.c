@@ -28,10 +28,10 @@ static hypura_status read_json_array(const char *path, char **text, hypura_error
     json_error_t problem;
     json_t *json = json_loadb(*text, size, 0, &problem);
     if (!json)
-        status = error_set(error, HYPURA_ERROR_ARGUMENT, "%s: line %d, column %d: %s", path, problem.line,
+        status = set_error(error, HYPURA_ERROR_ARGUMENT, "%s: line %d, column %d: %s", path, problem.line,
                            problem.column, problem.text);
     else if (!json_is_array(json))
-        status = error_set(error, HYPURA_ERROR_ARGUMENT, "%s: expected a JSON array", path);
+        status = set_error(error, HYPURA_ERROR_ARGUMENT, "%s: expected a JSON array", path);
     json_decref(json);
     return status;
 }
@@ -42,7 +42,7 @@ static hypura_status read_variables(char **text, hypura_error *error)
     hypura_status status = named_values("--var", &variables, &given, error);
     *text = given ? json_dumps(given, 0) : NULL;
     if (!status && given && !*text)
-        status = error_set(error, HYPURA_ERROR_MEMORY, "no memory for the variables");
+        status = set_error(error, HYPURA_ERROR_MEMORY, "no memory for the variables");
     json_decref(given);
     return status;
 }
@@ -68,8 +68,8 @@ static hypura_status render(const hypura_model *model, hypura_error *error)
     if (!status)
         fwrite(text, 1, size, stdout);
     hypura_free(text);
-    memory_free(messages);
-    memory_free(tools);
+    free_memory(messages);
+    free_memory(tools);
     free(others);
     return status;
 }

@@ -43,7 +43,7 @@ static void draw_row(FILE *out, const char *name, const struct layer_places *lay
     uint64_t total = all_bytes(layer);
     fprintf(out, "  %-12s ", name);
     draw_places(out, layer, widest, MIN(text_width(out) - 43, 48));
-    fprintf(out, " %9s, %3.0f %% in memory\n", format_bytes(text, sizeof text, (double)total),
+    fprintf(out, " %9s, %3.0f %% in memory\n", size_text(text, sizeof text, (double)total),
             total ? 100.0 * (double)(total - layer->bytes[MAP_STORAGE]) / (double)total : 100.0);
 }
 
@@ -71,7 +71,7 @@ void draw_places_of_layers(FILE *out, const struct layer_places *rows, uint32_t 
             continue;
         fprintf(out, "  %s%s%s %s %s", use_colour(out) ? colours[place] : "", marks[use_blocks()][place],
                 use_colour(out) ? "\033[0m" : "", titles[place],
-                format_bytes(text, sizeof text, (double)sum.bytes[place]));
+                size_text(text, sizeof text, (double)sum.bytes[place]));
     }
     fputc('\n', out);
     draw_row(out, "embedding", &rows[layers], widest);
@@ -95,7 +95,7 @@ void draw_tier_map(FILE *out, hypura_model *model)
     size_t count = (size_t)layers + 1;
     hypura_places *places = NULL;
     struct layer_places *rows = NULL;
-    if (!ALLOCATE(&places, count, "tier map", NULL) && !ALLOCATE(&rows, count, "tier map", NULL)) {
+    if (!NEW_ARRAY(&places, count, "tier map", NULL) && !NEW_ARRAY(&rows, count, "tier map", NULL)) {
         hypura_get_places(model, places, count);
         for (size_t i = 0; i < count; i++)
             rows[i] = (struct layer_places){.bytes = {[MAP_GPU] = places[i].gpu_bytes,
@@ -105,6 +105,6 @@ void draw_tier_map(FILE *out, hypura_model *model)
         fprintf(out, "\nWhere the weights are:");
         draw_places_of_layers(out, rows, layers);
     }
-    memory_free(places);
-    memory_free(rows);
+    free_memory(places);
+    free_memory(rows);
 }

@@ -35,7 +35,7 @@ static hypura_status read_ids(const json_t *array, int32_t **ids, hypura_error *
 {
     size_t index;
     json_t *item;
-    hypura_status status = ALLOCATE(ids, json_array_size(array), "tokens", error);
+    hypura_status status = NEW_ARRAY(ids, json_array_size(array), "tokens", error);
     json_array_foreach(status ? NULL : array, index, item)
     {
         json_int_t id = json_is_integer(item) ? json_integer_value(item) : -1;
@@ -52,7 +52,7 @@ static hypura_status decode_line(const hypura_model *model, const char *line, si
     char *text = NULL;
     hypura_status status = HYPURA_OK;
     if (!json_is_array(array))
-        status = error_set(error, HYPURA_ERROR_ARGUMENT, "\"%.40s\" is not a JSON array of token ids", line);
+        status = set_error(error, HYPURA_ERROR_ARGUMENT, "\"%.40s\" is not a JSON array of token ids", line);
     if (!status)
         status = read_ids(array, &ids, error);
     if (!status)
@@ -62,7 +62,7 @@ static hypura_status decode_line(const hypura_model *model, const char *line, si
         putchar('\n');
     }
     hypura_free(text);
-    memory_free(ids);
+    free_memory(ids);
     json_decref(array);
     return status;
 }
@@ -82,7 +82,7 @@ static int run(size_t count, char **arguments)
         status = (decode ? decode_line : encode_line)(model, line, (size_t)length, &error);
     }
     if (!status && !feof(stdin)) /* or no memory for a line */
-        status = error_set_errno(&error, errno, "cannot read standard input");
+        status = set_error_errno(&error, errno, "cannot read standard input");
     free(line);
     hypura_close(model);
     return status ? report_error(&error) : EXIT_OK;

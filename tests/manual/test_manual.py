@@ -138,7 +138,7 @@ def html_of_all_pages_is_whole():
 
 # ---- messages -------------------------------------------------------------------------------------------------------
 
-CALLS = r"\b(error_set|error_set_errno|error_prefix|report_usage|exchange_fail|generation_refuse|refuse|log_write|server_log)\("
+CALLS = r"\b(error_set|error_set_errno|error_prefix|set_error|set_error_errno|prefix_error|log_warning|report_usage|exchange_fail|generation_refuse|refuse|log_write|server_log)\("
 LITERAL = r'"(?:[^"\\\n]|\\.)*"'
 
 
