@@ -1,10 +1,9 @@
-/* store/device: units that the plan puts on devices. src/engine/gpu, which computes there, includes this; for all
- * others a unit is a unit. Owners: device.c; in_place.c, usage.c.
+/* store/device: units that the plan puts on devices. Only src/engine/gpu, which computes there, includes this; to all
+ * others, every unit is alike. Owners: device.c; in_place.c, usage.c.
  *
- * These units are read once, at store_load, and passed on; no copy stays in memory. Experts there stand in slots, as
- * struct store_slots says; where the plan lets them change sides, store_advance gives slots of rarely used ones to
- * those that are used more. So what is said here holds until the next store_advance, when nothing on the device may be
- * running.
+ * store_load reads these units once and uploads them; no copy stays in memory. Experts on a device are in slots (struct
+ * store_slots). If the plan lets experts change sides, store_advance gives the slots of rarely used ones to those used
+ * more. So all results here are valid until the next store_advance, during which the device must be idle.
  */
 #ifndef HYPURA_STORE_DEVICE_H
 #define HYPURA_STORE_DEVICE_H
@@ -12,30 +11,31 @@
 #include "compute/vulkan/gpu.h"
 #include "store/store.h"
 
-/* Of so many units from the first on, such as the experts of a layer: which of them the device has, and computes. The
- * others are the CPU's. */
+/* Which of count units from the first on, such as a layer's experts, devices hold and compute; the CPU computes the
+ * others.
+ */
 void store_on_device(const struct store *store, unit_number first, uint32_t count, bool *there);
 
-/* Where the slices of a unit that is held are on the device: in its memory, or, of an expert in the cache while
- * store_reads_in_place, in the host's. Without a buffer: the device cannot read it. */
+/* The slices of a held unit as ranges on the device: in its memory or, for an expert in the cache with
+ * store_reads_in_place, in host memory. Without a buffer: the device cannot read it. */
 void store_ranges(const struct store *store, unit_number unit, struct gpu_range ranges[UNIT_MAX_SLICES]);
 
-/* Experts of a layer on one device: slice i of the one in slot s is at slices[i] + s * strides[i]. table: for each
- * expert of the layer its slot, as 32 bits, or GPU_NO_SLOT. */
+/* Experts of a layer on one device. Slice i of the expert in slot s is at slices[i] + s * strides[i]. table: the slot
+ * of each expert of the layer, 32 bits, or GPU_NO_SLOT. */
 struct store_slots {
-    uint32_t count; /* 0: the layer has none there; the table still says so */
+    uint32_t count; /* 0: the layer has none there; the table is valid all the same */
     struct gpu_range slices[UNIT_MAX_SLICES], table;
-    struct gpu_range tables[UNIT_MAX_SLICES]; /* of the slices, where each has its own; without a buffer: the table */
+    struct gpu_range tables[UNIT_MAX_SLICES]; /* per slice, if they differ; without a buffer: table */
     uint64_t strides[UNIT_MAX_SLICES];
 };
 void store_slots(const struct store *store, uint32_t device, uint32_t layer, struct store_slots *out);
 
-/* Whether the device can read what is in the expert cache where it is: memory is shared, the plan wants it (in_place),
- * and the driver takes it. */
+/* Whether the device reads experts in place in the cache: memory is shared, the plan has in_place, and the driver
+ * allows it. */
 bool store_reads_in_place(const struct store *store);
 
-/* The device computes these experts in this pass: nobody wants them, and their use is remembered from run to run too.
- */
+/* Notes experts that the device computes in this pass. They are never wanted, but their use is remembered from run to
+ * run too. */
 void store_note_uses(struct store *store, const unit_number *units, size_t count);
 
 #endif

@@ -7,26 +7,27 @@
 
 struct store;
 
-/* Transfers that load what goes to the GPU name this unit; those of pinned ranges NO_UNIT. */
+/* The unit number of transfers that load a GPU's units; transfers of pinned ranges have NO_UNIT. */
 #define DEVICE_UNIT (NO_UNIT - 1)
 
-/* Not locked, before anything else runs, but for device_finished. */
+/* Not locked, before anything else runs, except for device_finished. */
 hypura_status devices_prepare(struct store *store, struct gpu *const *gpus, uint32_t count, uint32_t experts,
                               hypura_error *error);
 void devices_free(struct store *store);
 hypura_status devices_load(struct store *store, uint64_t total, store_progress progress, void *context,
-                          hypura_error *error); /* total: what progress is told */
+                           hypura_error *error); /* total: what progress is told */
 uint64_t devices_bytes(const struct store *store);
-uint64_t device_import_alignment(const struct gpu *gpu); /* of memory that the GPU is to read where it is */
+uint64_t device_import_alignment(const struct gpu *gpu); /* of memory that the GPU reads in place */
 void device_finished(struct store *store, struct transfer *transfer);
-uint32_t device_slots(const struct store *store, uint32_t layer); /* experts of a layer that can be on devices */
-/* An expert leaves its slot to another of its layer, on the same device; first the table says that the slot is empty, then whose it is. */
+uint32_t device_slots(const struct store *store, uint32_t layer); /* how many experts of a layer can be on devices */
+/* An expert leaves its slot to another of its layer, on the same device; first the table says that the slot is empty,
+ * then whose it is. */
 void device_leave(struct store *store, unit_number out);
 void device_come(struct store *store, unit_number in, unit_number out);
-/* While nothing on a GPU reads them. HYPURA_ERROR_DEVICE: the device may not have it, and must not compute by the one
- * before. */
+/* Sends the tables while no GPU reads them. HYPURA_ERROR_DEVICE: the device may lack the new table, and must not
+ * compute with the old one. */
 hypura_status devices_send_tables(struct store *store, hypura_error *error);
-/* Copies an expert in memory to where another one was; from any thread, not locked. */
+/* Copies an expert from memory to the slot of another one; from any thread, not locked. */
 hypura_status device_bring(struct store *store, unit_number in, unit_number out, const struct store_view *view,
                            hypura_error *error);
 

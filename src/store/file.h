@@ -14,19 +14,19 @@ struct store_file {
     char *path;
     int descriptor;
     bool direct;
-    bool left;                /* for what it did; another copy stands for it */
-    uint8_t drive;            /* as struct spread numbers them */
+    bool left;                /* not read any more, because it failed; another copy replaces it */
+    uint8_t drive;            /* number in struct spread */
     uint64_t bytes;           /* when it was opened */
-    struct timespec modified; /* likewise */
+    struct timespec modified; /* when it was opened */
 };
 
-/* Opens for direct reads where the file system allows it. */
+/* Opens a file, for direct reads if the file system allows them. */
 hypura_status store_file_open(struct store_file *file, const char *path, bool allow_buffered, hypura_error *error);
 void store_file_close(struct store_file *file);
 
-/* Written to since it was opened; one that only got another time (touch) counts, too. What tells the two apart for sure
- * is reading all of it: a sample misses what was written elsewhere, and the system reports no writes through a mapping,
- * as tools for GGUF files make them, nor those of other machines. */
+/* Whether a file was written to, or touched, since it was opened. Only reading all of it could distinguish the two:
+ * samples miss writes elsewhere, and the system does not report writes through a mapping (as tools for GGUF files do)
+ * or from other machines. */
 bool store_file_changed(const struct store_file *file);
 
 #endif

@@ -1,4 +1,4 @@
-/* store/in_place: slots of the cache that a device reads where they are. Owner: in_place.c. */
+/* store/in_place: slots of the cache that a device reads in place. Owner: in_place.c. */
 #ifndef HYPURA_STORE_IN_PLACE_H
 #define HYPURA_STORE_IN_PLACE_H
 
@@ -9,10 +9,10 @@ struct store;
 hypura_status in_place_prepare(struct store *store, struct gpu *gpu, hypura_error *error); /* after cache_prepare */
 void in_place_free(struct store *store);
 
-/* Locked, while nothing on the device runs: the cache grows as it was asked to, and what is in use can be read. True:
- * it may have grown. */
+/* Locked, while the device is idle: lets the cache grow as requested, and makes slots in use readable. true: the cache
+ * may have grown. */
 bool in_place_settle(struct store *store);
 
-struct gpu_range in_place_range(const struct store *store, const uint8_t *memory); /* without a buffer: it cannot be */
+struct gpu_range in_place_range(const struct store *store, const uint8_t *memory); /* without a buffer: not readable */
 
 #endif

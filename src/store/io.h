@@ -1,15 +1,14 @@
 /* store/io: transfers from files into memory. Owner: io.c.
  *
- * A transfer is one unit's worth of reading: up to three ranges of files, each into its own place. One I/O thread cuts
- * transfers into blocks, keeps a number of blocks in flight, retries what came short, and reports each transfer once,
- * when none of its blocks is in flight any more. Blocks of a transfer of higher priority always go first.
+ * A transfer reads one unit: up to three ranges of files, each to its own place. One I/O thread cuts transfers into
+ * blocks, keeps a number of blocks in flight, retries short reads, and reports each transfer once, when none of its
+ * blocks is in flight. Blocks of transfers with higher priority always go first.
  *
- * Where files are on several drives, or have copies, each block goes to the drive that will be done with it first
- * (spread.h). A copy that fails, or that was written to, is left, as long as another one stands for it, and its blocks
- * are read there.
+ * If files are on several drives, or have copies, each block goes to the drive that will finish it first (spread.h). A
+ * copy that fails, or was written to, is no longer used if another one can replace it, and its blocks are read there.
  *
- * One mutex guards the whole store; the I/O thread holds it except while it talks to the system. Functions that say
- * "locked" want it held.
+ * One mutex guards the whole store. The I/O thread holds it except while it calls the system. Functions that say
+ * "locked" require it.
  */
 #ifndef HYPURA_STORE_IO_H
 #define HYPURA_STORE_IO_H
@@ -26,15 +25,15 @@ struct segment {
     uint32_t file;
     uint64_t offset; /* aligned */
     uint64_t bytes;  /* aligned; may reach past the end of the file */
-    uint64_t needed; /* the bytes up to the end of the last slice in it; at least these must arrive */
+    uint64_t needed; /* bytes up to the end of the last slice in it, which must arrive */
     uint8_t *memory; /* aligned */
 };
 
 enum priority {
-    PRIORITY_DEMAND, /* somebody needs it now */
+    PRIORITY_DEMAND, /* needed now */
     PRIORITY_AHEAD,  /* will certainly be needed */
     PRIORITY_PREFETCH,
-    PRIORITY_FILL, /* nothing speaks for it but that there is room; its blocks are small */
+    PRIORITY_FILL, /* only because there is room; in small blocks */
     PRIORITY_COUNT
 };
 
@@ -48,13 +47,13 @@ struct failure {
 };
 
 struct transfer {
-    unit_number unit; /* for the callback; not looked at here */
+    unit_number unit; /* for the callback; not used here */
     struct segment segments[UNIT_MAX_SLICES];
     uint32_t segment_count;
     enum priority priority;
     enum transfer_state state;
     bool abandoned;
-    uint32_t next_segment; /* and the place in it, of the next block */
+    uint32_t next_segment; /* the segment of the next block, and the position in it */
     uint64_t next_position;
     uint32_t in_flight, in_flight_of[UNIT_MAX_SLICES]; /* blocks, and those of each segment */
     uint64_t bytes_read;
@@ -63,28 +62,28 @@ struct transfer {
     struct transfer *next, *previous; /* in its queue */
 };
 
-/* A seam for tests: called before a read is submitted (file: its number in io_options.files); may lower *bytes (a short
- * read; 0 reads as the end of the file), or answer an errno instead of reading. */
+/* For tests: called before a read is submitted (file: its number in io_options.files). It may lower *bytes (a short
+ * read; 0 means the end of the file), or return an errno instead of reading. */
 struct io_fault {
     int (*inject)(void *context, uint32_t file, uint64_t offset, uint32_t *bytes);
     void *context;
 };
 
 struct io_counters {
-    uint64_t bytes[PRIORITY_COUNT]; /* read, by the priority that they were read under */
+    uint64_t bytes[PRIORITY_COUNT]; /* read, by priority */
     uint64_t busy_nanoseconds;
 };
 
 struct io_options {
     enum store_reader reader;
     const struct spread *spread; /* the drives; copied */
-    struct store_file *files;    /* [copy_count][file_count]; outlive the io, which says which of them are left */
+    struct store_file *files;    /* [copy_count][file_count]; outlive the io, which sets "left" */
     uint32_t file_count, copy_count;
     const struct io_fault *fault; /* or NULL; copied */
-    /* Locked, on the I/O thread: every block has come back. transfer->abandoned and transfer->failure say how it went.
-     * The transfer is idle and may be started again. */
+    /* Locked, on the I/O thread: no block is in flight any more. transfer->abandoned and transfer->failure tell the
+     * result. The transfer is idle and may be started again. */
     void (*finished)(void *context, struct transfer *transfer);
-    void (*arrived)(void *context); /* likewise: a segment has, and others of the transfer have not */
+    void (*arrived)(void *context); /* the same: one segment has arrived, others of its transfer have not */
     void *context;
 };
 

@@ -31,8 +31,8 @@ struct moves {
 };
 
 hypura_status moves_prepare(struct store *store, const struct store_source *source,
-                            hypura_error *error); /* after device_prepare */
-void moves_note(struct store *store, unit_number unit);                                  /* one use */
+                            hypura_error *error);       /* after device_prepare */
+void moves_note(struct store *store, unit_number unit); /* one use */
 void moves_expect(struct store *store, unit_number unit, float uses_a_pass);
 hypura_status moves_pass_done(struct store *store, hypura_error *error); /* not locked */
 void moves_stop(struct store *store);                                    /* not locked */

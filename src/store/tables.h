@@ -1,11 +1,11 @@
-/* store/tables: tensors of which rows are read and nothing else: the token embedding where it is not held, and tables
- * that are never held. Owner: tables.c.
+/* store/tables: tensors of which only rows are read: the token embedding if it is not held, and tables that are never
+ * held. Owner: tables.c.
  *
- * The rows that a pass wants follow from its tokens. So all of them are asked for when it begins, and they come while
- * it computes: demands, many at once, a page or two each. Rows that come again are kept in a cache, row by row, in sets
- * of TABLE_WAYS: one that was asked for since it came outlives those that were not.
+ * The rows for a pass follow from its tokens. So all of them are requested when it begins, and arrive while it
+ * computes: many demands at once, of a page or two each. A cache keeps rows in sets of TABLE_WAYS; a row that was
+ * requested again since it was read outlives the others.
  *
- * "Locked" wants io_mutex held.
+ * "Locked" requires io_mutex.
  */
 #ifndef HYPURA_PLAN_TABLES_H
 #define HYPURA_PLAN_TABLES_H
@@ -18,10 +18,10 @@ struct store;
 
 #define TABLE_WAYS 8u
 
-/* Transfers of rows name this unit. */
+/* The unit number of transfers of rows. */
 #define ROWS_UNIT (NO_UNIT - 2)
 
-/* Rows on their way lie in this much memory together, each in the pages that enclose it. */
+/* The memory for rows in flight, each with the pages around it. */
 #define TABLE_READ_BYTES ((size_t)192 << 10)
 #define TABLE_READS 24u
 
@@ -36,10 +36,10 @@ struct table {
     uint32_t sets;
     struct table_entry *entries; /* [sets][TABLE_WAYS] */
     uint8_t *rows;
-    /* What is asked for. */
+    /* The present request. */
     struct store_rows asked;
     bool active;
-    uint32_t number; /* of what is asked for now: what comes for something earlier is for nobody */
+    uint32_t number; /* of the present request; rows of an earlier one are dropped */
     size_t next, left;
     struct failure failure;
 };
@@ -47,7 +47,7 @@ struct table {
 struct table_read {
     struct transfer transfer;
     uint32_t table, number;
-    size_t index; /* of the rows that were asked for */
+    size_t index; /* among the requested rows */
     uint32_t row;
     size_t start; /* of the row in the memory */
     bool busy;
@@ -58,16 +58,15 @@ struct tables {
     struct table table[PLAN_TABLES];
     uint32_t count;
     uint32_t read_count;
-    uint64_t read_bytes; /* of one read at most */
+    uint64_t read_bytes; /* the most bytes per read */
     struct table_read reads[TABLE_READS];
 };
 
 /* Not locked, before anything else runs. */
-hypura_status tables_prepare(struct store *store, const struct plan_rows *tables, uint32_t count,
-                             hypura_error *error);
+hypura_status tables_prepare(struct store *store, const struct plan_rows *tables, uint32_t count, hypura_error *error);
 void tables_free(struct store *store);
 
 void tables_finished(struct store *store, struct transfer *transfer); /* locked */
-void tables_forget(struct store *store);                              /* locked: all that was asked for */
+void tables_forget(struct store *store);                              /* locked: drops the present request */
 
 #endif

@@ -13,8 +13,8 @@
  *     u32     tokens: that went through the layers together, at least 1
  *     layers x tokens x used x u16   expert numbers, in the router's order
  *
- * A pass is written whole or not at all, so that a file of a run that was cancelled, or of one that filled its disk,
- * can be read.
+ * A pass is written whole or not at all, so that the file of a run that was cancelled, or that filled the disk, is
+ * readable.
  */
 #ifndef HYPURA_STORE_TRACE_H
 #define HYPURA_STORE_TRACE_H
@@ -49,15 +49,15 @@ struct trace_writer;
 hypura_status trace_writer_create(struct trace_writer **out, const char *path, const struct trace_shape *shape,
                                   hypura_error *error);
 
-/* Begins a pass; one that was begun and not ended is forgotten. */
+/* Begins a pass, and drops one that was not ended. */
 hypura_status trace_writer_begin(struct trace_writer *writer, uint32_t tokens, hypura_error *error);
 
 /* The choice of one layer: experts[token][used]. layer is the model's number. Layers may come in any order. */
 hypura_status trace_writer_layer(struct trace_writer *writer, uint32_t layer, const uint32_t *experts,
                                  hypura_error *error);
 
-/* Writes the pass. A layer that was not given is an error. What cannot be written is none: who routes goes on, but the
- * file ends with the pass before, and trace_writer_close says why. */
+/* Writes the pass. A missing layer is an error. A failed write is not, so that the run continues: the file then ends
+ * with the previous pass, and trace_writer_close says why. */
 hypura_status trace_writer_end(struct trace_writer *writer, hypura_error *error);
 
 /* Frees; an error says what was lost. NULL is fine. */
