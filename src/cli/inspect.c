@@ -315,7 +315,7 @@ static void print_speed(const json_t *json, const json_t *plan, bool resident)
     if (json_object_get(json, "expert_file"))
         printf("  %-28s %s\n", "experts are read from", text_of(json, "expert_file"));
     else if (is(gain, "worth_it"))
-        printf("  %-28s up to %.0f %% more tokens/s: each expert in one place\n", "\"hypura optimize\" would bring",
+        printf("  %-28s about %.0f %% more tokens/s: each expert in one place\n", "\"hypura optimize\" would bring",
                100 * number_of(gain, "faster"));
     if (number_of(plan, "bytes_read_per_token") > 0)
         printf("  %-28s %10s\n", "read from disk a token", bytes_of(plan, "bytes_read_per_token"));

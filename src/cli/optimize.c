@@ -31,7 +31,7 @@ static void print_gain(const struct optimize_gain *gain, bool measured)
     printf("experts of a token, none of them in memory: %" PRIu64 " reads of %s -> %" PRIu64 " of %s\n", gain->before.reads,
            format_bytes(a, sizeof a, (double)gain->before.bytes), gain->after.reads,
            format_bytes(b, sizeof b, (double)gain->after.bytes));
-    printf("on this drive%s at most %.1f %% more tokens/s: %s\n",
+    printf("on this drive%s about %.1f %% more tokens/s: %s\n",
            measured ? "" : " (not measured yet: run \"hypura profile\")", 100 * MAX(gain->faster, 0),
            gain->faster >= OPTIMIZE_WORTH ? "worth it where the model does not fit in memory"
                                           : "not worth it here, its reads are large enough");
@@ -42,7 +42,7 @@ static void print_result(const struct optimize *optimize, const char *path, cons
 {
     char size[32], time[32];
     struct optimize_gain gain;
-    bool known = optimize_gain(&gain, optimize_model(optimize), &hardware->storage, 0, 0);
+    bool known = optimize_gain(&gain, optimize_model(optimize), &hardware->storage, 0, 1);
     if (as_json) {
         json_t *json = json_pack("{s:I, s:i, s:s}", "bytes", (json_int_t)optimize_bytes(optimize), "experts",
                                  (int)optimize_experts(optimize), "file", path);

@@ -1,4 +1,5 @@
 #include "tools/estimate.h"
+#include "tools/optimize.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -115,6 +116,7 @@ hypura_status estimate_make(struct estimate *out, const struct estimate_request 
 {
     struct engine_options options = *request->options;
     struct plan *plan = NULL, *longer = NULL;
+    struct optimize_gain gain;
     double seconds[2], long_seconds[2] = {0};
     hypura_error problem;
     *out = (struct estimate){.memory = memory};
@@ -142,6 +144,8 @@ hypura_status estimate_make(struct estimate *out, const struct estimate_request 
     out->long_seconds = seconds[1];
     sum_weights(out, request->model, plan);
     out->load_seconds = (double)(out->bytes_gpu + out->bytes_memory) / request->hardware->storage.bytes_per_second;
+    if (optimize_gain_of_plan(&gain, request->model, request->hardware, plan))
+        out->optimize_brings = gain.faster;
     /* What the long prompt takes with the room that it needs, where the plan has less. */
     if (plan->positions < ESTIMATE_LONG_PROMPT + ANSWER) {
         options.context = ESTIMATE_LONG_PROMPT + ANSWER;

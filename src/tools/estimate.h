@@ -33,6 +33,7 @@ struct estimate {
     double bytes_from_gpu, bytes_from_memory, bytes_from_storage; /* per token */
     double hit_rate;                                              /* of the expert cache; 1: none streams */
     double load_seconds;                                          /* before all is in memory */
+    double optimize_brings;                                       /* tokens/s more with each expert in one place (optimize.h) */
     uint64_t bytes_gpu, bytes_memory;                             /* of weights there */
 };
 

@@ -247,15 +247,6 @@ static void add_drives(json_t *json, const struct drives *drives)
     json_object_set_new(json, "drives_at_once", json_boolean(drives->copy_count > 1));
 }
 
-/* What "hypura optimize" would bring, where experts come from the drive. */
-static bool find_gain(struct optimize_gain *gain, const struct model *model, const struct hardware *hardware,
-                      const struct plan *plan)
-{
-    double seconds = plan->predicted_tokens_per_second > 0 ? 1 / plan->predicted_tokens_per_second : 0;
-    return plan->mode != PLAN_FULL_RESIDENT && hardware->measured && seconds > 0 && !model_expert_file(model) &&
-           optimize_gain(gain, model, &hardware->storage, seconds, plan->predicted_bytes_per_token);
-}
-
 /* ---- all of it ------------------------------------------------------------------------------------------------------- */
 
 struct looked_at {
@@ -285,7 +276,7 @@ static json_t *all_json(const struct looked_at *at)
                                                           p->predicting != 0, "why_not", at->why));
     if (model_expert_file(at->model))
         json_object_set_new(json, "expert_file", text_json(model_expert_file(at->model)));
-    else if (find_gain(&gain, at->model, at->hardware, at->plan))
+    else if (optimize_gain_of_plan(&gain, at->model, at->hardware, at->plan))
         json_object_set_new(json, "optimize",
                             json_pack("{s:f, s:b}", "faster", gain.faster, "worth_it", gain.faster >= OPTIMIZE_WORTH));
     add_drives(json, at->hardware->drives);

@@ -10,6 +10,7 @@
 
 #include "hw/hw.h"
 #include "model/model.h"
+#include "plan/plan.h"
 #include "tools/pieces.h"
 
 #include "store/trace.h"
@@ -36,19 +37,25 @@ hypura_status optimize_write(struct optimize *optimize, const char *path, pieces
 struct optimize_reads {
     uint64_t reads, bytes;
     double seconds;
+    double waits; /* more, in its layers, for prefetches that are under way */
 };
 
 struct optimize_gain {
     struct optimize_reads before, after; /* in the model's own file, and in one of experts */
-    double faster;                       /* tokens a second more: 0.05 is 5 % */
+    double faster;                       /* tokens a second more: 0.05 is 5 %; below 0: fewer */
 };
 
 /* From this on it is worth the room. */
 #define OPTIMIZE_WORTH 0.05
 
-/* token_seconds, and bytes of those that were read from the drive for it: what a plan says of a token; with 0 of both all
- * of its time goes into reading all of its experts. False: the model has no experts. */
+/* What it brings for one token: its seconds, and the part of its experts that is not in memory. With 0 seconds reads are
+ * all that it takes. False: the model has no experts. */
 bool optimize_gain(struct optimize_gain *out, const struct model *model, const struct storage *storage, double token_seconds,
-                   double token_bytes);
+                   double missing);
+
+/* The same where a plan runs the model. False too where no expert is read from the drive, the drive was not measured, or the
+ * experts are in one place already. */
+bool optimize_gain_of_plan(struct optimize_gain *out, const struct model *model, const struct hardware *hardware,
+                           const struct plan *plan);
 
 #endif

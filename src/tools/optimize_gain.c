@@ -1,5 +1,7 @@
 #include "tools/optimize.h"
 
+#include <math.h>
+
 /* Reads of so many bytes each, cut into blocks as the I/O thread cuts them. */
 struct reads {
     uint64_t blocks, bytes;
@@ -32,6 +34,10 @@ static struct reads reads_after(const struct unit *unit, const struct storage *s
     return reads;
 }
 
+/* When a router has spoken, a prefetch is under way that the reads for it wait for: half of one, on the average. One range
+ * is a longer read than each of three, so that this is what prefetching takes of the gain. */
+#define HALF_WAY 0.5
+
 /* The experts that a token uses in a layer are read at once, as deep as the drive is driven. */
 static void add_layer(struct optimize_reads *out, const struct reads *expert, uint32_t used, const struct storage *storage)
 {
@@ -40,11 +46,13 @@ static void add_layer(struct optimize_reads *out, const struct reads *expert, ui
     double speed = hardware_read_speed(storage, bytes / MAX(blocks, 1), MAX(depth, 1));
     out->reads += blocks;
     out->bytes += bytes;
-    out->seconds += speed > 0 ? (double)bytes / speed : 0;
+    double seconds = speed > 0 ? (double)bytes / speed : 0;
+    out->seconds += seconds;
+    out->waits += HALF_WAY * seconds / (double)MAX(blocks, (uint64_t)1);
 }
 
 bool optimize_gain(struct optimize_gain *out, const struct model *model, const struct storage *storage, double token_seconds,
-                   double token_bytes)
+                   double missing)
 {
     const struct model_parameters *p = model_parameters(model);
     *out = (struct optimize_gain){0};
@@ -62,12 +70,19 @@ bool optimize_gain(struct optimize_gain *out, const struct model *model, const s
     }
     if (out->before.bytes == 0 || out->before.seconds <= 0)
         return false;
-    double saved = 1 - out->after.seconds / out->before.seconds; /* of the time that reads take */
-    double reading = out->before.seconds;
-    if (token_seconds > 0)
-        reading = MIN(token_bytes / (double)out->before.bytes * out->before.seconds, token_seconds);
-    else
-        token_seconds = reading;
-    out->faster = token_seconds / (token_seconds - saved * reading) - 1;
+    /* Only a layer that misses anything waits. */
+    const double waiting = 1 - pow(1 - missing, p->experts_used);
+    double before = missing * out->before.seconds + waiting * out->before.waits;
+    double after = missing * out->after.seconds + waiting * out->after.waits;
+    token_seconds = fmax(token_seconds, before);
+    out->faster = token_seconds / (token_seconds - before + after) - 1;
     return true;
+}
+
+bool optimize_gain_of_plan(struct optimize_gain *out, const struct model *model, const struct hardware *hardware,
+                           const struct plan *plan)
+{
+    double seconds = plan->predicted_tokens_per_second > 0 ? 1 / plan->predicted_tokens_per_second : 0;
+    return plan->mode != PLAN_FULL_RESIDENT && hardware->measured && plan->predicted_hit_rate < 1 && seconds > 0 &&
+           !model_expert_file(model) && optimize_gain(out, model, &hardware->storage, seconds, 1 - plan->predicted_hit_rate);
 }
