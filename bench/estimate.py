@@ -5,17 +5,18 @@
     bench/estimate.py [-m "NAME..."] [-f "25 50 75 all"] [-g] [-n TOKENS] [-t SECONDS] [-d FOLDER] [-k] [-j FILE]
 
 Makes synthetic models of -m (default: two dense ones, one of them a hybrid, and four mixtures, one of them a hybrid) in the
-folder of -d, measures this machine and its drive, and records each mixture's routing in a run over another text. Then for each share of memory in -f
-(per cent of the file; all: enough for all of it) estimate is asked, with that profile and that routing, and the model runs:
-500 tokens of a prompt, -n of an answer. -g: all and a quarter of it once more with a GPU for everything, and for half of it. After
--t seconds no new row begins. -k keeps the models. -j: all figures as JSON. HYPURA names the program. As root the
-page cache is dropped before each run. Prints a Markdown table, and how many rows are within 15 %. -P: instead of that, the
-table next to what other programs published of machines that have a name; it runs nothing.
+folder of -d, measures this machine and its drive, and records each mixture's routing in a run over other tokens. Then for each
+share of memory in -f (per cent of the file; all: enough for all of it) the drive is measured again, with the model's own file,
+since a shared one changes from minute to minute; estimate is asked, with that profile and that routing; and the model runs: 500
+tokens of a prompt, then an answer of -n tokens at most and of -s seconds (default: 2) at most, as far as estimate knows. -g: all and
+a quarter of it once more with a GPU for everything, and for half of it. After -t seconds no new row begins. -k keeps the models.
+-j: all figures as JSON. HYPURA names the program. As root the page cache is dropped before each run. Prints a Markdown table,
+and how many rows are within 15 %. -P: instead of that, the table next to what other programs published of machines that have a
+name; it runs nothing.
 """
 import getopt
 import json
 import os
-import random
 import statistics
 import subprocess
 import sys
@@ -36,9 +37,8 @@ ON_GPU = ("dense", "delta-net (hybrid)", "qwen3-moe")
 PROMPT = 500  # which estimate tells the time of
 CONTEXT = 1024
 HALF = 15  # per cent that an estimate may be off
-WORDS = ("lamp harbour wind stone page printer kernel table file sea ship number morning river bridge letter glass door winter "
-         "engine field road paper house window clock").split()
-
+LEAST_TOKENS = 12  # of an answer
+DRIVE_SECONDS = 0.4
 
 # model, machine, memory, what was published in tokens/s (least, most), of what, where, and what differs.
 PUBLISHED = [
@@ -129,16 +129,11 @@ def hypura(*arguments, **folders):
     return done.stdout
 
 
-def text(tokens, seed):
-    """About so many."""
-    source = random.Random(seed)
-    return " ".join(source.choice(WORDS) for _ in range(tokens * 3 // 4))
-
-
 class Bench:
     def __init__(self, folder, options):
         self.folder = folder
-        self.tokens = int(options.get("-n", 32))
+        self.tokens = int(options.get("-n", 96))
+        self.seconds = float(options.get("-s", 2))
         self.deadline = time.time() + float(options.get("-t", 1e9))
         self.folders = {"XDG_CACHE_HOME": os.path.join(folder, "cache"), "XDG_STATE_HOME": os.path.join(folder, "state")}
         self.rows = []
@@ -152,37 +147,54 @@ class Bench:
             except OSError:
                 pass
 
-    def record(self, model, memory, trace):
-        """The routing of another text."""
-        hypura("run", model, "--memory", memory, "--raw", "--prompt", text(32, 3), "--context", CONTEXT, "--max-tokens", 160,
-               "--ignore-eos", "--temperature", 0.9, "--seed", 3, "--no-state", "--gpu", "none", "--trace", trace, **self.folders)
-
-    def run(self, model, memory, more):
-        self.cold()
-        return json.loads(hypura("bench", model, "--memory", memory, "--prompt-tokens", PROMPT, "--gen-tokens", self.tokens,
+    def bench(self, model, memory, tokens, seed, more):
+        return json.loads(hypura("bench", model, "--memory", memory, "--prompt-tokens", PROMPT, "--gen-tokens", tokens, "--seed", seed,
                                  "--repeat", 1, "--context", CONTEXT, "--no-state", "--json", *more, **self.folders))
 
-    def row(self, name, model, share, memory, gpu, trace, profile):
+    def record(self, model, memory, trace):
+        """The routing of other tokens."""
+        self.bench(model, memory, self.tokens, 3, ["--gpu", "none", "--trace", trace])
+
+    def drive_now(self, model):
+        """The profile, with the drive as fast as it is now, by a look at the reads that it was chosen for."""
+        machine = json.loads(json.dumps(self.machine))
+        drive = machine["storage"]
+        now = json.loads(hypura("iobench", model, "--seconds", DRIVE_SECONDS, "--block", drive["block_bytes"], "--depth",
+                                max(drive["depth"] // 2, 1), "--json", **self.folders))["bytes_per_second"]
+        change = now / drive["bytes_per_second"]
+        for sample in [drive, *drive["samples"]]:
+            sample["bytes_per_second"] *= change
+        path = os.path.join(self.folder, "profile-now.json")
+        with open(path, "w") as file:
+            json.dump(machine, file)
+        return path, now
+
+    def row(self, name, model, share, memory, gpu, trace):
         if time.time() > self.deadline:
             return
+        self.cold()
+        profile, drive = self.drive_now(model)
         ask = ["estimate", model, "--memory", memory, "--context", CONTEXT, "--machine", profile, "--json"]
         ask += ["--trace", trace] if trace else []
         ask += gpu[1]
         begin = time.time()
         expected = json.loads(hypura(*ask, **self.folders))["rows"][0]
         took = time.time() - begin
-        came = self.run(model, memory, gpu[2])
-        row = {"model": name, "memory": share, "gpu": gpu[0], "mode": came["mode"],
+        tokens = min(max(int(expected["decode_tokens_per_second"] * self.seconds), LEAST_TOKENS), self.tokens)
+        self.cold()
+        came = self.bench(model, memory, tokens, 0, gpu[2])
+        row = {"model": name, "memory": share, "gpu": gpu[0], "mode": came["mode"], "tokens": tokens, "drive": drive,
                "measured": came["decode_tokens_per_second"], "estimate": expected["decode_tokens_per_second"],
                "prompt_measured": came["prompt_tokens_per_second"], "prompt_estimate": expected["prompt_tokens_per_second"],
                "bytes_measured": came["decode_bytes_read"] / max(came["generated_tokens"], 1),
-               "bytes_estimate": expected["bytes_per_token_storage"], "expected_mode": expected["mode"], "took": took}
+               "bytes_estimate": expected["bytes_per_token_storage"], "expected_mode": expected["mode"], "took": took,
+               "bytes": memory, "expected": expected, "came": came}
         self.rows.append(row)
         off = row["estimate"] / row["measured"] - 1
         prompt_off = row["prompt_estimate"] / row["prompt_measured"] - 1
         print(f"| {name} | {share} | {gpu[0]} | {row['mode']} | {row['measured']:.2f} | {row['estimate']:.2f} | {100 * off:+.0f} % "
               f"| {row['prompt_measured']:.0f} | {row['prompt_estimate']:.0f} | {100 * prompt_off:+.0f} % "
-              f"| {row['bytes_measured'] / 1e6:.0f} | {row['bytes_estimate'] / 1e6:.0f} |", flush=True)
+              f"| {row['bytes_measured'] / 1e6:.0f} | {row['bytes_estimate'] / 1e6:.0f} | {drive / 1e9:.2f} |", flush=True)
 
 
 def synthesise(folder, name, preset):
@@ -193,7 +205,7 @@ def synthesise(folder, name, preset):
 
 
 def main():
-    options, rest = getopt.getopt(sys.argv[1:], "m:f:gn:t:d:kj:P")
+    options, rest = getopt.getopt(sys.argv[1:], "m:f:gn:s:t:d:kj:P")
     options = dict(options)
     if rest:
         sys.exit(__doc__)
@@ -218,7 +230,7 @@ def main():
         machine = hypura("profile", largest, "--force", "--json", *([] if "-g" in options else ["--gpu", "none"]), **bench.folders)
         with open(profile, "w") as file:
             file.write(machine)
-        machine = json.loads(machine)
+        bench.machine = machine = json.loads(machine)
         drive = machine["storage"]
         print(f"{machine['cpu']}, {machine['cores']} cores, memory {machine['memory_bytes_per_second'] / 1e9:.1f} GB/s, kernels "
               f"{machine['compute_bytes_per_second'] / 1e9:.1f} GB/s, drive {drive['bytes_per_second'] / 1e9:.2f} GB/s "
@@ -226,23 +238,23 @@ def main():
               + "".join(f", {gpu['name']}" for gpu in machine["gpus"]))
         print(f"(models made in {made:.0f} s, profile after {time.time() - begin:.0f} s)\n")
         print("| model | memory | GPU | mode | tokens/s | estimate | off by | prompt/s | estimate | off by | MB per token from the "
-              "drive | estimate |\n|---|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
+              "drive | estimate | GB/s of the drive |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
         without = [("-", ["--gpu", "none"], ["--gpu", "none"])]
         for name in models:
             model, trace = models[name], None
             size = os.path.getsize(model)
             if name in MIXTURES:
-                trace = os.path.join(folder, "trace")
+                trace = os.path.join(folder, name.split()[0] + ".trace")
                 bench.record(model, size + size // 8 + (1 << 29), trace)
             half = ["--gpu-memory", size // 2]
             gpus = [("all", [], []), ("half", half, half)] if "-g" in options and machine["gpus"] and name in ON_GPU else []
             for kind in without + gpus:
                 for share in options.get("-f", "all 75 50 25").split():
-                    if kind[0] != "-" and share not in ("all", "25"):
+                    if kind[0] == "all" and share != "all" or kind[0] == "half" and share not in ("all", "25"):
                         continue
                     memory = size + size // 8 + (1 << 29) if share == "all" else size * int(share) // 100
                     try:
-                        bench.row(name, model, share if share == "all" else share + " %", memory, kind, trace, profile)
+                        bench.row(name, model, share if share == "all" else share + " %", memory, kind, trace)
                     except RuntimeError as problem:
                         print(f"<!-- {name} {share} {kind[0]}: {problem} -->", flush=True)
             if "-k" not in options and "-d" not in options:
@@ -255,7 +267,7 @@ def main():
                   f"{100 * statistics.median(off):.0f} %. {time.time() - begin:.0f} s in all.")
         if "-j" in options:
             with open(options["-j"], "w") as file:
-                json.dump({"machine": {k: v for k, v in machine.items() if k != "storage"}, "rows": bench.rows}, file, indent=1)
+                json.dump({"machine": machine, "rows": bench.rows}, file, indent=1)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ static const struct option_row bench_rows[] = {
     {"parallel", "N", OPTION_COUNT, &parallel, "sequences that decode at once (default: 1)"},
     {"repeat", "N", OPTION_COUNT, &repeat, "rounds; the median counts (default: 3)"},
     {"seed", "N", OPTION_SEED, &compute_options.seed, "seed of the random tokens (default: 0)"},
+    {"trace", "FILE", OPTION_TEXT, &compute_options.trace, "record which experts are chosen, for hypura estimate"},
     {"compare", NULL, OPTION_FLAG, &compare,
      "also run llama.cpp's llama-bench ($LLAMA_BENCH, else from the PATH), with the same file and threads, in turn"},
     {"json", NULL, OPTION_FLAG, &as_json, "print one JSON object instead; hypura plot draws it"},

@@ -133,6 +133,8 @@ static hypura_status plan_rest(struct plan **out, struct plan_request *request, 
         request->working_set.shared_kv_bytes = planned_shared_bytes;
     if (gpu)
         request->overhead += gpu->host_bytes;
+    for (uint32_t d = 0; hardware->elsewhere && d < devices->count; d++) /* no driver of these is here */
+        request->overhead += devices->infos[d].host_bytes;
     request->elsewhere = options->elsewhere;
     if (options->experts_only) { /* whose rows come and go */
         request->working_set.kv_bytes = NULL;

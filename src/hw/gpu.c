@@ -151,7 +151,7 @@ hypura_status hardware_choose_gpus(const char *choice, struct hardware_choice *o
  */
 
 static hypura_status profile_one(struct hardware *hardware, const struct hardware_gpu *chosen,
-                                 hardware_progress progress, void *context, hypura_error *error)
+                                 uint64_t listed_bytes, hardware_progress progress, void *context, hypura_error *error)
 {
     struct hardware_gpu gpu = *chosen;
     char what[320];
@@ -161,6 +161,7 @@ static hypura_status profile_one(struct hardware *hardware, const struct hardwar
     hypura_status status = hardware_measure_gpu(&gpu, error);
     if (status)
         return status;
+    gpu.host_bytes += listed_bytes;
     struct hardware_gpu *known = hw_find_measured_gpu(hardware, &gpu.info);
     if (!known)
         known = &hardware->gpus[hardware->gpu_count < HARDWARE_MAX_GPUS ? hardware->gpu_count++ : 0];
@@ -184,12 +185,16 @@ hypura_status hardware_profile_gpus(struct hardware *hardware, const char *choic
 {
     struct hardware_choice chosen;
     char why[512];
+    uint64_t before = memory_resident_bytes();
     hypura_status status = hardware_choose_gpus(choice, &chosen, why, sizeof why, error);
     if (status || chosen.count == 0)
         return status;
+    /* What the loader keeps of drivers after they were listed. */
+    uint64_t listed = memory_resident_bytes();
+    listed -= MIN(before, listed);
     for (size_t i = 0; !status && i < chosen.count; i++)
         if (!is_repeated(&chosen, i))
-            status = profile_one(hardware, &chosen.gpus[i], progress, context, error);
+            status = profile_one(hardware, &chosen.gpus[i], i == 0 ? listed : 0, progress, context, error);
     if (status)
         return status;
     hypura_error problem;

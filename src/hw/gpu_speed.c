@@ -269,9 +269,12 @@ hypura_status hardware_measure_gpu(struct hardware_gpu *gpu, hypura_error *error
     struct gpu_options options = {.index = gpu->index};
     if (hardware_gpu_cache_path(gpu, cache, sizeof cache))
         options.pipeline_cache = cache;
+    uint64_t before = memory_resident_bytes();
     hypura_status status = gpu_open(&test.gpu, &options, error);
     if (status)
         return status;
+    gpu->host_bytes = memory_resident_bytes();
+    gpu->host_bytes -= MIN(before, gpu->host_bytes);
     /* Far beyond every cache of a GPU. */
     test.bytes = align_down(MIN((software ? 16 : 512) * MIB, gpu_free_bytes(test.gpu) / 4), 2 * MIB);
     test.row_floats = MAX((uint64_t)PROMPT_TOKENS * PROMPT_ROWS, test.bytes / 1024);

@@ -16,8 +16,12 @@ static double usual_seconds(double *seconds, size_t count)
 }
 
 #define KERNEL_COLUMNS 4096
-#define PROMPT_TOKENS 128
-#define PROMPT_ROWS 1024
+
+/* A prompt's batch, and rows for each core, as many as a layer of a model has for it: less of either is over before the
+ * cores have all begun, and says nothing of the kernels. */
+#define PROMPT_TOKENS 512
+#define PROMPT_ROWS_A_CORE 256
+#define LEAST_PROMPT_ROWS 1024
 
 struct kernel_test {
     struct compute *compute;
@@ -25,7 +29,7 @@ struct kernel_test {
     void *weights;
     size_t weight_bytes;
     float *input, *output;
-    size_t output_floats;
+    size_t output_floats, prompt_rows;
 };
 
 static double time_matmul(const struct kernel_test *test, enum tensor_type type, size_t rows, size_t row_bytes,
@@ -103,7 +107,7 @@ static hypura_status time_kernels(const struct kernel_test *test, struct hardwar
             .type = timed_types[i], .rows = rows_of(test, row_bytes), .row_bytes = (size_t)row_bytes, .tokens = 1};
         if (timed_types[i] == TENSOR_Q4_K)
             timings[count++] = (struct timing){
-                .type = timed_types[i], .rows = PROMPT_ROWS, .row_bytes = (size_t)row_bytes, .tokens = PROMPT_TOKENS};
+                .type = timed_types[i], .rows = MIN(test->prompt_rows, rows_of(test, row_bytes)), .row_bytes = (size_t)row_bytes, .tokens = PROMPT_TOKENS};
     }
     time_in_turns(test, timings, count);
     out->kernel_count = 0;
@@ -130,7 +134,8 @@ static void close_test(struct kernel_test *test)
 static hypura_status open_test(struct kernel_test *test, const struct hardware *hardware, hypura_error *error)
 {
     *test = (struct kernel_test){.weight_bytes = hw_test_bytes(hardware)};
-    test->output_floats = MAX((size_t)PROMPT_ROWS * PROMPT_TOKENS, test->weight_bytes / 1024);
+    test->prompt_rows = MAX(PROMPT_ROWS_A_CORE * MIN(hardware->cores, (size_t)64), (size_t)LEAST_PROMPT_ROWS);
+    test->output_floats = MAX(test->prompt_rows * PROMPT_TOKENS, test->weight_bytes / 1024);
     hypura_status status = memory_map(&test->weights, test->weight_bytes, true, "kernel test", error);
     if (status == HYPURA_OK)
         status = compute_create(&test->compute, MIN(hardware->cores, (size_t)256), compute_best_instructions(), error);

@@ -230,6 +230,43 @@ def a_machine_may_be_a_profile_that_was_written_elsewhere():
     assert "neither a machine" in hypura("estimate", MODEL, "--machine", "abacus", status=2)
 
 
+def what_a_driver_holds_of_the_hosts_memory_is_not_there_for_weights():
+    path = WORK.name + "/with-gpu.json"
+    gpu = {"name": "a card", "kind": "discrete", "memory_bytes": 4 << 30, "max_allocation_bytes": 4 << 30, "cooperative_matrix": True,
+           "memory_bytes_per_second": 1e12, "upload_bytes_per_second": 1e10, "turn_seconds": 2e-5, "layer_seconds": 2e-5,
+           "float_layer_seconds": 2e-5, "router_seconds": 2e-5, "share_seconds": 4e-5, "multiply_adds_per_second": 1e13,
+           "kernels": {"Q4_K": 1e12}}
+
+    def of_drive(held):
+        with open(path, "w") as file:
+            json.dump({**PROFILE, "gpus": [{**gpu, **held}]}, file)
+        row = estimate("mixtral-8x7b", "--machine", path, "--memory", "12G", "--context", "2048")["rows"][0]
+        return row["bytes_gpu"], row["bytes_memory"]
+    there, before = of_drive({})
+    if there == 0:
+        return "this build has no GPU tier"
+    assert abs(before - of_drive({"host_bytes": 700 * MIB})[1] - 700 * MIB) < 40 * MIB, (before, of_drive({"host_bytes": 700 * MIB}))
+
+
+def optimize_is_recommended_where_it_brings_something():
+    path = WORK.name + "/slow.json"
+
+    def row(storage, model, memory, **more):
+        with open(path, "w") as file:
+            json.dump({**PROFILE, **more, "storage": {**PROFILE["storage"], **storage}}, file)
+        found = estimate(model, "--machine", path, "--memory", memory, "--context", "256")["rows"][0]
+        assert found["optimize_worth_it"] == (found["optimize_faster"] >= 0.05), found
+        return found, "hypura optimize" in hypura("estimate", model, "--machine", path, "--memory", memory, "--context", "256")
+    few = {"latency_seconds": 5e-4, "bytes_per_second": 1e8,  # of small reads 2,000 a second
+           "samples": [{"block_bytes": 4096 << i, "depth": depth, "direct": True, "sequential": False,
+                        "bytes_per_second": min(1e8, 2000.0 * (4096 << i))} for i in range(9) for depth in (1, 4, 16, 64)]}
+    found, said = row(few, MODEL, "10M")
+    assert said and 0.05 < found["optimize_faster"] < 1, found
+    for storage, model, memory in ((few, "mixtral-8x7b", "8G"), ({}, "mixtral-8x7b", "8G"), (few, MODEL, "200M"), (few, "llama-8b", "4G")):
+        found, said = row(storage, model, memory)
+        assert not said and found["optimize_faster"] < 0.05, (storage, found)
+
+
 def every_named_machine_says_where_its_figures_are_from():
     machines = json.loads(hypura("estimate", "--list-machines", "--json"))
     assert {"m1-max-32gb", "m5-pro-24gb", "m5-pro-48gb", "m3-max-48gb", "m5-max-128gb", "pc-64gb-24gb"} <= {m["name"] for m in machines}

@@ -43,6 +43,7 @@ static struct hardware measured(void)
                                              .float_layer_seconds = 30e-6,
                                              .router_seconds = 15e-6,
                                              .share_seconds = 200e-6,
+                                             .host_bytes = 345678901,
                                              .multiply_adds_per_second = 1e14,
                                              .kernels = {{TENSOR_F16, 1.5e12}},
                                              .kernel_count = 1};
@@ -88,6 +89,7 @@ static void what_is_kept_is_found(void **state)
     assert_near(gpu.upload_bytes_per_second, 25e9);
     assert_near(gpu.turn_seconds, 20e-6);
     assert_near(gpu.share_seconds, 200e-6);
+    assert_true(loaded.gpus[0].host_bytes == 345678901);
     assert_near(gpu.layer_seconds, 20e-6);
     assert_near(gpu.float_layer_seconds, 30e-6);
     assert_near(gpu.router_seconds, 15e-6);
