@@ -65,7 +65,7 @@ struct io {
     struct block *again; /* to be submitted again, oldest first */
     struct reader_read *batch;
     struct reader_result *results;
-    uint64_t busy_since, demanded; /* when */
+    uint64_t busy_since, wanted_since, demanded; /* when */
     struct io_counters counters;
 };
 
@@ -107,6 +107,17 @@ void io_wake(struct io *io)
     }
 }
 
+/* After unfinished[] changed: whether anything but prefetches was wanted before. */
+static void note_wanted(struct io *io, bool before)
+{
+    if (io_busy(io) == before)
+        return;
+    uint64_t now = clock_nanoseconds();
+    if (before)
+        io->counters.wanted_nanoseconds += now - io->wanted_since;
+    io->wanted_since = now;
+}
+
 void io_start(struct io *io, struct transfer *transfer)
 {
     transfer->state = TRANSFER_QUEUED;
@@ -120,7 +131,9 @@ void io_start(struct io *io, struct transfer *transfer)
     transfer->left = 0;
     for (uint32_t i = 0; i < transfer->segment_count; i++)
         transfer->left += transfer->segments[i].bytes;
+    bool wanted = io_busy(io);
     io->unfinished[transfer->priority]++;
+    note_wanted(io, wanted);
     enqueue(io, transfer);
     io_wake(io);
 }
@@ -131,8 +144,10 @@ void io_promote(struct io *io, struct transfer *transfer, enum priority priority
         return;
     if (transfer->state == TRANSFER_QUEUED)
         dequeue(io, transfer);
+    bool wanted = io_busy(io);
     io->unfinished[transfer->priority]--;
     io->unfinished[priority]++;
+    note_wanted(io, wanted);
     transfer->priority = priority;
     if (transfer->state == TRANSFER_QUEUED)
         enqueue(io, transfer);
@@ -141,8 +156,10 @@ void io_promote(struct io *io, struct transfer *transfer, enum priority priority
 
 static void set_idle(struct io *io, struct transfer *transfer)
 {
+    bool wanted = io_busy(io);
     transfer->state = TRANSFER_IDLE;
     io->unfinished[transfer->priority]--;
+    note_wanted(io, wanted);
 }
 
 bool io_abandon(struct io *io, struct transfer *transfer)
@@ -190,6 +207,8 @@ void io_counters(const struct io *io, struct io_counters *out)
     *out = io->counters;
     if (io->in_flight > 0)
         out->busy_nanoseconds += clock_nanoseconds() - io->busy_since;
+    if (io_busy(io))
+        out->wanted_nanoseconds += clock_nanoseconds() - io->wanted_since;
 }
 
 const struct spread *io_spread(const struct io *io)
@@ -268,6 +287,19 @@ static bool choose_from(const struct io *io, const struct queue *queue, struct c
     return false;
 }
 
+static uint32_t prefetch_depth(const struct io *io)
+{
+    return MAX(io->depth / 4, 2u);
+}
+
+uint64_t io_most_prefetched(const struct io *io)
+{
+    uint64_t block = 0;
+    for (uint32_t i = 0; i < io->spread.count; i++)
+        block = MAX(block, io->spread.drives[i].block_bytes);
+    return prefetch_depth(io) * block;
+}
+
 /* The block that goes next. Prefetches get a part of the depth, and that only while nothing else is wanted: what is in
  * flight when a demand comes delays it. */
 static bool next_choice(struct io *io, struct choice *choice)
@@ -279,8 +311,7 @@ static bool next_choice(struct io *io, struct choice *choice)
     if (io_busy(io))
         return false;
     if (io->queues[PRIORITY_PREFETCH].first)
-        return io->prefetches_in_flight < MAX(io->depth / 4, 2u) &&
-               choose_from(io, &io->queues[PRIORITY_PREFETCH], choice);
+        return io->prefetches_in_flight < prefetch_depth(io) && choose_from(io, &io->queues[PRIORITY_PREFETCH], choice);
     if (!io->fill || io->unfinished[PRIORITY_PREFETCH] > 0 || !io->queues[PRIORITY_FILL].first)
         return false;
     bool quiet = clock_nanoseconds() - io->demanded > QUIET_NANOSECONDS;

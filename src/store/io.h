@@ -72,6 +72,7 @@ struct io_fault {
 struct io_counters {
     uint64_t bytes[PRIORITY_COUNT]; /* read, by priority */
     uint64_t busy_nanoseconds;
+    uint64_t wanted_nanoseconds; /* with more than prefetches unfinished */
 };
 
 struct io_options {
@@ -119,6 +120,9 @@ void io_fill(struct io *io, bool fill);
 
 /* Locked. Transfers of demand and ahead in the queues or in flight: the drive is not idle. */
 bool io_busy(const struct io *io);
+
+/* Bytes of prefetches that may be in flight when something is needed. */
+uint64_t io_most_prefetched(const struct io *io);
 uint32_t io_unfinished(const struct io *io, enum priority priority); /* locked: queued or in flight */
 void io_counters(const struct io *io, struct io_counters *out);
 const struct spread *io_spread(const struct io *io); /* locked */

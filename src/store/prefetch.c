@@ -4,7 +4,10 @@
 #include <string.h>
 
 /* Below this an expert is likelier to be wasted than its slot is worth. */
-#define LEAST_PROBABILITY 0.4f
+#define LEAST_PROBABILITY 0.4
+
+/* What a wrong prefetch costs is sure; what a right one gains a drive that is held to a rate would have made up for. */
+#define LOSS_WEIGHS 2.0
 
 /* Prefetches that are open may fill this part of a class's slots. */
 #define SLOTS_A_PREFETCH 4u
@@ -150,6 +153,37 @@ static void give_up(struct store *store, uint64_t due)
     }
 }
 
+/* That the drive spends on some bytes; 0: not known. */
+static double read_seconds(const struct store *store, uint64_t size)
+{
+    struct io_counters counters;
+    io_counters(store->io, &counters);
+    double bytes = 0;
+    for (size_t i = 0; i < COUNT_OF(counters.bytes); i++)
+        bytes += (double)counters.bytes[i];
+    return bytes > 0 ? (double)size * 1e-9 * (double)counters.busy_nanoseconds / bytes : 0;
+}
+
+static uint64_t expert_bytes(const struct store *store)
+{
+    return store->cache.class_count ? store->cache.classes[0].stride : 0;
+}
+
+float prefetch_least_probability(double read_seconds, double ahead_seconds, double idle_seconds)
+{
+    double late = MAX(MIN(read_seconds - idle_seconds, ahead_seconds), 0.0) * LOSS_WEIGHS;
+    double least = late > 0 ? late / (late + MAX(idle_seconds, 0.0)) : 0;
+    return (float)MAX(least, LEAST_PROBABILITY);
+}
+
+static float least_probability(const struct store *store)
+{
+    if (store->prefetch.mode != STORE_PREFETCH_AUTO || store->prefetch.tick_seconds <= 0)
+        return (float)LEAST_PROBABILITY;
+    return prefetch_least_probability(read_seconds(store, expert_bytes(store)),
+                                      read_seconds(store, io_most_prefetched(store->io)), store->prefetch.idle_seconds);
+}
+
 /* Offers stay in the order of their ticks. */
 static void insert_offer(struct prefetch *prefetch, struct offer offer)
 {
@@ -173,11 +207,12 @@ void store_prefetch(struct store *store, const unit_number *units, const float *
         return;
     pthread_mutex_lock(store->mutex);
     uint64_t due = tick_of(store, units[0]);
+    float least = least_probability(store);
     give_up(store, due);
     for (size_t i = 0; i < count; i++) {
         if ((!prefetch->on && probabilities[i] < CERTAIN) || units[i] >= store->unit_count ||
             store->units[units[i]].place != PLACE_CACHE || tick_of(store, units[i]) != due ||
-            !(probabilities[i] >= LEAST_PROBABILITY))
+            !(probabilities[i] >= least))
             continue;
         struct stored_unit *unit = &store->units[units[i]];
         if (is_unlikely(store, unit, probabilities[i]))
@@ -212,17 +247,28 @@ static double prefetched_bytes(const struct store *store, const struct stored_un
     return (double)store->cache.classes[unit->slot_class].slots[unit->slot].transfer.bytes_read;
 }
 
+static double faded(double before, double seconds, bool first)
+{
+    return first ? seconds : TICK_FADING * before + (1 - TICK_FADING) * seconds;
+}
+
 static void begin_tick(struct store *store, uint64_t tick)
 {
     struct prefetch *prefetch = &store->prefetch;
-    uint64_t now = clock_nanoseconds(), stall = store->counts.stall_nanoseconds;
+    struct io_counters counters;
+    io_counters(store->io, &counters);
+    uint64_t now = clock_nanoseconds(), stall = store->counts.stall_nanoseconds, wanted = counters.wanted_nanoseconds;
     if (tick == store->tick + 1 && tick % store->layers) {
-        double seconds = 1e-9 * ((double)(now - prefetch->tick_time) - (double)(stall - prefetch->tick_stall));
+        bool first = prefetch->tick_seconds <= 0;
+        double seconds = 1e-9 * (double)(now - prefetch->tick_time);
         prefetch->tick_seconds =
-            prefetch->tick_seconds > 0 ? TICK_FADING * prefetch->tick_seconds + (1 - TICK_FADING) * seconds : seconds;
+            faded(prefetch->tick_seconds, seconds - 1e-9 * (double)(stall - prefetch->tick_stall), first);
+        prefetch->idle_seconds =
+            faded(prefetch->idle_seconds, MAX(seconds - 1e-9 * (double)(wanted - prefetch->tick_wanted), 0.0), first);
     }
     prefetch->tick_time = now;
     prefetch->tick_stall = stall;
+    prefetch->tick_wanted = wanted;
     store->tick = tick;
 }
 
@@ -267,15 +313,10 @@ void prefetch_expire(struct store *store)
 /* Layers that go by while two experts are read, and one more: an offer that is made earlier is only less sure. */
 static uint32_t layers_worth_prefetching(const struct store *store)
 {
-    struct io_counters counters;
-    io_counters(store->io, &counters);
-    double bytes = 0;
-    for (size_t i = 0; i < COUNT_OF(counters.bytes); i++)
-        bytes += (double)counters.bytes[i];
-    if (bytes <= 0 || store->prefetch.tick_seconds <= 0 || store->cache.class_count == 0)
+    double seconds = read_seconds(store, expert_bytes(store));
+    if (seconds <= 0 || store->prefetch.tick_seconds <= 0)
         return UINT32_MAX;
-    double read_seconds = (double)store->cache.classes[0].stride * 1e-9 * (double)counters.busy_nanoseconds / bytes;
-    return 2 + (uint32_t)MIN(2 * read_seconds / store->prefetch.tick_seconds, 1e6);
+    return 2 + (uint32_t)MIN(2 * seconds / store->prefetch.tick_seconds, 1e6);
 }
 
 bool store_wants_prefetch(struct store *store, uint32_t ahead)

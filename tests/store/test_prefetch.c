@@ -223,6 +223,72 @@ static void prefetches_look_as_far_as_reads_take(void **state)
     close_world(&world);
 }
 
+static bool is_near(float value, double expected)
+{
+    return fabs((double)value - expected) < 1e-3;
+}
+
+/* What is wrong keeps what is needed waiting for the rest of it. */
+static void the_slower_the_drive_the_surer_a_prefetch_must_be(void **state)
+{
+    (void)state;
+    assert_true(is_near(prefetch_least_probability(0, 0, 0), 0.4)); /* nothing is known */
+    assert_true(is_near(prefetch_least_probability(1e-3, 1e-3, 1e-3), 0.4));
+    assert_true(is_near(prefetch_least_probability(1e-3, 1e-3, 5e-3), 0.4));
+    assert_true(is_near(prefetch_least_probability(2e-3, 5e-3, 1e-3), 2.0 / 3));
+    assert_true(is_near(prefetch_least_probability(10e-3, 30e-3, 1e-3), 18.0 / 19));
+    /* Of large experts only a part is in flight when something else is needed. */
+    assert_true(is_near(prefetch_least_probability(50e-3, 2e-3, 4e-3), 0.5));
+    /* A drive that is never idle. */
+    assert_true(is_near(prefetch_least_probability(1e-3, 1e-3, 0), 1));
+}
+
+static bool is_prefetched(struct world *world, unit_number unit, float probability)
+{
+    uint64_t before = statistics(world).prefetches;
+    predict(world, unit, probability);
+    wait_until_idle(world->store);
+    return statistics(world).prefetches > before;
+}
+
+static void likely_experts_of_a_slow_drive_wait_until_they_are_needed(void **state)
+{
+    (void)state;
+    const enum store_prefetching modes[] = {STORE_PREFETCH_AUTO, STORE_PREFETCH_ON};
+    for (size_t i = 0; i < COUNT_OF(modes); i++) {
+        struct world world;
+        open_prefetching(&world, 64, modes[i], NULL);
+        get_and_check(world.store, &world.fixture, expert(0, 0));
+        double seconds = read_seconds(&world);
+        world.store->prefetch.tick_seconds = 10 * seconds; /* that one layer computes, mostly while the drive reads */
+        world.store->prefetch.idle_seconds = seconds / 10;
+        assert_int_equal(is_prefetched(&world, expert(1, 1), 0.8f), modes[i] == STORE_PREFETCH_ON);
+        assert_true(is_prefetched(&world, expert(1, 2), 0.99f));
+        world.store->prefetch.idle_seconds = 10 * seconds;
+        assert_true(is_prefetched(&world, expert(1, 3), 0.5f));
+        close_world(&world);
+    }
+}
+
+/* The drive is idle while nothing is wanted of it. */
+static void how_long_a_layer_leaves_the_drive_idle_is_measured(void **state)
+{
+    (void)state;
+    struct world world;
+    double longest = 0;
+    open_prefetching(&world, 64, STORE_PREFETCH_AUTO, NULL);
+    atomic_store(&world.sleep_microseconds, 20000);
+    for (uint32_t layer = 0; layer < 4; layer++) {
+        uint64_t start = clock_nanoseconds();
+        get_and_check(world.store, &world.fixture, expert(layer, 0)); /* its reads take 20 ms each */
+        usleep(5000);
+        longest = fmax(longest, clock_seconds_since(start));
+    }
+    double idle = world.store->prefetch.idle_seconds;
+    assert_true(idle >= 0.005 && idle <= longest - 0.019);
+    close_world(&world);
+}
+
 static void what_is_expected_stays_until_its_layer_was_there(void **state)
 {
     (void)state;
@@ -487,6 +553,9 @@ int main(void)
         cmocka_unit_test(tokens_of_a_prompt_count_one_by_one),
         cmocka_unit_test(the_last_offer_for_a_layer_counts),
         cmocka_unit_test(prefetches_look_as_far_as_reads_take),
+        cmocka_unit_test(the_slower_the_drive_the_surer_a_prefetch_must_be),
+        cmocka_unit_test(likely_experts_of_a_slow_drive_wait_until_they_are_needed),
+        cmocka_unit_test(how_long_a_layer_leaves_the_drive_idle_is_measured),
         cmocka_unit_test(what_is_expected_stays_until_its_layer_was_there),
         cmocka_unit_test(prefetches_that_do_not_pay_stop),
         cmocka_unit_test_setup_teardown(the_next_run_starts_with_what_was_used_most, make_folder, remove_folder),
