@@ -13,7 +13,9 @@ import tarfile
 import tempfile
 
 SOURCE = os.path.abspath(sys.argv[1])
-sys.path.append(os.path.join(SOURCE, "tests"))
+sys.path[:0] = [os.path.join(SOURCE, "tests"), os.path.join(SOURCE, "tests", "packaging")]
+sys.dont_write_bytecode = True
+from formula import Formula
 from tap import run_tests, tests_of
 
 WORK = tempfile.TemporaryDirectory(prefix="hypura-test-")
@@ -42,7 +44,7 @@ def one_commit_gives_one_tarball_and_a_formula_for_it():
         subprocess.run(["ruby", "-c"], input=formula.encode(), check=True, capture_output=True)
 
 
-def the_tarball_builds_where_there_is_no_git():
+def the_tarball_builds_by_the_formula_where_there_is_no_git():
     if no_checkout():
         return no_checkout()
     with tarfile.open(dist("built")) as tarball:
@@ -55,10 +57,14 @@ def the_tarball_builds_where_there_is_no_git():
         file.write(f"#!/bin/sh\ntouch '{asked}'\nexit 127\n")
     os.chmod(os.path.join(tools, "git"), 0o755)
     environment = {**os.environ, "PATH": tools + os.pathsep + os.environ["PATH"]}
-    for command in (["meson", "setup", "build"], ["ninja", "-C", "build", "hypura"], ["scripts/demo", "build/hypura"]):
-        result = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
-        assert result.returncode == 0, (command, result.stdout[-2000:], result.stderr[-2000:])
-    assert "list directory contents" in result.stdout, result.stdout
+    prefix = os.path.join(WORK.name, "prefix")
+    command, expected = Formula(source).trial(prefix)
+    for step in [*Formula(source).steps(prefix), ["sh", "-c", command]]:
+        result = subprocess.run(step, cwd=source, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, (step, result.stdout[-2000:], result.stderr[-2000:])
+    assert expected in result.stdout, result.stdout
+    for name in ("lib/pkgconfig/hypura.pc", "include/hypura/hypura.h", "share/man/man1/hypura-run.1"):
+        assert os.path.exists(os.path.join(prefix, name)), name
     assert not os.path.exists(asked)
 
 
@@ -84,6 +90,6 @@ def the_container_runs_as_an_ordinary_user():
 
 
 if __name__ == "__main__":
-    failed = run_tests(tests_of(globals(), [dist, no_checkout]))
+    failed = run_tests(tests_of(globals(), [dist, no_checkout, Formula]))
     WORK.cleanup()
     sys.exit(1 if failed else 0)

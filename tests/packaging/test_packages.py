@@ -1,0 +1,86 @@
+#!/usr/bin/env python3
+"""The units pass systemd's own checks, and the Homebrew formula is for this meson.build. Prints TAP.
+
+    test_packages.py SOURCE_FOLDER
+"""
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+SOURCE = os.path.abspath(sys.argv[1])
+sys.path[:0] = [os.path.join(SOURCE, "tests"), os.path.join(SOURCE, "tests", "packaging")]
+sys.dont_write_bytecode = True
+from formula import Formula
+from tap import run_tests, tests_of
+
+WORK = tempfile.TemporaryDirectory(prefix="hypura-test-")
+# Homebrew's names of what meson.build asks for.
+IN_HOMEBREW = {"liburing": "liburing", "jansson": "jansson", "libpcre2-8": "pcre2", "libutf8proc": "utf8proc", "libedit": "libedit",
+               "libmicrohttpd": "libmicrohttpd", "libcurl": "curl", "glslc": "shaderc", "vulkan/vulkan_core.h": "vulkan-headers"}
+OPTIONAL = {"ompi-c"}  # several hosts; a build without it computes on one
+OF_THE_SYSTEM = {"threads", "m", "dl", "python3"}
+TO_BUILD_AND_RUN = {"meson", "ninja", "pkgconf", "molten-vk", "vulkan-loader"}
+
+
+def text_of(*path):
+    with open(os.path.join(SOURCE, *path), encoding="utf-8") as file:
+        return file.read()
+
+
+def the_formula_needs_what_meson_asks_for():
+    build = text_of("meson.build")
+    asked = set(re.findall(r"\b(?:dependency|find_library|has_header)\('([^']+)'", build)) | set(re.findall(r"find_program\('(\w+)'", build))
+    assert {"jansson", "libcurl", "glslc"} <= asked, asked
+    unknown = asked - set(IN_HOMEBREW) - OPTIONAL - OF_THE_SYSTEM
+    assert not unknown, f"add them to the formula and to this test: {unknown}"
+    needs = Formula(SOURCE).needs
+    assert needs == {IN_HOMEBREW[name] for name in asked & set(IN_HOMEBREW)} | TO_BUILD_AND_RUN, needs
+
+
+def the_formula_builds_with_options_that_are_there():
+    steps = Formula(SOURCE).steps("/opt/hypura")
+    own = set(re.findall(r"^option\('(\w+)'", text_of("meson_options.txt"), re.M))
+    given = {match[1] for step in steps for word in step if (match := re.match(r"-D(\w+)=", word))}
+    assert [step[:2] for step in steps] == [["meson", "setup"], ["meson", "compile"], ["meson", "install"]], steps
+    assert given and given <= own | {"werror"}, given
+    command, expected = Formula(SOURCE).trial("/opt/hypura")
+    assert command.startswith("/opt/hypura/bin/hypura run ") and expected, command
+
+
+def the_formula_is_ruby():
+    if not shutil.which("ruby"):
+        return "there is no ruby"
+    subprocess.run(["ruby", "-c"], input=Formula(SOURCE).text.encode(), check=True, capture_output=True)
+
+
+def units_pass_the_checks_of_systemd():
+    if not shutil.which("systemd-analyze"):
+        return "there is no systemd-analyze"
+    # In tenths; the lower the less the server may do. A user's own manager can lock away less.
+    for folder, scope, worst in (("debian", [], 25), ("extras", ["--user"], 100)):
+        unit = os.path.join(WORK.name, folder, "hypura.service")
+        os.makedirs(os.path.dirname(unit))
+        with open(unit, "w", encoding="utf-8") as file:
+            file.write(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", text_of(folder, "hypura.service"), flags=re.M))
+        done = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True)
+        assert done.returncode == 0 and not done.stderr, (folder, done)
+        if not scope:
+            done = subprocess.run(["systemd-analyze", "security", "--offline=true", f"--threshold={worst}", "--no-pager", unit],
+                                  capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+
+
+def units_start_a_command_that_is_there():
+    for folder in ("debian", "extras"):
+        command = re.search(r"^ExecStart=(\S+) (\w+)", text_of(folder, "hypura.service"), re.M)
+        assert os.path.basename(command[1]) == "hypura" and command[2] == "serve", command
+    assert "HYPURA_OPTIONS" in text_of("debian", "hypura.default")
+
+
+if __name__ == "__main__":
+    failed = run_tests(tests_of(globals(), [text_of, Formula]))
+    WORK.cleanup()
+    sys.exit(1 if failed else 0)
