@@ -1,7 +1,7 @@
-/* The expert cache: slots of a few sizes, filled on demand and by prefetches, emptied as the policy says. */
+/* The expert cache: slots of a few sizes. Demands and prefetches fill them; the policy empties them. */
 #include "store/store_private.h"
 
-/* At once, while others wait: a huge page. */
+/* Populated at a time, while others wait: a huge page. */
 #define POPULATE_BYTES ((uint64_t)2 << 20)
 
 /* ---- slots ------------------------------------------------------------------------------------------------------- */
@@ -23,7 +23,7 @@ static void slot_online(struct slot_class *slot_class)
     memory_set_huge(slot_memory(slot_class, number), slot_class->stride, true);
 }
 
-/* Gives the memory of an empty slot, which is in no list, back to the system. */
+/* Returns the memory of an empty slot, which is in no list, to the system. */
 static void slot_offline(struct store *store, struct slot_class *slot_class, uint32_t number)
 {
     struct slot *slot = &slot_class->slots[number];
@@ -62,7 +62,7 @@ static void count_used(struct store *store, const struct stored_unit *unit)
         store->cache.unused -= store->cache.classes[unit->slot_class].slots[unit->slot].transfer.bytes_read;
 }
 
-/* Takes a unit out of its slot, which is then free. */
+/* Removes a unit from its slot, which is then free. */
 static void evict(struct store *store, struct slot_class *slot_class, unit_number number)
 {
     struct stored_unit *unit = &store->units[number];
@@ -83,7 +83,7 @@ static void evict(struct store *store, struct slot_class *slot_class, unit_numbe
 struct candidate_context {
     const struct store *store;
     const struct slot_class *slot_class;
-    bool even_expected; /* also what is prefetched to be needed soon */
+    bool even_expected; /* including prefetched units that are expected soon */
 };
 
 static bool may_go(void *context, uint32_t item)
@@ -134,10 +134,10 @@ static void start(struct store *store, struct slot_class *slot_class, unit_numbe
     io_start(store->io, &slot_class->slots[slot].transfer);
 }
 
-/* A read that nobody wants any more, if there is one: no more of it is sent, and its slot comes free, perhaps later. */
+/* Stops a read that is no longer wanted, if there is one. Its slot becomes free once its blocks in flight are back. */
 static void abandon_unwanted(struct store *store, struct slot_class *slot_class)
 {
-    /* What is read to warm the cache up lies in falling order of worth. */
+    /* Units that warm up the cache are in falling order of worth. */
     for (uint32_t i = slot_class->unit_count; i-- > 0;) {
         struct slot *slot = &slot_class->slots[i];
         if (slot->unit == NO_UNIT || store->units[slot->unit].stage != STAGE_READING ||
@@ -149,9 +149,9 @@ static void abandon_unwanted(struct store *store, struct slot_class *slot_class)
     }
 }
 
-/* A long prompt wants more of a layer than need be there at once. What was used of it already is the best victim for
- * the rest, so the rest waits: this much on its way, or not taken yet, keeps drive and cores busy, and no more than a
- * part of the slots. */
+/* A long prompt wants more experts of a layer than must be in memory at once. Those that were used already are the best
+ * victims for the others, so the others wait. This much in flight, or not taken yet, but only a part of the slots,
+ * keeps drive and cores busy. */
 #define WINDOW_BYTES ((uint64_t)64 << 20)
 #define WINDOW_PART 4u
 #define WINDOW_LEAST 4u
@@ -162,7 +162,7 @@ static bool enough_under_way(const struct slot_class *slot_class)
     return slot_class->granted >= MAX(window, (uint64_t)WINDOW_LEAST);
 }
 
-/* Gives a slot to who waits for one first; false when there is none to be had now. */
+/* Gives a slot to the first waiting unit; false: there is no slot now. */
 static bool start_first(struct store *store, struct slot_class *slot_class)
 {
     if (!have_free_slot(store, slot_class))
@@ -231,9 +231,9 @@ void cache_want(struct store *store, unit_number number)
     }
 }
 
-/* The policy's own victim makes room for a prefetch: a right one puts out what its demand would have put out anyway,
- * and saves the part of a read for which it is early, about a third; a wrong one costs a read when what it put out is
- * needed. Other victims, such as what was not used for longest, are what the next layers use. */
+/* The policy's own victim makes room for a prefetch. A right prefetch evicts what its demand would have evicted anyway,
+ * and saves about a third of a read, for which it is early. A wrong one costs a read if its victim is needed. Other
+ * victims, such as the least recently used expert, are used by the next layers. */
 static bool is_worth(float probability, float victim_chance)
 {
     return probability > 3 * (1 - probability) * victim_chance;
@@ -267,7 +267,7 @@ bool cache_prefetch(struct store *store, unit_number number, float probability)
     return true;
 }
 
-/* What is kept for later layers, of whose slots it may take this part from others. */
+/* Experts kept for later layers may take this part of the slots from others. */
 #define EXPECTED_PART 2u
 
 static uint32_t expected_units(const struct store *store, const struct slot_class *slot_class)
@@ -383,7 +383,7 @@ bool cache_force(struct store *store, unit_number number)
     struct slot_class *slot_class = &store->cache.classes[store->units[number].slot_class];
     waiting_remove(store, &slot_class->waiting, number);
     waiting_prepend(store, &slot_class->waiting, number);
-    if (start_first(store, slot_class)) /* however much is under way: nothing of that may be asked for before */
+    if (start_first(store, slot_class)) /* however much is in flight, because none of that may be requested before */
         return true;
     unit_number other = NO_UNIT;
     for (uint32_t i = 0; i < slot_class->unit_count; i++) {
@@ -397,7 +397,7 @@ bool cache_force(struct store *store, unit_number number)
     }
     if (other == NO_UNIT)
         return false;
-    /* What was wanted, and is there, but is not asked for first, is read again later. */
+    /* A wanted unit in memory that is not requested next is evicted, and read again later. */
     evict(store, slot_class, other);
     if (store->units[other].wants > 0) {
         store->units[other].stage = STAGE_WAITING;

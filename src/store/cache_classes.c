@@ -1,13 +1,13 @@
-/* The slots of the expert cache: which sizes there are, how many of each, what they hold at most. */
+/* The slots of the expert cache: their sizes, their numbers, and the units that may be in them. */
 #include "store/store_private.h"
 
 #include <stdlib.h>
 
-/* Units share slots when the smaller wastes no more than this part of one. Slices that start at another place in a page
- * take a page more, which is nothing; the two kinds of layers of a Q4_K_M file differ by a tenth or more. */
+/* Units share slots if the smaller one wastes at most this part of a slot. Slices with another offset in a page take
+ * one more page, which does not matter; the two kinds of layers of a Q4_K_M file differ by a tenth or more. */
 #define CLASS_TOLERANCE 32u
 
-/* A class of its own needs room to work with; with less, all units share slots of the largest size. */
+/* A class needs at least this many slots to work; with fewer, all units share slots of the largest size. */
 #define CLASS_LEAST_SLOTS 16u
 
 /* ---- classes ----------------------------------------------------------------------------------------------------- */
@@ -25,8 +25,8 @@ static int by_size_then_number(const void *left, const void *right)
     return a->unit < b->unit ? -1 : a->unit > b->unit;
 }
 
-/* Slots of each class for so many bytes: one each, then shares in proportion to what the classes hold, then what is
- * left to those that can still use it. False when there is not enough for one each. */
+/* Divides bytes into slots of each class: one each, then in proportion to the classes' units, then the rest to classes
+ * that can still use it. false: too few for one slot each. */
 bool cache_share_out(const struct store *store, uint64_t bytes, uint32_t targets[MAX_CLASSES])
 {
     uint64_t all = 0, left = bytes;
@@ -60,7 +60,7 @@ bool cache_share_out(const struct store *store, uint64_t bytes, uint32_t targets
     }
 }
 
-/* Cuts the units, sorted by size, where the size falls off; at most MAX_CLASSES, each with enough slots. */
+/* Cuts the units, sorted by size, where the size drops; into at most MAX_CLASSES, each with enough slots. */
 static void find_classes(struct store *store, const struct sized *units, uint32_t count, uint64_t bytes)
 {
     store->cache.class_count = 0;
@@ -78,7 +78,8 @@ static void find_classes(struct store *store, const struct sized *units, uint32_
         last->unit_bytes += units[i].footprint;
     }
     for (uint32_t i = 0; i < store->cache.class_count; i++)
-        store->cache.classes[i].most = MIN(store->cache.classes[i].here + MAX(store->moves.limit, 1u), store->cache.classes[i].unit_count);
+        store->cache.classes[i].most =
+            MIN(store->cache.classes[i].here + MAX(store->moves.limit, 1u), store->cache.classes[i].unit_count);
     uint32_t targets[MAX_CLASSES];
     bool enough = cache_share_out(store, bytes, targets);
     for (uint32_t i = 0; enough && i < store->cache.class_count; i++)
@@ -94,7 +95,7 @@ static void find_classes(struct store *store, const struct sized *units, uint32_
     }
 }
 
-/* The policy sees the layers that have experts of this class, numbered from 0 in the order of a pass. */
+/* The policy sees only the layers with experts of this class, numbered from 0 in the order of a pass. */
 static hypura_status make_policy(struct store *store, struct slot_class *slot_class, const char *name,
                                  hypura_error *error)
 {

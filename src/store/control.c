@@ -1,4 +1,4 @@
-/* What other threads ask and change while the forward pass runs: cancelling, statistics, the size of the pool. */
+/* What other threads query and change while the forward pass runs: cancelling, statistics, the size of the pool. */
 #include "store/store_private.h"
 
 #include <stdio.h>
@@ -115,7 +115,7 @@ void store_count_bytes(struct store *store, unit_number number, uint64_t bytes[U
     pthread_mutex_unlock(store->mutex);
 }
 
-/* The ring keeps what the plan gave it, as long as experts can use the rest. */
+/* The ring keeps its planned size as long as experts can use the rest. */
 static void divide_pool(const struct store *store, uint64_t bytes, uint64_t *ring, uint64_t *cache)
 {
     if (store->ring.count == 0 || store->cache.class_count == 0) {
@@ -130,8 +130,8 @@ static void divide_pool(const struct store *store, uint64_t bytes, uint64_t *rin
     *cache = bytes - *ring;
 }
 
-/* Of pieces that stay as many bytes as a pool of its usual size misses, as far as there are any. Where experts share
- * the pool, they are given up before. */
+/* Releases as many bytes of resident pieces as the pool lacks to its usual size, if there are that many. If experts
+ * share the pool, they are released first. */
 static void ask_of_pieces(struct store *store, int64_t room, uint64_t least)
 {
     struct ring *ring = &store->ring;
@@ -147,7 +147,7 @@ hypura_status store_resize(struct store *store, int64_t pool_bytes, hypura_error
     pthread_mutex_lock(store->mutex);
     uint64_t least = store->ring.least + cache_least(store);
     hypura_status status = HYPURA_OK;
-    /* What was promised and is still there need not go any more. */
+    /* Pieces that were promised but not yet released may stay. */
     uint64_t given = store->ring.given, to_give = store->ring.to_give;
     store->ring.given -= to_give;
     store->ring.to_give = 0;
@@ -162,7 +162,7 @@ hypura_status store_resize(struct store *store, int64_t pool_bytes, hypura_error
         uint64_t ring, cache;
         divide_pool(store, (uint64_t)room, &ring, &cache);
         store->pool_bytes = (uint64_t)room;
-        /* Until what was promised is gone the ring does without as much, as far as it can. */
+        /* Until promised pieces are released, the ring is smaller by as much as it can be. */
         store->ring.lent = MIN(align_up(store->ring.to_give, memory_page_size()), ring - MIN(ring, store->ring.least));
         if (store->ring.count)
             ring_set_capacity(store, ring - store->ring.lent);

@@ -1,5 +1,5 @@
-/* Units on GPUs: of each device tensors side by side in a few large buffers, experts in slots, a layer's slices of one kind in one
- * buffer. They are read part by part into a little memory of the host, and passed on from there. */
+/* Units on GPUs: of each device tensors side by side in a few large buffers, experts in slots, a layer's slices of one
+ * kind in one buffer. They are read part by part into a little memory of the host, and passed on from there. */
 #include "store/store_private.h"
 
 #include "store/device_private.h"
@@ -11,7 +11,7 @@
 /* Tensors share buffers of this size; a larger tensor has one of its own. */
 #define BUFFER_BYTES ((uint64_t)1 << 30)
 
-/* Parts of a slice that are read at once, each into a staging buffer, and their size. */
+/* How many parts of slices are read at once, each into a staging buffer; and their size. */
 #define STAGINGS 4u
 #define STAGING_BYTES ((uint64_t)8 << 20)
 
@@ -31,7 +31,7 @@ struct device {
     uint32_t number; /* in store->devices */
     struct gpu_buffer **buffers;
     uint32_t buffer_count;
-    struct device_slice *slices; /* by stored_unit.device_item, and sorted by place in the files while loading */
+    struct device_slice *slices; /* by stored_unit.device_item; sorted by place in the files while loading */
     uint32_t slice_count;
     struct device_layer *layers; /* [store->layers] */
     uint32_t experts;
@@ -41,15 +41,15 @@ struct device {
     bool loaded;
 };
 
-/* ---- where everything goes --------------------------------------------------------------------------------------- */
+/* ---- placement --------------------------------------------------------------------------------------------------- */
 
 static bool is_there(const struct store *store, const struct device *device, unit_number unit)
 {
     return store->units[unit].place == PLACE_GPU && store->units[unit].device == device->number;
 }
 
-/* Gives every tensor on the device a buffer and a place in it; how many buffers that takes. sizes: of the buffers, or
- * NULL; buffers: when they are there. */
+/* Gives every tensor on the device a buffer and a place in it; returns the number of buffers. sizes: of the buffers, or
+ * NULL; buffers: once they exist. */
 static uint32_t place_tensors(struct store *store, struct device *device, uint64_t *sizes,
                               struct gpu_buffer *const *buffers)
 {
@@ -217,7 +217,7 @@ struct loading {
     struct store *store;
     struct device *device;
     struct device_slice *sorted;
-    uint32_t next; /* slice, and how much of it was asked for */
+    uint32_t next; /* the next slice, and how much of it was requested */
     uint64_t position;
     uint8_t *memory;
     struct staging stagings[STAGINGS];
@@ -227,7 +227,7 @@ struct loading {
 
 #define STAGING_ROOM (STAGING_BYTES + 2 * IO_ALIGNMENT)
 
-/* Locked. Starts to read the next part of a slice; false when all were asked for. */
+/* Locked. Starts to read the next part of a slice; false: all were requested. */
 static bool start_reading(struct loading *loading, struct staging *staging)
 {
     const struct device *device = loading->device;
@@ -273,7 +273,7 @@ static hypura_status pass_on(struct loading *loading, struct staging *staging, h
     return gpu_upload(loading->device->gpu, to, from, staging->bytes, &loading->last, error);
 }
 
-/* Pieces are taken in order, so that the file is read in order however they arrive. */
+/* Parts are requested in order, so that the file is read in order however they arrive. */
 static hypura_status load_through(struct loading *loading, uint64_t total, store_progress progress, void *context,
                                   hypura_error *error)
 {
@@ -344,7 +344,7 @@ static hypura_status load(struct store *store, struct device *device, uint64_t d
     }
     if (!status)
         status = send_table(store, device, error);
-    /* After an error too: nothing may be on its way to buffers that are given back. */
+    /* Even after an error, because no upload may be in flight to buffers that are about to be destroyed. */
     hypura_status arrived = gpu_upload_wait(device->gpu, loading.last, status ? NULL : error);
     if (!status)
         status = arrived;
@@ -379,7 +379,7 @@ hypura_status devices_load(struct store *store, uint64_t total, store_progress p
 
 /* ---- experts that change sides ----------------------------------------------------------------------------------- */
 
-/* Of one upload, so that others have their turn. */
+/* Bytes per upload, so that other uploads get their turn. */
 #define BRING_BYTES ((uint64_t)8 << 20)
 
 static uint32_t *table_entry(const struct store *store, unit_number unit)
@@ -431,12 +431,12 @@ hypura_status device_bring(struct store *store, unit_number in, unit_number out,
             status = gpu_upload(device->gpu, (struct gpu_range){to.buffer, to.offset + done}, view->slices[s] + done,
                                 MIN(unit->slices[s].bytes - done, BRING_BYTES), &ticket, error);
     }
-    /* After an error too: the memory that is read from is about to be let go. */
+    /* Even after an error, because the memory that the upload reads is about to be released. */
     hypura_status arrived = gpu_upload_wait(device->gpu, ticket, status ? NULL : error);
     return status ? status : arrived;
 }
 
-/* ---- looking in -------------------------------------------------------------------------------------------------- */
+/* ---- queries ----------------------------------------------------------------------------------------------------- */
 
 uint64_t device_import_alignment(const struct gpu *gpu)
 {

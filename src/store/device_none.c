@@ -1,4 +1,4 @@
-/* In place of device.c where the build has no GPU: the plan puts nothing there. */
+/* Replaces device.c in a build without a GPU, where the plan puts nothing there. */
 #include "store/store_private.h"
 
 #include "store/device_private.h"

@@ -6,15 +6,15 @@
 
 #define LEAST_USES 64.0
 
-/* Of more uses than this it has to be known whether so large a cache would have hit. */
+/* If the result is unknown for more than this share of uses, too little was seen. */
 #define MOST_UNKNOWN 0.1
 #define FAR_ENOUGH 0.5
 
-/* Beyond these an exponent comes from a few uses by chance. */
+/* An exponent beyond these comes from a few chance uses. */
 #define LEAST_POWER 0.5
 #define MOST_POWER 2.0
 
-/* One use, which may be anywhere in a range. */
+/* Adds one use, evenly over a range. */
 static void spread(double bins[BINS], double from, double to)
 {
     for (uint32_t i = (uint32_t)(from * BINS); i < BINS && i < to * BINS; i++)
@@ -34,7 +34,7 @@ void distances_note(struct distances *distances, const uint32_t *last, uint32_t 
         distances->first_uses[(uint64_t)seen * BINS / experts]++;
         return;
     }
-    /* Which of a pass' experts was last has no meaning. */
+    /* The order of experts within a pass is meaningless. */
     double from = (double)later / experts, to = (double)(later + alike) / experts;
     spread(distances->uses, from, to);
     distances->count++;
@@ -47,8 +47,8 @@ void distances_note_cache(struct distances *distances, double share, uint64_t wa
     distances->shares += (double)wants * share;
 }
 
-/* misses[i]: part of all uses that LRU misses with i of BINS parts of the experts. Returns from where on too little was
- * seen: there they fall evenly. */
+/* misses[i]: the part of all uses that LRU misses with i of BINS parts of the experts. Returns the i from which on too
+ * little was seen; from there they fall evenly. */
 static uint32_t find_misses(const struct distances *distances, double misses[BINS + 1])
 {
     double uses = distances->count, first_uses = 0;

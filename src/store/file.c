@@ -46,7 +46,7 @@ hypura_status store_file_open(struct store_file *file, const char *path, bool al
             return error_set(error, HYPURA_ERROR_UNSUPPORTED, "the file system of %s does no direct I/O", path);
         }
 #ifdef POSIX_FADV_RANDOM
-        /* Read-ahead would bring pages that nobody drops again. */
+        /* Read-ahead would leave pages in the cache that are never dropped. */
         posix_fadvise(opened.descriptor, 0, 0, POSIX_FADV_RANDOM);
 #endif
         log_write(
@@ -87,7 +87,7 @@ bool store_file_changed(const struct store_file *file)
 {
     struct stat status;
     if (fstat(file->descriptor, &status) != 0)
-        return false; /* reading will say what is wrong */
+        return false; /* reading will return the error */
     struct timespec now = modified(&status);
     return (uint64_t)status.st_size != file->bytes || now.tv_sec != file->modified.tv_sec ||
            now.tv_nsec != file->modified.tv_nsec;

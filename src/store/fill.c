@@ -1,15 +1,15 @@
-/* Filling: between passes, from the load on, free slots of the expert cache get experts that are not there, from the
- * layer on that comes next. Nothing is put out for it, and when the cache was full once it is over: slots that come
- * free later are those of prefetches that came too late, and the next ones want them. So who opens a model before he
- * asks it something, or looks at an answer before he asks again, waits for no expert that has room. While a pass runs,
- * of this store or of another in the process (peers.c), the drive has better to do: filling in its gaps as well brought
- * nothing. When a read fails it stops until another has shown that the drive works, a number of times. */
+/* Filling: between passes, from the load on, free slots of the expert cache get missing experts, beginning with the
+ * layer that comes next. Nothing is evicted for it. Once the cache was full, filling ends: slots that become free later
+ * belonged to prefetches that were too late, and the next prefetches need them. So if there is some time between
+ * opening a model and the first prompt, or between two prompts, no expert that has room is waited for. Nothing is
+ * filled while a pass runs in this store or another one of the process (peers.c); filling the drive's gaps then gained
+ * nothing. After a failed read, filling stops until another read succeeds; after MOST_FAILURES it stops for good. */
 #include "store/store_private.h"
 
-/* Experts on their way at once: small ones need several to keep the drive busy. */
+/* Experts in flight at once; small ones need several to keep the drive busy. */
 #define UNDER_WAY 8u
 
-/* What fails at once is one failure. A drive that has a fault now and then is asked on, a broken one is not. */
+/* Reads that fail together count once. A drive with rare faults is still used, a broken one is not. */
 #define MOST_FAILURES 8u
 
 void fill_prepare(struct store *store, bool wanted)
@@ -25,7 +25,7 @@ void fill_prepare(struct store *store, bool wanted)
         }
     }
     fill->next = fill->first;
-    pthread_mutex_lock(store->mutex); /* the reading thread runs already */
+    pthread_mutex_lock(store->mutex); /* the I/O thread runs already */
     io_fill(store->io, true);
     pthread_mutex_unlock(store->mutex);
     fill_again(store);
@@ -41,7 +41,7 @@ void fill_failed(struct store *store, enum priority priority)
 {
     struct fill *fill = &store->fill;
     if (priority == PRIORITY_FILL)
-        fill_again(store); /* what did not come has its turn once more */
+        fill_again(store); /* a unit that did not arrive gets another turn */
     fill->failures += !fill->paused;
     fill->paused = true;
 }
@@ -52,7 +52,7 @@ void fill_succeeded(struct store *store, enum priority priority)
         store->fill.paused = false;
 }
 
-/* Experts are numbered layer by layer: the first of this layer or a later one. */
+/* The first expert of this layer or of a later one; experts are numbered layer by layer. */
 static unit_number first_of(const struct store *store, int32_t layer)
 {
     unit_number from = store->fill.first, end = store->fill.end;
@@ -77,7 +77,7 @@ static unit_number next_unit(struct store *store)
 {
     struct fill *fill = &store->fill;
     if (fill->left > 0 && fill->tick != store->tick) {
-        /* What comes next is another layer now. */
+        /* The next layer has changed. */
         fill->next = first_of(store, store->tick ? (int32_t)(store->tick % store->layers) + 1 : 0);
         fill->left = fill->end - fill->first;
         fill->tick = store->tick;

@@ -77,8 +77,8 @@ void heap_set(struct heap *heap, uint32_t item, double key)
         sift(heap, heap->places[item]);
 }
 
-/* Children are larger than their parent, so the search goes below a place only when the item there may not go, which
- * is so for the few in use. */
+/* Children are larger than their parent, so the search goes below an item only if it may not be evicted, which is true
+ * for the few in use. */
 static void search(const struct heap *heap, uint32_t place, policy_may_go may_go, void *context, uint32_t *best)
 {
     if (place >= heap->size)

@@ -1,10 +1,10 @@
-/* What the forward pass calls: wanting units, waiting for them, holding them and letting them go. */
+/* What the forward pass calls: wanting units, waiting for them, holding and releasing them. */
 #include "store/store_private.h"
 
 #include <errno.h>
 #include <stdlib.h>
 
-/* A unit that is asked for whole. */
+/* Checks a unit that is requested whole. */
 static hypura_status check_whole_unit(const struct store *store, unit_number unit, hypura_error *error)
 {
     hypura_status status = store_check_unit(store, unit, error);
@@ -14,7 +14,7 @@ static hypura_status check_whole_unit(const struct store *store, unit_number uni
     return status;
 }
 
-/* A pinned unit that is loaded behind. */
+/* Whether a pinned unit is still being loaded. */
 static bool is_coming(const struct store *store, unit_number unit)
 {
     return store->units[unit].place == PLACE_PINNED && !pinned_is_there(store, unit);
@@ -48,7 +48,7 @@ hypura_status store_want(struct store *store, const unit_number *units, size_t c
     }
     if (atomic_load(&store->cancelled))
         return store_cancelled_error(error);
-    /* All are protected before the first takes room, so that no miss puts out a hit of the same batch. */
+    /* All are protected before the first takes room, so that no miss evicts a hit of the same batch. */
     pthread_mutex_lock(store->mutex);
     for (size_t i = 0; i < count; i++) {
         if (!is_fixed(&store->units[units[i]]))
@@ -70,7 +70,7 @@ static bool is_settled(struct store *store, unit_number number)
     return is_fixed(unit) || unit->stage == STAGE_READY || unit->stage == STAGE_FAILED;
 }
 
-/* Whether the first slices of an expert that is wanted and on its way are there. */
+/* Whether the first slices of a wanted expert have arrived while others are still being read. */
 static bool has_arrived(const struct store *store, unit_number number, uint32_t slices)
 {
     const struct stored_unit *unit = &store->units[number];
@@ -161,7 +161,7 @@ hypura_status store_wait_any(struct store *store, const unit_number *units, size
     return status;
 }
 
-/* Says what went wrong with a read; the want is used up, so that the next one reads again. */
+/* Returns the error of a read and uses up the want, so that the next want reads again. */
 static hypura_status take_failure(struct store *store, struct stored_unit *unit, hypura_error *error)
 {
     static const struct failure unknown = {.kind = FAILURE_SYSTEM, .number = EIO};
@@ -185,7 +185,7 @@ static void released(struct store *store, unit_number number)
         cache_released(store, number);
 }
 
-/* One want less. */
+/* Removes one want. */
 static void forget(struct store *store, unit_number number)
 {
     struct stored_unit *unit = &store->units[number];

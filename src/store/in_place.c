@@ -1,16 +1,16 @@
-/* Slots of the expert cache that a GPU reads where they are: memory is the host's and the device's at once, and a slot
- * is a range of an imported buffer. Only slots in use are imported, since that pins their memory. The cache grows and
- * gives up imports between passes only, when nothing on the GPU runs. */
+/* Slots of the expert cache that a GPU reads in place: host and device share the memory, and a slot is a range of an
+ * imported buffer. Only slots in use are imported, because an import pins memory. The cache grows and releases imports
+ * only between passes, while the GPU is idle. */
 #include "store/store_private.h"
 
 #include "store/in_place.h"
 
 #include <stdlib.h>
 
-/* Of one import. */
+/* Bytes per import. */
 #define IMPORT_BYTES ((uint64_t)1 << 30)
 
-/* More than this many would be more than drivers allow; then the CPU computes. */
+/* Drivers allow about this many imports; with more, the CPU computes. */
 #define MOST_IMPORTS 1024u
 
 struct import {
@@ -23,7 +23,7 @@ struct in_place {
     struct gpu *gpu;
     struct import imports[MOST_IMPORTS];
     uint32_t count;
-    bool reads; /* all slots that are in use can be read so */
+    bool reads; /* all slots in use can be read in place */
 };
 
 static hypura_status import_run(struct in_place *in_place, uint8_t *memory, uint64_t bytes, hypura_error *error)
@@ -37,7 +37,7 @@ static hypura_status import_run(struct in_place *in_place, uint8_t *memory, uint
     return status;
 }
 
-/* Neighbours that are online, as few imports as can be. Classes lie in the order of their memory's making. */
+/* Imports adjacent slots that are online, with as few imports as possible. Classes are in the order of their memory. */
 static hypura_status import_class(struct in_place *in_place, const struct slot_class *slot_class, hypura_error *error)
 {
     uint64_t most = MIN(IMPORT_BYTES, gpu_get_info(in_place->gpu)->max_allocation) / slot_class->stride;

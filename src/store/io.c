@@ -8,12 +8,12 @@
 #include <sys/stat.h>
 #include <time.h>
 
-/* A read that the system answers with "not now", or that brings nothing, is tried again this often, with pauses that
- * grow from 50 us to 2 ms: about a quarter of a second in all. */
+/* A read that the system defers, or that returns nothing, is tried again this often, with pauses that grow from 50 us
+ * to 2 ms: about a quarter of a second in all. */
 #define MAX_ATTEMPTS 150u
 
-/* What only fills goes in small blocks, so that a demand that comes waits for two hundred microseconds: two in flight,
- * unless nothing was demanded for a while and no pass ended, as between answers. */
+/* Fills use small blocks, two in flight, so that a new demand waits only some two hundred microseconds. More are in
+ * flight if there was no demand and no end of a pass for a while, as between answers. */
 #define FILL_BLOCK_BYTES ((uint32_t)256 << 10)
 #define FILL_DEPTH 2u
 #define FILL_DEPTH_QUIET 8u
@@ -25,10 +25,10 @@ struct block {
     uint32_t segment, attempts;
     uint64_t position; /* in the segment */
     uint32_t bytes;
-    uint32_t submitted; /* bytes asked of the system, less than bytes only when a test wants a short read */
+    uint32_t submitted; /* bytes requested from the system; less than bytes only if a test wants a short read */
     int32_t result;
     bool sent;                        /* the reader has it */
-    bool stale;                       /* the copy was written to: what came is not to be used */
+    bool stale;                       /* the copy was written to, so its data must not be used */
     enum priority priority;           /* when it was sent */
     uint32_t file;                    /* of io_options.files, a copy of the segment's */
     uint8_t drive;                    /* that counts it */
@@ -44,7 +44,7 @@ struct io {
     pthread_mutex_t mutex;
     pthread_cond_t started;
     pthread_t thread;
-    bool running; /* the thread has a reader, or failed to get one */
+    bool running; /* the thread has a reader, or could not create one */
     bool stop, sleeping, fill;
     atomic_bool hold;
     hypura_status start_status;
@@ -52,14 +52,14 @@ struct io {
     struct io_options options;
     struct io_fault fault;
     struct reader *reader;
-    int broken; /* errno: the reader reads no more, and there were no threads to take its place */
+    int broken; /* errno: the reader is broken, and threads could not replace it */
 
     struct queue queues[PRIORITY_COUNT];
     uint32_t unfinished[PRIORITY_COUNT]; /* transfers queued or in flight */
     uint32_t in_flight, prefetches_in_flight, depth;
     struct spread spread;
-    bool plain;                      /* one drive and no copies: there is nothing to choose */
-    uint64_t queued[PRIORITY_COUNT]; /* bytes of transfers in the queues that are not handed out */
+    bool plain;                      /* one drive and no copies, so no choice */
+    uint64_t queued[PRIORITY_COUNT]; /* bytes of queued transfers that were not sent */
     struct block *blocks;            /* [depth] */
     struct block *free_blocks;
     struct block *again; /* to be submitted again, oldest first */
@@ -231,9 +231,10 @@ const char *io_reader_name(const struct io *io)
     return io->reader->operations->name;
 }
 
-/* ---- the I/O thread: handing out --------------------------------------------------------------------------------- */
+/* ---- the I/O thread: sending blocks -------------------------------------------------------------------------------
+ */
 
-/* What the next block of a transfer is. */
+/* The next block of a transfer. */
 struct choice {
     struct transfer *transfer;
     uint32_t file;
@@ -241,7 +242,7 @@ struct choice {
     uint64_t bytes;
 };
 
-/* Looks at most this many transfers ahead for one that a drive with room has. */
+/* Looks at no more than this many transfers for one on a drive with room. */
 #define MOST_LOOKED_AT 64u
 
 static bool choose(const struct io *io, struct transfer *transfer, struct choice *choice)
@@ -300,8 +301,8 @@ uint64_t io_most_prefetched(const struct io *io)
     return prefetch_depth(io) * block;
 }
 
-/* The block that goes next. Prefetches get a part of the depth, and that only while nothing else is wanted: what is in
- * flight when a demand comes delays it. */
+/* Chooses the next block. Prefetches get only a part of the queue depth, and only while nothing else is wanted, because
+ * blocks in flight delay a new demand. */
 static bool next_choice(struct io *io, struct choice *choice)
 {
     if (io->stop || atomic_load_explicit(&io->hold, memory_order_relaxed))
@@ -338,7 +339,7 @@ static void add_to_batch(struct io *io, struct block *block, size_t *count)
                                                  .tag = block};
 }
 
-/* The drive has this many more bytes to read. */
+/* Counts a block as in flight on its drive. */
 static void count_sent(struct io *io, struct block *block)
 {
     block->counted = block->bytes;
@@ -400,7 +401,7 @@ static size_t fill_batch(struct io *io)
     return count;
 }
 
-/* ---- the I/O thread: taking back --------------------------------------------------------------------------------- */
+/* ---- the I/O thread: completions --------------------------------------------------------------------------------- */
 
 static void finish_block(struct io *io, struct block *block)
 {
@@ -422,7 +423,7 @@ static void finish_block(struct io *io, struct block *block)
     }
 }
 
-/* Nothing more of this transfer is sent; the first failure stays. */
+/* Stops sending this transfer, and keeps the first failure. */
 static void fail_block(struct io *io, struct block *block, struct failure failure)
 {
     struct transfer *transfer = block->transfer;
@@ -448,7 +449,7 @@ static void try_again(struct io *io, struct block *block)
     *end = block;
 }
 
-/* Of the copies that are not left, one on a drive that has least to do; false: this is the only one. */
+/* Another usable copy, on the least busy drive; false: there is none. */
 static bool other_copy(const struct io *io, const struct block *block, uint32_t *out)
 {
     uint32_t file = block->transfer->segments[block->segment].file;
@@ -466,7 +467,7 @@ static bool other_copy(const struct io *io, const struct block *block, uint32_t 
     return found;
 }
 
-/* Leaves the copy that a block was to come from, and reads it from another; false: there is none. */
+/* Stops using the copy of a block, and reads the block from another one; false: there is none. */
 static bool go_elsewhere(struct io *io, struct block *block, const struct failure *failure)
 {
     uint32_t other = 0;
@@ -503,7 +504,7 @@ static bool retriable(int number)
     return number == EINTR || number == EAGAIN || number == EBUSY || number == ENOMEM;
 }
 
-/* Where the file ends now; the size when it was opened says nothing about today. */
+/* The present size of a file, which may have changed since it was opened. */
 static uint64_t file_bytes_now(const struct store_file *file)
 {
     struct stat status;
@@ -536,7 +537,7 @@ static void take_back(struct io *io, struct block *block, int32_t result)
     } else if ((uint32_t)result >= needed) {
         finish_block(io, block);
     } else {
-        /* Short: the file became shorter, or the system stopped early. A direct read goes on at a block's start. */
+        /* Short: the file became shorter, or the system stopped early. A direct read continues at a block's start. */
         uint64_t at = segment->offset + block->position, end = file_bytes_now(file);
         if (end < at + needed) {
             fail_or_go_elsewhere(
@@ -556,7 +557,7 @@ static void take_back(struct io *io, struct block *block, int32_t result)
     }
 }
 
-/* Keeps the page cache from becoming a second pool where reads go through it. */
+/* Without direct I/O, keeps the page cache from becoming a second pool. */
 static void drop_behind(const struct io *io, const struct block *block)
 {
 #ifdef POSIX_FADV_DONTNEED
@@ -570,15 +571,15 @@ static void drop_behind(const struct io *io, const struct block *block)
 #endif
 }
 
-/* A file that is written to ends the pass that reads it (store_check_files), a copy need not: what came of it is not
- * used. */
+/* A write to a file ends the pass that reads it (store_check_files). A write to a copy need not: its data are not used.
+ */
 static void look_at_copy(const struct io *io, struct block *block)
 {
     if (block->file >= io->options.file_count)
         block->stale = store_file_changed(&io->options.files[block->file]);
 }
 
-/* Lets the lock go meanwhile: a drive that puts reads off is no reason for anybody else to wait. */
+/* Releases the lock meanwhile, so that others do not wait for a drive that defers reads. */
 static void pause_before_retry(struct io *io)
 {
     uint32_t attempts = 0;
@@ -592,7 +593,7 @@ static void pause_before_retry(struct io *io)
     pthread_mutex_lock(&io->mutex);
 }
 
-/* Reads for which a test wants an error are not given to the system. */
+/* Completes the reads for which a test wants an error; they never reach the system. */
 static size_t pull_injected(struct io *io, size_t count, size_t *results)
 {
     size_t kept = 0;
@@ -607,8 +608,8 @@ static size_t pull_injected(struct io *io, size_t count, size_t *results)
     return kept;
 }
 
-/* Goes on with threads in place of a reader that broke. What that one had is read again, or fails where there are no
- * threads either; then the next read tries to get some. */
+/* Replaces a broken reader by threads. Its reads are repeated; without threads, they fail, and the next read tries
+ * again to create threads. */
 static void replace_reader(struct io *io)
 {
     struct reader *threads = NULL;
@@ -624,7 +625,7 @@ static void replace_reader(struct io *io)
         if (!block->sent)
             continue;
         if (!threads)
-            block->attempts = MAX_ATTEMPTS; /* even if the number stands for "not now" */
+            block->attempts = MAX_ATTEMPTS; /* even if the error is a temporary one */
         take_back(io, block, threads ? -EINTR : -io->broken);
     }
     if (!threads)
@@ -634,11 +635,11 @@ static void replace_reader(struct io *io)
     io->broken = 0;
 }
 
-/* Gives a batch to the reader, and waits unless results are there already. */
+/* Passes a batch to the reader, and waits unless there are results already. */
 static size_t read_batch(struct io *io, size_t count, size_t found)
 {
     if (io->broken) {
-        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL); /* nothing would end a wait */
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL); /* nothing would wake a wait */
         return found;
     }
     io->reader->operations->submit(io->reader, io->batch, count);
@@ -691,7 +692,7 @@ static hypura_status create_reader(struct io *io, hypura_error *error)
 static void *thread_main(void *argument)
 {
     struct io *io = argument;
-    /* The reader is made by the thread that uses it: io_uring can be quicker when it knows that there is only one. */
+    /* The thread that uses the reader creates it, because io_uring is faster with a single known thread. */
     hypura_error error;
     hypura_status status = create_reader(io, &error);
     pthread_mutex_lock(&io->mutex);

@@ -33,7 +33,7 @@ void unit_layout_make(struct unit_layout *out, const struct unit *unit)
     *out = layout;
 }
 
-/* In a layout. */
+/* The segment of a slice. */
 static uint32_t segment_of(const struct unit_layout *layout, uint32_t slice)
 {
     uint64_t end = 0;
@@ -43,7 +43,7 @@ static uint32_t segment_of(const struct unit_layout *layout, uint32_t slice)
     return segment;
 }
 
-/* Segments come in the order of the slices, wherever these lie in the file: what is computed first arrives first. */
+/* Segments are in the order of the slices, not of the file, so that what is computed first arrives first. */
 void layout_transfer(struct transfer *out, const struct unit *unit, unit_number number, uint8_t *memory,
                      enum priority priority)
 {

@@ -1,9 +1,9 @@
-/* Loading: what the plan puts on the GPU, what it pins, and what the cache holds from the start. */
+/* Loading: units on GPUs, pinned units, and the initial content of the cache. */
 #include "store/store_private.h"
 
 #include "store/device_private.h"
 
-/* Locked. Experts that would be pinned if they did not move. */
+/* Locked. Loads experts that would be pinned if they did not move. */
 static hypura_status load_cache(struct store *store, store_progress progress, void *context, uint64_t done,
                                 uint64_t total, hypura_error *error)
 {

@@ -14,7 +14,7 @@
 #define SAMPLE_BYTES ((size_t)16 << 10)
 #define SPLIT_SUFFIX_BYTES 20 /* "-00001-of-00003.gguf" */
 
-/* Where a mirror would have file number "file" of "count". */
+/* The path at which a mirror would have file number "file" of "count". */
 static bool place_of(char *out, size_t room, const char *mirror, const char *path, uint32_t file, uint32_t count)
 {
     struct stat info;
@@ -30,7 +30,7 @@ static bool place_of(char *out, size_t room, const char *mirror, const char *pat
            (int)room;
 }
 
-/* NULL: the two files have the same size and, where they were looked at, the same bytes. */
+/* NULL: the two files have the same size and the same samples; else what differs. */
 static const char *compare(int one, int other, uint8_t *memory)
 {
     struct stat a, b;
@@ -48,10 +48,10 @@ static const char *compare(int one, int other, uint8_t *memory)
     random_seed(&random, bytes);
     for (uint32_t i = 0; sample && i <= SAMPLES; i++) {
         uint64_t step = (bytes - sample) / SAMPLES;
-        /* The first is the beginning and the last is the end. */
+        /* The first sample is the beginning, the last one the end. */
         uint64_t at = i == SAMPLES ? bytes - sample : i * step + (i && step ? random_next(&random) % step : 0);
         if (!samples_read(one, memory, sample, at))
-            return NULL; /* it is not the mirror that fails */
+            return NULL; /* the fault is not the mirror's */
         if (!samples_read(other, memory + SAMPLE_BYTES, sample, at))
             return "cannot be read";
         if (memcmp(memory, memory + SAMPLE_BYTES, sample) != 0)
@@ -68,12 +68,12 @@ static void close_samples(int file)
     close(file);
 }
 
-/* Whether a copy may stand for a file; a warning says why not. */
+/* Whether a copy can replace a file; a warning says why not. */
 static bool is_a_copy(const char *path, const char *mirror, uint8_t *memory)
 {
     int one = samples_open(path);
     if (one < 0)
-        return false; /* opening it for good tells what is wrong */
+        return false; /* opening it later returns the error */
     int other = samples_open(mirror);
     if (other < 0) {
         log_write(LOG_WARNING, "the mirror %s cannot be opened, and is left: %s", mirror, strerror(errno));
@@ -88,7 +88,7 @@ static bool is_a_copy(const char *path, const char *mirror, uint8_t *memory)
     return !problem;
 }
 
-/* A file with experts has a copy next to the copy of the model, or none. */
+/* The path of a copy of a file with experts: next to the copy of the model. */
 static bool place_of_experts(char *out, size_t room, const char *mirror, const char *path, const char *first,
                              uint32_t parts)
 {

@@ -13,8 +13,9 @@
  * for.
  *
  * Where the cache never had room for all, what leaves is not brought to it: who is cold is on the drive like others. So
- * to move costs little there, and a slot on the GPU that holds what nobody uses costs reads. Pairs leave as soon as they
- * are chosen, several of a layer, and for less of a difference; and a prompt counts as many passes as it has tokens.
+ * to move costs little there, and a slot on the GPU that holds what nobody uses costs reads. Pairs leave as soon as
+ * they are chosen, several of a layer, and for less of a difference; and a prompt counts as many passes as it has
+ * tokens.
  *
  * An expert that cannot be copied leaves its slot empty, and nothing moves from then on. Where the device does not take
  * the table of slots, though, it and the host would disagree on who computes what: that ends the request. */

@@ -116,7 +116,8 @@ static void uring_wake(struct reader *reader)
     struct uring_reader *uring = (struct uring_reader *)reader;
     const uint64_t one = 1;
     /* Only a counter that is full refuses it for good, and then who waits is awake. */
-    for (uint32_t i = 0; i < MAX_REFUSALS && write(uring->wake_descriptor, &one, sizeof one) < 0 && errno != EAGAIN; i++)
+    for (uint32_t i = 0; i < MAX_REFUSALS && write(uring->wake_descriptor, &one, sizeof one) < 0 && errno != EAGAIN;
+         i++)
         pause_for(50000);
 }
 

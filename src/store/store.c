@@ -14,7 +14,6 @@
             return try_status;                                                                                         \
     } while (0)
 
-
 /* On the I/O thread. */
 static void transfer_finished(void *context, struct transfer *transfer)
 {

@@ -128,12 +128,11 @@ static void start_read(struct store *store, struct table *table, struct table_re
     read->start = (size_t)(offset - start);
     read->busy = true;
     read->transfer = (struct transfer){.unit = ROWS_UNIT, .segment_count = 1, .priority = PRIORITY_DEMAND};
-    read->transfer.segments[0] =
-        (struct segment){.file = slice->file,
-                         .offset = start,
-                         .bytes = align_up(offset + table->row_bytes, IO_ALIGNMENT) - start,
-                         .needed = offset + table->row_bytes - start,
-                         .memory = read->memory};
+    read->transfer.segments[0] = (struct segment){.file = slice->file,
+                                                  .offset = start,
+                                                  .bytes = align_up(offset + table->row_bytes, IO_ALIGNMENT) - start,
+                                                  .needed = offset + table->row_bytes - start,
+                                                  .memory = read->memory};
     io_start(store->io, &read->transfer);
 }
 
