@@ -1,16 +1,15 @@
-/* Experts that change sides while a model runs: what is used most comes to the GPU, for what is used least there.
+/* Experts that change sides while a model runs: hot experts come to the GPU and replace cold ones there.
  *
- * Which side computes an expert decides its last bits, so everything that shows happens at fixed points, every
- * MOVE_PASSES passes, and follows from what was used before them, never from when something was ready:
+ * The side that computes an expert determines its last bits. So every visible change happens at fixed points, every
+ * MOVE_PASSES passes, and depends only on the uses before them, never on when something was ready:
  *
- *   MOVES_NONE      pairs are chosen, in each layer an expert there and a hotter one here; the former is read into the
- *                   cache while the drive has nothing else to do
- *   MOVES_LEAVING   the former leaves its slot: from now on it is computed here. A thread copies the other into the
- *                   slot, from the cache, when it is there
- *   MOVES_COMING    the other is computed there from now on, and leaves the cache
+ *   MOVES_NONE      chooses pairs, per layer a cold expert on the GPU and a hotter one here. The cold one is read into
+ * the cache while the drive is idle MOVES_LEAVING   the cold one leaves its slot, and is computed here from now on. A
+ * thread copies the hot one from the cache to the slot MOVES_COMING    the hot one is computed on the GPU from now on,
+ * and leaves the cache
  *
- * Copies have MOVE_PASSES passes' time, and what is hot is in the cache; only what has not arrived after that is waited
- * for.
+ * A copy has MOVE_PASSES passes of time, and hot experts are in the cache. Only a copy that has not arrived by then is
+ * waited for.
  *
  * Where the cache never had room for all, what leaves is not brought to it: who is cold is on the drive like others. So
  * to move costs little there, and a slot on the GPU that holds what nobody uses costs reads. Pairs leave as soon as
@@ -27,7 +26,8 @@
 
 #define MOVE_PASSES 8u
 
-/* What a use counts, and the part of it that fades at each fixed point: after some 500 passes a third is left. */
+/* The heat of one use, and the part of all heat that fades at each fixed point: a third is left after some 500 passes.
+ */
 #define HEAT_A_USE 256u
 #define HEAT_MOST ((uint32_t)1 << 31)
 #define FADING_SHARE 64u
@@ -35,8 +35,8 @@
 /* Earlier runs count as this many passes. */
 #define PASSES_BEFORE 256.0f
 
-/* Of what was noted by chance alone some expert is always the hottest: a difference counts from here on, in standard
- * deviations squared. */
+/* Even by chance, some expert is always the hottest. A difference counts from this many standard deviations squared on.
+ */
 #define DEVIATIONS 16u
 #define DEVIATIONS_READING 4u
 
@@ -121,7 +121,7 @@ static void fade(struct store *store)
         store->moves.heat[i] -= store->moves.heat[i] / FADING_SHARE;
 }
 
-/* Uses a pass, as far as heat remembers. */
+/* Uses per pass, as far as heat remembers. */
 static float rate(const struct store *store, unit_number unit)
 {
     return MIN((float)*heat_of(store, unit) / (HEAT_A_USE * (float)(FADING_SHARE * MOVE_PASSES)), 1.0f);
@@ -135,8 +135,9 @@ static bool is_chosen(const struct move *chosen, uint32_t count, unit_number uni
     return is;
 }
 
-/* The hottest expert of a layer that is here, for the coldest there, of those not chosen yet; false when that is not
- * worth it. */
+/* Pairs the hottest expert of a layer here with the coldest one on the GPU, of those not chosen yet; false: not worth
+ * it.
+ */
 static bool find_pair(const struct store *store, uint32_t layer, const struct move *chosen, uint32_t count,
                       struct move *out, uint64_t *gain)
 {
@@ -162,7 +163,7 @@ static bool find_pair(const struct store *store, uint32_t layer, const struct mo
     return *gain * *gain > deviations * HEAT_A_USE * ((uint64_t)hottest + coldest);
 }
 
-/* Keeps it if it is among those that bring most. */
+/* Keeps a move if it is among those with the largest gains. */
 static void insert(struct moves *moves, uint64_t gains[MOST_MOVES], struct move move, uint64_t gain)
 {
     if (moves->count == moves->limit && gain <= gains[moves->count - 1])
@@ -176,7 +177,7 @@ static void insert(struct moves *moves, uint64_t gains[MOST_MOVES], struct move 
     moves->list[at] = move;
 }
 
-/* The pairs that bring most. */
+/* Chooses the pairs with the largest gains. */
 static void choose(struct store *store)
 {
     struct moves *moves = &store->moves;
@@ -210,7 +211,7 @@ static struct move *next_to_send(const struct store *store, bool *any)
     return NULL;
 }
 
-/* Locked, and lets the lock go meanwhile. The expert is in the cache. */
+/* Locked, but releases the lock meanwhile. The expert is in the cache. */
 static void send(struct store *store, struct move *move)
 {
     struct stored_unit *unit = &store->units[move->in];
@@ -263,7 +264,7 @@ void moves_stop(struct store *store)
     store->moves.running = false;
 }
 
-/* Waits for those that have not arrived; false when it was stopped. */
+/* Waits for copies that have not arrived; false: it was stopped. */
 static bool wait_for_all(struct store *store)
 {
     struct moves *moves = &store->moves;
@@ -290,7 +291,7 @@ static bool wait_for_all(struct store *store)
 
 /* ---- fixed points ------------------------------------------------------------------------------------------------ */
 
-/* Locked. Where the cache holds all experts that are here, it has slots for those that leave as well. */
+/* Locked. A cache that holds all experts of this side also has slots for those that leave. */
 static void leave(struct store *store)
 {
     struct moves *moves = &store->moves;
@@ -301,7 +302,7 @@ static void leave(struct store *store)
     }
 }
 
-/* Locked. After a failure nothing comes, and the slots that were left stay empty. */
+/* Locked. After a failure, no expert comes, and the slots that were left stay empty. */
 static void come(struct store *store)
 {
     struct moves *moves = &store->moves;
@@ -315,7 +316,7 @@ static void come(struct store *store)
     cache_fill(store);
 }
 
-/* Locked, and lets the lock go meanwhile. */
+/* Locked, but releases the lock meanwhile. */
 static hypura_status send_table(struct store *store, hypura_error *error)
 {
     pthread_mutex_unlock(store->mutex);

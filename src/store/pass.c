@@ -1,4 +1,4 @@
-/* Where a pass begins and ends, and what it tells of its tokens. */
+/* The begin and end of a pass, and the notes about its tokens. */
 #include "store/store_private.h"
 
 #include "store/in_place.h"

@@ -1,10 +1,10 @@
-/* The stores of one process share its drive: while a pass runs over one of them, none reads what only has room. */
+/* The stores of one process share its drive: while a pass runs over one of them, none fills free slots. */
 #include "store/store_private.h"
 
 static struct {
-    pthread_mutex_t mutex; /* taken before a store's */
+    pthread_mutex_t mutex; /* locked before a store's */
     struct store *first;
-    uint32_t passes; /* that run */
+    uint32_t passes; /* running */
 } peers = {.mutex = PTHREAD_MUTEX_INITIALIZER};
 
 static void set_resting(struct store *store, bool resting)

@@ -1,7 +1,7 @@
-/* Tensors in pieces: units that the store makes next to the model's own, in the order of their rows. */
+/* Tensors in pieces: units that the store adds to the model's own, in the order of their rows. */
 #include "store/store_private.h"
 
-/* Where some stream the others are cut too, so that their pieces can be given up. */
+/* If some tensors stream, the others are cut too, so that their pieces can be released. */
 static bool is_cut(const struct store_source *source, unit_number unit)
 {
     if (!source->cuts || source->ring_bytes == 0 || source->cuts[unit].count == 1)

@@ -30,8 +30,8 @@ static int by_file_and_offset(const void *left, const void *right)
     return a->offset < b->offset ? -1 : a->offset > b->offset;
 }
 
-/* Joins sorted slices into ranges; counts only while load is NULL. Positions go into slice_positions, counted from the
- * arena's start. */
+/* Joins sorted slices into ranges; only counts them if load is NULL. Writes positions from the arena's start to
+ * slice_positions. */
 static uint32_t join(const struct pinned_slice *slices, uint32_t count, struct transfer *load,
                      uint64_t *slice_positions, uint64_t *arena_bytes)
 {
@@ -58,13 +58,12 @@ static uint32_t join(const struct pinned_slice *slices, uint32_t count, struct t
     return ranges;
 }
 
-/* Where one transfer ends and the next begins: at what belongs to another layer, or after so much, so that an expert
- * comes with few others. */
+/* A transfer ends where another layer begins, or after this much, so that an expert is read with few others. */
 #define LEAST_BYTES ((uint64_t)512 << 10)
 
 struct cuts {
     struct transfer *load;
-    unit_number *first; /* of each, the unit that it begins with; NULL with load: they are counted only */
+    unit_number *first; /* the first unit of each; NULL with load: only counted */
     uint32_t count;
 };
 
@@ -89,7 +88,7 @@ static void add_cut(struct cuts *cuts, const struct segment *range, uint64_t fro
     cuts->count++;
 }
 
-/* Cuts ranges where pages begin: a page belongs to one transfer. */
+/* Cuts ranges at pages, because a page belongs to one transfer. */
 static void cut_ranges(const struct store *store, const struct pinned_slice *slices, uint32_t count,
                        const struct transfer *ranges, struct cuts *cuts)
 {
@@ -228,7 +227,7 @@ hypura_status pinned_prepare(struct store *store, hypura_error *error)
     return status;
 }
 
-/* Whoever loaded behind counts from here on what a drive reads for passes. */
+/* The end of loading: from here on, counters are those of passes. */
 static void all_there(struct store *store)
 {
     struct io_counters counters;
@@ -272,7 +271,7 @@ static void abandon_load(struct store *store)
     }
 }
 
-/* Clearing fresh pages would keep the I/O thread from the drive; who waits has nothing to do. */
+/* A waiting thread clears fresh pages, which would delay the I/O thread. */
 static bool populate(struct store *store)
 {
     struct pinned *pinned = &store->pinned;
@@ -353,7 +352,7 @@ void pinned_passed(struct store *store)
     pinned->progress = NULL;
 }
 
-/* The transfers that bring a unit, one by one; NULL: no more. */
+/* Iterates over the transfers of a unit; NULL: the end. */
 struct parts_of {
     uint32_t slice, next;
 };

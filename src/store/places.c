@@ -2,10 +2,10 @@
 
 #include <stdlib.h>
 
-/* Parts of a whole, as fine as any tensor's rows. */
+/* Shares are counted in this many parts of a tensor, which is at least as fine as its rows. */
 #define WHOLE ((size_t)1 << 20)
 
-/* Between experts of one tensor there is less. */
+/* The gaps between experts of one tensor are smaller. */
 #define JOINED_BYTES ((ptrdiff_t)64 << 10)
 
 void places_split(const struct places *places, void *memory, uint64_t bytes)

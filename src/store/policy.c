@@ -23,7 +23,7 @@ const char *policy_name(size_t index)
     return policies[index].name;
 }
 
-/* The number of policies when there is none of that name. */
+/* The index of a policy; the number of policies if there is none of that name. */
 static size_t find_policy(const char *name)
 {
     size_t i = 0;

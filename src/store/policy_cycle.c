@@ -1,14 +1,14 @@
-/* Cycle: what will probably be used last goes.
+/* Cycle: evicts the item whose next use is probably farthest away.
  *
- * A pass visits the layers in order, so an expert of a layer that was just left cannot be used before a whole pass is
- * over, and one of the next layer may be used at once. With p uses a pass, the expected wait for an item is
- * d + (1 / p - 1) * layers, where d is the steps until its layer comes.
+ * A pass visits the layers in order. So an expert of the layer just left cannot be used for a whole pass, and one of
+ * the next layer may be used at once. With p uses per pass, the expected wait for an item is d + (1 / p - 1) * layers,
+ * where d is the number of steps until its layer.
  *
- * p is learnt while it runs: of the items that were used so many passes ago and so often on the whole, which part is
- * used at the next visit of their layer? So it bends towards recency or frequency as the routing wants. Half-lives from
- * a half to twice these, or a third more sorts of items, change less than 1 point of the hits. Each token of a prompt
- * is a visit of its own: as one visit it would say of most experts that they are always used, and the first answer
- * would be read at a fifth more bytes. */
+ * p is learnt while running: of the items with the same age (passes since the last use) and the same overall frequency,
+ * which part is used at the next visit of their layer? So the policy leans towards recency or frequency as the routing
+ * does. Half-lives from half to twice these, or a third more sorts of items, change the hit rate by less than 1 point.
+ * Each token of a prompt counts as a visit. As a single visit, a prompt would make most experts look always used, and
+ * the first answer would read a fifth more bytes. */
 #include "store/policy_private.h"
 
 #include <math.h>
@@ -16,19 +16,19 @@
 
 #define HALF_LIFE 64.0 /* passes */
 
-/* Sorts of items: by passes since the last use (1, 2, to 4, to 8, to 16, more), and by how often they are used on the
- * whole (up to a quarter of the mean, a half, one, two, four, more). */
+/* Sorts of items: by passes since the last use (1, 2, to 4, to 8, to 16, more), and by overall frequency (up to a
+ * quarter of the mean, a half, one, two, four, more). */
 #define AGES 6u
 #define RATES 6u
 #define LEAST_EDGE 0.25f
 
-/* What an item was used on the whole stands for so many visits of its sort that nobody has seen yet. */
+/* An item's overall frequency counts as this many prior visits of its sort. */
 #define PRIOR_VISITS 10.0f
 
-/* Between items of one sort. */
+/* Breaks ties between items of one sort. */
 #define TIE 1e-4f
 
-/* What was never used waits this part of a use a pass, so that it goes before all else and in the order of layers. */
+/* The uses per pass of an item that was never used: it is evicted before all others, in the order of layers. */
 #define LEAST_RATE 1e-9f
 #define FORGOTTEN 1e-12f
 
@@ -36,8 +36,8 @@ struct sort {
     float visits, uses;
 };
 
-/* A layer. seen: what an item would have in used[] that was used at every visit; dividing by it lets few passes say as
- * much of an item's rate as many, and makes no difference between layers visited in this pass and those to come. */
+/* A layer. seen: the value in used[] of an item that was used at every visit. Divided by it, rates are comparable after
+ * few and many passes, and between layers before and after the current one. */
 struct group {
     float seen;
     uint32_t visits;
@@ -51,12 +51,12 @@ struct cycle {
     uint32_t *order, *first; /* items sorted by group; [groups + 1] where each begins */
     struct group *groups;
     float *used;    /* uses, decayed */
-    uint32_t *last; /* visit of its group that used it last, counted from 1; 0: none */
+    uint32_t *last; /* the last visit of its group that used it, counted from 1; 0: none */
     uint8_t *sort;  /* before this pass' visit */
     struct sort sorts[AGES * RATES];
     float mean; /* rate of the items */
     bool *present;
-    uint32_t *worst; /* of each group where known: the item with the least rate that may go */
+    uint32_t *worst; /* per group, if known: the item with the least rate that may be evicted */
     bool *known;
 };
 
@@ -77,7 +77,7 @@ static uint8_t sort_of(const struct cycle *cycle, uint32_t item)
     return (uint8_t)(age * RATES + rate);
 }
 
-/* Of being used at the next visit. */
+/* The probability that an item is used at the next visit. */
 static float probability(const struct cycle *cycle, uint32_t item)
 {
     const struct sort *sort = &cycle->sorts[sort_of(cycle, item)];
@@ -121,7 +121,7 @@ static void cycle_access(struct cache_policy *policy, uint32_t item)
     cycle->known[cycle->group] = false;
 }
 
-/* What was learnt of the group before this token counts less, as from pass to pass. */
+/* Earlier observations of the group fade with each token, as from pass to pass. */
 static void cycle_token(struct cache_policy *policy, uint32_t item)
 {
     struct cycle *cycle = (struct cycle *)policy;
@@ -136,7 +136,7 @@ static void cycle_token(struct cache_policy *policy, uint32_t item)
     }
     group->seen *= 1 - step();
     group->visited = false;
-    if (cycle->mean <= 0) /* the first pass is not over */
+    if (cycle->mean <= 0) /* still in the first pass */
         cycle->mean = (float)(sum / (end - first));
 }
 
@@ -180,7 +180,7 @@ static uint32_t cycle_victim(struct cache_policy *policy, policy_may_go may_go, 
         uint32_t worst = cycle->worst[group];
         if (!cycle->known[group] || (worst != NO_ITEM && !may_go(context, worst))) {
             worst = cycle->worst[group] = find_worst(cycle, group, may_go, context);
-            /* What is in use now in the layer at work will be free soon, and then others are worst. */
+            /* Items in use in the current layer will be free soon, and may then be worst. */
             cycle->known[group] = group != cycle->group && worst != NO_ITEM;
         }
         if (worst == NO_ITEM)
@@ -290,7 +290,7 @@ hypura_status policy_cycle_create(struct cache_policy **out, const struct policy
         cycle->first[shape->group_of[i] + 1]++;
     for (uint32_t group = 0; group < shape->groups; group++)
         cycle->first[group + 1] += cycle->first[group];
-    /* worst is not in use yet: it counts what is placed. */
+    /* worst is not in use yet, and counts placed items here. */
     for (uint32_t i = 0; i < shape->count; i++) {
         uint32_t group = shape->group_of[i];
         cycle->order[cycle->first[group] + cycle->worst[group]++] = i;

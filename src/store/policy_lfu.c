@@ -1,4 +1,4 @@
-/* Least often used, with uses that weigh less the longer they are past.
+/* Least frequently used, where older uses weigh less.
  *
  * The count of an item is the sum of 2^((t_use - t) / H) over its uses, t in passes. All counts fall in the same
  * proportion, so the order of two items changes only when one is used; kept as log2 of the sum of 2^(t_use / H), a

@@ -1,5 +1,5 @@
-/* S3-FIFO: what comes in goes to a small queue; what was used again there moves to the main queue, the rest leaves and
- * is remembered for a while; what is remembered goes to the main queue when it comes back. */
+/* S3-FIFO: a new item enters a small queue. If it is used again there, it moves to the main queue; otherwise it is
+ * evicted and remembered for a while. A remembered item that returns enters the main queue. */
 #include "store/item_list.h"
 #include "store/policy_private.h"
 
@@ -60,7 +60,7 @@ static void move_to_main(struct s3fifo *fifo, struct item_list *from, uint32_t i
     fifo->where[item] = MAIN;
 }
 
-/* The oldest of the small queue that was not used again; those that were move on. */
+/* The oldest item of the small queue that was not used again; those that were used move to the main queue. */
 static uint32_t small_victim(struct s3fifo *fifo, policy_may_go may_go, void *context)
 {
     for (uint32_t item = fifo->small.oldest; item != NO_ITEM;) {

@@ -1,27 +1,28 @@
-/* Experts that the next layers may want are read while the drive would be idle. */
+/* Reads experts that the next layers may need while the drive would be idle. */
 #include "store/store_private.h"
 
 #include <string.h>
 
-/* Below this an expert is likelier to be wasted than its slot is worth. */
+/* Less likely experts are not worth their slots. */
 #define LEAST_PROBABILITY 0.4
 
-/* What a wrong prefetch costs is sure; what a right one gains a drive that is held to a rate would have made up for. */
+/* The loss of a wrong prefetch is certain; a drive that is held to a rate would have made up for the gain of a right one.
+ */
 #define LOSS_WEIGHS 2.0
 
-/* Prefetches that are open may fill this part of a class's slots. */
+/* Open prefetches may fill this part of a class's slots. */
 #define SLOTS_A_PREFETCH 4u
 
-/* Experts on their way at once: one that is read, and what follows it without a gap. */
+/* Experts in flight at once: one that is read, and others that follow it without a gap. */
 #define UNDER_WAY 3u
 
 /* Prefetching stops when more of what it read was wrong than right, and is tried again for TRIAL passes out of PERIOD.
  */
 #define PERIOD 64u
 #define TRIAL 8u
-#define FADING 0.9 /* of what earlier passes showed, a pass */
+#define FADING 0.9 /* of earlier passes' observations, per pass */
 
-/* How much of what earlier ticks took is remembered. */
+/* The weight of earlier ticks in the mean time of a tick. */
 #define TICK_FADING 0.95
 
 /* Without a miss in this many passes there is nothing to prefetch for. */
@@ -49,15 +50,15 @@ void prefetch_free(struct store *store)
     memory_free(store->prefetch.warm);
 }
 
-/* A long prompt is offered as certain to need every expert; what its last chunk did not need it will hardly need now.
- */
+/* A long prompt offers every expert as certain. An expert that its last chunk did not need is unlikely to be needed
+ * now. */
 static bool is_unlikely(const struct store *store, const struct stored_unit *unit, float probability)
 {
     return probability >= CERTAIN && 2 * store->prefetch.last_wants >= store->prefetch.room &&
            unit->last_pass + 1 < store->pass;
 }
 
-/* Which tick a unit's layer will be: in this pass when it is yet to come, else in the next. */
+/* The tick of a unit's layer: in this pass if it is still to come, else in the next one. */
 static uint64_t tick_of(const struct store *store, unit_number number)
 {
     uint64_t start = (uint64_t)store->pass * store->layers;
@@ -87,8 +88,8 @@ static bool may_open(const struct store *store, unit_number number)
            open_prefetches(store, slot_class) < MAX(store->cache.classes[slot_class].target / SLOTS_A_PREFETCH, 1u);
 }
 
-/* Offers that can be read are read; those that find no slot are dropped, unless they are certain: then a slot will come
- * free. */
+/* Reads offers as far as possible. Drops those without a slot, unless they are certain: then a slot will become free.
+ */
 static bool read_offers(struct store *store)
 {
     struct prefetch *prefetch = &store->prefetch;
@@ -113,7 +114,7 @@ static bool read_offers(struct store *store)
         taken++;
     }
     prefetch->offer_count -= taken;
-    if (prefetch->offer_count) /* else there may be no table */
+    if (prefetch->offer_count) /* otherwise there may be no table */
         memmove(prefetch->offers, prefetch->offers + taken, prefetch->offer_count * sizeof *prefetch->offers);
     return more;
 }
@@ -131,12 +132,12 @@ void prefetch_pump(struct store *store)
         prefetch->warm_count--;
         cache_prefetch(store, unit, 0);
     }
-    /* Between passes prefetches that may not be opened yet wait for the next one. */
+    /* Between passes, prefetches that may not be opened yet wait for the next pass. */
     if (!store->resting && prefetch->warm_count == 0 && io_unfinished(store->io, PRIORITY_PREFETCH) < UNDER_WAY)
         fill_pump(store);
 }
 
-/* What was prefetched for a tick and is not expected any more. */
+/* Gives up prefetches for a tick that are no longer expected. */
 static void give_up(struct store *store, uint64_t due)
 {
     struct prefetch *prefetch = &store->prefetch;
@@ -310,7 +311,7 @@ void prefetch_expire(struct store *store)
 
 /* ---- do they pay? ------------------------------------------------------------------------------------------------ */
 
-/* Layers that go by while two experts are read, and one more: an offer that is made earlier is only less sure. */
+/* The layers that pass while two experts are read, and one more. An earlier offer would only be less certain. */
 static uint32_t layers_worth_prefetching(const struct store *store)
 {
     double seconds = read_seconds(store, expert_bytes(store));

@@ -4,14 +4,14 @@
 #include <pthread.h>
 #include <unistd.h>
 
-/* More threads than this gain nothing: a pread of a large block keeps the drive busy for long. */
+/* More threads gain nothing, because a pread of a large block keeps the drive busy for long. */
 #define MAX_THREADS 32u
 
 struct threads_reader {
     struct reader reader;
     pthread_mutex_t mutex;
-    pthread_cond_t work;        /* for the threads: a read is queued, or stop */
-    pthread_cond_t results;     /* for wait: a result is there, or a wake */
+    pthread_cond_t work;        /* wakes threads: a read is queued, or stop */
+    pthread_cond_t results;     /* ends waits: a result, or a wake */
     struct reader_read *queued; /* circular, [depth] */
     struct reader_result *done; /* circular, [depth] */
     uint32_t depth;
@@ -69,7 +69,7 @@ static void threads_submit(struct reader *reader, const struct reader_read *read
 
 static size_t threads_wait(struct reader *reader, struct reader_result *results, size_t room, int *broken)
 {
-    (void)broken; /* threads that run go on running */
+    (void)broken; /* running threads stay */
     struct threads_reader *threads = (struct threads_reader *)reader;
     pthread_mutex_lock(&threads->mutex);
     while (threads->done_count == 0 && !threads->woken)
@@ -143,7 +143,7 @@ hypura_status reader_threads_create(struct reader **out, uint32_t depth, hypura_
             threads->thread_count++;
     }
     pthread_attr_destroy(&attributes);
-    /* A system that is short of threads still reads, with fewer in flight. */
+    /* If the system is short of threads, fewer reads are in flight. */
     if (threads->thread_count == 0) {
         threads_destroy(&threads->reader);
         return error_set_errno(error, failed, "cannot start a thread that reads");

@@ -7,21 +7,21 @@
 #include <time.h>
 #include <unistd.h>
 
-/* What the system refuses is tried again this often, with pauses that grow from 50 us to 2 ms: about a quarter of a
- * second in all. A ring that is no good any more stays so. */
+/* A refused call is tried again this often, with pauses that grow from 50 us to 2 ms: about a quarter of a second in
+ * all. A broken ring stays broken. */
 #define MAX_REFUSALS 150u
 
-/* How long a ring that is given up waits for reads that the kernel has: milliseconds. */
+/* How long a broken ring waits for reads in the kernel, in milliseconds. */
 #define LAST_READS_WAIT 2000u
 
 struct uring_reader {
     struct reader reader;
     struct io_uring ring;
-    uint32_t in_flight; /* reads that were taken and not given back */
-    uint32_t refusals;  /* one after the other, without a completion between them */
-    bool wake_ahead;    /* the read of wake_descriptor is perhaps not submitted yet */
+    uint32_t in_flight; /* reads accepted and not returned */
+    uint32_t refusals;  /* in a row, without a completion */
+    bool wake_ahead;    /* the read of wake_descriptor may not be submitted yet */
     int wake_descriptor;
-    uint64_t wake_count; /* what the read of wake_descriptor fills */
+    uint64_t wake_count; /* filled by the read of wake_descriptor */
 };
 
 /* A read of the eventfd is always in flight, so that a waiting thread can be woken. */
@@ -67,7 +67,7 @@ static size_t take_results(struct uring_reader *uring, struct reader_result *res
     return count;
 }
 
-/* Completions that the kernel keeps until it is asked for them. */
+/* Fetches completions that the kernel holds back until it is asked. */
 static void ask_for_completions(struct uring_reader *uring)
 {
 #ifdef IORING_SETUP_DEFER_TASKRUN
@@ -77,8 +77,8 @@ static void ask_for_completions(struct uring_reader *uring)
 #endif
 }
 
-/* What the kernel has not seen yet it never will. The reads that it has go to their memory whether anybody asks for
- * them or not, so they are waited for. */
+/* Drops reads that the kernel has not seen, and waits for the others, because they write to their memory in any case.
+ */
 static size_t give_up(struct uring_reader *uring, struct reader_result *results, size_t room)
 {
     size_t count = 0;
@@ -95,8 +95,8 @@ static size_t give_up(struct uring_reader *uring, struct reader_result *results,
 static size_t uring_wait(struct reader *reader, struct reader_result *results, size_t room, int *broken)
 {
     struct uring_reader *uring = (struct uring_reader *)reader;
-    /* EINTR and EAGAIN (the kernel is short of request memory until completions are taken) come back here with nothing
-     * lost: what was not submitted stays in the ring and goes with the next call. */
+    /* After EINTR or EAGAIN (the kernel is short of request memory until completions are taken) nothing is lost: what
+     * was not submitted stays in the ring for the next call. */
     int submitted = io_uring_submit_and_wait(&uring->ring, 1);
     uring->wake_ahead &= io_uring_sq_ready(&uring->ring) > 0;
     size_t count = take_results(uring, results, room);
@@ -115,7 +115,7 @@ static void uring_wake(struct reader *reader)
 {
     struct uring_reader *uring = (struct uring_reader *)reader;
     const uint64_t one = 1;
-    /* Only a counter that is full refuses it for good, and then who waits is awake. */
+    /* Only a full counter refuses a write for good, and then the waiting thread is awake. */
     for (uint32_t i = 0; i < MAX_REFUSALS && write(uring->wake_descriptor, &one, sizeof one) < 0 && errno != EAGAIN;
          i++)
         pause_for(50000);
@@ -134,7 +134,7 @@ static const struct reader_operations uring_operations = {
 
 static int open_ring(struct io_uring *ring, uint32_t depth)
 {
-    /* Completion work runs when this thread asks for it and interrupts nobody. Older kernels know less of this. */
+    /* Completion work runs only when this thread asks for it. Older kernels support fewer of these flags. */
     static const unsigned flags[] = {
 #if defined(IORING_SETUP_DEFER_TASKRUN) && defined(IORING_SETUP_SINGLE_ISSUER)
         IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,

@@ -1,14 +1,14 @@
-/* The ring: streamed tensors and pieces of tensors, which a forward pass uses in the order of the tensors' numbers,
- * over and over. Both are called tensors here.
+/* The ring: streamed tensors and pieces of tensors, which forward passes use in the order of their numbers, over and
+ * over. Both are called tensors here.
  *
- * The cursor is the tensor that was asked for last. Tensors after it are read ahead in their order, as many as the
- * window holds. Room comes from what is used farthest in the future, which in a cyclic order is what was used last; so
- * memory beyond the window keeps part of the tensors for the next cycle, as the optimal policy would.
+ * The cursor is the tensor that was requested last. Tensors after it are read ahead in order, as many as the window
+ * holds. Room comes from the tensor whose next use is farthest away, which in a cyclic order is the one used last. So
+ * memory beyond the window keeps some tensors for the next cycle, as the optimal policy would.
  *
- * Pieces that stay are in the order too, since they may be given up while running; until then they are passed over.
+ * Resident pieces are part of the order too, because they may be released while running; until then they are skipped.
  *
- * Tensors differ in size, so room is a place in one stretch of memory: the gap, or the neighbouring tensors that may
- * go, whose loss costs least.
+ * Tensors differ in size. So room is a place in one range of memory: the gap, or the adjacent tensors, whose loss costs
+ * least.
  */
 #include "store/store_private.h"
 
@@ -25,13 +25,13 @@ static uint32_t distance(const struct ring *ring, uint32_t entry)
     return (entry + ring->count - 1 - ring->cursor) % ring->count;
 }
 
-/* A piece that stays. */
+/* Whether an entry is a resident piece. */
 static bool is_kept(struct store *store, uint32_t entry)
 {
     return entry_unit(store, entry)->place == PLACE_PINNED;
 }
 
-/* The whole pages of a piece that stays: those at its ends may be its neighbours' too. */
+/* The whole pages of a resident piece, without those at its ends that it shares with neighbours. */
 static uint64_t own_pages(const struct store *store, unit_number unit)
 {
     uint64_t page = memory_page_size(), bytes = store_unit(store, unit)->bytes;
@@ -56,7 +56,7 @@ static void add_entry(struct store *store, uint32_t entry, unit_number unit)
     ring->total += ring->entries[entry].bytes;
 }
 
-/* Streamed tensors, and pieces that could be: those that the ring has no room for stay for good. */
+/* Whether a unit streams, or is a resident piece that could. A piece that the ring has no room for always stays. */
 static bool belongs(const struct store *store, unit_number unit, uint64_t bytes)
 {
     return store->units[unit].place == PLACE_RING ||
@@ -69,8 +69,8 @@ static uint32_t group_of(const struct store_source *source, unit_number unit)
     return source->groups && unit < source->unit_count ? source->groups[unit] : 0;
 }
 
-/* Bytes with which the ring can work: for a tensor of a group (struct plan) next to those before it, which leave a gap
- * more than they are, wherever they lie. */
+/* The least bytes with which the ring works: for any tensor of a group (struct plan) next to the earlier ones. n
+ * tensors leave up to n + 1 gaps. */
 static uint64_t find_least(const struct store *store, const struct store_source *source)
 {
     const struct ring *ring = &store->ring;
@@ -172,7 +172,7 @@ static bool is_above(const struct ring *ring, uint32_t entry)
     return ring->entries[entry].position + ring->entries[entry].bytes > ring->capacity;
 }
 
-/* A shrink is done when nothing lies above the capacity any more. */
+/* A shrink is done when nothing is above the capacity. */
 static void finish_shrink(struct ring *ring)
 {
     if (ring->committed <= ring->capacity)
@@ -197,7 +197,7 @@ static void evict(struct store *store, uint32_t number)
 
 /* ---- room -------------------------------------------------------------------------------------------------------- */
 
-/* Whether an entry that is there may go: its next use is at least this many steps away. */
+/* Whether an entry in memory may be evicted: its next use is at least this many steps away. */
 static bool may_go(struct store *store, uint32_t entry, uint32_t nearest, bool force)
 {
     const struct stored_unit *unit = entry_unit(store, entry);
@@ -206,12 +206,12 @@ static bool may_go(struct store *store, uint32_t entry, uint32_t nearest, bool f
     return force || (unit->wants == 0 && distance(&store->ring, entry) >= nearest);
 }
 
-/* The cheapest place for some bytes: between two entries that stay, everything in between goes. */
+/* The cheapest place for some bytes: all entries between two that stay are evicted. */
 struct place {
     uint64_t position;
-    uint32_t first, end; /* entries that must go, by position; end is the one that stays, or NO_ENTRY */
-    double cost;         /* bytes lost, weighed by how soon they are used */
-    uint64_t gap;        /* of two places that cost the same, the tighter is better */
+    uint32_t first, end; /* entries to evict, by position; end is the first that stays, or NO_ENTRY */
+    double cost;         /* bytes lost, weighted by how soon they are used */
+    uint64_t gap;        /* of two places with the same cost, the tighter is better */
 };
 
 static bool find_place(struct store *store, uint64_t bytes, uint32_t nearest, bool force, struct place *best)
@@ -221,7 +221,7 @@ static bool find_place(struct store *store, uint64_t bytes, uint32_t nearest, bo
     uint32_t first = ring->lowest, end = ring->lowest;
     uint64_t start = 0;
     double cost = 0;
-    /* [start, stop) is what the entries from first up to end leave when they go; both ends only move up. */
+    /* [start, stop) is the room if the entries from first up to end are evicted; both ends only move up. */
     for (;;) {
         uint64_t stop = end == NO_ENTRY ? ring->capacity : MIN(ring->entries[end].position, ring->capacity);
         if (stop >= start && stop - start >= bytes) {
@@ -234,7 +234,7 @@ static bool find_place(struct store *store, uint64_t bytes, uint32_t nearest, bo
                 start = ring->entries[end].position + ring->entries[end].bytes;
                 first = end = ring->entries[end].higher;
                 cost = 0;
-            } else { /* do with one less */
+            } else { /* try with one entry less */
                 const struct ring_entry *entry = &ring->entries[first];
                 cost -= (double)entry->bytes * (ring->count - distance(ring, first));
                 start = entry->position + entry->bytes;
@@ -279,7 +279,7 @@ static bool start(struct store *store, uint32_t number, enum priority priority, 
     return true;
 }
 
-/* Stops reading ahead what is used last, to make room for what is needed now. */
+/* Stops reading ahead the tensor that is used last, to make room for one that is needed now. */
 static bool abandon_farthest(struct store *store)
 {
     struct ring *ring = &store->ring;
@@ -332,7 +332,7 @@ void ring_pump(struct store *store)
     struct ring *ring = &store->ring;
     while (ring->waiting.first != NO_UNIT) {
         uint32_t number = store->units[ring->waiting.first].item;
-        /* For what is needed now anything may go that nobody asked for. */
+        /* For a tensor that is needed now, any tensor that is not wanted may be evicted. */
         waiting_remove(store, &ring->waiting, ring->entries[number].unit);
         while (!start(store, number, PRIORITY_DEMAND, 0, false)) {
             if (is_draining(ring) || !abandon_farthest(store)) {
@@ -361,7 +361,7 @@ void ring_ask(struct store *store, unit_number number)
 {
     struct ring *ring = &store->ring;
     uint32_t entry = store->units[number].item;
-    /* What lies between was passed over, unless this is a step back: then a pass began anew or was cut short. */
+    /* Entries in between were skipped, unless this is a step back: then a pass began again or was cut short. */
     uint32_t steps = distance(ring, entry);
     if (entry != ring->cursor && steps < ring->count / 2 + 1) {
         for (uint32_t i = 0; i < steps; i++) {
@@ -401,7 +401,7 @@ void ring_finished(struct store *store, unit_number number)
         if (unit->wants == 0 && is_above(ring, unit->item))
             evict(store, unit->item);
     }
-    /* A failed read is not tried again ahead of need, or a broken drive would be asked without end. */
+    /* A failed read is not repeated ahead of need, or a broken drive would be read without end. */
     if (transfer->failure.kind != FAILURE_NONE)
         unit->skips = SKIPS;
     ring_pump(store);
@@ -448,12 +448,13 @@ void ring_set_capacity(struct store *store, uint64_t bytes)
     finish_shrink(ring);
 }
 
-/* Spread evenly over those that stay. Their addresses go unused; where they are read to is the ring. */
+/* Releases pieces spread evenly over the resident ones. Their addresses stay unused; later they are read into the ring.
+ */
 void ring_give_back(struct store *store)
 {
     struct ring *ring = &store->ring;
     uint64_t share = ring->to_give, all = ring->kept, passed = 0, given = 0;
-    if (share == 0 || !atomic_load(&store->pinned.complete)) /* what is being loaded is read to where it is */
+    if (share == 0 || !atomic_load(&store->pinned.complete)) /* while loading, pieces are read to their own addresses */
         return;
     for (uint32_t i = 0; i < ring->count && given < share; i++) {
         unit_number number = ring->entries[i].unit;

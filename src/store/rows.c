@@ -1,4 +1,4 @@
-/* Parts of tensors that are never held whole: small reads past the page cache, by the thread that asks. */
+/* Parts of tensors that are never held whole: small reads past the page cache, by the calling thread. */
 #include "store/store_private.h"
 
 #include <errno.h>
@@ -46,7 +46,7 @@ static hypura_status read_copy(struct store *store, uint32_t file, uint64_t offs
     return HYPURA_OK;
 }
 
-/* Of the file, and where that cannot be read, of the copies that are there. */
+/* Reads from the file or, if that fails, from a copy. */
 static hypura_status read_range(struct store *store, uint32_t file, uint64_t offset, size_t bytes, uint8_t *out,
                                 hypura_error *error)
 {

@@ -1,12 +1,12 @@
 #include "store/spread.h"
 
-/* What was seen counts less by this with every read, so that some tens of them make the speed. */
+/* Observations fade by this much with every read, so that some tens of reads determine the speed. */
 #define FORGET (1.0 / 64)
 
-/* What the profile says counts like reads of this many seconds. */
+/* The profile counts like reads of this many seconds. */
 #define EXPECTED_SECONDS 0.1
 
-/* A drive that looked slow is not asked, and would look slow for ever: after so long it is half forgotten. */
+/* A drive that looked slow gets no reads, and would look slow for ever. So after this long, observations count half. */
 #define SILENT_NANOSECONDS 1000000000u
 
 #define DEFAULT_BLOCK_BYTES ((uint32_t)1 << 20)
@@ -52,7 +52,7 @@ static double queued(const struct spread_drive *drive)
     return drive->latency + (double)drive->bytes_in_flight / spread_speed(drive);
 }
 
-/* When all that is wanted would be there, if it was shared so that all drives that take part end at once. */
+/* When the whole wish would arrive, if it was shared so that all participating drives finish together. */
 static double end_of_all(const struct spread *spread, const struct spread_wish *wish)
 {
     double all = (double)wish->bytes + (double)wish->behind, end = 0;
@@ -68,7 +68,7 @@ static double end_of_all(const struct spread *spread, const struct spread_wish *
             speed += spread_speed(drive);
         }
         end = bytes / speed;
-        /* The one that has least to give goes first; its share may make another's worth while. */
+        /* Drop the drive with the smallest share first; its share may make another one's large enough. */
         double least = (double)MIN(SPREAD_LEAST, wish->bytes);
         uint32_t worst = wish->drive_count;
         for (uint32_t i = 0; i < wish->drive_count; i++) {
@@ -100,7 +100,7 @@ bool spread_choose(const struct spread *spread, const struct spread_wish *wish, 
             continue;
         uint64_t most = MIN(wish->bytes, (uint64_t)(wish->most ? MIN(wish->most, one->block_bytes) : one->block_bytes));
         double share = (end - queued(one)) * spread_speed(one);
-        /* With only one, or at the end, rounding must not leave it without a share. */
+        /* Rounding must not leave a single drive without a share. */
         if (wish->drive_count > 1 && share * 1.0001 + 1 < (double)MIN(SPREAD_LEAST, wish->bytes))
             continue;
         double done = queued(one) + (double)most / spread_speed(one);
@@ -109,7 +109,7 @@ bool spread_choose(const struct spread *spread, const struct spread_wish *wish, 
         found = true;
         best = done;
         *drive = wish->drives[i];
-        /* Even shares of what is left: a short last one would take as long as a whole one. */
+        /* Even shares of the rest, because a short last block takes as long as a whole one. */
         uint64_t blocks = (wish->bytes + most - 1) / most;
         *bytes = align_up((wish->bytes + blocks - 1) / blocks, STORAGE_ALIGNMENT);
         if (wish->drive_count > 1 && share < (double)*bytes)

@@ -1,4 +1,4 @@
-/* Opening and closing: what a store is made of, and who is told what has been read. */
+/* Opening and closing the store, and passing completed reads to its parts. */
 #include "store/store_private.h"
 
 #include "store/device_private.h"

@@ -1,4 +1,4 @@
-/* What the store needs to know of a model and its plan. */
+/* The description of a store from a model and its plan. */
 #include "store/store_private.h"
 
 #include "store/mirrors.h"

@@ -1,4 +1,4 @@
-/* Rows of tables, asked for together and read side by side. */
+/* Rows of tables, requested together and read in parallel. */
 #include "store/store_private.h"
 
 #include <errno.h>
@@ -136,7 +136,7 @@ static void start_read(struct store *store, struct table *table, struct table_re
     io_start(store->io, &read->transfer);
 }
 
-/* As many reads as there is memory for; what is in memory is copied. */
+/* Starts as many reads as there is memory for; copies rows that are in memory. */
 static void pump(struct store *store, struct table *table)
 {
     for (; table->active && table->failure.kind == FAILURE_NONE && table->next < table->asked.count; table->next++) {

@@ -46,7 +46,7 @@ struct trace_writer {
     char *path;
     struct trace_shape shape;
     uint64_t written;  /* bytes of the file, with whole passes */
-    hypura_error lost; /* why nothing is written any more */
+    hypura_error lost; /* why writing stopped */
     uint32_t tokens;   /* of the pass that is open; 0: none */
     bool *given;       /* [layer_count] */
     uint8_t *pass;     /* PASS_HEAD, [layer_count][tokens][used] u16 */
@@ -130,9 +130,9 @@ hypura_status trace_writer_create(struct trace_writer **out, const char *path, c
         writer_free(writer);
         return status;
     }
-    setvbuf(writer->file, NULL, _IONBF, 0); /* a pass is one write, or what failed would be known too late */
+    setvbuf(writer->file, NULL, _IONBF, 0); /* each pass is one write, so that a failure is known at once */
     status = write_header(writer, error);
-    writer->shape.name = NULL; /* the caller's; needed no longer */
+    writer->shape.name = NULL; /* the caller's; no longer needed */
     if (status) {
         writer_free(writer);
         return status;
@@ -191,7 +191,7 @@ hypura_status trace_writer_layer(struct trace_writer *writer, uint32_t layer, co
     return HYPURA_OK;
 }
 
-/* What there is of a pass that did not get through goes: readers want it whole. */
+/* Removes an incomplete pass, because readers need whole ones. */
 static void write_pass(struct trace_writer *writer, size_t bytes)
 {
     if (writer->lost.status)

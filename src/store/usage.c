@@ -1,9 +1,8 @@
-/* What is remembered from run to run: how often each expert was used, and which hits a cache of any size would have
- * had.
+/* The statistics that are kept from run to run: how often each expert was used, and the hit rate of caches of any size.
  *
  * File format, little endian: "HYPUSAGE", u32 version 3, u32 experts, u64 fingerprint of the model's layout, 64 u16:
- * hits of struct plan_hit_curve * 65535 (all 0: not known), then for each expert u16: uses a pass * 65535. A file that
- * does not fit, or of another version, is ignored and replaced. */
+ * hits of struct plan_hit_curve * 65535 (all 0: not known), then for each expert u16: uses per pass * 65535. A file
+ * that does not fit the model, or of another version, is ignored and replaced. */
 #include "store/store_private.h"
 
 #include "store/device.h"
@@ -19,7 +18,7 @@
 #define VERSION 3u
 #define HEADER_BYTES 24u
 
-/* A run shorter than this says too little to replace what earlier ones said. */
+/* A shorter run tells too little to replace earlier statistics. */
 #define LEAST_PASSES 16u
 
 #define ONE 65535
@@ -272,8 +271,8 @@ static bool cache_full(const struct store *store)
     return true;
 }
 
-/* first, count: of usage->last. Returns how many of those that were used had been kept. Each use takes a look at all
- * experts of the layer, some hundreds at most, which is little next to reading or computing one. */
+/* first, count: of usage->last. Returns how many of the used experts had been kept. Each use looks at all experts of
+ * the layer, some hundreds at most, which is little compared with reading or computing one. */
 static uint64_t note_layer(struct store *store, uint32_t first, uint32_t count)
 {
     uint32_t *last = store->usage.last + first, cached = 0;
@@ -303,10 +302,10 @@ void usage_note_pass(struct store *store)
     const struct prefetch *prefetch = &store->prefetch;
     if (!usage->last || prefetch->wants == 0)
         return;
-    /* What is missed until the cache is full is not missed again. */
+    /* Misses of a cache that is not full yet do not recur. */
     bool full = usage->full;
     usage->full = full || cache_full(store);
-    /* A long batch uses nearly everything, which says nothing of answers, and in what order nobody knows. */
+    /* A long batch uses nearly all experts, in unknown order, which tells nothing about answers. */
     if (2 * prefetch->wants > prefetch->room) {
         memset(usage->last, 0, usage->count * sizeof *usage->last);
         return;
@@ -335,7 +334,7 @@ void usage_save(struct store *store)
         else if (usage->counts)
             usage->rates[i] = (uint16_t)(MIN((float)usage->counts[i] / passes, 1.0f) * ONE + 0.5f);
     }
-    /* Another process may save the same: whole files replace one another. */
+    /* Another process may save the same model: whole files replace each other. */
     size_t room = strlen(usage->path) + 32;
     char *temporary = malloc(room);
     if (!temporary)
