@@ -508,11 +508,19 @@ hypura_status engine_open_places(struct engine *engine, const struct engine_opti
 hypura_status engine_open_part(struct engine **out, const char *path, bool predicting,
                                const struct engine_options *options, hypura_error *error);
 
-/* The plan for a model on known GPUs (or none); returns the request and geometry from which it was made. */
+/* What is planned: a model, and what it is to run on. */
+struct planned {
+    const struct model *model;
+    const struct steps *steps;
+    const struct adapters *adapters;
+    const struct hardware *hardware;
+    const struct devices *devices; /* maybe of no GPU */
+    const struct engine_options *options;
+};
+
+/* Returns the request and geometry from which the plan was made, too. */
 hypura_status make_plan(struct plan **out, struct plan_request *request, struct geometry *geometry,
-                        const struct model *model, const struct steps *steps, const struct adapters *adapters,
-                        const struct hardware *hardware, const struct devices *devices,
-                        const struct engine_options *options, hypura_error *error);
+                        const struct planned *planned, hypura_error *error);
 
 /* ---- narrowing: dropping rows whose logits are not wanted ----------------------------------------------------------
  */

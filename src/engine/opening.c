@@ -45,9 +45,13 @@ static hypura_status open_parts(struct engine *engine, const struct engine_optio
     const struct engine_options *options = &own;
     if (!asked->alone && !asked->experts_only && cluster_here())
         TRY(share_open(engine, &own, error));
-    TRY(make_plan(&engine->open.plan, &engine->open.request, &engine->open.geometry, engine->open.model,
-                  engine->open.steps, engine->open.adapters, &engine->open.hardware, &engine->open.devices, options,
-                  error));
+    const struct planned planned = {.model = engine->open.model,
+                                    .steps = engine->open.steps,
+                                    .adapters = engine->open.adapters,
+                                    .hardware = &engine->open.hardware,
+                                    .devices = &engine->open.devices,
+                                    .options = options};
+    TRY(make_plan(&engine->open.plan, &engine->open.request, &engine->open.geometry, &planned, error));
     const struct plan *plan = engine->open.plan;
     plan_warn_of_too_much(plan, &engine->open.hardware);
     if (plan->chunk == 0 || plan->chunk > MAX_CHUNK || plan->positions == 0 || plan->positions > MAX_POSITIONS ||

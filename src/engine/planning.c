@@ -109,10 +109,11 @@ void engine_ask(struct asked *out, const struct geometry *geometry, const struct
 #define EXPERT_POSITIONS 512u
 
 static hypura_status plan_rest(struct plan **out, struct plan_request *request, const struct geometry *geometry,
-                               const struct plan_gpu *gpu, const struct devices *devices,
-                               const struct hardware *hardware, const struct engine_options *options,
-                               hypura_error *error)
+                               const struct plan_gpu *gpu, const struct planned *planned, hypura_error *error)
 {
+    const struct devices *devices = planned->devices;
+    const struct hardware *hardware = planned->hardware;
+    const struct engine_options *options = planned->options;
     bool encoder = model_architecture(geometry->model)->flags & ARCHITECTURE_ENCODER;
     int64_t held = (int64_t)memory_resident_bytes() + options->reserved;
     struct asked asked;
@@ -160,15 +161,17 @@ static hypura_status plan_rest(struct plan **out, struct plan_request *request, 
 }
 
 hypura_status make_plan(struct plan **out, struct plan_request *request, struct geometry *geometry,
-                        const struct model *model, const struct steps *steps, const struct adapters *adapters,
-                        const struct hardware *hardware, const struct devices *devices,
-                        const struct engine_options *options, hypura_error *error)
+                        const struct planned *planned, hypura_error *error)
 {
+    const struct devices *devices = planned->devices;
+    const struct hardware *hardware = planned->hardware;
+    const struct engine_options *options = planned->options;
     TRY(check_options(options, error));
-    TRY(check_types(model, error));
-    TRY(check_heads(model, steps, error));
-    geometry_make(geometry, model, steps, choose_threads(options, hardware), MAX(options->sequences, 1u));
-    geometry->adapters = adapters;
+    TRY(check_types(planned->model, error));
+    TRY(check_heads(planned->model, planned->steps, error));
+    geometry_make(geometry, planned->model, planned->steps, choose_threads(options, hardware),
+                  MAX(options->sequences, 1u));
+    geometry->adapters = planned->adapters;
     geometry->drafts = options->drafting != DRAFTING_OFF && !options->trace_path;
     struct plan_gpu *gpu_plan = NULL;
     if (devices->count)
@@ -179,7 +182,7 @@ hypura_status make_plan(struct plan **out, struct plan_request *request, struct 
                   geometry->foreign ? "no layer of this model is of a kind that it has kernels for"
                                     : "no layer of this model fits its memory");
     geometry->on_gpu = gpu_plan ? gpu_plan->layers : NULL;
-    hypura_status status = plan_rest(out, request, geometry, gpu_plan, devices, hardware, options, error);
+    hypura_status status = plan_rest(out, request, geometry, gpu_plan, planned, error);
     if (status)
         plan_gpu_free(gpu_plan);
     else
@@ -206,8 +209,8 @@ static hypura_status sketch_make(struct sketch *sketch, const struct model *mode
     TRY(gpu_pass_open_devices(&sketch->devices, hardware, options, error));
     TRY(steps_make(&sketch->steps, model, error));
     TRY(adapters_open(&sketch->adapters, model, sketch->steps, options->adapters, options->adapter_count, error));
-    return make_plan(&sketch->plan, &sketch->request, &sketch->geometry, model, sketch->steps, sketch->adapters,
-                     hardware, &sketch->devices, options, error);
+    const struct planned planned = {model, sketch->steps, sketch->adapters, hardware, &sketch->devices, options};
+    return make_plan(&sketch->plan, &sketch->request, &sketch->geometry, &planned, error);
 }
 
 static void sketch_free(struct sketch *sketch)
@@ -364,9 +367,9 @@ static bool keeps_up(const char *path, const struct plan *plan, const struct har
 {
     uint64_t bytes;
     hypura_error error;
-    return !plan->gpu || (!draft_bytes(&bytes, path, plan->gpu, &error) &&
-                          (double)bytes * plan->predicted_tokens_per_second <=
-                              DRAFT_PART * hardware->compute_bytes_per_second);
+    return !plan->gpu ||
+           (!draft_bytes(&bytes, path, plan->gpu, &error) &&
+            (double)bytes * plan->predicted_tokens_per_second <= DRAFT_PART * hardware->compute_bytes_per_second);
 }
 
 /* Whether a model is better off with its block in memory. */

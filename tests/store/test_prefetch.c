@@ -320,6 +320,7 @@ static unsigned prefetched_passes(struct world *world, bool wrong)
         with_prefetches += pass >= 50 && prefetching;
         unit_number next = expert(1, (pass * 3 + 1) % 16), other = expert(1, (pass * 3 + 9) % 16);
         get_and_check(world->store, &world->fixture, expert(0, (pass * 3) % 16));
+        world->store->prefetch.idle_seconds = 1; /* however long reads take here */
         predict(world, wrong ? other : next, 0.9f);
         if (prefetching)
             wait_until_cached(world, wrong ? other : next);

@@ -20,8 +20,8 @@ static uint64_t room_for_experts(const struct plan *plan, const struct model *mo
     for (unit_number u = 0; u < plan->unit_count; u++)
         if (model_unit(model, u)->kind == UNIT_EXPERT && plan->tiers[u] == TIER_RAM)
             pinned += plan_unit_footprint(model_unit(model, u));
-    const uint64_t taken = plan->overhead_bytes + plan->reserve_bytes + plan->resident_bytes - pinned + plan->ring_bytes +
-                           plan->table_bytes + plan->kv_bytes + plan->scratch_bytes;
+    const uint64_t taken = plan->overhead_bytes + plan->reserve_bytes + plan->resident_bytes - pinned +
+                           plan->ring_bytes + plan->table_bytes + plan->kv_bytes + plan->scratch_bytes;
     return plan->budget - MIN(taken, plan->budget);
 }
 
@@ -30,8 +30,8 @@ hypura_status part_room(struct plan_host *out, struct plan **plan, struct plan_r
 {
     const struct devices none = {0};
     const struct hardware *hardware = part->hardware;
-    TRY(make_plan(plan, request, part->geometry, part->model, part->steps, part->adapters, hardware, &none, options,
-                  error));
+    const struct planned planned = {part->model, part->steps, part->adapters, hardware, &none, options};
+    TRY(make_plan(plan, request, part->geometry, &planned, error));
     *out = (struct plan_host){.memory = (*plan)->budget,
                               .expert_room = room_for_experts(*plan, part->model),
                               .compute_bytes_per_second = hardware->compute_bytes_per_second,
