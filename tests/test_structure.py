@@ -39,6 +39,14 @@ ON_PUBLIC_HEADERS = ("batch", "batch_input", "batch_line", "batch_output", "benc
                      "conversation", "embed", "inspect", "inspect_hosts", "layers", "logits", "manual", "names", "perplexity", "plot",
                      "plot_bars", "plot_lines", "plot_svg", "progress", "run", "sampling", "session", "summary", "talk", "template",
                      "terminal", "tier_map", "tokenize")
+# What the server includes from below the API, by file: docs/architecture.md says why. It only becomes less.
+SERVER_FROM_BELOW = {
+    "create_quantized.c": {"tools/quantize.h", "tools/quantize_recipe.h"}, "describe.c": {"model/model.h"}, "endpoint.c": {"api/opening.h"},
+    "generation.c": {"grammar/grammar.h"}, "generation.h": {"chat/chat_output.h", "sampling/sampler.h"},
+    "generation_prompt.c": {"engine/prompt.h"}, "header.c": {"format/format.h"}, "loaded.c": {"engine/prompt.h"},
+    "loaded.h": {"engine/generate.h", "grammar/grammar.h", "template/template.h"},
+    "ollama_models.c": {"engine/engine.h", "template/template.h"}, "pull_check.c": {"format/format.h"}, "rerank.c": {"engine/prompt.h"},
+    "server.h": {"engine/engine.h"}}
 PRINTS_OR_ENDS = {"printf", "vprintf", "__printf_chk", "__vprintf_chk", "puts", "putchar", "perror", "stdout", "stderr", "exit", "_exit",
                   "quick_exit", "abort", "__assert_fail"}
 # What Linux offers without a guard that one could see at a call.
@@ -117,6 +125,16 @@ def commands_stand_on_the_public_headers():
         assert not beyond, (command, beyond)
     with open(os.path.join(SOURCE, "src", "cli", "cli.h")) as file:
         assert "#include <hypura/hypura.h>" in file.read()
+
+
+def the_server_takes_from_below_the_api_what_is_listed():
+    found = {}
+    for folder, name, other, header in includes():
+        if folder == "server" and other not in ("server", "core"):
+            found.setdefault(os.path.basename(name), set()).add(header)
+    assert found == SERVER_FROM_BELOW, {name: found.get(name, set()) ^ SERVER_FROM_BELOW.get(name, set())
+                                        for name in found.keys() | SERVER_FROM_BELOW.keys()
+                                        if found.get(name) != SERVER_FROM_BELOW.get(name)}
 
 
 def the_waist_knows_no_device():
@@ -286,7 +304,8 @@ def without_a_gpu_it_would_be_whole():
 
 
 if __name__ == "__main__":
-    sys.exit(1 if run_tests([calls_go_down_only, private_headers_stay_in_their_folder, commands_stand_on_the_public_headers, the_waist_knows_no_device,
+    sys.exit(1 if run_tests([calls_go_down_only, private_headers_stay_in_their_folder, commands_stand_on_the_public_headers,
+                             the_server_takes_from_below_the_api_what_is_listed, the_waist_knows_no_device,
                              files_of_a_folder_do_not_call_in_a_circle, files_of_the_store_call_those_below,
                              the_store_has_one_word_for_one_thing, experts_are_prefetched_and_tokens_drafted,
                              the_library_never_prints_exits_or_aborts, the_library_wants_nothing_that_macos_lacks,

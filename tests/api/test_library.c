@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -740,6 +741,183 @@ static void loading_can_be_cancelled(void **state)
     assert_true(all > 0 && !model);
 }
 
+/* ---- what programs do meanwhile ---- */
+
+static void the_budget_changes_in_the_middle_of_an_answer(void **state)
+{
+    (void)state;
+    struct text alone = {0}, changed = {0};
+    hypura_model *model = open_model(16 << 20);
+    hypura_session *session = open_session(model);
+    hypura_request request = request_of(NULL);
+    request.ignore_end = true;
+    request.max_tokens = 48;
+    assert_done(hypura_answer(session, &request, collect, &alone, &problem));
+    assert_done(hypura_start(session, &request, &problem));
+    hypura_statistics now = {.struct_size = sizeof now};
+    const hypura_event *event;
+    for (int i = 0;; i++) {
+        assert_done(hypura_next(session, -1, &event, &problem));
+        if (event->kind == HYPURA_EVENT_END)
+            break;
+        collect(&changed, event);
+        if (i % 8 == 0)
+            assert_done(hypura_set_memory(model, (uint64_t)(i % 16 ? 16 : 13) << 20, &problem));
+    }
+    hypura_get_statistics(model, &now);
+    assert_true(now.memory_bytes <= 16 << 20 && now.largest_memory_bytes == 16 << 20);
+    assert_string_equal(alone.bytes, changed.bytes);
+    hypura_session_close(session);
+    hypura_close(model);
+}
+
+static void an_answer_is_stopped_and_the_session_goes_on(void **state)
+{
+    (void)state;
+    hypura_model *model = open_model(0);
+    hypura_session *session = open_session(model);
+    hypura_request request = request_of(NULL);
+    const hypura_event *event;
+    request.ignore_end = request.shift = true;
+    request.max_tokens = 0;
+    assert_done(hypura_start(session, &request, &problem));
+    assert_done(hypura_next(session, -1, &event, &problem));
+    assert_int_equal(event->kind, HYPURA_EVENT_CONTENT);
+    hypura_stop(session);
+    while (event->kind != HYPURA_EVENT_END)
+        assert_done(hypura_next(session, -1, &event, &problem));
+    assert_int_equal(hypura_session_result(session)->finish, HYPURA_FINISH_CANCELLED);
+    assert_true(hypura_session_result(session)->answer_tokens > 0);
+    request = request_of(NULL);
+    assert_done(hypura_answer(session, &request, NULL, NULL, &problem));
+    const int32_t end = hypura_session_result(session)->end_token;
+    assert_true(end == HYPURA_NO_TOKEN || hypura_is_end(model, end));
+    assert_false(hypura_is_end(model, HYPURA_NO_TOKEN));
+    assert_true(hypura_begin_token(model) < (int32_t)hypura_get_info(model)->vocabulary_size);
+    assert_false(hypura_is_lost(model));
+    char *json = NULL;
+    assert_done(hypura_statistics_json(model, &json, &problem));
+    assert_non_null(strstr(json, "\"budget_bytes\": "));
+    hypura_free(json);
+    hypura_session_close(session);
+    hypura_close(model);
+}
+
+struct bytes {
+    unsigned char *data;
+    size_t size, at, most; /* most: that may be written; 0: all */
+};
+
+static bool put(void *context, const void *data, size_t size)
+{
+    struct bytes *bytes = context;
+    if (bytes->most && bytes->size + size > bytes->most)
+        return false;
+    unsigned char *more = realloc(bytes->data, bytes->size + size + 1);
+    if (!more)
+        return false;
+    bytes->data = more;
+    memcpy(bytes->data + bytes->size, data, size);
+    bytes->size += size;
+    return true;
+}
+
+static bool take(void *context, void *data, size_t size)
+{
+    struct bytes *bytes = context;
+    if (size > bytes->size - bytes->at)
+        return false;
+    memcpy(data, bytes->data + bytes->at, size);
+    bytes->at += size;
+    return true;
+}
+
+static void a_session_goes_through_functions_of_the_program(void **state)
+{
+    (void)state;
+    struct bytes bytes = {0}, short_of = {.most = 64};
+    size_t computed = 0;
+    hypura_model *model = open_model(0);
+    hypura_session *session = open_session(model), *other = open_session(model);
+    hypura_request request = request_of(NULL);
+    assert_done(hypura_answer(session, &request, NULL, NULL, &problem));
+    assert_done(hypura_session_write(session, put, &bytes, &problem));
+    assert_true(hypura_session_write(session, put, &short_of, &problem) != HYPURA_OK);
+    assert_done(hypura_session_read(other, take, &bytes, &computed, &problem));
+    size_t held = 0, expected = 0;
+    hypura_session_tokens(session, &expected);
+    hypura_session_tokens(other, &held);
+    assert_true(held == expected && computed + 1 >= held && bytes.at == bytes.size);
+    bytes.at = 0;
+    bytes.size /= 2;
+    assert_true(hypura_session_read(other, take, &bytes, &computed, &problem) != HYPURA_OK);
+    hypura_session_tokens(other, &held);
+    assert_int_equal(held, expected); /* as it was */
+    free(bytes.data);
+    free(short_of.data);
+    hypura_session_close(session);
+    hypura_session_close(other);
+    hypura_close(model);
+}
+
+struct heard {
+    int count;
+    hypura_log_level level;
+    char message[512];
+};
+
+static void hear(void *context, hypura_log_level level, const char *message)
+{
+    struct heard *heard = context;
+    heard->count++;
+    heard->level = level;
+    snprintf(heard->message, sizeof heard->message, "%s", message);
+}
+
+static void what_else_it_reports_goes_to_the_log(void **state)
+{
+    (void)state;
+    struct heard heard = {0};
+    const hypura_options options = {.struct_size = sizeof options, .context_tokens = 256, .gpu = "999"};
+    hypura_plan *plan = NULL;
+    hypura_set_log(hear, &heard, HYPURA_LOG_WARNING);
+    assert_done(hypura_plan_file(&plan, embedded_model(), &options, &problem));
+    hypura_plan_free(plan);
+    assert_true(heard.count > 0 && heard.level == HYPURA_LOG_WARNING && strstr(heard.message, "999"));
+    assert_null(strchr(heard.message, '\n'));
+    heard = (struct heard){0};
+    hypura_set_log(hear, &heard, HYPURA_LOG_ERROR);
+    assert_done(hypura_plan_file(&plan, embedded_model(), &options, &problem));
+    hypura_plan_free(plan);
+    assert_int_equal(heard.count, 0);
+    hypura_set_log(NULL, NULL, HYPURA_LOG_ERROR);
+}
+
+/* In a process of its own, as its memory stays. */
+static void a_program_that_ends_may_leave(void **state)
+{
+    (void)state;
+    pid_t child = fork();
+    int status = -1;
+    assert_true(child >= 0);
+    if (child == 0) {
+        hypura_model *model = NULL;
+        hypura_session *session = NULL;
+        const hypura_options options = {.struct_size = sizeof options, .context_tokens = 256, .gpu = "none"};
+        hypura_request request = request_of(NULL);
+        int failed = hypura_open(&model, embedded_model(), &options, &problem) ||
+                     hypura_session_open(&session, model, &problem) ||
+                     hypura_answer(session, &request, NULL, NULL, &problem);
+        if (!failed) {
+            hypura_session_close(session);
+            hypura_leave(model);
+        }
+        _exit(failed);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+}
+
 /* ---- requests in the shapes of a server's ---- */
 
 struct reply {
@@ -780,12 +958,14 @@ static unsigned ask(hypura_endpoint *endpoint, struct reply *reply, const char *
 static void requests_are_answered_as_a_server_answers_them(void **state)
 {
     (void)state;
-    static const char wanted[] = "{\"messages\": [{\"role\": \"user\", \"content\": \"What does the ls command do?\"}], "
-                                 "\"model\": \"any\", \"temperature\": 0, \"max_tokens\": 8}";
+    static const char wanted[] =
+        "{\"messages\": [{\"role\": \"user\", \"content\": \"What does the ls command do?\"}], "
+        "\"model\": \"any\", \"temperature\": 0, \"max_tokens\": 8}";
     struct reply replies[3];
     hypura_endpoint *endpoint = NULL;
     char *gpu = strdup("none"), *kind = strdup("lru");
-    hypura_options options = {.struct_size = sizeof options, .context_tokens = 256, .sessions = 2, .gpu = gpu, .cache_policy = kind};
+    hypura_options options = {
+        .struct_size = sizeof options, .context_tokens = 256, .sessions = 2, .gpu = gpu, .cache_policy = kind};
     assert_non_null(gpu);
     assert_non_null(kind);
     assert_done(hypura_endpoint_open(&endpoint, embedded_model(), &options, &problem));
@@ -795,7 +975,8 @@ static void requests_are_answered_as_a_server_answers_them(void **state)
     free(kind);
     for (size_t i = 0; i < 3; i++) {
         replies[i] = (struct reply){.mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
-        assert_done(hypura_endpoint_ask(endpoint, "/v1/chat/completions", wanted, strlen(wanted), take_reply, &replies[i], &problem));
+        assert_done(hypura_endpoint_ask(endpoint, "/v1/chat/completions", wanted, strlen(wanted), take_reply,
+                                        &replies[i], &problem));
     }
     for (size_t i = 0; i < 3; i++) {
         assert_int_equal(wait_for_reply(&replies[i]), 200);
@@ -819,11 +1000,13 @@ static void requests_are_answered_as_a_server_answers_them(void **state)
                                       {"/api/pull", "{}", "nothing answers to"},
                                       {"/nowhere", "{}", "nothing answers to"}};
     for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++)
-        assert_refused(hypura_endpoint_ask(endpoint, refused[i][0], refused[i][1], strlen(refused[i][1]), take_reply, &replies[0], &problem),
+        assert_refused(hypura_endpoint_ask(endpoint, refused[i][0], refused[i][1], strlen(refused[i][1]), take_reply,
+                                           &replies[0], &problem),
                        HYPURA_ERROR_ARGUMENT, refused[i][2]);
     hypura_endpoint_close(endpoint);
     options = (hypura_options){.struct_size = sizeof options, .sessions = HYPURA_ENDPOINT_SESSIONS + 1};
-    assert_refused(hypura_endpoint_open(&endpoint, embedded_model(), &options, &problem), HYPURA_ERROR_ARGUMENT, "options.sessions is 257");
+    assert_refused(hypura_endpoint_open(&endpoint, embedded_model(), &options, &problem), HYPURA_ERROR_ARGUMENT,
+                   "options.sessions is 257");
     assert_true(hypura_endpoint_open(&endpoint, "/nowhere.gguf", NULL, &problem) != HYPURA_OK);
     assert_non_null(strstr(problem.message, "nowhere"));
     hypura_endpoint_close(NULL);
@@ -846,27 +1029,32 @@ static void a_file_is_described_and_written_in_parts(void **state)
     char *text = NULL, hosts[128], part[128];
     int called = 0;
     assert_done(hypura_inspect(embedded_model(), &options, &what, &text, &problem));
-    assert_true(strstr(text, "\"architecture\": \"qwen3moe\"") && strstr(text, "\"steps\"") && !strstr(text, "\"tensors\": [{\"layer"));
+    assert_true(strstr(text, "\"architecture\": \"qwen3moe\"") && strstr(text, "\"steps\"") &&
+                !strstr(text, "\"tensors\": [{\"layer"));
     hypura_free(text);
     assert_done(hypura_inspect(embedded_model(), NULL, NULL, &text, &problem));
     assert_null(strstr(text, "\"steps\""));
     hypura_free(text);
     what = (hypura_inspection){.struct_size = sizeof what, .preset = "glm-5"};
-    assert_refused(hypura_inspect(embedded_model(), NULL, &what, &text, &problem), HYPURA_ERROR_ARGUMENT, "name no other");
+    assert_refused(hypura_inspect(embedded_model(), NULL, &what, &text, &problem), HYPURA_ERROR_ARGUMENT,
+                   "name no other");
 
     snprintf(hosts, sizeof hosts, "%s/hosts.json", folder);
     snprintf(part, sizeof part, "%s/part.gguf", folder);
     FILE *file = fopen(hosts, "w");
     assert_non_null(file);
-    fputs("{\"memory\": \"300M\", \"memory_bytes_per_second\": 5e10, \"drive_bytes_per_second\": 1e8, \"link_bits_per_second\": 1e12, "
-          "\"hosts\": [{\"name\": \"desk\", \"memory_bytes_per_second\": 1e9}, {\"name\": \"box\"}]}", file);
+    fputs("{\"memory\": \"300M\", \"memory_bytes_per_second\": 5e10, \"drive_bytes_per_second\": 1e8, "
+          "\"link_bits_per_second\": 1e12, "
+          "\"hosts\": [{\"name\": \"desk\", \"memory_bytes_per_second\": 1e9}, {\"name\": \"box\"}]}",
+          file);
     assert_int_equal(fclose(file), 0);
     assert_done(hypura_inspect_hosts(embedded_model(), hosts, &options, NULL, &text, &problem));
     assert_non_null(strstr(text, "\"name\": \"box\""));
     hypura_free(text);
-    assert_refused(hypura_write_part(embedded_model(), hosts, &options, "none", part, NULL, NULL, &problem), HYPURA_ERROR_ARGUMENT, "no host");
-    assert_refused(hypura_write_part(embedded_model(), hosts, &options, "desk", part, NULL, NULL, &problem), HYPURA_ERROR_ARGUMENT,
-                   "the whole model");
+    assert_refused(hypura_write_part(embedded_model(), hosts, &options, "none", part, NULL, NULL, &problem),
+                   HYPURA_ERROR_ARGUMENT, "no host");
+    assert_refused(hypura_write_part(embedded_model(), hosts, &options, "desk", part, NULL, NULL, &problem),
+                   HYPURA_ERROR_ARGUMENT, "the whole model");
     assert_int_equal(hypura_write_part(embedded_model(), hosts, &options, "box", part, stop_soon, &called, &problem),
                      HYPURA_ERROR_CANCELLED);
     assert_true(called == 1 && access(part, F_OK) != 0);
@@ -906,6 +1094,11 @@ int main(void)
         cmocka_unit_test(structs_of_other_versions_are_taken_as_far_as_they_are_known),
         cmocka_unit_test(refusals_have_a_sentence),
         cmocka_unit_test(loading_can_be_cancelled),
+        cmocka_unit_test(the_budget_changes_in_the_middle_of_an_answer),
+        cmocka_unit_test(an_answer_is_stopped_and_the_session_goes_on),
+        cmocka_unit_test(a_session_goes_through_functions_of_the_program),
+        cmocka_unit_test(what_else_it_reports_goes_to_the_log),
+        cmocka_unit_test(a_program_that_ends_may_leave),
         cmocka_unit_test(requests_are_answered_as_a_server_answers_them),
         cmocka_unit_test(a_file_is_described_and_written_in_parts),
         cmocka_unit_test(the_version_is_told),
