@@ -260,9 +260,29 @@ def what_is_built_for_an_instruction_set_is_reached_through_tables():
     assert len(functions) > 500 and not beyond, (len(functions), beyond)
 
 
+def read_source(name):
+    with open(os.path.join(SOURCE, "src", name)) as file:
+        return file.read()
+
+
+def both_processors_carry_out_one_list():
+    """A kind of step is one function of the CPU and at most one of a device; only what fusing makes for devices has none there."""
+    kinds = re.search(r"enum step_kind \{(.*?)STEP_KINDS", read_source("steps/steps.h"), re.S).group(1)
+    kinds = re.findall(r"^ *(STEP_[A-Z_]+),", kinds, re.M)
+    functions = re.findall(r"\[(STEP_(?!KINDS)[A-Z_]+)\] = ", read_source("engine/cpu/execute.c"))
+    records = re.findall(r"\[(STEP_(?!KINDS)[A-Z_]+)\] = ", read_source("engine/gpu/record.c"))
+    assert len(kinds) > 30 and sorted([*functions, "STEP_RESIDUAL"]) == sorted(kinds), set(kinds) ^ set(functions)
+    assert len(records) > 25 and len(set(records)) == len(records) and set(records) <= set(kinds), records
+    made = [name for name in os.listdir(os.path.join(SOURCE, "src", "steps"))
+            if name.endswith(".c") and "kind = STEP_RESIDUAL" in read_source("steps/" + name)]
+    assert made == ["fuse.c"], made
+
+
 def executors_know_no_architecture():
     """What a layer is, the list of steps says; who carries it out asks neither for a name nor for a flag."""
     looked = 0
+    names = re.findall(r'\.name = "([^"]+)"', read_source("model/architecture.c"))
+    assert len(names) > 50, names
     for folder in ("cpu", "gpu"):
         for path in glob.glob(os.path.join(SOURCE, "src", "engine", folder, "*.[ch]")):
             with open(path) as file:
@@ -271,6 +291,8 @@ def executors_know_no_architecture():
             for word in ("ARCHITECTURE_", "model_architecture", "model_layer(", "LAYER_ATTENTION", "LAYER_LATENT",
                          "LAYER_RECURRENT"):
                 assert word not in text, (os.path.relpath(path, SOURCE), word)
+            named = [name for name in names if f'"{name}"' in text]
+            assert not named, (os.path.relpath(path, SOURCE), named)
     assert looked > 15, looked
 
 
@@ -310,4 +332,5 @@ if __name__ == "__main__":
                              the_store_has_one_word_for_one_thing, experts_are_prefetched_and_tokens_drafted,
                              the_library_never_prints_exits_or_aborts, the_library_wants_nothing_that_macos_lacks,
                              what_is_built_for_an_instruction_set_is_reached_through_tables,
-                             executors_know_no_architecture, files_are_not_handed_to_other_programs, without_a_gpu_it_would_be_whole]) else 0)
+                             both_processors_carry_out_one_list, executors_know_no_architecture,
+                             files_are_not_handed_to_other_programs, without_a_gpu_it_would_be_whole]) else 0)
