@@ -1,5 +1,6 @@
 /* Changes of the model folder: models that come, are replaced and go. Every step is such that a process may end behind
  * it. */
+#include "model/model.h"
 #include "server/registry_private.h"
 #include "server/server_private.h"
 
@@ -66,12 +67,19 @@ static void unlock(struct registry *registry, int lock)
 /* ---- what nobody names any more -------------------------------------------------------------------------------------
  */
 
-/* Whether a manifest's text under this key is the name, or of a split model any part of it. */
-static bool names(const json_t *manifest, const char *key, const char *name)
+/* What "hypura optimize" writes next to a model belongs to it. */
+static const char *const beside[] = {EXPERT_FILE_ENDING, EXPERT_FILE_ENDING ".partial", EXPERT_FILE_ENDING ".partial.pieces"};
+
+/* Whether a manifest's text under this key is the name, or of a split model any part of it, or what belongs to it. */
+static bool names(const json_t *manifest, const char *key, const char *file)
 {
     const char *named = json_string_value(json_object_get(manifest, key));
-    if (!named)
+    char name[NAME_MAX + 1];
+    if (!named || snprintf(name, sizeof name, "%s", file) >= (int)sizeof name)
         return false;
+    for (size_t i = 0; i < COUNT_OF(beside); i++)
+        if (ends_with(name, beside[i]))
+            name[strlen(name) - strlen(beside[i])] = '\0';
     const char *of = strstr(named, "-00001-of-");
     if (!of || strlen(named) != strlen(name))
         return strcmp(named, name) == 0;
@@ -109,6 +117,14 @@ static void drop(const char *path)
 {
     if (unlink(path) && errno != ENOENT)
         log_write(LOG_WARNING, "cannot delete %s, which is no longer needed: %s", path, strerror(errno));
+}
+
+static void drop_beside(const char *model)
+{
+    char path[PATH_MAX];
+    for (size_t i = 0; i < COUNT_OF(beside); i++)
+        if (snprintf(path, sizeof path, "%s%s", model, beside[i]) < (int)sizeof path)
+            drop(path);
 }
 
 /* The weights that the manifest names, or all that have been without one for long. */
@@ -248,6 +264,13 @@ static hypura_status place_copy(const struct registry *registry, const char *nam
     }
     if (!status)
         status = place_files(registry, name, (const char *const *)paths, (size_t)count, false, out, error);
+    /* Its experts' file counts for a second name of the same model too. */
+    char first[PATH_MAX], experts[PATH_MAX], second[PATH_MAX];
+    if (!status && placed_path(out, 0, first, sizeof first) &&
+        snprintf(experts, sizeof experts, "%s" EXPERT_FILE_ENDING, path) < (int)sizeof experts &&
+        snprintf(second, sizeof second, "%s" EXPERT_FILE_ENDING, first) < (int)sizeof second && access(experts, F_OK) == 0 &&
+        link(experts, second))
+        log_write(LOG_WARNING, "cannot make %s: %s", second, strerror(errno));
     for (long i = 0; paths && i < count; i++)
         memory_free(paths[i]);
     memory_free(paths);
@@ -325,6 +348,7 @@ static hypura_status put_in_place(const struct registry *registry, const char *f
 {
     if (rename(file, path))
         return error_set_errno(error, errno, "cannot make %s", path);
+    drop_beside(path); /* of what was there before */
     return durable_folder(registry->folder, error);
 }
 
@@ -351,6 +375,8 @@ static hypura_status remove_model_files(const char *path, hypura_error *error)
         snprintf(part, sizeof part, "%.*s-%05ld%s", (int)(of - path), path, i, of + 6);
         drop(part);
     }
+    if (!status)
+        drop_beside(path);
     return status;
 }
 

@@ -611,6 +611,31 @@ static void weights_go_with_the_last_model_that_names_them(void **state)
     assert_int_equal(files_in("weights"), 0);
 }
 
+static void experts_in_one_place_go_with_their_model(void **state)
+{
+    (void)state;
+    const char *const plain[] = {"a.gguf.experts", "a.gguf.experts.partial", "a.gguf.experts.partial.pieces"};
+    fresh_folder();
+    for (size_t i = 0; i < COUNT_OF(plain); i++)
+        write_text(in_models(plain[i]), "experts");
+    write_text(in_models("another.gguf.experts"), "of another");
+    /* A second name of the same file has them too; they stay while either is there. */
+    assert_ok(create_as("one", "a", "1", &test_error));
+    assert_int_equal(files_in("weights"), 2);
+    assert_ok(registry_delete(registry, "a", &test_error));
+    for (size_t i = 0; i < COUNT_OF(plain); i++)
+        assert_int_equal(access(in_models(plain[i]), F_OK), -1);
+    assert_int_equal(access(in_models("another.gguf.experts"), F_OK), 0);
+    assert_int_equal(files_in("weights"), 2);
+    /* Not even when all that nobody names goes. */
+    clock_offset = 25 * 3600;
+    assert_ok(create_as("two", "b", "2", &test_error));
+    clock_offset = 0;
+    assert_int_equal(files_in("weights"), 3);
+    assert_ok(registry_delete(registry, "one", &test_error));
+    assert_int_equal(files_in("weights"), 1);
+}
+
 /* ---- two processes --------------------------------------------------------------------------------------------------
  */
 
@@ -657,6 +682,7 @@ int main(void)
         cmocka_unit_test(what_is_written_is_on_the_drive_before_it_has_its_name),
         cmocka_unit_test(a_manifest_that_cannot_be_read_is_an_error),
         cmocka_unit_test(weights_go_with_the_last_model_that_names_them),
+        cmocka_unit_test(experts_in_one_place_go_with_their_model),
         cmocka_unit_test(two_processes_do_not_mix_models),
     };
     return cmocka_run_group_tests_name("registry", tests, make_folder, remove_folder);
