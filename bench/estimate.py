@@ -2,18 +2,20 @@
 """What hypura estimate says of a model, next to what comes: the table of docs/estimate.md.
 
     bench/estimate.py -P
-    bench/estimate.py [-m "NAME..."] [-f "25 50 75 all"] [-g] [-n TOKENS] [-t SECONDS] [-d FOLDER] [-k] [-j FILE]
+    bench/estimate.py [-m "NAME..."] [-f "25 50 75 all"] [-g] [-r BYTES] [-n TOKENS] [-t SECONDS] [-d FOLDER] [-k] [-j FILE]
 
 Makes synthetic models of -m (default: two dense ones, one of them a hybrid, and four mixtures, one of them a hybrid) in the
 folder of -d, measures this machine and its drive, and records each mixture's routing in a run over other tokens. Then for each
 share of memory in -f (per cent of the file; all: enough for all of it) the drive is measured again, with the model's own file,
 since a shared one changes from minute to minute; estimate is asked, with that profile and that routing; and the model runs: 500
-tokens of a prompt, then an answer of -n tokens at most and of -s seconds (default: 2) at most, as far as estimate knows. -g: all and
-a quarter of it once more with a GPU for everything, and for half of it. After -t seconds no new row begins. -k keeps the models.
--j: all figures as JSON. HYPURA names the program. As root the page cache is dropped before each run. Prints a Markdown table,
-and how many rows are within 15 %. -P: instead of that, the table next to what other programs published of machines that have a
-name; it runs nothing.
+tokens of a prompt, then an answer of -n tokens at most and of -s seconds (default: 2) at most, as far as estimate knows.
+
+-g: all and a quarter of it once more with a GPU for everything, and for half of it. -r holds the drive to so many bytes a second
+(as root, with control groups of version 1). After -t seconds no new row begins. -k keeps the models. -j: all figures as JSON.
+HYPURA names the program. As root the page cache is dropped before each run. Prints a Markdown table, and how many rows are
+within 15 %. -P: instead of that, the table next to what other programs published of machines that have a name; it runs nothing.
 """
+import atexit
 import getopt
 import json
 import os
@@ -38,7 +40,7 @@ PROMPT = 500  # which estimate tells the time of
 CONTEXT = 1024
 HALF = 15  # per cent that an estimate may be off
 LEAST_TOKENS = 12  # of an answer
-DRIVE_SECONDS = 0.4
+DRIVE_SECONDS = 0.5
 
 # model, machine, memory, what was published in tokens/s (least, most), of what, where, and what differs.
 PUBLISHED = [
@@ -129,6 +131,27 @@ def hypura(*arguments, **folders):
     return done.stdout
 
 
+class SlowDrive:
+    """All that this process and its children read of a drive, held to so many bytes a second."""
+
+    def __init__(self, folder, bytes_a_second):
+        self.group = f"/sys/fs/cgroup/blkio/hypura-estimate-{os.getpid()}"
+        os.mkdir(self.group)
+        device = os.stat(folder).st_dev
+        with open(os.path.join(self.group, "blkio.throttle.read_bps_device"), "w") as file:
+            file.write(f"{os.major(device)}:{os.minor(device)} {bytes_a_second}")
+        self.move(self.group)
+
+    @staticmethod
+    def move(group):
+        with open(os.path.join(group, "cgroup.procs"), "w") as file:
+            file.write(str(os.getpid()))
+
+    def close(self):
+        self.move(os.path.dirname(self.group))
+        os.rmdir(self.group)
+
+
 class Bench:
     def __init__(self, folder, options):
         self.folder = folder
@@ -205,7 +228,7 @@ def synthesise(folder, name, preset):
 
 
 def main():
-    options, rest = getopt.getopt(sys.argv[1:], "m:f:gn:s:t:d:kj:P")
+    options, rest = getopt.getopt(sys.argv[1:], "m:f:gr:n:s:t:d:kj:P")
     options = dict(options)
     if rest:
         sys.exit(__doc__)
@@ -225,6 +248,8 @@ def main():
             except RuntimeError as problem:
                 print(f"<!-- {name}: {problem} -->", flush=True)
         made = time.time() - begin
+        if "-r" in options:
+            atexit.register(SlowDrive(folder, int(options["-r"])).close)
         largest = max(models.values(), key=os.path.getsize)
         profile = os.path.join(folder, "profile.json")
         machine = hypura("profile", largest, "--force", "--json", *([] if "-g" in options else ["--gpu", "none"]), **bench.folders)

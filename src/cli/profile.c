@@ -268,14 +268,19 @@ static json_t *gpus_json(const struct hardware *h)
 
 static json_t *machine_json(const struct hardware *h)
 {
-    json_t *kernels = json_object();
-    for (size_t i = 0; i < h->kernel_count; i++)
-        json_object_set_new(kernels, tensor_type_info(h->kernels[i].type)->name,
-                            json_real(h->kernels[i].bytes_per_second));
+    json_t *kernels = json_object(), *products = json_object();
+    for (size_t i = 0; i < h->kernel_count; i++) {
+        const struct kernel_speed *kernel = &h->kernels[i];
+        const char *name = tensor_type_info(kernel->type)->name;
+        json_object_set_new(kernels, name, json_real(kernel->bytes_per_second));
+        if (kernel->many_per_second > 0)
+            json_object_set_new(products, name, json_pack("{s:f, s:f}", "few", kernel->few_per_second, "many",
+                                                          kernel->many_per_second));
+    }
     json_t *storage = storage_json(&h->storage);
     json_object_set_new(storage, "reading_beside", json_real(h->storage.reading_beside));
     json_object_set_new(storage, "computing_beside", json_real(h->storage.computing_beside));
-    return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:f, s:f, s:f, s:o, s:b, s:o, s:o}", "cpu", h->cpu,
+    return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:f, s:f, s:f, s:o, s:o, s:b, s:o, s:o}", "cpu", h->cpu,
                      "instructions", h->instructions, "cores", (json_int_t)h->cores, "cache_l1_bytes",
                      (json_int_t)h->cache_l1, "cache_l2_bytes", (json_int_t)h->cache_l2, "cache_l3_bytes",
                      (json_int_t)h->cache_l3, "memory_bytes", (json_int_t)h->memory_total, "memory_available_bytes",
@@ -283,7 +288,7 @@ static json_t *machine_json(const struct hardware *h)
                      h->cgroup_limit == UINT64_MAX ? json_null() : json_integer((json_int_t)h->cgroup_limit),
                      "memory_bytes_per_second", h->memory_bytes_per_second, "compute_bytes_per_second",
                      h->compute_bytes_per_second, "multiply_adds_per_second", h->multiply_adds_per_second, "kernels",
-                     kernels, "measured", h->measured, "gpus", gpus_json(h), "storage", storage);
+                     kernels, "products", products, "measured", h->measured, "gpus", gpus_json(h), "storage", storage);
 }
 
 /* A device that was not there, or not asked for, when the profile was made. */

@@ -47,10 +47,16 @@ struct storage {
     size_t sample_count;
 };
 
-/* The speed of the matrix-vector kernel for one type: bytes of weights per second, all cores. */
+/* Tokens of a prompt that a matrix was measured with: those that one of many experts gets, and those of a batch. */
+#define KERNEL_FEW 32u
+#define KERNEL_MANY 512u
+
+/* The speed of the kernels for one type, all cores: bytes of weights per second for one token, and multiply-adds per
+ * second for few tokens and for many (0: not measured). */
 struct kernel_speed {
     enum tensor_type type;
     double bytes_per_second;
+    double few_per_second, many_per_second;
 };
 
 #define HARDWARE_MAX_KERNELS 16
@@ -151,6 +157,14 @@ void hardware_share(struct hardware *hardware, uint32_t sharers);
 
 /* The speed of the kernel for a type in bytes per second: as measured, else compute_bytes_per_second. */
 double hardware_kernel_speed(const struct hardware *hardware, enum tensor_type type);
+
+/* What a batch of t tokens takes to pass weights of a type in memory: start + t * each seconds, and not less than one
+ * token takes. */
+struct product_cost {
+    double start, each;
+};
+struct product_cost hardware_product_cost(const struct hardware *hardware, enum tensor_type type, double bytes,
+                                          double elements);
 
 /* ---- other machines ---------------------------------------------------------------------------------------------- */
 

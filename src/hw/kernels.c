@@ -17,9 +17,8 @@ static double usual_seconds(double *seconds, size_t count)
 
 #define KERNEL_COLUMNS 4096
 
-/* A prompt's batch, and rows for each core, as many as a layer of a model has for it: less of either is over before the
- * cores have all begun, and says nothing of the kernels. */
-#define PROMPT_TOKENS 512
+/* Rows of a prompt's matrix for each core, as many as a layer of a model has for it: fewer are over before the cores have
+ * all begun, and say nothing of the kernels. */
 #define PROMPT_ROWS_A_CORE 256
 #define LEAST_PROMPT_ROWS 1024
 
@@ -67,9 +66,9 @@ static void time_in_turns(const struct kernel_test *test, struct timing *timings
 {
     uint64_t started = clock_nanoseconds();
     for (size_t round = 0; round < MOST_ROUNDS; round++) {
-        double seconds = clock_seconds_since(started) / (double)count;
+        double seconds = clock_seconds_since(started);
         /* Where the caches are large and the cores few, once is long enough. */
-        if (round > 0 && seconds > (round < 3 ? 0.5 : 0.2))
+        if (round > 0 && seconds > (round < 3 ? 4 : 2))
             return;
         for (size_t i = 0; i < count; i++) {
             struct timing *timing = &timings[i];
@@ -82,32 +81,39 @@ static void time_in_turns(const struct kernel_test *test, struct timing *timings
 static void take_timing(struct hardware *out, struct timing *timing)
 {
     double seconds = usual_seconds(timing->seconds, timing->rounds);
-    if (timing->tokens > 1) {
-        out->multiply_adds_per_second = (double)timing->rows * KERNEL_COLUMNS * (double)timing->tokens / seconds;
-        return;
+    double products = (double)timing->rows * KERNEL_COLUMNS * (double)timing->tokens / seconds;
+    if (timing->tokens == 1) {
+        double speed = (double)timing->rows * (double)timing->row_bytes / seconds;
+        /* Where a kernel fetches ahead better than a plain sum it is the better measure of the memory. */
+        out->memory_bytes_per_second = MAX(out->memory_bytes_per_second, speed);
+        out->kernels[out->kernel_count++] = (struct kernel_speed){.type = timing->type, .bytes_per_second = speed};
+    } else if (timing->tokens == KERNEL_FEW) {
+        out->kernels[out->kernel_count - 1].few_per_second = products;
+    } else {
+        out->kernels[out->kernel_count - 1].many_per_second = products;
+        if (timing->type == TENSOR_Q4_K)
+            out->multiply_adds_per_second = products;
     }
-    double speed = (double)timing->rows * (double)timing->row_bytes / seconds;
-    /* Where a kernel fetches ahead better than a plain sum it is the better measure of the memory. */
-    out->memory_bytes_per_second = MAX(out->memory_bytes_per_second, speed);
-    out->kernels[out->kernel_count++] = (struct kernel_speed){timing->type, speed};
 }
 
 static hypura_status time_kernels(const struct kernel_test *test, struct hardware *out, hypura_error *error)
 {
+    static const size_t tokens[] = {1, KERNEL_FEW, KERNEL_MANY};
     struct timing *timings;
     size_t count = 0;
-    hypura_status status = ALLOCATE(&timings, TIMED_TYPES + 1, "kernel timings", error);
+    hypura_status status = ALLOCATE(&timings, TIMED_TYPES * COUNT_OF(tokens), "kernel timings", error);
     if (status != HYPURA_OK)
         return status;
     for (size_t i = 0; i < TIMED_TYPES; i++) {
         uint64_t row_bytes;
         if (!compute_supports(timed_types[i]) || !tensor_row_bytes(timed_types[i], KERNEL_COLUMNS, &row_bytes))
             continue;
-        timings[count++] = (struct timing){
-            .type = timed_types[i], .rows = rows_of(test, row_bytes), .row_bytes = (size_t)row_bytes, .tokens = 1};
-        if (timed_types[i] == TENSOR_Q4_K)
-            timings[count++] = (struct timing){
-                .type = timed_types[i], .rows = MIN(test->prompt_rows, rows_of(test, row_bytes)), .row_bytes = (size_t)row_bytes, .tokens = PROMPT_TOKENS};
+        const size_t most = rows_of(test, row_bytes);
+        for (size_t t = 0; t < COUNT_OF(tokens); t++)
+            timings[count++] = (struct timing){.type = timed_types[i],
+                                               .rows = tokens[t] > 1 ? MIN(test->prompt_rows, most) : most,
+                                               .row_bytes = (size_t)row_bytes,
+                                               .tokens = tokens[t]};
     }
     time_in_turns(test, timings, count);
     out->kernel_count = 0;
@@ -135,14 +141,14 @@ static hypura_status open_test(struct kernel_test *test, const struct hardware *
 {
     *test = (struct kernel_test){.weight_bytes = hw_test_bytes(hardware)};
     test->prompt_rows = MAX(PROMPT_ROWS_A_CORE * MIN(hardware->cores, (size_t)64), (size_t)LEAST_PROMPT_ROWS);
-    test->output_floats = MAX(test->prompt_rows * PROMPT_TOKENS, test->weight_bytes / 1024);
+    test->output_floats = MAX(test->prompt_rows * KERNEL_MANY, test->weight_bytes / 1024);
     hypura_status status = memory_map(&test->weights, test->weight_bytes, true, "kernel test", error);
     if (status == HYPURA_OK)
         status = compute_create(&test->compute, MIN(hardware->cores, (size_t)256), compute_best_instructions(), error);
     if (status == HYPURA_OK)
-        status = activation_create(&test->activation, PROMPT_TOKENS, KERNEL_COLUMNS, error);
+        status = activation_create(&test->activation, KERNEL_MANY, KERNEL_COLUMNS, error);
     if (status == HYPURA_OK)
-        status = ALLOCATE(&test->input, (size_t)PROMPT_TOKENS * KERNEL_COLUMNS, "kernel test", error);
+        status = ALLOCATE(&test->input, (size_t)KERNEL_MANY * KERNEL_COLUMNS, "kernel test", error);
     if (status == HYPURA_OK)
         status = ALLOCATE(&test->output, test->output_floats, "kernel test", error);
     if (status != HYPURA_OK) {
@@ -151,7 +157,7 @@ static hypura_status open_test(struct kernel_test *test, const struct hardware *
     }
     /* 0x2a2a is a small normal number in every float format, so no kernel meets infinities or denormals. */
     memset(test->weights, 0x2a, test->weight_bytes);
-    for (size_t i = 0; i < (size_t)PROMPT_TOKENS * KERNEL_COLUMNS; i++)
+    for (size_t i = 0; i < (size_t)KERNEL_MANY * KERNEL_COLUMNS; i++)
         test->input[i] = (float)(i % 17) - 8;
     return HYPURA_OK;
 }
@@ -174,6 +180,21 @@ double hardware_kernel_speed(const struct hardware *hardware, enum tensor_type t
             return hardware->kernels[i].bytes_per_second;
     }
     return hardware->compute_bytes_per_second;
+}
+
+struct product_cost hardware_product_cost(const struct hardware *hardware, enum tensor_type type, double bytes,
+                                          double elements)
+{
+    const struct kernel_speed *kernel = NULL;
+    for (size_t i = 0; i < hardware->kernel_count && !kernel; i++)
+        kernel = hardware->kernels[i].type == type ? &hardware->kernels[i] : NULL;
+    if (!kernel || kernel->few_per_second <= 0 || kernel->many_per_second <= 0)
+        return (struct product_cost){bytes / hardware_kernel_speed(hardware, type),
+                                     elements / hardware->multiply_adds_per_second};
+    /* The line through both: what unpacking takes, and what each token does. */
+    double few = KERNEL_FEW / kernel->few_per_second, many = KERNEL_MANY / kernel->many_per_second;
+    double each = MAX((many - few) / (KERNEL_MANY - KERNEL_FEW), 0);
+    return (struct product_cost){elements * MAX(few - KERNEL_FEW * each, 0), elements * MIN(each, many / KERNEL_MANY)};
 }
 
 /* ---- decoding, while something else goes on ------------------------------------------------------------------------

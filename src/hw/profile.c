@@ -214,9 +214,12 @@ static hypura_status measure_kernels_again(struct hardware *found, hypura_error 
     hypura_status status = hw_measure_kernels(&again, error);
     if (status != HYPURA_OK)
         return status;
-    for (size_t i = 0; i < MIN(found->kernel_count, again.kernel_count); i++)
-        found->kernels[i].bytes_per_second =
-            mean_speed(found->kernels[i].bytes_per_second, again.kernels[i].bytes_per_second);
+    for (size_t i = 0; i < MIN(found->kernel_count, again.kernel_count); i++) {
+        struct kernel_speed *one = &found->kernels[i], *other = &again.kernels[i];
+        one->bytes_per_second = mean_speed(one->bytes_per_second, other->bytes_per_second);
+        one->few_per_second = mean_speed(one->few_per_second, other->few_per_second);
+        one->many_per_second = mean_speed(one->many_per_second, other->many_per_second);
+    }
     found->compute_bytes_per_second = mean_speed(found->compute_bytes_per_second, again.compute_bytes_per_second);
     found->multiply_adds_per_second = mean_speed(found->multiply_adds_per_second, again.multiply_adds_per_second);
     found->memory_bytes_per_second = again.memory_bytes_per_second; /* the best that was seen */

@@ -164,6 +164,27 @@ static bool get_kernels(const json_t *object, struct kernel_speed *kernels, size
     return true;
 }
 
+/* Profiles of earlier versions have none of these. */
+static void get_products(const json_t *object, struct hardware *hardware)
+{
+    for (size_t i = 0; i < hardware->kernel_count; i++) {
+        struct kernel_speed *kernel = &hardware->kernels[i];
+        const json_t *row = json_object_get(object, tensor_type_info(kernel->type)->name);
+        if (!get_speed(row, "few", &kernel->few_per_second) || !get_speed(row, "many", &kernel->many_per_second))
+            kernel->few_per_second = kernel->many_per_second = 0;
+    }
+}
+
+static json_t *put_products(const struct kernel_speed *kernels, size_t count)
+{
+    json_t *object = json_object();
+    for (size_t i = 0; i < count; i++)
+        if (kernels[i].few_per_second > 0 && kernels[i].many_per_second > 0)
+            json_object_set_new(object, tensor_type_info(kernels[i].type)->name,
+                                json_pack("{s:f, s:f}", "few", kernels[i].few_per_second, "many", kernels[i].many_per_second));
+    return object;
+}
+
 /* A device that cannot be understood is left out: the rest is good all the same. */
 static void get_gpus(const json_t *array, struct hardware *hardware)
 {
@@ -199,6 +220,7 @@ bool hw_get_speeds(const json_t *root, struct hardware *hardware)
         !get_storage(json_object_get(root, "storage"), &hardware->storage))
         return false;
     hardware->measured = true;
+    get_products(json_object_get(root, "products"), hardware);
     get_gpus(json_object_get(root, "gpus"), hardware);
     return true;
 }
@@ -286,10 +308,11 @@ static json_t *put_profile(const struct hardware *hardware)
 {
     char text[1024];
     fingerprint(hardware, text, sizeof text);
-    return json_pack("{s:i, s:s, s:f, s:f, s:f, s:o, s:o, s:o}", "version", PROFILE_VERSION, "fingerprint", text,
+    return json_pack("{s:i, s:s, s:f, s:f, s:f, s:o, s:o, s:o, s:o}", "version", PROFILE_VERSION, "fingerprint", text,
                      "memory_bytes_per_second", hardware->memory_bytes_per_second, "compute_bytes_per_second",
                      hardware->compute_bytes_per_second, "multiply_adds_per_second", hardware->multiply_adds_per_second,
-                     "kernels", put_kernels(hardware->kernels, hardware->kernel_count), "gpus", put_gpus(hardware),
+                     "kernels", put_kernels(hardware->kernels, hardware->kernel_count), "products",
+                     put_products(hardware->kernels, hardware->kernel_count), "gpus", put_gpus(hardware),
                      "storage", put_storage(&hardware->storage));
 }
 

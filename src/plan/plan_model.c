@@ -127,7 +127,12 @@ static void measure_work(struct plan_unit *row, const struct unit *unit, const s
     for (uint32_t i = 0; i < unit->slice_count; i++) {
         const struct unit_slice *slice = &unit->slices[i];
         const struct tensor_type_info *info = tensor_type_info(slice->tensor->type);
-        row->elements += slice->bytes / info->block_bytes * info->block_size;
+        uint64_t elements = slice->bytes / info->block_bytes * info->block_size;
+        struct product_cost cost =
+            hardware_product_cost(hardware, slice->tensor->type, (double)slice->bytes, (double)elements);
+        row->elements += elements;
+        row->batch_start += cost.start;
+        row->batch_each += cost.each;
         row->compute_seconds += (double)slice->bytes / hardware_kernel_speed(hardware, slice->tensor->type);
     }
 }

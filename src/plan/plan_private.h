@@ -33,6 +33,7 @@ struct plan_unit {
     uint32_t slices;        /* read one by one */
     uint64_t elements;      /* multiplications and additions for a token */
     double compute_seconds; /* for one token, from memory */
+    double batch_start, batch_each; /* seconds for a batch, and for each token of it (hardware_product_cost) */
     enum plan_priority priority;
     int32_t layer;
     int32_t expert; /* in its layer; -1: a tensor */

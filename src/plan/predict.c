@@ -132,12 +132,13 @@ enum plan_bound plan_bound_of(double compute_seconds, double seconds, const stru
                                                                                                         : BOUND_COMPUTE;
 }
 
-/* What the reader was set up for is what it was seen to give, whatever other samples say of more in flight. */
+/* What the reader was set up for gives what was seen in many rounds; a single short sample that looks quicker was lucky, or
+ * had what a limited drive saved up before. */
 static double read_speed(const struct storage *storage, uint64_t block, uint32_t depth)
 {
-    double speed = hardware_read_speed(storage, block, depth);
     bool full = block >= storage->block_bytes && 2 * depth >= storage->depth;
-    return full ? fmax(speed, storage->bytes_per_second) : speed;
+    return full ? storage->bytes_per_second
+                : fmin(hardware_read_speed(storage, block, depth), storage->bytes_per_second);
 }
 
 static double expert_speed(const struct storage *storage, double expert_bytes, uint32_t slices, uint32_t experts,

@@ -11,16 +11,34 @@
 /* Multiply-adds of attention are of floats, and made in two passes: a third of the speed of weights. */
 #define ATTENTION_SHARE 0.33
 
-/* Whatever its length, a batch reads and unpacks each weight once, which takes as long as a single token's pass. */
-static double product_seconds(double elements, double tokens, double one_pass_seconds, double multiply_adds)
+/* Whatever its length, a batch reads and unpacks each weight once: on a GPU as long as a single token's pass takes. */
+static double gpu_product_seconds(double elements, double tokens, double one_pass_seconds, double multiply_adds)
 {
     return elements * tokens / multiply_adds + one_pass_seconds;
 }
 
+/* Products here: those of a matrix take no less for few tokens than for one. */
+struct products {
+    double one_token, start, each;
+};
+
+static void add_products(struct products *products, const struct plan_unit *unit)
+{
+    products->one_token += unit->compute_seconds;
+    products->start += unit->batch_start;
+    products->each += unit->batch_each;
+}
+
+static double product_seconds(const struct products *products, double tokens)
+{
+    return tokens > 0 ? fmax(products->start + products->each * tokens, products->one_token) : 0;
+}
+
 struct work {
-    double elements, one_token; /* of tensors, here */
+    struct products tensors; /* here */
     double gpu_elements, gpu_bytes;
-    double expert_elements, expert_one_token, expert_bytes; /* of one */
+    struct products expert; /* one, as are these */
+    double expert_elements, expert_bytes;
     unit_number first_expert;
     uint32_t there;      /* experts on the GPU */
     uint32_t device;     /* 1 + the part; 0: it is computed here */
@@ -43,7 +61,7 @@ static void add_units(struct work *works, double *ring, const struct plan *plan,
             if (work->expert_bytes == 0) {
                 work->first_expert = u;
                 work->expert_elements = (double)row->elements;
-                work->expert_one_token = row->compute_seconds;
+                add_products(&work->expert, row);
                 work->expert_bytes = (double)row->footprint;
             }
             work->there += there;
@@ -53,8 +71,7 @@ static void add_units(struct work *works, double *ring, const struct plan *plan,
             work->gpu_elements += (double)row->elements;
             work->gpu_bytes += (double)model_unit(model, u)->bytes;
         } else {
-            work->elements += (double)row->elements;
-            work->one_token += row->compute_seconds;
+            add_products(&work->tensors, row);
         }
     }
 }
@@ -123,13 +140,12 @@ static struct sides experts(const struct work *work, double tokens, double touch
     double cached = 1;
     if (plan->expert_cache_bytes)
         cached = fmin((double)plan->expert_cache_bytes / (double)MAX(plan->expert_bytes, (uint64_t)1), 1);
-    double here = choices * (1 - there);
-    sides.cpu = product_seconds(work->expert_elements, here, work->expert_one_token * touched * (1 - there),
-                                hardware->multiply_adds_per_second);
+    /* Each of those that are touched has its share of the tokens. */
+    sides.cpu = touched * (1 - there) * product_seconds(&work->expert, choices / fmax(touched, 1));
     sides.disk = touched * (1 - there) * (1 - cached) * work->expert_bytes / hardware->storage.bytes_per_second;
     if (work->device) {
         const struct hardware_gpu *device = &devices[work->device - 1];
-        sides.gpu = product_seconds(work->expert_elements, choices * there, 0, device->multiply_adds_per_second);
+        sides.gpu = gpu_product_seconds(work->expert_elements, choices * there, 0, device->multiply_adds_per_second);
         uint32_t missing = table->experts - MIN(work->there, table->experts);
         struct plan_visit visit = plan_gpu_visit(model, work->first_expert, missing, (uint64_t)tokens, hardware, device);
         if (missing && visit.many && work->brings && visit.upload_seconds < sides.cpu) {
@@ -148,10 +164,10 @@ static double batch_seconds(const struct work *works, double position, double to
     for (uint32_t l = 0; l <= table->layers; l++) {
         const struct work *work = &works[l];
         const struct hardware_gpu *device = work->device ? &devices[work->device - 1] : NULL;
-        double here = product_seconds(work->elements, tokens, work->one_token, hardware->multiply_adds_per_second);
+        double here = product_seconds(&work->tensors, tokens);
         double pairs = tokens * fmin(seen, work->window) * work->pair, there = 0;
         if (device)
-            there = product_seconds(work->gpu_elements, tokens, work->gpu_bytes / device->memory_bytes_per_second,
+            there = gpu_product_seconds(work->gpu_elements, tokens, work->gpu_bytes / device->memory_bytes_per_second,
                                     device->multiply_adds_per_second) +
                     pairs / (ATTENTION_SHARE * device->multiply_adds_per_second) + device->layer_seconds;
         else

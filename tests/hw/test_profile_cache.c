@@ -31,7 +31,7 @@ static struct hardware measured(void)
     hardware.memory_bytes_per_second = 41.5e9;
     hardware.compute_bytes_per_second = 30.25e9;
     hardware.multiply_adds_per_second = 123e9;
-    hardware.kernels[0] = (struct kernel_speed){TENSOR_Q4_K, 33e9};
+    hardware.kernels[0] = (struct kernel_speed){TENSOR_Q4_K, 33e9, 1e12, 4e12};
     hardware.kernels[1] = (struct kernel_speed){TENSOR_F32, 40e9};
     hardware.kernel_count = 2;
     hardware.measured = true;
@@ -82,6 +82,13 @@ static void what_is_kept_is_found(void **state)
     assert_near(hardware_kernel_speed(&loaded, TENSOR_Q4_K), 33e9);
     assert_near(hardware_kernel_speed(&loaded, TENSOR_F32), 40e9);
     assert_near(hardware_kernel_speed(&loaded, TENSOR_Q6_K), 30.25e9);
+    /* What few tokens and many were measured with is met, and one that was not measured goes by the machine's speed. */
+    struct product_cost cost = hardware_product_cost(&loaded, TENSOR_Q4_K, 0.5625e9, 1e9);
+    assert_near(cost.start + KERNEL_FEW * cost.each, KERNEL_FEW * 1e9 / 1e12);
+    assert_near(cost.start + KERNEL_MANY * cost.each, KERNEL_MANY * 1e9 / 4e12);
+    cost = hardware_product_cost(&loaded, TENSOR_F32, 4e9, 1e9);
+    assert_near(cost.start, 4e9 / 40e9);
+    assert_near(cost.each, 1e9 / 123e9);
     struct hardware_gpu gpu = {.info = {.name = "Test GPU", .driver_version = 7}};
     hardware_gpu_speeds(&loaded, &gpu);
     assert_true(gpu.measured);

@@ -67,6 +67,30 @@ static void a_streamed_dense_model_runs_at_the_speed_of_the_disk(void **state)
     plan_free(plan);
 }
 
+/* A short sample may catch what a limited drive saved up. */
+static void a_lucky_sample_is_not_the_drives_speed(void **state)
+{
+    (void)state;
+    static struct fake fakes[2];
+    static const struct fake_shape *const shapes[] = {&fake_dense, &fake_experts};
+    for (size_t m = 0; m < COUNT_OF(shapes); m++) {
+        fake_build(&fakes[m], shapes[m]);
+        struct hardware steady = fake_hardware();
+        steady.storage.sample_count = 0;
+        struct hardware lucky = steady;
+        for (uint32_t block = 4096; block <= 4 << 20; block *= 4)
+            for (uint32_t depth = 1; depth <= 64; depth *= 4)
+                lucky.storage.samples[lucky.storage.sample_count++] =
+                    (struct storage_sample){block, depth, steady.storage.direct_supported, false,
+                                            1.5 * steady.storage.bytes_per_second};
+        struct plan *plan = plan_for(&fakes[m], &lucky, 8 * GIB, NULL);
+        assert_true(plan->predicted_bytes_per_token > 0);
+        assert_true(plan->predicted_tokens_per_second <=
+                    1.02 * steady.storage.bytes_per_second / plan->predicted_bytes_per_token);
+        plan_free(plan);
+    }
+}
+
 static void experts_overlap_hits_with_misses_but_not_the_whole_token(void **state)
 {
     (void)state;
@@ -386,6 +410,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_streamed_dense_model_runs_at_the_speed_of_the_disk),
+        cmocka_unit_test(a_lucky_sample_is_not_the_drives_speed),
         cmocka_unit_test(experts_overlap_hits_with_misses_but_not_the_whole_token),
         cmocka_unit_test(reading_and_computing_share_the_memory),
         cmocka_unit_test(more_memory_is_never_slower),
