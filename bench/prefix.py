@@ -35,13 +35,13 @@ class Server:
         self.port = int(self.process.stdout.readline().decode().rsplit(":", 1)[1])
         self.name = os.path.basename(model).rsplit(".", 1)[0]
 
-    def ask(self, tokens, most=ANSWER):
+    def ask(self, tokens, most=ANSWER, **how):
         """Seconds to the first token, the tokens that were there already, seconds per token after the first."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=7200)
         start = time.time()
         connection.request("POST", "/v1/completions", json.dumps({
             "model": self.name, "prompt": tokens, "max_tokens": most, "temperature": 0, "stream": True, "ignore_eos": True,
-            "stream_options": {"include_usage": True}}))
+            "stream_options": {"include_usage": True}, **how}))
         response, first, last, cached, events = connection.getresponse(), None, None, 0, 0
         assert response.status == 200, response.read()
         for line in response:
@@ -54,6 +54,13 @@ class Server:
             if event.get("usage"):
                 cached = event["usage"].get("prompt_tokens_details", {}).get("cached_tokens", 0)
         return (first or time.time()) - start, cached, (last - first) / max(events - 1, 1) if events > 1 else 0
+
+    def drafts(self):
+        """Tokens that were drafted so far, and those of them that came true."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
+        connection.request("GET", "/metrics")
+        found = dict(line.split(" ") for line in connection.getresponse().read().decode().splitlines() if line.startswith("hypura_"))
+        return [int(float(next(value for name, value in found.items() if word in name))) for word in ("drafted", "accepted")]
 
     def resident(self):
         with open(f"/proc/{self.process.pid}/status") as file:

@@ -285,8 +285,9 @@ hypura_status engine_write_rows(struct engine *engine, uint32_t sequence, uint32
                                 hypura_error *error);
 
 /* Clears a sequence and gives it the rows of the first positions of another one, at most as many as that has, in whole
- * blocks of PLAN_KV_BLOCK. Both share the memory until one of them writes there, which then gets its own copy.
- * HYPURA_ERROR_UNSUPPORTED if some rows are in device memory, or are not keys and values of single positions. */
+ * blocks of PLAN_KV_BLOCK. Both share the memory until one of them writes there, which then gets its own copy; what is
+ * in a device's memory is copied there, since it has room for all rows of each sequence.
+ * HYPURA_ERROR_UNSUPPORTED if some rows are not keys and values of single positions. */
 hypura_status engine_share_rows(struct engine *engine, uint32_t sequence, uint32_t from, uint32_t positions,
                                 hypura_error *error);
 

@@ -260,7 +260,7 @@ struct kv_cache {
     uint32_t *claimed; /* [sequences] up to where the current batch writes; 0: it does not */
     bool *parted;      /* [sequences] some block is in another sequence's region */
     uint32_t *counted; /* [sequences] for counting places: the block at which each was last counted, plus 1 */
-    bool can_share;    /* all rows are keys and values in host memory, so blocks may be shared */
+    bool can_share;    /* all rows are keys and values, so blocks in host memory may be shared */
 };
 
 hypura_status kv_cache_create(struct kv_cache *out, const struct geometry *geometry, uint32_t positions,

@@ -199,10 +199,10 @@ static hypura_status create_places(struct kv_cache *out, hypura_error *error)
     return HYPURA_OK;
 }
 
-/* Not what stands for several positions, nor what a device has. */
+/* Not what stands for several positions. */
 static bool may_be_shared(const struct kv_layer *layer)
 {
-    bool may = !layer->every && !(layer->heads && layer->on_gpu);
+    bool may = !layer->every;
     for (size_t i = 0; i < KV_PLANES; i++)
         may = may && !layer->planes[i].width;
     return may;
@@ -313,10 +313,10 @@ struct attention kv_cache_attention(const struct kv_cache *cache, uint32_t layer
                               .value_head_bytes = kv->value_head_bytes};
 }
 
-/* Whether blocks of a layer lie in several sequences' regions. */
+/* Whether blocks of a layer lie in several sequences' regions: on a device each sequence has its own. */
 static bool is_parted(const struct kv_cache *cache, uint32_t layer, uint32_t sequence)
 {
-    return cache->parted[sequence] && !kv_cache_is_ring(cache, layer);
+    return cache->parted[sequence] && !kv_cache_is_ring(cache, layer) && !cache->layers[layer].on_gpu;
 }
 
 struct attention_sequence kv_cache_sequence(const struct kv_cache *cache, uint32_t layer, uint32_t sequence,

@@ -11,6 +11,9 @@ struct transfer {
     uint32_t sequence;
     uint8_t *out;
     const uint8_t *in;
+    bool copies;    /* instead: from one sequence to another, */
+    uint32_t to;    /* to this one, */
+    uint64_t away;  /* whose bytes are so far from the first one's (modulo 2^64) */
     uint64_t bytes; /* so far */
     hypura_error *error;
 };
@@ -19,6 +22,8 @@ static hypura_status move(struct transfer *t, uint32_t layer, uint64_t offset, u
 {
     uint64_t at = t->bytes;
     t->bytes += bytes;
+    if (t->copies && bytes)
+        gpu_pass_copy_cache(t->batch, layer, offset, offset + t->away, bytes);
     if (bytes == 0 || (!t->out && !t->in))
         return HYPURA_OK;
     if (t->kv->layers[layer].on_gpu)
@@ -57,6 +62,7 @@ static hypura_status move_heads(struct transfer *t, uint32_t layer, bool values,
             const size_t index = row % l->ring;
             now = MIN(end - row, l->ring - index);
             uint64_t at = kv_cache_rows_at(t->kv, layer, t->sequence, values, head, index, &now);
+            t->away = t->copies ? kv_cache_rows_at(t->kv, layer, t->to, values, head, index, &now) - at : 0;
             TRY(move_run(t, layer, at - index * row_bytes, row_bytes, index, now));
         }
     return HYPURA_OK;
@@ -222,6 +228,22 @@ hypura_status engine_write_rows(struct engine *engine, uint32_t sequence, uint32
     return status;
 }
 
+/* A device has room for all rows of each sequence, and reads those of a sequence in one piece. */
+static hypura_status copy_on_devices(struct engine *engine, uint32_t sequence, uint32_t from, uint32_t positions,
+                                     hypura_error *error)
+{
+    struct transfer t = {.batch = &engine->batch,
+                         .kv = &engine->batch.kv,
+                         .sequence = from,
+                         .copies = true,
+                         .to = sequence,
+                         .error = error};
+    for (uint32_t i = 0; i < t.kv->layer_count; i++)
+        if (t.kv->layers[i].on_gpu && !kv_cache_is_ring(t.kv, i))
+            TRY(move_positions(&t, i, 0, positions));
+    return HYPURA_OK;
+}
+
 hypura_status engine_share_rows(struct engine *engine, uint32_t sequence, uint32_t from, uint32_t positions,
                                 hypura_error *error)
 {
@@ -238,7 +260,7 @@ hypura_status engine_share_rows(struct engine *engine, uint32_t sequence, uint32
             positions, from, kv->there[from], sequence, PLAN_KV_BLOCK);
     engine_truncate(engine, sequence, 0);
     kv_cache_share(kv, sequence, from, positions);
-    return HYPURA_OK;
+    return settle(engine, copy_on_devices(engine, sequence, from, positions, error), error);
 }
 
 hypura_status engine_read_checkpoint(struct engine *engine, uint32_t sequence, void *out, hypura_error *error)

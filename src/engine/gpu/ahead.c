@@ -25,13 +25,6 @@ static bool is_step(const struct batch *batch)
            batch->wanted <= batch->open->geometry.logits_rows && !batch->trace;
 }
 
-void pass_drop_ahead(struct gpu_pass *pass)
-{
-    if (pass->ahead.ready)
-        gpu_drop(pass->gpu);
-    pass->ahead.ready = false;
-}
-
 void pass_expect(struct batch *batch)
 {
     struct gpu_pass *pass = batch->pass;

@@ -3,14 +3,6 @@
 
 #include <string.h>
 
-/* Commands that were recorded ahead know the states and positions from before. */
-static void forget_ahead(struct gpu_pass *pass)
-{
-    if (pass->ahead.ready)
-        gpu_drop(pass->gpu);
-    pass->ahead.ready = false;
-}
-
 static hypura_status take_read(struct gpu_pass *pass, hypura_error *error)
 {
     if (pass->reading.bytes == 0)
@@ -30,7 +22,7 @@ hypura_status gpu_pass_read_cache(struct batch *batch, uint32_t layer, uint64_t 
     pass_choose(batch, layer);
     struct gpu_pass *pass = batch->pass;
     const uint64_t room = gpu_buffer_bytes(pass->readback);
-    forget_ahead(pass);
+    pass_drop_ahead(pass); /* commands recorded ahead know the states and positions from before */
     while (bytes) {
         if (pass->reading.bytes == room || out != pass->reading.out + pass->reading.bytes)
             TRY(take_read(pass, error));
@@ -54,16 +46,31 @@ hypura_status gpu_pass_write_cache(struct batch *batch, uint32_t layer, uint64_t
     pass_choose(batch, layer);
     struct gpu_pass *pass = batch->pass;
     gpu_ticket ticket = 0;
-    forget_ahead(pass);
+    pass_drop_ahead(pass);
     hypura_status status =
         gpu_upload(pass->gpu, (struct gpu_range){pass->caches[layer], offset}, in, bytes, &ticket, error);
     pass->wait_upload = MAX(pass->wait_upload, ticket);
     return status;
 }
 
+void gpu_pass_copy_cache(struct batch *batch, uint32_t layer, uint64_t from, uint64_t to, uint64_t bytes)
+{
+    pass_choose(batch, layer);
+    struct gpu_pass *pass = batch->pass;
+    pass_drop_ahead(pass);
+    pass_record(pass);
+    gpu_copy(pass->gpu, (struct gpu_range){pass->caches[layer], to}, (struct gpu_range){pass->caches[layer], from},
+             bytes);
+    pass->copying = true;
+}
+
 static hypura_status settle(struct gpu_pass *pass, hypura_error *error)
 {
+    const bool copying = pass->copying;
+    pass->copying = false;
     hypura_status status = take_read(pass, error);
+    if (!status && copying)
+        status = pass_send(pass, error);
     gpu_ticket arrived = pass->wait_upload;
     pass->wait_upload = 0;
     hypura_status written = gpu_upload_wait(pass->gpu, arrived, status ? NULL : error);

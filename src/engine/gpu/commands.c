@@ -21,3 +21,10 @@ hypura_status pass_send(struct gpu_pass *pass, hypura_error *error)
     pass->sent++;
     return status;
 }
+
+void pass_drop_ahead(struct gpu_pass *pass)
+{
+    if (pass->ahead.ready)
+        gpu_drop(pass->gpu);
+    pass->ahead.ready = false;
+}

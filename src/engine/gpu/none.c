@@ -170,6 +170,11 @@ hypura_status gpu_pass_write_cache(struct batch *batch, uint32_t layer, uint64_t
     return error_set(error, HYPURA_ERROR_UNSUPPORTED, "this hypura was built without a GPU tier");
 }
 
+void gpu_pass_copy_cache(struct batch *batch, uint32_t layer, uint64_t from, uint64_t to, uint64_t bytes)
+{
+    (void)batch, (void)layer, (void)from, (void)to, (void)bytes;
+}
+
 hypura_status gpu_pass_settle_caches(struct batch *batch, hypura_error *error)
 {
     (void)batch, (void)error;

@@ -199,6 +199,7 @@ struct gpu_pass {
         uint8_t *out;
         uint64_t bytes; /* of a cache that are on their way there; 0: none */
     } reading;
+    bool copying; /* from sequence to sequence */
     struct ahead ahead;
 };
 
@@ -270,12 +271,13 @@ const float *gpu_pass_host_vector(const struct batch *batch, unit_number unit);
 hypura_status gpu_pass_again(struct batch *batch, uint32_t layer, hypura_error *error);
 hypura_status gpu_pass_end_again(struct batch *batch, hypura_error *error);
 
-/* Bytes of a layer's cache that is there, between batches. What is read has come, and what is written has arrived,
- * after gpu_pass_settle_caches. */
+/* Bytes of a layer's cache that is there, between batches: to the host, from there, and to another place of it. What is
+ * read has come, and what is written has arrived, after gpu_pass_settle_caches. */
 hypura_status gpu_pass_read_cache(struct batch *batch, uint32_t layer, uint64_t offset, uint64_t bytes, uint8_t *out,
                                   hypura_error *error);
 hypura_status gpu_pass_write_cache(struct batch *batch, uint32_t layer, uint64_t offset, uint64_t bytes,
                                    const uint8_t *in, hypura_error *error);
+void gpu_pass_copy_cache(struct batch *batch, uint32_t layer, uint64_t from, uint64_t to, uint64_t bytes);
 hypura_status gpu_pass_settle_caches(struct batch *batch, hypura_error *error);
 
 /* ---- shared by the files of this folder -------------------------------------------------------------------------- */
@@ -298,6 +300,7 @@ void pass_take_leaving(struct batch *batch);
 /* Opens a batch of commands if none is. */
 void pass_record(struct gpu_pass *pass);
 hypura_status pass_send(struct gpu_pass *pass, hypura_error *error);
+void pass_drop_ahead(struct gpu_pass *pass); /* what was recorded ahead, before other commands are recorded */
 hypura_status pass_finish(struct batch *batch, hypura_error *error); /* sends, and waits until all is done */
 
 /* Norm, logits of rows first to first + count of those that are wanted, and their way back, as commands. */
@@ -310,7 +313,6 @@ void pass_record_logits(struct batch *batch, const struct step_output *output, s
  * fit the batch that begins; and recording those of the device at work, if that is worth while. */
 bool pass_devices_do_all(const struct batch *batch);
 void pass_expect(struct batch *batch);
-void pass_drop_ahead(struct gpu_pass *pass); /* before other commands are recorded */
 void pass_record_ahead(struct batch *batch);
 
 struct gpu_range range_at(struct gpu_range range, uint64_t floats);
