@@ -26,7 +26,7 @@ RECURSIVE = {
     # A value may be what a macro, a filter or a method gives, and each of these may ask for values.
     "template": {"arithmetic", "evaluate", "filters", "format", "methods", "render", "sequence_filters", "tests", "text_methods"},
     # The parts of a schema are schemas.
-    "grammar": {"schema_arrays", "schema_goal", "schema_keywords", "schema_objects", "schema_open"}}
+    "grammar": {"schema_arrays", "schema_break", "schema_combinations", "schema_goal", "schema_hold", "schema_objects", "schema_open"}}
 PEERS = {("model", "compute"), ("compute", "model")}  # know nothing of each other
 GPU_FILES = ("src_compute_vulkan_", "src_engine_gpu_", "src_hw_gpu_layer.", "src_hw_gpu_speed.", "src_store_device.",
              "src_store_in_place.",

@@ -23,18 +23,6 @@ struct way {
     bool dead;
 };
 
-struct limits *schema_new_limit(struct schema_writer *w, struct limit limit, struct limits *next)
-{
-    struct limit *own = schema_memory(w, 1, sizeof *own);
-    struct limits *link = schema_memory(w, 1, sizeof *link);
-    if (!own || !link)
-        return NULL;
-    *own = limit;
-    link->limit = own;
-    link->next = next;
-    return link;
-}
-
 static bool push(struct schema_writer *w, struct limits **list, const struct limit *limit)
 {
     struct limits *link = schema_memory(w, 1, sizeof *link);

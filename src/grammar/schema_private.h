@@ -2,9 +2,9 @@
  *
  * A literal is a schema or its opposite. A goal is a set of literals that a value keeps all of; there are only as many
  * as there are sets of subschemas, so that recursion ends. A goal is opened into shapes, of which a value keeps at
- * least one: a shape is a plain list of limits for each type (schema_open.c, schema_keywords.c), with oneOf, not, if
- * and the like resolved. What a shape describes is then written as GBNF, a rule for each goal. Limits on the text of
- * strings and numbers are automata over characters, which can be joined and turned round (automaton.c).
+ * least one: a shape is a plain list of limits for each type (schema_open.c, schema_hold.c, schema_break.c), with
+ * oneOf, not, if and the like resolved. What a shape describes is then written as GBNF, a rule for each goal. Limits on
+ * the text of strings and numbers are automata over characters, which can be joined and turned round (automaton.c).
  *
  * A function that returns false has said why in the writer's error. */
 #ifndef HYPURA_SCHEMA_PRIVATE_H
@@ -226,9 +226,11 @@ bool schema_write_waiting(struct schema_writer *w);
 /* The types that a schema means which names none: those that its limits speak of. */
 unsigned schema_meant_types(const struct shape *shape);
 
+/* schema_writer.c */
+struct limits *schema_new_limit(struct schema_writer *w, struct limit limit, struct limits *next);
+
 /* schema_open.c: fills goal->shapes. */
 bool schema_open_goal(struct schema_writer *w, struct goal *goal);
-struct limits *schema_new_limit(struct schema_writer *w, struct limit limit, struct limits *next);
 
 struct alternative {
     struct limits *limits;
@@ -251,9 +253,10 @@ struct keyword {
     bool typed, lists, listed_items;
 };
 
-/* schema_keywords.c */
+/* schema_hold.c */
 bool schema_hold_keyword(struct schema_writer *w, struct keyword *k);
-/* Adds the ways to break the schema's keyword to *ways. */
+
+/* schema_break.c. Adds the ways to break the schema's keyword to *ways. */
 bool schema_break_keyword(struct schema_writer *w, struct keyword *k, struct alternative **ways);
 
 /* schema_references.c */

@@ -127,6 +127,18 @@ bool schema_text_rule(struct schema_writer *w, struct buffer *text, unsigned *ru
     return schema_end_rule(w, *rule, text);
 }
 
+struct limits *schema_new_limit(struct schema_writer *w, struct limit limit, struct limits *next)
+{
+    struct limit *own = schema_memory(w, 1, sizeof *own);
+    struct limits *link = schema_memory(w, 1, sizeof *link);
+    if (!own || !link)
+        return NULL;
+    *own = limit;
+    link->limit = own;
+    link->next = next;
+    return link;
+}
+
 void schema_free_memory(struct schema_writer *w)
 {
     while (w->blocks) {

@@ -1,0 +1,90 @@
+/* Shared by the files that say what each keyword of a JSON schema asks for. */
+#ifndef HYPURA_SCHEMA_KEYWORDS_PRIVATE_H
+#define HYPURA_SCHEMA_KEYWORDS_PRIVATE_H
+
+#include "grammar/schema_private.h"
+
+enum key {
+    KEY_TYPE,
+    KEY_NULLABLE,
+    KEY_ENUM,
+    KEY_CONST,
+    KEY_REF,
+    KEY_DYNAMIC_REF,
+    KEY_ALL_OF,
+    KEY_ANY_OF,
+    KEY_ONE_OF,
+    KEY_NOT,
+    KEY_IF,
+    KEY_OF_IF,
+    KEY_MINIMUM,
+    KEY_MAXIMUM,
+    KEY_EXCLUSIVE_MINIMUM,
+    KEY_EXCLUSIVE_MAXIMUM,
+    KEY_MULTIPLE_OF,
+    KEY_MIN_LENGTH,
+    KEY_MAX_LENGTH,
+    KEY_PATTERN,
+    KEY_FORMAT,
+    KEY_PREFIX_ITEMS,
+    KEY_ITEMS,
+    KEY_ADDITIONAL_ITEMS,
+    KEY_MIN_ITEMS,
+    KEY_MAX_ITEMS,
+    KEY_UNIQUE_ITEMS,
+    KEY_CONTAINS,
+    KEY_OF_CONTAINS,
+    KEY_UNEVALUATED_ITEMS,
+    KEY_PROPERTIES,
+    KEY_PATTERN_PROPERTIES,
+    KEY_ADDITIONAL_PROPERTIES,
+    KEY_REQUIRED,
+    KEY_MIN_PROPERTIES,
+    KEY_MAX_PROPERTIES,
+    KEY_PROPERTY_NAMES,
+    KEY_DEPENDENT_REQUIRED,
+    KEY_DEPENDENT_SCHEMAS,
+    KEY_DEPENDENCIES,
+    KEY_UNEVALUATED_PROPERTIES,
+    KEY_UNKNOWN
+};
+
+#define NO_LIMIT ((struct limit){.kind = LIMIT_TYPES, .types = TYPE_ALL})
+
+/* ---- schema_keywords.c */
+
+enum key keyword_find(const char *name);
+struct origin keyword_origin(const struct keyword *k);
+/* A subschema. whole: it can only be left out with all of this keyword. */
+struct literal keyword_child(const struct keyword *k, const json_t *schema, bool negated, bool whole);
+struct limit keyword_limit(const struct keyword *k, struct limit limit);
+/* One more way: all of up to four limits. */
+bool keyword_add_way(struct schema_writer *w, const struct keyword *k, struct alternative **ways, size_t count,
+                     const struct limit *limits);
+bool keyword_literal_way(struct schema_writer *w, const struct keyword *k, struct alternative **ways,
+                         struct literal literal);
+/* The ways were added at the front. */
+bool keyword_add_choice(struct schema_writer *w, struct keyword *k, struct alternative *ways);
+bool keyword_wrong(struct schema_writer *w, const struct keyword *k, const char *expected);
+bool keyword_is_schema(const json_t *value);
+bool keyword_check_schemas(struct schema_writer *w, const struct keyword *k);
+/* A count such as minLength. */
+bool keyword_read_count(struct schema_writer *w, const struct keyword *k, const json_t *value, json_int_t *out);
+bool keyword_read_types(struct schema_writer *w, const struct keyword *k, unsigned *out);
+json_int_t keyword_prefix_size(const struct keyword *k);
+/* How many items of "contains" there must be. */
+bool keyword_read_contains(struct schema_writer *w, const struct keyword *k, json_int_t *low, json_int_t *high);
+
+/* ---- schema_combinations.c */
+
+/* One of the schemas and none of the others. What no value of what is written could keep needs no opposite. */
+bool keyword_hold_one_of(struct schema_writer *w, struct keyword *k);
+/* None of them, or two. */
+bool keyword_break_one_of(struct schema_writer *w, struct keyword *k, struct alternative **ways);
+/* "if" with "then" and "else", or the opposite of all. */
+bool keyword_open_if(struct schema_writer *w, struct keyword *k, bool negated, struct alternative **ways);
+/* "dependentRequired" and its kin: a property is not there, or with others, or all keeps a schema. */
+bool keyword_open_dependencies(struct schema_writer *w, struct keyword *k, bool negated, struct alternative **broken);
+const json_t *keyword_referred(struct schema_writer *w, const struct keyword *k, bool dynamic);
+
+#endif
