@@ -10,9 +10,9 @@
 
 enum { HEADS = 64, RANK = 512, ROW = 576, INDEX_HEADS = 32, INDEX_SIZE = 128, MOST = 2048, LAYERS = 4, ROUNDS = 15 };
 
-#define LONGEST ((size_t)32768)
+#define LONGEST ((size_t)131072)
 
-static const size_t contexts[] = {2048, 4096, 8192, 16384, LONGEST};
+static const size_t contexts[] = {1024, 2048, 4096, 8192, 16384, 32768, 65536, LONGEST};
 
 struct world {
     struct compute *compute;
@@ -101,7 +101,21 @@ static void fill(uint8_t *out, size_t row_bytes, size_t size)
     }
 }
 
-static hypura_status run(size_t threads, hypura_error *error)
+static void print(const struct world *w, size_t threads, size_t context, const double ms[3], bool json)
+{
+    if (!json) {
+        printf("%9zu %12.2f %16.2f %9.2f %16.2f\n", context, ms[0], ms[1], ms[0] + ms[1], ms[2]);
+    } else {
+        printf("%s\n {\"positions\": %zu, \"threads\": %zu, \"instructions\": \"%s\", \"chosen\": %d, \"search_ms\": "
+               "%.4g, "
+               "\"over_choice_ms\": %.4g, \"over_all_ms\": %.4g}",
+               context == contexts[0] ? "[" : ",", context, threads,
+               compute_instructions_name(compute_instructions(w->compute)), MOST, ms[0], ms[1], ms[2]);
+    }
+    fflush(stdout);
+}
+
+static hypura_status run(size_t threads, bool json, hypura_error *error)
 {
     struct world w = {.row_bytes = attention_row_bytes(TENSOR_F16, ROW),
                       .key_bytes = attention_row_bytes(TENSOR_F16, INDEX_SIZE)};
@@ -123,16 +137,19 @@ static hypura_status run(size_t threads, hypura_error *error)
         w.index_query[i] = (float)(i % 89) * 0.01f - 0.4f;
     for (size_t i = 0; i < INDEX_HEADS; i++)
         w.weights[i] = (float)(i % 7) * 0.1f - 0.2f;
-    printf("%zu threads, %s, one token, one layer, F16 cache, %d chosen\n", threads,
-           compute_instructions_name(compute_instructions(w.compute)), MOST);
-    printf("%9s %12s %16s %9s %16s\n", "positions", "search ms", "over choice ms", "both ms", "over all ms");
+    if (!json) {
+        printf("%zu threads, %s, one token, one layer, F16 cache, %d chosen\n", threads,
+               compute_instructions_name(compute_instructions(w.compute)), MOST);
+        printf("%9s %12s %16s %9s %16s\n", "positions", "search ms", "over choice ms", "both ms", "over all ms");
+    }
     for (size_t i = 0; i < COUNT_OF(contexts); i++) {
         double ms[3];
         w.position = (uint32_t)contexts[i] - 1;
         measure(&w, ms);
-        printf("%9zu %12.2f %16.2f %9.2f %16.2f\n", contexts[i], ms[0], ms[1], ms[0] + ms[1], ms[2]);
-        fflush(stdout);
+        print(&w, threads, contexts[i], ms, json);
     }
+    if (json)
+        puts("\n]");
 done:
     if (w.compute)
         compute_destroy(w.compute);
@@ -144,19 +161,27 @@ done:
 
 int main(int argc, char **argv)
 {
-    static const struct option names[] = {
-        {"threads", required_argument, NULL, 't'}, {"help", no_argument, NULL, 'h'}, {0}};
+    static const struct option names[] = {{"threads", required_argument, NULL, 't'},
+                                          {"json", no_argument, NULL, 'j'},
+                                          {"help", no_argument, NULL, 'h'},
+                                          {0}};
+    bool json = false;
     size_t threads = thread_usable_cores();
     hypura_error error;
     for (int c; (c = getopt_long(argc, argv, "", names, NULL)) != -1;) {
+        if (c == 'j') {
+            json = true;
+            continue;
+        }
         if (c != 't') {
-            fputs("Usage: chosen [--threads N]\nMeasures attention over chosen positions, and the search for them.\n",
+            fputs("Usage: chosen [--threads N] [--json]\nMeasures attention over chosen positions, and the search for "
+                  "them.\n",
                   c == 'h' ? stdout : stderr);
             return c == 'h' ? 0 : 2;
         }
         threads = MAX(strtoul(optarg, NULL, 10), 1ul);
     }
-    if (run(threads, &error)) {
+    if (run(threads, json, &error)) {
         fprintf(stderr, "chosen: %s\n", error.message);
         return 1;
     }
