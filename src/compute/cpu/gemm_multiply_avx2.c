@@ -2,23 +2,17 @@
  *
  * Quants of few bits leave room there for the pairs of several columns, so that scaling and widening them, one
  * instruction, is done once for many: they are made as small as they can be without a sign (raises), and what that adds
- * is taken off at the start of a sum. In 16 bits that may wrap around: the sum that comes out fits.
- *
- * Quants of eight bits give their signs to the activations: where a quant is negative, the bits of x are turned over,
- * which any port does. That makes -x - 1 of it, and a sum too low by the magnitude of the quant. How much that is in
- * all depends on the weights only: it stands in the panel, in place of the minima, and sums start from it. */
-#include "compute/cpu/gemm_shapes.h"
-#include "compute/cpu/lanes.h"
-
-#include <immintrin.h>
+ * is taken off at the start of a sum. In 16 bits that may wrap around: the sum that comes out fits. Quants of eight
+ * bits have a sign: gemm_signed_avx2.c. */
+#include "compute/cpu/gemm_avx2.h"
 
 /* Six sums of 16 bits in registers, next to the weights, their magnitudes and a token's four activations. */
 #define MOST_TOKENS 3
 #define MOST_PANELS 1
 #define PANELS_FOR(tokens) 1
 
-/* How quants are multiplied: pairs of this many columns fit 16 bits, in fours; or they have a sign. */
-enum fit { FIT_SIGNED = 0, FIT_2 = 2, FIT_4 = 4, FIT_8 = 8 };
+/* Pairs of this many columns fit 16 bits, in fours. */
+enum fit { FIT_2 = 2, FIT_4 = 4, FIT_8 = 8 };
 
 static const uint8_t raises[TENSOR_TYPE_COUNT] = {
     [TENSOR_Q4_0] = 8, [TENSOR_Q5_0] = 16, [TENSOR_MXFP4] = 12, [TENSOR_NVFP4] = 12,
@@ -94,48 +88,23 @@ static void make_sides(enum tensor_type type, struct panel_tile *tile)
 
 /* ---- products ---------------------------------------------------------------------------------------------------- */
 
-INLINE __m256i same(const void *from)
-{
-    int32_t word;
-    memcpy(&word, from, sizeof word);
-    return _mm256_set1_epi32(word);
-}
-
-INLINE __m256i weights(const struct panel *panel, size_t quad, size_t half)
-{
-    return _mm256_load_si256((const void *)panel->quants[quad][8 * half]);
-}
-
-/* What the sums of eight rows start from: of a super-block, or a block. */
-INLINE __m256i turned(const struct panel *panel, size_t block, size_t half)
-{
-    return _mm256_load_si256((const void *)panel->minima[block][8 * half]);
-}
-
 /* totals += scale * sums of count times four columns; scale is twice in a lane, in 16 bits. starts, if not NULL, are
  * where the sums of 16 bits begin. */
 INLINE void add_part(__m256i (*totals)[2], const struct panel *panel, const struct panel_token *x, const int tokens,
                      const enum fit fit, size_t quad, const int count, const __m256i scale[2], const bool starts,
                      size_t part)
 {
-    const int step = fit == FIT_SIGNED ? 1 : starts ? count : (int)fit;
+    const int step = starts ? count : (int)fit;
     __m256i sums[MOST_TOKENS][2];
     UNROLL(8)
     for (int q = 0; q < count; q++) {
-        __m256i magnitudes[2], negative[2];
-        UNROLL(2)
-        for (size_t half = 0; half < 2; half++) {
-            __m256i w = weights(panel, quad + (size_t)q, half);
-            magnitudes[half] = fit == FIT_SIGNED ? _mm256_abs_epi8(w) : w;
-            negative[half] = _mm256_cmpgt_epi8(_mm256_setzero_si256(), w);
-        }
+        const __m256i w[2] = {weights(panel, quad + (size_t)q, 0), weights(panel, quad + (size_t)q, 1)};
         UNROLL(4)
         for (int t = 0; t < tokens; t++) {
             __m256i four = same(x[t].quants + (quad + (size_t)q) * 4);
             UNROLL(2)
             for (int half = 0; half < 2; half++) {
-                __m256i signs = fit == FIT_SIGNED ? _mm256_xor_si256(four, negative[half]) : four;
-                __m256i products = _mm256_maddubs_epi16(magnitudes[half], signs);
+                __m256i products = _mm256_maddubs_epi16(w[half], four);
                 if (q % step)
                     sums[t][half] = _mm256_add_epi16(sums[t][half], products);
                 else if (starts)
@@ -155,33 +124,17 @@ INLINE void add_part(__m256i (*totals)[2], const struct panel *panel, const stru
     }
 }
 
-/* The scale of a part, of two that are side by side, twice. */
-INLINE void part_scale(__m256i out[2], const struct panel *panel, size_t part)
-{
-    const __m256i first = _mm256_set1_epi64x(0x0504050401000100), second = _mm256_set1_epi64x(0x0706070603020302);
-    const __m256i upper = _mm256_setr_epi64x(0, 0x0808080808080808, 0, 0x0808080808080808);
-    const __m256i index = _mm256_add_epi8(part % 2 ? second : first, upper);
-    for (size_t half = 0; half < 2; half++)
-        out[half] = _mm256_shuffle_epi8(_mm256_load_si256((const void *)panel->scales[part / 2][8 * half]), index);
-}
-
-INLINE __m256 scaled(const float *d, float scale)
-{
-    return _mm256_mul_ps(_mm256_load_ps(d), _mm256_set1_ps(scale));
-}
-
 /* A super-block in parts (of which there may be one): integer sums with integer scales, then the floats. */
 INLINE void super_block(const struct panel *panel, const struct panel_token *x, const int tokens, const int parts,
                         const bool minima, const enum fit fit, size_t row)
 {
-    const bool starts = parts == 16 && !minima && fit != FIT_SIGNED;
+    const bool starts = parts == 16 && !minima;
     __m256i totals[MOST_TOKENS][2], scale[2] = {_mm256_set1_epi16(1), _mm256_set1_epi16(1)};
     UNROLL(4)
     for (int t = 0; t < tokens; t++) {
         UNROLL(2)
         for (size_t half = 0; half < 2; half++)
-            totals[t][half] =
-                fit == FIT_SIGNED ? turned(panel, 0, half) : _mm256_set1_epi32(parts == 1 ? x[t].side.starts[0] : 0);
+            totals[t][half] = _mm256_set1_epi32(parts == 1 ? x[t].side.starts[0] : 0);
     }
     if (parts == 1) {
         for (size_t quad = 0; quad < 64; quad += 8)
@@ -190,7 +143,8 @@ INLINE void super_block(const struct panel *panel, const struct panel_token *x, 
         for (size_t two = 0; two < (size_t)parts; two += 2) {
             UNROLL(2)
             for (size_t part = two; part < two + 2; part++) {
-                part_scale(scale, panel, part);
+                scale[0] = part_scale(panel, part, 0);
+                scale[1] = part_scale(panel, part, 1);
                 add_part(totals, panel, x, tokens, fit, part * (size_t)(64 / parts), 64 / parts, scale, starts, part);
             }
         }
@@ -239,9 +193,7 @@ INLINE void blocks_of_32(const enum panel_kind kind, const struct panel *panel, 
             for (int t = 0; t < tokens; t++) {
                 UNROLL(2)
                 for (size_t half = 0; half < 2; half++)
-                    totals[t][half] = fit == FIT_SIGNED
-                                          ? turned(panel, block, half)
-                                          : _mm256_set1_epi32(kind == PANEL_BLOCKS_MINIMA ? 0 : x[t].side.starts[part]);
+                    totals[t][half] = _mm256_set1_epi32(kind == PANEL_BLOCKS_MINIMA ? 0 : x[t].side.starts[part]);
             }
             add_part(totals, panel, x, tokens, fit, part * (size_t)(8 / cuts), 8 / cuts, ones, false, 0);
             UNROLL(4)
@@ -266,40 +218,6 @@ INLINE void blocks_of_32(const enum panel_kind kind, const struct panel *panel, 
     }
 }
 
-/* ---- what turned bits take away ---------------------------------------------------------------------------------- */
-
-/* -scale * sum of the negative quants of count times four columns, for eight rows. */
-INLINE __m256i negatives(const struct panel *panel, size_t quad, size_t count, size_t half, __m256i scale)
-{
-    __m256i sum = _mm256_setzero_si256();
-    for (size_t q = quad; q < quad + count; q++) {
-        __m256i negative = _mm256_min_epi8(weights(panel, q, half), _mm256_setzero_si256());
-        sum = _mm256_sub_epi16(sum, _mm256_maddubs_epi16(_mm256_set1_epi8(1), negative));
-    }
-    return _mm256_madd_epi16(sum, scale);
-}
-
-static void finish_blocks(struct panel *panel)
-{
-    for (size_t block = 0; block < 8; block++)
-        for (size_t half = 0; half < 2; half++)
-            _mm256_store_si256((void *)panel->minima[block][8 * half],
-                               negatives(panel, 8 * block, 8, half, _mm256_set1_epi16(1)));
-}
-
-static void finish_parts(struct panel *panel, const size_t parts)
-{
-    __m256i sums[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()}, scale[2];
-    for (size_t part = 0; part < parts; part++) {
-        part_scale(scale, panel, part);
-        for (size_t half = 0; half < 2; half++)
-            sums[half] =
-                _mm256_add_epi32(sums[half], negatives(panel, part * (64 / parts), 64 / parts, half, scale[half]));
-    }
-    for (size_t half = 0; half < 2; half++)
-        _mm256_store_si256((void *)panel->minima[0][8 * half], sums[half]);
-}
-
 SHAPED void multiply_panels(const enum panel_kind kind, const int fit, const struct panel *panels, const int count,
                             const struct panel_token *x, const int tokens, size_t blocks, size_t row)
 {
@@ -308,9 +226,8 @@ SHAPED void multiply_panels(const enum panel_kind kind, const int fit, const str
     case PANEL_WHOLE:
         super_block(panels, x, tokens, 1, false, (enum fit)fit, row);
         break;
-    case PANEL_PARTS_8:
     case PANEL_PARTS_8_MINIMA:
-        super_block(panels, x, tokens, 8, kind == PANEL_PARTS_8_MINIMA, (enum fit)fit, row);
+        super_block(panels, x, tokens, 8, true, (enum fit)fit, row);
         break;
     case PANEL_PARTS_16:
     case PANEL_PARTS_16_MINIMA:
@@ -329,17 +246,14 @@ SHAPED void multiply_panels(const enum panel_kind kind, const int fit, const str
     {                                                                                                                  \
         multiply_kind(kind, fit, product);                                                                             \
     }
-KIND(multiply_blocks_signed, PANEL_BLOCKS, FIT_SIGNED)
 KIND(multiply_blocks_4, PANEL_BLOCKS, FIT_4)
 KIND(multiply_blocks_8, PANEL_BLOCKS, FIT_8)
 KIND(multiply_blocks_minima_4, PANEL_BLOCKS_MINIMA, FIT_4)
 KIND(multiply_blocks_minima_8, PANEL_BLOCKS_MINIMA, FIT_8)
 KIND(multiply_halves, PANEL_HALVES, FIT_4)
 KIND(multiply_whole, PANEL_WHOLE, FIT_8)
-KIND(multiply_parts_8, PANEL_PARTS_8, FIT_SIGNED)
 KIND(multiply_parts_8_minima_4, PANEL_PARTS_8_MINIMA, FIT_4)
 KIND(multiply_parts_8_minima_8, PANEL_PARTS_8_MINIMA, FIT_8)
-KIND(multiply_parts_16_signed, PANEL_PARTS_16, FIT_SIGNED)
 KIND(multiply_parts_16, PANEL_PARTS_16, FIT_2)
 KIND(multiply_parts_16_minima, PANEL_PARTS_16_MINIMA, FIT_8)
 
@@ -347,56 +261,19 @@ static void multiply(enum tensor_type type, const struct panel_product *product)
 {
     typedef void multiplication(const struct panel_product *);
     static multiplication *const types[TENSOR_TYPE_COUNT] = {
-        [TENSOR_Q4_0] = multiply_blocks_8,
-        [TENSOR_Q4_1] = multiply_blocks_minima_8,
-        [TENSOR_Q5_0] = multiply_blocks_4,
-        [TENSOR_Q5_1] = multiply_blocks_minima_4,
-        [TENSOR_Q8_0] = multiply_blocks_signed,
-        [TENSOR_IQ4_NL] = multiply_blocks_signed,
-        [TENSOR_MXFP4] = multiply_blocks_4,
-        [TENSOR_NVFP4] = multiply_halves,
-        [TENSOR_Q2_K] = multiply_parts_16_minima,
-        [TENSOR_Q3_K] = multiply_parts_16,
-        [TENSOR_Q4_K] = multiply_parts_8_minima_8,
-        [TENSOR_Q5_K] = multiply_parts_8_minima_4,
-        [TENSOR_Q6_K] = multiply_parts_16,
-        [TENSOR_IQ1_S] = multiply_parts_8,
-        [TENSOR_IQ1_M] = multiply_parts_16_signed,
-        [TENSOR_IQ2_XXS] = multiply_parts_8,
-        [TENSOR_IQ2_XS] = multiply_parts_16_signed,
-        [TENSOR_IQ2_S] = multiply_parts_16_signed,
-        [TENSOR_IQ3_XXS] = multiply_parts_8,
-        [TENSOR_IQ3_S] = multiply_parts_8,
-        [TENSOR_IQ4_XS] = multiply_parts_8,
-        [TENSOR_TQ1_0] = multiply_whole,
+        [TENSOR_Q4_0] = multiply_blocks_8,         [TENSOR_Q4_1] = multiply_blocks_minima_8,
+        [TENSOR_Q5_0] = multiply_blocks_4,         [TENSOR_Q5_1] = multiply_blocks_minima_4,
+        [TENSOR_MXFP4] = multiply_blocks_4,        [TENSOR_NVFP4] = multiply_halves,
+        [TENSOR_Q2_K] = multiply_parts_16_minima,  [TENSOR_Q3_K] = multiply_parts_16,
+        [TENSOR_Q4_K] = multiply_parts_8_minima_8, [TENSOR_Q5_K] = multiply_parts_8_minima_4,
+        [TENSOR_Q6_K] = multiply_parts_16,         [TENSOR_TQ1_0] = multiply_whole,
         [TENSOR_TQ2_0] = multiply_whole,
     };
-    types[type](product);
-}
-
-static void finish(enum tensor_type type, struct panel *panel)
-{
-    switch (type) {
-    case TENSOR_Q8_0:
-    case TENSOR_IQ4_NL:
-        finish_blocks(panel);
-        break;
-    case TENSOR_IQ1_M:
-    case TENSOR_IQ2_XS:
-    case TENSOR_IQ2_S:
-        finish_parts(panel, 16);
-        break;
-    case TENSOR_IQ1_S:
-    case TENSOR_IQ2_XXS:
-    case TENSOR_IQ3_XXS:
-    case TENSOR_IQ3_S:
-    case TENSOR_IQ4_XS:
-        finish_parts(panel, 8);
-        break;
-    default:
-        break;
-    }
+    if (types[type])
+        types[type](product);
+    else
+        panels_multiply_signed(type, product);
 }
 
 const struct panel_multiplier panel_multiplier_avx2 = {
-    .make_sides = make_sides, .multiply = multiply, .raises = raises, .finish = finish};
+    .make_sides = make_sides, .multiply = multiply, .raises = raises, .finish = panels_finish_signed};

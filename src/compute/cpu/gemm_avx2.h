@@ -1,0 +1,40 @@
+/* What the files that multiply panels by AVX2 alone share. */
+#ifndef HYPURA_COMPUTE_GEMM_AVX2_H
+#define HYPURA_COMPUTE_GEMM_AVX2_H
+
+#include "compute/cpu/gemm_shapes.h"
+#include "compute/cpu/lanes.h"
+
+#include <immintrin.h>
+
+/* Types whose quants have eight bits and a sign, and what their panels need once they are made (others: nothing). */
+void panels_multiply_signed(enum tensor_type type, const struct panel_product *product);
+void panels_finish_signed(enum tensor_type type, struct panel *panel);
+
+INLINE __m256i same(const void *from)
+{
+    int32_t word;
+    memcpy(&word, from, sizeof word);
+    return _mm256_set1_epi32(word);
+}
+
+INLINE __m256i weights(const struct panel *panel, size_t quad, size_t half)
+{
+    return _mm256_load_si256((const void *)panel->quants[quad][8 * half]);
+}
+
+/* The scale of a part, of two that are next to each other, twice. */
+INLINE __m256i part_scale(const struct panel *panel, size_t part, size_t half)
+{
+    const __m256i first = _mm256_set1_epi64x(0x0504050401000100), second = _mm256_set1_epi64x(0x0706070603020302);
+    const __m256i upper = _mm256_setr_epi64x(0, 0x0808080808080808, 0, 0x0808080808080808);
+    const __m256i index = _mm256_add_epi8(part % 2 ? second : first, upper);
+    return _mm256_shuffle_epi8(_mm256_load_si256((const void *)panel->scales[part / 2][8 * half]), index);
+}
+
+INLINE __m256 scaled(const float *d, float scale)
+{
+    return _mm256_mul_ps(_mm256_load_ps(d), _mm256_set1_ps(scale));
+}
+
+#endif
