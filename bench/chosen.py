@@ -11,7 +11,7 @@ import json
 import math
 import sys
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 520, 300, 52, 150, 34, 40
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 300, 52, 180, 34, 40
 LINES = (("all", "attention over all", lambda row: row["over_all_ms"]),
          ("both", "search, and over its choice", lambda row: cost(row)),
          ("search", "search alone", lambda row: row["search_ms"] if row["positions"] > row["chosen"] else None))
@@ -54,9 +54,11 @@ def draw(rows):
         out.append(f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{10**power:g}</text>')
     for row in rows:
         out.append(f'<text x="{x(row["positions"]):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{row["positions"] // 1024}k</text>')
+    last_label = 0
     for name, title, points in drawn:
+        last_label = max(y(points[-1][1]) + 4, last_label + 15)
         out.append(f'<polyline class="{name}" points="{" ".join(f"{x(p):.1f},{y(v):.1f}" for p, v in points)}"/>')
-        out.append(f'<text class="{name}" x="{x(points[-1][0]) + 6:.1f}" y="{y(points[-1][1]) + 4:.1f}">{title}</text>')
+        out.append(f'<text class="{name}" x="{x(points[-1][0]) + 6:.1f}" y="{last_label:.1f}">{title}</text>')
     return "\n".join([*out, "</svg>"]) + "\n"
 
 
