@@ -2,6 +2,8 @@
 #include "compute/cpu/gemm.h"
 #include "compute/cpu/unpack.h"
 
+#include <string.h>
+
 enum panel_kind panel_kind(enum tensor_type type)
 {
     static const enum panel_kind kinds[TENSOR_TYPE_COUNT] = {
@@ -36,11 +38,22 @@ void panel_narrow(enum tensor_type type, unsigned *of_16, unsigned *of_32)
 
 /* ---- plain C ----------------------------------------------------------------------------------------------------- */
 
+/* Four columns at a time, each raised by so much. */
+static void put_quants(struct panel *out, size_t column, size_t row, const int8_t *quants, size_t count, uint8_t raise)
+{
+    const uint32_t high = 0x80808080, more = raise * 0x01010101u;
+    for (size_t c = 0; c < count; c += 4) {
+        uint32_t four;
+        memcpy(&four, quants + c, sizeof four);
+        four = ((four & ~high) + (more & ~high)) ^ ((four ^ more) & high); /* nothing is carried to the next byte */
+        memcpy(out->quants[(column + c) / 4][row], &four, sizeof four);
+    }
+}
+
 /* Block index of 64 of one row: twice 32 columns, of which each half has its scale. */
 static void put_halves(struct panel *out, const struct unpacked *block, size_t index, size_t row, uint8_t raise)
 {
-    for (size_t c = 0; c < 64; c++)
-        out->quants[index * 16 + c / 4][row][c % 4] = (uint8_t)(block->quants[c] + raise);
+    put_quants(out, index * 64, row, block->quants, 64, raise);
     for (size_t i = 0; i < 2; i++) {
         out->d[2 * index + i][row] = block->parts[2 * i];
         out->m[2 * index + i][row] = block->parts[2 * i + 1];
@@ -51,8 +64,7 @@ static void put_halves(struct panel *out, const struct unpacked *block, size_t i
 static void put_row(struct panel *out, const struct unpacked *block, enum panel_kind kind, size_t index, size_t row,
                     size_t elements, uint8_t raise)
 {
-    for (size_t c = 0; c < elements; c++)
-        out->quants[index * 8 + c / 4][row][c % 4] = (uint8_t)(block->quants[c] + raise);
+    put_quants(out, index * 32, row, block->quants, elements, raise);
     out->d[index][row] = block->d;
     out->m[index][row] = block->m;
     if (elements == 32)
