@@ -1,17 +1,20 @@
 #!/bin/sh
 # ranks.sh MODEL [TOKENS]: two ranks on this machine, each with a bit more than half of a mixture's size, against one rank
-# with as much, and against one process with room for all of it. Each rank is in a memory cgroup of its own (in-cgroup).
-# READ=BYTES bounds what the drive reads a second (cgroup v1, blkio, for all ranks together): without it a quick drive may
-# hide what a lack of memory costs. All answers must be the same.
+# with as much, and against one process with room for all of it. All use the same number of threads in all (THREADS; default:
+# all cores), and all answers must be the same. Each rank is in a memory cgroup of its own (in-cgroup); with LIMITS=memory,
+# where there are no cgroups, only --memory bounds it. PERCENT (default: 55) is what a rank may hold. READ=BYTES bounds what
+# the drive reads a second (cgroup v1, blkio, for all ranks together): without it a quick drive may hide what a lack of memory
+# costs.
 #
-# Needs root, mpirun (Open MPI), and jq or python3. HYPURA: the program (default: build/hypura).
+# Needs root for cgroups, mpirun (Open MPI), and python3. HYPURA: the program (default: build/hypura).
 set -eu
 model=$1
 tokens=${2:-64}
 here=$(dirname "$0")
 hypura=${HYPURA:-$here/../build/hypura}
 size=$(stat -L -c %s "$model")
-half=$((size * 11 / 20))
+half=$((size * ${PERCENT:-55} / 100))
+threads=${THREADS:-$(nproc)}
 work=$(mktemp -d)
 blkio=
 clean_up() {
@@ -29,23 +32,26 @@ if [ -n "${READ:-}" ]; then
 fi
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 
-# NAME LIMIT STARTER...: one run; the group has 64 MiB more than the budget, for code that several processes share.
+# NAME LIMIT THREADS STARTER...: one run; the group has 64 MiB more than the budget, for code that several processes share.
 measure() {
-    name=$1 limit=$2
-    shift 2
-    "$@" sh "$here/in-cgroup" $((limit + (64 << 20))) "$hypura" run "$model" --raw --prompt "one two three" --temperature 0 \
-        --ignore-eos --max-tokens "$tokens" --context 512 --memory "$limit" --no-state --gpu none --stats "$work/$name.json" \
+    name=$1 limit=$2 each=$3
+    shift 3
+    [ "${LIMITS:-group}" = memory ] || set -- "$@" sh "$here/in-cgroup" $((limit + (64 << 20)))
+    "$@" "$hypura" run "$model" --raw --prompt "one two three" --temperature 0 \
+        --ignore-eos --max-tokens "$tokens" --context 512 --memory "$limit" --no-state --gpu none --threads "$each" --stats "$work/$name.json" \
         >"$work/$name.txt" </dev/null
     python3 -c "
 import json, sys
 s = json.load(open('$work/$name.json'))
 print('%-28s %8.2f tokens/s, %6.1f MB read a token' % ('$name', s['decode_tokens_per_second'], s['decode_bytes_read'] / 1e6 / max(s['decode_passes'], 1)))
+if s['hosts']:
+    print('   expected: %.2f tokens/s' % s['hosts_expected_tokens_per_second'])
 for h in s['hosts']:
     print('   %-32s %8d experts, %8.1f MB read, waited for %6.2f s' % (h['name'], h['experts_computed'], h['bytes_read'] / 1e6, h['wait_seconds']))"
 }
-measure one-with-half "$half"
-measure two-with-half-each "$half" mpirun --oversubscribe --bind-to none -n 2
-measure one-with-all $((size * 2))
+measure one-with-half "$half" "$threads"
+measure two-with-half-each "$half" $(((threads + 1) / 2)) mpirun --oversubscribe --bind-to none -n 2
+measure one-with-all $((size * 2)) "$threads"
 cmp "$work/one-with-half.txt" "$work/two-with-half-each.txt"
 cmp "$work/one-with-half.txt" "$work/one-with-all.txt"
 echo "the answers are the same"

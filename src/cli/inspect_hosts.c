@@ -7,7 +7,7 @@
 static const char *bound_text(const char *name)
 {
     static const char *const texts[][2] = {{"first host", "what all tokens use, on the first host"},
-                                           {"experts", "computing experts"},
+                                           {"experts", "computing experts, or layers on other hosts"},
                                            {"drives", "reading experts from drives"},
                                            {"links", "what travels between hosts"}};
     for (size_t i = 0; i < COUNT_OF(texts); i++)
@@ -40,10 +40,14 @@ static void print_host(const json_t *host, bool first, size_t alike)
     snprintf(name, sizeof name, alike > 1 ? "%.60s and %zu more" : "%.60s", text_of(host, "name"), alike - 1);
     printf("  %-28.60s ", name);
     if (share <= 0) {
-        printf("%s\n", first ? "no experts" : "nothing");
+        printf("%s\n", first ? "attention, embeddings, the output" : "nothing");
         return;
     }
-    printf("%5.1f %% of the experts%s: %s, %s in memory", 100 * share, alike > 1 ? " each" : "",
+    if (number_of(host, "layers") > 0)
+        printf("%5.0f layers%s", number_of(host, "layers"), alike > 1 ? " each" : "");
+    else
+        printf("%5.1f %% of the experts%s", 100 * share, alike > 1 ? " each" : "");
+    printf(": %s, %s in memory",
            size_text(a, sizeof a, number_of(host, "bytes")), size_text(b, sizeof b, number_of(host, "held_bytes")));
     if (number_of(host, "hit_rate") < 1)
         printf(", %s read per token", size_text(c, sizeof c, number_of(host, "drive_bytes_per_token")));
@@ -71,6 +75,7 @@ static void print_hosts(const json_t *json)
            size_text(text, sizeof text, number_of(json, "drive_bytes_per_token")));
     speed_text(text, number_of(json, "decode_tokens_per_second_even"), number_of(json, "decode_tokens_per_second"));
     printf("  %-28s %s tokens/s, bound by %s\n", "expected", text, bound_text(bound));
+    printf("  %-28s %.4g tokens/s of a prompt of 512\n", "", number_of(json, "prompt_tokens_per_second"));
     printf("  %-28s %.2f tokens/s if that took no time; %.2f without the other hosts\n", "",
            number_of(json_object_get(json, "decode_tokens_per_second_without"), bound),
            number_of(json, "decode_tokens_per_second_alone"));

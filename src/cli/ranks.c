@@ -27,6 +27,12 @@ void on_termination(int number)
     cluster_terminate();
 }
 
+static void on_continuing(int number)
+{
+    (void)number;
+    cluster_continue();
+}
+
 static void catch_signal(int number, void (*handler)(int))
 {
     struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART};
@@ -130,6 +136,7 @@ int run_on_hosts(const struct command *command, size_t count, char **arguments)
     speak_again();
     serving = command == &command_serve;
     catch_signal(SIGTERM, on_termination);
+    catch_signal(SIGCONT, on_continuing);
     if (cluster_start(on_event, NULL, &error)) {
         if (cluster_rank_started() == 0)
             report_error(&error);

@@ -84,6 +84,9 @@ hypura_status cluster_check(struct cluster *cluster, hypura_error *error);
 /* For a handler of SIGTERM, with which mpirun ends the ranks that are left when one has died: finds out within some
  * tenths of a second whether that is why, and tells. */
 void cluster_terminate(void);
+
+/* For a handler of SIGCONT, which mpirun sends at once when a rank has died, a second before SIGTERM: asks whether all live. */
+void cluster_continue(void);
 bool cluster_terminating(void);
 
 /* A message that could not be understood: the rank is given up. Returns the status. */

@@ -94,6 +94,7 @@ struct cluster {
     uint64_t looked; /* when the watch did last */
     uint64_t woken;  /* when it was last found to have been stopped itself; 0: never */
     uint64_t terminating; /* since when; 0: it is not */
+    uint64_t probing;     /* the same of asking after SIGCONT */
 };
 
 extern atomic_bool cluster_is_terminated;

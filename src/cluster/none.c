@@ -82,6 +82,10 @@ void cluster_terminate(void)
 {
 }
 
+void cluster_continue(void)
+{
+}
+
 bool cluster_terminating(void)
 {
     return false;

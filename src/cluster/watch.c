@@ -1,5 +1,6 @@
-/* Who lives. mpirun ends all ranks when one dies, and gives them a second between SIGTERM and SIGKILL: within that time
- * rank 0 asks the others, and whoever does not answer is the one that died. The others stay to answer. */
+/* Who lives. mpirun ends all ranks when one dies: it sends SIGCONT at once, SIGTERM a second later, and SIGKILL a second
+ * after that. Within the first second each asks the others, and whoever does not answer is the one that died: so all can
+ * end by themselves, with a status of their own. Where SIGCONT says nothing, SIGTERM does the same. */
 #include "cluster/cluster_private.h"
 
 #include <string.h>
@@ -14,15 +15,25 @@
 
 #define ANSWER_WITHIN (SECOND * 4 / 10)
 #define STAY_FOR (SECOND * 8 / 10)
+#define PROBE_WITHIN (SECOND * 6 / 10)
+
+/* Who was stopped for so long wakes up among others that may still be asleep. */
+#define ASLEEP (SECOND / 4)
 
 #define LOOK_SELDOM (SECOND / 100)
 #define LOOK_OFTEN (SECOND / 5000)
 
 atomic_bool cluster_is_terminated;
+static atomic_bool is_continued;
 
 void cluster_terminate(void)
 {
     atomic_store(&cluster_is_terminated, true);
+}
+
+void cluster_continue(void)
+{
+    atomic_store(&is_continued, true);
 }
 
 bool cluster_terminating(void)
@@ -53,7 +64,7 @@ static void ask(struct cluster *cluster)
 /* Whoever is ended just after it was stopped may be what the others gave up. */
 static bool was_stopped(const struct cluster *cluster)
 {
-    return cluster->woken && cluster->terminating < cluster->woken + SECOND;
+    return cluster->woken && MAX(cluster->terminating, cluster->probing) < cluster->woken + SECOND;
 }
 
 /* Who did not answer is gone. */
@@ -75,6 +86,20 @@ static bool look_at_peer(struct cluster *cluster, struct peer *peer, uint64_t no
     return idle;
 }
 
+/* After SIGCONT, unless this rank or another was really stopped. */
+static void probe(struct cluster *cluster, uint64_t now, uint64_t gap)
+{
+    if (atomic_exchange(&is_continued, false) && !cluster->probing && gap < ASLEEP) {
+        cluster->probing = now;
+        ask(cluster);
+    }
+    if (!cluster->probing || now - cluster->probing < PROBE_WITHIN)
+        return;
+    if (!was_stopped(cluster) && !cluster->ended)
+        judge(cluster);
+    cluster->probing = 0;
+}
+
 /* Returns whether nothing is on its way. */
 static bool look(struct cluster *cluster)
 {
@@ -89,6 +114,7 @@ static bool look(struct cluster *cluster)
             peer->heard = cluster->woken = now;
         idle &= look_at_peer(cluster, peer, now);
     }
+    probe(cluster, now, gap);
     if (atomic_load(&cluster_is_terminated) && !cluster->terminating) {
         cluster->terminating = now;
         ask(cluster);

@@ -362,6 +362,7 @@ void engine_statistics(struct engine *engine, struct engine_statistics *out);
 struct engine_rank {
     uint32_t rank;
     const char *name;          /* valid until the engine is closed */
+    uint32_t layers;           /* of a model without experts: whose matrices it has */
     uint64_t experts_computed; /* counted per token */
     uint64_t expert_hits, expert_misses, bytes_read;
     uint64_t bytes_sent, bytes_received; /* to and from it */

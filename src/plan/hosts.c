@@ -21,10 +21,12 @@ static uint32_t next_host(const struct plan_hosts *plan, const uint64_t *dealt, 
     return best;
 }
 
-void plan_hosts_owners(uint8_t *owners, const struct model *model, const struct plan_hosts *plan,
-                       const uint8_t *const *has)
+hypura_status plan_hosts_owners(uint8_t *owners, const struct model *model, const struct steps *steps,
+                                const struct plan_hosts *plan, const uint8_t *const *has, hypura_error *error)
 {
     const uint32_t experts = model_parameters(model)->experts, layers = model_parameters(model)->layers;
+    if (experts == 0)
+        return plan_layer_owners(owners, model, steps, plan, error);
     uint64_t dealt[PLAN_MOST_HOSTS] = {0}, all = 0;
     for (unit_number u = 0; u < model_unit_count(model); u++) {
         const struct unit *unit = model_unit(model, u);
@@ -35,6 +37,7 @@ void plan_hosts_owners(uint8_t *owners, const struct model *model, const struct 
         owners[u] = (uint8_t)host;
         dealt[host]++;
     }
+    return HYPURA_OK;
 }
 
 const char *plan_hosts_bound_name(enum plan_hosts_bound bound)
@@ -179,6 +182,7 @@ static hypura_status fill(struct plan_hosts *out, const struct host_problem *pro
     struct plan_request evenly = *problem->request;
     TRY(hosts_predict(&forecast, problem, problem->request, shares, &ideal, error));
     fill_parts(out, problem, shares, &forecast, hosts);
+    TRY(hosts_predict_prompt(&out->prompt_tokens_per_second, problem, shares, forecast.hit_rates, error));
     out->tokens_per_second = out->even_tokens_per_second = 1 / forecast.seconds;
     out->drive_bytes = forecast.drive_bytes;
     out->link_bytes = forecast.link_bytes;
@@ -221,12 +225,14 @@ hypura_status plan_hosts_make(struct plan_hosts *out, const struct plan *first, 
     unit_number expert = NO_UNIT;
     if (count == 0 || count > PLAN_MOST_HOSTS)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "%u hosts; 1 to %u are possible", count, PLAN_MOST_HOSTS);
+    if (model_parameters(model)->experts == 0)
+        return hosts_place_layers(out, first, model, steps, hardware, request, hosts, count, error);
     for (uint32_t l = 0; l < model_parameters(model)->layers && expert == NO_UNIT; l++)
         expert = plan_first_expert(steps, l);
     if (expert == NO_UNIT)
         return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s has no experts to share out over hosts", model_name(model));
     TRY(plan_table_make(&table, model, steps, hardware, error));
-    struct host_problem problem = {.first = first, .table = &table, .hardware = hardware, .request = request};
+    struct host_problem problem = {.first = first, .model = model, .steps = steps, .table = &table, .hardware = hardware, .request = request};
     hypura_status status = ALLOCATE(&problem.layers, (size_t)table.layers + 1, "plan over hosts", error);
     if (!status)
         status = ALLOCATE(&problem.row_bytes, (size_t)table.layers + 1, "plan over hosts", error);

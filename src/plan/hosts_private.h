@@ -1,8 +1,10 @@
 /* The parts of hosts, for each other.
  *
  *   hosts_predict.c  how long a token takes with given shares
+ *   hosts_prompt.c   how long a prompt takes
  *   hosts_search.c   shares with which it takes the least
  *   hosts.c          experts dealt out by them
+ *   hosts_layers.c   layers of a dense model
  */
 #ifndef HYPURA_PLAN_HOSTS_PRIVATE_H
 #define HYPURA_PLAN_HOSTS_PRIVATE_H
@@ -28,6 +30,8 @@ struct host_share {
 
 struct host_problem {
     const struct plan *first;
+    const struct model *model;
+    const struct steps *steps;
     const struct plan_table *table;
     const struct hardware *hardware; /* of host 0 */
     const struct plan_request *request;
@@ -59,5 +63,17 @@ hypura_status hosts_predict(struct host_forecast *out, const struct host_problem
 
 /* Fills the shares of all kinds. */
 hypura_status hosts_search(struct host_share *shares, const struct host_problem *problem, hypura_error *error);
+
+/* The same as plan_hosts_make, and as plan_hosts_owners, of a model without experts. */
+hypura_status hosts_place_layers(struct plan_hosts *out, const struct plan *first, const struct model *model,
+                                 const struct steps *steps, const struct hardware *hardware,
+                                 const struct plan_request *request, const struct plan_host *hosts, uint32_t count,
+                                 hypura_error *error);
+hypura_status plan_layer_owners(uint8_t *owners, const struct model *model, const struct steps *steps,
+                                const struct plan_hosts *plan, hypura_error *error);
+
+/* Tokens per second of a prompt of HOSTS_PROMPT; hit_rates: of kinds. */
+hypura_status hosts_predict_prompt(double *out, const struct host_problem *problem, const struct host_share *shares,
+                                   const double *hit_rates, hypura_error *error);
 
 #endif

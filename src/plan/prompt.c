@@ -52,7 +52,7 @@ static void add_units(struct work *works, double *ring, const struct plan *plan,
     for (uint32_t u = 0; u < table->count; u++) {
         const struct plan_unit *row = &table->units[u];
         if (row->layer >= (int32_t)table->layers || row->priority == PRIORITY_ROWS || row->priority == PRIORITY_TABLE ||
-            row->priority == PRIORITY_UNUSED)
+            row->priority == PRIORITY_UNUSED || (plan->elsewhere && plan->elsewhere[u]))
             continue;
         struct work *work = &works[row->layer + 1];
         bool there = plan->gpu && plan->gpu->units[u];

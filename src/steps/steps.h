@@ -608,6 +608,19 @@ size_t step_state(const struct step *step);
 /* Whether a step writes what the sequence keeps, so that later tokens depend on every row. */
 bool step_keeps(const struct step *step);
 
+/* How many steps from one on form a run that rows alone decide about: they know no sequence, no position and no expert,
+ * and at least one is a product. 0: none do. */
+size_t steps_run(struct step_list list, size_t from);
+
+/* Floats per row that a run, or a part of one, takes from before it and leaves for later, by buffer. list: of the whole
+ * layer. */
+struct step_rows_of_run {
+    size_t in[BUFFER_COUNT], out[BUFFER_COUNT];
+    size_t in_width, out_width; /* of all together */
+    uint32_t changed;           /* bits by enum step_buffer: of those that it writes at all */
+};
+void steps_run_rows(struct step_list layer, size_t first, size_t count, uint32_t embedding, struct step_rows_of_run *out);
+
 /* ---- fusing --------------------------------------------------------------------------------------------------------
  *
  * Each launch costs a device time. So fuse.c rewrites a list for it, pattern by pattern, into an equivalent one with

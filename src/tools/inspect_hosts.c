@@ -58,8 +58,9 @@ static json_t *host_json(const struct planned *planned, uint32_t h)
 {
     const struct plan_hosts_part *part = &planned->plan.parts[h];
     const struct engine_host *host = &planned->hosts.hosts[h];
-    return json_pack("{s:o, s:I, s:f, s:f, s:I, s:I, s:f, s:f, s:f, s:f, s:i}", "name", text_json(host->name), "memory_bytes",
-                     (json_int_t)host->memory, "share", part->share, "experts_per_layer", part->experts, "bytes",
+    return json_pack("{s:o, s:I, s:f, s:f, s:i, s:I, s:I, s:f, s:f, s:f, s:f, s:i}", "name", text_json(host->name), "memory_bytes",
+                     (json_int_t)host->memory, "share", part->share, "experts_per_layer", part->experts, "layers",
+                     (int)part->layers, "bytes",
                      (json_int_t)part->bytes, "held_bytes", (json_int_t)part->held_bytes, "hit_rate", part->hit_rate,
                      "drive_bytes_per_token", part->drive_bytes, "link_bytes_per_token", part->link_bytes,
                      "compute_seconds_per_token", part->compute_seconds, "same_machine_as",
@@ -77,14 +78,15 @@ static json_t *all_json(const struct planned *planned)
         json_array_append_new(list, host_json(planned, h));
     for (enum plan_hosts_bound b = HOSTS_BOUND_FIRST; b <= HOSTS_BOUND_LINKS; b++)
         json_object_set_new(without, plan_hosts_bound_name(b), json_real(plan->without[b]));
-    return json_pack("{s:o, s:s, s:s, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:i, s:i, s:f, s:f, s:f, s:s, s:o, s:f, s:f, s:f, s:o}",
+    return json_pack("{s:o, s:s, s:s, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:i, s:i, s:f, s:f, s:f, s:f, s:s, s:o, s:f, s:f, s:f, s:o}",
                      "model", text_json(info.name), "architecture", info.architecture, "title", info.title, "bytes",
                      (json_int_t)info.weight_bytes, "files", (int)info.files, "layers", (int)info.layers, "embedding",
                      (int)info.embedding_width, "experts", (int)info.experts, "experts_used", (int)info.experts_used, "vocabulary",
                      (int)info.vocabulary_size, "trained_context", (int)info.trained_tokens, "reason", plan->reason, "hosts_used",
                      (int)plan->used, "context", (int)planned->first->positions, "decode_tokens_per_second",
                      plan->tokens_per_second, "decode_tokens_per_second_even", plan->even_tokens_per_second,
-                     "decode_tokens_per_second_alone", plan->alone_tokens_per_second, "bound",
+                     "decode_tokens_per_second_alone", plan->alone_tokens_per_second, "prompt_tokens_per_second",
+                     plan->prompt_tokens_per_second, "bound",
                      plan_hosts_bound_name(plan->bound), "decode_tokens_per_second_without", without,
                      "drive_bytes_per_token", plan->drive_bytes, "link_bytes_per_token", plan->link_bytes,
                      "messages_per_token", plan->messages, "hosts", list);
@@ -127,6 +129,9 @@ static hypura_status find_host(uint32_t *out, const struct planned *planned, con
         h++;
     if (h == planned->hosts.count)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "there is no host \"%.60s\" in the file", host);
+    if (model_parameters(planned->inspected.model)->experts == 0)
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s has no experts: each host needs the whole model",
+                         model_name(planned->inspected.model));
     if (h == 0 || planned->plan.parts[h].share <= 0)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "%.60s %s", host,
                          h ? "has no experts in this plan" : "is the first host, which needs the whole model");

@@ -107,6 +107,37 @@ def links_are_measured_and_planned_with():
     return None
 
 
+def dense_layers_are_computed_elsewhere():
+    if missing():
+        return missing()
+    model = path("dense.gguf")
+    subprocess.run([HYPURA, "synth", "--preset", "tiny-dense", "--layers", "8", "--embedding", "512", "--heads", "8", "--kv-heads", "2",
+                    "--feed-forward", "2048", "--vocabulary", "2048", "--type", "Q8_0", "--no-check", model], check=True, env=ENVIRONMENT,
+                   stdout=subprocess.DEVNULL)
+
+    def run(ranks, hosts, *options):
+        command = [HYPURA, "run", model, "--raw", "--prompt", text(600), "--max-tokens", "12", "--ignore-eos", "--context", "1024",
+                   "--temperature", "0", "--chunk", "64", "--no-state", "--stats", path("stats"), *options]
+        done = subprocess.run(mpirun(ranks, *command) if ranks > 1 else command, capture_output=True, timeout=100 * PATIENCE,
+                              stdin=subprocess.DEVNULL, env={**ENVIRONMENT, "STATUS": path("status"), "HYPURA_HOSTS": hosts})
+        assert done.returncode == 0, done
+        with open(path("stats")) as file:
+            return done.stdout, json.load(file)
+
+    alone, _ = run(1, "")
+    shared, stats = run(3, "all")
+    assert shared == alone and len(alone) > 10, (shared, alone)
+    layers = [host["layers"] for host in stats["hosts"]]
+    assert sum(layers) == 8 and layers[1] and layers[2], layers
+    assert all(host["bytes_received"] > 10000 for host in stats["hosts"][1:]), stats["hosts"]
+    # What streams on one host is in memory on two.
+    one, little = run(1, "", "--memory", "38M")
+    two, both = run(2, "", "--memory", "38M")
+    assert one == two == alone
+    assert "streaming" in little["mode"] and both["mode"] == "full-resident" and both["hosts"][1]["layers"], (little["mode"], both)
+    assert both["hosts_expected_tokens_per_second"] > 0, both
+
+
 def ranks_of(process):
     """{rank: process id} of the program's processes below mpirun."""
     found = {}
@@ -148,10 +179,10 @@ def ends_well(process, found, victim, began, sentence):
     assert len(said) == 1 and re.fullmatch(sentence, said[0]), (said, errors)
     assert process.returncode != 0, errors
     assert took < WITHIN + (0 if PATIENCE == 6 else 30), took
-    # As soon as the first one has ended by itself, mpirun kills what is left: not every rank can say how it ended.
+    # All end by themselves before mpirun kills what is left; on a machine that is much too slow for that it may come first.
     statuses = {rank: open(f"{process.status}.{rank}").read().strip() for rank in found
                 if rank != victim and os.path.exists(f"{process.status}.{rank}")}
-    assert any(statuses.values()) and set(statuses.values()) <= {"1", ""}, (statuses, errors)
+    assert statuses == dict.fromkeys(set(found) - {victim}, "1") or PATIENCE > 6 and "1" in statuses.values(), (statuses, errors)
     until = time.time() + 2 * PATIENCE
     while ranks_of(process):
         assert time.time() < until, (ranks_of(process), errors)
@@ -277,7 +308,7 @@ def without_mpi_it_says_so():
     return None
 
 
-QUICK = [several_ranks_answer_as_one_does, every_rank_computes_its_share, links_are_measured_and_planned_with,
+QUICK = [several_ranks_answer_as_one_does, every_rank_computes_its_share, links_are_measured_and_planned_with, dense_layers_are_computed_elsewhere,
          a_killed_rank_ends_all_with_one_sentence,
          a_rank_serves_from_a_file_of_its_parts, what_cannot_be_shared_out_is_refused, without_mpi_it_says_so]
 

@@ -169,7 +169,7 @@ static void experts_are_dealt_out_by_shares_in_each_layer(void **state)
     struct plan_hosts plan = {.count = 3, .parts = {{.share = 0.5}, {.share = 0.25}, {.share = 0.25}}};
     const struct model_parameters *p = model_parameters(model);
     uint8_t *owners = calloc(model_unit_count(model), 1);
-    plan_hosts_owners(owners, model, &plan, NULL);
+    assert_int_equal(plan_hosts_owners(owners, model, steps, &plan, NULL, NULL), 0);
     for (uint32_t layer = 0; layer < p->layers; layer++) {
         double counts[3] = {0};
         for (unit_number u = 0; u < model_unit_count(model); u++) {
@@ -187,7 +187,7 @@ static void experts_are_dealt_out_by_shares_in_each_layer(void **state)
     const uint8_t *const has[3] = {NULL, some, NULL};
     for (size_t i = 0; i < (size_t)p->layers * p->experts; i += 5)
         some[i] = 1;
-    plan_hosts_owners(owners, model, &plan, has);
+    assert_int_equal(plan_hosts_owners(owners, model, steps, &plan, has, NULL), 0);
     uint32_t own = 0;
     for (unit_number u = 0; u < model_unit_count(model); u++) {
         const struct unit *unit = model_unit(model, u);

@@ -48,7 +48,7 @@ void part_elsewhere(uint8_t *out, const struct model *model, const struct steps 
     for (unit_number u = 0; u < model_unit_count(model); u++) {
         const struct unit *unit = model_unit(model, u);
         const bool expert = unit->kind == UNIT_EXPERT && unit->layer >= 0 && (uint32_t)unit->layer < layers;
-        out[u] = !expert || (owners && owners[u] != rank);
+        out[u] = owners ? owners[u] != rank : !expert;
     }
     for (size_t i = 0; i < all.count; i++) {
         const struct step_experts *x = &all.steps[i].experts;
@@ -64,17 +64,18 @@ void part_elsewhere(uint8_t *out, const struct model *model, const struct steps 
 hypura_status engine_hosts_part(uint8_t *units, const struct model *model, const struct plan_hosts *plan, uint32_t host,
                                 hypura_error *error)
 {
-    struct steps *steps;
+    struct steps *steps = NULL;
     uint8_t *owners;
     TRY(ALLOCATE(&owners, model_unit_count(model), "experts of hosts", error));
     hypura_status status = steps_make(&steps, model, error);
+    if (!status)
+        status = plan_hosts_owners(owners, model, steps, plan, NULL, error);
     if (!status) {
-        plan_hosts_owners(owners, model, plan, NULL);
         part_elsewhere(units, model, steps, owners, host);
         for (unit_number u = 0; u < model_unit_count(model); u++)
             units[u] = !units[u];
-        steps_free(steps);
     }
+    steps_free(steps);
     memory_free(owners);
     return status;
 }

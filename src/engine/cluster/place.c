@@ -74,9 +74,10 @@ static hypura_status place(struct share *share, const struct model *model, hypur
 static void tell(const struct share *share, const struct plan_host *hosts, const struct model *model)
 {
     uint64_t bytes[CLUSTER_MOST_RANKS] = {0};
+    const bool mixture = model_parameters(model)->experts;
     char has[32], room[32];
     for (unit_number u = 0; u < model_unit_count(model); u++)
-        if (model_unit(model, u)->kind == UNIT_EXPERT)
+        if (!mixture || model_unit(model, u)->kind == UNIT_EXPERT)
             bytes[share->owners[u]] += model_unit(model, u)->bytes;
     for (uint32_t rank = 0; rank < share->ranks; rank++) {
         const struct cluster_link link = cluster_link(share->cluster, rank);
@@ -84,8 +85,8 @@ static void tell(const struct share *share, const struct plan_host *hosts, const
         if (rank)
             snprintf(way, sizeof way, "; a message there and back takes %.0f us, and %.2f GB/s go there", link.seconds * 1e6,
                      link.bytes_per_second * 1e-9);
-        log_write(LOG_INFO, "%s has %s of the experts, with room for %s%s", cluster_host(share->cluster, rank),
-                  format_bytes(has, sizeof has, (double)bytes[rank]),
+        log_write(LOG_INFO, "%s has %s of the %s, with room for %s%s", cluster_host(share->cluster, rank),
+                  format_bytes(has, sizeof has, (double)bytes[rank]), mixture ? "experts" : "weights",
                   format_bytes(room, sizeof room, (double)hosts[rank].expert_room), way);
     }
 }
@@ -97,16 +98,6 @@ static bool spreads_over_all(void)
     return value && strcmp(value, "all") == 0;
 }
 
-static void share_by_room(struct plan_hosts *out, const struct plan_host *hosts, uint32_t count)
-{
-    double room = 0;
-    for (uint32_t h = 0; h < count; h++)
-        room += (double)hosts[h].expert_room;
-    *out = (struct plan_hosts){.count = count, .used = count};
-    for (uint32_t h = 0; h < count; h++)
-        out->parts[h].share = room > 0 ? (double)hosts[h].expert_room / room : 1.0 / count;
-}
-
 static hypura_status choose(struct share *share, const struct engine *engine, const struct plan *first,
                             const struct plan_request *request, const struct plan_host *hosts,
                             const uint8_t *const *has, hypura_error *error)
@@ -114,7 +105,7 @@ static hypura_status choose(struct share *share, const struct engine *engine, co
     const struct opened *open = &engine->open;
     struct plan_hosts plan;
     if (spreads_over_all())
-        share_by_room(&plan, hosts, share->ranks);
+        plan_hosts_spread(&plan, open->model, hosts, share->ranks);
     else
         TRY(plan_hosts_make(&plan, first, open->model, open->steps, &open->hardware, request, hosts, share->ranks,
                             error));
@@ -122,8 +113,9 @@ static hypura_status choose(struct share *share, const struct engine *engine, co
         log_write(LOG_INFO, "%s About %.2f tokens/s are expected, %.2f without the other hosts.", plan.reason,
                   plan.tokens_per_second, plan.alone_tokens_per_second);
     share->expected = plan.tokens_per_second;
-    plan_hosts_owners(share->owners, open->model, &plan, has);
-    return HYPURA_OK;
+    for (uint32_t h = 0; h < share->ranks; h++)
+        share->layers[h] = model_parameters(open->model)->experts ? 0 : plan.parts[h].layers;
+    return plan_hosts_owners(share->owners, open->model, open->steps, &plan, has, error);
 }
 
 /* Of rank 0, which all others share: the best that was seen to another host, or to any rank where there is no other. */
@@ -174,20 +166,12 @@ static hypura_status share_out(struct share *share, struct engine *engine, struc
     return place(share, model, error);
 }
 
-/* What cannot be shared out yet. */
 static hypura_status check(const struct engine *engine, hypura_error *error)
 {
     const struct model *model = engine->open.model;
-    const struct model_parameters *p = model_parameters(model);
-    const char *name = model_name(model);
-    if (p->experts == 0)
-        return error_set(error, HYPURA_ERROR_UNSUPPORTED,
-                         "%s has no experts to share out over hosts: start it on one, without mpirun", name);
-    if (!model_writes_text(model))
-        return error_set(error, HYPURA_ERROR_UNSUPPORTED,
-                         "%s is an encoder, which is not shared out over hosts: start it on one, without mpirun", name);
-    if (p->experts > UINT16_MAX)
-        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s has too many experts to share out over hosts", name);
+    if (model_parameters(model)->experts > UINT16_MAX)
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s has too many experts to share out over hosts",
+                         model_name(model));
     return HYPURA_OK;
 }
 
@@ -195,7 +179,7 @@ hypura_status share_open(struct engine *engine, struct engine_options *options, 
 {
     struct share *share;
     const struct model_parameters *p = model_parameters(engine->open.model);
-    const size_t choices = (size_t)MESSAGE_ROWS_MOST * p->experts_used;
+    const size_t choices = (size_t)MESSAGE_ROWS_MOST * MAX(p->experts_used, 1u);
     TRY(check(engine, error));
     part_options(options, &engine->open.hardware);
     TRY(ALLOCATE(&share, 1, "experts on other hosts", error));

@@ -1,4 +1,5 @@
-/* What ranks other than 0 do: they open the models that rank 0 opens, hold their experts, and compute with them. */
+/* What ranks other than 0 do: they open the models that rank 0 opens, hold their experts or layers, and compute with
+ * them. */
 #include "engine/cluster/part.h"
 #include "engine/cpu/execute.h"
 
@@ -81,7 +82,7 @@ static hypura_status open_part(struct server *server, struct part *part, const c
     const struct parts *parts = part->parts.digests ? &part->parts : NULL;
     part_options(&part->options, &open->hardware);
     TRY(ALLOCATE(&part->elsewhere, model_unit_count(open->model), "experts of this host", error));
-    TRY(ALLOCATE(&part->choices, (size_t)MESSAGE_ROWS_MOST * model_parameters(open->model)->experts_used,
+    TRY(ALLOCATE(&part->choices, (size_t)MESSAGE_ROWS_MOST * MAX(model_parameters(open->model)->experts_used, 1u),
                  "choices of experts", error));
     part_elsewhere(part->elsewhere, open->model, open->steps, NULL, 0);
     part->options.elsewhere = part->elsewhere;
@@ -278,6 +279,82 @@ static hypura_status on_experts(struct server *server, struct part *part, const 
     return send_rows(server, part, step, &task, error);
 }
 
+/* Reads and writes rows of buffers, as run.c does on the other side. */
+static hypura_status move_rows(struct server *server, struct batch *batch, const size_t *widths, bool out,
+                               hypura_error *error)
+{
+    for (enum step_buffer b = BUFFER_NONE + 1; b < BUFFER_COUNT; b++) {
+        const size_t bytes = batch->rows * widths[b] * sizeof(float);
+        if (widths[b])
+            TRY(out ? cluster_write(server->cluster, 0, rows_of(batch, b), bytes, error)
+                    : cluster_read(server->cluster, 0, rows_of(batch, b), bytes, error));
+    }
+    return HYPURA_OK;
+}
+
+/* Whether steps are a run, or a part of one, and all that they read is here. */
+static bool has_run(const struct part *part, struct step_list list, size_t first, size_t count)
+{
+    if (first >= list.count || count == 0 || steps_run(list, first) < count)
+        return false;
+    for (size_t i = first; i < first + count; i++) {
+        struct step_unit units[STEP_UNITS];
+        const size_t used = step_units(&list.steps[i], units);
+        for (size_t u = 0; u < used; u++)
+            if (part->elsewhere[units[u].unit])
+                return false;
+    }
+    return true;
+}
+
+static hypura_status compute_run(struct part *part, struct step_list steps, hypura_error *error)
+{
+    struct batch *batch = &part->engine->batch;
+    const uint64_t start = clock_nanoseconds();
+    forget_inputs(batch, UINT32_MAX);
+    if (!part->passing)
+        store_begin(part->engine->open.store);
+    part->passing = true;
+    hypura_status status = execute(batch, steps, error);
+    part->counted.busy_nanoseconds += clock_nanoseconds() - start;
+    return status;
+}
+
+static hypura_status on_run(struct server *server, struct part *part, const struct message *message, hypura_error *error)
+{
+    struct run_task task;
+    struct step_rows_of_run rows;
+    struct store_statistics store;
+    hypura_error failure;
+    if (message->bytes < sizeof task || !part->placed)
+        return refuse(server, "rows for nothing", error);
+    TRY(cluster_read(server->cluster, 0, &task, sizeof task, error));
+    const struct opened *open = &part->engine->open;
+    struct batch *batch = &part->engine->batch;
+    const struct model_parameters *p = model_parameters(open->model);
+    const uint32_t chunk = MIN(batch->scratch.chunk, MESSAGE_ROWS_MOST);
+    if (task.layer >= p->layers || task.rows == 0 || task.rows > chunk ||
+        !has_run(part, steps_of_layer(open->steps, task.layer), task.first, task.count))
+        return refuse(server, "a run of another model", error);
+    const struct step_list layer = steps_of_layer(open->steps, task.layer);
+    steps_run_rows(layer, task.first, task.count, p->embedding, &rows);
+    if (rows.in_width != task.in_width || rows.out_width != task.out_width ||
+        message->bytes != sizeof task + task.rows * rows.in_width * sizeof(float))
+        return refuse(server, "more or fewer rows than it said", error);
+    batch->rows = task.rows;
+    TRY(move_rows(server, batch, rows.in, false, error));
+    if (compute_run(part, (struct step_list){layer.steps + task.first, task.count}, &failure))
+        return fail(server, message->model, &failure, error);
+    store_statistics(part->engine->open.store, &store);
+    struct counted counted = part->counted;
+    counted.bytes_read = store.bytes_read;
+    TRY(message_send(server->cluster, 0, MESSAGE_ROWS, part->model,
+                     sizeof counted + task.rows * rows.out_width * sizeof(float), error));
+    TRY(cluster_write(server->cluster, 0, &counted, sizeof counted, error));
+    TRY(move_rows(server, batch, rows.out, true, error));
+    return cluster_flush(server->cluster, 0, error);
+}
+
 static hypura_status on_prefetch(struct server *server, struct part *part, const struct message *message,
                                  hypura_error *error)
 {
@@ -329,6 +406,8 @@ static hypura_status serve(struct server *server, hypura_error *error)
             TRY(on_place(server, part, &message, error));
         else if (message.kind == MESSAGE_EXPERTS)
             TRY(on_experts(server, part, &message, error));
+        else if (message.kind == MESSAGE_RUN)
+            TRY(on_run(server, part, &message, error));
         else if (message.kind == MESSAGE_PREFETCH)
             TRY(on_prefetch(server, part, &message, error));
         else if (message.kind == MESSAGE_PASSED)

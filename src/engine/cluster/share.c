@@ -224,6 +224,7 @@ uint32_t engine_ranks(struct engine *engine, struct engine_rank *out, uint32_t m
                                                .expert_misses = own.expert_misses};
         out[rank] = (struct engine_rank){.rank = rank,
                                          .name = cluster_host(share->cluster, rank),
+                                         .layers = share->layers[rank],
                                          .experts_computed = traffic.counted.experts,
                                          .expert_hits = traffic.counted.expert_hits,
                                          .expert_misses = traffic.counted.expert_misses,

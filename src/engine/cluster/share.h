@@ -1,14 +1,16 @@
-/* Experts on other hosts. Only files of the engine include it.
+/* Experts, or layers of a dense model, on other hosts. Only files of the engine include it.
  *
  *   message.c  what ranks tell each other: a head, and what follows it
  *   place.c    rank 0: who has which experts, agreed on while a model is opened
  *   part.c     what one rank can have
  *   share.c    rank 0: a layer's rows for those who have experts that they chose, and what comes back
+ *   run.c      rank 0: rows of a dense layer to who has its matrices, and what comes of them
  *   serve.c    all other ranks: models opened, rows computed
  *
  * Rank 0 runs the forward pass. Behind a router it sends each rank that has chosen experts the rows that chose them
  * with their choices, computes its own experts meanwhile, and then takes the others' results, each to the place that it
- * has in the router's order. The sum is made here, as ever: the bits are those of one host.
+ * has in the router's order. The sum is made here, as ever: the bits are those of one host. Of a dense model it sends
+ * all rows to whoever has a layer's matrices, and goes on with what comes back; attention and caches stay here.
  *
  * Before the first token both sides have compared digests: of the model's header, samples of its weights and adapters,
  * and of who has what. */
@@ -28,13 +30,15 @@ enum message_kind {
     MESSAGE_PLACE,   /* hold these units: [unit_count] of 1 for elsewhere */
     MESSAGE_EXPERTS, /* struct task; choices of 16 bits [rows][used]; weights where they are wanted; rows */
     MESSAGE_PREFETCH, /* experts that a later layer may choose: struct likely [], experts counted in it */
+    MESSAGE_RUN,     /* struct run_task; rows of each buffer that the run reads */
     MESSAGE_PASSED,  /* a pass is over */
     MESSAGE_CLOSE,
     /* answers */
     MESSAGE_MEASURED, /* struct measured */
     MESSAGE_HAS,      /* [layers][experts] of 1 for each that its file holds */
     MESSAGE_READY,    /* struct ready */
-    MESSAGE_ROWS,     /* struct counted; of each choice that the rank has, in the order of rows and choices */
+    MESSAGE_ROWS,     /* struct counted; of each choice that the rank has, in the order of rows and choices; of a run
+                         the rows of each buffer that it leaves something in */
     MESSAGE_FAILED    /* a sentence */
 };
 
@@ -64,6 +68,12 @@ struct ready {
 struct task {
     uint32_t layer, rows, used, choices; /* the last: that this rank has */
     uint32_t columns, weighed;
+};
+
+/* Steps of a layer, and floats per row that go there and come back. */
+struct run_task {
+    uint32_t layer, first, count, rows;
+    uint64_t in_width, out_width;
 };
 
 /* What a rank did since it opened the model. */
@@ -96,6 +106,7 @@ struct share {
     uint32_t units;
     uint8_t *owners;    /* [units] */
     uint8_t *elsewhere; /* [units] others have it */
+    uint32_t layers[CLUSTER_MOST_RANKS]; /* of a dense model, that each has */
     double expected;    /* tokens a second; 0: nobody knows */
     uint32_t rows;      /* of a task: what every rank has room for */
     bool streams;       /* some rank reads experts while it computes */
@@ -128,6 +139,11 @@ hypura_status share_begin(struct batch *batch, const struct step *route, hypura_
 
 /* Sends what was not sent, waits for all results. */
 hypura_status share_collect(struct batch *batch, const struct step *experts, hypura_error *error);
+
+/* How many steps from one of a list on another rank computes, and which; 0: none. Then: they are, for the batch. */
+size_t share_run(const struct batch *batch, struct step_list list, size_t from, uint32_t *rank);
+hypura_status share_compute(struct batch *batch, struct step_list list, size_t from, size_t count, uint32_t rank,
+                            hypura_error *error);
 
 /* After an error: takes what is still to come, and drops it. */
 void share_drop(struct batch *batch);

@@ -1,5 +1,7 @@
 #include "engine/cpu/execute.h"
 
+#include "engine/cluster/share.h"
+
 #include <string.h>
 
 /* ---- steps that are one call ---------------------------------------------------------------------------------------
@@ -167,6 +169,13 @@ hypura_status execute(struct batch *batch, struct step_list list, hypura_error *
     const bool keeps = keeps_state_inputs(batch);
     hypura_status status = HYPURA_OK;
     for (size_t i = 0; i < list.count && !status; i++) {
+        uint32_t rank;
+        const size_t away = batch->share ? share_run(batch, list, i, &rank) : 0;
+        if (away) {
+            status = share_compute(batch, list, i, away, rank, error);
+            i += away - 1;
+            continue;
+        }
         if (keeps && step_state(&list.steps[i]))
             keep_inputs(batch, &list.steps[i]);
         status = run_step(batch, &list.steps[i], error);

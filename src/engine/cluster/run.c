@@ -1,0 +1,90 @@
+/* Runs of steps whose weights another rank has: their rows go there, and what they leave comes back. */
+#include "engine/cluster/share.h"
+#include "engine/cpu/execute.h"
+
+#include <string.h>
+
+/* Who has what a run multiplies with: all of it is one rank's. */
+static uint32_t owner_of(const struct share *share, struct step_list list, size_t first, size_t count)
+{
+    for (size_t i = first; i < first + count; i++)
+        if (list.steps[i].kind == STEP_MULTIPLY)
+            return share->owners[list.steps[i].multiply.matrices[0].unit];
+    return 0;
+}
+
+size_t share_run(const struct batch *batch, struct step_list list, size_t from, uint32_t *rank)
+{
+    const struct share *share = batch->share;
+    const struct step *step = &list.steps[from];
+    if (!share || model_parameters(batch->open->model)->experts || step->layer < 0 ||
+        (uint32_t)step->layer >= model_parameters(batch->open->model)->layers)
+        return 0;
+    const size_t count = steps_run(list, from);
+    *rank = count ? owner_of(share, list, from, count) : 0;
+    return *rank ? count : 0;
+}
+
+/* Rows of all buffers of a run; where each begins is known. */
+static hypura_status send_rows(struct batch *batch, uint32_t rank, const size_t *widths, size_t first, size_t count,
+                               hypura_error *error)
+{
+    for (enum step_buffer b = BUFFER_NONE + 1; b < BUFFER_COUNT; b++)
+        if (widths[b])
+            TRY(cluster_write(batch->share->cluster, rank, rows_of(batch, b) + first * widths[b],
+                              count * widths[b] * sizeof(float), error));
+    return cluster_flush(batch->share->cluster, rank, error);
+}
+
+static hypura_status take_rows(struct batch *batch, uint32_t rank, const size_t *widths, size_t first, size_t count,
+                               hypura_error *error)
+{
+    for (enum step_buffer b = BUFFER_NONE + 1; b < BUFFER_COUNT; b++)
+        if (widths[b])
+            TRY(cluster_read(batch->share->cluster, rank, rows_of(batch, b) + first * widths[b],
+                             count * widths[b] * sizeof(float), error));
+    return HYPURA_OK;
+}
+
+static hypura_status ask(struct batch *batch, uint32_t rank, struct run_task task, const struct step_rows_of_run *rows,
+                         size_t first, hypura_error *error)
+{
+    struct share *share = batch->share;
+    struct counted counted;
+    const uint64_t sent = sizeof task + task.rows * rows->in_width * sizeof(float);
+    const uint64_t received = sizeof counted + task.rows * rows->out_width * sizeof(float);
+    TRY(message_send(share->cluster, rank, MESSAGE_RUN, share->model, sent, error));
+    TRY(cluster_write(share->cluster, rank, &task, sizeof task, error));
+    share->passing = true;
+    TRY(send_rows(batch, rank, rows->in, first, task.rows, error));
+    const uint64_t start = clock_nanoseconds();
+    TRY(message_expect(share->cluster, rank, MESSAGE_ROWS, share->model, received, error));
+    TRY(cluster_read(share->cluster, rank, &counted, sizeof counted, error));
+    TRY(take_rows(batch, rank, rows->out, first, task.rows, error));
+    pthread_mutex_lock(&share->mutex);
+    share->traffic[rank].bytes_sent += sent;
+    share->traffic[rank].bytes_received += received;
+    share->traffic[rank].wait_nanoseconds += clock_nanoseconds() - start;
+    share->traffic[rank].counted = counted;
+    pthread_mutex_unlock(&share->mutex);
+    return HYPURA_OK;
+}
+
+hypura_status share_compute(struct batch *batch, struct step_list list, size_t from, size_t count, uint32_t rank,
+                            hypura_error *error)
+{
+    const int32_t layer = list.steps[from].layer;
+    const struct step_list whole = steps_of_layer(batch->open->steps, (uint32_t)layer);
+    const size_t first = (size_t)(&list.steps[from] - whole.steps);
+    struct step_rows_of_run rows;
+    steps_run_rows(whole, first, count, model_parameters(batch->open->model)->embedding, &rows);
+    for (size_t r = 0; r < batch->rows; r += batch->share->rows) {
+        const size_t some = MIN(batch->rows - r, (size_t)batch->share->rows);
+        TRY(ask(batch, rank,
+                (struct run_task){(uint32_t)layer, (uint32_t)first, (uint32_t)count, (uint32_t)some, rows.in_width,
+                                  rows.out_width},
+                &rows, r, error));
+    }
+    forget_inputs(batch, rows.changed);
+    return HYPURA_OK;
+}
