@@ -159,7 +159,7 @@ static hypura_status run_batch(struct batch *batch, const struct engine_batch *a
         TRY(cluster_check(batch->share->cluster, error));
     if (batch->share && batch->watch)
         return error_set(error, HYPURA_ERROR_UNSUPPORTED,
-                         "what experts on other hosts read cannot be watched: do this on one, without mpirun");
+                         "what other hosts compute cannot be watched: do this on one, without mpirun");
     thread_pool_skipped(compute_pool(batch->compute)); /* in an earlier pass */
     TRY(check_cancel(batch, error));
     batch->asked = asked;

@@ -2,6 +2,8 @@
 #include "cluster/cluster.h"
 #include "engine/engine_private.h"
 
+#include <string.h>
+
 hypura_status engine_plan_only(struct plan **out, const struct model *model, const struct hardware *hardware,
                                const struct engine_options *options, hypura_error *error)
 {
@@ -24,8 +26,14 @@ hypura_status engine_open(struct engine **out, const char *path, const struct en
     struct engine *engine;
     struct engine_options rest = *options;
     uint64_t start = clock_nanoseconds();
-    if (cluster_here() && !rest.alone)
-        rest.gpu = "none"; /* experts there and on other hosts at once are not planned */
+    if (cluster_here() && !rest.alone) {
+        /* What is there and on other hosts at once is not planned. */
+        if (options->gpu && strcmp(options->gpu, "none") != 0 && strcmp(options->gpu, "auto") != 0)
+            return error_set(error, HYPURA_ERROR_UNSUPPORTED,
+                             "with several ranks no GPU computes: leave out \"--gpu %.40s\", or start without mpirun",
+                             options->gpu);
+        rest.gpu = "none";
+    }
     TRY(engine_open_model(&engine, path, &rest, error));
     hypura_status status = HYPURA_OK;
     if (draft_model_wanted(engine->open.model, options))

@@ -27,6 +27,17 @@ size_t steps_run(struct step_list list, size_t from)
     return multiplies ? count : 0;
 }
 
+size_t steps_run_left(struct step_list layer, size_t at, size_t *first)
+{
+    for (size_t i = 0, run; i <= at && i < layer.count; i += MAX(run, (size_t)1)) {
+        run = steps_run(layer, i);
+        *first = i;
+        if (at < i + run)
+            return i + run - at;
+    }
+    return 0;
+}
+
 /* What a step leaves in a buffer it changed. A scaled addend is scaled in its own place. */
 static bool changes(const struct step *step, enum step_buffer buffer)
 {

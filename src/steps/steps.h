@@ -612,6 +612,9 @@ bool step_keeps(const struct step *step);
  * and at least one is a product. 0: none do. */
 size_t steps_run(struct step_list list, size_t from);
 
+/* The same of a step within a run: how many of it are left from that one on; *first: where it begins. list: the layer's. */
+size_t steps_run_left(struct step_list layer, size_t at, size_t *first);
+
 /* Floats per row that a run, or a part of one, takes from before it and leaves for later, by buffer. list: of the whole
  * layer. */
 struct step_rows_of_run {

@@ -4,25 +4,23 @@
 
 #include <string.h>
 
-/* Who has what a run multiplies with: all of it is one rank's. */
-static uint32_t owner_of(const struct share *share, struct step_list list, size_t first, size_t count)
-{
-    for (size_t i = first; i < first + count; i++)
-        if (list.steps[i].kind == STEP_MULTIPLY)
-            return share->owners[list.steps[i].multiply.matrices[0].unit];
-    return 0;
-}
-
 size_t share_run(const struct batch *batch, struct step_list list, size_t from, uint32_t *rank)
 {
     const struct share *share = batch->share;
-    const struct step *step = &list.steps[from];
-    if (!share || model_parameters(batch->open->model)->experts || step->layer < 0 ||
-        (uint32_t)step->layer >= model_parameters(batch->open->model)->layers)
+    const int32_t layer = list.steps[from].layer;
+    const struct model_parameters *p = model_parameters(batch->open->model);
+    if (!share || p->experts || layer < 0 || (uint32_t)layer >= p->layers)
         return 0;
-    const size_t count = steps_run(list, from);
-    *rank = count ? owner_of(share, list, from, count) : 0;
-    return *rank ? count : 0;
+    /* The list may be a part of the layer's: it is the whole run that is one rank's. */
+    const struct step_list whole = steps_of_layer(batch->open->steps, (uint32_t)layer);
+    size_t first;
+    const size_t left = steps_run_left(whole, (size_t)(&list.steps[from] - whole.steps), &first);
+    if (!left)
+        return 0;
+    while (whole.steps[first].kind != STEP_MULTIPLY)
+        first++;
+    *rank = share->owners[whole.steps[first].multiply.matrices[0].unit];
+    return *rank ? MIN(left, list.count - from) : 0;
 }
 
 /* Rows of all buffers of a run; where each begins is known. */

@@ -295,7 +295,8 @@ static hypura_status move_rows(struct server *server, struct batch *batch, const
 /* Whether steps are a run, or a part of one, and all that they read is here. */
 static bool has_run(const struct part *part, struct step_list list, size_t first, size_t count)
 {
-    if (first >= list.count || count == 0 || steps_run(list, first) < count)
+    size_t begin;
+    if (first >= list.count || count == 0 || steps_run_left(list, first, &begin) < count)
         return false;
     for (size_t i = first; i < first + count; i++) {
         struct step_unit units[STEP_UNITS];
