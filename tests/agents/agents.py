@@ -2,7 +2,10 @@
 not stand here is added as one more class, and its version in versions.json."""
 import json
 import os
+import queue
 import subprocess
+import threading
+import time
 
 
 def write(path, content):
@@ -14,8 +17,8 @@ def write(path, content):
 class Agent:
     """tool is what reads a file, and with which arguments it reads FILE. In commands and environments {url} is the server's
     address, {model} the model's name, {home} a home folder of the agent's own, {file} the file. A question follows first, and
-    again in the same chat; again is None where only a terminal goes on with one."""
-    environment = {}
+    again in the same chat. goes_on is False where only a terminal does that."""
+    environment, goes_on = {}, True
 
     def __init__(self, folder, home, project, values):
         self.program = os.path.join(folder, "node_modules", ".bin", self.binary)
@@ -39,6 +42,13 @@ class Agent:
 
     def prepare(self, environment):
         """Writes what the agent reads."""
+
+    def ask(self, turn, question, environment):
+        """(status, what it said), in turn 0 or 1 of a chat."""
+        return self.run([*(self.first, self.again)[turn], question], environment)
+
+    def close(self):
+        """Ends what is left of it."""
 
 
 class ClaudeCode(Agent):
@@ -143,11 +153,65 @@ class QwenCode(Agent):
 class Cline(Agent):
     package, binary = "cline", "cline"
     tool = ("read_files", {"files": [{"path": "{file}"}]})
-    first, again = ["-P", "openai-compatible", "-m", "{model}"], None
+    first, again, goes_on = ["-P", "openai-compatible", "-m", "{model}"], None, False
 
     def prepare(self, environment):
         status, said = self.run(["auth", "-p", "openai-compatible", "-k", "any", "-m", "{model}", "-b", "{url}/v1"], environment)
         assert status == 0, said
+
+
+class ClineInEditor(Cline):
+    """As editors start it: one process, asked on its standard input (the Agent Client Protocol)."""
+    process, goes_on = None, True
+    environment = {"CLINE_API_KEY": "any", "CLINE_PROVIDER": "openai-compatible", "CLINE_MODEL": "{model}"}
+
+    def start(self, environment):
+        self.process = subprocess.Popen([self.program, "--acp"], cwd=self.project, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=subprocess.DEVNULL, env={**environment, **self.fill(self.environment)})
+        self.lines, self.calls = queue.SimpleQueue(), 0
+        threading.Thread(target=self.listen, daemon=True).start()
+        self.call("initialize", {"protocolVersion": 1, "clientCapabilities": {"fs": {"readTextFile": False, "writeTextFile": False}}})
+        self.session = self.call("session/new", {"cwd": self.project, "mcpServers": []})[0]["sessionId"]
+        self.call("session/set_model", {"sessionId": self.session, "modelId": self.values["model"]})
+
+    def listen(self):
+        for line in self.process.stdout:
+            self.lines.put(line)
+        self.lines.put(None)
+
+    def send(self, **message):
+        self.process.stdin.write(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
+        self.process.stdin.flush()
+
+    def call(self, method, params, seconds=300):
+        """The result, and what was said meanwhile."""
+        self.calls, said, end = self.calls + 1, "", time.monotonic() + seconds
+        self.send(id=self.calls, method=method, params=params)
+        while True:
+            message = json.loads(self.lines.get(timeout=max(0, end - time.monotonic())) or "null")
+            assert message, f"it ended with {self.process.poll()}"
+            update = message.get("params", {}).get("update", {})
+            if update.get("sessionUpdate") == "agent_message_chunk":
+                said += update["content"].get("text", "")
+            elif message.get("method") == "session/request_permission":
+                first = message["params"]["options"][0]["optionId"]
+                self.send(id=message["id"], result={"outcome": {"outcome": "selected", "optionId": first}})
+            elif "method" in message and "id" in message:
+                self.send(id=message["id"], error={"code": -32601, "message": "this editor has no such thing"})
+            elif message.get("id") == self.calls:
+                assert "result" in message, message
+                return message["result"], said
+
+    def ask(self, turn, question, environment):
+        if turn == 0:
+            self.start(environment)
+        result, said = self.call("session/prompt", {"sessionId": self.session, "prompt": [{"type": "text", "text": question}]})
+        return 0 if result["stopReason"] == "end_turn" else 1, said
+
+    def close(self):
+        if self.process:
+            self.process.kill()
+            self.process.wait()
 
 
 class Copilot(Agent):
@@ -159,5 +223,5 @@ class Copilot(Agent):
 
 
 ALL = {"Claude Code": ClaudeCode, "Codex": Codex, "Codex, a tool of an MCP server": CodexWithServer, "opencode": OpenCode, "Continue": Continue, "pi": Pi,
-       "pi, Anthropic's API": PiAnthropic, "pi, Responses": PiResponses, "Qwen Code": QwenCode, "Cline": Cline, "Kilo": Kilo,
+       "pi, Anthropic's API": PiAnthropic, "pi, Responses": PiResponses, "Qwen Code": QwenCode, "Cline": Cline, "Cline in an editor": ClineInEditor, "Kilo": Kilo,
        "Copilot": Copilot}

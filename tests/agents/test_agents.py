@@ -155,13 +155,13 @@ def hold_chat(agent_class, port, work):
     try:
         agent.prepare(environment)
         told, turns, before = [], [], 0
-        for arguments, question in zip([agent.first, agent.again], QUESTIONS):
-            if arguments is not None:
-                told.append(agent.run([*arguments, question], environment))
-                passed = between.settled()
-                turns.append(passed[before:])
-                before = len(passed)
+        for turn, question in enumerate(QUESTIONS if agent.goes_on else QUESTIONS[:1]):
+            told.append(agent.ask(turn, question, environment))
+            passed = between.settled()
+            turns.append(passed[before:])
+            before = len(passed)
     finally:
+        agent.close()
         between.stop()
     seen = "\n".join(f"{one.path} {one.status} {one.planned} prompt {one.prompt} cached {one.cached} " +
                      ("" if one.status == 200 else one.text[:300]) for turn in turns for one in turn)
@@ -193,7 +193,7 @@ def inside(missing):
                 def test():
                     why = missing.get(agent.package) or missing.get("node")
                     return why or hold_chat(agent, port, tempfile.mkdtemp(dir=work))
-                test.__name__ = name + " reads a file, answers" + (", and goes on" if agent.again else "")
+                test.__name__ = name + " reads a file, answers" + (", and goes on" if agent.goes_on else "")
                 return test
 
             failed = run_tests([test_of(name, agent) for name, agent in chosen().items()])
