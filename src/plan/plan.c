@@ -401,6 +401,74 @@ static hypura_status too_small(struct planner *planner, hypura_error *error)
                      have, asked, least_positions(planner), smallest, (smallest + ((1 << 20) - 1)) >> 20);
 }
 
+static hypura_status allocate(struct plan **out, const struct plan_table *table, hypura_error *error)
+{
+    struct plan *plan = NULL;
+    hypura_status status = ALLOCATE(&plan, 1, "plan", error);
+    *out = plan;
+    if (status == HYPURA_OK)
+        status = ALLOCATE(&plan->tiers, table->count, "plan", error);
+    if (status == HYPURA_OK)
+        status = ALLOCATE(&plan->in_ring, table->count, "plan", error);
+    if (status == HYPURA_OK)
+        status = ALLOCATE(&plan->cuts, table->count, "plan", error);
+    if (status == HYPURA_OK)
+        status = ALLOCATE(&plan->groups, table->count, "plan", error);
+    if (status == HYPURA_OK)
+        status = ALLOCATE(&plan->streams, table->piece_count, "plan", error);
+    for (uint32_t i = 0; status == HYPURA_OK && i < table->count; i++) {
+        plan->cuts[i] = table->units[i].cut;
+        plan->groups[i] = table->units[i].group;
+    }
+    return status;
+}
+
+/* What the ring should have room for ahead of what is in use. Half of the reader's depth keeps the drive busy
+ * (hw_choose_reads). */
+static uint64_t lookahead_of(const struct storage *storage)
+{
+    return (uint64_t)storage->block_bytes * ((storage->depth + 1) / 2) +
+           (uint64_t)(LOOKAHEAD_SECONDS * storage->bytes_per_second);
+}
+
+/* Where the weights go with a setting. */
+static hypura_status place(struct plan *plan, const struct planner *planner, const struct setting *setting,
+                           hypura_error *error)
+{
+    struct placement placement = {.tiers = plan->tiers, .in_ring = plan->in_ring, .streams = plan->streams};
+    uint64_t capacity = for_weights(planner, setting);
+    share_rows(plan, planner->table, planner->smallest_capacity, planner->resident_capacity, &capacity);
+    TRY(plan_place(planner->table, capacity, lookahead_of(&planner->hardware->storage), &placement, error));
+    plan->mode = placement.mode;
+    plan->embedding_rows = placement.embedding_rows;
+    plan->resident_bytes = placement.resident_bytes;
+    plan->ring_bytes = placement.ring_bytes;
+    plan->table_bytes = placement.table_bytes + plan->row_cache_bytes;
+    plan->expert_cache_bytes = placement.expert_cache_bytes;
+    plan->pool_bytes = placement.ring_bytes + placement.expert_cache_bytes;
+    return HYPURA_OK;
+}
+
+/* What else a plan says of its request. */
+static void account(struct plan *plan, const struct planner *planner, const struct setting *setting)
+{
+    const struct plan_request *request = planner->request;
+    plan->unit_count = planner->table->count;
+    plan->positions = setting->positions;
+    plan->sequences = sequences(request);
+    plan->chunk = setting->chunk;
+    plan->kv_positions = setting->kv < whole_kv(request, setting->positions)
+                             ? setting->kv_positions
+                             : most_kv_positions(request, setting->positions);
+    plan->kv_type = request->kv_type;
+    plan->budget = planner->budget;
+    plan->overhead_bytes = planner->overhead;
+    plan->code_on_top = planner->code_on_top;
+    plan->reserve_bytes = planner->reserve;
+    plan->kv_bytes = setting->kv;
+    plan->scratch_bytes = setting->scratch;
+}
+
 hypura_status plan_make_units(struct plan **out, const struct plan_table *table, const struct hardware *hardware,
                               const struct plan_request *request, hypura_error *error)
 {
@@ -418,63 +486,15 @@ hypura_status plan_make_units(struct plan **out, const struct plan_table *table,
     if (!choose_setting(&planner, true, &setting) && !choose_setting(&planner, false, &setting))
         return too_small(&planner, error);
 
-    struct plan *plan = NULL;
-    hypura_status status = ALLOCATE(&plan, 1, "plan", error);
+    struct plan *plan;
+    hypura_status status = allocate(&plan, table, error);
     if (status == HYPURA_OK)
-        status = ALLOCATE(&plan->tiers, table->count, "plan", error);
-    if (status == HYPURA_OK)
-        status = ALLOCATE(&plan->in_ring, table->count, "plan", error);
-    if (status == HYPURA_OK)
-        status = ALLOCATE(&plan->cuts, table->count, "plan", error);
-    if (status == HYPURA_OK)
-        status = ALLOCATE(&plan->groups, table->count, "plan", error);
-    if (status == HYPURA_OK)
-        status = ALLOCATE(&plan->streams, table->piece_count, "plan", error);
-    struct placement placement = {0};
+        status = place(plan, &planner, &setting, error);
     if (status == HYPURA_OK) {
-        placement.tiers = plan->tiers;
-        placement.in_ring = plan->in_ring;
-        placement.streams = plan->streams;
-        for (uint32_t i = 0; i < table->count; i++) {
-            plan->cuts[i] = table->units[i].cut;
-            plan->groups[i] = table->units[i].group;
-        }
-        /* Half of the reader's depth keeps the drive busy (hw_choose_reads). */
-        const struct storage *storage = &hardware->storage;
-        uint64_t lookahead = (uint64_t)storage->block_bytes * ((storage->depth + 1) / 2) +
-                             (uint64_t)(LOOKAHEAD_SECONDS * storage->bytes_per_second);
-        uint64_t capacity = for_weights(&planner, &setting);
-        share_rows(plan, table, planner.smallest_capacity, planner.resident_capacity, &capacity);
-        status = plan_place(table, capacity, lookahead, &placement, error);
+        account(plan, &planner, &setting);
+        plan->smallest_budget = smallest;
+        status = plan_predict(plan, table, hardware, request, error);
     }
-    if (status != HYPURA_OK) {
-        plan_free(plan);
-        return status;
-    }
-
-    plan->unit_count = table->count;
-    plan->mode = placement.mode;
-    plan->positions = setting.positions;
-    plan->sequences = sequences(request);
-    plan->chunk = setting.chunk;
-    plan->kv_positions = setting.kv < whole_kv(request, setting.positions)
-                             ? setting.kv_positions
-                             : most_kv_positions(request, setting.positions);
-    plan->kv_type = request->kv_type;
-    plan->embedding_rows = placement.embedding_rows;
-    plan->budget = planner.budget;
-    plan->overhead_bytes = planner.overhead;
-    plan->code_on_top = planner.code_on_top;
-    plan->reserve_bytes = planner.reserve;
-    plan->resident_bytes = placement.resident_bytes;
-    plan->ring_bytes = placement.ring_bytes;
-    plan->table_bytes = placement.table_bytes + plan->row_cache_bytes;
-    plan->expert_cache_bytes = placement.expert_cache_bytes;
-    plan->pool_bytes = placement.ring_bytes + placement.expert_cache_bytes;
-    plan->kv_bytes = setting.kv;
-    plan->scratch_bytes = setting.scratch;
-    plan->smallest_budget = smallest;
-    status = plan_predict(plan, table, hardware, request, error);
     if (status != HYPURA_OK) {
         plan_free(plan);
         return status;
