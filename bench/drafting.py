@@ -99,16 +99,16 @@ def measure(arguments, model):
         server.ask(prefix.text(999, 8), 8)
     rows = []
     for name, prompt, how in texts():
-        ratios, speed, drafted = [], [], []
+        ratios, speed, counts = [], [], [[0] * 3, [0] * 3]
         for index in range(arguments.pairs):
             took = [0, 0]
             for which in ((0, 1), (1, 0))[index % 2]:
                 before = servers[which].drafts()
                 took[which] = servers[which].ask(prompt, arguments.tokens, **how)[2]
-                drafted += [b - a for a, b in zip(before, servers[which].drafts())] if which else []
+                counts[which] = [sum(each) for each in zip(counts[which], servers[which].drafts(), map(int.__neg__, before))]
             ratios.append(took[0] / took[1])
             speed.append(1 / took[0])
-        rows.append((name, statistics.median(speed), statistics.median(ratios), min(ratios), sum(drafted[::2]), sum(drafted[1::2])))
+        rows.append((name, statistics.median(speed), statistics.median(ratios), min(ratios), *counts[1][:2], counts[1][2] / max(counts[0][2], 1)))
     for server in servers:
         server.close()
     for group in groups:
@@ -126,14 +126,14 @@ def main():
     parser.add_argument("--rate")
     parser.add_argument("--block", choices=("true", "random"))
     arguments = parser.parse_args()
-    print("| model | text | tokens/s without | with drafts, over without | least | drafted | came true |\n|---|---|---|---|---|---|---|")
+    print("| model | text | tokens/s without | with drafts, over without | least | drafted | came true | bytes read, over without |\n|---|---|---|---|---|---|---|---|")
     for model in arguments.models:
         path = model
         if arguments.block:
             path = f"{model}.{arguments.block}-block.gguf"
             add_block(model, path, arguments.block)
-        for name, speed, ratio, least, drafted, accepted in measure(arguments, path):
-            print(f"| {os.path.basename(path)} | {name} | {speed:.2f} | {ratio:.3f} | {least:.3f} | {drafted} | {accepted} |", flush=True)
+        for name, speed, ratio, least, drafted, accepted, read in measure(arguments, path):
+            print(f"| {os.path.basename(path)} | {name} | {speed:.2f} | {ratio:.3f} | {least:.3f} | {drafted} | {accepted} | {read:.3f} |", flush=True)
         if path != model:
             os.unlink(path)
 

@@ -56,11 +56,11 @@ class Server:
         return (first or time.time()) - start, cached, (last - first) / max(events - 1, 1) if events > 1 else 0
 
     def drafts(self):
-        """Tokens that were drafted so far, and those of them that came true."""
+        """Tokens that were drafted so far, those of them that came true, and bytes read from the drive."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
         connection.request("GET", "/metrics")
         found = dict(line.split(" ") for line in connection.getresponse().read().decode().splitlines() if line.startswith("hypura_"))
-        return [int(float(next(value for name, value in found.items() if word in name))) for word in ("drafted", "accepted")]
+        return [int(float(next(value for name, value in found.items() if word in name))) for word in ("drafted", "accepted", "storage_read")]
 
     def resident(self):
         with open(f"/proc/{self.process.pid}/status") as file:
