@@ -185,6 +185,7 @@ extern const struct kernel_table kernels_neon_quantized;
 extern const struct kernel_table kernels_few_blocks_neon;
 extern const struct kernel_table kernels_few_super_neon;
 extern const struct kernel_table kernels_peak_avx2;
+extern const struct kernel_table kernels_peak_avx_vnni;
 extern const struct kernel_table kernels_peak_avx512;
 extern const struct kernel_table kernels_peak_bf16;
 extern const struct kernel_table kernels_peak_neon;

@@ -60,6 +60,27 @@ static uint64_t peak_bfloats(void)
 
 const struct kernel_table kernels_peak_bf16 = {.peak_bfloats = peak_bfloats};
 
+#elif defined(__AVXVNNI__)
+#include <immintrin.h>
+
+#define FEW_SUMS 12
+
+static uint64_t peak_bytes(void)
+{
+    __m256i sums[FEW_SUMS], a = _mm256_set1_epi32((int)(uintptr_t)&sink_float), b = _mm256_set1_epi8(3);
+    for (int i = 0; i < FEW_SUMS; i++)
+        sums[i] = _mm256_set1_epi32(i);
+    for (int step = 0; step < STEPS; step++)
+        for (int i = 0; i < FEW_SUMS; i++)
+            sums[i] = _mm256_dpbusd_avx_epi32(sums[i], a, b);
+    for (int i = 1; i < FEW_SUMS; i++)
+        sums[0] = _mm256_add_epi32(sums[0], sums[i]);
+    sink_float = (float)_mm256_extract_epi32(sums[0], 0);
+    return (uint64_t)STEPS * FEW_SUMS * 64;
+}
+
+const struct kernel_table kernels_peak_avx_vnni = {.peak_bytes = peak_bytes};
+
 #elif defined(__AVX2__)
 #include <immintrin.h>
 

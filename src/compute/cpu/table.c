@@ -186,6 +186,7 @@ static void fill_tables(void)
         &kernels_avx_vnni_quantized,
         &kernels_few_blocks_avx_vnni,
         &kernels_few_super_avx_vnni,
+        &kernels_peak_avx_vnni,
     };
     static const struct kernel_table *const of_avx512[] = {
         &kernels_avx512_floats,     &kernels_avx512_blocks,    &kernels_avx512_super, &kernels_avx512_grids,
