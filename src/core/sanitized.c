@@ -1,5 +1,5 @@
-/* What the sanitizers are told of libraries that are not ours. Drivers of Vulkan keep memory until the process ends, and
- * that is no leak of this program. */
+/* What the sanitizers are told of libraries that are not ours. Drivers of Vulkan and MPI keep memory until the process
+ * ends, and that is no leak of this program. */
 #include "core/sanitized.h"
 
 #if SANITIZED
@@ -20,7 +20,14 @@ const char *__lsan_default_suppressions(void)
 {
     return "leak:libvulkan\n" /* the loader, and the drivers of Mesa */
            "leak:libVkLayer\n"
-           "leak:libLLVM\n";
+           "leak:libLLVM\n"
+           "leak:libmpi\n"
+           "leak:libopen-pal\n"
+           "leak:libopen-rte\n"
+           "leak:libpmix\n"
+           "leak:libhwloc\n"
+           "leak:/openmpi\n"
+           "leak:vasprintf\n"; /* these libraries write texts by it, and hide who asked for them; nobody here calls it */
 }
 
 #endif

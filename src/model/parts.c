@@ -29,7 +29,7 @@ struct tail {
     uint64_t list; /* a digest of the digests and of this tail, without this number */
 };
 
-static const char tail_magic[8] = "HYPARTS1";
+static const char tail_magic[] = "HYPARTS1";
 
 static uint64_t digest_of_list(const struct tail *tail, const uint64_t *digests)
 {
@@ -79,7 +79,7 @@ static hypura_status read_list(struct parts *out, int file, const char *path, hy
     const bool room = bytes > list + sizeof tail;
     if (room)
         TRY(read_all(file, path, bytes - sizeof tail, &tail, sizeof tail, error));
-    if (!room || memcmp(tail.magic, tail_magic, sizeof tail_magic) != 0 || tail.layers != out->layers ||
+    if (!room || memcmp(tail.magic, tail_magic, sizeof tail.magic) != 0 || tail.layers != out->layers ||
         tail.experts != out->experts || tail.model_bytes != bytes - sizeof tail - list)
         return error_set(error, HYPURA_ERROR_FORMAT,
                          "%.200s: the list of what is in the file is missing at its end: it was "
@@ -236,7 +236,7 @@ static hypura_status write_tail(struct copy *copy, uint64_t weights, hypura_erro
                         .experts = p->experts,
                         .model_bytes = (uint64_t)copy->source_info.st_size,
                         .weights = weights};
-    memcpy(tail.magic, tail_magic, sizeof tail_magic);
+    memcpy(tail.magic, tail_magic, sizeof tail.magic);
     tail.list = digest_of_list(&tail, copy->digests);
     TRY(write_all(copy->file, copy->path, tail.model_bytes, copy->digests, list, error));
     return write_all(copy->file, copy->path, tail.model_bytes + list, &tail, sizeof tail, error);

@@ -148,6 +148,10 @@ hypura_status hypura_endpoint_open(hypura_endpoint **out, const char *path, cons
         return status;
     }
     loaded_each(endpoint->http.server.models, take_name, endpoint);
+    if (!*endpoint->name) {
+        hypura_endpoint_close(endpoint);
+        return error_set(error, HYPURA_ERROR_IO, "%s changed while it was loaded", path);
+    }
     *out = endpoint;
     return HYPURA_OK;
 }
@@ -218,13 +222,14 @@ hypura_status hypura_endpoint_ask(hypura_endpoint *endpoint, const char *path, c
     if (!route)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "nothing answers to \"%.100s\"", path);
     hypura_status status = read_body(&json, body, size, error);
+    if (!status && json_object_set_new(json, "model", json_string(endpoint->name))) /* whatever it names */
+        status = error_set(error, HYPURA_ERROR_MEMORY, "no memory for the request");
     if (!status)
         status = ALLOCATE(&exchange, 1, "request", error);
     if (status) {
         json_decref(json);
         return status;
     }
-    json_object_set_new(json, "model", json_string(endpoint->name)); /* whatever it names */
     pthread_mutex_init(&exchange->mutex, NULL);
     exchange->references = 1;
     exchange->http = &endpoint->http;

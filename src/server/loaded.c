@@ -395,8 +395,9 @@ void loaded_names_changed(struct loaded_models *models)
     for (uint32_t i = 0; i < models->count; i++) {
         struct loaded_model *model = models->items[i];
         struct model_entry now;
-        if (registry_find(models->server->registry, model->entry.name, &now, NULL)) {
-            model->gone = true;
+        hypura_status status = registry_find(models->server->registry, model->entry.name, &now, NULL);
+        if (status) {
+            model->gone |= status != HYPURA_ERROR_MEMORY; /* which says nothing about the name */
             continue;
         }
         if (!same_model(models, &model->entry, &now) || !same_version(&model->entry, &now))
