@@ -11,6 +11,11 @@
 
 #include <cmocka.h>
 
+#ifdef assert_uint_in_range /* cmocka 2 */
+#undef assert_in_range
+#define assert_in_range assert_uint_in_range
+#endif
+
 #include "core/core.h"
 
 static hypura_error test_error __attribute__((unused));

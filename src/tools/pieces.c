@@ -16,7 +16,7 @@
 
 #define PIECES_EACH 4 /* of a thread, in a batch */
 
-static const char list_magic[8] = "HYPIECE1";
+static const char list_magic[] = "HYPIECE1";
 
 struct job {
     const struct pieces_work *work;
@@ -262,7 +262,7 @@ static uint64_t listed_pieces(const struct job *job, uint64_t key)
     } head;
     struct stat info;
     if (pread(job->list, &head, sizeof head, 0) != (ssize_t)sizeof head || fstat(job->list, &info) ||
-        memcmp(head.magic, list_magic, sizeof list_magic) != 0 || head.key != key)
+        memcmp(head.magic, list_magic, sizeof head.magic) != 0 || head.key != key)
         return 0;
     return MIN(((uint64_t)info.st_size - 16) / 8, job->work->count);
 }
