@@ -66,6 +66,8 @@ class Walk:
         self.walked += 1
         if what:
             self.wrong.append(f"{KINDS[self.kind]} {number}: {what}\n    {say_where(FAULTS.where(), HYPURA)}")
+            if LONG:  # it takes an hour, and may be ended before
+                print("# " + self.wrong[-1][:500].replace("\n", "\n# "), flush=True)
 
     def end(self):
         print(f"# {self.walked} points of {KINDS[self.kind]}, {len(self.wrong)} wrong", flush=True)
