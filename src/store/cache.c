@@ -119,7 +119,9 @@ static bool have_free_slot(struct store *store, struct slot_class *slot_class)
     return slot_class->free != NO_SLOT;
 }
 
-static void start(struct store *store, struct slot_class *slot_class, unit_number number, enum priority priority)
+/* Its transfer, which is to be started. */
+static struct transfer *take_slot(struct store *store, struct slot_class *slot_class, unit_number number,
+                                  enum priority priority)
 {
     struct stored_unit *unit = &store->units[number];
     uint32_t slot = slot_class->free;
@@ -131,7 +133,12 @@ static void start(struct store *store, struct slot_class *slot_class, unit_numbe
     unit->memory = slot_memory(slot_class, slot);
     store->cache.used += unit_footprint(store, number);
     layout_transfer(&slot_class->slots[slot].transfer, store_unit(store, number), number, unit->memory, priority);
-    io_start(store->io, &slot_class->slots[slot].transfer);
+    return &slot_class->slots[slot].transfer;
+}
+
+static void start(struct store *store, struct slot_class *slot_class, unit_number number, enum priority priority)
+{
+    io_start(store->io, take_slot(store, slot_class, number, priority));
 }
 
 /* Stops a read that is no longer wanted, if there is one. Its slot becomes free once its blocks in flight are back. */
@@ -314,6 +321,22 @@ void cache_hasten(struct store *store, unit_number number)
     struct transfer *transfer = &store->cache.classes[unit->slot_class].slots[unit->slot].transfer;
     if (transfer->priority == PRIORITY_FILL)
         io_promote(store->io, transfer, PRIORITY_PREFETCH);
+}
+
+bool cache_receive(struct store *store, unit_number number)
+{
+    struct stored_unit *unit = &store->units[number];
+    struct slot_class *slot_class = &store->cache.classes[unit->slot_class];
+    if (unit->stage != STAGE_ABSENT || slot_class->waiting.first != NO_UNIT || slot_class->free == NO_SLOT)
+        return false;
+    io_start_elsewhere(store->io, take_slot(store, slot_class, number, PRIORITY_PREFETCH));
+    return true;
+}
+
+void cache_received(struct store *store, unit_number number, bool there)
+{
+    const struct stored_unit *unit = &store->units[number];
+    io_end_elsewhere(store->io, &store->cache.classes[unit->slot_class].slots[unit->slot].transfer, there);
 }
 
 float cache_rate(const struct store *store, unit_number number)

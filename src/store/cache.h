@@ -82,6 +82,9 @@ void cache_note_tokens(struct store *store, unit_number first, const uint32_t *e
 void cache_set_rate(struct store *store, unit_number unit, float uses_a_pass);
 void cache_bring(struct store *store, unit_number unit,
                  enum priority priority);                 /* reads a missing expert into a free slot */
+/* A free slot for a missing expert that comes from elsewhere than the drive (false: there is none), and how that ended. */
+bool cache_receive(struct store *store, unit_number unit);
+void cache_received(struct store *store, unit_number unit, bool there);
 void cache_hasten(struct store *store, unit_number unit); /* turns a fill into a prefetch */
 void cache_pump(struct store *store, struct slot_class *slot_class);
 void cache_released(struct store *store, unit_number unit); /* no longer held or wanted */

@@ -436,6 +436,19 @@ hypura_status device_bring(struct store *store, unit_number in, unit_number out,
     return status ? status : arrived;
 }
 
+hypura_status device_fetch(struct store *store, unit_number out, uint8_t *memory, hypura_error *error)
+{
+    const struct device *device = &store->devices[store->units[out].device];
+    const struct unit *unit = store_unit(store, out);
+    struct unit_layout layout;
+    hypura_status status = HYPURA_OK;
+    unit_layout_make(&layout, unit);
+    for (uint32_t s = 0; s < unit->slice_count && !status; s++)
+        status = gpu_download(device->gpu, memory + layout.slice_position[s],
+                              device->slices[store->units[out].device_item + s].to, unit->slices[s].bytes, error);
+    return status;
+}
+
 /* ---- queries ----------------------------------------------------------------------------------------------------- */
 
 uint64_t device_import_alignment(const struct gpu *gpu)

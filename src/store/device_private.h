@@ -30,5 +30,7 @@ hypura_status devices_send_tables(struct store *store, hypura_error *error);
 /* Copies an expert from memory to the slot of another one; from any thread, not locked. */
 hypura_status device_bring(struct store *store, unit_number in, unit_number out, const struct store_view *view,
                            hypura_error *error);
+/* Copies an expert that is there, laid out as in the cache; as device_bring. */
+hypura_status device_fetch(struct store *store, unit_number out, uint8_t *memory, hypura_error *error);
 
 #endif

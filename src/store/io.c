@@ -118,9 +118,9 @@ static void note_wanted(struct io *io, bool before)
     io->wanted_since = now;
 }
 
-void io_start(struct io *io, struct transfer *transfer)
+static void begin(struct io *io, struct transfer *transfer, enum transfer_state state)
 {
-    transfer->state = TRANSFER_QUEUED;
+    transfer->state = state;
     transfer->abandoned = false;
     transfer->next_segment = 0;
     transfer->next_position = 0;
@@ -129,11 +129,16 @@ void io_start(struct io *io, struct transfer *transfer)
     transfer->bytes_read = 0;
     transfer->failure.kind = FAILURE_NONE;
     transfer->left = 0;
-    for (uint32_t i = 0; i < transfer->segment_count; i++)
-        transfer->left += transfer->segments[i].bytes;
     bool wanted = io_busy(io);
     io->unfinished[transfer->priority]++;
     note_wanted(io, wanted);
+}
+
+void io_start(struct io *io, struct transfer *transfer)
+{
+    begin(io, transfer, TRANSFER_QUEUED);
+    for (uint32_t i = 0; i < transfer->segment_count; i++)
+        transfer->left += transfer->segments[i].bytes;
     enqueue(io, transfer);
     io_wake(io);
 }
@@ -160,6 +165,21 @@ static void set_idle(struct io *io, struct transfer *transfer)
     transfer->state = TRANSFER_IDLE;
     io->unfinished[transfer->priority]--;
     note_wanted(io, wanted);
+}
+
+void io_start_elsewhere(struct io *io, struct transfer *transfer)
+{
+    begin(io, transfer, TRANSFER_SENT);
+    transfer->next_segment = transfer->segment_count;
+    transfer->in_flight = transfer->in_flight_of[0] = 1;
+}
+
+void io_end_elsewhere(struct io *io, struct transfer *transfer, bool there)
+{
+    transfer->in_flight = transfer->in_flight_of[0] = 0;
+    transfer->abandoned = transfer->abandoned || !there;
+    set_idle(io, transfer);
+    io->options.finished(io->options.context, transfer);
 }
 
 bool io_abandon(struct io *io, struct transfer *transfer)

@@ -105,6 +105,11 @@ void io_wake(struct io *io); /* locked */
 /* Locked. Queues an idle transfer, whose segments and priority are set. */
 void io_start(struct io *io, struct transfer *transfer);
 
+/* Locked. A transfer whose bytes come from elsewhere than a drive, and that they are there, or could not be had: then it is
+ * reported as abandoned. */
+void io_start_elsewhere(struct io *io, struct transfer *transfer);
+void io_end_elsewhere(struct io *io, struct transfer *transfer, bool there);
+
 /* Locked. Moves a transfer that runs to another priority, behind those that are there. */
 void io_promote(struct io *io, struct transfer *transfer, enum priority priority);
 

@@ -3,10 +3,11 @@
  * The side that computes an expert determines its last bits. So every visible change happens at fixed points, every
  * MOVE_PASSES passes, and depends only on the uses before them, never on when something was ready:
  *
- *   MOVES_NONE      chooses pairs, per layer a cold expert on the GPU and a hotter one here. The cold one is read into
- * the cache while the drive is idle MOVES_LEAVING   the cold one leaves its slot, and is computed here from now on. A
- * thread copies the hot one from the cache to the slot MOVES_COMING    the hot one is computed on the GPU from now on,
- * and leaves the cache
+ *   MOVES_NONE      chooses pairs, per layer a cold expert on the GPU and a hotter one here. A thread copies the cold one
+ *                   from its slot to the cache if that has a free slot
+ *   MOVES_LEAVING   the cold one leaves its slot, and is computed here from now on. The thread copies the hot one from
+ *                   the cache to the slot
+ *   MOVES_COMING    the hot one is computed on the GPU from now on, and leaves the cache
  *
  * A copy has MOVE_PASSES passes of time, and hot experts are in the cache. Only a copy that has not arrived by then is
  * waited for.
@@ -205,7 +206,7 @@ static struct move *next_to_send(const struct store *store, bool *any)
         if (moves->list[i].state != MOVE_WAITS)
             continue;
         *any = true;
-        if (store->units[moves->list[i].in].stage == STAGE_READY)
+        if (!moves->list[i].fetches && store->units[moves->list[i].in].stage == STAGE_READY)
             return (struct move *)&moves->list[i];
     }
     return NULL;
@@ -233,14 +234,36 @@ static void send(struct store *store, struct move *move)
     pthread_cond_broadcast(&store->changed);
 }
 
+/* Locked. */
+static struct move *next_to_fetch(struct store *store)
+{
+    for (uint32_t i = 0; i < store->moves.count; i++)
+        if (store->moves.list[i].fetches)
+            return &store->moves.list[i];
+    return NULL;
+}
+
+/* Locked, and lets the lock go meanwhile. What cannot be copied is read from the drive when it is wanted. */
+static void fetch(struct store *store, struct move *move)
+{
+    uint8_t *memory = store->units[move->out].memory;
+    pthread_mutex_unlock(store->mutex);
+    hypura_status status = device_fetch(store, move->out, memory, NULL);
+    pthread_mutex_lock(store->mutex);
+    move->fetches = false;
+    cache_received(store, move->out, status == HYPURA_OK);
+}
+
 static void *thread_main(void *context)
 {
     struct store *store = context;
     pthread_mutex_lock(store->mutex);
     while (!store->moves.stop) {
         bool any;
-        struct move *move = next_to_send(store, &any);
-        if (move)
+        struct move *fetched = next_to_fetch(store), *move = fetched ? NULL : next_to_send(store, &any);
+        if (fetched)
+            fetch(store, fetched);
+        else if (move)
             send(store, move);
         else if (any)
             store_wait_locked(store);
@@ -353,8 +376,13 @@ static hypura_status next_phase(struct store *store, hypura_error *error)
     choose(store);
     if (moves->reading && moves->count)
         return begin_to_leave(store, error);
-    for (uint32_t i = 0; i < moves->count; i++)
-        cache_prefetch(store, moves->list[i].out, rate(store, moves->list[i].out));
+    for (uint32_t i = 0; i < moves->count; i++) {
+        struct move *move = &moves->list[i];
+        move->fetches = cache_receive(store, move->out);
+        if (!move->fetches)
+            cache_prefetch(store, move->out, rate(store, move->out));
+    }
+    pthread_cond_signal(&moves->work);
     moves->phase = moves->count ? MOVES_LEAVING : MOVES_NONE;
     return HYPURA_OK;
 }

@@ -12,6 +12,7 @@ struct store_source;
 
 struct move {
     unit_number in, out; /* of one layer: what comes to the GPU, and what leaves it a slot */
+    bool fetches; /* what leaves is copied to the cache */
     enum { MOVE_WAITS, MOVE_SENDS, MOVE_SENT } state;
 };
 

@@ -127,6 +127,9 @@ hypura_status gpu_upload(struct gpu *gpu, struct gpu_range to, const void *host,
                          hypura_error *error);
 hypura_status gpu_upload_wait(struct gpu *gpu, gpu_ticket ticket, hypura_error *error);
 
+/* Copies what is in a buffer to the host, and waits for it. Of one thread at a time, which may be any. */
+hypura_status gpu_download(struct gpu *gpu, void *host, struct gpu_range from, uint64_t bytes, hypura_error *error);
+
 /* ---- commands ---------------------------------------------------------------------------------------------------- */
 
 /* gpu_begin opens a batch, for which it may wait until an old one is done; gpu_submit sends it. In between, kernels are

@@ -104,6 +104,8 @@ struct gpu {
     struct thread_pool *copiers; /* NULL: too few cores */
     struct staging staging[STAGING_PARTS];
     size_t staging_next;
+    struct gpu_buffer *download_memory; /* of the thread that downloads */
+    struct staging download;
     gpu_ticket uploaded; /* the last copy sent */
 };
 

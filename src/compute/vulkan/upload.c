@@ -61,7 +61,13 @@ static hypura_status send(struct gpu *gpu, struct staging *part, struct gpu_rang
                           uint64_t bytes, hypura_error *error)
 {
     const VkBufferCopy copy = {from.offset, to.offset, bytes};
+    const VkMemoryBarrier seen = {.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER,
+                                  .srcAccessMask = VK_ACCESS_TRANSFER_WRITE_BIT,
+                                  .dstAccessMask = VK_ACCESS_HOST_READ_BIT};
     gpu->vk.vkCmdCopyBuffer(part->commands, from.buffer->buffer, to.buffer->buffer, 1, &copy);
+    if (to.buffer->mapped)
+        gpu->vk.vkCmdPipelineBarrier(part->commands, VK_PIPELINE_STAGE_TRANSFER_BIT, VK_PIPELINE_STAGE_HOST_BIT, 0, 1,
+                                     &seen, 0, NULL, 0, NULL);
     hypura_status status =
         gpu_check(gpu, gpu->vk.vkEndCommandBuffer(part->commands), "closing a command buffer", error);
     if (status)
@@ -126,8 +132,51 @@ hypura_status gpu_upload_wait(struct gpu *gpu, gpu_ticket ticket, hypura_error *
     return timeline_wait(gpu, gpu->upload_timeline, ticket, error);
 }
 
+/* Waits without the lock, which uploads that a batch waits for may want. */
+static hypura_status download_part(struct gpu *gpu, void *host, struct gpu_range from, uint64_t bytes,
+                                   hypura_error *error)
+{
+    struct staging *part = &gpu->download;
+    hypura_status status = command_buffer_begin(gpu, part->pool, part->commands, error);
+    if (status)
+        return status;
+    pthread_mutex_lock(&gpu->upload_lock);
+    status = send(gpu, part, (struct gpu_range){gpu->download_memory, 0}, from, bytes, error);
+    pthread_mutex_unlock(&gpu->upload_lock);
+    if (!status)
+        status = timeline_wait(gpu, gpu->upload_timeline, part->ticket, error);
+    if (!status)
+        memcpy(host, gpu->download_memory->mapped, bytes);
+    return status;
+}
+
+hypura_status gpu_download(struct gpu *gpu, void *host, struct gpu_range from, uint64_t bytes, hypura_error *error)
+{
+    hypura_status status = HYPURA_OK;
+    if (atomic_load(&gpu->lost))
+        return gpu_lost_error(gpu, error);
+    if (bytes > from.buffer->bytes || from.offset > from.buffer->bytes - bytes)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "GPU: a download does not lie inside its buffer");
+    if (from.buffer->mapped) {
+        memcpy(host, (const uint8_t *)from.buffer->mapped + from.offset, bytes);
+        return HYPURA_OK;
+    }
+    if (!gpu->download_memory)
+        status = gpu_buffer_create_staging(gpu, &gpu->download_memory, STAGING_BYTES, error);
+    if (!status && !gpu->download.commands)
+        status = command_buffer_create(gpu, gpu->families[1], &gpu->download.pool, &gpu->download.commands, error);
+    for (uint64_t done = 0; done < bytes && !status; done += STAGING_BYTES)
+        status = download_part(gpu, (uint8_t *)host + done, (struct gpu_range){from.buffer, from.offset + done},
+                               MIN(bytes - done, STAGING_BYTES), error);
+    return status;
+}
+
 void uploads_destroy(struct gpu *gpu)
 {
+    if (gpu->download.pool)
+        gpu->vk.vkDestroyCommandPool(gpu->device, gpu->download.pool, NULL);
+    if (gpu->download_memory)
+        gpu_buffer_destroy(gpu, gpu->download_memory);
     for (size_t i = 0; i < STAGING_PARTS; i++)
         if (gpu->staging[i].pool)
             gpu->vk.vkDestroyCommandPool(gpu->device, gpu->staging[i].pool, NULL);
