@@ -22,6 +22,9 @@ struct description {
     bool embeds, judges, tools, thinks, inserts;
 };
 
+const char *const model_files_beside[] = {EXPERT_FILE_ENDING, EXPERT_FILE_ENDING ".partial",
+                                          EXPERT_FILE_ENDING ".partial.pieces", NULL};
+
 static struct description kept[KEPT];
 static size_t next_kept;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;

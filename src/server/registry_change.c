@@ -1,6 +1,5 @@
 /* Changes of the model folder: models that come, are replaced and go. Every step is such that a process may end behind
  * it. */
-#include "model/model.h"
 #include "server/registry_private.h"
 #include "server/server_private.h"
 
@@ -67,9 +66,6 @@ static void unlock(struct registry *registry, int lock)
 /* ---- what nobody names any more -------------------------------------------------------------------------------------
  */
 
-/* What "hypura optimize" writes next to a model belongs to it. */
-static const char *const beside[] = {EXPERT_FILE_ENDING, EXPERT_FILE_ENDING ".partial", EXPERT_FILE_ENDING ".partial.pieces"};
-
 /* Whether a manifest's text under this key is the name, or of a split model any part of it, or what belongs to it. */
 static bool names(const json_t *manifest, const char *key, const char *file)
 {
@@ -77,9 +73,9 @@ static bool names(const json_t *manifest, const char *key, const char *file)
     char name[NAME_MAX + 1];
     if (!named || snprintf(name, sizeof name, "%s", file) >= (int)sizeof name)
         return false;
-    for (size_t i = 0; i < COUNT_OF(beside); i++)
-        if (ends_with(name, beside[i]))
-            name[strlen(name) - strlen(beside[i])] = '\0';
+    for (size_t i = 0; model_files_beside[i]; i++)
+        if (ends_with(name, model_files_beside[i]))
+            name[strlen(name) - strlen(model_files_beside[i])] = '\0';
     const char *of = strstr(named, "-00001-of-");
     if (!of || strlen(named) != strlen(name))
         return strcmp(named, name) == 0;
@@ -122,8 +118,8 @@ static void drop(const char *path)
 static void drop_beside(const char *model)
 {
     char path[PATH_MAX];
-    for (size_t i = 0; i < COUNT_OF(beside); i++)
-        if (snprintf(path, sizeof path, "%s%s", model, beside[i]) < (int)sizeof path)
+    for (size_t i = 0; model_files_beside[i]; i++)
+        if (snprintf(path, sizeof path, "%s%s", model, model_files_beside[i]) < (int)sizeof path)
             drop(path);
 }
 
@@ -267,9 +263,9 @@ static hypura_status place_copy(const struct registry *registry, const char *nam
     /* Its experts' file counts for a second name of the same model too. */
     char first[PATH_MAX], experts[PATH_MAX], second[PATH_MAX];
     if (!status && placed_path(out, 0, first, sizeof first) &&
-        snprintf(experts, sizeof experts, "%s" EXPERT_FILE_ENDING, path) < (int)sizeof experts &&
-        snprintf(second, sizeof second, "%s" EXPERT_FILE_ENDING, first) < (int)sizeof second && access(experts, F_OK) == 0 &&
-        link(experts, second))
+        snprintf(experts, sizeof experts, "%s%s", path, model_files_beside[0]) < (int)sizeof experts &&
+        snprintf(second, sizeof second, "%s%s", first, model_files_beside[0]) < (int)sizeof second &&
+        access(experts, F_OK) == 0 && link(experts, second))
         log_write(LOG_WARNING, "cannot make %s: %s", second, strerror(errno));
     for (long i = 0; paths && i < count; i++)
         memory_free(paths[i]);
