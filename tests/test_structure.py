@@ -46,7 +46,7 @@ SERVER_FROM_BELOW = {
     "generation_prompt.c": {"engine/prompt.h"}, "header.c": {"format/format.h"}, "loaded.c": {"engine/prompt.h"},
     "loaded.h": {"engine/generate.h", "grammar/grammar.h", "template/template.h"},
     "ollama_models.c": {"engine/engine.h", "template/template.h"}, "pull_check.c": {"format/format.h"}, "rerank.c": {"engine/prompt.h"},
-    "registry_change.c": {"model/model.h"}, "server.h": {"engine/engine.h"}}
+    "server.h": {"engine/engine.h"}}
 PRINTS_OR_ENDS = {"printf", "vprintf", "__printf_chk", "__vprintf_chk", "puts", "putchar", "perror", "stdout", "stderr", "exit", "_exit",
                   "quick_exit", "abort", "__assert_fail"}
 # What Linux offers without a guard that one could see at a call.
