@@ -19,7 +19,7 @@ fail() {
 }
 
 everything() {
-    find / -xdev \( -path /tmp -o -path /root -o -path /var/cache -o -path /var/lib/apt -o -path /var/lib/dpkg -o -path /var/log \
+    find / -xdev \( -path /tmp -o -path /run -o -path /root -o -path /var/cache -o -path /var/lib/apt -o -path /var/lib/dpkg -o -path /var/log \
         -o -path /var/lib/systemd -o -path /var/backups \) -prune -o -print | grep -v -e '/__pycache__' -e '^/etc/.*-$' | sort
     cut -d : -f 1 /etc/passwd /etc/group | sort
 }
