@@ -587,11 +587,15 @@ struct product {
     enum tensor_role role; /* for adapters */
     size_t first, rows;    /* of the tensor; rows 0: all */
     struct matmul job;     /* without weights; output_stride 0: the product's rows */
+    const float *scale;    /* of the matrix; NULL: none */
 };
 
 /* Computes products, including adapters. Tensors are used as they arrive, in the order of the products. Sets the shape
  * of the weights in jobs. layer -1: of the whole model. */
 hypura_status multiply(struct batch *batch, int32_t layer, struct product *products, size_t count, hypura_error *error);
+
+/* Of a job that was computed without a bias: its rows times the scale, plus the bias (or NULL). */
+void scale_job(struct batch *batch, const struct matmul *job, float scale, const float *bias);
 
 /* ---- adapters ------------------------------------------------------------------------------------------------------
  */

@@ -52,6 +52,7 @@ static hypura_status understand(struct model *model, bool predicting, hypura_err
     model->parameters.predicting = predicting && model->parameters.prediction_blocks;
     if ((status = ALLOCATE(&model->layers, all_layers(model), "layer table", error)) ||
         (status = ALLOCATE(&model->layer_tensors, all_layers(model), "tensor table", error)) ||
+        (status = ALLOCATE(&model->layer_scales, all_layers(model), "tensor table", error)) ||
         (status = model_find_tensors(model, error)) || (status = model_read_parameters(model, error)) ||
         (status = model_check_tensors(model, error)))
         return status;
@@ -71,7 +72,8 @@ static hypura_status open_model(struct model **out, const char *path, bool predi
     if (!status)
         status = understand(model, predicting, error);
     memory_free(model->layer_tensors);
-    model->layer_tensors = NULL;
+    memory_free(model->layer_scales);
+    model->layer_tensors = model->layer_scales = NULL;
     if (status) {
         model_close(model);
         return status;
@@ -148,6 +150,11 @@ const struct model_parameters *model_parameters(const struct model *model)
 const struct model_layer *model_layer(const struct model *model, uint32_t layer)
 {
     return layer < all_layers(model) ? &model->layers[layer] : NULL;
+}
+
+unit_number model_scale(const struct model *model, enum tensor_role role)
+{
+    return model->scale_units[role];
 }
 
 unit_number model_tensor(const struct model *model, enum tensor_role role)

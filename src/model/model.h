@@ -277,6 +277,7 @@ enum tensor_role {
     ROLE_CLASSIFIER_NORM,
     ROLE_CLASSIFIER_OUTPUT,
     ROLE_CLASSIFIER_OUTPUT_BIAS,
+    ROLE_SCALE, /* of a matrix of any role: its products are multiplied by it */
     ROLE_COUNT
 };
 
@@ -347,6 +348,7 @@ struct model_layer {
     float sparsity;        /* gates close below the mean plus this many standard deviations; 0: they never do */
     float expert_limit, shared_limit, dense_limit; /* clamps of gate and up; 0: none */
     unit_number tensors[ROLE_COUNT];               /* NO_UNIT where absent; expert tensors are in experts */
+    unit_number scales[ROLE_COUNT]; /* of the products of each matrix, or of each expert's; NO_UNIT: none */
     unit_number first_expert; /* unit of expert 0; experts are consecutive. NO_UNIT: not a MoE layer */
 };
 
@@ -573,6 +575,7 @@ const struct model_parameters *model_parameters(const struct model *model);
 const struct model_layer *model_layer(const struct model *model, uint32_t layer); /* NULL: there is none */
 unit_number model_tensor(const struct model *model,
                          enum tensor_role role); /* of the whole model; NO_UNIT where absent */
+unit_number model_scale(const struct model *model, enum tensor_role role); /* the scale of such a matrix; likewise */
 
 /* The role that a tensor of this name ("blk.3.attn_q.weight") has in this model; layer -1: of the whole model. */
 bool model_tensor_role(const struct model *model, const char *name, int32_t *layer, enum tensor_role *role);

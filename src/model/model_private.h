@@ -13,9 +13,10 @@ struct model {
     const struct architecture *architecture;
     struct model_parameters parameters;
     struct model_layer *layers;
-    const struct gguf_tensor *(*layer_tensors)[ROLE_COUNT]; /* only while opening */
-    const struct gguf_tensor *tensors[ROLE_COUNT];
-    unit_number tensor_units[ROLE_COUNT];
+    const struct gguf_tensor *(*layer_tensors)[ROLE_COUNT]; /* only while opening, and the next one */
+    const struct gguf_tensor *(*layer_scales)[ROLE_COUNT];
+    const struct gguf_tensor *tensors[ROLE_COUNT], *scales[ROLE_COUNT];
+    unit_number tensor_units[ROLE_COUNT], scale_units[ROLE_COUNT];
     struct unit *units;
     uint32_t unit_count;
     uint64_t bytes;
@@ -188,6 +189,9 @@ hypura_status model_read_parameters(struct model *model, hypura_error *error);
 /* tensors.c: finds every tensor's role; later checks shapes against the parameters. */
 hypura_status model_find_tensors(struct model *model, hypura_error *error);
 hypura_status model_check_tensors(const struct model *model, hypura_error *error);
+
+/* Whether it is of the experts that a router chooses: they are units of their own. */
+bool model_is_expert_role(enum tensor_role role);
 
 /* units.c */
 hypura_status model_make_units(struct model *model, hypura_error *error);

@@ -226,6 +226,7 @@ const struct role_row tensor_roles[ROLE_COUNT] = {
     [ROLE_CLASSIFIER_NORM] = {"classifier norm", "cls.norm.weight", false, {EMBEDDING}},
     [ROLE_CLASSIFIER_OUTPUT] = {"classifier output", "cls.output.weight", false, {EMBEDDING, LABELS}},
     [ROLE_CLASSIFIER_OUTPUT_BIAS] = {"classifier output bias", "cls.output.bias", false, {LABELS}},
+    [ROLE_SCALE] = {"scale of a matrix", ".scale", true, {ONE}},
 };
 
 const char *tensor_role_name(enum tensor_role role)

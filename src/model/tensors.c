@@ -72,6 +72,18 @@ static bool is_needless(const char *name)
            strcmp(name, "rope_freqs.weight") == 0 || strcmp(name, "attn_q.rope_freqs.weight") == 0;
 }
 
+/* "ffn_up.scale" belongs to "ffn_up.weight": quantisers with one scale for a whole matrix (NVFP4) write it so.
+ * "ffn_up.input_scale" helps those who quantise activations too. */
+static int find_scaled(const struct architecture *architecture, const char *name, const char *ending, bool layer)
+{
+    char whole[80];
+    size_t length = strlen(name), end = strlen(ending);
+    if (length <= end || strcmp(name + length - end, ending) != 0 ||
+        snprintf(whole, sizeof whole, "%.*s.weight", (int)(length - end), name) >= (int)sizeof whole)
+        return -1;
+    return find_role_named(architecture, whole, layer);
+}
+
 hypura_status model_find_tensors(struct model *model, hypura_error *error)
 {
     for (size_t i = 0; i < gguf_tensor_count(model->file); i++) {
@@ -81,17 +93,23 @@ hypura_status model_find_tensors(struct model *model, hypura_error *error)
         bool of_layer = split_layer_name(tensor->name.data, &layer, &rest);
         if (of_layer && (layer >= all_layers(model) || is_needless(rest)))
             continue; /* part of a prediction block */
-        int role = find_role(model->architecture, rest, of_layer);
+        int role = find_role(model->architecture, rest, of_layer), scaled = -1;
+        if (role < 0 && find_scaled(model->architecture, rest, ".input_scale", of_layer) >= 0)
+            continue;
+        if (role < 0)
+            scaled = find_scaled(model->architecture, rest, ".scale", of_layer);
         if (role < 0 && of_layer && layer >= model->parameters.layers && strcmp(rest, "layer_output_norm.weight") == 0)
             role = ROLE_PREDICTION_OUTPUT_NORM; /* Ling's name */
-        if (role < 0 && of_layer && layer >= model->parameters.layers)
+        if (role < 0 && scaled < 0 && of_layer && layer >= model->parameters.layers)
             return error_set(error, HYPURA_ERROR_UNSUPPORTED, "its tensor '%s' is not understood", tensor->name.data);
-        if (role < 0)
+        if (role < 0 && scaled < 0)
             return error_set(error, HYPURA_ERROR_UNSUPPORTED,
                              "%s has a tensor '%s', whose use in architecture '%s' is not known here: without it the "
                              "answer would be wrong",
                              gguf_file_path(model->file, 0), tensor->name.data, model->architecture->name);
-        const struct gguf_tensor **place = of_layer ? &model->layer_tensors[layer][role] : &model->tensors[role];
+        const struct gguf_tensor **tensors = of_layer ? model->layer_tensors[layer] : model->tensors;
+        const struct gguf_tensor **scales = of_layer ? model->layer_scales[layer] : model->scales;
+        const struct gguf_tensor **place = role >= 0 ? &tensors[role] : &scales[scaled];
         if (*place)
             return error_set(error, HYPURA_ERROR_FORMAT, "%s: the tensors '%s' and '%s' are for the same use",
                              gguf_file_path(model->file, 0), (*place)->name.data, tensor->name.data);
@@ -175,6 +193,23 @@ static hypura_status check_shape(const struct model *model, const struct gguf_te
     shape_text(expected_text, sizeof expected_text, expected, count);
     return error_set(error, HYPURA_ERROR_FORMAT, "%s: tensor '%s' has the shape %s; the metadata asks for %s",
                      gguf_file_path(model->file, tensor->file), tensor->name.data, found_text, expected_text);
+}
+
+/* One number for a matrix, or one for each expert. */
+static hypura_status check_scale(const struct model *model, const struct gguf_tensor *scale,
+                                 const struct gguf_tensor *matrix, enum tensor_role role, hypura_error *error)
+{
+    const char *path = gguf_file_path(model->file, scale->file);
+    const uint64_t expected = model_is_expert_role(role) ? model->parameters.experts : 1;
+    char found[100];
+    if (!matrix)
+        return error_set(error, HYPURA_ERROR_FORMAT, "%s: tensor '%s' is the scale of a matrix that is missing", path,
+                         scale->name.data);
+    if (scale->dimensions[0] == expected && scale->dimensions[1] * scale->dimensions[2] * scale->dimensions[3] == 1)
+        return HYPURA_OK;
+    shape_text(found, sizeof found, scale->dimensions, scale->dimension_count);
+    return error_set(error, HYPURA_ERROR_FORMAT, "%s: tensor '%s' has the shape %s; the metadata asks for [%" PRIu64 "]",
+                     path, scale->name.data, found, expected);
 }
 
 static hypura_status missing(const struct model *model, int32_t layer, enum tensor_role role, hypura_error *error)
@@ -387,7 +422,10 @@ static hypura_status check_layer(const struct model *model, uint32_t number, hyp
         if (!tensors[needed[i]])
             return missing(model, (int32_t)number, needed[i], error);
     for (int role = 0; role < ROLE_COUNT; role++) {
+        const struct gguf_tensor *scale = model->layer_scales[number][role];
         hypura_status status = tensors[role] ? check_shape(model, tensors[role], role, layer, error) : HYPURA_OK;
+        if (!status && scale)
+            status = check_scale(model, scale, tensors[role], role, error);
         if (status)
             return status;
     }
@@ -437,12 +475,14 @@ hypura_status model_check_tensors(const struct model *model, hypura_error *error
     for (size_t i = 0; i < COUNT_OF(of_tokens) && model->tensors[ROLE_LAYERS_PROJECTION]; i++)
         if (!model->tensors[of_tokens[i]])
             return missing(model, -1, of_tokens[i], error);
-    for (int role = 0; role < ROLE_COUNT; role++)
-        if (model->tensors[role]) {
-            hypura_status status = check_shape(model, model->tensors[role], role, NULL, error);
-            if (status)
-                return status;
-        }
+    for (int role = 0; role < ROLE_COUNT; role++) {
+        hypura_status status =
+            model->tensors[role] ? check_shape(model, model->tensors[role], role, NULL, error) : HYPURA_OK;
+        if (!status && model->scales[role])
+            status = check_scale(model, model->scales[role], model->tensors[role], role, error);
+        if (status)
+            return status;
+    }
     for (uint32_t i = 0; i < all_layers(model); i++) {
         hypura_status status = check_layer(model, i, error);
         if (status)

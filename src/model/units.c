@@ -13,7 +13,7 @@ static void add_slice(struct unit *unit, enum tensor_role role, const struct ggu
     unit->bytes += bytes;
 }
 
-static bool is_expert_role(enum tensor_role role)
+bool model_is_expert_role(enum tensor_role role)
 {
     return role == ROLE_EXPERT_GATE || role == ROLE_EXPERT_UP || role == ROLE_EXPERT_GATE_UP ||
            role == ROLE_EXPERT_DOWN;
@@ -66,10 +66,21 @@ static void add_layer(struct model *model, uint32_t number)
     layer->first_expert = NO_UNIT;
     for (int role = 0; role < ROLE_COUNT; role++) {
         const struct gguf_tensor *tensor = model->layer_tensors[number][role];
-        layer->tensors[role] = tensor && !is_expert_role(role) && !is_idle(model, number, role)
+        const struct gguf_tensor *scale = model->layer_scales[number][role];
+        const bool idle = is_idle(model, number, role);
+        layer->tensors[role] = tensor && !model_is_expert_role(role) && !idle
                                    ? add_tensor(model, tensor, role, (int32_t)number)
                                    : NO_UNIT;
+        layer->scales[role] = scale && !idle ? add_tensor(model, scale, ROLE_SCALE, (int32_t)number) : NO_UNIT;
     }
+}
+
+static void add_of_model(struct model *model, enum tensor_role role)
+{
+    if (model->tensors[role])
+        model->tensor_units[role] = add_tensor(model, model->tensors[role], role, -1);
+    if (model->scales[role])
+        model->scale_units[role] = add_tensor(model, model->scales[role], ROLE_SCALE, -1);
 }
 
 /* Units are numbered in order of use: before the layers, each layer, after the layers, a prediction block, then
@@ -80,10 +91,11 @@ hypura_status model_make_units(struct model *model, hypura_error *error)
     uint32_t trunk = model->parameters.layers, layers = all_layers(model);
     size_t count = 0;
     for (int role = 0; role < ROLE_COUNT; role++)
-        count += model->tensors[role] != NULL;
+        count += (model->tensors[role] != NULL) + (model->scales[role] != NULL);
     for (uint32_t i = 0; i < layers; i++) {
         for (int role = 0; role < ROLE_COUNT; role++)
-            count += model->layer_tensors[i][role] && !is_expert_role(role);
+            count += (model->layer_tensors[i][role] && !model_is_expert_role(role)) +
+                     (model->layer_scales[i][role] != NULL);
         count += model->layers[i].moe ? model->parameters.experts : 0;
     }
     if (count > MAX_UNITS)
@@ -95,15 +107,13 @@ hypura_status model_make_units(struct model *model, hypura_error *error)
         return status;
 
     for (int role = 0; role < ROLE_COUNT; role++)
-        model->tensor_units[role] = NO_UNIT;
+        model->tensor_units[role] = model->scale_units[role] = NO_UNIT;
     for (int role = 0; role < ROLE_SIDES_BACK; role++)
-        if (model->tensors[role])
-            model->tensor_units[role] = add_tensor(model, model->tensors[role], role, -1);
+        add_of_model(model, role);
     for (uint32_t i = 0; i < trunk; i++)
         add_layer(model, i);
     for (int role = ROLE_SIDES_BACK; role < ROLE_COUNT; role++)
-        if (model->tensors[role])
-            model->tensor_units[role] = add_tensor(model, model->tensors[role], role, -1);
+        add_of_model(model, role);
     for (uint32_t i = trunk; i < layers; i++)
         add_layer(model, i);
     for (uint32_t i = 0; i < layers; i++)

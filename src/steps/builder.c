@@ -21,6 +21,11 @@ unit_number unit_of(const struct builder *b, enum tensor_role role)
     return b->layer ? b->layer->tensors[role] : model_tensor(b->model, role);
 }
 
+unit_number scale_of(const struct builder *b, enum tensor_role role)
+{
+    return b->layer ? b->layer->scales[role] : model_scale(b->model, role);
+}
+
 struct step *add_groups_norm(struct builder *b, enum step_buffer in, enum step_buffer out, unit_number weight,
                              uint32_t groups, uint32_t width)
 {
@@ -63,5 +68,10 @@ void add_matrix(struct builder *b, struct step *step, enum tensor_role role, enu
     unit_number unit = unit_of(b, role), bias = unit_of(b, role + 1);
     bool biased = bias != NO_UNIT && tensor_role_is_bias(role + 1);
     step->multiply.matrices[step->multiply.count++] = (struct step_matrix){
-        .unit = unit, .bias = biased ? bias : NO_UNIT, .role = role, .out = out, .rows = unit_rows(b, unit)};
+        .unit = unit,
+        .bias = biased ? bias : NO_UNIT,
+        .scale = scale_of(b, role),
+        .role = role,
+        .out = out,
+        .rows = unit_rows(b, unit)};
 }

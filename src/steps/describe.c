@@ -225,8 +225,8 @@ static void say_multiply(struct line *line, const struct step_multiply *multiply
     if (multiply->groups > 1)
         say(line, " %u groups of", multiply->groups);
     for (uint32_t i = 0; i < multiply->count; i++)
-        say(line, "%s %s (%u x %u)", i ? "," : "", buffer_name(multiply->matrices[i].out), multiply->columns,
-            multiply->matrices[i].rows);
+        say(line, "%s %s (%u x %u%s)", i ? "," : "", buffer_name(multiply->matrices[i].out), multiply->columns,
+            multiply->matrices[i].rows, multiply->matrices[i].scale == NO_UNIT ? "" : ", scaled");
 }
 
 void step_describe(const struct step *step, char *text, size_t room)
@@ -326,6 +326,9 @@ void step_describe(const struct step *step, char *text, size_t room)
     case STEP_EXPERTS:
         say(&line, "%s -> the chosen experts (%u x %u): %s", buffer_name(step->experts.in), step->experts.columns,
             step->experts.width, glu_name(step->experts.glu));
+        if (step->experts.gate_scale != NO_UNIT || step->experts.up_scale != NO_UNIT ||
+            step->experts.down_scale != NO_UNIT)
+            say(&line, ", scaled");
         break;
     case STEP_MIX:
         say(&line, "their weighted sum%s%s -> %s", step->mix.side != BUFFER_NONE ? " + " : "",
@@ -393,6 +396,8 @@ void step_describe(const struct step *step, char *text, size_t room)
         break;
     case STEP_OUTPUT:
         say(&line, "%s -> logits", buffer_name(step->output.in));
+        if (step->output.matrix_scale != NO_UNIT)
+            say(&line, ", scaled");
         if (step->output.scale != 1.0f)
             say(&line, " times %g", (double)step->output.scale);
         if (step->output.soft_cap != 0.0f)

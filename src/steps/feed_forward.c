@@ -118,15 +118,22 @@ static enum step_buffer make_router_input(struct builder *b, enum step_buffer in
     return BUFFER_BRANCH;
 }
 
+/* Gemma 4 counts the factors of its experts' outputs among the router's; else they are scales of matrices. */
+static bool router_scales_experts(const struct builder *b)
+{
+    return unit_of(b, ROLE_ROUTER_SCALE) != NO_UNIT;
+}
+
 static void make_route(struct builder *b, enum step_buffer in)
 {
     const struct model_parameters *p = b->p;
+    const unit_number scales = router_scales_experts(b) ? unit_of(b, ROLE_EXPERT_SCALE) : NO_UNIT;
     add_step(b, STEP_ROUTE)->route = (struct step_route){.in = in,
                                                          .router = unit_of(b, ROLE_ROUTER),
                                                          .bias = unit_of(b, ROLE_ROUTER_BIAS),
                                                          .selection_bias = unit_of(b, ROLE_ROUTER_SELECTION_BIAS),
                                                          .table = unit_of(b, ROLE_ROUTER_TABLE),
-                                                         .expert_scales = unit_of(b, ROLE_EXPERT_SCALE),
+                                                         .expert_scales = scales,
                                                          .first = b->layer->first_expert,
                                                          .rule = {.experts = p->experts,
                                                                   .used = p->experts_used,
@@ -144,12 +151,16 @@ static void make_experts(struct builder *b, enum step_buffer in)
     const struct glu glu = glu_of(b, b->layer->expert_limit);
     bool fused = expert->slices[0].role == ROLE_EXPERT_GATE_UP;
     bool ungated = b->architecture->flags & ARCHITECTURE_FFN_UNGATED;
+    const unit_number together = scale_of(b, ROLE_EXPERT_GATE_UP);
     add_step(b, STEP_EXPERTS)->experts =
         (struct step_experts){.in = in,
                               .first = b->layer->first_expert,
                               .gate_bias = unit_of(b, ROLE_EXPERT_GATE_BIAS),
                               .up_bias = unit_of(b, ROLE_EXPERT_UP_BIAS),
                               .down_bias = unit_of(b, ROLE_EXPERT_DOWN_BIAS),
+                              .gate_scale = fused ? together : scale_of(b, ROLE_EXPERT_GATE),
+                              .up_scale = fused ? together : scale_of(b, ROLE_EXPERT_UP),
+                              .down_scale = router_scales_experts(b) ? NO_UNIT : unit_of(b, ROLE_EXPERT_SCALE),
                               .columns = b->p->expert_columns,
                               .width = b->p->expert_feed_forward,
                               .gate_up_rows = fused ? 2 * b->p->expert_feed_forward : 0,

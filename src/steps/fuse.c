@@ -41,6 +41,15 @@ static bool is_addition(const struct step *step)
     return is(step, STEP_ADD) && step->add.width == 0 && step->add.copies <= 1;
 }
 
+/* Whether its products are scaled before anything else may be done with them. */
+static bool is_scaled(const struct step *step)
+{
+    for (uint32_t i = 0; i < step->multiply.count; i++)
+        if (step->multiply.matrices[i].scale != NO_UNIT)
+            return true;
+    return false;
+}
+
 /* Whether another kernel can include this norm: of whole rows, without a mean, with weights. */
 static bool is_plain_norm(const struct step *step, enum step_buffer in)
 {
@@ -105,7 +114,7 @@ static void fuse_gates(struct list *list)
     for (size_t i = 0; i + 1 < list->count; i++) {
         struct step *products = &list->steps[i], *glu = &list->steps[i + 1];
         struct step_multiply *m = &products->multiply;
-        if (!is(products, STEP_MULTIPLY) || !is(glu, STEP_GLU) || m->count != 2 || glu->glu.groups != 1 ||
+        if (!is(products, STEP_MULTIPLY) || is_scaled(products) || !is(glu, STEP_GLU) || m->count != 2 || glu->glu.groups != 1 ||
             glu->glu.gate.buffer != m->matrices[0].out || glu->glu.up.buffer != m->matrices[1].out ||
             glu->glu.out != m->matrices[0].out || glu->glu.gate.offset || glu->glu.up.offset)
             continue;
@@ -163,7 +172,8 @@ static void give_norm(struct list *list, size_t norm)
 
 static bool is_single_product(const struct step *step, enum step_buffer out)
 {
-    return is(step, STEP_MULTIPLY) && step->multiply.count == 1 && step->multiply.matrices[0].out == out;
+    return is(step, STEP_MULTIPLY) && step->multiply.count == 1 && step->multiply.matrices[0].out == out &&
+           !is_scaled(step);
 }
 
 static void fuse_norms(struct list *list)

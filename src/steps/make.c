@@ -174,6 +174,7 @@ static void make_after(struct builder *b)
         (struct step_output){.in = in,
                              .unit = unit != NO_UNIT ? unit : unit_of(b, ROLE_TOKEN_EMBEDDING),
                              .bias = unit_of(b, ROLE_OUTPUT_BIAS),
+                             .matrix_scale = scale_of(b, ROLE_OUTPUT),
                              .scale = b->p->output_scale,
                              .soft_cap = b->p->output_soft_cap};
 }
@@ -240,6 +241,9 @@ static void make_prediction(struct builder *b)
         (struct step_output){.in = BUFFER_NORMED,
                              .unit = output != NO_UNIT ? output : model_tensor(b->model, ROLE_TOKEN_EMBEDDING),
                              .bias = NO_UNIT,
+                             .matrix_scale = unit_of(b, ROLE_PREDICTION_OUTPUT) != NO_UNIT
+                                                 ? scale_of(b, ROLE_PREDICTION_OUTPUT)
+                                                 : model_scale(b->model, ROLE_OUTPUT),
                              .scale = b->p->output_scale,
                              .soft_cap = b->p->output_soft_cap};
 }

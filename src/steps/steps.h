@@ -145,6 +145,7 @@ struct step_norm {
 /* One product: some or all rows of a matrix, times the input, into a buffer. */
 struct step_matrix {
     unit_number unit, bias; /* bias NO_UNIT: none */
+    unit_number scale;      /* multiplies the product, before adapters and the bias add to it; NO_UNIT: none */
     enum tensor_role role;  /* adapters know it by this */
     enum step_buffer out;
     uint32_t first, rows; /* rows of the unit, and elements of the bias */
@@ -367,6 +368,7 @@ struct step_experts {
     enum step_buffer in;
     unit_number first; /* unit of expert 0 */
     unit_number gate_bias, up_bias, down_bias;
+    unit_number gate_scale, up_scale, down_scale; /* as in struct step_matrix, one per expert */
     uint32_t columns;      /* width of input and output */
     uint32_t width;        /* inner width */
     uint32_t gate_up_rows; /* gate and up are rows of one slice: twice width; 0: two slices */
@@ -485,7 +487,7 @@ struct step_join {
 
 struct step_output {
     enum step_buffer in;
-    unit_number unit, bias;
+    unit_number unit, bias, matrix_scale;
     float scale, soft_cap; /* 1: none; 0: none */
 };
 
@@ -651,7 +653,7 @@ enum unit_use {
 };
 
 /* The units that a step reads, in that order, except experts, which the router chooses. */
-#define STEP_UNITS 9
+#define STEP_UNITS 13
 struct step_unit {
     unit_number unit;
     enum unit_use use;

@@ -38,6 +38,9 @@ struct step *add_step(struct builder *b, enum step_kind kind);
 /* The unit of a role in the current layer. */
 unit_number unit_of(const struct builder *b, enum tensor_role role);
 
+/* The scale of that matrix. */
+unit_number scale_of(const struct builder *b, enum tensor_role role);
+
 /* Frequent steps: norms of parts of each row, and of whole rows of the residual stream (none without a weight);
  * products, to which matrices are added by role, with their biases. */
 struct step *add_groups_norm(struct builder *b, enum step_buffer in, enum step_buffer out, unit_number weight,

@@ -368,6 +368,7 @@ static void use_matrices(struct lister *l, const struct step_multiply *multiply)
         enum unit_use how = matrix->out == BUFFER_SHARE ? USE_ROUTER : USE_MATRIX;
         use(l, again ? NO_UNIT : matrix->unit, how, matrix->role);
         use(l, again ? NO_UNIT : matrix->bias, USE_VECTOR, ROLE_COUNT);
+        use(l, again ? NO_UNIT : matrix->scale, USE_VECTOR, ROLE_COUNT);
     }
 }
 
@@ -431,6 +432,10 @@ size_t step_units(const struct step *step, struct step_unit out[STEP_UNITS])
         use(&l, step->experts.gate_bias, USE_BIASES, ROLE_COUNT);
         use(&l, step->experts.up_bias, USE_BIASES, ROLE_COUNT);
         use(&l, step->experts.down_bias, USE_BIASES, ROLE_COUNT);
+        use(&l, step->experts.gate_scale, USE_BIASES, ROLE_COUNT);
+        if (step->experts.up_scale != step->experts.gate_scale)
+            use(&l, step->experts.up_scale, USE_BIASES, ROLE_COUNT);
+        use(&l, step->experts.down_scale, USE_BIASES, ROLE_COUNT);
         break;
     case STEP_CHUNK_EXPERTS:
         use(&l, step->chunk_experts.gate, USE_TRIPLE, ROLE_COUNT);
@@ -458,7 +463,7 @@ size_t step_units(const struct step *step, struct step_unit out[STEP_UNITS])
         break;
     case STEP_OUTPUT:
         use(&l, step->output.unit, USE_MATRIX, ROLE_OUTPUT);
-        use_vectors(&l, &step->output.bias, 1);
+        use_vectors(&l, (const unit_number[]){step->output.bias, step->output.matrix_scale}, 2);
         break;
     case STEP_RESIDUAL:
         use_vectors(

@@ -164,6 +164,23 @@ void gpu_add(struct gpu *gpu, struct gpu_range to, struct gpu_range from, uint32
     gpu_launch(gpu, KERNEL_add, NULL, 0, &push, sizeof push, (uint32_t)MIN((count + 255) / 256, 16384u), 1, 1);
 }
 
+void gpu_rescale(struct gpu *gpu, const struct gpu_rescale *rescale)
+{
+    const struct {
+        uint64_t rows, scales, bias, ids, slots;
+        uint32_t count, columns, stride;
+    } push = {gpu_address(rescale->rows),
+              gpu_address(rescale->scales),
+              gpu_address(rescale->bias),
+              gpu_address(rescale->ids),
+              gpu_address(rescale->slots),
+              rescale->count,
+              rescale->columns,
+              rescale->stride};
+    gpu_launch(gpu, KERNEL_rescale, NULL, 0, &push, sizeof push, MIN((rescale->columns + 255) / 256, 1024u),
+               row_groups(rescale->count), 1);
+}
+
 static void glu(struct gpu *gpu, enum glu_kind kind, bool one_gate, struct gpu_range out, struct gpu_range gate,
                 struct gpu_range up, struct gpu_range weights, uint32_t rows, uint32_t columns, uint32_t gate_stride,
                 uint32_t up_stride, float alpha, float limit)

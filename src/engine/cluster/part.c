@@ -54,10 +54,11 @@ void part_elsewhere(uint8_t *out, const struct model *model, const struct steps 
         const struct step_experts *x = &all.steps[i].experts;
         if (all.steps[i].kind != STEP_EXPERTS || (uint32_t)all.steps[i].layer >= layers)
             continue;
-        const unit_number biases[] = {x->gate_bias, x->up_bias, x->down_bias};
-        for (size_t b = 0; b < COUNT_OF(biases); b++)
-            if (biases[b] != NO_UNIT)
-                out[biases[b]] = 0;
+        const unit_number of_all[] = {x->gate_bias,  x->up_bias,  x->down_bias,
+                                      x->gate_scale, x->up_scale, x->down_scale};
+        for (size_t v = 0; v < COUNT_OF(of_all); v++)
+            if (of_all[v] != NO_UNIT)
+                out[of_all[v]] = 0;
     }
 }
 

@@ -77,9 +77,12 @@ hypura_status run_output(struct batch *batch, const struct step *step, struct he
                                       .output = logits,
                                       .output_stride = p->vocabulary}};
     struct matmul *job = &product.job;
-    TRY(hold_vector(batch, held, o->bias, &job->bias, error));
+    const float *bias;
+    TRY(hold_vector(batch, held, o->bias, &bias, error));
+    TRY(hold_vector(batch, held, o->matrix_scale, &product.scale, error));
     for (size_t first = 0; first < batch->wanted; first += job->tokens) {
         job->tokens = MIN(batch->wanted - first, room);
+        job->bias = bias;
         job->input_rows = s->wanted + first;
         size_t count = job->tokens * p->vocabulary;
         TRY(multiply(batch, -1, &product, 1, error));

@@ -86,10 +86,24 @@ static void note_used(struct batch *batch, uint32_t number, unit_number first_ex
         atomic_store_explicit(&used[batch->scratch.expert_units[i] - first_expert], true, memory_order_relaxed);
 }
 
-/* Small tensors of all experts of a layer. */
+/* Small tensors of all experts of a layer; NULL: there is none. */
 struct expert_biases {
     const float *gate, *up, *down;
+    const float *gate_scale, *up_scale, *down_scale;
 };
+
+/* A bias is added to what was scaled, so products that are scaled leave it out. */
+static const float *bias_of(const float *biases, const float *scales, uint32_t expert, size_t width)
+{
+    return biases && !scales ? biases + expert * width : NULL;
+}
+
+static void scale_expert(struct batch *batch, const struct matmul *job, const float *scales, const float *biases,
+                         uint32_t expert)
+{
+    if (scales)
+        scale_job(batch, job, scales[expert], biases ? biases + expert * job->weights.rows : NULL);
+}
 
 /* Experts whose weights are there, computed together: every product of the first kind, the gate, every product of the
  * second kind. Each writes rows of its own, so that which experts share a call changes nothing. */
@@ -132,10 +146,12 @@ static void compute_inner_ungated(struct batch *batch, const struct step *step, 
                                      .tokens = s->expert_first[e + 1] - first,
                                      .output = out,
                                      .output_stride = width,
-                                     .bias = biases->up ? biases->up + e * width : NULL};
+                                     .bias = bias_of(biases->up, biases->up_scale, e, width)};
         out += s->jobs[i].tokens * width;
     }
     compute_matmul(batch->compute, s->jobs, group->count);
+    for (uint32_t i = 0; i < group->count; i++)
+        scale_expert(batch, &s->jobs[i], biases->up_scale, biases->up, group->experts[i]);
     for (uint32_t i = 0; i < group->count; i++)
         adapt(batch, &s->jobs[i], step->layer, ROLE_EXPERT_UP, group->experts[i], 0);
     for (uint32_t i = 0; i < group->count; i++)
@@ -170,19 +186,21 @@ static void compute_inner(struct batch *batch, const struct step *step, const st
         struct matrix gate = matrix_at(slices[0], unit->slices[0].tensor->type, x->columns, width);
         job.weights = gate;
         job.output = gates + row * width;
-        job.bias = biases->gate ? biases->gate + e * width : NULL;
+        job.bias = bias_of(biases->gate, biases->gate_scale, e, width);
         s->jobs[2 * i] = job;
         if (fused)
             job.weights.data += width * gate.row_bytes;
         else
             job.weights = matrix_at(slices[1], unit->slices[1].tensor->type, x->columns, width);
         job.output = ups + row * width;
-        job.bias = biases->up ? biases->up + e * width : NULL;
+        job.bias = bias_of(biases->up, biases->up_scale, e, width);
         s->jobs[2 * i + 1] = job;
         row += rows;
     }
     compute_matmul(batch->compute, s->jobs, 2 * group->count);
     for (uint32_t i = 0; i < group->count; i++) {
+        scale_expert(batch, &s->jobs[2 * i], biases->gate_scale, biases->gate, group->experts[i]);
+        scale_expert(batch, &s->jobs[2 * i + 1], biases->up_scale, biases->up, group->experts[i]);
         adapt(batch, &s->jobs[2 * i], step->layer, unit->slices[0].role, group->experts[i], 0);
         adapt(batch, &s->jobs[2 * i + 1], step->layer, fused ? ROLE_EXPERT_GATE_UP : ROLE_EXPERT_UP, group->experts[i],
               fused ? width : 0);
@@ -215,10 +233,12 @@ static void compute_down(struct batch *batch, const struct step *step, const str
             .output = s->expert_out,
             .output_stride = columns,
             .output_rows = s->expert_slot + first,
-            .bias = biases->down ? biases->down + e * columns : NULL};
+            .bias = bias_of(biases->down, biases->down_scale, e, columns)};
         row += rows;
     }
     compute_matmul(batch->compute, s->jobs, group->count);
+    for (uint32_t i = 0; i < group->count; i++)
+        scale_expert(batch, &s->jobs[i], biases->down_scale, biases->down, group->experts[i]);
     for (uint32_t i = 0; i < group->count; i++)
         adapt(batch, &s->jobs[i], step->layer, ROLE_EXPERT_DOWN, group->experts[i], 0);
     for (uint32_t i = 0; i < group->count; i++)
@@ -453,6 +473,9 @@ hypura_status run_experts(struct batch *batch, const struct step *step, struct h
     TRY(hold_vector(batch, held, x->gate_bias, &biases.gate, error));
     TRY(hold_vector(batch, held, x->up_bias, &biases.up, error));
     TRY(hold_vector(batch, held, x->down_bias, &biases.down, error));
+    TRY(hold_vector(batch, held, x->gate_scale, &biases.gate_scale, error));
+    TRY(hold_vector(batch, held, x->up_scale, &biases.up_scale, error));
+    TRY(hold_vector(batch, held, x->down_scale, &biases.down_scale, error));
     hypura_status status = run_waiting(batch, step, &batch->scratch.waiting, &biases, error);
     if (!status && batch->share)
         status = share_collect(batch, step, error);

@@ -110,9 +110,52 @@ static bool reads_anew(const struct product *products, size_t index)
     return true;
 }
 
+/* ---- scales of matrices ---------------------------------------------------------------------------------------------
+ */
+
+/* A parallel section costs about as much as this many elements. */
+#define PARALLEL_ELEMENTS ((size_t)16 << 10)
+
+struct scaling {
+    const struct matmul *job;
+    const float *bias;
+    float scale;
+};
+
+static void scale_row(void *context, size_t row, size_t worker)
+{
+    const struct scaling *scaling = context;
+    const struct matmul *job = scaling->job;
+    float *out = job->output + (job->output_rows ? job->output_rows[row] : row) * job->output_stride;
+    (void)worker;
+    for (size_t c = 0; c < job->weights.rows; c++)
+        out[c] *= scaling->scale;
+    for (size_t c = 0; scaling->bias && c < job->weights.rows; c++)
+        out[c] += scaling->bias[c];
+}
+
+void scale_job(struct batch *batch, const struct matmul *job, float scale, const float *bias)
+{
+    struct scaling scaling = {job, bias, scale};
+    if (job->tokens * job->weights.rows < PARALLEL_ELEMENTS)
+        for (size_t row = 0; row < job->tokens; row++)
+            scale_row(&scaling, row, 0);
+    else
+        thread_pool_run(compute_pool(batch->compute), scale_row, &scaling, job->tokens);
+}
+
+/* ---- products ------------------------------------------------------------------------------------------------------
+ */
+
 hypura_status multiply(struct batch *batch, int32_t layer, struct product *products, size_t count, hypura_error *error)
 {
     struct parts parts = {.unit_count = 0};
+    const float *biases[MAX((size_t)STEP_GROUPS, (size_t)STEP_MATRICES)];
+    for (size_t i = 0; i < count; i++) {
+        biases[i] = products[i].job.bias;
+        if (products[i].scale)
+            products[i].job.bias = NULL;
+    }
     for (size_t i = 0; i < count; i++) {
         struct matrix *weights = &products[i].job.weights;
         *weights = unit_matrix(batch, products[i].unit, NULL);
@@ -131,6 +174,8 @@ hypura_status multiply(struct batch *batch, int32_t layer, struct product *produ
     }
     compute_parts(batch, &parts);
     for (size_t i = 0; i < count; i++) {
+        if (products[i].scale)
+            scale_job(batch, &products[i].job, *products[i].scale, biases[i]);
         adapt(batch, &products[i].job, layer, products[i].role, 0, products[i].first);
         if (reads_anew(products, i))
             watch_inputs(batch, &model_unit(batch->open->model, products[i].unit)->slices[0], 0, &products[i].job);
@@ -139,13 +184,16 @@ hypura_status multiply(struct batch *batch, int32_t layer, struct product *produ
 }
 
 /* Groups of the input's columns with groups of one matrix's rows: the input as rows of one group each. */
-static hypura_status multiply_groups(struct batch *batch, const struct step *step, hypura_error *error)
+static hypura_status multiply_groups(struct batch *batch, const struct step *step, struct held *held,
+                                     hypura_error *error)
 {
     const struct step_multiply *m = &step->multiply;
     const struct step_matrix *matrix = &m->matrices[0];
     struct scratch *s = &batch->scratch;
     struct product products[STEP_GROUPS] = {0};
     const uint32_t groups = m->groups, rows = matrix->rows / groups;
+    const float *scale;
+    TRY(hold_vector(batch, held, matrix->scale, &scale, error));
     activation_set(s->group_input, rows_of(batch, m->in), batch->rows * groups, m->columns, m->columns);
     for (uint32_t g = 0; g < groups; g++) {
         uint32_t *numbers = s->group_rows + g * batch->rows;
@@ -155,6 +203,7 @@ static hypura_status multiply_groups(struct batch *batch, const struct step *ste
                                        .role = matrix->role,
                                        .first = g * rows,
                                        .rows = rows,
+                                       .scale = scale,
                                        .job = {.input = s->group_input,
                                                .input_rows = numbers,
                                                .tokens = batch->rows,
@@ -170,16 +219,18 @@ hypura_status run_multiply(struct batch *batch, const struct step *step, struct 
     const struct step_multiply *m = &step->multiply;
     struct product products[STEP_MATRICES] = {0};
     if (m->groups > 1)
-        return multiply_groups(batch, step, error);
+        return multiply_groups(batch, step, held, error);
     struct activation *input = input_of(batch, m->in, m->columns, m->stride, m->offset);
     for (uint32_t i = 0; i < m->count; i++) {
         const struct step_matrix *matrix = &m->matrices[i];
-        const float *bias;
+        const float *bias, *scale;
         TRY(hold_vector(batch, held, matrix->bias, &bias, error));
+        TRY(hold_vector(batch, held, matrix->scale, &scale, error));
         products[i] = (struct product){.unit = matrix->unit,
                                        .role = matrix->role,
                                        .first = matrix->first,
                                        .rows = matrix->rows,
+                                       .scale = scale,
                                        .job = {.input = input,
                                                .tokens = batch->rows,
                                                .output = rows_of(batch, matrix->out),

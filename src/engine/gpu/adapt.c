@@ -173,11 +173,33 @@ static void add_adapters(struct batch *batch, int32_t layer, const struct pass_p
     }
 }
 
+/* In place; whatever comes next waits for it. */
+void pass_scale(struct batch *batch, const struct pass_product *products, size_t count)
+{
+    struct gpu *gpu = batch->pass->gpu;
+    bool any = false;
+    for (size_t i = 0; i < count; i++) {
+        const struct gpu_matmul *job = &products[i].job;
+        if (!products[i].scale.buffer)
+            continue;
+        if (!any)
+            gpu_barrier(gpu);
+        any = true;
+        gpu_rescale(gpu, &(struct gpu_rescale){.rows = job->out,
+                                               .scales = products[i].scale,
+                                               .bias = products[i].scaled_bias,
+                                               .count = job->tokens,
+                                               .columns = job->weights.rows,
+                                               .stride = job->out_stride});
+    }
+}
+
 void pass_multiply(struct batch *batch, int32_t layer, const struct pass_product *products, size_t count)
 {
     struct gpu_matmul jobs[PASS_PRODUCTS] = {0};
     for (size_t i = 0; i < count; i++)
         jobs[i] = products[i].job;
     gpu_matmul(batch->pass->gpu, jobs, count);
+    pass_scale(batch, products, count);
     add_adapters(batch, layer, products, count);
 }

@@ -14,14 +14,18 @@ static struct pass_product product_of(const struct batch *batch, const struct st
     const struct gpu_pass *pass = batch->pass;
     const struct step_matrix *matrix = &m->matrices[index];
     const struct gpu_matrix whole = pass_matrix(batch, matrix->unit);
-    struct gpu_range bias = pass_vector(batch, matrix->bias);
+    const struct gpu_range none = {0}, biases = pass_vector(batch, matrix->bias);
+    const struct gpu_range bias = biases.buffer ? range_at(biases, matrix->first) : none;
+    const bool scaled = matrix->scale != NO_UNIT;
     return (struct pass_product){.role = matrix->role,
                                  .first = matrix->first,
+                                 .scale = pass_vector(batch, matrix->scale),
+                                 .scaled_bias = scaled ? bias : none,
                                  .job = {.weights = rows_of_matrix(&whole, matrix->first, matrix->rows),
                                          .in = range_at(pass_floats(pass, m->in), m->offset),
                                          .in_halves = m->offset ? (struct gpu_range){0} : pass_halves(pass, m->in),
                                          .out = pass->rows[matrix->out],
-                                         .bias = bias.buffer ? range_at(bias, matrix->first) : bias,
+                                         .bias = scaled ? none : bias,
                                          .norm = pass_vector(batch, m->norm),
                                          .epsilon = m->epsilon,
                                          .unpacked = pass->unpacked_bytes ? pass->unpacked : (struct gpu_range){0},
@@ -72,6 +76,7 @@ static void multiply_groups(struct batch *batch, const struct step_multiply *m)
             jobs[g].bias = range_at(jobs[g].bias, (uint64_t)g * rows);
     }
     gpu_matmul(batch->pass->gpu, jobs, m->groups);
+    pass_scale(batch, &whole, 1);
 }
 
 hypura_status pass_record_multiply(struct batch *batch, const struct step *step, hypura_error *error)

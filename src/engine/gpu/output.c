@@ -27,11 +27,15 @@ void pass_record_logits(struct batch *batch, const struct step_output *o, struct
     struct gpu_pass *pass = batch->pass;
     const struct model_parameters *p = model_parameters(batch->open->model);
     uint64_t elements = count * (uint64_t)p->vocabulary;
+    const struct gpu_range none = {0}, bias = pass_vector(batch, o->bias);
+    const bool scaled = o->matrix_scale != NO_UNIT;
     struct pass_product product = {.role = ROLE_OUTPUT,
+                                   .scale = pass_vector(batch, o->matrix_scale),
+                                   .scaled_bias = scaled ? bias : none,
                                    .job = {.weights = pass_matrix(batch, o->unit),
                                            .in = rows,
                                            .out = pass->logits,
-                                           .bias = pass_vector(batch, o->bias),
+                                           .bias = scaled ? none : bias,
                                            .tokens = (uint32_t)count,
                                            .in_stride = p->embedding,
                                            .out_stride = p->vocabulary}};

@@ -54,6 +54,10 @@ static hypura_status find_units(struct batch *batch, hypura_error *error)
         TRY(copy_vector(batch, step->experts.gate_bias, error));
         TRY(copy_vector(batch, step->experts.up_bias, error));
         TRY(copy_vector(batch, step->experts.down_bias, error));
+        TRY(copy_vector(batch, step->experts.gate_scale, error));
+        if (step->experts.up_scale != step->experts.gate_scale)
+            TRY(copy_vector(batch, step->experts.up_scale, error));
+        TRY(copy_vector(batch, step->experts.down_scale, error));
     }
     return copy_predicting(batch, error);
 }

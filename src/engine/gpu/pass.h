@@ -85,7 +85,9 @@ struct thin_ranges {
 
 /* A product that adapters may add to: of the matrix of a role, or of its rows from the first one on. */
 struct pass_product {
-    struct gpu_matmul job;
+    struct gpu_matmul job;  /* without the bias if there is a scale */
+    struct gpu_range scale; /* of the matrix, and what is added to what it scaled; or none */
+    struct gpu_range scaled_bias;
     enum tensor_role role;
     uint32_t first;
 };
@@ -435,6 +437,9 @@ hypura_status pass_host_share(struct batch *batch, hypura_error *error);
 
 /* Products, and what adapters add to each. layer -1: of the whole model. */
 void pass_multiply(struct batch *batch, int32_t layer, const struct pass_product *products, size_t count);
+
+/* Of products that were recorded: times their scales. */
+void pass_scale(struct batch *batch, const struct pass_product *products, size_t count);
 bool pass_is_adapted(const struct batch *batch, int32_t layer, enum tensor_role role);
 
 /* What adapters of a layer (-1: of the whole model) take on the device. */

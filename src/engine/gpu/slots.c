@@ -23,6 +23,26 @@ static struct gpu_expert_matmul expert_job(const struct batch *batch, const stru
                                       .tokens = (uint32_t)batch->rows};
 }
 
+/* Times their scales, one per expert, plus the biases; only rows of experts that are here. Nothing without scales. */
+static void scale_experts(const struct batch *batch, const struct gpu_expert_matmul *job, unit_number scales,
+                          unit_number biases)
+{
+    if (scales != NO_UNIT)
+        gpu_rescale(batch->pass->gpu, &(struct gpu_rescale){.rows = job->out,
+                                                            .scales = pass_vector(batch, scales),
+                                                            .bias = pass_vector(batch, biases),
+                                                            .ids = job->ids,
+                                                            .slots = job->slots,
+                                                            .count = job->tokens * job->used,
+                                                            .columns = job->weights.rows,
+                                                            .stride = job->weights.rows});
+}
+
+static struct gpu_range bias_of(const struct batch *batch, unit_number biases, unit_number scales)
+{
+    return pass_vector(batch, scales == NO_UNIT ? biases : NO_UNIT);
+}
+
 void pass_run_experts(struct batch *batch, const struct step *step, const struct store_slots *slots)
 {
     struct gpu_pass *pass = batch->pass;
@@ -31,6 +51,9 @@ void pass_run_experts(struct batch *batch, const struct step *step, const struct
     uint32_t rows = (uint32_t)batch->rows, inner = x->width, down = unit->slice_count - 1;
     const uint32_t products = x->ungated ? 1 : 2;
     bool fused = x->gate_up_rows;
+    const unit_number biases[2] = {x->ungated ? x->up_bias : x->gate_bias, x->up_bias};
+    const unit_number scales[2] = {x->ungated ? x->up_scale : x->gate_scale, x->up_scale};
+    const bool scaled = scales[0] != NO_UNIT || scales[1] != NO_UNIT;
     if (slots->count == 0)
         return;
     struct gpu_expert_matmul jobs[2];
@@ -39,23 +62,30 @@ void pass_run_experts(struct batch *batch, const struct step *step, const struct
         jobs[i].in = pass_floats(pass, x->in);
         jobs[i].in_halves = pass_halves(pass, x->in);
         jobs[i].out = pass->rows[i == 0 ? BUFFER_GATE : BUFFER_UP];
-        jobs[i].bias = pass_vector(batch, i == 0 && !x->ungated ? x->gate_bias : x->up_bias);
+        jobs[i].bias = bias_of(batch, biases[i], scales[i]);
     }
     if (fused)
         jobs[1].weights.data.offset += inner * jobs[1].weights.row_bytes;
     struct gpu_expert_matmul job = expert_job(batch, x, slots, down, inner, x->columns);
     const struct gpu_glu_kind glu = {x->glu, x->alpha, x->limit};
     bool halves = false;
-    if (x->ungated) {
-        gpu_expert_matmul(pass->gpu, jobs, 1);
+    if (scaled || x->ungated || x->weighs_input) {
+        gpu_expert_matmul(pass->gpu, jobs, products);
         gpu_barrier(pass->gpu);
+    }
+    if (scaled) {
+        for (uint32_t i = 0; i < products; i++)
+            scale_experts(batch, &jobs[i], scales[i], biases[i]);
+        gpu_barrier(pass->gpu);
+    }
+    if (x->ungated) {
         gpu_glu(pass->gpu, glu.kind, jobs[0].out, jobs[0].out, jobs[0].out, rows * x->used, inner, inner, inner,
                 glu.alpha, glu.limit);
     } else if (x->weighs_input) {
-        gpu_expert_matmul(pass->gpu, jobs, 2);
-        gpu_barrier(pass->gpu);
         gpu_glu_weighed(pass->gpu, glu.kind, jobs[0].out, jobs[0].out, jobs[1].out, pass->weights, rows * x->used,
                         inner, inner, inner, glu.alpha, glu.limit);
+    } else if (scaled) {
+        halves = pass_glu(batch, &glu, &job.weights, job.slot_stride, rows * x->used, inner, true);
     } else if (!gpu_expert_matmul_glu(pass->gpu, jobs, &glu)) {
         gpu_expert_matmul(pass->gpu, jobs, 2);
         gpu_barrier(pass->gpu);
@@ -65,8 +95,12 @@ void pass_run_experts(struct batch *batch, const struct step *step, const struct
     job.in = halves ? (struct gpu_range){0} : jobs[0].out;
     job.in_halves = halves ? pass->inner_halves : (struct gpu_range){0};
     job.out = pass->expert_out;
-    job.bias = pass_vector(batch, x->down_bias);
+    job.bias = bias_of(batch, x->down_bias, x->down_scale);
     job.per_choice = true;
     gpu_expert_matmul(pass->gpu, &job, 1);
+    gpu_barrier(pass->gpu);
+    if (x->down_scale == NO_UNIT)
+        return;
+    scale_experts(batch, &job, x->down_scale, x->down_bias);
     gpu_barrier(pass->gpu);
 }
