@@ -138,6 +138,7 @@ struct chat_parser {
     bool any_content, any_reasoning;
     bool strip_start; /* of the content, after reasoning */
     size_t calls;
+    size_t looked, ends; /* how much of a call was searched for an end that makes it whole, and how many did not */
     /* Of a message of gpt-oss: */
     bool is_reasoning, is_call;
     char recipient[128];
@@ -352,6 +353,7 @@ static bool parse_content(struct chat_parser *p)
     give_text(p, false, text->data, first);
     drop(p, first + strlen(mark->start));
     p->mark = mark;
+    p->looked = p->ends = 0;
     p->state = STATE_CALL;
     return true;
 }
@@ -385,17 +387,45 @@ static bool parse_reasoning(struct chat_parser *p)
     return true;
 }
 
-/* ended: there is no more text. */
+/* Whoever writes more than this many ends into one call writes no call: each is tried. */
+#define ENDS_MOST 64
+
+/* The next end of the call at hand that makes it whole: arguments may contain such a mark too. */
+static bool find_whole_call(struct chat_parser *p, size_t *end)
+{
+    struct buffer *text = &p->pending;
+    const size_t length = strlen(p->mark->end);
+    while (p->ends < ENDS_MOST && p->looked + length <= text->size) {
+        const char *found = memmem(text->data + p->looked, text->size - p->looked, p->mark->end, length);
+        if (!found) {
+            p->looked = text->size - (length - 1);
+            return false;
+        }
+        *end = (size_t)(found - text->data);
+        p->looked = *end + length;
+        p->ends++;
+        if (give_calls(p, p->mark->style, text->data, *end))
+            return true;
+    }
+    return false;
+}
+
+/* ended: there is no more text. What does not become whole is content up to its first end. */
 static bool parse_call(struct chat_parser *p, bool ended)
 {
     struct buffer *text = &p->pending;
     const struct mark *mark = p->mark;
-    size_t end = mark->end ? find(text, mark->end) : SIZE_MAX;
-    bool closed = end != SIZE_MAX;
-    if (!closed && !ended)
+    size_t end = 0;
+    bool closed = mark->end && find_whole_call(p, &end), given = closed;
+    if (!closed && !ended && p->ends < ENDS_MOST)
         return false;
-    size_t size = closed ? end : text->size;
-    if (!give_calls(p, mark->style, text->data ? text->data : "", size)) {
+    if (!given) {
+        end = mark->end ? find(text, mark->end) : SIZE_MAX;
+        closed = end != SIZE_MAX;
+        given = !closed && give_calls(p, mark->style, text->data ? text->data : "", text->size);
+    }
+    const size_t size = closed ? end : text->size;
+    if (!given) {
         give_text(p, false, mark->start, strlen(mark->start));
         give_text(p, false, text->data, size);
         if (closed)

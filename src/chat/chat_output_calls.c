@@ -66,24 +66,31 @@ static bool read_json_calls(struct chat_calls *calls, struct view v)
 /* [{...}, ...], or NAME[ARGS]{...}, perhaps with [CALL_ID]ID between, perhaps several with [TOOL_CALLS] between. */
 static bool read_mistral(struct chat_calls *calls, struct view v)
 {
-    struct view name, ignored, one;
+    struct view name, ignored;
     v = view_trim(v);
     if (view_begins(v, "[") || view_begins(v, "{"))
         return read_json_calls(calls, v);
     while (v.size) {
-        bool more = view_split(&v, "[TOOL_CALLS]", &one);
-        if (!more) {
-            one = v;
-            v.size = 0;
-        }
-        if (!view_split(&one, "[ARGS]", &name))
+        if (!view_split(&v, "[ARGS]", &name))
             return false;
         struct view head = name;
         if (view_split(&head, "[CALL_ID]", &ignored))
             name = ignored;
         name = view_trim(name);
-        if (!chat_add_call(calls, name.text, name.size, one.text, one.size))
+        /* Arguments may contain the mark of the next call in a string. */
+        struct view rest = view_trim(v);
+        json_error_t error;
+        json_t *arguments = json_loadb(rest.text, rest.size, JSON_DISABLE_EOF_CHECK | JSON_ALLOW_NUL, &error);
+        const size_t end = arguments && error.position > 0 ? (size_t)error.position : 0;
+        v = view_trim((struct view){rest.text + end, rest.size - end});
+        const bool more = view_begins(v, "[TOOL_CALLS]");
+        const bool fine = (arguments || rest.size == 0 || more) && (v.size == 0 || more) &&
+                          chat_add_arguments(calls, name.text, name.size, arguments);
+        json_decref(arguments);
+        if (!fine)
             return false;
+        if (more)
+            view_split(&v, "[TOOL_CALLS]", &ignored);
     }
     return calls->count > 0;
 }

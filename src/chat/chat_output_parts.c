@@ -33,6 +33,20 @@ bool view_split(struct view *rest, const char *mark, struct view *head)
     return true;
 }
 
+bool view_split_value(struct view *rest, const char *mark, const char *next, struct view *head)
+{
+    struct view after = *rest, part;
+    while (view_split(&after, mark, &part)) {
+        const struct view follows = view_trim(after);
+        if (follows.size && !view_begins(follows, next))
+            continue;
+        *head = (struct view){rest->text, (size_t)(after.text - rest->text) - strlen(mark)};
+        *rest = after;
+        return true;
+    }
+    return false;
+}
+
 /* ---- calls --------------------------------------------------------------------------------------------------------
  */
 
@@ -98,8 +112,8 @@ bool chat_add_call(struct chat_calls *calls, const char *name, size_t name_size,
 /* ---- parameters as text -------------------------------------------------------------------------------------------
  */
 
-/* The type that the tool's description gives a parameter, or NULL. */
-static const json_t *parameter_type(const json_t *tools, struct view tool, struct view parameter)
+/* What the tool's description says of a parameter, or NULL. */
+static const json_t *parameter_schema(const json_t *tools, struct view tool, struct view parameter)
 {
     for (size_t i = 0; i < json_array_size(tools); i++) {
         const json_t *entry = json_array_get(tools, i), *function = json_object_get(entry, "function");
@@ -108,23 +122,54 @@ static const json_t *parameter_type(const json_t *tools, struct view tool, struc
             memcmp(json_string_value(name), tool.text, tool.size) != 0)
             continue;
         const json_t *properties = json_object_get(json_object_get(description, "parameters"), "properties");
-        return json_object_get(json_object_getn(properties, parameter.text, parameter.size), "type");
+        return json_object_getn(properties, parameter.text, parameter.size);
     }
     return NULL;
 }
 
+/* The types that a description allows: one, several, or those of its alternatives. */
+static bool allows(const json_t *schema, const char *type)
+{
+    static const char *const choices[] = {"anyOf", "oneOf"};
+    const json_t *own = json_object_get(schema, "type");
+    if (json_is_string(own) && strcmp(json_string_value(own), type) == 0)
+        return true;
+    for (size_t i = 0; i < json_array_size(own); i++)
+        if (json_is_string(json_array_get(own, i)) && strcmp(json_string_value(json_array_get(own, i)), type) == 0)
+            return true;
+    for (size_t c = 0; c < COUNT_OF(choices); c++)
+        for (size_t i = 0; i < json_array_size(json_object_get(schema, choices[c])); i++) {
+            const json_t *one = json_array_get(json_object_get(schema, choices[c]), i);
+            const json_t *its = json_object_get(one, "type");
+            if (json_is_string(its) && strcmp(json_string_value(its), type) == 0)
+                return true;
+        }
+    return false;
+}
+
+/* Whether a value of this kind is what the tool wants rather than a string. */
+static bool is_wanted(const json_t *schema, const json_t *value)
+{
+    return !allows(schema, "string") || (json_is_null(value) && allows(schema, "null")) ||
+           (json_is_object(value) && allows(schema, "object")) || (json_is_array(value) && allows(schema, "array")) ||
+           (json_is_boolean(value) && allows(schema, "boolean")) ||
+           (json_is_number(value) && (allows(schema, "number") || allows(schema, "integer")));
+}
+
 bool chat_set_parameter(json_t *arguments, const json_t *tools, struct view tool, struct view key, struct view text)
 {
-    const json_t *type = parameter_type(tools, tool, key);
-    const char *name = json_string_value(type);
-    json_t *value = NULL;
-    if (!name || strcmp(name, "string") != 0)
-        value = view_json(view_trim(text));
-    if (!value && name && strcmp(name, "boolean") == 0)
+    const json_t *schema = parameter_schema(tools, tool, key);
+    const bool typed = json_object_get(schema, "type") || json_object_get(schema, "anyOf") || json_object_get(schema, "oneOf");
+    json_t *value = view_json(view_trim(text));
+    if (value && !is_wanted(schema, value)) {
+        json_decref(value);
+        value = NULL;
+    }
+    if (!value && allows(schema, "boolean"))
         value = view_begins(view_trim(text), "True")    ? json_true()
                 : view_begins(view_trim(text), "False") ? json_false()
                                                         : NULL;
-    if (!value || (json_is_string(value) && !name)) {
+    if (!value || (json_is_string(value) && !typed)) {
         json_decref(value);
         value = json_stringn(text.text, text.size);
     }

@@ -54,6 +54,10 @@ bool view_begins(struct view v, const char *text);
 /* Splits at the first mark: what is before goes to *head, what is after stays in *rest. */
 bool view_split(struct view *rest, const char *mark, struct view *head);
 
+/* The same at the end of a value, which may contain the mark too: the first that "next" or the end of the text follows,
+ * white space aside. */
+bool view_split_value(struct view *rest, const char *mark, const char *next, struct view *head);
+
 json_t *view_json(struct view v); /* NULL when it is none */
 
 /* arguments NULL: none. */

@@ -5,8 +5,16 @@
 #include <string.h>
 
 /* A value on lines of its own has a line break before and after it that is not part of it. */
-static struct view without_outer_breaks(struct view v)
+enum value_lines {
+    LINES_OF_ITS_OWN, /* as the template writes them */
+    LINES_PERHAPS     /* a template without them: only if there is a break on either side */
+};
+
+static struct view without_outer_breaks(struct view v, enum value_lines lines)
 {
+    const bool both = v.size > 1 && v.text[0] == '\n' && v.text[v.size - 1] == '\n';
+    if (lines == LINES_PERHAPS && !both)
+        return v;
     if (v.size && v.text[0] == '\n') {
         v.text++;
         v.size--;
@@ -18,16 +26,15 @@ static struct view without_outer_breaks(struct view v)
 
 /* The parameters of a call, each between start (up to the end of the key), and end. */
 static bool read_parameters(struct chat_calls *calls, const json_t *tools, struct view tool, struct view body,
-                            const char *start, const char *key_end, const char *end, bool lines)
+                            const char *start, const char *key_end, const char *end, enum value_lines lines)
 {
     json_t *arguments = json_object();
     struct view before, key, value;
     bool fine = arguments != NULL;
     while (fine && view_split(&body, start, &before)) {
-        fine = view_split(&body, key_end, &key) && view_split(&body, end, &value);
+        fine = view_split(&body, key_end, &key) && view_split_value(&body, end, start, &value);
         if (fine)
-            fine =
-                chat_set_parameter(arguments, tools, tool, view_trim(key), lines ? without_outer_breaks(value) : value);
+            fine = chat_set_parameter(arguments, tools, tool, view_trim(key), without_outer_breaks(value, lines));
     }
     fine = fine && chat_add_arguments(calls, tool.text, tool.size, arguments);
     json_decref(arguments);
@@ -42,14 +49,15 @@ bool chat_read_function_tags(struct chat_calls *calls, struct view v, const json
     while (view_split(&v, "<function=", &before)) {
         if (!view_split(&v, ">", &name))
             return false;
-        if (!view_split(&v, "</function>", &body)) {
+        if (!view_split_value(&v, "</function>", "<function=", &body)) {
             body = v; /* some forget to close it */
             v.size = 0;
         }
         if (view_begins(view_trim(body), "{"))
             some = chat_add_call(calls, name.text, name.size, body.text, body.size);
         else
-            some = read_parameters(calls, tools, view_trim(name), body, "<parameter=", ">", "</parameter>", true);
+            some = read_parameters(calls, tools, view_trim(name), body, "<parameter=", ">", "</parameter>",
+                                   LINES_OF_ITS_OWN);
         if (!some)
             return false;
     }
@@ -64,7 +72,7 @@ static bool read_key_pairs(struct chat_calls *calls, struct view name, struct vi
     bool fine = arguments != NULL;
     while (fine && view_split(&rest, "<arg_key>", &before))
         fine = view_split(&rest, "</arg_key>", &key) && view_split(&rest, "<arg_value>", &before) &&
-               view_split(&rest, "</arg_value>", &value) &&
+               view_split_value(&rest, "</arg_value>", "<arg_key>", &value) &&
                chat_set_parameter(arguments, tools, name, view_trim(key), value);
     fine = fine && chat_add_arguments(calls, name.text, name.size, arguments);
     json_decref(arguments);
@@ -75,10 +83,13 @@ static bool read_key_pairs(struct chat_calls *calls, struct view name, struct vi
 bool chat_read_key_tags(struct chat_calls *calls, struct view v, const json_t *tools)
 {
     struct view name, rest = v;
-    if (view_split(&rest, "<arg_key>", &name))
-        return read_key_pairs(calls, view_trim(name), v, tools);
-    name = view_trim(v);
-    return name.size && !memchr(name.text, ' ', name.size) && chat_add_arguments(calls, name.text, name.size, NULL);
+    const bool pairs = view_split(&rest, "<arg_key>", &name);
+    name = view_trim(pairs ? name : v);
+    for (size_t i = 0; i < name.size; i++)
+        if (strchr(" \n<", name.text[i]))
+            return false;
+    return name.size && (pairs ? read_key_pairs(calls, name, v, tools)
+                               : chat_add_arguments(calls, name.text, name.size, NULL));
 }
 
 /* <invoke name="NAME"> <parameter name="KEY">VALUE</parameter> </invoke> */
@@ -87,8 +98,8 @@ bool chat_read_invocations(struct chat_calls *calls, struct view v, const json_t
     struct view before, name, body;
     bool some = false;
     while (view_split(&v, "<invoke name=\"", &before)) {
-        some = view_split(&v, "\">", &name) && view_split(&v, "</invoke>", &body) &&
-               read_parameters(calls, tools, name, body, "<parameter name=\"", "\">", "</parameter>", true);
+        some = view_split(&v, "\">", &name) && view_split_value(&v, "</invoke>", "<invoke name=\"", &body) &&
+               read_parameters(calls, tools, name, body, "<parameter name=\"", "\">", "</parameter>", LINES_PERHAPS);
         if (!some)
             return false;
     }
@@ -118,7 +129,7 @@ bool chat_read_dsml(struct chat_calls *calls, struct view v, const json_t *tools
     while (view_split(&v, "<｜DSML｜invoke name=\"", &before)) {
         if (!view_split(&v, "\">", &name))
             return false;
-        if (!view_split(&v, "</｜DSML｜invoke>", &body)) {
+        if (!view_split_value(&v, "</｜DSML｜invoke>", "<｜DSML｜invoke name=\"", &body)) {
             body = v;
             v.size = 0;
         }
@@ -126,7 +137,7 @@ bool chat_read_dsml(struct chat_calls *calls, struct view v, const json_t *tools
         some = arguments != NULL;
         while (some && view_split(&body, "<｜DSML｜parameter name=\"", &before)) {
             some = view_split(&body, "\"", &key) && view_split(&body, ">", &attributes) &&
-                   view_split(&body, "</｜DSML｜parameter>", &value) &&
+                   view_split_value(&body, "</｜DSML｜parameter>", "<｜DSML｜parameter name=\"", &value) &&
                    set_told(arguments, tools, name, key, value, view_split(&attributes, "string=\"true\"", &before));
         }
         some = some && chat_add_arguments(calls, name.text, name.size, arguments);
@@ -170,7 +181,8 @@ static bool read_xtml_call(struct chat_calls *calls, struct view head, struct vi
         arguments = json_object();
         fine = arguments != NULL;
         while (fine && view_split(&body, "<|open|>argument", &before)) {
-            fine = view_split(&body, "<|sep|>", &head) && view_split(&body, "<|close|>argument<|sep|>", &value) &&
+            fine = view_split(&body, "<|sep|>", &head) &&
+                   view_split_value(&body, "<|close|>argument<|sep|>", "<|open|>argument", &value) &&
                    read_attribute(head, " key=\"", &key);
             bool is_string = read_attribute(head, " type=\"", &type) && strcmp(type.data, "string") == 0;
             fine = fine && set_told(arguments, tools, (struct view){name.data, name.size},
@@ -192,7 +204,7 @@ bool chat_read_xtml(struct chat_calls *calls, struct view v, const json_t *tools
     while (view_split(&v, "<|open|>call", &before)) {
         if (!view_split(&v, "<|sep|>", &head))
             return false;
-        if (!view_split(&v, "<|close|>call<|sep|>", &body)) {
+        if (!view_split_value(&v, "<|close|>call<|sep|>", "<|open|>call", &body)) {
             body = v;
             v.size = 0;
         }
@@ -292,7 +304,7 @@ static bool read_separated(struct chat_calls *calls, struct view v, const json_t
     struct view before, body, name;
     bool some = false;
     while (view_split(&v, "<tool_call>", &before)) {
-        if (!view_split(&v, "</tool_call>", &body)) {
+        if (!view_split_value(&v, "</tool_call>", "<tool_call>", &body)) {
             body = v;
             v.size = 0;
         }

@@ -285,6 +285,161 @@ static void test_answers_are_taken_apart_whole_and_in_pieces(void **state)
     json_decref(tools);
 }
 
+/* ---- hard arguments ------------------------------------------------------------------------------------------------
+ */
+
+/* Two calls of one text in each form: JSON escapes it, tags hold it as it is. */
+struct form {
+    const char *name, *template, *prompt;
+    bool json;
+    const char *before, *call, *between, *after; /* call: with %s, where the text goes */
+};
+
+static const struct form forms[] = {
+    {"hermes", hermes, "<think>\n", true, "Hm.\n</think>\n\n",
+     "<tool_call>\n{\"name\": \"get\", \"arguments\": {\"s\": %s}}\n</tool_call>", "\n", ""},
+    {"Qwen 3 Coder, Nemotron 3", hermes, "<think>\n", false, "Hm.\n</think>\n\n",
+     "<tool_call>\n<function=get>\n<parameter=s>\n%s\n</parameter>\n</function>\n</tool_call>", "\n", ""},
+    {"GLM 4.5", hermes, "<think>", false, "Hm.</think>",
+     "\n<tool_call>get\n<arg_key>s</arg_key>\n<arg_value>%s</arg_value>\n</tool_call>", "", ""},
+    {"GLM 4.7, GLM 5", hermes, "<think>", false, "Hm.</think>",
+     "<tool_call>get<arg_key>s</arg_key><arg_value>%s</arg_value></tool_call>", "", ""},
+    {"MiniMax M2", minimax, "<think>\n", false, "Hm.\n</think>\n\n<minimax:tool_call>\n",
+     "<invoke name=\"get\">\n<parameter name=\"s\">%s</parameter>\n</invoke>\n", "", "</minimax:tool_call>"},
+    {"MiniMax M3", minimax_m3, "<mm:think>", false, "Hm.</mm:think>]<]minimax[>[<tool_call>\n",
+     "]<]minimax[>[<invoke name=\"get\">]<]minimax[>[<s>%s]<]minimax[>[</s>]<]minimax[>[</invoke>\n", "",
+     "]<]minimax[>[</tool_call>"},
+    {"DeepSeek V3.2", dsml, "<think>", false, "Hm.</think>\n\n<｜DSML｜function_calls>\n",
+     "<｜DSML｜invoke name=\"get\">\n<｜DSML｜parameter name=\"s\" string=\"true\">%s</｜DSML｜parameter>\n"
+     "</｜DSML｜invoke>\n",
+     "", "</｜DSML｜function_calls>"},
+    {"DeepSeek V4", dsml, "<think>", false, "Hm.</think>\n\n<｜DSML｜tool_calls>\n",
+     "<｜DSML｜invoke name=\"get\">\n<｜DSML｜parameter name=\"s\" string=\"true\">%s</｜DSML｜parameter>\n"
+     "</｜DSML｜invoke>\n",
+     "", "</｜DSML｜tool_calls>"},
+    {"Kimi K3", kimi_k3, "<|open|>think<|sep|>", false,
+     "Hm.<|close|>think<|sep|><|open|>response<|sep|><|close|>response<|sep|><|open|>tools<|sep|>",
+     "<|open|>call tool=\"get\" index=\"1\"<|sep|><|open|>argument key=\"s\" type=\"string\"<|sep|>%s"
+     "<|close|>argument<|sep|><|close|>call<|sep|>",
+     "", "<|close|>tools<|sep|><|close|>message<|sep|>"},
+    {"Nemotron", nemotron, "<think>\n", true, "Hm.</think>\n\n<TOOLCALL>[",
+     "{\"name\": \"get\", \"arguments\": {\"s\": %s}}", ", ", "]</TOOLCALL>"},
+    {"Mistral 4", mistral, "", true, "[THINK]Hm.[/THINK]", "[TOOL_CALLS]get[ARGS]{\"s\": %s}", "", ""},
+    {"Hunyuan", hunyuan, "<think>", false, "Hm.</think>\n<tool_calls>\n",
+     "<tool_call>get<tool_sep>\n<arg_key>s</arg_key>\n<arg_value>%s</arg_value>\n</tool_call>\n", "",
+     "</tool_calls>"},
+    {"Command A", command_a, "<|START_THINKING|>", true, "Hm.<|END_THINKING|><|START_ACTION|>[\n    ",
+     "{\"tool_call_id\": \"0\", \"tool_name\": \"get\", \"parameters\": {\"s\": %s}}", ",\n    ",
+     "\n]<|END_ACTION|>"},
+};
+
+/* Every mark that ends something, within a text. */
+static const char *const hard_texts[] = {
+    "a \"b\" \\ 'c' \\n é 漢字 \xf0\x9f\x98\x80",
+    "line 1\n\n  line 2\n",
+    "42",
+    "{\"k\": [1, \"x\"]}",
+    "null",
+    "",
+    "if a < b && c > d: </tool_call> x </parameter> x </function> x </arg_value> x </invoke> x </tool_calls> x "
+    "</minimax:tool_call> x </think> x </TOOLCALL> x [TOOL_CALLS] x [ARGS] {} x",
+};
+
+static char *text_of(const struct form *form, const char *text)
+{
+    struct buffer output = {0}, call = {0};
+    json_t *string = json_string(text);
+    char *escaped = form->json ? json_dumps(string, JSON_ENCODE_ANY) : NULL;
+    const char *place = strstr(form->call, "%s");
+    buffer_append(&call, form->call, (size_t)(place - form->call));
+    buffer_append_string(&call, escaped ? escaped : text);
+    buffer_append_string(&call, place + 2);
+    buffer_append_string(&output, form->before);
+    buffer_append(&output, call.data, call.size);
+    buffer_append_string(&output, form->between);
+    buffer_append(&output, call.data, call.size);
+    buffer_append_string(&output, form->after);
+    free(escaped);
+    json_decref(string);
+    buffer_free(&call);
+    return output.data;
+}
+
+/* What is seen of an output that comes in two pieces. */
+static void check_form(const struct form *form, const json_t *tools, const char *text, const char *output, size_t cut)
+{
+    struct chat_format format;
+    struct chat_parser *parser;
+    struct seen seen = {0};
+    json_t *arguments = json_pack("{s:s}", "s", text);
+    char *expected = json_dumps(arguments, JSON_COMPACT);
+    struct buffer calls = {0};
+    buffer_append_format(&calls, "get %s; get %s; ", expected, expected);
+    detect(&format, form->template, form->prompt);
+    assert_ok(chat_parser_create(&parser, &format, tools, note, &seen, &test_error));
+    assert_ok(chat_parser_push(parser, output, cut, &test_error));
+    assert_ok(chat_parser_push(parser, output + cut, strlen(output) - cut, &test_error));
+    assert_ok(chat_parser_finish(parser, &test_error));
+    chat_parser_free(parser);
+    expect_text(&seen.calls, calls.data, form->name, output);
+    expect_text(&seen.reasoning, "Hm.", form->name, output);
+    expect_text(&seen.content, "", form->name, output);
+    seen_free(&seen);
+    buffer_free(&calls);
+    free(expected);
+    json_decref(arguments);
+}
+
+static void test_hard_arguments_in_every_form(void **state)
+{
+    (void)state;
+    json_t *tools = json_loads(tools_text, 0, NULL);
+    for (size_t f = 0; f < COUNT_OF(forms); f++)
+        for (size_t t = 0; t < COUNT_OF(hard_texts); t++) {
+            char *output = text_of(&forms[f], hard_texts[t]);
+            for (size_t cut = 0; cut <= strlen(output); cut++)
+                if (((unsigned char)output[cut] & 0xc0) != 0x80)
+                    check_form(&forms[f], tools, hard_texts[t], output, cut);
+            memory_free(output);
+        }
+    json_decref(tools);
+}
+
+/* What a tool allows to be a string and nothing else stays one, however its description says so. */
+static void test_types_from_descriptions(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *schema, *text, *value;
+    } cases[] = {
+        {"{\"type\": [\"string\", \"null\"]}", "42", "\"42\""},
+        {"{\"type\": [\"string\", \"null\"]}", "null", "null"},
+        {"{\"anyOf\": [{\"type\": \"string\"}, {\"type\": \"null\"}]}", "true", "\"true\""},
+        {"{\"anyOf\": [{\"type\": \"string\"}, {\"type\": \"integer\"}]}", "42", "42"},
+        {"{\"type\": [\"integer\", \"null\"]}", "42", "42"},
+        {"{\"type\": \"string\"}", "null", "\"null\""},
+        {"{\"type\": \"array\"}", "[1]", "[1]"},
+        {"{}", "\"x\"", "\"\\\"x\\\"\""},
+    };
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        struct buffer tools_json = {0}, output = {0}, expected = {0};
+        buffer_append_format(&tools_json,
+                             "[{\"type\": \"function\", \"function\": {\"name\": \"get\", \"parameters\": "
+                             "{\"properties\": {\"p\": %s}}}}]",
+                             cases[i].schema);
+        buffer_append_format(&output, "<tool_call>get<arg_key>p</arg_key><arg_value>%s</arg_value></tool_call>",
+                             cases[i].text);
+        buffer_append_format(&expected, "get {\"p\":%s}; ", cases[i].value);
+        json_t *tools = json_loads(tools_json.data, 0, NULL);
+        assert_non_null(tools);
+        check(&(struct example){hermes, "", output.data, "", "", expected.data}, tools, 3);
+        json_decref(tools);
+        buffer_free(&tools_json);
+        buffer_free(&output);
+        buffer_free(&expected);
+    }
+}
+
 static void test_without_tools_calls_are_content(void **state)
 {
     (void)state;
@@ -458,6 +613,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_answers_are_taken_apart_whole_and_in_pieces),
+        cmocka_unit_test(test_hard_arguments_in_every_form),
+        cmocka_unit_test(test_types_from_descriptions),
         cmocka_unit_test(test_without_tools_calls_are_content),
         cmocka_unit_test(test_formats_are_seen_from_templates),
         cmocka_unit_test(test_content_streams_as_it_comes),
