@@ -159,7 +159,8 @@ static bool is_wanted(const json_t *schema, const json_t *value)
 bool chat_set_parameter(json_t *arguments, const json_t *tools, struct view tool, struct view key, struct view text)
 {
     const json_t *schema = parameter_schema(tools, tool, key);
-    const bool typed = json_object_get(schema, "type") || json_object_get(schema, "anyOf") || json_object_get(schema, "oneOf");
+    const bool typed =
+        json_object_get(schema, "type") || json_object_get(schema, "anyOf") || json_object_get(schema, "oneOf");
     json_t *value = view_json(view_trim(text));
     if (value && !is_wanted(schema, value)) {
         json_decref(value);

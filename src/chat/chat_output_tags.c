@@ -88,8 +88,8 @@ bool chat_read_key_tags(struct chat_calls *calls, struct view v, const json_t *t
     for (size_t i = 0; i < name.size; i++)
         if (strchr(" \n<", name.text[i]))
             return false;
-    return name.size && (pairs ? read_key_pairs(calls, name, v, tools)
-                               : chat_add_arguments(calls, name.text, name.size, NULL));
+    return name.size &&
+           (pairs ? read_key_pairs(calls, name, v, tools) : chat_add_arguments(calls, name.text, name.size, NULL));
 }
 
 /* <invoke name="NAME"> <parameter name="KEY">VALUE</parameter> </invoke> */

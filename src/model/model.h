@@ -349,7 +349,7 @@ struct model_layer {
     float expert_limit, shared_limit, dense_limit; /* clamps of gate and up; 0: none */
     unit_number tensors[ROLE_COUNT];               /* NO_UNIT where absent; expert tensors are in experts */
     unit_number scales[ROLE_COUNT]; /* of the products of each matrix, or of each expert's; NO_UNIT: none */
-    unit_number first_expert; /* unit of expert 0; experts are consecutive. NO_UNIT: not a MoE layer */
+    unit_number first_expert;       /* unit of expert 0; experts are consecutive. NO_UNIT: not a MoE layer */
 };
 
 #define MODEL_NGRAM_TOKENS 8u

@@ -208,8 +208,9 @@ static hypura_status check_scale(const struct model *model, const struct gguf_te
     if (scale->dimensions[0] == expected && scale->dimensions[1] * scale->dimensions[2] * scale->dimensions[3] == 1)
         return HYPURA_OK;
     shape_text(found, sizeof found, scale->dimensions, scale->dimension_count);
-    return error_set(error, HYPURA_ERROR_FORMAT, "%s: tensor '%s' has the shape %s; the metadata asks for [%" PRIu64 "]",
-                     path, scale->name.data, found, expected);
+    return error_set(error, HYPURA_ERROR_FORMAT,
+                     "%s: tensor '%s' has the shape %s; the metadata asks for [%" PRIu64 "]", path, scale->name.data,
+                     found, expected);
 }
 
 static hypura_status missing(const struct model *model, int32_t layer, enum tensor_role role, hypura_error *error)

@@ -68,9 +68,8 @@ static void add_layer(struct model *model, uint32_t number)
         const struct gguf_tensor *tensor = model->layer_tensors[number][role];
         const struct gguf_tensor *scale = model->layer_scales[number][role];
         const bool idle = is_idle(model, number, role);
-        layer->tensors[role] = tensor && !model_is_expert_role(role) && !idle
-                                   ? add_tensor(model, tensor, role, (int32_t)number)
-                                   : NO_UNIT;
+        layer->tensors[role] =
+            tensor && !model_is_expert_role(role) && !idle ? add_tensor(model, tensor, role, (int32_t)number) : NO_UNIT;
         layer->scales[role] = scale && !idle ? add_tensor(model, scale, ROLE_SCALE, (int32_t)number) : NO_UNIT;
     }
 }
@@ -94,8 +93,8 @@ hypura_status model_make_units(struct model *model, hypura_error *error)
         count += (model->tensors[role] != NULL) + (model->scales[role] != NULL);
     for (uint32_t i = 0; i < layers; i++) {
         for (int role = 0; role < ROLE_COUNT; role++)
-            count += (model->layer_tensors[i][role] && !model_is_expert_role(role)) +
-                     (model->layer_scales[i][role] != NULL);
+            count +=
+                (model->layer_tensors[i][role] && !model_is_expert_role(role)) + (model->layer_scales[i][role] != NULL);
         count += model->layers[i].moe ? model->parameters.experts : 0;
     }
     if (count > MAX_UNITS)

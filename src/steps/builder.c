@@ -67,11 +67,10 @@ void add_matrix(struct builder *b, struct step *step, enum tensor_role role, enu
 {
     unit_number unit = unit_of(b, role), bias = unit_of(b, role + 1);
     bool biased = bias != NO_UNIT && tensor_role_is_bias(role + 1);
-    step->multiply.matrices[step->multiply.count++] = (struct step_matrix){
-        .unit = unit,
-        .bias = biased ? bias : NO_UNIT,
-        .scale = scale_of(b, role),
-        .role = role,
-        .out = out,
-        .rows = unit_rows(b, unit)};
+    step->multiply.matrices[step->multiply.count++] = (struct step_matrix){.unit = unit,
+                                                                           .bias = biased ? bias : NO_UNIT,
+                                                                           .scale = scale_of(b, role),
+                                                                           .role = role,
+                                                                           .out = out,
+                                                                           .rows = unit_rows(b, unit)};
 }

@@ -114,9 +114,10 @@ static void fuse_gates(struct list *list)
     for (size_t i = 0; i + 1 < list->count; i++) {
         struct step *products = &list->steps[i], *glu = &list->steps[i + 1];
         struct step_multiply *m = &products->multiply;
-        if (!is(products, STEP_MULTIPLY) || is_scaled(products) || !is(glu, STEP_GLU) || m->count != 2 || glu->glu.groups != 1 ||
-            glu->glu.gate.buffer != m->matrices[0].out || glu->glu.up.buffer != m->matrices[1].out ||
-            glu->glu.out != m->matrices[0].out || glu->glu.gate.offset || glu->glu.up.offset)
+        if (!is(products, STEP_MULTIPLY) || is_scaled(products) || !is(glu, STEP_GLU) || m->count != 2 ||
+            glu->glu.groups != 1 || glu->glu.gate.buffer != m->matrices[0].out ||
+            glu->glu.up.buffer != m->matrices[1].out || glu->glu.out != m->matrices[0].out || glu->glu.gate.offset ||
+            glu->glu.up.offset)
             continue;
         m->gates = true;
         m->glu = glu->glu.kind;

@@ -237,15 +237,14 @@ static void make_prediction(struct builder *b)
     b->part = PART_OUTPUT;
     unit_number output = own_or(b, ROLE_PREDICTION_OUTPUT, ROLE_OUTPUT);
     add_norm(b, BUFFER_HIDDEN, BUFFER_NORMED, own_or(b, ROLE_PREDICTION_OUTPUT_NORM, ROLE_OUTPUT_NORM), NO_UNIT);
-    add_step(b, STEP_OUTPUT)->output =
-        (struct step_output){.in = BUFFER_NORMED,
-                             .unit = output != NO_UNIT ? output : model_tensor(b->model, ROLE_TOKEN_EMBEDDING),
-                             .bias = NO_UNIT,
-                             .matrix_scale = unit_of(b, ROLE_PREDICTION_OUTPUT) != NO_UNIT
-                                                 ? scale_of(b, ROLE_PREDICTION_OUTPUT)
-                                                 : model_scale(b->model, ROLE_OUTPUT),
-                             .scale = b->p->output_scale,
-                             .soft_cap = b->p->output_soft_cap};
+    add_step(b, STEP_OUTPUT)->output = (struct step_output){
+        .in = BUFFER_NORMED,
+        .unit = output != NO_UNIT ? output : model_tensor(b->model, ROLE_TOKEN_EMBEDDING),
+        .bias = NO_UNIT,
+        .matrix_scale = unit_of(b, ROLE_PREDICTION_OUTPUT) != NO_UNIT ? scale_of(b, ROLE_PREDICTION_OUTPUT)
+                                                                      : model_scale(b->model, ROLE_OUTPUT),
+        .scale = b->p->output_scale,
+        .soft_cap = b->p->output_soft_cap};
 }
 
 /* Places the states of a layer's steps one after another. */

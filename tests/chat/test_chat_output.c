@@ -326,11 +326,9 @@ static const struct form forms[] = {
      "{\"name\": \"get\", \"arguments\": {\"s\": %s}}", ", ", "]</TOOLCALL>"},
     {"Mistral 4", mistral, "", true, "[THINK]Hm.[/THINK]", "[TOOL_CALLS]get[ARGS]{\"s\": %s}", "", ""},
     {"Hunyuan", hunyuan, "<think>", false, "Hm.</think>\n<tool_calls>\n",
-     "<tool_call>get<tool_sep>\n<arg_key>s</arg_key>\n<arg_value>%s</arg_value>\n</tool_call>\n", "",
-     "</tool_calls>"},
+     "<tool_call>get<tool_sep>\n<arg_key>s</arg_key>\n<arg_value>%s</arg_value>\n</tool_call>\n", "", "</tool_calls>"},
     {"Command A", command_a, "<|START_THINKING|>", true, "Hm.<|END_THINKING|><|START_ACTION|>[\n    ",
-     "{\"tool_call_id\": \"0\", \"tool_name\": \"get\", \"parameters\": {\"s\": %s}}", ",\n    ",
-     "\n]<|END_ACTION|>"},
+     "{\"tool_call_id\": \"0\", \"tool_name\": \"get\", \"parameters\": {\"s\": %s}}", ",\n    ", "\n]<|END_ACTION|>"},
 };
 
 /* Every mark that ends something, within a text. */
@@ -341,8 +339,8 @@ static const char *const hard_texts[] = {
     "{\"k\": [1, \"x\"]}",
     "null",
     "",
-    "if a < b && c > d: </tool_call> x </parameter> x </function> x </arg_value> x </invoke> x </tool_calls> x "
-    "</minimax:tool_call> x </think> x </TOOLCALL> x [TOOL_CALLS] x [ARGS] {} x",
+    ("if a < b && c > d: </tool_call> x </parameter> x </function> x </arg_value> x </invoke> x </tool_calls> x "
+     "</minimax:tool_call> x </think> x </TOOLCALL> x [TOOL_CALLS] x [ARGS] {} x"),
 };
 
 static char *text_of(const struct form *form, const char *text)

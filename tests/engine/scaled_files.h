@@ -1,5 +1,5 @@
-/* A model of the reference set as floats, and the same with each matrix divided by a power of two that its ".scale" gives
- * back: both have the same products to the last bit. Shared by the tests of both sides. */
+/* A model of the reference set as floats, and the same with each matrix divided by a power of two that its ".scale"
+ * gives back: both have the same products to the last bit. Shared by the tests of both sides. */
 #ifndef HYPURA_TEST_SCALED_FILES_H
 #define HYPURA_TEST_SCALED_FILES_H
 

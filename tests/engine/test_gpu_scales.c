@@ -1,5 +1,6 @@
-/* Scales of whole matrices and of experts on a GPU, under the validation layers: the same as weights that are multiplied
- * by them, with all experts there and with a part of them on the CPU. Without a device the test says skipped. */
+/* Scales of whole matrices and of experts on a GPU, under the validation layers: the same as weights that are
+ * multiplied by them, with all experts there and with a part of them on the CPU. Without a device the test says
+ * skipped. */
 #include "gpu_engine.h"
 
 #include "adapter_files.h"

@@ -41,8 +41,8 @@ bool pass_glu(struct batch *batch, const struct gpu_glu_kind *glu, const struct 
 {
     struct gpu_pass *pass = batch->pass;
     struct gpu_range gate = pass->rows[BUFFER_GATE], up = pass->rows[BUFFER_UP];
-    bool halves = may_halve && batch->pass->halves &&
-                  gpu_takes_halves(pass->gpu, reader, slot_stride, (uint32_t)batch->rows);
+    bool halves =
+        may_halve && batch->pass->halves && gpu_takes_halves(pass->gpu, reader, slot_stride, (uint32_t)batch->rows);
     if (halves)
         gpu_glu_halves(pass->gpu, glu->kind, pass->inner_halves, gate, up, (uint64_t)rows * inner, glu->alpha,
                        glu->limit);
