@@ -47,6 +47,9 @@ static void sum_values(const float *x, const float *w, int n, float *sum_w, floa
     *sum_x = fold(b);
 }
 
+/* From all codes and one more down to three fewer: values that were quantised before often use no more. */
+#define STEPS 43
+
 static struct affine fit_affine(const float *x, const float *w, int n, float most)
 {
     float low = 0, high = x[0], sum_w, sum_x;
@@ -61,10 +64,12 @@ static struct affine fit_affine(const float *x, const float *w, int n, float mos
     sum_values(x, w, n, &sum_w, &sum_x);
     double gain = -1;
     float shift = -low;
-    for (int step = 0; step < 50; step++) {
+    for (int step = 0; step < STEPS + 4; step++) {
         /* After the steps the best one goes on from where least squares brought it. */
-        float factor = step < 46 ? (most - 1.2f + 0.05f * (float)step) / (high - low) : 1 / best.scale;
-        shift = step < 46 ? -low : best.minimum;
+        float factor = step < STEPS ? (most + 1 - 0.1f * (float)step) / (high - low) : 1 / best.scale;
+        if (factor <= 0) /* of types with few codes */
+            continue;
+        shift = step < STEPS ? -low : best.minimum;
         struct affine_sums s = sum_affine(x, w, n, factor, shift, most);
         double determinant = (double)sum_w * s.qq - (double)s.q * s.q;
         if (!(determinant > 0))
@@ -79,7 +84,7 @@ static struct affine fit_affine(const float *x, const float *w, int n, float mos
         if (scale > 0 && now > gain) {
             gain = now;
             best = (struct affine){(float)scale, (float)-least};
-        } else if (step >= 46) {
+        } else if (step >= STEPS) {
             break;
         }
     }
@@ -115,22 +120,30 @@ static struct affine part_fit(const struct affine_block *block, int part)
     return (struct affine){block->d * block->scales[part], block->m * block->minima[part]};
 }
 
-/* The whole multiples of d and m around a part's own that fit it best; returns the error. */
+static float nearest_multiple(const struct affine_block *block, float wanted, float unit)
+{
+    return unit > 0 ? clamp(nearest(wanted / unit), 0, block->most_scale) : 0;
+}
+
+/* The whole multiples of d and m around a part's own that fit it best; returns the error. Codes that are all one higher
+ * or lower with another minimum are as good for a part alone, and may lie nearer to multiples of m. */
 static float choose_affine(struct affine_block *block, int part, const float *x, const float *w, struct affine wanted)
 {
-    float scale = block->d > 0 ? clamp(nearest(wanted.scale / block->d), 0, block->most_scale) : 0;
-    float minimum = block->m > 0 ? clamp(nearest(wanted.minimum / block->m), 0, block->most_scale) : 0;
-    float best_scale = scale, best_minimum = minimum, least = -1;
-    for (int i = -1; i <= 1; i++)
-        for (int j = -1; j <= 1; j++) {
-            float s = scale + (float)i, m = minimum + (float)j;
-            if (s < 0 || s > block->most_scale || m < 0 || m > block->most_scale)
-                continue;
-            float error = affine_error(x, w, block->size, (struct affine){block->d * s, block->m * m}, block->most);
-            if (least < 0 || error < least) {
-                least = error;
-                best_scale = s;
-                best_minimum = m;
+    const float own = nearest_multiple(block, wanted.scale, block->d);
+    float best_scale = own, best_minimum = 0, least = -1;
+    for (float scale = own - 1; scale <= own + 1; scale++)
+        for (int higher = -1; higher <= 1 && scale >= 0 && scale <= block->most_scale; higher++) {
+            const struct affine fit = {block->d * scale, wanted.minimum + (float)higher * block->d * scale};
+            const float near = nearest_multiple(block, fit.minimum, block->m);
+            for (float minimum = near - 1; minimum <= near + 1; minimum++) {
+                if (minimum < 0 || minimum > block->most_scale)
+                    continue;
+                float error = affine_error(x, w, block->size, (struct affine){fit.scale, block->m * minimum}, block->most);
+                if (least < 0 || error < least) {
+                    least = error;
+                    best_scale = scale;
+                    best_minimum = minimum;
+                }
             }
         }
     block->scales[part] = best_scale;
