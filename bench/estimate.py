@@ -2,16 +2,20 @@
 """What hypura estimate says of a model, next to what comes: the table of docs/estimate.md.
 
     bench/estimate.py -P
-    bench/estimate.py [-m "NAME..."] [-f "25 50 75 all"] [-g] [-r BYTES] [-n TOKENS] [-t SECONDS] [-d FOLDER] [-k] [-j FILE]
+    bench/estimate.py [-m "NAME..."] [-f "25 50 75 all"] [-g] [-R RUNS] [-r BYTES] [-n TOKENS] [-t SECONDS] [-d FOLDER] [-k]
+                      [-j FILE]
 
 Makes synthetic models of -m (default: two dense ones, one of them a hybrid, and four mixtures, one of them a hybrid) in the
-folder of -d, measures this machine and its drive, and records each mixture's routing in a run over other tokens. Then for each
-share of memory in -f (per cent of the file; all: enough for all of it) the drive is measured again, with the model's own file,
-since a shared one changes from minute to minute; estimate is asked, with that profile and that routing; and the model runs: 500
-tokens of a prompt, then an answer of -n tokens at most and of -s seconds (default: 2) at most, as far as estimate knows.
+folder of -d, measures this machine and its drive, and records each mixture's routing in a run over other tokens. Then, for each
+share of memory in -f (per cent of the file; all: enough for all of it), the model runs: 500 tokens of a prompt, then an answer of
+-n tokens (default: 32), as long as the recorded one, since a cache that is cold misses more at first; one of a dense model
+takes -s seconds (default: 2), as far as estimate knows. A shared drive changes from minute to minute:
+so it is measured again, with the model's own file, right before and after each run, and estimate is asked with that profile
+and that routing. All rows run once, then all of them again, -R times (default: 1), and the table has the medians of the runs
+and of the estimates.
 
 -g: all and a quarter of it once more with a GPU for everything, and for half of it. -r holds the drive to so many bytes a second
-(as root, with control groups of version 1). After -t seconds no new row begins. -k keeps the models. -j: all figures as JSON.
+(as root, with control groups of version 1). After -t seconds no new run begins. -k keeps the models. -j: all figures as JSON.
 HYPURA names the program. As root the page cache is dropped before each run. Prints a Markdown table, and how many rows are
 within 15 %. -P: instead of that, the table next to what other programs published of machines that have a name; it runs nothing.
 """
@@ -39,7 +43,7 @@ ON_GPU = ("dense", "delta-net (hybrid)", "qwen3-moe")
 PROMPT = 500  # which estimate tells the time of
 CONTEXT = 1024
 HALF = 15  # per cent that an estimate may be off
-LEAST_TOKENS = 12  # of an answer
+LEAST_TOKENS, MOST_TOKENS = 12, 96  # of an answer of a dense model
 DRIVE_SECONDS = 0.5
 
 # model, machine, memory, what was published in tokens/s (least, most), of what, where, and what differs.
@@ -155,11 +159,10 @@ class SlowDrive:
 class Bench:
     def __init__(self, folder, options):
         self.folder = folder
-        self.tokens = int(options.get("-n", 96))
+        self.tokens = int(options.get("-n", 32))
         self.seconds = float(options.get("-s", 2))
         self.deadline = time.time() + float(options.get("-t", 1e9))
         self.folders = {"XDG_CACHE_HOME": os.path.join(folder, "cache"), "XDG_STATE_HOME": os.path.join(folder, "state")}
-        self.rows = []
 
     def cold(self):
         os.sync()
@@ -179,45 +182,75 @@ class Bench:
         self.bench(model, memory, self.tokens, 3, ["--gpu", "none", "--trace", trace])
 
     def drive_now(self, model):
-        """The profile, with the drive as fast as it is now, by a look at the reads that it was chosen for."""
+        """Bytes per second of the reads that the profile chose, at this moment and of the model's own file."""
+        drive = self.machine["storage"]
+        self.cold()
+        return json.loads(hypura("iobench", model, "--seconds", DRIVE_SECONDS, "--block", drive["block_bytes"], "--depth",
+                                 max(drive["depth"] // 2, 1), "--json", **self.folders))["bytes_per_second"]
+
+    def expected(self, row, drive_speed):
+        """What estimate says of the profile with a drive of this speed."""
         machine = json.loads(json.dumps(self.machine))
         drive = machine["storage"]
-        now = json.loads(hypura("iobench", model, "--seconds", DRIVE_SECONDS, "--block", drive["block_bytes"], "--depth",
-                                max(drive["depth"] // 2, 1), "--json", **self.folders))["bytes_per_second"]
-        change = now / drive["bytes_per_second"]
+        change = drive_speed / drive["bytes_per_second"]
         for sample in [drive, *drive["samples"]]:
             sample["bytes_per_second"] *= change
         path = os.path.join(self.folder, "profile-now.json")
         with open(path, "w") as file:
             json.dump(machine, file)
-        return path, now
+        ask = ["estimate", row.model, "--memory", row.memory, "--context", CONTEXT, "--machine", path, "--json"]
+        ask += ["--trace", row.trace] if row.trace else []
+        return json.loads(hypura(*ask, *row.asked, **self.folders))["rows"][0]
 
-    def row(self, name, model, share, memory, gpu, trace):
-        if time.time() > self.deadline:
-            return
-        self.cold()
-        profile, drive = self.drive_now(model)
-        ask = ["estimate", model, "--memory", memory, "--context", CONTEXT, "--machine", profile, "--json"]
-        ask += ["--trace", trace] if trace else []
-        ask += gpu[1]
+    def measure(self, row):
+        """One run of a row, with the drive looked at before and after it, and the estimate for the mean of both."""
         begin = time.time()
-        expected = json.loads(hypura(*ask, **self.folders))["rows"][0]
-        took = time.time() - begin
-        tokens = min(max(int(expected["decode_tokens_per_second"] * self.seconds), LEAST_TOKENS), self.tokens)
+        before = self.drive_now(row.model)
+        if not row.tokens:
+            speed = self.expected(row, before)["decode_tokens_per_second"]
+            row.tokens = self.tokens if row.trace else min(max(int(speed * self.seconds), LEAST_TOKENS), MOST_TOKENS)
         self.cold()
-        came = self.bench(model, memory, tokens, 0, gpu[2])
-        row = {"model": name, "memory": share, "gpu": gpu[0], "mode": came["mode"], "tokens": tokens, "drive": drive,
-               "measured": came["decode_tokens_per_second"], "estimate": expected["decode_tokens_per_second"],
-               "prompt_measured": came["prompt_tokens_per_second"], "prompt_estimate": expected["prompt_tokens_per_second"],
-               "bytes_measured": came["decode_bytes_read"] / max(came["generated_tokens"], 1),
-               "bytes_estimate": expected["bytes_per_token_storage"], "expected_mode": expected["mode"], "took": took,
-               "bytes": memory, "expected": expected, "came": came}
-        self.rows.append(row)
-        off = row["estimate"] / row["measured"] - 1
-        prompt_off = row["prompt_estimate"] / row["prompt_measured"] - 1
-        print(f"| {name} | {share} | {gpu[0]} | {row['mode']} | {row['measured']:.2f} | {row['estimate']:.2f} | {100 * off:+.0f} % "
-              f"| {row['prompt_measured']:.0f} | {row['prompt_estimate']:.0f} | {100 * prompt_off:+.0f} % "
-              f"| {row['bytes_measured'] / 1e6:.0f} | {row['bytes_estimate'] / 1e6:.0f} | {drive / 1e9:.2f} |", flush=True)
+        came = self.bench(row.model, row.memory, row.tokens, 0, row.run)
+        drives = [before, self.drive_now(row.model)]
+        row.samples.append({"drives": drives, "came": came, "expected": self.expected(row, sum(drives) / 2),
+                            "took": time.time() - begin})
+
+
+class Row:
+    """A model with so much memory: how it is asked for and run, and what came of it."""
+
+    def __init__(self, name, model, share, memory, gpu, trace):
+        self.name, self.model, self.share, self.memory, self.trace = name, model, share, memory, trace
+        self.gpu, self.asked, self.run = gpu
+        self.tokens, self.samples = 0, []
+
+    def figures(self):
+        """The medians of the runs."""
+        median = lambda value: statistics.median(value(sample) for sample in self.samples)
+        return {"model": self.name, "memory": self.share, "gpu": self.gpu, "mode": self.samples[0]["came"]["mode"],
+                "tokens": self.tokens, "drive": median(lambda s: sum(s["drives"]) / 2), "runs": len(self.samples),
+                "measured": median(lambda s: s["came"]["decode_tokens_per_second"]),
+                "estimate": median(lambda s: s["expected"]["decode_tokens_per_second"]),
+                "prompt_measured": median(lambda s: s["came"]["prompt_tokens_per_second"]),
+                "prompt_estimate": median(lambda s: s["expected"]["prompt_tokens_per_second"]),
+                "bytes_measured": median(lambda s: s["came"]["decode_bytes_read"] / max(s["came"]["generated_tokens"], 1)),
+                "bytes_estimate": median(lambda s: s["expected"]["bytes_per_token_storage"]),
+                "bytes": self.memory, "samples": self.samples}
+
+
+HEADING = ("| model | memory | GPU | mode | tokens/s | estimate | off by | prompt/s | estimate | off by | MB per token from the "
+           "drive | estimate | GB/s of the drive |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|")
+
+
+def off(row, kind=""):
+    return row[kind + "estimate"] / row[kind + "measured"] - 1
+
+
+def line(row):
+    return (f"| {row['model']} | {row['memory']} | {row['gpu']} | {row['mode']} | {row['measured']:.2f} | {row['estimate']:.2f} "
+            f"| {100 * off(row):+.0f} % | {row['prompt_measured']:.0f} | {row['prompt_estimate']:.0f} "
+            f"| {100 * off(row, 'prompt_'):+.0f} % | {row['bytes_measured'] / 1e6:.0f} | {row['bytes_estimate'] / 1e6:.0f} "
+            f"| {row['drive'] / 1e9:.2f} |")
 
 
 def synthesise(folder, name, preset):
@@ -227,8 +260,35 @@ def synthesise(folder, name, preset):
     return path
 
 
+def make_rows(bench, models, options):
+    """What is to be measured: all models without a GPU, then those with one."""
+    without, rows = [("-", ["--gpu", "none"], ["--gpu", "none"])], []
+    traces = {}
+    for name, model in models.items():
+        if name in MIXTURES:
+            traces[name] = os.path.join(bench.folder, name.split()[0] + ".trace")
+            bench.record(model, enough(model), traces[name])
+    for with_gpu in (False, True):
+        for name, model in models.items():
+            size = os.path.getsize(model)
+            half = ["--gpu-memory", size // 2]
+            gpus = [("all", [], []), ("half", half, half)] if "-g" in options and bench.machine["gpus"] and name in ON_GPU else []
+            for kind in gpus if with_gpu else without:
+                for share in options.get("-f", "all 75 50 25").split():
+                    if kind[0] == "all" and share != "all" or kind[0] == "half" and share not in ("all", "25"):
+                        continue
+                    memory = enough(model) if share == "all" else size * int(share) // 100
+                    rows.append(Row(name, model, share if share == "all" else share + " %", memory, kind, traces.get(name)))
+    return rows
+
+
+def enough(model):
+    size = os.path.getsize(model)
+    return size + size // 8 + (1 << 29)
+
+
 def main():
-    options, rest = getopt.getopt(sys.argv[1:], "m:f:gr:n:s:t:d:kj:P")
+    options, rest = getopt.getopt(sys.argv[1:], "m:f:gr:R:n:s:t:d:kj:P")
     options = dict(options)
     if rest:
         sys.exit(__doc__)
@@ -262,37 +322,26 @@ def main():
               f"({drive['reading_beside']:.2f} of it beside computing, which keeps {drive['computing_beside']:.2f})"
               + "".join(f", {gpu['name']}" for gpu in machine["gpus"]))
         print(f"(models made in {made:.0f} s, profile after {time.time() - begin:.0f} s)\n")
-        print("| model | memory | GPU | mode | tokens/s | estimate | off by | prompt/s | estimate | off by | MB per token from the "
-              "drive | estimate | GB/s of the drive |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
-        without = [("-", ["--gpu", "none"], ["--gpu", "none"])]
-        for name in models:
-            model, trace = models[name], None
-            size = os.path.getsize(model)
-            if name in MIXTURES:
-                trace = os.path.join(folder, name.split()[0] + ".trace")
-                bench.record(model, size + size // 8 + (1 << 29), trace)
-            half = ["--gpu-memory", size // 2]
-            gpus = [("all", [], []), ("half", half, half)] if "-g" in options and machine["gpus"] and name in ON_GPU else []
-            for kind in without + gpus:
-                for share in options.get("-f", "all 75 50 25").split():
-                    if kind[0] == "all" and share != "all" or kind[0] == "half" and share not in ("all", "25"):
-                        continue
-                    memory = size + size // 8 + (1 << 29) if share == "all" else size * int(share) // 100
-                    try:
-                        bench.row(name, model, share if share == "all" else share + " %", memory, kind, trace)
-                    except RuntimeError as problem:
-                        print(f"<!-- {name} {share} {kind[0]}: {problem} -->", flush=True)
-            if "-k" not in options and "-d" not in options:
-                os.remove(model)
-        near = sum(abs(row["estimate"] / row["measured"] - 1) <= HALF / 100 for row in bench.rows)
-        prompts = sum(abs(row["prompt_estimate"] / row["prompt_measured"] - 1) <= HALF / 100 for row in bench.rows)
-        if bench.rows:
-            off = [abs(row["estimate"] / row["measured"] - 1) for row in bench.rows]
-            print(f"\n{near} of {len(bench.rows)} answers and {prompts} prompts are within {HALF} %; the median is off by "
-                  f"{100 * statistics.median(off):.0f} %. {time.time() - begin:.0f} s in all.")
+        rows = make_rows(bench, models, options)
+        for turn in range(int(options.get("-R", 1))):
+            for row in rows:
+                if time.time() > bench.deadline:
+                    break
+                try:
+                    bench.measure(row)
+                except RuntimeError as problem:
+                    print(f"<!-- {row.name} {row.share} {row.gpu}: {problem} -->", flush=True)
+        figures = [row.figures() for row in rows if row.samples]
+        print("\n".join([HEADING, *map(line, figures)]))
+        near = sum(abs(off(row)) <= HALF / 100 for row in figures)
+        prompts = sum(abs(off(row, "prompt_")) <= HALF / 100 for row in figures)
+        if figures:
+            median = statistics.median(abs(off(row)) for row in figures)
+            print(f"\n{near} of {len(figures)} answers and {prompts} prompts are within {HALF} %; the median is off by "
+                  f"{100 * median:.0f} %. {time.time() - begin:.0f} s in all.")
         if "-j" in options:
             with open(options["-j"], "w") as file:
-                json.dump({"machine": machine, "rows": bench.rows}, file, indent=1)
+                json.dump({"machine": machine, "rows": figures}, file, indent=1)
 
 
 if __name__ == "__main__":
