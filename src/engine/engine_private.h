@@ -532,10 +532,6 @@ void narrow_end(struct batch *batch);
 /* The number of rows that reach the experts of a layer. */
 size_t narrow_rows_in(const struct batch *batch, uint32_t layer);
 
-/* The number of steps in a layer's list after which its rows are independent of each other; all steps if they never
- * are. late_route: an earlier router that can be evaluated after them; NULL: none. */
-size_t narrow_split(struct step_list list, const struct step **late_route);
-
 /* The buffers, with the widths of their rows, that were written before and are still read: by a router (NULL: none),
  * the rest of the layer, later layers, or the output. */
 size_t narrow_buffers(const struct batch *batch, const struct step *route, struct step_list rest, uint32_t layer,

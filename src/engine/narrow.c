@@ -16,28 +16,6 @@ static bool any_on_device(const struct batch *batch, uint32_t from)
     return false;
 }
 
-size_t narrow_split(struct step_list list, const struct step **late_route)
-{
-    size_t split = 0;
-    *late_route = NULL;
-    for (size_t i = 0; i < list.count; i++) {
-        const struct step *step = &list.steps[i];
-        const bool sees_all = step->kind == STEP_ATTEND && step->attend.bidirectional;
-        if (step_keeps(step) || sees_all || step->kind == STEP_INDEX || step->kind == STEP_LOOK_UP)
-            split = i + 1;
-    }
-    for (size_t i = 0; i < split; i++) {
-        const struct step *step = &list.steps[i];
-        if (*late_route && step_writes(step, (*late_route)->route.in))
-            return list.count;
-        if (step->kind == STEP_EXPERTS || step->kind == STEP_MIX || step->kind == STEP_CHUNK_EXPERTS)
-            return list.count;
-        if (step->kind == STEP_ROUTE)
-            *late_route = step;
-    }
-    return split;
-}
-
 /* Layers that leave nothing for later tokens are passed by the wanted rows only, and the one before them from that step
  * on. */
 static uint32_t find_layer(const struct batch *batch)
@@ -49,7 +27,7 @@ static uint32_t find_layer(const struct batch *batch)
         return gpu_pass_can_narrow(batch, layers - 1) ? layers - 1 : NO_LAYER;
     for (uint32_t i = layers; i-- > 0 && !any_on_device(batch, i);) {
         const struct step_list list = steps_of_layer(batch->open->steps, i);
-        const size_t split = narrow_split(list, &late_route);
+        const size_t split = steps_split(list, &late_route);
         if (split == list.count)
             break;
         layer = i;

@@ -3,7 +3,8 @@
  * A batch unpacks every matrix once and multiplies it by all of its tokens; it reads what streams once. Its tokens choose
  * nearly all experts of a layer when they are many, and what of these the cache has not is read once too; a layer on a GPU
  * computes its own share, and of what it lacks the quicker of bringing it and of computing it here (plan_gpu_visit). Reading
- * goes on next to computing. What attention takes grows with the position. */
+ * goes on next to computing. What attention takes grows with the position. Only the last row's logits are wanted: what
+ * leaves nothing for later tokens, mostly the end of the last layer, passes that row alone. */
 #include "plan/plan_private.h"
 
 #include <math.h>
@@ -34,20 +35,89 @@ static double product_seconds(const struct products *products, double tokens)
     return tokens > 0 ? fmax(products->start + products->each * tokens, products->one_token) : 0;
 }
 
-struct work {
+/* Tensors and attention. */
+struct part {
     struct products tensors; /* here */
     double gpu_elements, gpu_bytes;
+    double pair; /* multiply-adds for one query and one position */
+};
+
+struct work {
+    struct part all, late; /* for all rows, and for those whose logits are wanted */
+    bool late_experts;
     struct products expert; /* one, as are these */
     double expert_elements, expert_bytes;
     unit_number first_expert;
     uint32_t there;      /* experts on the GPU */
     uint32_t device;     /* 1 + the part; 0: it is computed here */
     bool brings;         /* experts that are not there can come */
-    double pair, window; /* multiply-adds for one query and one position; positions that are seen at most */
+    double window;       /* positions that are seen at most */
 };
 
+/* What passes the wanted rows only. */
+struct late {
+    bool *units;
+    uint32_t layer; /* the first with such steps; of those behind it all are */
+    size_t split;   /* steps of that layer before them */
+};
+
+static bool on_device(const struct plan *plan, uint32_t layer)
+{
+    return plan->gpu && plan->gpu->layers[layer];
+}
+
+/* A device passes only its last layer's rows apart, and not before attention. */
+static size_t split_of(struct step_list list, bool device)
+{
+    const struct step *route;
+    size_t split = steps_split(list, &route);
+    for (size_t i = split; device && i < list.count; i++)
+        if (list.steps[i].kind == STEP_ATTEND || list.steps[i].kind == STEP_ATTEND_LATENT)
+            split = i + 1;
+    return split;
+}
+
+static void find_late_layer(struct late *out, const struct plan *plan, const struct steps *steps, uint32_t layers)
+{
+    out->layer = layers;
+    for (uint32_t l = layers; l-- > 0 && (l + 1 == layers || !on_device(plan, l));) {
+        const struct step_list list = steps_of_layer(steps, l);
+        const size_t split = split_of(list, on_device(plan, l));
+        if (split == list.count)
+            break;
+        out->layer = l;
+        out->split = split;
+        if (split || on_device(plan, l))
+            break;
+    }
+}
+
+static void mark(struct late *late, struct step_list list, size_t from, size_t to, bool is_late)
+{
+    for (size_t i = from; i < to; i++) {
+        struct step_unit units[STEP_UNITS];
+        size_t count = step_units(&list.steps[i], units);
+        for (size_t u = 0; u < count; u++)
+            late->units[units[u].unit] = is_late;
+    }
+}
+
+static hypura_status find_late(struct late *out, const struct plan *plan, const struct steps *steps,
+                               const struct plan_table *table, hypura_error *error)
+{
+    TRY(ALLOCATE(&out->units, table->count, "planner's units", error));
+    find_late_layer(out, plan, steps, table->layers);
+    for (uint32_t l = out->layer; l < table->layers; l++) {
+        const struct step_list list = steps_of_layer(steps, l);
+        const size_t split = l == out->layer ? out->split : 0;
+        mark(out, list, split, list.count, true);
+        mark(out, list, 0, split, false);
+    }
+    return HYPURA_OK;
+}
+
 static void add_units(struct work *works, double *ring, const struct plan *plan, const struct plan_table *table,
-                      const struct model *model)
+                      const struct model *model, const struct late *late)
 {
     for (uint32_t u = 0; u < table->count; u++) {
         const struct plan_unit *row = &table->units[u];
@@ -55,6 +125,7 @@ static void add_units(struct work *works, double *ring, const struct plan *plan,
             row->priority == PRIORITY_UNUSED || (plan->elsewhere && plan->elsewhere[u]))
             continue;
         struct work *work = &works[row->layer + 1];
+        struct part *part = late->units[u] ? &work->late : &work->all;
         bool there = plan->gpu && plan->gpu->units[u];
         *ring += (double)plan_streamed_footprint(row, plan->streams);
         if (row->expert >= 0) {
@@ -65,18 +136,23 @@ static void add_units(struct work *works, double *ring, const struct plan *plan,
                 work->expert_bytes = (double)row->footprint;
             }
             work->there += there;
+            work->late_experts = row->layer >= (int32_t)late->layer;
         } else if (row->priority == PRIORITY_OUTPUT && row->layer < 0) {
-            continue; /* of the last token only */
-        } else if (there) {
-            work->gpu_elements += (double)row->elements;
-            work->gpu_bytes += (double)model_unit(model, u)->bytes;
+            part = &work->late;
+        }
+        if (row->expert >= 0)
+            continue;
+        if (there) {
+            part->gpu_elements += (double)row->elements;
+            part->gpu_bytes += (double)model_unit(model, u)->bytes;
         } else {
-            add_products(&work->tensors, row);
+            add_products(&part->tensors, row);
         }
     }
 }
 
-static void add_attention(struct work *works, const struct plan *plan, const struct steps *steps, uint32_t layers)
+static void add_attention(struct work *works, const struct plan *plan, const struct steps *steps, uint32_t layers,
+                          const struct late *late)
 {
     for (uint32_t l = 0; l < layers; l++) {
         struct step_list list = steps_of_layer(steps, l);
@@ -89,14 +165,16 @@ static void add_attention(struct work *works, const struct plan *plan, const str
         for (size_t i = 0; i < list.count; i++) {
             const struct step *step = &list.steps[i];
             const struct step_choice *chosen = NULL;
+            const bool is_late = l > late->layer || (l == late->layer && i >= late->split);
+            double *pair = is_late ? &work->late.pair : &work->all.pair;
             if (step->kind == STEP_ATTEND) {
                 const struct step_attend *a = &step->attend;
-                work->pair += (double)a->heads * (a->key_size + a->value_size);
+                *pair += (double)a->heads * (a->key_size + a->value_size);
                 work->window = a->window ? a->window : a->chunk ? a->chunk / 2.0 : INFINITY;
                 chosen = &a->chosen;
             } else if (step->kind == STEP_ATTEND_LATENT) {
                 const struct step_attend_latent *a = &step->attend_latent;
-                work->pair += (double)a->heads * (2.0 * a->rank + a->rotary);
+                *pair += (double)a->heads * (2.0 * a->rank + a->rotary);
                 chosen = &a->chosen;
             }
             if (chosen && chosen->buffer != BUFFER_NONE && chosen->most)
@@ -156,26 +234,44 @@ static struct sides experts(const struct work *work, double tokens, double touch
     return sides;
 }
 
-static double batch_seconds(const struct work *works, double position, double tokens, double touched, double ring_seconds,
-                            const struct plan *plan, const struct plan_table *table, const struct model *model,
-                            const struct hardware *hardware, const struct hardware_gpu *devices)
+struct batch {
+    double position, tokens, wanted;     /* wanted: rows whose logits are */
+    double touched, touched_late;        /* experts, by all rows and by those */
+    double ring_seconds;
+};
+
+static double part_seconds(const struct part *part, double tokens, double seen, const struct work *work,
+                           const struct hardware *hardware, const struct hardware_gpu *device)
 {
-    double computing = 0, disk = ring_seconds, seen = position + tokens / 2;
+    const double pairs = tokens * fmin(seen, work->window) * part->pair;
+    double seconds = product_seconds(&part->tensors, tokens);
+    if (tokens <= 0)
+        return 0;
+    if (!device)
+        return seconds + pairs / (ATTENTION_SHARE * hardware->multiply_adds_per_second);
+    return seconds +
+           gpu_product_seconds(part->gpu_elements, tokens, part->gpu_bytes / device->memory_bytes_per_second,
+                               device->multiply_adds_per_second) +
+           pairs / (ATTENTION_SHARE * device->multiply_adds_per_second);
+}
+
+static double batch_seconds(const struct work *works, const struct batch *batch, const struct plan *plan,
+                            const struct plan_table *table, const struct model *model, const struct hardware *hardware,
+                            const struct hardware_gpu *devices)
+{
+    double computing = 0, disk = batch->ring_seconds, seen = batch->position + batch->tokens / 2;
     for (uint32_t l = 0; l <= table->layers; l++) {
         const struct work *work = &works[l];
         const struct hardware_gpu *device = work->device ? &devices[work->device - 1] : NULL;
-        double here = product_seconds(&work->tensors, tokens);
-        double pairs = tokens * fmin(seen, work->window) * work->pair, there = 0;
-        if (device)
-            there = gpu_product_seconds(work->gpu_elements, tokens, work->gpu_bytes / device->memory_bytes_per_second,
-                                    device->multiply_adds_per_second) +
-                    pairs / (ATTENTION_SHARE * device->multiply_adds_per_second) + device->layer_seconds;
-        else
-            here += pairs / (ATTENTION_SHARE * hardware->multiply_adds_per_second) + (l ? LAYER_SECONDS : 0);
+        computing += part_seconds(&work->all, batch->tokens, seen, work, hardware, device) +
+                     part_seconds(&work->late, batch->wanted, batch->position + batch->tokens, work, hardware, device);
+        computing += device ? device->layer_seconds : l ? LAYER_SECONDS : 0;
+        const double rows = work->late_experts ? batch->wanted : batch->tokens;
         struct sides sides = {0};
-        if (work->expert_bytes > 0)
-            sides = experts(work, tokens, touched, plan, table, model, hardware, devices);
-        computing += here + there + fmax(sides.gpu, sides.cpu);
+        if (work->expert_bytes > 0 && rows > 0)
+            sides = experts(work, rows, work->late_experts ? batch->touched_late : batch->touched, plan, table, model,
+                            hardware, devices);
+        computing += fmax(sides.gpu, sides.cpu);
         disk += sides.disk;
     }
     return hardware_side_by_side(&hardware->storage, computing, disk);
@@ -187,6 +283,8 @@ hypura_status plan_prompt_seconds(double *seconds, const uint32_t *prompts, size
 {
     struct plan_table table;
     struct work *works = NULL;
+    struct late late = {0};
+    struct batch batch = {0};
     double ring = 0, whole = 0, rest = 0;
     hypura_status status = plan_table_make(&table, model, steps, hardware, error);
     if (status)
@@ -195,21 +293,29 @@ hypura_status plan_prompt_seconds(double *seconds, const uint32_t *prompts, size
     status = ALLOCATE(&works, (size_t)table.layers + 1, "costs of layers", error);
     if (!status)
         status = count_touched(&whole, chunk, &table, request, error);
+    if (!status)
+        status = count_touched(&batch.touched_late, 1, &table, request, error);
+    if (!status)
+        status = find_late(&late, plan, steps, &table, error);
     if (!status) {
-        add_units(works, &ring, plan, &table, model);
-        add_attention(works, plan, steps, table.layers);
+        add_units(works, &ring, plan, &table, model, &late);
+        add_attention(works, plan, steps, table.layers, &late);
     }
-    double ring_seconds = ring > 0 ? ring / plan_ring_speed(&table, plan, &hardware->storage) : 0;
+    batch.ring_seconds = ring > 0 ? ring / plan_ring_speed(&table, plan, &hardware->storage) : 0;
     for (size_t i = 0; !status && i < count; i++) {
         seconds[i] = 0;
         status = count_touched(&rest, prompts[i] % chunk, &table, request, error);
         for (uint32_t done = 0; !status && done < prompts[i];) {
             uint32_t tokens = MIN(prompts[i] - done, chunk);
-            seconds[i] += batch_seconds(works, done, tokens, tokens == chunk ? whole : rest, ring_seconds, plan, &table, model,
-                                        hardware, request->devices);
+            batch.position = done;
+            batch.tokens = tokens;
+            batch.wanted = done + tokens == prompts[i];
+            batch.touched = tokens == chunk ? whole : rest;
+            seconds[i] += batch_seconds(works, &batch, plan, &table, model, hardware, request->devices);
             done += tokens;
         }
     }
+    memory_free(late.units);
     memory_free(works);
     plan_table_free(&table);
     return status;

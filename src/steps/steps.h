@@ -610,6 +610,10 @@ size_t step_state(const struct step *step);
 /* Whether a step writes what the sequence keeps, so that later tokens depend on every row. */
 bool step_keeps(const struct step *step);
 
+/* The number of steps in a layer's list after which its rows are independent of each other; all steps if they never
+ * are. late_route: an earlier router that can be evaluated after them; NULL: none. */
+size_t steps_split(struct step_list list, const struct step **late_route);
+
 /* How many steps from one on form a run that rows alone decide about: they know no sequence, no position and no expert,
  * and at least one is a product. 0: none do. */
 size_t steps_run(struct step_list list, size_t from);

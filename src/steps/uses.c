@@ -338,6 +338,28 @@ bool step_keeps(const struct step *step)
     return (step->kind == STEP_HEADS && step->heads.stores) || step_state(step);
 }
 
+size_t steps_split(struct step_list list, const struct step **late_route)
+{
+    size_t split = 0;
+    *late_route = NULL;
+    for (size_t i = 0; i < list.count; i++) {
+        const struct step *step = &list.steps[i];
+        const bool sees_all = step->kind == STEP_ATTEND && step->attend.bidirectional;
+        if (step_keeps(step) || sees_all || step->kind == STEP_INDEX || step->kind == STEP_LOOK_UP)
+            split = i + 1;
+    }
+    for (size_t i = 0; i < split; i++) {
+        const struct step *step = &list.steps[i];
+        if (*late_route && step_writes(step, (*late_route)->route.in))
+            return list.count;
+        if (step->kind == STEP_EXPERTS || step->kind == STEP_MIX || step->kind == STEP_CHUNK_EXPERTS)
+            return list.count;
+        if (step->kind == STEP_ROUTE)
+            *late_route = step;
+    }
+    return split;
+}
+
 /* ---- units ---------------------------------------------------------------------------------------------------------
  */
 

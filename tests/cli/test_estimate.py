@@ -286,6 +286,20 @@ def a_gpu_that_is_not_here_takes_its_share():
     assert with_gpu["first_token_seconds_500"] < without["first_token_seconds_500"], (with_gpu, without)
 
 
+def of_a_prompt_only_the_last_token_passes_the_end_of_the_last_layer():
+    sys.path.append(os.path.join(SOURCE, "bench"))
+    from estimate import write_header
+    seconds = []
+    for layers in (1, 2):
+        path = f"{WORK.name}/{layers}.gguf"
+        write_header(path, layers, 2048, 32, 2, 64, 64, 8, 2048, 4096)
+        rows = estimate(path, "--machine", "m1-max-32gb", "--memory", "16G", "--context", "1024")["rows"]
+        seconds.append(rows[0]["first_token_seconds_500"])
+        os.remove(path)
+    # The only layer of the first has experts for one token, and queries, keys and values for all.
+    assert seconds[1] > 4 * seconds[0], seconds
+
+
 def a_trace_takes_the_place_of_what_is_usual():
     trace = WORK.name + "/trace"
     hypura("run", MODEL, "--memory", "64M", "--raw", "--prompt", "The kernel keeps a table", "--max-tokens", "40", "--ignore-eos",

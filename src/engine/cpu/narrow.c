@@ -23,7 +23,7 @@ hypura_status execute_narrowing(struct batch *batch, uint32_t layer, hypura_erro
 {
     const struct step_list list = steps_of_layer(batch->open->steps, layer);
     const struct step *route;
-    const size_t split = narrow_split(list, &route), before = route ? (size_t)(route - list.steps) : split;
+    const size_t split = steps_split(list, &route), before = route ? (size_t)(route - list.steps) : split;
     const struct step_list rest = {list.steps + split, list.count - split};
     TRY(execute(batch, (struct step_list){list.steps, before}, error));
     if (route)
