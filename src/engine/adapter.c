@@ -1,5 +1,6 @@
-/* Low-rank adapters (Hu et al., 2021): what a matrix W gives is W x + scale * B (A x), where A and B are thin. They
- * stay in memory next to weights of any tier, which are read as they stand in the model's file. */
+/* Low-rank adapters (Hu et al., 2021): the product with a matrix W becomes W x + scale * B (A x), where A and B are
+ * thin. They stay in memory next to the weights, which may be in any tier and are read unchanged from the model's
+ * file. */
 #include "engine/engine_private.h"
 
 #include <errno.h>
@@ -7,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Tokens and columns of the product that are worked on at once: what bounds the memory. */
+/* Tokens and columns of the product that are computed at once, which bounds the memory. */
 #define ADAPTER_TOKENS 64u
 #define ADAPTER_COLUMNS 1024u
 
@@ -19,10 +20,10 @@ struct adapters {
     uint32_t pair_count;
     uint32_t layers;
     struct thin_pair **pairs; /* [1 + layers][ROLE_COUNT], the model's own first */
-    size_t rank;              /* the greatest */
+    size_t rank;              /* the largest */
     float *low;               /* [ADAPTER_TOKENS][rank] A x */
     float *delta;             /* [ADAPTER_TOKENS][ADAPTER_COLUMNS] */
-    struct activation *input; /* of low */
+    struct activation *input; /* holds low */
     uint32_t rows[ADAPTER_TOKENS];
 };
 
@@ -82,7 +83,7 @@ static hypura_status check_shapes(const struct gguf *file, const struct gguf_ten
                      gguf_file_path(file, 0), compute_supports(a->type) ? b->name.data : a->name.data);
 }
 
-/* One ".lora_a" and the ".lora_b" that belongs to it. */
+/* Adds a ".lora_a" tensor and its ".lora_b". */
 static hypura_status add_pair(struct adapters *adapters, const struct model *model, const struct steps *steps,
                               const struct gguf *file, const struct gguf_tensor *a, float alpha, float scale,
                               hypura_error *error)
@@ -112,7 +113,7 @@ static hypura_status add_pair(struct adapters *adapters, const struct model *mod
     struct thin_pair *pair;
     TRY(ALLOCATE(&pair, 1, "adapter", error));
     struct thin_pair **where = place(adapters, layer, role);
-    while (*where) /* in the order of the command line, so that sums keep one */
+    while (*where) /* in the order of the command line, which fixes the order of sums */
         where = &(*where)->next;
     *where = pair;
     pair->number = adapters->pair_count++;
@@ -184,7 +185,7 @@ hypura_status adapters_open(struct adapters **out, const struct model *model, co
         TRY(add_file(adapters, model, steps, &options[i], error));
     TRY(ALLOCATE(&adapters->low, ADAPTER_TOKENS * adapters->rank, "adapters", error));
     TRY(ALLOCATE(&adapters->delta, ADAPTER_TOKENS * ADAPTER_COLUMNS, "adapters", error));
-    /* The plan takes what is resident off the budget. */
+    /* Touches the memory: the plan subtracts what is resident from the budget. */
     memset(adapters->low, 0, ADAPTER_TOKENS * adapters->rank * sizeof *adapters->low);
     memset(adapters->delta, 0, sizeof(float[ADAPTER_TOKENS][ADAPTER_COLUMNS]));
     return activation_create(&adapters->input, ADAPTER_TOKENS, MAX(adapters->rank, (size_t)1), error);
@@ -239,7 +240,7 @@ static struct matrix thin_matrix(const struct gguf_tensor *tensor, const uint8_t
                      tensor->dimensions[1]);
 }
 
-/* Some tokens of a job, from the given one on. */
+/* Adds a pair to some tokens of a job, from the given token on. */
 static void add_pair_to(struct batch *batch, const struct thin_pair *pair, const struct matmul *job, uint32_t expert,
                         size_t first, size_t token, size_t tokens)
 {

@@ -1,10 +1,10 @@
-/* What the process may hold, while it runs: the pool follows, and lends to what is kept of texts. */
+/* The memory budget while the process runs: the pool follows it, and lends memory to kept prefixes. */
 #include "engine/engine_private.h"
 
-/* Below this, what is lent is asked back whole. */
+/* A loan up to this size is asked back whole. */
 #define LEAST_LENT ((uint64_t)1 << 20)
 
-/* What the plan uses, without the pool. */
+/* The memory that the plan uses, without the pool. */
 static uint64_t fixed_bytes(const struct plan *plan)
 {
     if (plan->pool_bytes)
@@ -46,7 +46,7 @@ hypura_status engine_set_budget(struct engine *engine, uint64_t bytes, hypura_er
         if (!status || lent == 0 || lent >= before)
             return status;
         before = lent;
-        /* Without the lock: who lends holds that of the store. */
+        /* Without the lock: the lending thread holds that of the store. */
         prefix_shrink(engine->prefixes, lent > LEAST_LENT ? lent / 2 : 0);
     }
 }

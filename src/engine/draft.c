@@ -4,22 +4,22 @@
 #include <math.h>
 #include <string.h>
 
-/* Tokens in the same order that are looked for at most: longer ones are no surer. */
+/* The longest match that is looked for; longer ones predict no better. */
 #define LONGEST_MATCH 16u
 
-/* How fast the time of a draft by a model counts. */
+/* The weight of the latest time of a draft by a model in the running mean. */
 #define LEARNING 0.25
 
 struct drafter {
     struct engine *engine;
     struct engine *small; /* NULL: none */
-    bool predicts;        /* the engine's own block drafts */
+    bool predicts;        /* the engine's own prediction block drafts */
     uint32_t vocabulary;
     struct draft_choice choice;
 
-    int32_t *fed;      /* [positions of the smaller model] what its sequence holds */
-    uint8_t *state;    /* what it knew before its own drafts, where its states do not go back; NULL: they do */
-    uint32_t state_at; /* the position of that; 0: there is none */
+    int32_t *fed;      /* [positions of the smaller model] the tokens that its sequence holds */
+    uint8_t *state;    /* the state before its own drafts, if its states cannot go back; NULL: they can */
+    uint32_t state_at; /* the position of that state; 0: there is none */
 };
 
 hypura_status drafter_create(struct drafter **out, struct engine *engine, hypura_error *error)
@@ -71,7 +71,7 @@ static uint32_t match_kind(uint32_t length)
     return kind;
 }
 
-/* The last place where the most of the last tokens stand in the same order: the index behind it, or 0. */
+/* Finds the last earlier place where the longest run of the final tokens occurs: the index after it, or 0. */
 static size_t find_match(const int32_t *tokens, size_t count, uint32_t *length)
 {
     size_t best = 0;
@@ -90,7 +90,7 @@ static size_t find_match(const int32_t *tokens, size_t count, uint32_t *length)
     return best;
 }
 
-/* What followed there; a text that repeats itself goes on doing so. */
+/* Drafts what followed there: a text that repeats itself tends to go on doing so. */
 static void draft_by_match(struct drafter *drafter, const int32_t *tokens, size_t count, size_t start, uint32_t length,
                            uint32_t most, int32_t *out)
 {
@@ -127,7 +127,7 @@ static void learn_drafting(struct drafter *drafter, uint64_t start)
     *drafting += (*drafting > 0 ? LEARNING : 1) * (taken - *drafting);
 }
 
-/* Tokens after those that the smaller model's sequence holds; its logits are then those after the last. */
+/* Feeds tokens after those that the smaller model's sequence holds; its logits are then those after the last. */
 static hypura_status feed(struct drafter *drafter, const int32_t *tokens, size_t count)
 {
     struct engine *small = drafter->small;
@@ -150,7 +150,7 @@ static hypura_status feed(struct drafter *drafter, const int32_t *tokens, size_t
     return HYPURA_OK;
 }
 
-/* Before the smaller model's own drafts: most of them will not be what comes. */
+/* Keeps the state before the smaller model's own drafts, most of which will not be accepted. */
 static hypura_status keep_state(struct drafter *drafter)
 {
     if (!drafter->state)
@@ -165,7 +165,7 @@ static hypura_status keep_state(struct drafter *drafter)
 static void go_back(struct drafter *drafter, uint32_t position)
 {
     if (position < drafter->state_at)
-        drafter->state_at = 0; /* what comes now may be another text */
+        drafter->state_at = 0; /* the next call may bring another text */
     const uint32_t kept = drafter->state_at;
     if (position == engine_positions(drafter->small, 0) || !kept ||
         engine_write_checkpoint(drafter->small, 0, kept, drafter->fed, drafter->state, NULL))
@@ -183,7 +183,7 @@ static hypura_status follow(struct drafter *drafter, const int32_t *tokens, size
     return feed(drafter, tokens + same, count - same);
 }
 
-/* Logits of the token behind these and the first drafts. */
+/* Computes the logits of the token after these and the first drafts. */
 static hypura_status next_logits(struct drafter *drafter, uint32_t sequence, const int32_t *tokens, size_t count,
                                  const int32_t *drafts, uint32_t drafted, const float **out)
 {

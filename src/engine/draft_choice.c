@@ -2,34 +2,34 @@
 
 #include "core/core.h"
 
-/* How often a kind comes true: what was seen, of which half is forgotten after some fifty drafts, next to so many that
- * are assumed. */
+/* How much of the acceptance counts of a kind remains after each draft (half after some fifty), and the drafts that
+ * are assumed beforehand. */
 #define REMEMBERED 0.986f
 #define ASSUMED 4.0f
 #define ASSUMED_TRUE 0.4f
-/* A kind that does not pay is forgotten so much each time that it is not tried, and so is tried again. */
+/* A kind that does not pay is forgotten by this factor whenever it is skipped, and so is tried again later. */
 #define FORGOTTEN 0.995f
 
-/* A further token takes this share of a pass, until it was measured. */
+/* A further token takes this share of a pass until it is measured. */
 #define ASSUMED_SHARE 0.3
-/* So many passes count in what is measured, the last ones most. */
+/* The number of passes that a mean covers, the last ones weighing most. */
 #define COUNTED 24.0
-/* As many are measured alone before anything is drafted; and with one draft before there are more. */
+/* This many passes are measured alone before any draft, and with one draft before there are more. */
 #define LEAST_PASSES 4.0
 #define LEAST_PAIRS 3.0
 
-/* More must be expected than it costs: what is expected is the best of several guesses. */
+/* The expected gain must exceed the cost by this factor, because the best of several estimates is too optimistic. */
 #define MARGIN 1.1
 
-/* In passes: the credit to begin with, and at most. */
+/* The first credit and the largest, in passes. */
 #define FIRST_CREDIT 1.0
 #define MOST_CREDIT 8.0
-/* It grows by this part of the time. */
+/* Credit grows by this part of the time. */
 #define ALLOWED 0.006
-/* A draft is taken to cost this part of a pass at least, when it comes to what the credit covers. */
+/* When compared with the credit, a draft is assumed to cost at least this part of a pass. */
 #define LEAST_RISK 0.5
 
-/* So many passes go without drafts after so many with them: where these hardly pay, it costs nothing to look often. */
+/* Passes without drafts after each run of passes with them. If drafts hardly pay, looking often costs nothing. */
 #define ALONE 3u
 #define OFTEN 24u
 #define SELDOM 96u
@@ -130,7 +130,7 @@ void draft_learn(struct draft_choice *choice, uint32_t accepted, uint64_t nanose
         choice->count = 0;
         return;
     }
-    /* A pass that was held up by something else counts as three times as long as expected at most. */
+    /* A pass that something else delayed counts at most three times its expected time. */
     const double time = MIN((double)nanoseconds, 3 * (choice->pass + drafted * choice->further));
     if (drafted)
         learn_with(choice, accepted, time);

@@ -1,12 +1,13 @@
-/* draft_choice: how many drafts pass with the next known token, so that it is never slower than without.
+/* draft_choice: how many drafts pass with the next known token, so that decoding is never slower than without drafts.
  *
- * Measured is what a pass over one token takes, what each further token adds, and how often drafts of a kind came true.
- * A draft is offered as long as the tokens that it lets expect grow by more than the time does. Since times vary, what
- * is expected is not trusted alone: there is a credit of time. Each pass with drafts adds what its tokens would have
- * taken one by one, less what it took. Drafts are offered only as far as the credit covers what they may cost; when it
- * is spent, it grows again by a small part of the time that passes. So what is lost by trying stays a small part,
- * whatever the drafts, and what was won may be risked. Now and then some passes go without drafts, so that what they
- * take stays known; the first of them may have to read what the drafts displaced, so it counts for these. */
+ * It measures the time of a pass over one token, the time that each further token adds, and how often drafts of each
+ * kind are accepted. It offers another draft as long as the expected tokens grow by more than the time does. Times
+ * vary, so the expectation is not trusted alone: there is a credit of time. Each pass with drafts adds the time that
+ * its tokens would have taken one by one, less the time that it took. Drafts are offered only as far as the credit
+ * covers their possible cost; a spent credit grows again by a small part of the elapsed time. So trying costs only a
+ * small part of the time, whatever the drafts, and only gains are risked. Now and then some passes go without
+ * drafts, to keep their time known. The first of these may have to read what the drafts displaced, so it counts as
+ * one with drafts. */
 #ifndef HYPURA_DRAFT_CHOICE_H
 #define HYPURA_DRAFT_CHOICE_H
 
@@ -24,38 +25,39 @@ struct draft_kind {
 };
 
 struct draft_choice {
-    bool always;                                                           /* as many as can be had */
-    struct draft_kind kinds[DRAFT_MATCH_KINDS + DRAFT_MODEL_KINDS], model; /* model: however sure it was */
+    bool always; /* as many as can be had */
+    struct draft_kind kinds[DRAFT_MATCH_KINDS + DRAFT_MODEL_KINDS],
+        model; /* model: all of the model's kinds together */
 
-    double pass, further;  /* nanoseconds of a pass over one token, and of each more */
-    double passes, pairs;  /* that these are known from, at most so many as count; passes 0: nothing is known */
-    double drafting;       /* of a draft by a model; 0: not measured yet, or there is none */
-    double credit, gain;   /* nanoseconds; the speed with drafts over that without */
+    double pass, further; /* nanoseconds of a pass over one token, and of each further token */
+    double passes, pairs; /* passes measured for either, capped at the number that counts; passes 0: nothing is known */
+    double drafting;      /* nanoseconds of a draft by a model; 0: not measured yet, or there is no model */
+    double credit, gain;  /* nanoseconds; the speed with drafts over that without */
     uint32_t since, alone; /* passes with drafts, and then without */
 
-    /* The drafts at hand: what is expected of them, and what it took to make them. */
+    /* The current drafts: the expected tokens and time, and the time that it took to make them. */
     double reached, tokens, time, spent;
     uint32_t count;
     uint8_t kind[DRAFT_MOST];
 };
 
-/* Before drafts are made: of "most", so many may pass. */
+/* Begins a set of drafts; returns how many of "most" may be made. */
 uint32_t draft_begin(struct draft_choice *choice, uint32_t most);
 
-/* Whether one more pays, which comes true so often and costs so many nanoseconds. */
+/* Whether one more draft pays, with this chance of acceptance and this cost in nanoseconds. */
 bool draft_pays(const struct draft_choice *choice, double chance, double cost);
 float draft_chance(const struct draft_kind *kind);
 
-/* It is among the drafts. */
+/* Counts a draft of this kind. */
 void draft_add(struct draft_choice *choice, uint32_t kind);
 
-/* A kind was not tried, since it does not pay. After a while it is tried again. */
+/* Notes that a kind was skipped because it does not pay. After a while it is tried again. */
 void draft_refuse(struct draft_choice *choice, struct draft_kind *kind);
 
-/* To ask a model for one took so long. */
+/* Reports the time of asking a model for a draft. */
 void draft_spent(struct draft_choice *choice, double nanoseconds);
 
-/* A pass over one known token and the drafts took so long, and so many of them came true. */
+/* Reports how long a pass over one known token and the drafts took, and how many of them were accepted. */
 void draft_learn(struct draft_choice *choice, uint32_t accepted, uint64_t nanoseconds);
 
 #endif

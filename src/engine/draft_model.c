@@ -1,5 +1,5 @@
-/* The smaller model that drafts tokens for another (draft.h). It is opened first and lies in memory whole, so that the
- * other's plan counts what it takes. */
+/* The smaller model that drafts tokens for another (draft.h). It is opened first and entirely in memory, so that the
+ * other's plan can account for it. */
 #include "engine/engine_private.h"
 
 #include <string.h>
@@ -7,13 +7,14 @@
 #define DRAFT_CONTEXT 8192u
 #define DRAFT_CHUNK 256u
 
-/* Tokens of the two vocabularies that may differ: families pad theirs, and name reserved tokens anew. */
+/* The share of tokens that may differ between the two vocabularies: model families pad theirs and rename reserved
+ * tokens. */
 #define DIFFERENT_SHARE 0.01
 
 static struct engine_options draft_options(const struct engine_options *options)
 {
     struct engine_options own = *options;
-    own.keep_prefixes = false; /* what it drafts from is read again quickly */
+    own.keep_prefixes = false; /* its prompts are quick to read again */
     own.context = options->context ? options->context : DRAFT_CONTEXT;
     own.chunk = DRAFT_CHUNK;
     own.sequences = 1;
@@ -26,13 +27,13 @@ static struct engine_options draft_options(const struct engine_options *options)
     own.drafting = DRAFTING_OFF;
     own.draft_path = NULL;
     own.alone = true;
-    own.mirror_count = 0; /* they are the large one's */
+    own.mirror_count = 0; /* these belong to the large model */
     own.remember_usage = false;
     own.trace_path = NULL;
     return own;
 }
 
-/* What a drafter keeps of its states (draft.c). */
+/* Reserves memory for the state that a drafter keeps (draft.c). */
 static hypura_status reserve_state(struct engine_options *options, const struct model *model, const struct plan *plan,
                                    hypura_error *error)
 {
@@ -44,11 +45,11 @@ static hypura_status reserve_state(struct engine_options *options, const struct 
 
 bool draft_model_wanted(const struct model *model, const struct engine_options *options)
 {
-    /* Nothing is drafted while the routing is recorded: engine_drafts. */
+    /* Recording the routing excludes drafts: engine_drafts. */
     return options->draft_path && options->drafting != DRAFTING_OFF && !options->trace_path && model_writes_text(model);
 }
 
-/* Whether ids mean the same in both. */
+/* Whether token ids mean the same in both vocabularies. */
 static bool same_tokens(const struct vocabulary *a, const struct vocabulary *b)
 {
     if (!a || !b)
@@ -77,7 +78,7 @@ static hypura_status check(const struct engine *engine, const struct engine *sma
     return HYPURA_OK;
 }
 
-/* What it has of the memory that the device may be used for is not the other's. */
+/* Takes the smaller model's share off the device memory that the other may use. */
 static void share_device(struct engine_options *options, const struct plan *plan)
 {
     for (uint32_t d = 0; plan->gpu && d < plan->gpu->part_count; d++) {
@@ -91,7 +92,7 @@ hypura_status draft_model_open(struct engine *engine, struct engine_options *opt
 {
     const char *path = options->draft_path;
     struct engine_options own = draft_options(options);
-    own.begin_early = false; /* what is resident now is planned with */
+    own.begin_early = false; /* the large model's plan counts what is resident now */
     hypura_status status = engine_open_model(&engine->draft_model, path, &own, error);
     if (!status)
         status = engine_open_places(engine->draft_model, &own, error);
@@ -105,7 +106,7 @@ hypura_status draft_model_open(struct engine *engine, struct engine_options *opt
     }
     if (status)
         return status;
-    /* What it was promised and has not touched yet. */
+    /* The memory that was planned for it and not touched yet. */
     const struct plan *plan = engine->draft_model->open.plan;
     options->reserved += (int64_t)(plan->kv_bytes + plan->scratch_bytes);
     share_device(options, plan);

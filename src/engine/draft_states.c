@@ -1,4 +1,4 @@
-/* What steps with a state read, of batches with drafted tokens. */
+/* Keeps the inputs of steps with a state, in batches with drafts. */
 #include "engine/engine_private.h"
 
 size_t state_inputs(const struct step *step, uint32_t embedding, struct state_input out[STEP_TOUCHES], size_t *count)
@@ -26,7 +26,7 @@ size_t state_inputs_before(const struct batch *batch, const struct step *step)
     struct state_input inputs[STEP_TOUCHES];
     size_t count, sum = batch->scratch.state_inputs_of[step->layer];
     const struct step_list list = steps_of_layer(batch->open->steps, (uint32_t)step->layer);
-    /* A device has a list of its own, with the same places of states. */
+    /* A device has a list of its own, with the same order of states. */
     for (size_t i = 0; i < list.count; i++)
         if (list.steps[i].state < step->state)
             sum += state_inputs(&list.steps[i], embedding, inputs, &count);

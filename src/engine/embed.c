@@ -1,4 +1,4 @@
-/* Embeddings of texts, and scores: by encoders (BERT and its kin), and by the hidden states of any model. */
+/* Embeddings and scores of texts, from encoders (BERT and its kin) or from the hidden states of any model. */
 #include "engine/engine_private.h"
 
 #include <math.h>
@@ -29,7 +29,7 @@ static hypura_status pool(struct engine *engine, const int32_t *tokens, size_t c
     return HYPURA_OK;
 }
 
-/* The pooled row, and what the model makes of it: out[embedding]. */
+/* Computes the pooled row and its final form: out[embedding]. */
 static hypura_status pool_text(struct engine *engine, const int32_t *tokens, size_t count, float *out,
                                hypura_error *error)
 {
@@ -70,7 +70,7 @@ hypura_status engine_embed(struct engine *engine, const int32_t *tokens, size_t 
     return HYPURA_OK;
 }
 
-/* Of the scores' softmax the first. */
+/* The first value of the softmax of the scores. */
 static float first_share(const float *scores, size_t count)
 {
     double sum = 0;

@@ -119,7 +119,7 @@ bool engine_truncate(struct engine *engine, uint32_t sequence, uint32_t position
     return kept;
 }
 
-/* Until what was passed on is what holds: another thread may have changed it meanwhile. */
+/* Repeats until the value passed on is current: another thread may have changed it meanwhile. */
 static void follow_cancel(struct engine *engine)
 {
     bool end;

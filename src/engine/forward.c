@@ -8,7 +8,8 @@
 /* ---- the batch -----------------------------------------------------------------------------------------------------
  */
 
-/* In an encoder a token sees all of its text, the later part too. So a text passes as one batch, from position 0. */
+/* A token of an encoder attends to all of its text, later parts included. So a text passes as one batch, from
+ * position 0. */
 static bool is_encoder(const struct batch *batch)
 {
     return model_architecture(batch->open->model)->flags & ARCHITECTURE_ENCODER;
@@ -37,7 +38,8 @@ static uint32_t most_drafts(const struct batch *batch)
     return MIN(DRAFT_ROWS, batch->scratch.chunk) - 1;
 }
 
-/* Checks tokens and positions, and cuts the batch into spans of one sequence each. Nothing is changed on an error. */
+/* Checks tokens and positions, and divides the batch into spans of one sequence each. An error leaves everything
+ * unchanged. */
 static hypura_status read_batch(struct batch *batch, const struct engine_batch *asked, hypura_error *error)
 {
     struct scratch *s = &batch->scratch;
@@ -101,7 +103,7 @@ hypura_status give_logits(struct batch *batch, const struct engine_batch *asked,
 {
     if (!asked->on_logits)
         return HYPURA_OK;
-    TRY(check_cancel(batch, error)); /* or what was computed for a part only would be taken for logits */
+    TRY(check_cancel(batch, error)); /* a cancelled pass has no complete logits */
     for (size_t i = 0; i < count; i++)
         if (!asked->on_logits(asked->on_logits_context, first + i,
                               logits + i * model_parameters(batch->open->model)->vocabulary))
@@ -206,7 +208,7 @@ static hypura_status run_batch(struct batch *batch, const struct engine_batch *a
     if (!status)
         status = store_advance(batch->open->store, error);
     if (status) {
-        gpu_pass_abandon(batch); /* before what it reads may go */
+        gpu_pass_abandon(batch); /* before its inputs may go */
         store_abandon(batch->open->store);
         for (uint32_t i = 0; i < batch->span_count; i++)
             kv_cache_truncate(&batch->kv, s->spans[i].sequence, batch->kv.held[s->spans[i].sequence]);
@@ -266,7 +268,7 @@ hypura_status engine_forward(struct engine *engine, const struct engine_batch *a
     if (engine->predictor)
         predictor_after(engine->predictor, batch, asked, engine_hidden(engine));
     uint64_t taken = clock_nanoseconds() - start;
-    if (!prompt) /* may go down: what was wasted now was read before */
+    if (!prompt) /* may decrease: bytes wasted in this pass were read before it */
         atomic_fetch_add(&counters->decode_bytes_read, store_bytes_used(engine->open.store) - read_before);
     atomic_fetch_add(prompt ? &counters->prompt_tokens : &counters->generated_tokens, rows - asked->drafted);
     atomic_fetch_add(&counters->decode_passes, !prompt);
@@ -280,7 +282,7 @@ uint32_t engine_drafts(const struct engine *engine)
     return most_drafts(&engine->batch);
 }
 
-/* Steps with a state alone, once more for the first rows of the batch. */
+/* Runs only the steps with a state again, for the first rows of the batch. */
 static hypura_status run_states(struct batch *batch, hypura_error *error)
 {
     TRY(check_cancel(batch, error));
@@ -291,7 +293,7 @@ static hypura_status run_states(struct batch *batch, hypura_error *error)
     return check_cancel(batch, error);
 }
 
-/* The sequence's state goes back to before the batch, then forward over this many of its rows. */
+/* Resets the sequence's state to before the batch, then advances it over this many of its rows. */
 static hypura_status go_back(struct batch *batch, uint32_t rows, hypura_error *error)
 {
     struct span *span = &batch->scratch.spans[0];

@@ -22,7 +22,7 @@ hypura_status generator_create(struct generator **out, struct engine *engine, co
     if (!status)
         generator->slot_count = plan->sequences;
     for (uint32_t s = 0; !status && s < generator->slot_count; s++) {
-        engine_truncate(engine, s, 0); /* what others left there is in no history */
+        engine_truncate(engine, s, 0); /* leftovers of other users are in no history */
         status = ALLOCATE(&generator->slots[s].history, plan->positions, "token history", error);
     }
     if (!status)
@@ -178,7 +178,7 @@ static void add_to_batch(struct generator *generator, uint32_t sequence, int32_t
     (*count)++;
 }
 
-/* Lets drafts of what follows pass with the only token of a batch. They take no block of the shared room. */
+/* Adds drafts after the only token of a batch. They take no block of the shared room. */
 static void add_drafts(struct generator *generator, uint32_t sequence, size_t *count)
 {
     struct slot *slot = &generator->slots[sequence];
@@ -195,8 +195,8 @@ static void add_drafts(struct generator *generator, uint32_t sequence, size_t *c
         add_to_batch(generator, sequence, generator->drafts[i], true, count);
 }
 
-/* Tokens of a sequence stand together, as the engine asks. Decoding sequences come first, so that a long prompt never
- * starves them. */
+/* Tokens of a sequence are adjacent, as the engine requires. Decoding sequences come first, so that a long prompt
+ * never starves them. */
 static size_t fill_batch(struct generator *generator)
 {
     size_t count = 0;
@@ -221,7 +221,7 @@ static size_t fill_batch(struct generator *generator)
     return count;
 }
 
-/* Hands on text that no stop string can still take back. Returns false when the generation ends here. */
+/* Delivers text that can no longer be part of a stop string. Returns false when the generation ends here. */
 static bool give_text(struct task *task, const struct generated_token *token, enum finish_reason *reason)
 {
     struct generated_token out = *token;
@@ -244,7 +244,7 @@ static bool give_text(struct task *task, const struct generated_token *token, en
     return go_on;
 }
 
-/* The text that was held back is due when no stop string completed it. */
+/* Delivers the text that was held back, if no stop string completed it. */
 static void give_rest(struct task *task, enum finish_reason *reason)
 {
     buffer_clear(&task->text);
@@ -269,7 +269,7 @@ static void sample(void *context, size_t index, size_t worker)
     due->status = sampler_sample(task->request.sampler, due->logits, &task->last_token, &task->result.error);
 }
 
-/* Hands on the token that was chosen. Returns false when the request is done, with the reason. */
+/* Delivers the chosen token. Returns false when the request is done, with the reason. */
 static bool next_token(struct generator *generator, const struct due *due, enum finish_reason *reason)
 {
     struct slot *slot = due->slot;
@@ -320,7 +320,7 @@ static void end_cancelled(struct generator *generator)
             slot_end(generator, &generator->slots[s], FINISH_CANCELLED);
 }
 
-/* The whole batch failed: all that took part end. */
+/* The whole batch failed: ends every request in it. */
 static void end_all(struct generator *generator, const hypura_error *error)
 {
     for (uint32_t s = 0; s < generator->slot_count; s++) {
@@ -333,7 +333,8 @@ static void end_all(struct generator *generator, const hypura_error *error)
     }
 }
 
-/* The batch's tokens are held now, but for drafts. Returns how many sequences are due for a token. */
+/* Records that the sequences now hold the batch's tokens, except drafts. Returns how many sequences are due for a
+ * token. */
 static size_t note_batch(struct generator *generator, size_t count)
 {
     size_t due = 0;
@@ -342,7 +343,7 @@ static size_t note_batch(struct generator *generator, size_t count)
         slot->history[slot->held++] = generator->batch_tokens[i];
         if (!slot->task->decoding)
             slot->task->fed++;
-        /* Threads that are told to stop leave the status as it is. */
+        /* Threads that are stopped early leave the status unchanged. */
         if (generator->batch_want[i]) {
             generator->due[due] = (struct due){slot, engine_logits(generator->engine, due), HYPURA_ERROR_CANCELLED};
             due++;
@@ -351,7 +352,7 @@ static size_t note_batch(struct generator *generator, size_t count)
     return due;
 }
 
-/* Chooses tokens as long as the draft after the last one is what was chosen. */
+/* Chooses tokens as long as each next draft equals the chosen token. */
 static void take_drafts(struct generator *generator, uint64_t nanoseconds)
 {
     const uint32_t sequence = generator->batch_sequences[0];
@@ -385,7 +386,7 @@ static void take_drafts(struct generator *generator, uint64_t nanoseconds)
         slot_end(generator, slot, reason);
 }
 
-/* Runs the engine, so that generator_look can end it. */
+/* Runs the engine in a way that generator_look can end. */
 static hypura_status run_batch(struct generator *generator, const struct engine_batch *batch, hypura_error *error)
 {
     pthread_mutex_lock(&generator->mutex);

@@ -1,13 +1,13 @@
-/* Prompts that would go on where a sequence is, but for a few tokens early in them. */
+/* Prompts that would continue a sequence, except for a few different tokens early in them. */
 #include "engine/generate_private.h"
 
 #include <string.h>
 
 #define MOST_APART 48u /* tokens that differ, on either side */
-#define SURE 16u       /* tokens that are the same again behind them */
-#define MOST_CUTS 8u   /* such places: a date, and an id behind it */
+#define SURE 16u       /* tokens after them that must be the same again */
+#define MOST_CUTS 8u   /* such places, e.g. a date and a later id */
 
-/* The fewest tokens that differ from here on; false: more than a few do. */
+/* Finds the fewest tokens that differ from here on; false: too many do. */
 static bool find_end(const int32_t *held, size_t held_count, const int32_t *asked, size_t asked_count,
                      uint32_t *held_apart, uint32_t *asked_apart)
 {

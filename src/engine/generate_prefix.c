@@ -1,26 +1,26 @@
-/* What of a sequence's text is kept when it would be lost, and how a text that was read before comes back. */
+/* Which data of a sequence is kept when it would be lost, and how it is restored for a text that was read before. */
 #include "engine/generate_private.h"
 
 #include <string.h>
 
-/* A prompt of so many new tokens has a checkpoint short of its end, for one that ends differently: where there is none,
- * the pass that it costs is worth it. */
+/* A prompt with this many new tokens gets a checkpoint shortly before its end, for one that ends differently. If
+ * there is none yet, it is worth the pass that it costs. */
 #define LONG_PROMPT 1024u
 #define SHORT_OF_END 32u
 
-/* Checkpoints within a prompt stand at least so far apart. */
+/* The smallest distance between checkpoints within a prompt. */
 #define MARK_STEP 256u
 
-/* Of what the store may hold, checkpoints of one prompt take at most this part. */
+/* The checkpoints of one prompt take at most one part in this many of the store. */
 #define MARKS_PART 2
 
 /* A request waits for another one that computes at least this many tokens of its beginning. */
 #define WORTH_WAITING 256u
 
-/* Others may run for so long while the drive reads. */
+/* Other requests may run for this long while the drive reads. */
 #define FETCH_NANOSECONDS UINT64_C(10000000000)
 
-/* Looks that fail, since a file went or is damaged, are done again so often. */
+/* How often a lookup is repeated that failed because a file is gone or damaged. */
 #define TRIES 3
 
 struct of_sequence {
@@ -107,8 +107,8 @@ uint32_t slot_prompt_end(const struct generator *generator, const struct task *t
     return task->fed < end ? end : task->count;
 }
 
-/* They stand the closer, the nearer the end. The one goes that leaves the smallest gap, measured by how far from the
- * end it is. */
+/* Checkpoints are denser towards the end. Drops the one that leaves the smallest gap relative to its distance from
+ * the end. */
 static void thin_out(struct generator *generator, struct slot *slot)
 {
     uint32_t worst = 0;
@@ -161,7 +161,7 @@ static hypura_status write_checkpoint(void *context, uint32_t position, const vo
                                    checkpoint, error);
 }
 
-/* The slot, other than this one, that has most of the text; among equals one that runs, since its rows stay. */
+/* The other slot that shares most of the text; among equals a running one, since its rows stay. */
 static struct slot *find_other(struct generator *generator, const struct slot *slot, uint32_t *same)
 {
     const struct task *task = slot->task;
@@ -178,12 +178,12 @@ static struct slot *find_other(struct generator *generator, const struct slot *s
     return best;
 }
 
-/* What another sequence has of the text goes to the store, from where it can be taken. */
+/* Saves another sequence's data of the text to the store, from where this one can take it. */
 static void keep_of_other(struct generator *generator, const struct slot *slot, struct slot *other, uint32_t there,
                           uint32_t most)
 {
     const struct task *task = slot->task;
-    /* As far as a sequence with these rows could be brought. */
+    /* How far a sequence with these rows could be brought. */
     uint32_t end = prefix_find(generator->prefixes, task->tokens, task->count - 1, most).position;
     struct of_sequence of = {generator, other, other->history};
     struct prefix_source source = {.rows_bytes = rows_bytes, .read_rows = read_rows, .context = &of};
@@ -191,7 +191,7 @@ static void keep_of_other(struct generator *generator, const struct slot *slot, 
         prefix_save(generator->prefixes, other->history, there, MIN(end, most), &source);
 }
 
-/* Rows of a block that another sequence does not have whole. */
+/* Copies rows of a block that another sequence does not have whole. */
 static uint32_t copy_rest(struct generator *generator, uint32_t sequence, uint32_t from, uint32_t first, uint32_t end)
 {
     struct engine *engine = generator->engine;
@@ -205,8 +205,7 @@ static uint32_t copy_rest(struct generator *generator, uint32_t sequence, uint32
     return copied ? end : first;
 }
 
-/* The rows that another sequence has of the text, where they are in memory. False: they cannot be had so, or would
- * bring nothing. */
+/* Shares the rows that another sequence has in memory. False: that is impossible, or brings nothing. */
 static bool share_with(struct generator *generator, struct slot *slot, const struct slot *other, uint32_t most,
                        uint32_t *there)
 {
@@ -283,7 +282,7 @@ uint32_t prefix_shared(const struct generator *generator, const struct task *tas
     return (uint32_t)align_down(most, PLAN_KV_BLOCK);
 }
 
-/* What the engine holds of the text now. */
+/* Records what the engine now holds of the text. */
 static void note_held(struct generator *generator, struct slot *slot, const int32_t *tokens)
 {
     slot->held = engine_positions(generator->engine, sequence_of(generator, slot));
@@ -324,7 +323,7 @@ void prefix_bring(struct generator *generator, struct slot *slot, const int32_t 
         same = 0;
     }
     note_held(generator, slot, tokens);
-    engine_truncate(engine, sequence, slot->held); /* rows behind that are nobody's */
+    engine_truncate(engine, sequence, slot->held); /* later rows belong to no text */
 }
 
 void slot_bring(struct generator *generator, struct slot *slot, uint32_t same)

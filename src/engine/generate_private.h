@@ -13,37 +13,37 @@ struct task {
     struct task *next; /* in the queue */
     uint64_t id;
     struct generation_request request;
-    int32_t *tokens; /* to feed: the prompt, and what was generated when the sequence had to make room */
+    int32_t *tokens; /* to feed: the prompt, plus the generated tokens if the sequence had to make room */
     uint32_t count;
     uint64_t started, first_token;
     bool cancelled; /* under the mutex */
 
-    uint32_t fed;       /* of tokens, in the sequence */
-    uint32_t known;     /* of these, there when it began */
-    uint32_t shared;    /* with a request that waits for them; 0: none does */
-    uint64_t fetched;   /* until then it waits for what the drive has of it; 0: nobody looked yet */
+    uint32_t fed;       /* tokens that are in the sequence */
+    uint32_t known;     /* those of them that were there when it began */
+    uint32_t shared;    /* tokens shared with a waiting request; 0: none */
+    uint64_t fetched;   /* when it stops waiting for the drive; 0: not looked up yet */
     int32_t last_token; /* sampled, not yet fed */
     bool decoding;
     struct token_decoder decoder;
     struct stop_matcher stops;
-    struct buffer text; /* of the token at hand */
+    struct buffer text; /* of the current token */
     struct generation_result result;
 };
 
 /* Checkpoints within one prompt. */
 #define MARKS 16u
 
-/* What a sequence of the engine holds. */
+/* A sequence of the engine and its contents. */
 struct slot {
     struct task *task; /* NULL: free */
     int32_t *history;  /* [positions]: tokens in the engine's cache */
     uint32_t held;
     uint64_t last_used;
-    uint32_t in_batch;                     /* tokens of the batch at hand */
-    uint32_t marks[MARKS + 1], mark_count; /* checkpoints within the prompt, with one before another goes */
+    uint32_t in_batch;                     /* tokens in the current batch */
+    uint32_t marks[MARKS + 1], mark_count; /* checkpoints within the prompt, one more until another is dropped */
 };
 
-/* A sequence that waits for its next token. */
+/* A sequence whose next token is due. */
 struct due {
     struct slot *slot;
     const float *logits;
@@ -71,7 +71,7 @@ struct generator {
 
     struct drafter *drafter; /* NULL: nothing is drafted */
     int32_t drafts[DRAFT_MOST];
-    uint32_t drafted; /* of the batch at hand */
+    uint32_t drafted; /* in the current batch */
 
     pthread_mutex_t mutex; /* guards the queue, next_id, task->cancelled, and these two */
     bool passing, stopped; /* a batch runs, and is to end */
@@ -82,35 +82,35 @@ struct generator {
 /* ---- what is kept of texts: generate_prefix.c -----------------------------------------------------------------------
  */
 
-/* As many checkpoints as a prompt may have. */
+/* How many checkpoints a prompt may have. */
 uint32_t prefix_marks(const struct generator *generator);
 
-/* Before a sequence goes on with another text that begins with the same tokens: keeps what would be lost. */
+/* Keeps what would be lost when a sequence continues with another text that begins with the same tokens. */
 void slot_keep(struct generator *generator, struct slot *slot, uint32_t same);
 
-/* The sequence holds at most "same" positions of its request. Brings it further, by what another one has; returns how
- * far its rows go then. */
+/* Extends a sequence, which holds at most "same" positions of its request, with rows of another one; returns how far
+ * its rows then go. */
 uint32_t slot_share(struct generator *generator, struct slot *slot, uint32_t same);
 
-/* And then by what is kept. */
+/* Then extends it with kept data. */
 void slot_bring(struct generator *generator, struct slot *slot, uint32_t same);
 
-/* As far as these tokens are kept, of which the slot has the first "same". */
+/* Extends a slot that has the first "same" of these tokens with the data that is kept of them. */
 void prefix_bring(struct generator *generator, struct slot *slot, const int32_t *tokens, uint32_t count, uint32_t same);
 
-/* While others run: whether a request does well to wait, since the drive reads what is kept of it. */
+/* While others run: whether a request should wait because the drive is reading its kept data. */
 bool prefix_is_far(struct generator *generator, struct task *task);
 
-/* Positions of a request that take no room of their own, since one that runs has them. */
+/* Positions of a request that need no room of their own, because a running one has them. */
 uint32_t prefix_shared(const struct generator *generator, const struct task *task);
 
-/* Up to which token a prompt is fed before the rest. */
+/* The token up to which a prompt is fed before the rest. */
 uint32_t slot_prompt_end(const struct generator *generator, const struct task *task);
 
 /* After a batch of a prompt: keeps a checkpoint now and then. */
 void slot_mark(struct generator *generator, struct slot *slot);
 
-/* Whether much of what a request begins with is about to be computed for another one: then it does well to wait. */
+/* Whether another request is about to compute much of this one's beginning, so that it should wait. */
 bool prefix_is_coming(struct generator *generator, const struct task *task);
 
 /* ---- requests and the sequences that they run on: generate_slots.c -------------------------------------------------
@@ -118,23 +118,23 @@ bool prefix_is_coming(struct generator *generator, const struct task *task);
 
 void task_free(struct task *task);
 
-/* Calls a request that is in no slot any more done, and frees it. */
+/* Calls the done callback of a request that is in no slot, and frees the request. */
 void task_end(struct task *task, enum finish_reason reason);
 
-/* Ends a request in its slot, which is free then. */
+/* Ends a request and frees its slot. */
 void slot_end(struct generator *generator, struct slot *slot, enum finish_reason reason);
 
-/* Gives free sequences to who waits, as far as there is room. */
+/* Gives free sequences to waiting requests, as far as there is room. */
 void slots_start_waiting(struct generator *generator);
 
-/* Feeds requests whose context is full with what a shift leaves. */
+/* Shifts requests whose context is full, and feeds them the remaining tokens. */
 void slots_shift_full(struct generator *generator);
 
 /* Positions that a request may take. */
 uint32_t task_context(const struct generator *generator, const struct task *task);
 
-/* Makes sure that what runs has room for its next tokens: sequences that are free give up theirs, the longest idle
- * first, then who came last waits. */
+/* Makes room for the next tokens of running requests: free sequences give up theirs, the longest idle first, then
+ * the latest request has to wait. */
 void slots_make_room(struct generator *generator);
 
 /* Positions that this many tokens take of the shared room. */

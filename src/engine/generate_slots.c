@@ -1,4 +1,4 @@
-/* Which request runs on which sequence, and who waits for room. */
+/* Which request runs on which sequence, and which one waits for room. */
 #include "engine/generate_private.h"
 
 #include <string.h>
@@ -37,7 +37,8 @@ static uint32_t common_prefix(const struct slot *slot, const struct task *task)
     return same;
 }
 
-/* A beginning that all chats of a template share is no reason to lose the rest of one. */
+/* How much of a slot a request shares; a beginning common to all chats of a template is no reason to lose the rest
+ * of one. */
 static uint32_t worth(const struct slot *slot, const struct task *task)
 {
     uint32_t same = common_prefix(slot, task);
@@ -73,7 +74,7 @@ static void take_from_queue(struct generator *generator, struct task *task)
     task->next = NULL;
 }
 
-/* The next request to end or to begin: one that waits for another to compute its beginning, or for the drive to read
+/* The next request to end or to begin. One that waits for another to compute its beginning, or for the drive to read
  * it, lets others pass. */
 static struct task *next_in_queue(struct generator *generator)
 {
@@ -88,8 +89,9 @@ uint64_t whole_blocks(uint32_t tokens)
     return align_up(tokens, PLAN_KV_BLOCK);
 }
 
-/* Whether there is room for a request beside those that run: its tokens, and some of its answer. What others have yet
- * to generate is not counted, since few answers are as long as they may be; who came last makes room then. */
+/* Whether there is room for a request next to the running ones: for its tokens and some of its answer. Tokens that
+ * others have yet to generate are not counted, since few answers reach their limit; if necessary, the latest request
+ * makes room later. */
 static bool has_room(const struct generator *generator, const struct task *task)
 {
     if (generator->room == UINT64_MAX)
@@ -107,7 +109,7 @@ static bool has_room(const struct generator *generator, const struct task *task)
     return taken + more <= generator->room;
 }
 
-/* False: it waits again, since there was less room than it seemed. */
+/* Returns false if it waits again, because there was less room than it seemed. */
 static bool start_task(struct generator *generator, struct slot *slot)
 {
     struct task *task = slot->task;
@@ -116,10 +118,10 @@ static bool start_task(struct generator *generator, struct slot *slot)
     slot_keep(generator, slot, same);
     if (slot->held != same)
         engine_truncate(generator->engine, sequence, same);
-    /* Layers with a state cannot go back; then nothing is left. */
+    /* Layers with a state cannot go back; then nothing remains. */
     slot->held = engine_positions(generator->engine, sequence);
     same = slot_share(generator, slot, same); /* takes no room */
-    slots_make_room(generator);               /* for what may come back */
+    slots_make_room(generator);               /* for data that may be restored */
     if (slot->task != task)
         return false;
     slot_bring(generator, slot, same);
@@ -160,7 +162,7 @@ void slot_end(struct generator *generator, struct slot *slot, enum finish_reason
 {
     struct task *task = slot->task;
     slot->last_used = ++generator->clock;
-    /* on_done runs without the mutex, and with the slot free already: it may submit the next turn. */
+    /* on_done runs without the mutex, and after the slot is free: it may submit the next turn. */
     pthread_mutex_lock(&generator->mutex);
     slot->task = NULL;
     pthread_mutex_unlock(&generator->mutex);
@@ -243,8 +245,8 @@ void generator_clear(struct generator *generator)
 /* ---- making room ---------------------------------------------------------------------------------------------------
  */
 
-/* What a request in its slot has is what it is fed with from now on, without so many tokens from that one on. False: it
- * ended, for want of memory. */
+/* Makes the tokens of a request in its slot the ones to feed, without "dropped" tokens at "from". Returns false if
+ * it ended because memory is short. */
 static bool take_back(struct generator *generator, struct slot *slot, uint32_t from, uint32_t dropped)
 {
     struct task *task = slot->task;
@@ -263,8 +265,8 @@ static bool take_back(struct generator *generator, struct slot *slot, uint32_t f
     return true;
 }
 
-/* The request goes back to the head of the queue. What its sequence knows is kept; what of that is gone when its turn
- * comes, it is fed again with: the same bits follow. */
+/* Returns the request to the head of the queue. Its data is kept; what is lost by its turn is computed again, with
+ * the same bits. */
 static void make_wait(struct generator *generator, struct slot *slot)
 {
     struct task *task = slot->task;
@@ -280,7 +282,7 @@ static void make_wait(struct generator *generator, struct slot *slot)
     pthread_mutex_unlock(&generator->mutex);
 }
 
-/* After the next batch. */
+/* The number of positions after the next batch. */
 static uint32_t next_positions(const struct slot *slot)
 {
     const struct task *task = slot->task;
@@ -323,7 +325,7 @@ void slots_shift_full(struct generator *generator)
         const struct task *task = slot->task;
         if (!task || !task->decoding || !task->request.shift || slot->held < task_context(generator, task))
             continue;
-        /* Each shift costs a pass over all that is left, so it makes room for more than a few tokens. */
+        /* Each shift costs a pass over all remaining tokens, so it makes room for more than a few. */
         uint32_t keep = MIN(task->request.shift_keep, slot->held - MAX(slot->held / 4, 1u));
         if (take_back(generator, slot, keep, MAX((slot->held - keep) / 2, 1u)))
             start_task(generator, slot);
