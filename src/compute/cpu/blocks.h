@@ -1,4 +1,4 @@
-/* The blocks of quantised tensor types, as they lie in files (layouts: ggml, ggml-common.h). Blocks have no alignment:
+/* The blocks of quantised tensor types, as stored in files (layouts: ggml, ggml-common.h). Blocks have no alignment:
  * a row may start at any byte, so the structs are packed and wider fields inside byte arrays are read by memcpy.
  * "f16" fields hold IEEE half bits. */
 #ifndef HYPURA_COMPUTE_BLOCKS_H
@@ -91,7 +91,7 @@ struct PACKED block_iq2_xs {
 struct PACKED block_iq2_s {
     uint16_t d;
     uint8_t qs[32];    /* low 8 bits of the grid indices */
-    uint8_t signs[32]; /* a bit an element */
+    uint8_t signs[32]; /* a bit per element */
     uint8_t qh[8];     /* high 2 bits of the grid indices */
     uint8_t scales[8];
 };
@@ -110,7 +110,7 @@ struct PACKED block_iq3_s {
 struct PACKED block_iq1_s {
     uint16_t d;
     uint8_t qs[32];
-    uint8_t qh[16]; /* 16 bits a part of 32: four times 3 high index bits, scale of 3 bits, sign of delta */
+    uint8_t qh[16]; /* 16 bits per part of 32: four times 3 high index bits, scale of 3 bits, sign of delta */
 };
 struct PACKED block_iq1_m {
     uint8_t qs[32];
@@ -123,7 +123,7 @@ struct PACKED block_iq4_xs { /* d * (scale - 32) * codebook[q], eight parts of 3
     uint8_t scales_l[4];
     uint8_t qs[128];
 };
-struct PACKED block_tq1_0 { /* d * (q - 1); five base-3 digits a byte */
+struct PACKED block_tq1_0 { /* d * (q - 1); five base-3 digits per byte */
     uint8_t qs[48];
     uint8_t qh[4];
     uint16_t d;

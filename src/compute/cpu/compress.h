@@ -6,7 +6,7 @@
 #include "compute/compute.h"
 
 struct compress_kernels {
-    /* Channels first to end of every row; first is a multiple of sixteen. */
+    /* Compresses channels [first, end) of every row. first is a multiple of 16. */
     void (*compress)(const struct compression *compression, size_t first, size_t end);
 };
 

@@ -5,11 +5,11 @@
 
 #include "compute/compute.h"
 
-/* Channels that one task takes. */
+/* Channels per task. */
 #define CONVOLUTION_CHANNELS 128
 
 struct convolution_kernels {
-    /* All rows of channels first to first + count of a group. */
+    /* Convolves all rows of channels [first, first + count) of a group. */
     void (*convolve)(const struct convolution *convolution, size_t group, size_t first, size_t count);
 };
 

@@ -5,21 +5,21 @@
 
 #include "compute/compute.h"
 
-/* Columns of a matrix, or channels, that one task takes. */
+/* Columns of a matrix, or channels, per task. */
 #define DELTA_COLUMNS 64
 #define DELTA_CHANNELS 128
 
 struct delta_net_kernels {
-    /* The convolution, without its SiLU, of channels first to first + count of a part, for all rows. */
+    /* Convolves channels [first, first + count) of a part, for all rows, without SiLU. */
     void (*convolve)(const struct delta_net *net, size_t part, size_t first, size_t count);
-    /* Brings the queries and keys of a row to their lengths. */
+    /* Normalises the queries and keys of a row. */
     void (*normalise)(const struct delta_net *net, size_t row);
-    /* All rows through columns first to first + count of a value head's matrix. */
+    /* Runs all rows through columns [first, first + count) of a value head's matrix. */
     void (*run)(const struct delta_net *net, size_t head, size_t first, size_t count);
     void (*decay)(const struct delta_decay *decay, size_t row);
 };
 
-/* Channels of a part, and of all parts. */
+/* The channels of a part, and of all parts. */
 static inline size_t delta_part_channels(const struct delta_net *net, size_t part)
 {
     return part < 2 ? net->heads_k * net->key_size : net->heads_v * net->value_size;

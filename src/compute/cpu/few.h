@@ -1,25 +1,25 @@
-/* Weights times a few rows of activations: what the kernels of few_super.c and few_blocks.c share. They are written
- * once and built for each instruction set, which brings the operations (few_avx512.h, few_avx2.h, few_neon.h).
+/* Weights times a few rows of activations: shared by few_super.c and few_blocks.c, whose kernels are written once and
+ * built for each instruction set. few_avx512.h, few_avx2.h and few_neon.h have the operations.
  *
- * FEW_LANES rows at a time. Their packed quants are turned in registers, so that a 32-bit lane is a row, and each
- * register of quants is then multiplied with the same four activations of one token after another: weights are unpacked
- * once for all tokens, nothing is written but integer sums, and no lane has to be added to another. Panels (gemm.h) do
- * the same through memory, which only pays for many tokens. Sums follow compute.h.
+ * FEW_LANES rows are processed at a time. Their packed quants are transposed in registers, so that each 32-bit lane is
+ * a row. Each register of quants is then multiplied by four activations of one token after another. So weights are
+ * unpacked once for all tokens, only integer sums are written, and no sum crosses lanes. Panels (gemm.h) do the same
+ * through memory, which only pays for many tokens. Sums follow compute.h.
  *
- * The operations, on integers of 32 bits and on floats, one a lane:
- *   few_turn(out, rows, offset)        sixteen bytes of each row: out[j] has bytes 4 j to 4 j + 3 of row i in lane i
+ * The operations, on 32-bit integers and floats, one per lane:
+ *   few_turn(out, rows, offset)        transposes 16 bytes per row: lane i of out[j] has bytes 4 j to 4 j + 3 of row i
  *   few_dot(start, quants, x, count, most)
  *                                      start + quants times activations, 4 * count columns (4 or 8 registers). most:
- *                                      no quant is greater, none negative; or FEW_SIGNED, after few_with_sign
+ *                                      the greatest quant, none is negative; or FEW_SIGNED, after few_with_sign
  *   few_part(total, quants, x, count, most, scale)
  *                                      total + scale * that, with a scale of few_scale
- *   few_pair(a, b), few_pairs          two numbers of 16 bits a lane; and pairs times pairs of sums of activations
- *   few_with_sign(quants)              signed quants as few_dot wants them: FEW_RAISED higher
- *   few_table, few_look_up             sixteen codes, each so much higher; what the low halves of bytes find there
- *   few_fifth(bits, k)                 16 in byte j where bit 4 k + j of the lane is set, k below 8
+ *   few_pair(a, b), few_pairs          two 16-bit numbers per lane; pairs times pairs of sums of activations
+ *   few_with_sign(quants)              signed quants in the form for few_dot: raised by FEW_RAISED
+ *   few_table, few_look_up             sixteen codes, raised; looks up the low half of each byte
+ *   few_fifth(bits, k)                 16 in byte j if bit 4 k + j of the lane is set, k below 8
  *   few_halves, few_exponents          floats of the lower 16 bits; 2^(e - 128) of the lowest 8
- * and FEW_ALONE, the least tokens of the types for which this is quickest (by measurement), FEW_ALONE_CODES of those
- * that look up codes with a sign; 2 of the others. */
+ * and the least tokens for which these kernels are used, by measurement: FEW_ALONE for types for which they are
+ * fastest, FEW_ALONE_CODES for those that look up signed codes, 2 for others. */
 #ifndef HYPURA_COMPUTE_FEW_H
 #define HYPURA_COMPUTE_FEW_H
 
@@ -27,7 +27,7 @@
 
 #include <string.h>
 
-/* Instead of the greatest quant. */
+/* In place of the greatest quant. */
 #define FEW_SIGNED 255
 
 #if defined(__AVX512F__)
@@ -38,7 +38,7 @@
 #define FEW_LANES 4
 #endif
 
-/* Where the same block of FEW_LANES rows is. */
+/* The addresses of the same block of FEW_LANES rows. */
 struct few_rows {
     const uint8_t *four[FEW_LANES / 4]; /* rows 0, 4, 8 and 12 */
     size_t row_bytes;
@@ -57,13 +57,13 @@ static ALWAYS_INLINE const uint8_t *few_row(const struct few_rows *rows, size_t 
 #include "compute/cpu/few_neon.h"
 #endif
 
-/* A few tokens: their activations, and what they have summed so far. */
+/* A few tokens: their activations, and their sums so far. */
 struct few_tokens {
     size_t count;
     struct activation_row x[FEW_MOST_TOKENS];
     float *out[FEW_MOST_TOKENS];
     _Alignas(64) float sums[FEW_MOST_TOKENS][FEW_LANES];
-    _Alignas(64) int32_t totals[FEW_MOST_TOKENS][FEW_LANES]; /* of the block at hand */
+    _Alignas(64) int32_t totals[FEW_MOST_TOKENS][FEW_LANES]; /* of the current block */
 };
 
 static ALWAYS_INLINE void few_start(struct few_tokens *tokens, const struct matmul *job, enum activation_kind kind)
@@ -75,7 +75,7 @@ static ALWAYS_INLINE void few_start(struct few_tokens *tokens, const struct matm
     }
 }
 
-/* The FEW_LANES rows from this one on are next. */
+/* Begins with the FEW_LANES rows from this one on. */
 static ALWAYS_INLINE struct few_rows few_rows(struct few_tokens *tokens, struct prefetch *ahead,
                                               const struct matrix *weights, size_t row)
 {

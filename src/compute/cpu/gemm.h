@@ -1,14 +1,14 @@
 /* gemm: matrix times matrix for quantised weights, by panels.
  *
- * A panel holds sixteen rows of weights over 256 columns in one form for every type: bytes, four columns of a row side
- * by side, the sixteen rows next to each other, as the dot product instructions take them; with integer scales for
- * parts of a super-block and float scales. Making a panel costs about as much as using it for two or three tokens, and
- * all tokens of a task use it. Per type there is only the function that makes a panel. Activations are read where they
- * are.
+ * A panel holds sixteen rows of weights over 256 columns, in one form for all types: bytes, in the order of the dot
+ * product instructions (four columns of a row, then the same columns of the next row, for all sixteen), with integer
+ * scales for the parts of a super-block, and float scales. Making a panel takes about as long as multiplying it by two
+ * or three tokens, and all tokens of a task share it. Each type only needs a function that makes a panel. Activations
+ * are not copied.
  *
- * Sums follow compute.h: everything inside a block is an exact integer, then one float operation a block, in order, on
- * a tile of outputs that stays in scratch until all columns are done. Being exact, an integer may be summed in any way:
- * where the sums of parts of a super-block are sure to fit 16 bits ("narrow"), two are scaled by one instruction. */
+ * Sums follow compute.h: inside a block they are exact integers; then each block takes one float operation, in order,
+ * on a tile of outputs that stays in scratch until all columns are done. Exact integers may be summed in any order. If
+ * the sums of a super-block's parts are sure to fit 16 bits ("narrow"), one instruction scales two of them. */
 #ifndef HYPURA_COMPUTE_GEMM_H
 #define HYPURA_COMPUTE_GEMM_H
 
@@ -17,26 +17,25 @@
 #define PANEL_ROWS 16
 #define PANEL_COLUMNS 256
 
-/* Rows that the tokens of a task pass together, in panels. These come from the second-level cache, half of which the
- * sums take; fewer would fit the first, but what a tile of tokens costs by itself is then shared by fewer. */
+/* Panels that the tokens of a task pass together. They stay in the second-level cache, half of which holds the sums.
+ * Fewer would fit the first level, but would share the fixed cost of a tile of tokens. */
 #define GROUP_PANELS 16
 #define GROUP_ROWS (GROUP_PANELS * PANEL_ROWS)
 
-/* Tokens that pass one or a few panels together, while these and what the tokens bring stay in the first-level cache.
- */
+/* Tokens that pass one or a few panels together. Both, panels and tokens' data, fit the first-level cache. */
 #define TILE_TOKENS 24
 
 struct panel {
-    _Alignas(64) uint8_t quants[PANEL_COLUMNS / 4][PANEL_ROWS][4]; /* signed, or 128 more: struct panel_multiplier */
-    int16_t scales[8][PANEL_ROWS][2];                              /* of parts of a super-block, two side by side */
+    _Alignas(64) uint8_t quants[PANEL_COLUMNS / 4][PANEL_ROWS][4]; /* signed, or raised: struct panel_multiplier */
+    int16_t scales[8][PANEL_ROWS][2];                              /* of parts of a super-block, in pairs */
     int16_t minima[8][PANEL_ROWS][2];
     float d[8][PANEL_ROWS]; /* index 0 for a super-block, else a block of 32 */
-    float m[8][PANEL_ROWS]; /* of halves of blocks: the scale of the second, d that of the first */
+    float m[8][PANEL_ROWS]; /* for minima; in halves of blocks the second half's scale, d the first's */
 };
 
-/* What multiplying needs of the sums of a token's activations. */
+/* Sums of a token's activations, in the form that multiplying needs. */
 union panel_side {
-    int32_t starts[16]; /* what the sum of a part, block or half starts from */
+    int32_t starts[16]; /* the start value for the sum of a part, block or half */
     int16_t sums[16];   /* of parts, for minima */
     float block_sums[8];
 };
@@ -44,9 +43,9 @@ union panel_side {
 /* The activations of a token over the columns of a panel. */
 struct panel_token {
     const int8_t *quants;
-    const float *scales; /* one for a super-block, else one a block of 32 */
-    const int16_t *sums; /* of 16 columns of a super-block, else of a block of 32 */
-    const float *from;   /* where the sums of outputs are, [rows of the group], and where they go on */
+    const float *scales; /* one for a super-block, else one per block of 32 */
+    const int16_t *sums; /* per 16 columns of a super-block, else per block of 32 */
+    const float *from;   /* the sums so far, [rows of the group]; "to" gets the new ones */
     float *to;
     union panel_side side;
 };
@@ -61,25 +60,25 @@ struct panel_tile {
 enum panel_kind {
     PANEL_NONE,           /* not a quantised type */
     PANEL_BLOCKS,         /* eight blocks of 32 */
-    PANEL_BLOCKS_MINIMA,  /* and a minimum each */
+    PANEL_BLOCKS_MINIMA,  /* the same, each with a minimum */
     PANEL_BLOCKS_POWERS,  /* scales are powers of two */
     PANEL_HALVES,         /* eight blocks of 32, each half with a scale of its own */
     PANEL_WHOLE,          /* a super-block without scales of parts */
     PANEL_PARTS_8,        /* eight parts of 32 */
-    PANEL_PARTS_8_MINIMA, /* and a minimum each */
+    PANEL_PARTS_8_MINIMA, /* the same, each with a minimum */
     PANEL_PARTS_16,       /* sixteen parts of 16 */
     PANEL_PARTS_16_MINIMA
 };
 
 enum panel_kind panel_kind(enum tensor_type type);
 
-/* The greatest peaks (struct activation_peaks) with which no sum of a part leaves 16 bits. */
+/* The largest peaks (struct activation_peaks) for which the sum of every part fits 16 bits. */
 void panel_narrow(enum tensor_type type, unsigned *of_16, unsigned *of_32);
 
-/* blocks: what is there of the eight blocks of 32; 8 for a super-block. rows[i]: the first block of row i. */
+/* blocks: how many of the eight blocks of 32 exist; 8 for a super-block. rows[i]: the first block of row i. */
 typedef void panel_maker(struct panel *out, const uint8_t *const rows[PANEL_ROWS], size_t blocks);
 
-/* The same for any type, in plain C; raise: what is added to the quants of types without minima. */
+/* The same for any type, in plain C. Adds raise to the quants of types without minima. */
 void panel_make(enum tensor_type type, struct panel *out, const uint8_t *const rows[PANEL_ROWS], size_t blocks,
                 uint8_t raise);
 
@@ -89,21 +88,21 @@ struct panel_product {
     size_t panel_count;
     size_t blocks;
     const struct panel_tile *tile;
-    const struct panel_tile *next; /* whose quants are asked for meanwhile; may be the tile itself */
-    bool last;                     /* sums leave scratch: where they go is asked for meanwhile */
+    const struct panel_tile *next; /* its quants are prefetched meanwhile; may be the tile itself */
+    bool last;                     /* sums leave scratch: prefetches their destination */
 };
 
-/* The part that an instruction set brings. */
+/* The part of an instruction set. */
 struct panel_multiplier {
-    /* Makes the sides of a tile from the sums. Best called a tile ahead: what was just stored is slow to read in other
-     * pieces. */
+    /* Makes the sides of a tile from the sums. Best called a tile ahead: data just stored is slow to read with another
+     * width. */
     void (*make_sides)(enum tensor_type type, struct panel_tile *tile);
     void (*multiply)(enum tensor_type type, const struct panel_product *product);
-    /* Where products want weights without a sign, quants of types without minima have so much added: 128 for a dot
-     * product; or [TENSOR_TYPE_COUNT] what takes the sign off and leaves them as small as they can be. */
+    /* If products need unsigned weights, this is added to the quants of types without minima: raise (128 for dot
+     * products), or raises[TENSOR_TYPE_COUNT], the least values that leave no quant negative. */
     uint8_t raise;
     const uint8_t *raises;
-    /* NULL, or what else the products want of a panel once it is made. */
+    /* Completes a panel as products need it; may be NULL. */
     void (*finish)(enum tensor_type type, struct panel *panel);
 };
 
@@ -117,15 +116,16 @@ extern panel_maker *const panel_makers_avx2[TENSOR_TYPE_COUNT];
 extern panel_maker *const panel_makers_avx_vnni[TENSOR_TYPE_COUNT];
 extern panel_maker *const panel_makers_avx512[TENSOR_TYPE_COUNT];
 
-/* makers: [TENSOR_TYPE_COUNT], which add what the multiplier wants added; NULL where the instruction set has none and
- * plain C stands in; or NULL itself. */
+/* makers: [TENSOR_TYPE_COUNT], or NULL. They raise quants as the multiplier says. Plain C replaces makers that are
+ * NULL.
+ */
 void gemm_by_panels(const struct panel_multiplier *multiplier, panel_maker *const *makers, const struct matmul *job,
                     size_t first_row, size_t rows, size_t first_token, size_t tokens, void *scratch);
 
-/* The greatest task, with GEMM_TASK_TOKENS. */
+/* The most rows of a task, with GEMM_TASK_TOKENS. */
 #define GEMM_TASK_ROWS 256
 
-/* Each fills in the gemm entries of quantised types. */
+/* Each fills in the gemm entries for quantised types. */
 void gemm_panels_avx2(struct kernel_table *table);
 void gemm_panels_avx_vnni(struct kernel_table *table);
 void gemm_panels_avx512(struct kernel_table *table);

@@ -2,8 +2,8 @@
  * and for the processor's BF16 dot product.
  *
  * Each output has sixteen partial sums, as compute.h says, so a tile of rows x tokens walks the columns with a vector
- * of partial sums an output. Columns are cut into steps that leave weights and activations of a tile in the first-level
- * cache; between steps the partial sums of a block of rows x tokens wait in scratch. */
+ * of partial sums per output. In each step of columns, a tile's weights and activations fit the first-level cache.
+ * Between steps, the partial sums of a block of rows x tokens are kept in scratch. */
 #ifndef HYPURA_COMPUTE_GEMM_FLOATS_H
 #define HYPURA_COMPUTE_GEMM_FLOATS_H
 
@@ -12,7 +12,7 @@
 #define FLOATS_BLOCK_ROWS ((size_t)128)
 #define FLOATS_BLOCK_TOKENS ((size_t)48)
 
-/* For gemm_floats_scratch_bytes: columns of a step, and the most rows of a tile. */
+/* For gemm_floats_scratch_bytes: columns per step, and the most rows of a tile. */
 #define FLOATS_STEP 512
 #define FLOATS_TILE_ROWS 4
 #define FLOATS_LANES 16

@@ -1,4 +1,4 @@
-/* A kind and a shape of a tile gets its own copy of what multiplies it. */
+/* Each kind and shape of a tile gets its own copy of the code that multiplies it. */
 #ifndef HYPURA_COMPUTE_GEMM_SHAPES_H
 #define HYPURA_COMPUTE_GEMM_SHAPES_H
 
@@ -7,8 +7,8 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* A kind and a shape of a tile gets its own copy of what is SHAPED, with its loops unrolled. Sanitizers, which make
- * clang take seconds for each copy, share one. */
+/* Each kind and shape of a tile gets its own copy of a SHAPED function, with unrolled loops. Builds with sanitizers use
+ * one copy for all, because clang would take seconds for each. */
 #if SANITIZED
 #define SHAPED static __attribute__((noinline))
 #define UNROLL(times)

@@ -1,12 +1,12 @@
-/* How the tokens of a tile pass the panels of a group, shared by the files that multiply. What includes this defines
- * MOST_TOKENS, MOST_PANELS, PANELS_FOR, and
+/* Passes the tokens of a tile through the panels of a group; shared by the files that multiply. The including file
+ * defines MOST_TOKENS, MOST_PANELS, PANELS_FOR, and
  *   multiply_panels(kind, how, panels, count, x, tokens, blocks, row)
- * for so many panels and tokens, which are constants, as are kind and how. */
+ * where kind, how, count and tokens are constants. */
 #ifndef HYPURA_COMPUTE_GEMM_WALK_H
 #define HYPURA_COMPUTE_GEMM_WALK_H
 
-/* Asks for what the tokens of the next tile bring, while each panel is multiplied for a part of it: they lie far apart,
- * which the processor does not guess. */
+/* Prefetches the quants of the next tile's tokens, a part with each panel. They are far apart, so the processor does
+ * not prefetch them itself. */
 INLINE void prefetch_tokens(const struct panel_tile *next, size_t first, size_t tokens, size_t panel, size_t count)
 {
     const size_t part = PANEL_COLUMNS / GROUP_PANELS;
@@ -15,7 +15,7 @@ INLINE void prefetch_tokens(const struct panel_tile *next, size_t first, size_t 
             __builtin_prefetch(next->tokens[t].quants + c);
 }
 
-/* Asks for what the tokens' sums of the next panels are stored to: stores wait for their cache lines. */
+/* Prefetches the destinations of sums for the next panels, because stores wait for their cache lines. */
 INLINE void prefetch_outputs(const struct panel_token *x, const int tokens, size_t panel, size_t count, size_t end)
 {
     for (size_t p = panel + count; p < MIN(panel + 2 * count, end); p++)
@@ -23,7 +23,7 @@ INLINE void prefetch_outputs(const struct panel_token *x, const int tokens, size
             __builtin_prefetch(x[t].to + p * PANEL_ROWS, 1);
 }
 
-/* All panels of a group for passes times a constant number of tokens, from token first of the tile on. */
+/* Multiplies all panels of a group by passes times a constant number of tokens, from token "first" of the tile on. */
 SHAPED void multiply_tokens(const enum panel_kind kind, const int how, const struct panel_product *product,
                             size_t first, size_t passes, const int tokens)
 {
@@ -32,7 +32,7 @@ SHAPED void multiply_tokens(const enum panel_kind kind, const int how, const str
     size_t p = 0;
     for (; product->panel_count - p >= PANELS_FOR(tokens); p += PANELS_FOR(tokens))
         for (size_t i = 0; i < passes; i++) {
-            /* Lest the compiler keep on the stack what it finds to be the same for all panels. */
+            /* Keeps the compiler from saving values common to all panels on the stack. */
             __asm__ volatile("" ::: "memory");
             prefetch_tokens(product->next, first + i * tokens, tokens, p, PANELS_FOR(tokens));
             if (product->last)
@@ -45,7 +45,7 @@ SHAPED void multiply_tokens(const enum panel_kind kind, const int how, const str
             multiply_panels(kind, how, panels + p, 1, x + i * tokens, tokens, product->blocks, p * PANEL_ROWS);
 }
 
-/* Passes of about one size: eight tokens are 4 + 4, not 6 + 2. */
+/* Makes passes of about equal size: eight tokens are 4 + 4, not 6 + 2. */
 INLINE void multiply_kind(const enum panel_kind kind, const int how, const struct panel_product *product)
 {
     for (size_t first = 0; first < product->tile->count;) {

@@ -2,22 +2,22 @@
  * which is built once for each instruction set. All variants give the same bits: see lanes.h.
  *
  * The order of sums. A product is the sum over the elements in order by fmaf, and a score the sum over the heads in
- * order by fmaf. No score depends on any other, so nothing depends on how rows and keys are cut into tasks. */
+ * order by fmaf. No score depends on another, so results do not depend on how rows and keys are cut into tasks. */
 #ifndef HYPURA_COMPUTE_INDEX_H
 #define HYPURA_COMPUTE_INDEX_H
 
 #include "compute/compute.h"
 
-/* Keys that one task takes. */
+/* Keys per task. */
 #define INDEX_SPAN 1024
 
-/* Some rows' scores of the keys first to end; first is a multiple of ATTENTION_BLOCK. */
+/* The scores of some rows for keys [first, end). first is a multiple of ATTENTION_BLOCK. */
 struct index_tile {
     const struct index_search *search;
     size_t row, rows; /* of the batch */
     size_t first, end;
-    float *scores; /* [rows][sets][stride], for key 0 */
-    size_t stride; /* of a set; a multiple of ATTENTION_BLOCK */
+    float *scores; /* [rows][sets][stride], from key 0 on */
+    size_t stride; /* from set to set; a multiple of ATTENTION_BLOCK */
 };
 
 static inline size_t index_sets(const struct index_search *search)
@@ -31,7 +31,7 @@ static inline size_t index_work_floats(size_t rows, size_t heads, size_t size)
     return ATTENTION_BLOCK * (size + rows * heads) + 16;
 }
 
-/* Of a worker. */
+/* Per worker. */
 size_t index_scratch_bytes(const struct compute_limits *limits);
 
 struct index_kernels {

@@ -1,8 +1,8 @@
 /* kernels: the private contract of the compute folder, between matmul.c, which splits work, and the kernels, which do
- * it. compute.h states the order of float sums that all of them keep.
+ * it. All kernels keep the order of float sums that compute.h states.
  *
- * A kernel table holds, for every tensor type, the best kernels of one instruction set. It starts with plain C and goes
- * up: each instruction set lays over it what it has a kernel of its own for.
+ * A kernel table holds, for every tensor type, the best kernels of one instruction set. It starts as plain C;
+ * each instruction set in turn then replaces the entries that it has kernels for.
  */
 #ifndef HYPURA_COMPUTE_KERNELS_H
 #define HYPURA_COMPUTE_KERNELS_H
@@ -12,7 +12,7 @@
 
 /* ---- activations ------------------------------------------------------------------------------------------------- */
 
-/* What a kernel reads of an activation row. */
+/* The form in which a kernel reads an activation row. */
 enum activation_kind {
     ACTIVATION_FLOAT,  /* F32 and F16 weights: the caller's floats */
     ACTIVATION_BFLOAT, /* BF16 weights */
@@ -21,25 +21,25 @@ enum activation_kind {
     ACTIVATION_KINDS
 };
 
-/* Columns of a copy are padded with zeros to a multiple of this, so that kernels may read whole vectors of it (of a
- * copy; never of weights or of the caller's floats). */
+/* Copies are padded with zeros to a multiple of this many columns, so that kernels may read whole vectors. Weights and
+ * the caller's floats are not padded. */
 #define ACTIVATION_PADDING 256
 
 /* One prepared row.
  * Q8_32:  value = scales[c / 32] * quants[c], scale = (greatest magnitude of the block) / 127, quant = nearest to even
  *         of value * (127 / greatest magnitude); sums[c / 32] = sum of the quants of a block.
- * Q8_256: the same with blocks of 256; sums[c / 16] = sum of 16 quants; peaks[c / 256]: of the block's parts the
- *         greatest sums that weights of any sign (of_16) or of one sign (of_32) can make of the quants.
- * Quants are in -127..127, in the order of the columns, and start on 64 bytes. */
+ * Q8_256: the same with blocks of 256; sums[c / 16] = sum of 16 quants; peaks[c / 256]: the
+ *         greatest sums of quants over any part of the block, for weights of any sign (of_16) or of one sign (of_32).
+ * Quants are in -127..127, in the order of the columns, and aligned to 64 bytes. */
 struct activation_peaks {
     uint16_t of_16; /* the greatest sum of magnitudes of 16 quants */
-    uint16_t of_32; /* the greater sum of magnitudes, of the positive or of the negative quants among 32 */
+    uint16_t of_32; /* the greatest sum of magnitudes of the positive, or of the negative, quants among 32 */
 };
 
-/* What lies before and after the rows of weights that a gemv kernel is handed: it asks the memory ahead. */
+/* What a gemv kernel needs to know to prefetch weights into the processor's caches. */
 struct gemv_surroundings {
-    const uint8_t *then; /* read next by the same worker; NULL: what follows in memory */
-    bool cold;           /* nobody has asked for the first rows */
+    const uint8_t *then; /* weights that the same worker reads next; NULL: those that follow in memory */
+    bool cold;           /* the first rows were not prefetched */
 };
 
 struct activation_row {
@@ -57,7 +57,7 @@ struct activation {
     size_t rows, columns, stride;
     bool ready[ACTIVATION_KINDS];
 
-    /* Strides are in elements, from one row to the next, for the columns of now. Q8 arrays are indexed by
+    /* Strides are elements from one row to the next, for the present columns. Q8 arrays are indexed by
      * kind - ACTIVATION_Q8_32. */
     uint16_t *bfloats;
     int8_t *quants[2];
@@ -70,7 +70,7 @@ struct activation {
     size_t memory_bytes;
 };
 
-/* A row of a kind that was prepared. */
+/* A row of a kind that is ready. */
 static inline struct activation_row activation_row(const struct activation *activation, enum activation_kind kind,
                                                    size_t row)
 {
@@ -90,32 +90,32 @@ static inline struct activation_row activation_row(const struct activation *acti
 
 struct kernel_table;
 
-/* Makes rows [first, first + count) of a copy. The caller sets ready. */
+/* Writes rows [first, first + count) of a copy. The caller sets ready. */
 void activation_prepare_rows(struct activation *activation, const struct kernel_table *kernels,
                              enum activation_kind kind, size_t first, size_t count);
 
 /* ---- kernels ----------------------------------------------------------------------------------------------------- */
 
-/* out[r] = weights row r times x, for rows adjacent rows that lie row_bytes apart. */
+/* out[r] = weights row r times x. Row r starts at weights + r * row_bytes. */
 typedef void gemv_kernel(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
                          const struct activation_row *x);
 
-/* The part [first_row, first_row + rows) x [first_token, first_token + tokens) of a job, without the bias. Writes
- * job->output. Its copies are ready. scratch: gemm_scratch_bytes(tokens) or more, aligned to 64, the worker's own.
- * Every output has the bits that the gemv kernel of the same table gives. */
+/* Computes the part [first_row, first_row + rows) x [first_token, first_token + tokens) of a job, without the bias,
+ * into job->output. The job's copies must be ready. scratch: the worker's own, at least gemm_scratch_bytes(tokens),
+ * aligned to 64. Every output has the same bits as from the gemv kernel of the same table. */
 typedef void gemm_kernel(const struct matmul *job, size_t first_row, size_t rows, size_t first_token, size_t tokens,
                          void *scratch);
 
 /* The most tokens of a task. */
 #define GEMM_TASK_TOKENS ((size_t)512)
 
-/* What the most demanding kernel needs for this many; at most what GEMM_TASK_TOKENS need. */
+/* The scratch that any kernel needs for this many tokens; at most that for GEMM_TASK_TOKENS. */
 size_t gemm_scratch_bytes(size_t tokens);
 size_t gemm_panels_scratch_bytes(size_t tokens);
 size_t gemm_floats_scratch_bytes(size_t tokens);
 
-/* The same for all tokens of a job, which are FEW_MOST_TOKENS at most, and rows a multiple of FEW_ROWS: weights are
- * unpacked once for all of them, and used from registers. */
+/* The same for all tokens of a job, at most FEW_MOST_TOKENS, with rows a multiple of FEW_ROWS. Unpacks weights once for
+ * all tokens, in registers. */
 typedef void few_kernel(const struct matmul *job, size_t first_row, size_t rows);
 
 #define FEW_MOST_TOKENS ((size_t)16)
@@ -132,38 +132,39 @@ struct kernel {
     size_t few_least_tokens;  /* fewer go through gemv */
     gemm_kernel *gemm;        /* NULL: none */
     size_t gemm_least_tokens; /* fewer go through few, or gemv */
-    size_t gemm_task_rows;    /* rows of a part that a task gets, but for the last */
+    size_t gemm_task_rows;    /* rows per task, except the last */
 };
 
 struct kernel_table {
     enum instruction_set instructions;
     struct kernel types[TENSOR_TYPE_COUNT];
 
-    /* One row of columns floats into its copy, padding included. */
+    /* Converts a row of "columns" floats into its copy, including padding. */
     void (*prepare_bfloat)(uint16_t *out, const float *values, size_t columns);
     void (*prepare_q8_32)(int8_t *quants, float *scales, int16_t *sums, const float *values, size_t columns);
     void (*prepare_q8_256)(int8_t *quants, float *scales, int16_t *sums, const float *values, size_t columns);
-    /* Of a block of Q8_256 that was prepared. */
+    /* Finds the peaks of a prepared block of Q8_256. */
     void (*find_peaks)(struct activation_peaks *out, const int8_t *quants, const int16_t *sums);
 
-    /* Floats to half precision, rounded to the nearest even. */
+    /* Converts floats to half precision, rounded to nearest even. */
     void (*store_half)(uint16_t *out, const float *values, size_t count);
 
-    /* What the processor can do at most, for the benchmark: each does some microseconds of nothing but products of
-     * bytes, floats or bfloats, and returns the multiplications and additions. NULL where there is nothing special. */
+    /* The processor's peak, for the benchmark: each multiplies bytes, floats or bfloats for some microseconds, and
+     * returns the number of multiplications and additions. NULL: no special instructions. */
     uint64_t (*peak_bytes)(void);
     uint64_t (*peak_floats)(void);
     uint64_t (*peak_bfloats)(void);
 };
 
-/* The table of an instruction set that the machine has; it lives for ever. */
+/* The table of an instruction set that the machine has; never freed. */
 const struct kernel_table *kernel_table_get(enum instruction_set set);
-/* That of compute_best_instructions() when it was first asked for. */
+/* The table of compute_best_instructions(), as of the first call. */
 const struct kernel_table *kernel_table_best(void);
 
-/* What files that are compiled for an instruction set have: data, and no function that fills it in, since any function
- * there may use instructions that the machine lacks. So nothing of theirs runs before the processor was asked
- * (tests/test_structure.py). What one has no kernel for is NULL; in this order, the later over the earlier. */
+/* The tables of files that are compiled for an instruction set. They are constant data, not filled in by a function,
+ * because any function in such a file may use instructions that the machine lacks. So no code of these files runs
+ * before the processor's abilities are known (tests/test_structure.py). An entry without a kernel is NULL. Tables are
+ * applied in this order, later ones over earlier ones. */
 extern const struct kernel_table kernels_plain;
 extern const struct kernel_table kernels_avx2_floats;
 extern const struct kernel_table kernels_avx2_quantized;
@@ -197,12 +198,12 @@ struct compute {
     size_t threads;
     enum instruction_set instructions;
     const struct kernel_table *kernels;
-    const uint8_t **asked; /* [threads] where the weights go on that a worker has asked the memory for last */
-    size_t task_tokens;    /* GEMM_TASK_TOKENS, or what limits allow */
+    const uint8_t **asked; /* [threads] the address from which each worker last prefetched weights */
+    size_t task_tokens;    /* GEMM_TASK_TOKENS, or fewer by the limits */
     uint8_t *scratch;
-    size_t scratch_bytes;       /* of a worker; see attention.h for what attention makes of it */
-    struct compute_nodes nodes; /* count 0: one */
-    struct matmul *node_jobs;   /* room for a section's, where there are several */
+    size_t scratch_bytes;       /* per worker; attention.h says how attention divides it */
+    struct compute_nodes nodes; /* count 0: one node */
+    struct matmul *node_jobs;   /* room for a section's jobs, if there are several nodes */
 };
 
 /* Whether the processor has 8-bit matrix products (Arm i8mm). */

@@ -1,8 +1,8 @@
 /* Sixteen floats as one value, on every instruction set: one zmm, two ymm, four NEON registers, or an array.
  *
  * A kernel that is written with these and built once for each instruction set gives the same bits from each build,
- * because every operation here is one IEEE operation on each lane and the folds have one order. VARIANT(name) is the
- * name with the instruction set behind it.
+ * because every operation here is one IEEE operation on each lane and the folds have one order. VARIANT(name)
+ * appends the instruction set to the name.
  */
 #ifndef HYPURA_LANES_H
 #define HYPURA_LANES_H
@@ -28,7 +28,7 @@
 
 #undef LANES_EACH
 
-/* The first count (below LANES) elements; the rest are fill. */
+/* Loads the first count (below LANES) elements; the rest are fill. */
 static inline lanes lanes_load_part(const float *from, size_t count, float fill)
 {
     float part[LANES];
@@ -44,7 +44,7 @@ static inline void lanes_store_part(float *to, lanes a, size_t count)
     memcpy(to, part, count * sizeof *to);
 }
 
-/* All lanes, or of the last elements as many as there are. */
+/* Load and store all lanes, or the first count if that is fewer. */
 static inline lanes lanes_load_some(const float *from, size_t count)
 {
     return count >= LANES ? lanes_load(from) : lanes_load_part(from, count, 0.0f);
@@ -91,8 +91,8 @@ static inline lanes lanes_tanh(lanes a)
     return lanes_subtract(one, lanes_divide(lanes_all(2.0f), lanes_add(one, e)));
 }
 
-/* log(1 + exp(a)): what is above 0 of a, and log(1 + e) of e = exp(-|a|), which is 2 atanh(e / (2 + e)), by its series;
- * its argument is at most 1 / 3. */
+/* log(1 + exp(a)) = max(a, 0) + log(1 + e) with e = exp(-|a|). log(1 + e) = 2 atanh(e / (2 + e)), by its series, whose
+ * argument is at most 1 / 3. */
 static inline lanes lanes_softplus(lanes a)
 {
     lanes zero = lanes_all(0.0f), e = lanes_exp(lanes_min(a, lanes_subtract(zero, a)));

@@ -6,7 +6,7 @@
 #include "compute/compute.h"
 
 struct row_kernels {
-    float (*rms_factor)(const float *in, size_t columns, float epsilon); /* that brings it to length 1 */
+    float (*rms_factor)(const float *in, size_t columns, float epsilon); /* the factor that normalises a row */
     void (*rms_norm)(float *out, const float *in, const float *weight, size_t columns, float epsilon);
     void (*layer_norm)(float *out, const float *in, const float *weight, const float *bias, size_t columns,
                        float epsilon);

@@ -5,12 +5,12 @@
 
 #include "compute/compute.h"
 
-/* Channels that one task takes. */
+/* Channels per task. */
 #define SCAN_CHANNELS 64
 
 struct scan_kernels {
-    /* All rows of channels first to first + count of a head; with rates of each element, of heads first to first +
-     * count, and head is 0. */
+    /* Scans all rows of channels [first, first + count) of a head. If each element has a rate: of heads [first, first +
+     * count), and head is 0. */
     void (*run)(const struct scan *scan, size_t head, size_t first, size_t count);
 };
 

@@ -1,5 +1,5 @@
-/* Every quantised type in one shape: small integers with integer scales, and two floats. Plain C for all of dequantise,
- * matrix times vector and tests; the fast kernels are tested against it. */
+/* All quantised types in one form: small integers with integer scales, and two floats. This plain C serves dequantise
+ * and matrix times vector, and tests compare the fast kernels with it. */
 #ifndef HYPURA_COMPUTE_UNPACK_H
 #define HYPURA_COMPUTE_UNPACK_H
 
@@ -10,8 +10,8 @@
 
 /* A block of 32 or a super-block of 256. Element i is
  *   (d * scales[i / 16]) * quants[i] - m * minima[i / 16]
- * A block of 32 has scales of 1; types without minima have m = 0. Of a block of 64 (NVFP4) each part of 16 has a float
- * scale of its own instead: parts[i / 16] * quants[i]. */
+ * A block of 32 has scales of 1; types without minima have m = 0. In a block of 64 (NVFP4), each
+ * part of 16 has its own float scale instead: parts[i / 16] * quants[i]. */
 struct unpacked {
     float d, m;
     float parts[4];
@@ -27,7 +27,7 @@ struct unpacker {
     bool minima;
 };
 
-/* NULL when the type is not a quantised one that compute knows. The codebooks must be expanded (kernel_table_get). */
+/* NULL: not a quantised type, or not supported. Codebooks must be expanded before use (kernel_table_get). */
 const struct unpacker *unpacker_find(enum tensor_type type);
 
 #endif

@@ -1,4 +1,4 @@
-/* What the files of this folder share. */
+/* Shared by the files of this folder. */
 #ifndef HYPURA_GPU_PRIVATE_H
 #define HYPURA_GPU_PRIVATE_H
 
@@ -16,12 +16,12 @@ enum gpu_kernel {
         KERNEL_COUNT
 };
 
-/* What every device has. */
+/* Limits that every device meets. */
 #define GPU_PUSH_BYTES 128u
 #define GPU_MAX_GROUPS 65535u
 #define GPU_MAX_CONSTANTS 12
 
-/* Batches that may be in flight. */
+/* The most batches in flight. */
 #define GPU_BATCHES 32
 
 struct pipeline;
@@ -29,14 +29,14 @@ struct pipeline;
 struct gpu_batch {
     VkCommandPool pool;
     VkCommandBuffer commands;
-    VkQueryPool queries; /* none where the queue has no timestamps */
+    VkQueryPool queries; /* none if the queue has no timestamps */
     gpu_ticket ticket;
     uint64_t sent;                /* nanoseconds */
-    struct gpu_buffer *tables[2]; /* of gpu_table, small and large; made on first need */
-    uint32_t tables_at;           /* which is being filled */
+    struct gpu_buffer *tables[2]; /* of gpu_table, small and large; created on first use */
+    uint32_t tables_at;           /* the one being filled */
     uint64_t tables_used;
-    uint64_t last_table, last_table_bytes; /* address of the last table, and its bytes */
-    uint8_t last_copy[256];                /* of it where it fits: mapped memory may be slow to read */
+    uint64_t last_table, last_table_bytes; /* address and size of the last table */
+    uint8_t last_copy[256];                /* its contents, if they fit: mapped memory may be slow to read */
 };
 
 /* Parts of the staging ring. */
@@ -56,7 +56,7 @@ struct gpu {
     VkDevice device;
     VkPhysicalDeviceMemoryProperties memory;
     bool memory_budget;
-    double timestamp_seconds; /* of a tick; 0: no timestamps */
+    double timestamp_seconds; /* per tick; 0: no timestamps */
     uint64_t timestamp_mask;
 
     uint32_t families[2]; /* of the compute and the transfer queue */
@@ -64,13 +64,13 @@ struct gpu {
     pthread_mutex_t queue_lock;
 
     _Atomic uint64_t messages;
-    atomic_bool lost; /* nothing is asked of it any more */
-    atomic_bool hung; /* why: it ended nothing for patience_seconds, so what it was given is still in use */
+    atomic_bool lost; /* no more calls go to the device */
+    atomic_bool hung; /* lost because nothing ended for patience_seconds: it still uses what it was given */
     uint32_t patience_seconds;
     _Atomic uint64_t host_awaited;    /* the greatest host signal that a batch waits for */
-    _Atomic uint64_t host_awaited_by; /* and the first batch that waits for one which was not given */
-    atomic_bool drained;              /* after it was lost */
-    struct gpu *abandoned;            /* the one that was before */
+    _Atomic uint64_t host_awaited_by; /* the first batch that waits for a signal not yet given */
+    atomic_bool drained;              /* timelines_drain ran after the loss */
+    struct gpu *abandoned;            /* next in the list of abandoned devices */
 
     VkPipelineLayout layout;
     VkPipelineCache cache;
@@ -83,20 +83,20 @@ struct gpu {
     VkSemaphore compute_timeline, host_timeline, upload_timeline;
     gpu_ticket submitted; /* the last batch */
     gpu_ticket counted;   /* the last batch whose time is in busy_nanoseconds */
-    uint64_t counted_end; /* when that ended, in ticks */
+    uint64_t counted_end; /* when it ended, in ticks */
     _Atomic uint64_t busy_nanoseconds;
-    double alone_seconds; /* that the last one took which had none before it and was waited for */
+    double alone_seconds; /* time of the last batch that ran alone and was waited for */
     struct gpu_batch batches[GPU_BATCHES];
     struct gpu_batch *open;
     hypura_error recording;  /* the first error since gpu_begin */
-    struct gpu_times *times; /* NULL: nobody asked */
+    struct gpu_times *times; /* NULL: not requested */
 
     struct gpu_buffer *progress; /* of chains: work groups that have ended */
-    uint32_t chained;            /* those of all chained kernels so far */
-    uint32_t chained_before;     /* up to the last gpu_barrier */
+    uint32_t chained;            /* work groups of all chained kernels so far */
+    uint32_t chained_before;     /* of these, up to the last gpu_barrier */
     uint32_t chained_barred;     /* up to the last true barrier */
     uint32_t chained_sent;       /* up to the last batch that was sent */
-    bool barrier_due;            /* gpu_barrier was called, and nothing followed yet */
+    bool barrier_due;            /* no kernel has followed the last gpu_barrier */
     bool unchained;              /* a kernel since the last true barrier is in no chain */
 
     pthread_mutex_t upload_lock;
@@ -121,19 +121,19 @@ struct gpu_buffer {
 void gpu_launch(struct gpu *gpu, enum gpu_kernel kernel, const uint32_t *constants, size_t constant_count,
                 const void *push, size_t bytes, uint32_t x, uint32_t y, uint32_t z);
 
-/* Kernels in a chain. A barrier costs a large device as long as reading some MB: it runs empty, and fills again. So
- * barriers between kernels that can wait for each other by themselves (chain.glsl) are left out: their work groups
- * start as soon as there is room, ask for weights, and wait until all work groups before have ended, by a counter in
- * memory.
+/* Kernels in a chain. At a barrier, a large device runs empty and fills again, which takes as long as reading some MB.
+ * Kernels that can wait for each other by themselves (chain.glsl) need no barriers in between. Their work groups start
+ * as soon as there is room, prefetch weights, and wait until a counter in memory says that all earlier work groups have
+ * ended.
  *
- * This wants a device that begins the work groups of one kernel after those of the kernel before, and lets those that
- * have begun go on; Vulkan promises neither, so only devices are trusted on which it was seen (info.chains).
+ * The device must start the work groups of a kernel after those of the kernel before it, and must let started ones go
+ * on. Vulkan promises neither, so only devices that were seen to do so are trusted (info.chains).
  *
- * Each work group counts on one word, which takes a device some 3 ns. So kernels of more than GPU_CHAIN_GROUPS, as for
- * a prompt, are launched by themselves.
+ * Each work group increments the same word, which takes some 3 ns. So kernels of more than GPU_CHAIN_GROUPS, as for a
+ * prompt, are launched outside the chain.
  *
- * gpu_chain, to be followed by gpu_launch_chained at once, gives what such a kernel finds in its push constants;
- * progress is 0 where there are no chains. */
+ * gpu_chain returns the push constants for such a kernel. gpu_launch_chained must follow at once. progress is 0 if the
+ * device has no chains. */
 #define GPU_CHAIN_GROUPS 4096u
 struct chain_link {
     uint64_t progress;
@@ -143,25 +143,25 @@ struct chain_link gpu_chain(struct gpu *gpu);
 void gpu_launch_chained(struct gpu *gpu, enum gpu_kernel kernel, const uint32_t *constants, size_t constant_count,
                         const void *push, size_t bytes, uint32_t x, uint32_t y, uint32_t z);
 
-/* What a shader reads the range by; 0 without a buffer. */
+/* The address of a range for shaders; 0 without a buffer. */
 static inline uint64_t gpu_address(struct gpu_range range)
 {
     return range.buffer ? range.buffer->address + range.offset : 0;
 }
 
-/* A small table that kernels of the open batch read: copies it to where the device sees it, and gives that address. A
- * table equal to the last is not copied again. 0 after an error, which is kept. */
+/* Copies a small table for kernels of the open batch, and returns its address on the device. Does not copy a table that
+ * equals the last one. 0: an error, which is kept for gpu_submit. */
 uint64_t gpu_table(struct gpu *gpu, const void *table, size_t bytes);
 
-/* Where kernels find the codebook of a type; 0: it has none. */
+/* The address of a type's codebook; 0: it has none. */
 uint64_t gpu_codebook(const struct gpu *gpu, enum tensor_type type);
 
-/* Jobs that one dispatch takes; of types with a codebook one less. */
+/* The most jobs of a dispatch; one less for types with a codebook. */
 #define GPU_VECTOR_JOBS 3u
 #define GPU_EXPERT_JOBS 2u
 
-/* Matrices times up to GPU_VECTOR_TOKENS tokens from first_token on: matvec.c. glu: NULL, or as gpu_matmul_glu has it,
- * of two jobs. The weights are such as gpu_matmul accepts. */
+/* matvec.c: matrices times up to GPU_VECTOR_TOKENS tokens from first_token on. glu: NULL, or as in gpu_matmul_glu with
+ * two jobs. Weights must meet the rules of gpu_matmul. */
 void gpu_matvec(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count, uint32_t first_token, uint32_t tokens,
                 const struct gpu_glu_kind *glu);
 void gpu_expert_matvec(struct gpu *gpu, const struct gpu_expert_matmul *jobs, size_t count, uint32_t first_token,
@@ -180,31 +180,31 @@ static inline uint32_t gpu_expert_out_stride(const struct gpu_expert_matmul *job
 /* Whether inputs may be read four at a time, and plain weights 16 bytes at a time. */
 bool gpu_is_wide(const struct gpu_matrix *weights, uint64_t slot_stride, uint64_t in, uint32_t in_stride);
 
-/* Of a type of weights that gpu_supports: kernels for many tokens, and what these demand. */
+/* A type of weights that gpu_supports: its kernels for many tokens, and their requirements. */
 struct weight_type {
     enum gpu_kernel tile, tile_experts, cooperative, cooperative_experts;
-    uint16_t chunk;     /* columns an invocation takes at a time; 0: the type is not supported */
+    uint16_t chunk;     /* columns that an invocation takes at a time; 0: the type is not supported */
     uint16_t alignment; /* of a row's first byte */
 };
 const struct weight_type *gpu_weight_type(enum tensor_type type);
 
-/* What the first byte of a row of weights of a type that gpu_supports must be a multiple of. */
+/* The address of each row of weights must be a multiple of this. For types that gpu_supports. */
 uint32_t gpu_weight_alignment(enum tensor_type type);
 
-/* Columns that an invocation takes at a time of such weights; they make up a row. */
+/* The columns that an invocation takes at a time, for types that gpu_supports. A row has a multiple of these. */
 uint32_t gpu_weight_chunk(enum tensor_type type);
 
-/* STEPS of norm.comp and residual.comp; addresses: all of them and strides in bytes, or-ed. */
+/* STEPS of norm.comp and residual.comp. addresses: all addresses and strides in bytes, combined with |. */
 uint32_t gpu_row_steps(uint32_t columns, uint64_t addresses);
 
 /* Keeps an error for gpu_submit. */
 void gpu_record_error(struct gpu *gpu, hypura_status status, const char *format, ...) PRINTF_LIKE(3, 4);
 
-/* The status of a result, after noting a device that was lost. */
+/* Returns the status of a result, and notes if the device was lost. */
 hypura_status gpu_check(struct gpu *gpu, VkResult result, const char *doing, hypura_error *error);
 hypura_status gpu_lost_error(const struct gpu *gpu, hypura_error *error);
 
-/* ---- parts of a struct gpu, each file its own -------------------------------------------------------------------- */
+/* ---- the parts of a struct gpu, one per file -------------------------------------------------------------------- */
 
 /* Physical devices of an instance, at most capacity. */
 hypura_status gpu_enumerate(struct vk *vk, VkPhysicalDevice *devices, uint32_t capacity, uint32_t *count,
@@ -217,8 +217,8 @@ void pipelines_destroy(struct gpu *gpu);
 hypura_status pipeline_get(struct gpu *gpu, enum gpu_kernel kernel, const uint32_t *constants, size_t constant_count,
                            VkPipeline *out, hypura_error *error);
 
-/* A kernel that the compiler of shaders failed for when hypura was built, among those with cooperative matrices or
- * among the others; NULL: none. */
+/* The name of a kernel that failed to compile when hypura was built, among those with cooperative matrices or among
+ * the others; NULL: none. */
 const char *kernel_without_code(bool matrices);
 const uint32_t *kernel_code(enum gpu_kernel kernel, size_t *bytes);
 
@@ -227,7 +227,7 @@ hypura_status command_buffer_create(struct gpu *gpu, uint32_t family, VkCommandP
 hypura_status command_buffer_begin(struct gpu *gpu, VkCommandPool pool, VkCommandBuffer commands, hypura_error *error);
 hypura_status timelines_create(struct gpu *gpu, hypura_error *error);
 void timelines_destroy(struct gpu *gpu);
-void timelines_drain(struct gpu *gpu); /* waits for what was sent, as long as the device gets on with it */
+void timelines_drain(struct gpu *gpu); /* waits for all that was sent, as long as the device makes progress */
 VkResult timeline_read(struct gpu *gpu, VkSemaphore timeline, uint64_t *value);
 hypura_status timeline_wait(struct gpu *gpu, VkSemaphore timeline, uint64_t value, hypura_error *error);
 bool timeline_reached(struct gpu *gpu, VkSemaphore timeline, uint64_t value);
@@ -236,7 +236,7 @@ bool timeline_reached(struct gpu *gpu, VkSemaphore timeline, uint64_t value);
 #define DEVICE_WRITES (VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_TRANSFER_WRITE_BIT)
 #define DEVICE_READS (VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_TRANSFER_READ_BIT)
 
-/* Everything before, on this queue and on the host, is seen by everything after. */
+/* All later work sees all earlier writes, of this queue and of the host. */
 void barrier_between(struct gpu *gpu, VkPipelineStageFlags from, VkAccessFlags written, VkPipelineStageFlags to,
                      VkAccessFlags used);
 void barrier_before_unchained(struct gpu *gpu);
@@ -249,20 +249,19 @@ void fault_describe(struct gpu_info *info);
 
 void uploads_destroy(struct gpu *gpu);
 
-/* Whether code uses cooperative matrices as NVIDIA's extension has them, and the same as KHR's has them; the caller
+/* Whether code uses cooperative matrices of NVIDIA's extension; and translates such code to KHR's extension. The caller
  * frees *out. */
 bool matrices_used(const uint32_t *code, size_t bytes);
 hypura_status matrices_translate(const uint32_t *code, size_t bytes, uint32_t **out, size_t *out_bytes,
                                  hypura_error *error);
 
-/* The same with loads that a driver on a CPU carries out only where an invocation asks for them; the caller frees *out.
- */
+/* Rewrites loads so that a driver on a CPU performs them only for invocations that need them. The caller frees *out. */
 hypura_status loads_part(const uint32_t *code, size_t bytes, uint32_t **out, size_t *out_bytes, hypura_error *error);
 
 hypura_status codebooks_create(struct gpu *gpu, hypura_error *error);
 void codebooks_destroy(struct gpu *gpu);
 
-/* After a batch was opened, and after each kernel. */
+/* times_begin: after a batch was opened. times_add: after each kernel. */
 hypura_status times_create(struct gpu *gpu, hypura_error *error);
 void times_begin(struct gpu *gpu);
 void times_add(struct gpu *gpu, enum gpu_kernel kernel);
@@ -271,13 +270,13 @@ void times_destroy(struct gpu *gpu);
 /* Host memory that the device copies from. */
 hypura_status gpu_buffer_create_staging(struct gpu *gpu, struct gpu_buffer **out, uint64_t bytes, hypura_error *error);
 
-/* attention.c: elements of the cache from one position to the next, and the table of all sequences of a batch (struct
- * Sequence of shaders/cache.glsl); 0 after an error, which is kept, or where there are none. */
+/* attention.c: the elements from one position of the cache to the next; and the table of a batch's sequences (struct
+ * Sequence of shaders/cache.glsl). The table is 0 if there are no sequences, or after an error, which is kept. */
 uint32_t gpu_row_elements(enum tensor_type type, uint32_t position_bytes);
 uint64_t gpu_sequence_table(struct gpu *gpu, struct gpu_range cache, const struct gpu_sequence *sequences,
                             uint32_t count);
 
-/* scan.c: the table of sequences that kernels with states walk (struct Sequence of shaders/delta.glsl). */
+/* scan.c: the table of sequences for kernels with states (struct Sequence of shaders/delta.glsl). */
 uint64_t gpu_state_table(struct gpu *gpu, struct gpu_range states, const struct gpu_state_sequence *sequences,
                          uint32_t count);
 
