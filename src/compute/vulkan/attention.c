@@ -1,22 +1,22 @@
-/* What happens between the projections of an attention layer: norms of heads, rope, the cache, attention. */
+/* The steps between the projections of an attention layer: norms of heads, rope, the cache, attention. */
 #include "compute/vulkan/gpu_private.h"
 
-/* Positions that a work group walks for few queries. */
+/* Positions per work group, for few queries. */
 #define SPAN 128u
 
-/* Of prompts whose heads are too wide for attend_many a work group walks all. */
+/* For prompts with heads too wide for attend_many, a work group walks all positions. */
 #define ALL_POSITIONS 0x40000000u
 
 /* Sequences with more rows in a batch are prompts. */
 #define FEW_ROWS GPU_VECTOR_TOKENS
 
-/* Sizes that attend_many takes. */
+/* The largest size for attend_many. */
 #define MANY_SIZE 256u
 
-/* Sizes that attend_cooperative takes. */
+/* The largest size for attend_cooperative. */
 #define COOPERATIVE_SIZE 128u
 
-/* Queries of a tile of both. */
+/* Queries per tile, for both. */
 #define MANY_QUERIES 64u
 
 bool gpu_attention_supports(enum tensor_type type, uint32_t key_size, uint32_t value_size)
@@ -27,7 +27,7 @@ bool gpu_attention_supports(enum tensor_type type, uint32_t key_size, uint32_t v
            MAX(key_size, value_size) <= ATTENTION_MAX_SIZE;
 }
 
-/* The kernels of a type of cache; cooperative is KERNEL_COUNT where there is none. */
+/* The kernels for a type of cache; cooperative is KERNEL_COUNT if there is none. */
 struct attend_kernels {
     enum gpu_kernel few, many, cooperative;
 };
@@ -71,7 +71,7 @@ struct sequence_entry {
     uint32_t first_row, rows, first_position, capacity;
 };
 
-/* The table of those sequences that have few or many rows, or, when both are wanted, of all. */
+/* The table of the sequences with few rows, of those with many, or of both. */
 static uint64_t sequence_table(struct gpu *gpu, struct gpu_range cache, const struct gpu_sequence *sequences,
                                uint32_t count, bool few, bool many, uint32_t *taken)
 {
@@ -202,7 +202,7 @@ static uint32_t first_seen(const struct gpu_attention *a, uint32_t position)
     return a->chunk > 0 ? MAX(first, position - position % a->chunk) : first;
 }
 
-/* The most spans that the rows of a sequence with few rows, or of one with many, walk. */
+/* The most spans of any sequence, among those with few rows or among those with many. */
 static uint32_t most_spans(const struct gpu_attention *a, bool few, uint32_t span)
 {
     uint32_t most = 0;
@@ -222,8 +222,8 @@ uint64_t gpu_attention_scratch_bytes(uint32_t rows, uint32_t heads, uint32_t val
     return rows * spans * heads * (value_size + 2) * sizeof(float);
 }
 
-/* A tile's queries: as many as there are, up to what the kernel's registers hold; fewer where that leaves cores without
- * work. It changes no bit. */
+/* Queries per tile: all, up to the number that the kernel's registers hold; fewer if cores would have no work. Changes
+ * no bit. */
 static uint32_t few_queries(const struct gpu *gpu, const struct gpu_attention *a, uint32_t rows, uint32_t spans)
 {
     uint32_t group = a->heads / a->kv_heads, most = MAX(a->key_size, a->value_size) > 256 ? 4 : 8, queries = 1;
@@ -234,7 +234,7 @@ static uint32_t few_queries(const struct gpu *gpu, const struct gpu_attention *a
     return queries;
 }
 
-/* Bytes of scratch that the states of this many rows need, and how many there are. */
+/* states_bytes: the scratch for the states of this many rows. scratch_room: the scratch available. */
 static uint64_t states_bytes(const struct gpu_attention *a, uint32_t rows, uint32_t spans)
 {
     return (uint64_t)rows * a->heads * spans * (a->value_size + 2) * sizeof(float);
@@ -307,7 +307,7 @@ static void attend_spans(struct gpu *gpu, const struct gpu_attention *a, bool fe
                        a->heads, last_row, 1);
 }
 
-/* Neighbours of few rows share a launch as long as their states find room; the next ones follow in the same scratch. */
+/* Adjacent sequences with few rows share a launch as long as their states fit; the next launch reuses the scratch. */
 static void attend_few(struct gpu *gpu, const struct gpu_attention *a)
 {
     bool first_part = true;

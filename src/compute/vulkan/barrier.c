@@ -1,4 +1,4 @@
-/* What stands between kernels of a batch: barriers, or chains that need none. */
+/* The order of a batch's kernels: barriers, or chains that need none. */
 #include "compute/vulkan/gpu_private.h"
 
 void barrier_between(struct gpu *gpu, VkPipelineStageFlags from, VkAccessFlags written, VkPipelineStageFlags to,
@@ -16,8 +16,8 @@ static void true_barrier(struct gpu *gpu)
     barrier_between(gpu, DEVICE_STAGES, DEVICE_WRITES, DEVICE_STAGES, DEVICE_READS | DEVICE_WRITES);
 }
 
-/* What is in no chain cannot wait by itself for the chained kernels before the last gpu_barrier, also where a chained
- * one stands between that and it. */
+/* A kernel outside a chain cannot itself wait for the chained kernels before the last gpu_barrier, even if a chained
+ * kernel came in between. */
 void barrier_before_unchained(struct gpu *gpu)
 {
     if (gpu->barrier_due || gpu->chained_before != gpu->chained_barred)
@@ -25,7 +25,7 @@ void barrier_before_unchained(struct gpu *gpu)
     gpu->unchained = true;
 }
 
-/* What follows decides whether it takes a true barrier. */
+/* The next kernel decides whether a true barrier is needed. */
 void gpu_barrier(struct gpu *gpu)
 {
     gpu->barrier_due = gpu->open != NULL;

@@ -1,7 +1,7 @@
-/* The search for positions worth attention, and attention that sees only what was chosen. */
+/* The search for positions worth attention, and attention to chosen positions only. */
 #include "compute/vulkan/gpu_private.h"
 
-/* As in shaders/index_score.comp, whose keys have to fit shared memory. */
+/* As in shaders/index_score.comp, whose keys must fit shared memory. */
 #define SCORE_KEYS 32u
 #define SCORE_ROWS 4u
 #define MOST_SIZE 192u
@@ -21,7 +21,7 @@ uint64_t gpu_index_score_bytes(uint32_t sets, uint32_t positions)
     return sets * score_stride(positions) * sizeof(float);
 }
 
-/* Keys that the last row of any sequence counts. */
+/* The most keys that the last row of a sequence sees. */
 static uint32_t most_keys(const struct gpu_index *x)
 {
     uint32_t most = 0;
@@ -95,7 +95,7 @@ void gpu_index(struct gpu *gpu, const struct gpu_index *x)
     const uint32_t most = chooses ? (uint32_t)MIN(x->score_bytes / row_bytes, GPU_MAX_GROUPS) : GPU_MAX_GROUPS;
     for (uint32_t first = 0; first < x->rows; first += most) {
         const uint32_t rows = MIN(x->rows - first, most);
-        if (first > 0) /* the scores are written anew */
+        if (first > 0) /* reuses the scores */
             gpu_barrier(gpu);
         if (chooses) {
             score(gpu, x, table, first, rows, keys);
@@ -109,7 +109,7 @@ void gpu_index(struct gpu *gpu, const struct gpu_index *x)
 #define HEADS_TOGETHER 8u
 #define WIDE_VALUES 512u
 
-/* Heads that a work group takes at once of many rows: those of few rows would leave most of a device idle. */
+/* Heads per work group: several for many rows. For few rows that would leave most of the device idle. */
 static uint32_t heads_together(const struct gpu_attention *a)
 {
     uint32_t heads = a->rows > GPU_VECTOR_TOKENS ? HEADS_TOGETHER : 1;
@@ -154,7 +154,8 @@ void gpu_attend_chosen(struct gpu *gpu, const struct gpu_attention *a, const str
               c->window,
               c->every};
     const uint32_t together = heads_together(a);
-    const uint32_t constants[] = {(uint32_t)a->type, a->key_size, a->value_size, chosen, a->sinks.buffer != NULL, together};
+    const uint32_t constants[] = {(uint32_t)a->type,       a->key_size, a->value_size, chosen,
+                                  a->sinks.buffer != NULL, together};
     if (together > 1)
         gpu_launch(gpu, KERNEL_attend_chosen_many, constants, COUNT_OF(constants), &push, sizeof push,
                    a->heads / together, a->rows, 1);

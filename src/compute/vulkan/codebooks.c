@@ -1,4 +1,4 @@
-/* The codebooks of the IQ types in device memory, in one buffer that is there as long as the device is open. */
+/* The codebooks of the IQ types in device memory, in one buffer that exists as long as the device is open. */
 #include "compute/vulkan/gpu_private.h"
 
 #include "compute/cpu/grids.h"
@@ -19,7 +19,7 @@ static const struct codebook codebooks[MOST_CODEBOOKS] = {
     {TENSOR_IQ1_M, packed_iq1, 2048},
 };
 
-/* Where the codebook of a type starts; of a type without one, the bytes of all. */
+/* The offset of a type's codebook; for a type without one, the size of all. */
 static uint64_t offset_of(enum tensor_type type)
 {
     uint64_t offset = 0;
@@ -28,7 +28,7 @@ static uint64_t offset_of(enum tensor_type type)
     return offset;
 }
 
-/* Not by gpu_upload: its staging ring is for weights, and not before they are planned. */
+/* Does not use gpu_upload: its staging ring is for weights, and is not allocated before they are planned. */
 hypura_status codebooks_create(struct gpu *gpu, hypura_error *error)
 {
     const uint64_t bytes = offset_of(TENSOR_TYPE_COUNT);

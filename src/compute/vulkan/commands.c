@@ -1,9 +1,9 @@
-/* Batches: what is recorded, sent and waited for. */
+/* Batches: recorded, sent and waited for. */
 #include "compute/vulkan/gpu_private.h"
 
 #include <string.h>
 
-/* What chains count on. Not by gpu_upload: its staging ring is for weights, and may never be needed. */
+/* Creates the counter of chains. Does not use gpu_upload: its staging ring is for weights, and may never be needed. */
 hypura_status commands_create(struct gpu *gpu, hypura_error *error)
 {
     if (!gpu->info.chains)
@@ -19,7 +19,7 @@ hypura_status commands_create(struct gpu *gpu, hypura_error *error)
     return status ? status : gpu_wait(gpu, cleared, error);
 }
 
-/* Tables of all sequences of a batch, some for each layer. Few batches have many. */
+/* Sizes of buffers for tables of sequences; each layer has some. Few batches need the large one. */
 static const uint64_t tables_bytes[2] = {(uint64_t)32 << 10, (uint64_t)1 << 20};
 
 void commands_destroy(struct gpu *gpu)
@@ -46,8 +46,8 @@ static hypura_status create_batch(struct gpu *gpu, struct gpu_batch *batch, hypu
                      "making a query pool", error);
 }
 
-/* Adds up what the batches took that are done. One may begin before the last has ended. Drivers for the CPU wait for
- * all that was sent before they tell a time, and some of that waits for the host. */
+/* Adds up the times of finished batches. One may begin before the last has ended. Not for drivers on a CPU: they return
+ * a time only when all that was sent has ended, and some of that waits for the host. */
 static void count_busy(struct gpu *gpu)
 {
     uint64_t done = 0, times[2];
@@ -91,7 +91,7 @@ void gpu_begin(struct gpu *gpu)
     }
     gpu->open = batch;
     gpu->barrier_due = gpu->unchained = false;
-    gpu->chained = gpu->chained_sent; /* what was recorded and not sent never ends */
+    gpu->chained = gpu->chained_sent; /* recorded work that was not sent never ends */
     gpu->chained_before = gpu->chained_barred = gpu->chained;
     batch->tables_used = batch->last_table = batch->last_table_bytes = 0;
     batch->tables_at = 0;
@@ -147,7 +147,7 @@ void gpu_launch_chained(struct gpu *gpu, enum gpu_kernel kernel, const uint32_t 
         gpu->chained += x * y * z;
 }
 
-/* A buffer with room for this many more bytes; NULL after an error, which is kept. */
+/* Returns a buffer with room for this many more bytes; NULL: an error, which is kept. */
 static struct gpu_buffer *find_table_room(struct gpu *gpu, struct gpu_batch *batch, size_t bytes)
 {
     while (bytes > tables_bytes[batch->tables_at] - batch->tables_used) {
@@ -207,7 +207,7 @@ void gpu_copy(struct gpu *gpu, struct gpu_range to, struct gpu_range from, uint6
     gpu->vk.vkCmdCopyBuffer(gpu->open->commands, from.buffer->buffer, to.buffer->buffer, 1, &copy);
 }
 
-/* The first batch whose signal was not given yet is the one that the device waits with. */
+/* The device waits at the first batch whose signal is not yet given. */
 static void await_host(struct gpu *gpu, gpu_ticket batch, uint64_t value)
 {
     uint64_t awaited = atomic_load(&gpu->host_awaited);
@@ -231,7 +231,7 @@ hypura_status gpu_submit(struct gpu *gpu, gpu_ticket *ticket, uint64_t wait_host
             gpu_record_error(gpu, status, "%s", ending.message);
     }
     gpu->open = NULL;
-    if (gpu->recording.status) /* a device that has no memory left for its work cannot go on */
+    if (gpu->recording.status) /* a device without memory for its work cannot go on */
         return error_set(error,
                          gpu->recording.status == HYPURA_ERROR_MEMORY ? HYPURA_ERROR_DEVICE : gpu->recording.status,
                          "%s", gpu->recording.message);
@@ -295,9 +295,9 @@ void gpu_drop(struct gpu *gpu)
     gpu->recording = (hypura_error){0};
 }
 
-/* Being woken takes as long as some kernels do, so the last part of a wait is spent awake: what is left when the batch
- * before has ended or, with none before, what the last such batch took is nearly over. It is AWAKE_SECONDS at most. A
- * device that is this very CPU has better to do. */
+/* Waking up takes as long as some kernels, so the last part of a wait polls, for at most AWAKE_SECONDS. It begins when
+ * the batch before has ended or, with none before, EARLY_SECONDS before the time that the last such batch took. If the
+ * device is this CPU, polling would only slow it down. */
 #define AWAKE_SECONDS 1e-3
 #define EARLY_SECONDS 3e-4
 
@@ -310,7 +310,7 @@ static void wait_awake(struct gpu *gpu, const struct gpu_batch *batch, bool alon
                                       .pValues = &batch->ticket};
     if (!alone && timeline_wait(gpu, gpu->compute_timeline, batch->ticket - 1, NULL))
         return;
-    if (alone && rest > 0) /* a time out is as good as the end */
+    if (alone && rest > 0) /* a timeout is as good as the end */
         gpu->vk.vkWaitSemaphores(gpu->device, &wait, (uint64_t)(MIN(rest, 1.0) * 1e9));
     uint64_t start = clock_nanoseconds();
     while (!timeline_reached(gpu, gpu->compute_timeline, batch->ticket) && clock_seconds_since(start) < AWAKE_SECONDS)

@@ -1,4 +1,4 @@
-/* Blocks of positions that become a row each. */
+/* Compresses each block of positions into a row. */
 #include "compute/vulkan/gpu_private.h"
 
 /* As in shaders/compress.comp. */
@@ -26,7 +26,7 @@ void gpu_compress(struct gpu *gpu, const struct gpu_compression *c)
             (struct block_sequence){start + s->state, start + s->next, s->first_row, s->rows, c->positions[i], block};
         block += (uint32_t)compressed_rows(c->positions[i], s->rows, c->every);
     }
-    /* What is not given is not read; the shader finds an address that it may read all the same. */
+    /* Absent inputs are not used, but get an address that the shader may read. */
     const struct {
         uint64_t values, gates, bias, out, sequences;
         uint32_t size, every;

@@ -1,4 +1,4 @@
-/* Gated delta nets: which work groups, and where the states are. */
+/* Gated delta nets: work groups, and the places of states. */
 #include "compute/vulkan/gpu_private.h"
 
 /* As in shaders/delta_net.comp. */

@@ -1,4 +1,4 @@
-/* What a device is and can. */
+/* Properties and abilities of devices. */
 #include "compute/vulkan/gpu_private.h"
 
 #include <stdio.h>
@@ -11,7 +11,7 @@ hypura_status gpu_enumerate(struct vk *vk, VkPhysicalDevice *devices, uint32_t c
     VkResult result = vk->vkEnumeratePhysicalDevices(vk->instance, count, devices);
     if (result && result != VK_INCOMPLETE) {
         *count = 0;
-        /* No driver is installed: a machine without a device, not a failure. */
+        /* No driver is installed: the machine has no device, which is no failure. */
         return result == VK_ERROR_INITIALIZATION_FAILED ? HYPURA_OK : vk_error(error, result, "listing devices");
     }
     return HYPURA_OK;
@@ -52,7 +52,7 @@ static void describe_memory(const struct vk *vk, VkPhysicalDevice physical, stru
         info->free_bytes = budget.heapBudget[greatest] > budget.heapUsage[greatest]
                                ? budget.heapBudget[greatest] - budget.heapUsage[greatest]
                                : 0;
-    /* A card whose whole memory the host can see is no less a card: its kind decides. */
+    /* The host may see all memory of a card too, so the device's kind decides. */
     const VkMemoryPropertyFlags both = VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT | VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT |
                                        VK_MEMORY_PROPERTY_HOST_COHERENT_BIT;
     if (info->kind == GPU_INTEGRATED || info->kind == GPU_CPU)
@@ -75,7 +75,7 @@ static enum gpu_kind kind_of(VkPhysicalDeviceType type)
     }
 }
 
-/* Adds the name of something that is missing. */
+/* Adds the name of a missing feature. */
 static void require(struct gpu_info *info, bool has, const char *what)
 {
     size_t length = strlen(info->lacks);
@@ -83,7 +83,7 @@ static void require(struct gpu_info *info, bool has, const char *what)
         snprintf(info->lacks + length, sizeof info->lacks - length, "%s%s", length ? ", " : "", what);
 }
 
-/* Whether four products of signed bytes are an instruction. */
+/* Whether an instruction multiplies and adds four signed bytes. */
 static bool has_fast_dot(const struct vk *vk, VkPhysicalDevice physical)
 {
     VkPhysicalDeviceShaderIntegerDotProductProperties dot = {
@@ -113,7 +113,7 @@ static void describe_features(const struct vk *vk, VkPhysicalDevice physical, st
     require(info, features.features.shaderInt64, "64-bit integers");
     require(info, features.features.shaderInt16 && v12.shaderInt8, "8- and 16-bit integers");
     info->fp16 = v12.shaderFloat16;
-    /* Where it is no instruction floats are as quick; a device that is a CPU takes it for the tests of others. */
+    /* Without such an instruction, floats are as fast. A device that is a CPU uses bytes anyway, to test them. */
     info->int8_dot = dot.shaderIntegerDotProduct && (info->kind == GPU_CPU || has_fast_dot(vk, physical));
 }
 
@@ -216,7 +216,7 @@ void gpu_describe(const struct vk *vk, VkPhysicalDevice physical, struct gpu_inf
     snprintf(info->driver, sizeof info->driver, "%.120s %.120s", v12.driverName, v12.driverInfo);
     memcpy(info->uuid, v11.deviceUUID, sizeof info->uuid);
     info->max_allocation = v11.maxMemoryAllocationSize;
-    if (buffers.maxBufferSize) /* each has an allocation of its own */
+    if (buffers.maxBufferSize) /* each buffer has its own allocation */
         info->max_allocation = MIN(info->max_allocation, buffers.maxBufferSize);
     info->max_group = MIN(basic->limits.maxComputeWorkGroupInvocations, basic->limits.maxComputeWorkGroupSize[0]);
     info->shared_bytes = basic->limits.maxComputeSharedMemorySize;
@@ -231,8 +231,8 @@ void gpu_describe(const struct vk *vk, VkPhysicalDevice physical, struct gpu_inf
             "subgroup arithmetic");
     describe_memory(vk, physical, info);
     describe_features(vk, physical, info);
-    if (!kernel_without_code(true) && info->fp16 && info->subgroup_min == 32 && info->subgroup_max == 32 && info->shared_bytes >= 48 * 1024 &&
-        v11.subgroupSupportedOperations & VK_SUBGROUP_FEATURE_SHUFFLE_BIT) {
+    if (!kernel_without_code(true) && info->fp16 && info->subgroup_min == 32 && info->subgroup_max == 32 &&
+        info->shared_bytes >= 48 * 1024 && v11.subgroupSupportedOperations & VK_SUBGROUP_FEATURE_SHUFFLE_BIT) {
         info->khr_matrix = has_khr_matrix(vk, physical);
         info->cooperative_matrix = info->khr_matrix || (GPU_MATRICES == GPU_MATRICES_NV && has_nv_matrix(vk, physical));
     }

@@ -7,7 +7,7 @@
 #define MAX_DEVICES 64
 #define MAX_FAMILIES 32
 
-/* The loader, where the kernels are all there. */
+/* Opens the loader if all kernels were built. */
 static hypura_status open_loader(struct vk *vk, bool validate, _Atomic uint64_t *messages, hypura_error *error)
 {
     const char *missing = kernel_without_code(false);
@@ -43,8 +43,8 @@ hypura_status gpu_list(struct gpu_info *out, size_t capacity, size_t *count, cha
     return status;
 }
 
-/* The compute queue: the first family that computes. The transfer queue: of a family that does nothing else, which is a
- * card's copy engine; else a second queue of the first; else the same one. */
+/* The compute queue is of the first family that computes. The transfer queue is of a family that only transfers, which
+ * is a card's copy engine; else a second queue of the compute family; else the compute queue. */
 static hypura_status choose_queues(struct gpu *gpu, VkDeviceQueueCreateInfo *queues, uint32_t *count,
                                    uint32_t *transfer_index, hypura_error *error)
 {
@@ -210,8 +210,8 @@ hypura_status gpu_open(struct gpu **out, const struct gpu_options *options, hypu
         status = times_create(gpu, error);
     if (!status)
         status = codebooks_create(gpu, error);
-    /* A card's driver that is loaded and unloaded again and again finds no room some day: NVIDIA's after some thirty
-     * times, for variables of threads. One that is a program on the CPU is large, and does not mind. */
+    /* A driver that is loaded and unloaded repeatedly may run out of room: NVIDIA's after some thirty times, for
+     * thread-local variables. So it stays loaded. Drivers on the CPU are large, and reload without harm. */
     if (!status && gpu->info.kind != GPU_CPU)
         vk_keep_drivers();
     if (status)
@@ -234,7 +234,7 @@ hypura_status gpu_imagine(struct gpu **out, const struct gpu_info *info, hypura_
     return HYPURA_OK;
 }
 
-/* Devices that hang: what they use cannot be given back before the process ends. */
+/* Devices that hang. Their memory cannot be freed before the process ends. */
 static struct gpu *_Atomic abandoned;
 
 void gpu_close(struct gpu *gpu)

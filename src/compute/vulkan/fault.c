@@ -1,9 +1,17 @@
-/* A seam for tests: HYPURA_GPU_FAULT makes a device that works fail. "allocation:N": the N-th allocation of memory from
- * now on and all after it find no room. "room:N": there are N MiB in all, and none is ever given back. "submit:N": the
- * device is lost with the N-th submission. "hang:N": from the N-th on nothing that is sent ends. "import:N": the N-th
- * import of host memory and all after it are refused. "copy:N": the same for copies between the host and memory that is
- * not mapped, for want of memory, while the device goes on. Counted over all devices of the process, from when one was
- * opened last; with "@D" behind it only the device that was opened D-th since then does so, from 0 on. Two are about what devices are: "lacks:WHAT", and "largest:N", no more than N MiB at once. */
+/* For tests: HYPURA_GPU_FAULT makes a working device fail.
+ *
+ *   allocation:N   the N-th allocation of memory and all after it fail
+ *   room:N         the device has N MiB in all, and never frees any
+ *   submit:N       the N-th submission loses the device
+ *   hang:N         the N-th submission and all after it never end
+ *   import:N       the N-th import of host memory and all after it fail
+ *   copy:N         the same for copies between the host and memory that is not mapped, for lack of memory; the device
+ *                  goes on
+ *   lacks:WHAT     devices lack something
+ *   largest:N      the largest allocation is N MiB
+ *
+ * Numbers count over all devices of the process, from the last gpu_open on. With "@D" at the end, only the D-th device
+ * fails, counted from 0 since the variable was set. */
 #include "compute/vulkan/gpu_private.h"
 
 #include <stdio.h>
@@ -12,7 +20,7 @@
 
 static _Atomic long left;
 static bool hangs;
-static const struct gpu *copier; /* whose copies fail */
+static const struct gpu *copier; /* its copies fail */
 static PFN_vkAllocateMemory allocate;
 static PFN_vkQueueSubmit submit;
 static PFN_vkGetMemoryHostPointerPropertiesEXT import;

@@ -1,5 +1,5 @@
-/* Halves for kernels with cooperative matrices: inputs that are converted once instead of by each tile, and weights
- * that are unpacked once for a long batch. */
+/* Halves for kernels with cooperative matrices: converts inputs once instead of in each tile, and unpacks weights once
+ * for a long batch. */
 #include "compute/vulkan/gpu_private.h"
 
 static void launch_elements(struct gpu *gpu, enum gpu_kernel kernel, const uint32_t *constants, size_t constant_count,

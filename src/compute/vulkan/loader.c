@@ -5,7 +5,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-/* The loader stays open once opened: drivers leave threads and handlers behind that must not lose their code. */
+/* The loader stays open: drivers leave threads and handlers whose code must not be unloaded. */
 static void *loader;
 static pthread_once_t loader_once = PTHREAD_ONCE_INIT;
 
@@ -75,7 +75,7 @@ static VkBool32 VKAPI_PTR count_message(VkDebugUtilsMessageSeverityFlagBitsEXT s
 {
     (void)severity;
     (void)types;
-    /* The layer's own impatience: a batch took longer than 10 seconds, as on a busy machine without a GPU. */
+    /* The layer reports a batch of more than 10 seconds, which is normal on a busy machine without a GPU. */
     if (data->pMessageIdName && strcmp(data->pMessageIdName, "UNASSIGNED-VkSemaphore-state-timeout") == 0)
         return VK_FALSE;
     atomic_fetch_add((_Atomic uint64_t *)context, 1);
@@ -83,7 +83,7 @@ static VkBool32 VKAPI_PTR count_message(VkDebugUtilsMessageSeverityFlagBitsEXT s
     return VK_FALSE;
 }
 
-/* The extensions of an instance, those of a layer when layer is not NULL. */
+/* Whether the instance, or the layer if it is not NULL, has an extension. */
 static bool instance_has(struct vk *vk, const char *layer, const char *name)
 {
     uint32_t count = 0;
@@ -115,7 +115,7 @@ static hypura_status create_instance(struct vk *vk, bool validate, _Atomic uint6
         extensions[create.enabledExtensionCount++] = VK_KHR_PORTABILITY_ENUMERATION_EXTENSION_NAME;
         create.flags |= VK_INSTANCE_CREATE_ENUMERATE_PORTABILITY_BIT_KHR;
     }
-    /* Synchronisation validation sees copies; what shaders do through addresses it cannot see. */
+    /* Synchronisation validation sees copies, but not what shaders access through addresses. */
     const VkValidationFeatureEnableEXT enables[] = {VK_VALIDATION_FEATURE_ENABLE_SYNCHRONIZATION_VALIDATION_EXT};
     VkValidationFeaturesEXT features = {.sType = VK_STRUCTURE_TYPE_VALIDATION_FEATURES_EXT,
                                         .enabledValidationFeatureCount = 1,

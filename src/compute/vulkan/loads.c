@@ -1,8 +1,8 @@
-/* Kernels for Mesa's lavapipe, as of 26.2. Where all of a subgroup load from one address, it loads without asking
- * whether anybody is there: also in a short branch that nobody takes, and once more behind the last turn of a loop. So
- * an address that is not given, or that was itself read where nobody was, ends the process. It does ask where each
- * invocation has an address of its own. So a 0 is added to the address of every load, made of the invocation's number
- * in a way that no compiler sees through. */
+/* Adapts kernels to Mesa's lavapipe, as of 26.2. If a whole subgroup loads from one address, lavapipe loads even if no
+ * invocation is active: in a short branch that none takes, and once more after the last iteration of a loop. An absent
+ * address, or one that was itself loaded that way, then ends the process. If each invocation has its own address,
+ * lavapipe checks first. So a 0 is added to the address of every load, computed from the invocation's number in a way
+ * that no compiler simplifies. */
 #include "compute/vulkan/gpu_private.h"
 
 #include <string.h>
@@ -40,13 +40,12 @@ enum {
 struct change {
     uint32_t *out;
     size_t count;
-    uint32_t
-        *addresses; /* of each id that the code has: the type of the address that it is; IS_TYPE: such a type itself */
-    uint32_t had, ids;                                 /* ids of the code, and with those that were added */
+    uint32_t *addresses; /* for each id of the code: its type if it is an address; IS_TYPE: the id is such a type */
+    uint32_t had, ids;   /* the number of ids, before and with those that were added */
     uint32_t uint_type, ulong_type, input_type, index; /* ids; 0: the code has none */
-    bool has_index;                                    /* the number of the invocation in its work group */
-    bool in_types, in_functions;                       /* what was reached: decorations and types, functions */
-    bool zero_due;                                     /* this function has not made its 0 yet */
+    bool has_index;                                    /* the code has the invocation's number in its work group */
+    bool in_types, in_functions;                       /* the section reached: decorations and types, functions */
+    bool zero_due;                                     /* this function has not computed its 0 yet */
     uint32_t one, zero;
     size_t loads, functions;
 };
@@ -75,7 +74,7 @@ static uint32_t address_type(const struct change *c, uint32_t id)
     return id < c->had && c->addresses[id] != IS_TYPE ? c->addresses[id] : 0;
 }
 
-/* What the code has already; types and built-in variables must not be there twice. */
+/* Finds existing declarations: types and built-in variables must not be declared twice. */
 static void look(struct change *c, const uint32_t *words, uint32_t count)
 {
     const uint32_t op = words[0] & 0xffff;
@@ -113,7 +112,7 @@ static void put_types(struct change *c)
     c->one = put_unary(c, OP_CONSTANT, c->uint_type, 1);
 }
 
-/* n (n + 1) is even. */
+/* n (n + 1) is even, so its lowest bit is 0. */
 static void put_zero(struct change *c)
 {
     uint32_t n = put_unary(c, OP_LOAD, c->uint_type, c->index);

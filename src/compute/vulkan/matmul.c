@@ -1,9 +1,9 @@
-/* Weights times activations: which kernel, and how its work is cut. */
+/* Weights times activations: chooses the kernel and divides its work. */
 #include "compute/vulkan/gpu_private.h"
 
 #include <stddef.h>
 
-/* NULL, with the error kept, when the weights cannot be taken as they are. */
+/* NULL: the kernels cannot read these weights, and the error is kept. */
 static const struct weight_type *find_type(struct gpu *gpu, const struct gpu_matrix *weights, uint64_t stride)
 {
     const struct tensor_type_info *info = tensor_type_info(weights->type);
@@ -27,7 +27,7 @@ static const struct weight_type *find_type(struct gpu *gpu, const struct gpu_mat
     return type;
 }
 
-/* Whether the kernels for many tokens can read them: wide, and in whole chunks. */
+/* Whether the kernels for many tokens can read inputs and weights: wide, and in whole chunks. */
 static bool fits_tiles(const struct gpu_matrix *weights, uint64_t slot_stride, uint64_t in, uint32_t in_stride)
 {
     return gpu_is_wide(weights, slot_stride, in, in_stride) && weights->columns % gpu_weight_chunk(weights->type) == 0;
@@ -46,7 +46,7 @@ bool gpu_takes_halves(const struct gpu *gpu, const struct gpu_matrix *weights, u
            fits_tiles(weights, slot_stride, 0, 0);
 }
 
-/* Whether two jobs can be one dispatch. */
+/* Whether two jobs can share a dispatch. */
 static bool alike(const struct gpu_matmul *a, const struct gpu_matmul *b)
 {
     return a->weights.type == b->weights.type && a->weights.columns == b->weights.columns &&
@@ -57,7 +57,7 @@ static bool alike(const struct gpu_matmul *a, const struct gpu_matmul *b)
 
 /* ---- matrix times matrix ----------------------------------------------------------------------------------------- */
 
-/* How tiles are cut: by matrices in hardware, or invocation by invocation. */
+/* The shape of tiles, with or without cooperative matrices. */
 struct tiling {
     enum gpu_kernel kernel, kernel_experts;
     uint32_t rows;
@@ -65,7 +65,7 @@ struct tiling {
     size_t constant_count;
 };
 
-/* halves: whether there are such inputs. */
+/* halves: inputs are halves. */
 static struct tiling choose_tiling(const struct gpu *gpu, const struct weight_type *type, uint32_t tokens, bool halves)
 {
     if (is_cooperative(gpu, type))
@@ -80,7 +80,7 @@ static struct tiling choose_tiling(const struct gpu *gpu, const struct weight_ty
     return (struct tiling){type->tile, type->tile_experts, 64, {32}, 1};
 }
 
-/* Whether inputs that are there as halves can be read as such. */
+/* Whether the kernel can read inputs that are halves. */
 static bool reads_halves(const struct gpu *gpu, const struct gpu_matrix *weights, uint64_t slot_stride,
                          struct gpu_range halves, uint32_t stride, uint32_t tokens)
 {
@@ -91,7 +91,7 @@ static bool reads_halves(const struct gpu *gpu, const struct gpu_matrix *weights
 struct tile_push {
     uint64_t weights, in, out, bias, codebook;
     uint32_t rows, columns, row_bytes, tokens, in_stride, out_stride, accumulate;
-    uint32_t per_choice; /* from here on for experts only */
+    uint32_t per_choice; /* from here on: for experts only */
     uint64_t slots, groups, slot_stride;
     uint32_t used, experts;
 };
@@ -118,16 +118,16 @@ static void matmat(struct gpu *gpu, const struct gpu_matmul *job)
                                    .out_stride = job->out_stride,
                                    .accumulate = job->accumulate};
 
-    /* Tokens vary fastest: the tiles that run at the same time share weights, which are read from memory once. */
+    /* Tokens vary fastest, so that tiles that run at the same time read the same weights, once from memory. */
     gpu_launch(gpu, tiling.kernel, tiling.constants, tiling.constant_count, &push,
                offsetof(struct tile_push, per_choice), (job->tokens + tiling.constants[0] - 1) / tiling.constants[0],
                (push.rows + tiling.rows - 1) / tiling.rows, 1);
 }
 
-/* A batch of this many tokens would unpack each weight in many tiles; a pass of its own is quicker. */
+/* From this many tokens on, many tiles would unpack each weight; unpacking in a separate kernel is faster. */
 #define UNPACK_TOKENS 256u
 
-/* Rows of a part of the weights that is unpacked at once: the tiles' multiple. */
+/* Rows are unpacked in multiples of this, the rows of a tile. */
 #define UNPACK_ROWS 128u
 
 #define UNPACK_PARTS 8
@@ -153,7 +153,7 @@ static void multiply_parts(struct gpu *gpu, const struct gpu_matmul *parts, size
         matmat(gpu, &parts[i]);
 }
 
-/* As many rows as there is room for are unpacked, then multiplied. */
+/* Unpacks as many rows as there is room for, multiplies them, and repeats. */
 static void matmat_unpacked(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count)
 {
     struct gpu_matmul parts[UNPACK_PARTS];
@@ -240,7 +240,7 @@ bool gpu_matmul_glu(struct gpu *gpu, const struct gpu_matmul *jobs, const struct
 
 #define LEAST_TILE 32u
 
-/* Tokens of a tile: by how many an expert has on average. */
+/* Tokens per tile, by an expert's average number of tokens. */
 static uint32_t expert_tile(const struct gpu *gpu, uint32_t experts, uint32_t used, uint32_t tokens)
 {
     if (!gpu->info.cooperative_matrix)
@@ -249,7 +249,7 @@ static uint32_t expert_tile(const struct gpu *gpu, uint32_t experts, uint32_t us
     return average >= 96 ? 128 : average >= 40 ? 64 : LEAST_TILE;
 }
 
-/* As many as there can be: every expert's last tile may be a small one. */
+/* The upper limit, since each expert's last tile may be partly filled. */
 static uint64_t most_tiles(uint32_t tile, uint32_t experts, uint32_t used, uint32_t tokens)
 {
     uint64_t choices = (uint64_t)tokens * used;
@@ -310,7 +310,7 @@ static void expert_matmat(struct gpu *gpu, const struct weight_type *type, const
                (push.rows + tiling.rows - 1) / tiling.rows, 1);
 }
 
-/* Tiles of a device with cooperative matrices are larger than those of the kernels that do without. */
+/* On a device with cooperative matrices, groups are made for larger tiles than those of kernels without them. */
 static bool experts_fit_tiles(const struct gpu *gpu, const struct weight_type *type,
                               const struct gpu_expert_matmul *job)
 {

@@ -1,7 +1,7 @@
-/* Cooperative matrices as VK_KHR_cooperative_matrix has them, of kernels that were compiled to NVIDIA's older extension,
- * since Debian 12's compiler of shaders and its like know no other (shaders/cooperative.glsl). The newer one, whose types say
- * which operand a matrix is, saves drivers a transposition of each second operand. The two differ in a handful of
- * instructions, which are exchanged here. */
+/* Translates kernels from NVIDIA's older extension for cooperative matrices to VK_KHR_cooperative_matrix. They are
+ * compiled for the older one because shader compilers such as Debian 12's know no other (shaders/cooperative.glsl). In
+ * the newer one, a matrix's type says which operand it is, which saves drivers a transposition of each second operand.
+ * The two differ in a few instructions, which are replaced here. */
 #include "compute/vulkan/gpu_private.h"
 
 #include <string.h>
@@ -35,7 +35,7 @@ static const char name_nv[28] = "SPV_NV_cooperative_matrix", name_khr[28] = "SPV
 struct translation {
     uint32_t *out;
     size_t count;
-    uint32_t numbers; /* id of the constant 0; those of 1 and 2 follow */
+    uint32_t numbers; /* the id of constant 0; the ids of 1 and 2 follow */
     uint32_t uint_type, float_type, row, column;
     bool declared;
 };
@@ -47,8 +47,8 @@ static void put(struct translation *t, uint32_t op, const uint32_t *operands, si
     t->count += count;
 }
 
-/* Which operand a matrix is: floats are sums, and a second operand's columns are given by a constant of their own (as
- * cooperative.glsl does). */
+/* Finds which operand a matrix is: sums are floats, and cooperative.glsl uses a separate constant for the columns of
+ * second operands. */
 static void put_type(struct translation *t, const uint32_t *words)
 {
     if (!t->declared)
@@ -59,8 +59,8 @@ static void put_type(struct translation *t, const uint32_t *words)
     put(t, OP_TYPE_KHR, (uint32_t[]){words[1], words[2], words[3], words[4], words[4], t->numbers + use}, 6);
 }
 
-/* Operands up to the stride are as many as "before"; then comes what says whether columns are adjacent, which the newer
- * instruction has as a number and in front of the stride. */
+/* The first "before" operands of the old instruction end with the stride, and a boolean follows: columns are adjacent.
+ * In the new instruction this is a number, and precedes the stride. */
 static bool put_access(struct translation *t, uint32_t op, const uint32_t *words, uint32_t count, uint32_t before)
 {
     uint32_t operands[16];
@@ -127,7 +127,7 @@ hypura_status matrices_translate(const uint32_t *code, size_t bytes, uint32_t **
 {
     size_t words = bytes / sizeof *code;
     struct translation t = {.numbers = code[BOUND], .count = HEADER_WORDS};
-    /* Three constants more, and a word more for each of a few types. */
+    /* Adds three constants, and a word for each of a few types. */
     hypura_status status = ALLOCATE(&t.out, words + words / 4 + 64, "a kernel with cooperative matrices", error);
     if (status)
         return status;

@@ -1,10 +1,11 @@
-/* Weights times few tokens: which kernel, and how its work is cut. */
+/* Weights times few tokens: chooses the kernel and divides its work. */
 #include "compute/vulkan/gpu_private.h"
 
 #include <string.h>
 
-/* Kernels of the types. chunk: columns an invocation takes at a time, as in shaders/types.glsl; bytes_chunk likewise of
- * shaders/bytes.glsl, 0 where a type has no such kernel, whose rows start at multiples of bytes_alignment. */
+/* The kernels of each type. chunk: the columns that an invocation takes at a time, as in shaders/types.glsl.
+ * bytes_chunk: the same for shaders/bytes.glsl, 0 if the type has no such kernel; its rows start at multiples of
+ * bytes_alignment. */
 #define FLOATS(name, columns)                                                                                          \
     [TENSOR_##name] = {.floats = KERNEL_matvec_##name, .floats_experts = KERNEL_matvec_experts_##name, .chunk = columns}
 #define BYTES(name, chunk_columns, bytes_columns, alignment)                                                           \
@@ -51,27 +52,27 @@ static bool makes_pairs(enum tensor_type type)
     return type == TENSOR_IQ4_NL || type == TENSOR_IQ4_XS || type == TENSOR_MXFP4;
 }
 
-/* How one dispatch is cut. */
+/* How the work of a dispatch is divided. */
 struct cut {
     enum gpu_kernel kernel;
     uint32_t constants[GPU_MAX_CONSTANTS];
-    uint32_t job_rows;  /* that a work group takes of one matrix, or a subgroup where there are several turns */
-    uint32_t most;      /* work groups, or 0: as many as there are rows for */
-    uint32_t subgroups; /* of a work group that take job_rows each */
+    uint32_t job_rows;  /* rows of one matrix per work group; per subgroup if several take turns */
+    uint32_t most;      /* the most work groups; 0: as many as rows need */
+    uint32_t subgroups; /* subgroups of a work group that take job_rows each */
 };
 
-/* What decides it. */
+/* The properties that struct cut depends on. */
 struct shape {
     const struct vector_type *type;
     uint64_t rows; /* of all matrices and choices */
     uint32_t columns, tokens;
     bool wide, bytes, experts, normed, accumulate;
-    bool paired; /* bytes are made by a codebook */
+    bool paired; /* a codebook makes the bytes */
     const struct gpu_glu_kind *glu;
 };
 
-/* Rows of weights that an invocation takes: many use what was read of the inputs again, few spread small matrices over
- * the device. */
+/* Rows of weights per invocation: with many, inputs read once are reused; with few, small matrices use the whole
+ * device. */
 static uint32_t rows_together(uint64_t rows, uint32_t least)
 {
     uint32_t together = 4;
@@ -80,7 +81,7 @@ static uint32_t rows_together(uint64_t rows, uint32_t least)
     return together;
 }
 
-/* Invocations of a work group: by the columns alone, since the order of sums depends on it. */
+/* Invocations per work group. Depends on the columns only, because it determines the order of sums. */
 static uint32_t float_group(const struct vector_type *type, uint32_t columns)
 {
     uint32_t chunks = (columns + type->chunk - 1) / type->chunk, group = 32;
@@ -89,14 +90,14 @@ static uint32_t float_group(const struct vector_type *type, uint32_t columns)
     return group;
 }
 
-/* Shared memory that matvec_bytes.comp wants, but tables of codebooks. */
+/* The shared memory that matvec_bytes.comp needs, without tables of codebooks. */
 static uint32_t bytes_shared(uint32_t group, uint32_t tile, uint32_t tokens, bool normed)
 {
     uint32_t blocks = tokens * tile / 32, parts = (tile > 8 * group ? 2 : 1) * group;
     return tokens * (tile + 64) + (blocks * (normed ? 4 : 3) + parts * (normed ? 2 : 1) + 16) * 4;
 }
 
-#define TABLE_BYTES 1024u /* of the values of a byte */
+#define TABLE_BYTES 1024u /* a table with the values of each byte */
 
 /* Columns of inputs in shared memory at once: all if they fit. */
 static uint32_t bytes_tile(const struct gpu *gpu, uint32_t group, const struct shape *shape)
@@ -107,7 +108,7 @@ static uint32_t bytes_tile(const struct gpu *gpu, uint32_t group, const struct s
     return tile;
 }
 
-/* Tables of a codebook: one for each invocation that reads at the same time, or fewer. */
+/* Copies of a codebook's table: one per invocation that reads at the same time, or fewer. */
 static uint32_t table_copies(const struct gpu *gpu, uint32_t used)
 {
     uint32_t copies = 32;
@@ -118,8 +119,8 @@ static uint32_t table_copies(const struct gpu *gpu, uint32_t used)
 
 #define BYTES_GROUP 1024u /* at most */
 
-/* Invocations of a work group. One token: a work group a core, so that as many as possible share the inputs that were
- * rounded, but no more than it takes to end together after as many turns. */
+/* Invocations per work group. For one token, each core gets one work group, so that as many invocations as possible
+ * share the rounded inputs. It has no more than needed for all to end together after the same number of turns. */
 static uint32_t bytes_group(const struct gpu *gpu, const struct shape *shape)
 {
     const uint32_t most = MIN(BYTES_GROUP, gpu->info.max_group), subgroup = gpu->info.subgroup_min;
@@ -166,7 +167,7 @@ static struct cut choose_cut(const struct gpu *gpu, const struct shape *shape)
     return cut;
 }
 
-/* Work groups in two dimensions, since one holds few. */
+/* Work groups are in two dimensions, because the limit of one is low. */
 static void launch_cut(struct gpu *gpu, const struct cut *cut, const void *push, size_t bytes, uint64_t groups,
                        uint32_t depth, bool chained)
 {
@@ -183,7 +184,7 @@ bool gpu_multiplies_bytes(enum tensor_type type)
     return (unsigned)type < TENSOR_TYPE_COUNT && vector_types[type].bytes_chunk != 0;
 }
 
-/* Whether the kernel that multiplies bytes can take these weights. */
+/* Whether the kernel that multiplies bytes can read these weights. */
 static bool takes_bytes(const struct gpu *gpu, const struct gpu_matrix *weights, uint64_t slot_stride)
 {
     const struct vector_type *type = &vector_types[weights->type];
@@ -206,7 +207,7 @@ void gpu_matvec(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count, ui
                 uint32_t columns, row_bytes, in_stride;
                 float epsilon;
             };
-            struct { /* of bytes, which have the rest as constants */
+            struct { /* for bytes: their kernels have the rest as constants */
                 uint64_t progress;
                 uint32_t awaited, bytes_row_bytes;
             };
@@ -237,7 +238,7 @@ void gpu_matvec(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count, ui
         shape.bytes &= shape.wide && takes_bytes(gpu, &jobs[i].weights, 0);
     }
     uint64_t codebook = gpu_codebook(gpu, jobs->weights.type);
-    if (codebook) /* in the place of the last job, which there is none of then */
+    if (codebook) /* takes the place of the last job, which is then unused */
         push.jobs[GPU_VECTOR_JOBS - 1].weights = codebook;
     struct cut cut = choose_cut(gpu, &shape);
     uint64_t groups = 0;

@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Every buffer may be used by kernels and copies alike, on both queues: for buffers that costs nothing. */
+/* Kernels and copies, on both queues, may use every buffer; for buffers this costs nothing. */
 static hypura_status create_buffer(struct gpu *gpu, struct gpu_buffer *buffer, const void *next, hypura_error *error)
 {
     const VkBufferCreateInfo create = {
@@ -47,8 +47,8 @@ static hypura_status bind(struct gpu *gpu, struct gpu_buffer *buffer, hypura_err
 #define VISIBLE (VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT | VK_MEMORY_PROPERTY_HOST_COHERENT_BIT)
 #define CACHED VK_MEMORY_PROPERTY_HOST_CACHED_BIT
 
-/* Tries memory of each list of properties in turn, a type with every one of them and none of the unwanted; stops at the
- * first that has room. Only coherent memory is mapped, so that nothing need be flushed. */
+/* Tries each wish in turn: memory types with all wanted and no unwanted properties. Stops at the first type with room.
+ * Only coherent memory is mapped, so nothing needs to be flushed. */
 static hypura_status allocate_first(struct gpu *gpu, struct gpu_buffer *buffer,
                                     const VkMemoryPropertyFlags (*wishes)[2], size_t count, hypura_error *error)
 {
@@ -100,8 +100,8 @@ static hypura_status create(struct gpu *gpu, struct gpu_buffer **out, uint64_t b
 hypura_status gpu_buffer_create(struct gpu *gpu, struct gpu_buffer **out, uint64_t bytes, enum gpu_memory memory,
                                 hypura_error *error)
 {
-    /* Wanted and unwanted properties. Memory that the host sees may be the smaller part of a card's, so device buffers
-     * leave it alone as long as there is other. */
+    /* Wanted and unwanted properties. The host may see only the smaller part of a card's memory, so device buffers
+     * use that part last. */
     static const VkMemoryPropertyFlags unified[][2] = {{LOCAL | VISIBLE, 0}, {VISIBLE, 0}};
     static const VkMemoryPropertyFlags device[][2] = {{LOCAL, VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT}, {LOCAL, 0}};
     static const VkMemoryPropertyFlags upload[][2] = {{LOCAL | VISIBLE, 0}, {VISIBLE, CACHED}, {VISIBLE, 0}};
@@ -172,10 +172,10 @@ void gpu_buffer_destroy(struct gpu *gpu, struct gpu_buffer *buffer)
 {
     if (!buffer)
         return;
-    /* A device that refused one batch may still be at those before it. */
+    /* A device that refused a batch may still run earlier ones. */
     if (atomic_load(&gpu->lost) && !atomic_exchange(&gpu->drained, true))
         timelines_drain(gpu);
-    bool in_use = atomic_load(&gpu->hung); /* perhaps, and for ever */
+    bool in_use = atomic_load(&gpu->hung); /* perhaps, and forever */
     if (buffer->buffer && !in_use)
         gpu->vk.vkDestroyBuffer(gpu->device, buffer->buffer, NULL);
     if (buffer->memory && !in_use)

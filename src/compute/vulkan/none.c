@@ -1,4 +1,4 @@
-/* In place of everything else in this folder where the build had no shader compiler that works or no Vulkan headers. */
+/* Replaces all other files of this folder if the build had no working shader compiler or no Vulkan headers. */
 #include "compute/vulkan/gpu.h"
 
 #include <stdio.h>

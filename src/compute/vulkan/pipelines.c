@@ -32,7 +32,7 @@ const uint32_t *kernel_code(enum gpu_kernel kernel, size_t *bytes)
     return kernels[kernel].code;
 }
 
-/* One kernel with one set of constants, in a list of its kernel's. */
+/* A kernel with one set of constants, in the list of that kernel. */
 struct pipeline {
     struct pipeline *next;
     uint32_t constants[GPU_MAX_CONSTANTS];
@@ -40,7 +40,7 @@ struct pipeline {
     VkPipeline pipeline;
 };
 
-/* A kernel's code as this device takes it: *code, or *own, which the caller frees. */
+/* Adapts a kernel's code to this device. *code is the result; the caller frees *own. */
 static hypura_status adapt(const struct gpu *gpu, const uint32_t **code, size_t *bytes, uint32_t **own,
                            hypura_error *error)
 {
@@ -129,7 +129,7 @@ hypura_status pipeline_get(struct gpu *gpu, enum gpu_kernel kernel, const uint32
 
 #define CACHE_LIMIT ((size_t)256 << 20)
 
-/* The file's bytes when it is a cache of this very driver; a driver need not survive any other. */
+/* Returns the file's bytes if this same driver wrote them; another driver's cache may crash a driver. */
 static void *read_cache(const struct gpu *gpu, const char *path, size_t *size)
 {
     *size = 0;
@@ -160,8 +160,8 @@ static void *read_cache(const struct gpu *gpu, const char *path, size_t *size)
     return data;
 }
 
-/* Through a file of its own that is renamed, so that no other process reads half of it. What cannot be written is only
- * slower next time. */
+/* Writes a temporary file and renames it, so that no other process reads half of it. After a failure the next start is
+ * only slower. */
 static void write_cache(struct gpu *gpu)
 {
     size_t size = 0;

@@ -1,4 +1,4 @@
-/* Mixtures of experts: the choice, the sum of what the chosen gave, and what follows a layer. */
+/* Mixtures of experts: the choice, the sum of the chosen experts' outputs, and the residual after a layer. */
 #include "compute/vulkan/gpu_private.h"
 
 void gpu_router(struct gpu *gpu, const struct gpu_router *router)
@@ -40,7 +40,7 @@ void gpu_residual(struct gpu *gpu, const struct gpu_residual *residual)
     const struct gpu_mix *mix = &residual->mix;
     /* MIX_MEMBERS of mix.glsl in the middle */
     const uint64_t out = gpu_address(residual->out), halves = gpu_address(residual->out_halves);
-    /* There is room for the distance only, in units of 16 bytes. */
+    /* Push constants only have room for the distance, in units of 16 bytes. */
     const bool near = halves > out && (halves - out) % 16 == 0 && (halves - out) / 16 <= UINT32_MAX;
     struct {
         uint64_t hidden, branch, post_norm, layer_scale, norm, out;

@@ -1,13 +1,13 @@
 /* Kernels on rows of floats. */
 #include "compute/vulkan/gpu_private.h"
 
-/* Groups for rows that kernels walk in steps of the grid. */
+/* Work groups for kernels that step through rows by the size of the grid. */
 static uint32_t row_groups(uint32_t rows)
 {
     return MIN(rows, GPU_MAX_GROUPS);
 }
 
-/* Fours of floats that an invocation of norm.comp or residual.comp may hold, and invocations. */
+/* For norm.comp and residual.comp: the most groups of four floats per invocation, and the invocations. */
 #define MOST_STEPS 8u
 #define ROW_GROUP 256u
 
@@ -52,7 +52,7 @@ static const uint16_t embed_kernels[TENSOR_TYPE_COUNT] = {
 };
 #undef TYPE
 
-/* What a row's first byte must be a multiple of. */
+/* The required alignment of a row's first byte. */
 static uint32_t embedding_alignment(enum tensor_type type)
 {
     bool plain = type == TENSOR_F32 || type == TENSOR_F16 || type == TENSOR_BF16;
@@ -65,7 +65,7 @@ bool gpu_embed_supports(enum tensor_type type, uint64_t row_bytes)
            row_bytes % embedding_alignment(type) == 0;
 }
 
-/* Invocations of a work group, and the fewest columns that one takes. */
+/* Invocations per work group, and the least columns of each. */
 #define EMBED_GROUP 64u
 #define EMBED_COLUMNS 4u
 

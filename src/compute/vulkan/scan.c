@@ -1,4 +1,4 @@
-/* Short convolutions and scans of state spaces: which work groups, and where the states are. */
+/* Short convolutions and scans of state spaces: work groups, and the places of states. */
 #include "compute/vulkan/gpu_private.h"
 
 /* As in shaders/convolve.comp and scan.comp. */

@@ -1,4 +1,4 @@
-/* Residual streams next to the first one, and what else Gemma 3n does with rows. */
+/* Residual streams in addition to the first, and other operations on rows in Gemma 3n. */
 #include "compute/vulkan/gpu_private.h"
 
 void gpu_sides(struct gpu *gpu, const struct gpu_sides *s)
@@ -8,7 +8,7 @@ void gpu_sides(struct gpu *gpu, const struct gpu_sides *s)
         gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED, "GPU: %u streams next to the first one", s->sides);
         return;
     }
-    /* A prediction reads no branch and no scale; the shader finds an address that it may read all the same. */
+    /* A prediction does not use branch and scale, but they get an address that the shader may read. */
     const struct {
         uint64_t hidden, sides, branch, out, norm, router, coefficients, scale;
         uint32_t rows, width;

@@ -1,4 +1,4 @@
-/* What the device says of its work: errors, command buffers, and the timelines that tell how far it is. */
+/* The progress of the device: errors, command buffers, and timelines. */
 #include "compute/vulkan/gpu_private.h"
 
 #include <stdarg.h>
@@ -97,8 +97,8 @@ VkResult timeline_read(struct gpu *gpu, VkSemaphore timeline, uint64_t *value)
     return gpu->vk.vkGetSemaphoreCounterValue(gpu->device, timeline, value);
 }
 
-/* What grows whenever the device ends something, or the host lets it go on; and whether it waits for the host: all that
- * comes before a batch with a signal that was not given is done. On one queue uploads stand behind that batch. */
+/* *sum grows whenever the device ends something or the host signals. *waits_for_host: all work before a batch whose
+ * signal was not given is done. With one queue, uploads wait behind that batch. */
 static VkResult read_progress(struct gpu *gpu, uint64_t *sum, bool *waits_for_host)
 {
     uint64_t computed = 0, signalled = 0, uploaded = 0;
@@ -112,7 +112,7 @@ static VkResult read_progress(struct gpu *gpu, uint64_t *sum, bool *waits_for_ho
     return result;
 }
 
-/* How far the device is nobody knows any more, so nothing that it uses can be used again. */
+/* The device's progress is unknown from now on, so nothing that it uses can be reused. */
 static hypura_status lose_track(struct gpu *gpu, VkResult result, hypura_error *error)
 {
     hypura_error why;
@@ -127,7 +127,7 @@ static hypura_status wait_even_if_lost(struct gpu *gpu, VkSemaphore timeline, ui
                                       .semaphoreCount = 1,
                                       .pSemaphores = &timeline,
                                       .pValues = &value};
-    /* A slow device may have far to go: it hangs when it ends nothing for so long, and not for want of our signal. */
+    /* A slow device may have much to do. It hangs if it ends nothing for this long and does not wait for the host. */
     uint64_t reached = 0, before;
     bool waits_for_host = false;
     VkResult result = read_progress(gpu, &reached, &waits_for_host);
@@ -165,7 +165,7 @@ void timelines_drain(struct gpu *gpu)
     uint64_t signalled = 0, awaited = atomic_load(&gpu->host_awaited);
     if (!gpu->host_timeline || !gpu->upload_timeline || atomic_load(&gpu->hung))
         return;
-    /* What waits for a signal that nobody will give. */
+    /* Releases batches that wait for a signal which would never come. */
     if (!timeline_read(gpu, gpu->host_timeline, &signalled) && signalled < awaited)
         gpu_signal_host(gpu, awaited, NULL);
     if (gpu->submitted)

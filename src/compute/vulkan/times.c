@@ -1,11 +1,11 @@
-/* How long each kind of kernel takes: with HYPURA_GPU_TIMES=1 in the environment kernels run one after the other, a
- * time is taken behind each, and gpu_close tells the sums. */
+/* Times per kind of kernel. With HYPURA_GPU_TIMES=1 in the environment, kernels run one after the other, each followed
+ * by a timestamp, and gpu_close logs the sums. */
 #include "compute/vulkan/gpu_private.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* Kernels of a batch that are timed; those beyond count with the last. */
+/* The most timed kernels per batch; later ones count with the last. */
 #define MOST_TIMED 2048u
 
 struct gpu_times {
@@ -33,7 +33,7 @@ hypura_status times_create(struct gpu *gpu, hypura_error *error)
     return status;
 }
 
-/* Adds what a batch took that is done. */
+/* Adds the times of a finished batch. */
 static void collect(struct gpu *gpu, size_t batch)
 {
     struct gpu_times *times = gpu->times;

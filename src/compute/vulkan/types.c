@@ -1,6 +1,6 @@
 #include "compute/vulkan/gpu_private.h"
 
-/* Kernels and demands of the types; chunk as in shaders/types.glsl. */
+/* The kernels and requirements of each type; chunk as in shaders/types.glsl. */
 #define TYPE_KERNELS(name, cooperative)                                                                                \
     KERNEL_matmat_##name, KERNEL_matmat_experts_##name, KERNEL_##cooperative##_##name,                                 \
         KERNEL_##cooperative##_experts_##name

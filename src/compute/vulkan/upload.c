@@ -1,14 +1,14 @@
-/* Copies from the host to memory that is not mapped, through parts of one staging buffer, which take turns. */
+/* Copies from the host to memory that is not mapped, through the parts of a staging buffer in turn. */
 #include "compute/vulkan/gpu_private.h"
 
 #include <string.h>
 #include <unistd.h>
 
-/* Under upload_lock from here on. */
+/* With upload_lock held from here on. */
 
-/* One thread copies to the staging ring at a third of what a card's bus takes, so several do, where there are cores. */
+/* One thread fills the staging ring at a third of the speed of a card's bus, so several do if there are cores. */
 #define COPY_THREADS 4
-#define COPY_BYTES ((uint64_t)512 << 10) /* of a task */
+#define COPY_BYTES ((uint64_t)512 << 10) /* per task */
 
 struct host_copy {
     uint8_t *to;
@@ -43,7 +43,7 @@ static hypura_status prepare(struct gpu *gpu, hypura_error *error)
     return status ? status : gpu_buffer_create_staging(gpu, &gpu->staging_memory, STAGING_PARTS * STAGING_BYTES, error);
 }
 
-/* The next part, when the copy that last used it has ended. */
+/* Waits for the copy that last used the next part, and takes that part. */
 static hypura_status take_part(struct gpu *gpu, struct staging **part, uint64_t *offset, hypura_error *error)
 {
     size_t index = gpu->staging_next++ % STAGING_PARTS;
@@ -132,7 +132,7 @@ hypura_status gpu_upload_wait(struct gpu *gpu, gpu_ticket ticket, hypura_error *
     return timeline_wait(gpu, gpu->upload_timeline, ticket, error);
 }
 
-/* Waits without the lock, which uploads that a batch waits for may want. */
+/* Waits without the lock, because uploads that a batch waits for may need it. */
 static hypura_status download_part(struct gpu *gpu, void *host, struct gpu_range from, uint64_t bytes,
                                    hypura_error *error)
 {

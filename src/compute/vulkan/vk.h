@@ -1,4 +1,4 @@
-/* Vulkan's functions as a table: the loader is opened when the first device is asked for, so nothing here is linked. */
+/* A table of Vulkan's functions. The loader is opened with the first device, so hypura does not link to it. */
 #ifndef HYPURA_VK_H
 #define HYPURA_VK_H
 
@@ -99,26 +99,26 @@ struct vk {
     VK_INSTANCE_FUNCTIONS(MEMBER)
     VK_DEVICE_FUNCTIONS(MEMBER)
     PFN_vkGetMemoryHostPointerPropertiesEXT vkGetMemoryHostPointerPropertiesEXT; /* NULL without the extension */
-    PFN_vkCreateDebugUtilsMessengerEXT vkCreateDebugUtilsMessengerEXT;           /* likewise */
+    PFN_vkCreateDebugUtilsMessengerEXT vkCreateDebugUtilsMessengerEXT;           /* the same */
     PFN_vkDestroyDebugUtilsMessengerEXT vkDestroyDebugUtilsMessengerEXT;
 #undef MEMBER
     VkInstance instance;
     VkDebugUtilsMessengerEXT messenger;
 };
 
-/* Opens the loader and creates an instance, with the validation layers when validate is true; messages, which must live
- * as long, counts what they say. HYPURA_ERROR_UNSUPPORTED: no loader on this machine. */
+/* Opens the loader and creates an instance, with the validation layers if validate is true. *messages counts their
+ * messages, and must live as long. HYPURA_ERROR_UNSUPPORTED: no loader on this machine. */
 hypura_status vk_open(struct vk *vk, bool validate, _Atomic uint64_t *messages, hypura_error *error);
 hypura_status vk_load_device(struct vk *vk, VkDevice device, hypura_error *error);
 void vk_close(struct vk *vk);
 
-/* From now on drivers stay loaded when no instance is open. */
+/* From now on, drivers stay loaded even if no instance is open. */
 void vk_keep_drivers(void);
 
-/* "VK_ERROR_DEVICE_LOST" for the result, in words. */
+/* Describes a result in words. */
 const char *vk_result_text(VkResult result);
 
-/* The hypura_status of a result that is not success. */
+/* The hypura_status for a result other than success. */
 hypura_status vk_error(hypura_error *error, VkResult result, const char *doing);
 
 bool vk_has_extension(const VkExtensionProperties *list, uint32_t count, const char *name);
