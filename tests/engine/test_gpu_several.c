@@ -82,43 +82,53 @@ static void parts_of_a_prompt_give_the_bits_of_all(void **state)
     device_or_skip();
     enum { LONG = 600, MORE = 4 };
     static const char *const models[] = {"llama", "mixtral"};
+    static const struct {
+        unsigned devices;
+        const char *asked;
+        uint32_t parts;
+    } ways[] = {{1, NULL, 0}, {2, NULL, 2}, {2, "1000", LONG / 9}};
     int32_t tokens[LONG + MORE];
     struct random random;
     random_seed(&random, 5);
     for (size_t i = 0; i < COUNT_OF(tokens); i++)
         tokens[i] = (int32_t)(random_next(&random) % 300);
     for (size_t i = 0; i < COUNT_OF(models); i++) {
-        float *logits[2];
+        float *logits[COUNT_OF(ways)];
         size_t vocabulary = 0;
-        for (int two = 0; two < 2; two++) {
+        for (size_t way = 0; way < COUNT_OF(ways); way++) {
             struct engine_options options;
             struct engine *engine = NULL;
             uint32_t positions[LONG];
             set_options(&options, &(struct setting){.kv_type = TENSOR_F16, .fixed = true});
             options.context = 1024;
             options.chunk = LONG;
-            options.gpu = listed(two ? 2 : 1);
+            options.gpu = listed(ways[way].devices);
+            if (ways[way].asked)
+                setenv("HYPURA_GPU_PARTS", ways[way].asked, 1);
             assert_ok(engine_open(&engine, model_path(models[i]), &options, &test_error));
             for (uint32_t p = 0; p < LONG; p++)
                 positions[p] = p;
             vocabulary = model_parameters(engine_model(engine))->vocabulary;
-            logits[two] = calloc((1 + MORE) * vocabulary, sizeof(float));
+            logits[way] = calloc((1 + MORE) * vocabulary, sizeof(float));
             const struct engine_batch prompt = {.count = LONG, .tokens = tokens, .positions = positions};
             assert_ok(engine_forward(engine, &prompt, &test_error));
-            assert_int_equal(engine->batch.passes[1] != NULL, two);
-            for (int d = 0; d < 2 && two; d++)
-                assert_int_equal(engine->batch.passes[d]->parts, 2);
-            memcpy(logits[two], engine_logits(engine, 0), vocabulary * sizeof(float));
-            feed(engine, 0, tokens + LONG, MORE, 1, logits[two] + vocabulary);
+            unsetenv("HYPURA_GPU_PARTS");
+            assert_int_equal(engine->batch.passes[1] != NULL, ways[way].parts != 0);
+            for (int d = 0; d < 2 && ways[way].parts; d++)
+                assert_int_equal(engine->batch.passes[d]->parts, ways[way].parts);
+            memcpy(logits[way], engine_logits(engine, 0), vocabulary * sizeof(float));
+            feed(engine, 0, tokens + LONG, MORE, 1, logits[way] + vocabulary);
             close_silent(engine);
         }
-        double most = 0;
-        for (size_t k = 0; k < (1 + MORE) * vocabulary; k++)
-            most = fmax(most, fabs((double)logits[0][k] - (double)logits[1][k]));
-        if (strcmp(models[i], "llama") == 0 ? most != 0 : most > 1e-3)
-            fail_msg("%s: differs by %g in parts", models[i], most);
+        for (size_t way = 1; way < COUNT_OF(ways); way++) {
+            double most = 0;
+            for (size_t k = 0; k < (1 + MORE) * vocabulary; k++)
+                most = fmax(most, fabs((double)logits[0][k] - (double)logits[way][k]));
+            if (strcmp(models[i], "llama") == 0 ? most != 0 : most > 1e-3)
+                fail_msg("%s: differs by %g in %u parts", models[i], most, ways[way].parts);
+            free(logits[way]);
+        }
         free(logits[0]);
-        free(logits[1]);
     }
 }
 

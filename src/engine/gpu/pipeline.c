@@ -1,11 +1,13 @@
 /* A prompt on several devices: while one has a part of the batch, the one before it has the next part.
  *
- * Parts go through all devices one after the other, each as a batch of its own: the batch is narrowed to the part's rows
- * (struct view), which nothing below it notices, and its rows have places of their own in what both sides see
- * (gpu_pass.first_row). A device gets its next part while it has one, and what a part left goes on when it is done. Only a batch that the devices compute alone goes so, of one sequence, without states,
- * which a part would have to hand to the next, and whose rows' last states nobody wants but those of the last part. */
+ * Parts go through all devices one after the other, each as a batch of its own: the batch is narrowed to the part's
+ * rows (struct view), which nothing below it notices, and its rows have places of their own in what both sides see
+ * (gpu_pass.first_row). A device gets its next part while it has one, and what a part left goes on when it is done.
+ * Only a batch that the devices compute alone goes so, of one sequence, without states, which a part would have to hand
+ * to the next, and whose rows' last states nobody wants but those of the last part. */
 #include "engine/gpu/pass.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 /* Fewer rows cost a device more than waiting for the one before saves. */
@@ -91,9 +93,18 @@ static bool carries_more(const struct batch *batch)
     return widths[BUFFER_HIDDEN] != model_parameters(batch->open->model)->embedding;
 }
 
+/* For measurements: as many as the environment says (0: it says nothing). Each keeps the kernels for many rows, and thus
+ * its bits. */
+static size_t asked_parts(const struct batch *batch)
+{
+    const char *asked = getenv("HYPURA_GPU_PARTS");
+    return asked ? MIN((size_t)strtoul(asked, NULL, 10), batch->rows / (GPU_VECTOR_TOKENS + 1)) : 0;
+}
+
 static size_t count_parts(const struct batch *batch)
 {
-    size_t parts = MIN(batch->rows / PART_ROWS, (size_t)MOST_PARTS);
+    const size_t asked = asked_parts(batch);
+    const size_t parts = asked ? asked : MIN(batch->rows / PART_ROWS, (size_t)MOST_PARTS);
     const uint32_t *wanted = batch->scratch.wanted;
     const uint8_t *devices = batch->pass ? batch->open->plan->gpu->devices : NULL;
     if (!devices || parts < 2 || batch->span_count > 1 || batch->trace || batch->narrowing.layer == NO_LAYER ||
@@ -119,6 +130,7 @@ struct pipeline {
     struct view whole;
     struct stage stages[HARDWARE_MAX_GPUS];
     size_t count, parts;
+    uint64_t begun; /* 0: nobody wants to know when */
 };
 
 static struct part part_of(const struct pipeline *pipeline, size_t number)
@@ -135,6 +147,14 @@ static void begin(struct gpu_pass *pass, const struct part *part)
     pass->latent.grouped = 0;
     memset(pass->state, 0, sizeof pass->state); /* ROWS_FLOATS */
     pass->on_device = pass->inputs_sent = pass->hidden_on_device = false;
+}
+
+/* Next to HYPURA_GPU_PARTS: when a device got a part, and when it was seen to be done with it. */
+static void tell(const struct pipeline *pipeline, const struct stage *stage, size_t part, const char *what)
+{
+    if (pipeline->begun)
+        log_write(LOG_WARNING, "GPU: %10.3f ms: device %u %s part %zu of %zu",
+                  clock_seconds_since(pipeline->begun) * 1e3, stage->pass->number, what, part + 1, pipeline->parts);
 }
 
 /* Gives a device what it does with its next part. */
@@ -162,6 +182,7 @@ static hypura_status send_part(struct batch *batch, struct pipeline *pipeline, s
         pass_record_leaving(batch);
     TRY(pass_send(pass, error));
     pass->parts++;
+    tell(pipeline, stage, stage->sent, "got");
     stage->tickets[stage->sent++ % PARTS_AHEAD] = pass->last;
     return HYPURA_OK;
 }
@@ -209,7 +230,7 @@ static hypura_status run(struct batch *batch, struct pipeline *pipeline, hypura_
         if (!stage)
             continue;
         TRY(gpu_wait(stage->pass->gpu, stage->tickets[stage->taken % PARTS_AHEAD], error));
-        stage->taken++;
+        tell(pipeline, stage, stage->taken++, "is done with");
         if (batch_is_to_end(batch))
             return error_set(error, HYPURA_ERROR_CANCELLED, "cancelled");
     }
@@ -229,7 +250,7 @@ bool gpu_pass_pipelines(const struct batch *batch, bool *embeds)
 
 hypura_status gpu_pass_pipeline(struct batch *batch, hypura_error *error)
 {
-    struct pipeline pipeline = {.parts = count_parts(batch)};
+    struct pipeline pipeline = {.parts = count_parts(batch), .begun = asked_parts(batch) ? clock_nanoseconds() : 0};
     struct view *whole = &pipeline.whole;
     bool done;
     look(batch, whole);
