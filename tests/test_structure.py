@@ -20,7 +20,7 @@ FOLDERS = ["core", "cluster", "format", "tokenizer", "template", "chat", "sampli
            "prefix", "engine", "api", "tools", "server", "cli"]
 # Folders whose files call each other in no circle.
 NO_CIRCLES = ("core", "format", "tokenizer", "sampling", "chat", "model", "compute/cpu", "compute/vulkan", "steps", "hw", "plan", "store",
-              "prefix", "engine", "engine/cpu", "engine/gpu", "engine/cluster", "api", "template", "grammar")
+              "prefix", "engine", "engine/cpu", "engine/gpu", "engine/cluster", "api", "template", "grammar", "tools", "server")
 # But for these: what they work on holds its like.
 RECURSIVE = {
     # A value may be what a macro, a filter or a method gives, and each of these may ask for values.
@@ -151,7 +151,8 @@ def the_waist_knows_no_device():
 
 def calls_within(folder):
     """Of each file of a folder: those of the folder that it calls, as the object files say."""
-    prefix, objects = "src_" + folder.replace("/", "_") + "_", symbols(LIBRARY)
+    library = os.path.join(os.path.dirname(LIBRARY), f"libhypura-{folder}.a")  # tools and the server have their own
+    prefix, objects = "src_" + folder.replace("/", "_") + "_", symbols(library if os.path.exists(library) else LIBRARY)
     files = {name[len(prefix):-4]: name for name in objects if name.startswith(prefix)}
     files = {file: objects[name] for file, name in files.items() if os.path.exists(os.path.join(SOURCE, "src", folder, file + ".c"))}
     home = {symbol: file for file, (defined, _) in files.items() for symbol in defined}

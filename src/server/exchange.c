@@ -75,7 +75,7 @@ static void free_exchange(struct exchange *exchange)
     pthread_mutex_destroy(&exchange->mutex);
     memory_free(exchange->path);
     memory_free(exchange);
-    server_note_freed(server, lent);
+    atomic_fetch_add(&server->freed, lent); /* its watch gives it to the system when it has become much */
     if (lent >= LARGE_BYTES)
         memory_give_back();
     if (lent)
@@ -234,18 +234,6 @@ static const struct {
     [API_OPENAI] = {OPENAI_NO_MEMORY, "data: " OPENAI_NO_MEMORY "\n\n"},
     [API_ANTHROPIC] = {ANTHROPIC_NO_MEMORY, "event: error\ndata: " ANTHROPIC_NO_MEMORY "\n\n"},
 };
-
-static _Thread_local uint64_t failures_before;
-
-void exchange_start_work(void)
-{
-    failures_before = memory_failures();
-}
-
-hypura_status exchange_check_work(hypura_error *error)
-{
-    return memory_check(failures_before, "request", error);
-}
 
 /* With the mutex held. The pieces that a stream has go out before. */
 static void tell_no_memory(struct exchange *exchange)
@@ -470,7 +458,7 @@ bool exchange_alive(struct exchange *exchange)
 
 bool exchange_is_awaited(struct exchange *exchange)
 {
-    return exchange_alive(exchange) && worker_goes_on(exchange->http->server.worker);
+    return exchange_alive(exchange) && !atomic_load(&exchange->http->server.ending);
 }
 
 /* The types of Anthropic's errors. */

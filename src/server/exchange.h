@@ -33,7 +33,7 @@ void *exchange_kept(const struct exchange *exchange); /* or NULL */
 
 /* ---- answering ---- */
 
-/* From here to the next call of this: if memory was short for any part of what this thread makes for a request
+/* work.c. From here to the next call of this: if memory was short for any part of what this thread makes for a request
  * (core/core.h), its answer becomes 503, or the end of its stream. */
 void exchange_start_work(void);
 hypura_status exchange_check_work(hypura_error *error); /* HYPURA_ERROR_MEMORY if memory was short since */

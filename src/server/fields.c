@@ -6,6 +6,14 @@
 #include <string.h>
 #include <strings.h>
 
+json_t *buffer_json(const struct buffer *buffer)
+{
+    const char *text = buffer->data ? buffer->data : "";
+    json_t *json = json_stringn(text, buffer->size);
+    /* One token may be part of a character. */
+    return json ? json : json_string("\xEF\xBF\xBD");
+}
+
 bool read_float(const json_t *object, const char *key, float *out, hypura_error *error)
 {
     const json_t *value = json_object_get(object, key);

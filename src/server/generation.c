@@ -10,15 +10,6 @@
 /* ---- making one ----------------------------------------------------------------------------------------------------
  */
 
-static void refuse_job(struct job *job, unsigned status, const char *message)
-{
-    struct server_counters *counters = &exchange_server(job->exchange)->counters;
-    if (status == 503 || status == 499)
-        atomic_fetch_add(status == 503 ? &counters->refused : &counters->cancelled, 1);
-    exchange_fail(job->exchange, status, message);
-    generation_free((struct generation *)job);
-}
-
 static void prepare_job(struct job *job, struct loaded_model *loaded);
 static void start_job(struct job *job, struct loaded_model *loaded, uint64_t load_nanoseconds);
 static void cancel_job(struct job *job, struct loaded_model *loaded);
@@ -49,7 +40,7 @@ struct generation *generation_create(struct exchange *exchange, const struct dia
     generation->job.prepare = prepare_job;
     generation->job.start = start_job;
     generation->job.cancel = cancel_job;
-    generation->job.refuse = refuse_job;
+    generation->job.refuse = generation_refuse_job;
     generation->dialect = dialect;
     generation->model_name = json_string_value(model);
     generation->stream = stream && !json_is_null(stream) ? json_is_true(stream) : stream_default;
@@ -71,69 +62,6 @@ struct generation *generation_create(struct exchange *exchange, const struct dia
         return NULL;
     }
     return generation;
-}
-
-static void free_generation(struct generation *generation)
-{
-    for (size_t i = 0; generation->choices && i < generation->count; i++) {
-        struct choice *choice = &generation->choices[i];
-        sampler_destroy(choice->sampler);
-        grammar_matcher_free(choice->matcher);
-        chat_parser_free(choice->parser);
-        buffer_free(&choice->content);
-        buffer_free(&choice->reasoning);
-        json_decref(choice->calls);
-        json_decref(choice->logprobs);
-        json_decref(choice->ids);
-    }
-    memory_free(generation->choices);
-    grammar_free(generation->grammar);
-    token_array_free(&generation->prompt);
-    memory_free(generation->biases);
-    memory_free(generation->stops);
-    json_decref(generation->messages);
-    json_decref(generation->tools);
-    json_decref(generation->variables);
-    json_decref(generation->state);
-    json_decref(generation->forced);
-    model_entry_free(&generation->job.model);
-    exchange_release(generation->job.exchange);
-    memory_free(generation);
-}
-
-static void free_at_desk(struct desk_task *task)
-{
-    free_generation((struct generation *)((char *)task - offsetof(struct generation, job.task)));
-}
-
-void generation_free(struct generation *generation)
-{
-    if (!generation)
-        return;
-    if (!exchange_is_large(generation->job.exchange)) {
-        free_generation(generation);
-        return;
-    }
-    generation->job.task = (struct desk_task){.work = free_at_desk, .bytes = SIZE_MAX};
-    desk_submit(exchange_server(generation->job.exchange)->desk, &generation->job.task);
-}
-
-void generation_refuse(struct generation *generation, const char *message)
-{
-    refuse_job(&generation->job, 400, message);
-}
-
-void generation_refuse_with(struct generation *generation, const hypura_error *error)
-{
-    refuse_job(&generation->job, error->status == HYPURA_ERROR_MEMORY ? 503 : 400, error->message);
-}
-
-bool generation_is_whole(struct generation *generation)
-{
-    hypura_error error = {0};
-    if (exchange_check_work(&error))
-        generation_refuse_with(generation, &error);
-    return error.status == HYPURA_OK;
 }
 
 void generation_submit(struct generation *generation)
@@ -310,22 +238,6 @@ static bool on_token(void *context, const struct generated_token *token)
     choice->reasoning_tokens += token->id != NO_TOKEN && choice->last == CHAT_REASONING;
     choice->torn |= exchange_check_work(NULL) != HYPURA_OK;
     return !choice->torn && exchange_alive(generation->job.exchange);
-}
-
-void generation_fail(struct generation *generation, const hypura_error *error)
-{
-    struct exchange *exchange = generation->job.exchange;
-    bool cancelled = error->status == HYPURA_ERROR_CANCELLED,
-         stopping = atomic_load(&exchange_server(exchange)->stopping);
-    if (cancelled)
-        atomic_fetch_add(&exchange_server(exchange)->counters.cancelled, 1);
-    if (exchange_lacks_room(exchange))
-        exchange_fail_for_room(exchange);
-    else if (cancelled && stopping)
-        exchange_fail(exchange, 503, "the server is shutting down");
-    else
-        exchange_fail_as(exchange, status_of_error(error), generation->too_long ? "context_length_exceeded" : NULL,
-                         cancelled ? "the client went away" : error->message);
 }
 
 static void finish_generation(struct generation *generation)
@@ -510,14 +422,6 @@ static void cancel_job(struct job *job, struct loaded_model *loaded)
 const char *finish_name(const struct choice *choice)
 {
     return choice->result.reason == FINISH_LENGTH ? "length" : "stop";
-}
-
-json_t *buffer_json(const struct buffer *buffer)
-{
-    const char *text = buffer->data ? buffer->data : "";
-    json_t *json = json_stringn(text, buffer->size);
-    /* One token may be part of a character. */
-    return json ? json : json_string("\xEF\xBF\xBD");
 }
 
 json_t *fresh_logprobs(struct choice *choice)

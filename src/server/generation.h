@@ -106,7 +106,6 @@ struct generation {
 /* A generation for this request, or NULL when the answer is given already: the body is no object, the model is unknown,
  * "stream" is no boolean. */
 struct generation *generation_create(struct exchange *exchange, const struct dialect *dialect, bool stream_default);
-void generation_free(struct generation *generation);
 
 /* Fills in what was asked. False with an error, which is then the answer. */
 typedef bool (*request_reader)(struct generation *generation, json_t *json, hypura_error *error);
@@ -118,14 +117,18 @@ void generation_handle(struct exchange *exchange, const struct dialect *dialect,
 /* Answers with the tokens of the request, {"input_tokens": N}, and with an "object" of that name unless it is NULL. */
 void generation_handle_count(struct exchange *exchange, const char *object, request_reader read);
 
-/* Answers with 400, or what the error is, and frees it. */
+void generation_submit(struct generation *generation);
+
+/* ---- generation_end.c ---- */
+void generation_free(struct generation *generation);
+
+/* Answers with this status (400, or what the error is), and frees it. */
+void generation_refuse_job(struct job *job, unsigned status, const char *message);
 void generation_refuse(struct generation *generation, const char *message);
 void generation_refuse_with(struct generation *generation, const hypura_error *error);
 
-/* False if memory was short for a part of what was asked: then it is answered and freed. */
+/* False if memory was short for a part of the request: then it is answered and freed. */
 bool generation_is_whole(struct generation *generation);
-
-void generation_submit(struct generation *generation);
 
 /* Answers a request that got no prompt, or no answer. */
 void generation_fail(struct generation *generation, const hypura_error *error);
@@ -140,6 +143,9 @@ void generation_submit_count(struct generation *generation, const char *object);
 /* ---- prompt_notes.c: the worker's thread ---- */
 void prompt_note_find(struct generation *generation); /* before it is submitted */
 void prompt_note_say(struct generation *generation);  /* when it is done */
+
+/* A JSON string. */
+json_t *buffer_json(const struct buffer *buffer);
 
 /* ---- reading JSON: false after having filled message with what is wrong ---- */
 bool read_float(const json_t *object, const char *key, float *out, hypura_error *error);
@@ -173,7 +179,6 @@ void add_own_messages(struct generation *generation, bool system);
 
 /* ---- for dialects ---- */
 const char *finish_name(const struct choice *choice); /* "stop", "length" */
-json_t *buffer_json(const struct buffer *buffer);     /* a JSON string */
 json_t *fresh_logprobs(struct choice *choice);        /* since the last call; NULL: not asked for */
 uint32_t prompt_tokens(const struct generation *generation);
 uint32_t generated_tokens(const struct generation *generation);

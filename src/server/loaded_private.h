@@ -1,4 +1,4 @@
-/* The table of models in memory, as loaded.c and loaded_room.c share it. */
+/* The table of models in memory, as loaded_room.c, loaded.c and make_room.c share it: each calls those before it. */
 #ifndef HYPURA_SERVER_LOADED_PRIVATE_H
 #define HYPURA_SERVER_LOADED_PRIVATE_H
 
@@ -26,5 +26,25 @@ void loaded_adapter_path(const struct loaded_models *models, const struct model_
 
 /* Options of the server for the next model, with what the others leave. True: there are no others. */
 bool loaded_options(struct loaded_models *models, uint32_t context, struct engine_options *options);
+
+/* ---- loaded_room.c ---- */
+
+/* Memory comes and goes a little next to the models. */
+#define LOADED_WOBBLE ((uint64_t)512 << 10)
+
+/* Bytes: of the budget, held by models, and held by models in use. */
+struct loaded_share {
+    uint64_t total, held, busy;
+};
+struct loaded_share loaded_look(struct loaded_models *models);
+
+bool loaded_is_used(const struct loaded_model *model);
+/* The model (idle: among unused ones) that was used longest ago, but after that time; NULL: there is none. */
+struct loaded_model *loaded_oldest(const struct loaded_models *models, bool idle, uint64_t after);
+/* The bytes that the pool of a model can give. */
+uint64_t loaded_can_give(const struct loaded_model *model, bool to_the_least);
+/* Takes bytes from pools, with the mutex: first of unused models, and of those first from the one that was used longest
+ * ago. False: they could not give all of it. */
+bool loaded_take_from_pools(struct loaded_models *models, uint64_t bytes, bool to_the_least);
 
 #endif

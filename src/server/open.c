@@ -23,11 +23,6 @@ void server_follow_budget(struct server *server)
     }
 }
 
-void server_note_freed(struct server *server, uint64_t bytes)
-{
-    atomic_fetch_add(&server->freed, bytes);
-}
-
 void server_default_options(struct server_options *options)
 {
     *options = (struct server_options){.host = "127.0.0.1",

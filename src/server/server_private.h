@@ -32,6 +32,7 @@ struct server {
     atomic_uint pulls;   /* downloads in work */
     atomic_uint aside;   /* requests that are worked on by threads of their own */
     atomic_bool stopping;
+    atomic_bool ending; /* the worker stops: what takes long should end */
 };
 
 /* What answers, whichever way requests come; to be closed after an error too. */
@@ -55,11 +56,9 @@ struct route {
 extern const struct route routes[];
 extern const size_t route_count;
 
-/* The C library keeps what requests free: it goes to the system when it has become much. */
-void server_note_freed(struct server *server, uint64_t bytes);
-
 /* ---- logs ---- */
-/* Where lines go. NULL, as at the start: warnings go to the log of the program (core/core.h), and nothing else is said. */
+/* Where lines go. NULL, as at the start: warnings go to the log of the program (core/core.h), and nothing else is said.
+ */
 void server_log_to(void (*write)(const char *line, size_t size));
 void server_log(const char *level, const char *message, const char *format, ...) PRINTF_LIKE(3, 4);
 

@@ -250,7 +250,7 @@ static void start_or_prepare(struct worker *worker, struct job *job, struct load
 /* ---- loading --------------------------------------------------------------------------------------------------------
  */
 
-bool worker_goes_on(struct worker *worker)
+static bool goes_on(struct worker *worker)
 {
     pthread_mutex_lock(&worker->mutex);
     bool stop = worker->stop;
@@ -262,7 +262,7 @@ static bool go_on_loading(void *context, uint64_t done, uint64_t total)
 {
     struct worker *worker = context;
     const struct engine_options *options = &worker->server->options.engine;
-    return worker_goes_on(worker) && (!options->progress || options->progress(options->progress_context, done, total));
+    return goes_on(worker) && (!options->progress || options->progress(options->progress_context, done, total));
 }
 
 static void *open_model(void *context)
@@ -313,7 +313,7 @@ static void refuse_loading(struct worker *worker, const hypura_error *why)
 {
     /* The loading's own error goes with it. */
     hypura_error error = *why;
-    unsigned status = error.status == HYPURA_ERROR_CANCELLED && !worker_goes_on(worker) ? 503 : status_of_error(&error);
+    unsigned status = error.status == HYPURA_ERROR_CANCELLED && !goes_on(worker) ? 503 : status_of_error(&error);
     struct job *job = end_loading(worker);
     if (job->model.path && !model_entry_is_current(&job->model)) {
         status = 503;
@@ -515,7 +515,7 @@ static void step(struct worker *worker)
 static void refuse_ready(struct worker *worker)
 {
     pthread_mutex_lock(&worker->mutex);
-    while (worker->preparing) /* they look at worker_goes_on */
+    while (worker->preparing) /* they look at the server's "ending" */
         pthread_cond_wait(&worker->changed, &worker->mutex);
     pthread_mutex_unlock(&worker->mutex);
     while (worker->ready) {
@@ -707,6 +707,7 @@ void worker_stop(struct worker *worker)
         return;
     pthread_mutex_lock(&worker->mutex);
     worker->stop = true;
+    atomic_store(&worker->server->ending, true);
     pthread_cond_signal(&worker->changed);
     pthread_mutex_unlock(&worker->mutex);
     loaded_each(worker->models, cancel_pass, NULL);

@@ -71,7 +71,6 @@ void worker_done(struct worker *worker, struct job *job);
 
 /* Unloads models whose names mean something else now, as soon as they are unused. */
 void worker_names_changed(struct worker *worker);
-bool worker_goes_on(struct worker *worker); /* false: what takes long should end */
 uint32_t worker_waiting(struct worker *worker);
 uint32_t worker_running(struct worker *worker);
 

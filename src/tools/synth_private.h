@@ -137,6 +137,27 @@ struct synth_list {
     size_t count;
 };
 
+/* ---- types of matrices: synth_types.c ---- */
+
+/* What a matrix is for. */
+enum synth_role {
+    MATRIX_EMBEDDING,
+    MATRIX_OUTPUT,
+    MATRIX_Q,
+    MATRIX_K,
+    MATRIX_V,
+    MATRIX_O,
+    MATRIX_GATE_UP,
+    MATRIX_DOWN
+};
+
+hypura_status synth_type_parse(struct synth_type *out, const char *name, hypura_error *error);
+/* The type of a matrix whose rows have this many columns, by what it is for or by its name. */
+enum tensor_type synth_role_type(const struct synth_list *list, enum synth_role role, uint32_t layer, uint64_t columns);
+enum tensor_type synth_matrix_type(const struct synth_list *list, const char *name, uint64_t columns);
+
+/* ---- the list ---- */
+
 /* options are checked and complete. */
 hypura_status synth_list_make(struct synth_list *list, const struct synth_options *options,
                               const struct synth_vocabulary *vocabulary, hypura_error *error);
@@ -150,9 +171,6 @@ hypura_status synth_recipe_metadata(struct gguf_writer *writer, const struct syn
 extern const char synth_recipe_deepseek_v4_flash[], synth_recipe_glm_5[], synth_recipe_minimax_m3[],
     synth_recipe_qwen35_9b[], synth_recipe_qwen38_flash_next[], synth_recipe_mistral4[], synth_recipe_step_35[],
     synth_recipe_kimi_k3[], synth_recipe_nemotron_3_super[];
-
-/* What a matrix of such a name gets. */
-enum tensor_type synth_matrix_type(const struct synth_list *list, const char *name, uint64_t columns);
 
 void synth_list_free(struct synth_list *list);
 uint64_t synth_list_bytes(const struct synth_list *list);

@@ -5,7 +5,6 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <strings.h>
 
 /* Deviation of the output logits, which makes a vocabulary of a usual size yield varied but not uniform text. */
 #define LOGIT_DEVIATION 3.0
@@ -19,150 +18,6 @@
 
 /* Part of the energy of the values that is left after attention has averaged some. */
 #define ATTENTION_ENERGY 0.3
-
-/* ---- types ------------------------------------------------------------------------------------------------------- */
-
-enum matrix_role {
-    MATRIX_EMBEDDING,
-    MATRIX_OUTPUT,
-    MATRIX_Q,
-    MATRIX_K,
-    MATRIX_V,
-    MATRIX_O,
-    MATRIX_GATE_UP,
-    MATRIX_DOWN
-};
-
-static const struct {
-    const char *name;
-    enum tensor_type base;
-    uint32_t number;
-} mixtures[] = {{"Q4_K_M", TENSOR_Q4_K, 15}, {"Q5_K_M", TENSOR_Q5_K, 17}};
-
-/* general.file_type of a model whose matrices have one type (llama_ftype). */
-static const struct {
-    enum tensor_type type;
-    uint32_t number;
-} file_types[] = {
-    {TENSOR_F32, 0},    {TENSOR_F16, 1},     {TENSOR_Q4_0, 2},     {TENSOR_Q4_1, 3},    {TENSOR_Q8_0, 7},
-    {TENSOR_Q5_0, 8},   {TENSOR_Q5_1, 9},    {TENSOR_Q2_K, 10},    {TENSOR_Q3_K, 11},   {TENSOR_Q4_K, 14},
-    {TENSOR_Q5_K, 16},  {TENSOR_Q6_K, 18},   {TENSOR_IQ2_XXS, 19}, {TENSOR_IQ2_XS, 20}, {TENSOR_IQ3_XXS, 23},
-    {TENSOR_IQ1_S, 24}, {TENSOR_IQ4_NL, 25}, {TENSOR_IQ3_S, 26},   {TENSOR_IQ2_S, 28},  {TENSOR_IQ4_XS, 30},
-    {TENSOR_IQ1_M, 31}, {TENSOR_BF16, 32},   {TENSOR_TQ1_0, 36},   {TENSOR_TQ2_0, 37},  {TENSOR_MXFP4, 38},
-    {TENSOR_NVFP4, 39}};
-
-hypura_status synth_type_names(struct buffer *out, hypura_error *error)
-{
-    for (size_t i = 0; i < COUNT_OF(mixtures); i++)
-        buffer_append_format(out, "%s%s", out->size ? ", " : "", mixtures[i].name);
-    for (size_t i = 0; i < COUNT_OF(file_types); i++)
-        buffer_append_format(out, ", %s", tensor_type_info(file_types[i].type)->name);
-    return out->failed ? error_set(error, HYPURA_ERROR_MEMORY, "no memory for the names of types") : HYPURA_OK;
-}
-
-static hypura_status parse_type(struct synth_type *out, const char *name, hypura_error *error)
-{
-    for (size_t i = 0; i < COUNT_OF(mixtures); i++) {
-        if (strcasecmp(mixtures[i].name, name) == 0) {
-            *out = (struct synth_type){mixtures[i].base, true, mixtures[i].number};
-            return HYPURA_OK;
-        }
-    }
-    enum tensor_type type;
-    for (size_t i = 0; i < COUNT_OF(file_types) && tensor_type_by_name(name, &type); i++) {
-        if (file_types[i].type == type) {
-            *out = (struct synth_type){type, false, file_types[i].number};
-            return HYPURA_OK;
-        }
-    }
-    struct buffer names = {0};
-    hypura_status status = synth_type_names(&names, error);
-    if (!status)
-        status = error_set(error, HYPURA_ERROR_ARGUMENT, "\"%.40s\" is not a type that can be made; expected one of %s",
-                           name, names.data);
-    buffer_free(&names);
-    return status;
-}
-
-/* llama-quantize gives the first and last eighth of the layers, and every third between, more bits. */
-static bool more_bits(uint32_t layer, uint32_t layers)
-{
-    return layer < layers / 8 || layer >= 7 * layers / 8 || (layer - layers / 8) % 3 == 2;
-}
-
-static enum tensor_type mixture_type(const struct synth_type *type, const struct synth_geometry *geometry,
-                                     enum matrix_role role, uint32_t layer)
-{
-    bool more = more_bits(layer, geometry->layers);
-    switch (role) {
-    case MATRIX_OUTPUT:
-        return TENSOR_Q6_K;
-    case MATRIX_K:
-        return geometry->experts == 8 ? TENSOR_Q8_0 : type->base;
-    case MATRIX_V:
-        if (geometry->experts == 8)
-            return TENSOR_Q8_0;
-        if (more)
-            return TENSOR_Q6_K;
-        /* The value matrix of the 70B models is an eighth of the query matrix, so its bits are cheap. */
-        return geometry->layers == 80 && geometry->heads == 8 * geometry->kv_heads ? TENSOR_Q5_K : type->base;
-    case MATRIX_O:
-        return geometry->experts == 8 && type->base == TENSOR_Q4_K ? TENSOR_Q5_K : type->base;
-    case MATRIX_DOWN:
-        return more ? TENSOR_Q6_K : type->base;
-    default:
-        return type->base;
-    }
-}
-
-/* What llama-quantize takes where the rows do not fill whole blocks. */
-static enum tensor_type fitting_type(enum tensor_type type, uint64_t columns)
-{
-    if (columns % tensor_type_info(type)->block_size == 0)
-        return type;
-    switch (type) {
-    case TENSOR_Q4_K:
-        return TENSOR_Q5_0;
-    case TENSOR_Q5_K:
-        return TENSOR_Q5_1;
-    case TENSOR_Q6_K:
-        return TENSOR_Q8_0;
-    case TENSOR_TQ1_0:
-    case TENSOR_TQ2_0:
-        return TENSOR_Q4_0;
-    default:
-        return TENSOR_IQ4_NL;
-    }
-}
-
-static enum tensor_type matrix_type(const struct synth_list *list, enum matrix_role role, uint32_t layer,
-                                    uint64_t columns)
-{
-    const struct synth_geometry *geometry = &list->options.geometry;
-    enum tensor_type type = list->type.base;
-    bool expert = geometry->experts && (role == MATRIX_GATE_UP || role == MATRIX_DOWN);
-    if (list->type.mixture)
-        type = mixture_type(&list->type, geometry, role, layer);
-    else if (type == TENSOR_MXFP4 && geometry->experts && !expert)
-        type = TENSOR_Q8_0; /* only experts are published in MXFP4 */
-    else if ((role == MATRIX_EMBEDDING || role == MATRIX_OUTPUT) && !synth_tail_supported(type))
-        type = TENSOR_Q4_K; /* nobody packs these two below 4 bits */
-    return fitting_type(type, columns);
-}
-
-enum tensor_type synth_matrix_type(const struct synth_list *list, const char *name, uint64_t columns)
-{
-    enum matrix_role role = strstr(name, "down_exps")                  ? MATRIX_DOWN
-                            : strstr(name, "_exps")                    ? MATRIX_GATE_UP
-                            : strcmp(name, "token_embd.weight") == 0   ? MATRIX_EMBEDDING
-                            : strcmp(name, "output.weight") == 0       ? MATRIX_OUTPUT
-                                                                       : MATRIX_Q;
-    enum tensor_type type = matrix_type(list, role, list->options.geometry.layers / 2, columns);
-    /* Few bits are for experts; the rest of such a model is next to nothing. */
-    return columns % tensor_type_info(type)->block_size ? TENSOR_F16 : type;
-}
-
-/* ---- the list ---------------------------------------------------------------------------------------------------- */
 
 static struct synth_tensor *add(struct synth_list *list, enum synth_fill fill, enum tensor_type type, uint32_t layer,
                                 uint32_t dimensions, const uint64_t *shape, const char *name, ...)
@@ -187,11 +42,11 @@ static struct synth_tensor *add(struct synth_list *list, enum synth_fill fill, e
     return tensor;
 }
 
-static struct synth_tensor *add_matrix(struct synth_list *list, enum matrix_role role, uint32_t layer, uint64_t columns,
+static struct synth_tensor *add_matrix(struct synth_list *list, enum synth_role role, uint32_t layer, uint64_t columns,
                                        uint64_t rows, uint64_t experts, double deviation, const char *name)
 {
     uint64_t shape[] = {columns, rows, experts};
-    enum tensor_type type = matrix_type(list, role, layer, columns);
+    enum tensor_type type = synth_role_type(list, role, layer, columns);
     struct synth_tensor *tensor =
         add(list, SYNTH_FILL_RANDOM, type, layer, experts ? 3 : 2, shape, "blk.%u.%s.weight", layer, name);
     tensor->deviation = deviation;
@@ -302,12 +157,12 @@ static void add_feed_forward(struct synth_list *list, uint32_t layer)
 static hypura_status make_list(struct synth_list *list, const struct synth_vocabulary *vocabulary, hypura_error *error)
 {
     const struct synth_geometry *g = &list->options.geometry;
-    hypura_status status = parse_type(&list->type, list->options.type, error);
+    hypura_status status = synth_type_parse(&list->type, list->options.type, error);
     if (status)
         return status;
     if (list->options.recipe)
         return synth_recipe_list(list, vocabulary, error);
-    enum tensor_type embedding_type = matrix_type(list, MATRIX_EMBEDDING, 0, g->embedding);
+    enum tensor_type embedding_type = synth_role_type(list, MATRIX_EMBEDDING, 0, g->embedding);
     if (g->experts &&
         (status = synth_router_plan(&list->router, &list->options, synth_tail_ratio(embedding_type), error)))
         return status;
@@ -324,7 +179,7 @@ static hypura_status make_list(struct synth_list *list, const struct synth_vocab
     }
     uint64_t size[] = {g->embedding};
     add(list, SYNTH_FILL_NORM, TENSOR_F32, 0, 1, size, "output_norm.weight");
-    enum tensor_type output_type = matrix_type(list, MATRIX_OUTPUT, 0, g->embedding);
+    enum tensor_type output_type = synth_role_type(list, MATRIX_OUTPUT, 0, g->embedding);
     struct synth_tensor *output = add(list, SYNTH_FILL_RANDOM, output_type, 0, 2, table, "output.weight");
     /* Bytes and special tokens get rows of zeros: text stays text, and no answer ends by chance. */
     uint32_t first, end;

@@ -1,0 +1,14 @@
+/* Whether memory was short for what a thread makes for a request. */
+#include "server/exchange.h"
+
+static _Thread_local uint64_t failures_before;
+
+void exchange_start_work(void)
+{
+    failures_before = memory_failures();
+}
+
+hypura_status exchange_check_work(hypura_error *error)
+{
+    return memory_check(failures_before, "request", error);
+}
