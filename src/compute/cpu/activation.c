@@ -5,14 +5,14 @@ static size_t padded(size_t columns)
     return align_up(columns, ACTIVATION_PADDING);
 }
 
-/* From one row of quants to the next: an odd number of cache lines, so that the same columns of many rows do not fall
- * on the same few places of a cache. */
+/* The distance of rows of quants: an odd number of cache lines, so that the same columns of many rows do not share the
+ * same few sets of a cache. */
 static size_t quants_stride(size_t columns)
 {
     return padded(columns) + 64;
 }
 
-/* Bytes of every copy of max_rows rows; false when they overflow. */
+/* The size of all copies of max_rows rows; false: it overflows. */
 static bool total_bytes(size_t rows, size_t columns, size_t *out)
 {
     size_t elements;
@@ -41,7 +41,7 @@ hypura_status activation_create(struct activation **out, size_t max_rows, size_t
     hypura_status status = ALLOCATE(&activation, 1, "activations", error);
     if (status)
         return status;
-    /* Mapped, not allocated: a copy that no weight asks for takes no memory. */
+    /* Mapped, not allocated: a copy that no kernel reads takes no memory. */
     status = memory_map(&activation->memory, bytes, false, "activations", error);
     if (status) {
         memory_free(activation);

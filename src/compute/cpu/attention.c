@@ -3,23 +3,22 @@
 
 #include <stdatomic.h>
 
-/* A worker's scratch holds the tile that it works on and, in the last fifth, states of spans that wait for their merge.
- */
+/* A worker's scratch holds its tile and, in the last fifth, states of spans that wait to be merged. */
 #define MOST_TILE_FLOATS ((size_t)(512 << 10) / sizeof(float))
 #define SPANS_PART 5
 
-/* More queries share one unpacking of keys and values, but fill the second-level cache. */
+/* With more queries, more share the unpacked keys and values, but they would overflow the second-level cache. */
 #define TILE_QUERIES ((size_t)192)
 
-/* With fewer tiles per thread than this, some threads would wait long for others: tiles get smaller, down to so many
- * queries, and then spans are spread over threads. */
+/* With fewer tiles per thread than this, some threads would wait long for others. So tiles get smaller, down to
+ * LEAST_TILE_QUERIES, and then spans are spread over threads. */
 #define TILES_PER_THREAD ((size_t)4)
 #define LEAST_TILE_QUERIES ((size_t)16)
 
-/* A section of the pool costs about as much as this many products of elements. */
+/* Starting a section of the pool takes about as long as this many products of elements. */
 #define ALONE_PRODUCTS ((size_t)1 << 17)
 
-/* Tiles whose spans are under way together. */
+/* The most tiles whose spans run at the same time. */
 #define SPREAD_TILES ((size_t)256)
 
 const uint32_t *attention_chosen(const struct attention_tile *tile, size_t row)
@@ -40,7 +39,7 @@ static struct attention_range chosen_range(const struct attention_tile *tile, si
                                         attention_near(choice, own) + (set ? set[0] : (own + 1) / choice->every) - 1};
     if (set[0] == 0)
         return (struct attention_range){1, 0};
-    uint32_t first = set[set[0]] * block; /* of the last one */
+    uint32_t first = set[set[0]] * block; /* of the last block */
     return (struct attention_range){0, (set[0] - 1) * block + MIN(own - first, block - 1)};
 }
 
@@ -86,17 +85,17 @@ struct plan {
     struct compute *compute;
     size_t tile_queries;
 
-    /* Spans spread over threads: how many a tile has at most, the first tile on its way, and how many spans of each are
-     * still to be walked. */
+    /* For spans spread over threads: the most spans of a tile, the first tile in progress, and the unfinished spans of
+     * each tile. */
     size_t spans, first_tile, state_floats;
     atomic_size_t left[SPREAD_TILES];
 
-    /* Of a tile with more spans than there are slots: the first span on its way, with its slot. */
+    /* For a tile with more spans than slots: the first span in progress, and its slot. */
     const struct attention_tile *tile;
     size_t first_span, first_slot;
 };
 
-/* Queries of one kv head that may share tiles: all rows', or one row's where each has its own positions. */
+/* Queries of one kv head that may share tiles: those of all rows, or of one row if each row chooses positions. */
 static size_t shared_queries(const struct attention *a, const struct attention_sequence *sequence)
 {
     return (a->choice ? 1 : sequence->rows) * (a->heads / a->kv_heads);
@@ -112,7 +111,8 @@ static size_t sequence_tiles(const struct plan *plan, const struct attention_seq
     return tiles_across(plan, sequence) * (plan->attention->choice ? sequence->rows : 1) * plan->attention->kv_heads;
 }
 
-/* Tiles are numbered by sequence, kv head, queries from the last to the first: the longest walks come first. */
+/* Tiles are numbered by sequence, then kv head, then queries from the last to the first, so that the longest run first.
+ */
 static struct attention_tile tile_at(const struct plan *plan, size_t index)
 {
     const struct attention *a = plan->attention;
@@ -172,7 +172,7 @@ static void run_tile(void *context, size_t index, size_t worker)
 /* ---- few tiles -----------------------------------------------------------------------------------------------------
  */
 
-/* States of waiting spans go round the workers' scratch. */
+/* Slots for the states of spans rotate over the workers' scratch. */
 static float *span_state(const struct plan *plan, size_t slot)
 {
     size_t threads = plan->compute->threads;
@@ -184,7 +184,7 @@ static size_t span_count(struct attention_range range)
     return range.last / ATTENTION_SPAN - range.first / ATTENTION_SPAN + 1;
 }
 
-/* Who walks the last span of a tile merges all of them, in order. */
+/* The worker that ends the last span of a tile merges all of them, in order. */
 static void run_spread_span(void *context, size_t index, size_t worker)
 {
     struct plan *plan = context;
@@ -223,7 +223,7 @@ static void run_span(void *context, size_t index, size_t worker)
                 span_state(plan, plan->first_slot + index), worker_scratch(plan, worker));
 }
 
-/* Waves of as many spans as there are slots. Slot 0 keeps what was merged, from one wave to the next. */
+/* Runs as many spans at a time as there are slots. Slot 0 keeps the merged state. */
 static void run_tile_by_spans(struct plan *plan, const struct attention_tile *tile, size_t slots)
 {
     struct attention_range range = tile_range(tile);
@@ -264,7 +264,7 @@ static const struct attention_kernels *kernels_of(const struct compute *compute)
     }
 }
 
-/* What a tile takes of scratch, two states and the work, is this and so much for each query. */
+/* A tile's scratch, for two states and the work, is fixed_floats plus query_floats per query. */
 static size_t fixed_floats(size_t key_size, size_t value_size, bool chooses)
 {
     return attention_work_floats(0, key_size, value_size) +
@@ -289,7 +289,8 @@ size_t attention_scratch_bytes(const struct compute_limits *limits)
     return align_up(floats, 16) * sizeof(float);
 }
 
-/* The most queries, up to TILE_QUERIES, whose tile fits the scratch; where spans are spread, two slots of theirs too.
+/* The most queries, up to TILE_QUERIES, whose tile fits the scratch; with by_spans, two of its states must fit the
+ * slots.
  */
 static size_t choose_tile_queries(const struct compute *compute, const struct attention *a, bool by_spans)
 {
@@ -306,7 +307,7 @@ static size_t count_tiles(const struct plan *plan)
     return tiles;
 }
 
-/* Of all tiles: the most spans of one, and the products of elements. */
+/* Sets the most spans of any tile, and returns the number of products of elements of all tiles. */
 static size_t survey(struct plan *plan, size_t tiles)
 {
     size_t products = 0;
@@ -321,7 +322,7 @@ static size_t survey(struct plan *plan, size_t tiles)
     return products;
 }
 
-/* The most queries that a tile could have. */
+/* The most queries that a tile may have. */
 static size_t most_queries(const struct attention *attention)
 {
     size_t most = 1;
@@ -330,7 +331,7 @@ static size_t most_queries(const struct attention *attention)
     return most;
 }
 
-/* Tiles of fewer queries, down to least, until there are this many spans. */
+/* Reduces queries per tile, down to least, until there are "wanted" spans. Returns the number of tiles. */
 static size_t shrink_tiles(struct plan *plan, size_t wanted, size_t least)
 {
     size_t tiles = count_tiles(plan);

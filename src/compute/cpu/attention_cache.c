@@ -40,7 +40,7 @@ static void store_q8_0(const float *values, uint8_t *out)
         out[2 + i] = (uint8_t)(int8_t)rintf(values[i] * inverse);
 }
 
-/* The scale has the sign that puts the element of greatest magnitude at -8, the one value without a twin. */
+/* The sign of the scale makes the element of greatest magnitude -8, because the range is -8 to 7. */
 static void store_q4_0(const float *values, uint8_t *out)
 {
     float most = 0.0f;

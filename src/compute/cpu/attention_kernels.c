@@ -3,7 +3,7 @@
 
 #include <float.h>
 
-/* The maximum of a query that has seen nothing: finite, so that differences from it are numbers. */
+/* The maximum of a query that has seen no position: finite, so that differences from it are numbers. */
 #define NOTHING (-FLT_MAX)
 
 /* ---- cache rows to floats ---------------------------------------------------------------------------------------- */
@@ -24,7 +24,7 @@ static void unpack_keys(const struct attention *a, float *out, const uint8_t *ro
 
 /* ---- few queries ------------------------------------------------------------------------------------------------- */
 
-/* What few queries read of a cache is not worth its way through memory as floats: it becomes floats in the product. */
+/* For few queries, products read the cache directly, because writing it to memory as floats would not pay. */
 #define FEW_QUERIES ((size_t)2 * LANES_TILE_ROWS)
 
 typedef void product_function(const struct product *p, size_t rows, size_t vectors);
@@ -46,7 +46,7 @@ static product_function *direct_product(const struct attention *a, size_t querie
 }
 
 #ifdef LANES_TURN_COLUMNS
-/* The last sixteen positions of a block where there are fewer: a copy with zeros behind. */
+/* Copies the last positions of a block, fewer than sixteen, and appends zeros. */
 static const uint8_t *pad_keys(uint8_t *copy, const uint8_t *rows, size_t stride, size_t row_bytes, size_t count)
 {
     for (size_t i = 0; i < count; i++)
@@ -56,8 +56,8 @@ static const uint8_t *pad_keys(uint8_t *copy, const uint8_t *rows, size_t stride
 }
 #endif
 
-/* Keys up to end are turned as integers of 16 bits, where the lanes have that: half of what floats take. False where
- * they are not. */
+/* Transposes keys up to end as 16-bit values, if the instruction set can: half the size of floats. Returns false if it
+ * cannot. */
 static bool direct_scores(const struct attention *a, struct product *scores, size_t queries, size_t end, void *block,
                           const uint8_t *rows)
 {
@@ -92,7 +92,7 @@ static bool direct_scores(const struct attention *a, struct product *scores, siz
     }
     scores->b_stride = BLOCK * sizeof(uint16_t);
     scores->scales = scales;
-    /* Four vectors take no longer than three. What is behind the end is old, and masked later. */
+    /* Four vectors take no longer than three. Elements after the end are stale, and masked later. */
     size_t vectors = end > 2 * LANES ? BLOCK_VECTORS : (end + LANES - 1) / LANES;
     if (bytes)
         product_of(TURNED_Q8_0, scores, queries, vectors);
@@ -107,8 +107,8 @@ static bool direct_scores(const struct attention *a, struct product *scores, siz
 
 /* ---- the walk over positions ------------------------------------------------------------------------------------- */
 
-/* What scores of a head fall by for each position of distance: powers of 2^-(alibi / heads), and where the heads are no
- * power of two those that twice as many would have, every other one, for the rest. */
+/* The slope by which a head's scores fall per position of distance: powers of 2^-(alibi / heads). If heads is no power
+ * of two, the rest get every other slope of twice as many heads. */
 static float alibi_slope(const struct attention *a, size_t head)
 {
     size_t heads = 1;
@@ -118,7 +118,7 @@ static float alibi_slope(const struct attention *a, size_t head)
     return (float)pow(2, -(double)a->alibi * exponent / (double)heads);
 }
 
-/* own: the place of the query's position among those of the block, which may be before or behind it. */
+/* own: the query's position relative to the block, which may be outside of the block. */
 static lanes fall(lanes scores, float slope, double own, size_t v)
 {
     float distances[LANES];
@@ -127,7 +127,7 @@ static lanes fall(lanes scores, float slope, double own, size_t v)
     return lanes_fma(lanes_all(slope), lanes_load(distances), scores);
 }
 
-/* Scales, caps and masks the scores of a query, whose positions in this block are from to end; returns the greatest. */
+/* Scales, caps and masks the scores of a query that sees [from, end) of this block. Returns the greatest. */
 static float mask_scores(const struct attention *a, float *scores, size_t from, size_t end, float slope, double own)
 {
     lanes most = lanes_all(-INFINITY);
@@ -152,7 +152,7 @@ static float mask_scores(const struct attention *a, float *scores, size_t from, 
     return lanes_fold_max(most);
 }
 
-/* Scores to weights, in place; returns their sum. */
+/* Turns scores into weights, in place, and returns their sum. */
 static float weigh_scores(float *scores, float maximum)
 {
     lanes sum = lanes_all(0.0f);
@@ -194,8 +194,8 @@ static void start(struct walk *walk)
     memset(walk->values, 0, tile->count * walk->value_floats * sizeof(float));
 }
 
-/* The softmax of one block for count queries, LANES at most, from query first on: scores become weights, maxima and
- * sums go on, factors are what the values shrink by. */
+/* Continues the softmax with one block, for up to LANES queries from "first" on: turns scores into weights, updates
+ * maxima and sums, and sets the factors that scale earlier values. */
 static void advance_some(struct walk *walk, uint32_t position, size_t first, size_t count)
 {
     const struct attention_tile *tile = walk->tile;
@@ -245,7 +245,7 @@ static void advance(struct walk *walk, uint32_t position)
         advance_some(walk, position, i, MIN(walk->tile->count - i, (size_t)LANES));
 }
 
-/* The rows of a window, and of what was chosen behind it, side by side. */
+/* Copies the rows of a window, then those chosen, to adjacent memory. */
 static void gather_ring(uint8_t *out, size_t row_bytes, const uint8_t *rows, size_t stride,
                         const struct attention_choice *choice, const uint32_t *set, uint32_t own, uint32_t first,
                         uint32_t end)
@@ -258,7 +258,7 @@ static void gather_ring(uint8_t *out, size_t row_bytes, const uint8_t *rows, siz
     }
 }
 
-/* The rows of chosen positions, number first to end of their set, side by side. */
+/* Copies the rows of chosen positions [first, end) of the set to adjacent memory. */
 static void gather(uint8_t *out, size_t row_bytes, const uint8_t *rows, size_t stride, size_t capacity,
                    const struct attention_choice *choice, const uint32_t *set, uint32_t own, uint32_t first,
                    uint32_t end)
@@ -276,7 +276,7 @@ static void gather(uint8_t *out, size_t row_bytes, const uint8_t *rows, size_t s
     }
 }
 
-/* What attend reads of a block of chosen positions. */
+/* Gathers keys and values of a block of chosen positions for attend. */
 static void gather_block(const struct attention *near, const struct attention_tile *tile, uint32_t position,
                          size_t from, size_t end, uint8_t *memory, const uint8_t **key_rows, const uint8_t **value_rows)
 {
@@ -299,7 +299,7 @@ static void gather_block(const struct attention *near, const struct attention_ti
     *value_rows = value_memory;
 }
 
-/* How rows of chosen positions lie once gathered. Values that are a prefix of the keys stay that. */
+/* The layout of gathered rows. Values that are a prefix of the keys stay one. */
 static struct attention gathered_layout(const struct attention_tile *tile)
 {
     const struct attention *a = tile->attention;

@@ -1,5 +1,5 @@
-/* attention_rows: what kernels over a cache's rows share: reading them in any type, products with blocks of them, and
- * unpacking them. Included by files that are built once for each instruction set. */
+/* attention_rows: shared by kernels over a cache's rows. It reads rows of any type, multiplies blocks of them, and
+ * unpacks them. The files that include it are built once for each instruction set. */
 #ifndef HYPURA_COMPUTE_ATTENTION_ROWS_H
 #define HYPURA_COMPUTE_ATTENTION_ROWS_H
 
@@ -11,7 +11,8 @@
 
 /* ---- elements of cache rows ------------------------------------------------------------------------------------- */
 
-/* A reader of one type has sixteen elements of a cache row, from element c, a multiple of 16. */
+/* Reads sixteen elements of a cache row, from element c, a multiple of 16. type is a constant, so each type gets its
+ * own code. */
 static inline __attribute__((always_inline)) lanes read_16(const enum tensor_type type, const uint8_t *row, size_t c)
 {
     uint16_t scale;
@@ -37,7 +38,7 @@ static inline __attribute__((always_inline)) lanes read_16(const enum tensor_typ
     }
 }
 
-/* The elements past the last whole sixteen, which only plain types have; the rest is zero. */
+/* Reads the last elements, fewer than sixteen, and fills with zeros. Only plain types have such. */
 static inline lanes read_last(enum tensor_type type, const uint8_t *row, size_t c, size_t size)
 {
     float out[LANES] = {0};
@@ -53,8 +54,8 @@ static inline lanes read_last(enum tensor_type type, const uint8_t *row, size_t 
     return lanes_load(out);
 }
 
-/* Asks for the same elements in the next block of positions, which the processor does not guess in time; once in every
- * cache line, and into the second-level cache: the first has no room for as much. */
+/* Prefetches the same elements of the next block of positions, which the processor does not do in time. Once per cache
+ * line, and into the second-level cache, because the first is too small. */
 static inline __attribute__((always_inline)) void prefetch_16(const enum tensor_type type, const uint8_t *row, size_t c,
                                                               size_t stride)
 {
@@ -70,8 +71,8 @@ static inline __attribute__((always_inline)) void prefetch_16(const enum tensor_
 /* ---- products ---------------------------------------------------------------------------------------------------- */
 
 /* out[i][j] = start + sum over k from first to end, in order, of a[i][k] * b[k][j], for rows x vectors * 16 outputs,
- * where start is 0, or out[i][j] * factors[i] when factors is not NULL. Rows of b are cache rows of any type (floats
- * are F32), b_stride bytes apart; read_ahead asks for those of the next block of positions too. */
+ * where start is 0, or out[i][j] * factors[i] if factors is not NULL. Rows of b are cache rows of any type (floats
+ * are F32), b_stride bytes apart. read_ahead prefetches the next block of positions. */
 struct product {
     float *out;
     size_t out_stride;
@@ -85,7 +86,7 @@ struct product {
     bool read_ahead;
 };
 
-/* b: 16-bit integers, of b_stride bytes a row; row k times scales[k / 32]. */
+/* b has 16-bit integers, in rows of b_stride bytes; row k is multiplied by scales[k / 32]. */
 #define TURNED_Q8_0 ((enum tensor_type)TENSOR_TYPE_COUNT)
 
 static inline __attribute__((always_inline)) lanes read_operand(const enum tensor_type type, const struct product *p,
@@ -187,7 +188,7 @@ static inline void product_q8_0(const struct product *p, size_t rows, size_t vec
 
 /* ---- cache rows to floats ---------------------------------------------------------------------------------------- */
 
-/* Values: out[j][d], for positions first to end, padded with zeros to whole vectors. */
+/* Unpacks values to out[j][d], for positions [first, end), padded with zeros to whole vectors. */
 static inline __attribute__((always_inline)) void unpack_rows(const enum tensor_type type, float *out,
                                                               const uint8_t *rows, size_t stride, size_t size,
                                                               size_t first, size_t end)
@@ -204,7 +205,7 @@ static inline __attribute__((always_inline)) void unpack_rows(const enum tensor_
     }
 }
 
-/* Sixteen positions by sixteen elements, turned. */
+/* Transposes sixteen elements of sixteen positions. */
 static inline __attribute__((always_inline)) void unpack_square(const enum tensor_type type, float *out,
                                                                 const uint8_t *rows, size_t stride, size_t c)
 {
@@ -220,7 +221,7 @@ static inline __attribute__((always_inline)) void unpack_square(const enum tenso
         lanes_store(out + i * BLOCK, square[i]);
 }
 
-/* The same where there are fewer positions or elements: zeros for positions, nothing for elements. */
+/* The same for fewer positions or elements: missing positions become zeros, missing elements are not written. */
 static inline void unpack_edge(enum tensor_type type, float *out, const uint8_t *rows, size_t stride, size_t c,
                                size_t count, size_t size)
 {
@@ -234,7 +235,8 @@ static inline void unpack_edge(enum tensor_type type, float *out, const uint8_t 
         lanes_store(out + i * BLOCK, square[i]);
 }
 
-/* Keys turned: out[d][j], for positions up to end; those up to the next sixteen are zero, what follows is old. */
+/* Transposes keys to out[d][j], for positions up to end. Fills with zeros up to the next multiple of sixteen; the rest
+ * stays stale. */
 static inline __attribute__((always_inline)) void
 unpack_columns(const enum tensor_type type, float *out, const uint8_t *rows, size_t stride, size_t size, size_t end)
 {

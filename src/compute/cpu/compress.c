@@ -1,6 +1,6 @@
 #include "compute/cpu/compress.h"
 
-/* Channels that a task takes. */
+/* Channels per task. */
 #define TASK_CHANNELS ((size_t)64)
 
 size_t compression_state_floats(size_t size, bool overlaps)

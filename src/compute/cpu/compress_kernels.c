@@ -3,7 +3,8 @@
 
 #include <float.h>
 
-/* The weighted mean so far of sixteen channels. Where nothing was seen the greatest weight is far below all others. */
+/* The running weighted mean of sixteen channels. Before the first row, the greatest weight is far below all possible
+ * ones. */
 struct mean {
     lanes most, sum, values;
 };

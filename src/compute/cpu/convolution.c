@@ -24,7 +24,7 @@ static const struct convolution_kernels *kernels_of(const struct compute *comput
 struct job {
     const struct convolution *convolution;
     const struct convolution_kernels *kernels;
-    size_t tasks; /* of a group */
+    size_t tasks; /* per group */
 };
 
 static void run_channels(void *context, size_t index, size_t worker)
@@ -36,7 +36,7 @@ static void run_channels(void *context, size_t index, size_t worker)
                            MIN((size_t)CONVOLUTION_CHANNELS, job->convolution->width - first));
 }
 
-/* The inputs that the next rows look back on: the last of those that were there and the new ones. */
+/* Keeps the inputs that the next rows need: the last ones of the old and new inputs together. */
 static void keep_inputs(const struct convolution *c)
 {
     size_t back = (c->taps - 1) * MAX(c->dilation, (size_t)1);

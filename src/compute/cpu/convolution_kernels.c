@@ -1,7 +1,7 @@
 #include "compute/cpu/convolution.h"
 #include "compute/cpu/lanes.h"
 
-/* LANES channels of a group from "first" on, of which "some" are there. */
+/* Up to LANES channels of a group from "first" on; "some" of them exist. */
 static void convolve_lanes(const struct convolution *c, size_t group, size_t first, size_t some)
 {
     size_t channel = group * c->width + first, step = MAX(c->dilation, (size_t)1), back = (c->taps - 1) * step;
@@ -18,7 +18,7 @@ static void convolve_lanes(const struct convolution *c, size_t group, size_t fir
     for (size_t row = 0; row < c->rows; row++) {
         lanes sum = lanes_all(0.0f);
         for (size_t tap = 0; tap < c->taps; tap++) {
-            size_t index = row + tap * step; /* counted from the first that was kept */
+            size_t index = row + tap * step; /* counted from the first kept input */
             const float *from =
                 index < back ? c->before + index * c->channels + channel : input + (index - back) * c->stride;
             sum = lanes_fma(lanes_load_some(from, some), weights[tap], sum);

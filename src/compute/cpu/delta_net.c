@@ -60,7 +60,7 @@ static void run_columns(void *context, size_t index, size_t worker)
                       MIN((size_t)DELTA_COLUMNS, job->net->value_size - first));
 }
 
-/* The inputs that the next rows' convolution looks back on: the last of those that were there and the new ones. */
+/* Keeps the inputs that the convolution of the next rows needs: the last ones of the old and new inputs together. */
 static void keep_inputs(const struct job *job)
 {
     const struct delta_net *net = job->net;

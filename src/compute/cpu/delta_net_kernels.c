@@ -5,7 +5,7 @@
 
 /* ---- convolution ------------------------------------------------------------------------------------------------- */
 
-/* The inputs of a part, from the one taps - 1 rows back. */
+/* The inputs of a part; index 0 is taps - 1 rows back. */
 static inline const float *input_at(const struct delta_net *net, const float *before, size_t part, size_t index)
 {
     const size_t back = net->taps - 1;
@@ -59,8 +59,8 @@ static void normalise(const struct delta_net *net, size_t row)
 
 /* ---- the rule ---------------------------------------------------------------------------------------------------- */
 
-/* groups x LANES columns at once, so that sums over the keys run side by side; the last group has "last" columns.
- * The columns of a matrix stay in the first-level cache from row to row. */
+/* Runs groups x LANES columns at once, so that several sums over the keys run in parallel. The last group has "last"
+ * columns. The columns stay in the first-level cache from row to row. */
 static inline void run_columns(const struct delta_net *net, size_t head, size_t first, size_t groups, size_t last,
                                bool by_channel)
 {

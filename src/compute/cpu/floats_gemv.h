@@ -1,10 +1,10 @@
-/* Matrix times vector for F32, F16 and BF16, four rows and sixteen columns at a time. Written once for the instruction
- * sets that cannot leave lanes out; one of them brings, before it includes this,
+/* Matrix times vector for F32, F16 and BF16, four rows and sixteen columns at a time, for instruction sets without
+ * masked lanes. The including file first defines
  *   sixteen                            a float for each of sixteen columns
  *   sixteen_zero(), sixteen_fold(sums) all 0; their sum in the order of compute.h
  *   sixteen_add(sums, a, b)            sums + a * b, rounded once
  *   load_f32(row), load_f16(row)       the next sixteen columns
- *   bf16_step(sums, at, x)             adds the next 32 columns of four rows and goes on behind them */
+ *   bf16_step(sums, at, x)             adds the next 32 columns of four rows, and advances *at */
 #ifndef HYPURA_COMPUTE_FLOATS_GEMV_H
 #define HYPURA_COMPUTE_FLOATS_GEMV_H
 
@@ -29,7 +29,7 @@ static void tail_rows(struct tail *tail, struct four_rows *at, size_t bytes)
     }
 }
 
-/* Folds all four, so that a compiler keeps the sums in registers; stores those of the rows that are left. */
+/* Folds all four, so that the compiler keeps the sums in registers; stores those of existing rows. */
 static ALWAYS_INLINE void store_sums(float *out, const sixteen sums[4], size_t left)
 {
     float folded[4];

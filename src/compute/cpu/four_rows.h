@@ -1,4 +1,4 @@
-/* Rows taken in fours, as most kernels do: where the four rows are, and memory asked for ahead of them. */
+/* Four rows at a time, as most kernels work: their addresses, and prefetching. */
 #ifndef HYPURA_COMPUTE_FOUR_ROWS_H
 #define HYPURA_COMPUTE_FOUR_ROWS_H
 
@@ -6,7 +6,7 @@
 
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 
-/* Four rows, the last one several times where fewer are left. */
+/* Four rows; if fewer are left, the last one is repeated. */
 struct four_rows {
     const uint8_t *at[4];
 };
@@ -19,16 +19,17 @@ static ALWAYS_INLINE struct four_rows four_rows(const uint8_t *weights, size_t r
     return out;
 }
 
-/* While four rows are in work, what follows is asked for, in the order of memory: into the second-level cache, since
- * eight rows are more than the first level keeps. Four rows side by side are four short streams, which the hardware's
- * own prefetch follows badly from memory, and well from there. Four rows ahead, but no less than memory under load
- * takes to answer; past the last row that goes on with what the worker reads next (struct gemv_surroundings). */
+/* While a kernel works on four rows, it prefetches what follows in memory, into the second-level cache, because eight
+ * rows do not fit the first. Four adjacent rows are four short streams. The hardware's own prefetcher follows such
+ * streams badly from memory, but well from the second level. The distance is four rows, and at least enough for the
+ * latency of memory under load. After the last row, prefetching goes on with what the worker reads next (struct
+ * gemv_surroundings). */
 #define PREFETCH_DISTANCE ((size_t)24 << 10)
 
 struct prefetch {
     const uint8_t *weights;
     size_t row_bytes, distance;
-    uintptr_t next, end, jump; /* not pointers: jump, from the end to what follows, may pass zero */
+    uintptr_t next, end, jump; /* not pointers: jump, from the end to the next weights, may wrap around */
 };
 
 static ALWAYS_INLINE void prefetch_lines(uintptr_t from, size_t bytes)
@@ -37,7 +38,7 @@ static ALWAYS_INLINE void prefetch_lines(uintptr_t from, size_t bytes)
         __builtin_prefetch((const void *)(from + i), 0, 2);
 }
 
-/* Where nobody has asked for the first rows: all that prefetch_more would have by now, or of long rows as much. */
+/* If the first rows are cold, prefetches all that prefetch_more would have by now; for long rows, as much in total. */
 static inline void prefetch_head(const uint8_t *weights, size_t row_bytes, size_t rows)
 {
     size_t side_by_side = MIN(rows, (size_t)4);
@@ -62,7 +63,7 @@ static ALWAYS_INLINE struct prefetch prefetch_start(const uint8_t *weights, size
                              .jump = around->then ? (uintptr_t)around->then - end : 0};
 }
 
-/* The four rows from this one on are next. */
+/* Goes on to the four rows from this one on. */
 static ALWAYS_INLINE void prefetch_rows_from(struct prefetch *prefetch, size_t row)
 {
     prefetch->next = (uintptr_t)prefetch->weights + row * prefetch->row_bytes + prefetch->distance;

@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-/* Bytes of 256 columns of a row. */
+/* The bytes of 256 columns of a row. */
 static size_t step_bytes(enum tensor_type type)
 {
     const struct tensor_type_info *info = tensor_type_info(type);
@@ -14,10 +14,10 @@ struct work {
     panel_maker *make; /* NULL: plain C */
     const struct matmul *job;
     enum activation_kind inputs;
-    unsigned narrow_16, narrow_32; /* the greatest peaks of activations that leave sums of parts narrow */
+    unsigned narrow_16, narrow_32; /* the greatest peaks for which sums of parts stay narrow */
     size_t first_row, rows;
     size_t first_token, tokens;
-    size_t group_row, group_rows; /* of the group that is multiplied */
+    size_t group_row, group_rows; /* of the current group */
     size_t segments;              /* of 256 columns */
     struct panel *panels;
     float *sums; /* [tokens][GROUP_ROWS] */
@@ -28,13 +28,13 @@ static size_t blocks_in(const struct work *work, size_t segment)
     return MIN((work->job->weights.columns - segment * PANEL_COLUMNS) / 32, (size_t)8);
 }
 
-/* Whether no part of a super-block can sum to more than 16 bits hold. */
+/* Whether the sum of each part of a super-block is sure to fit 16 bits. */
 static bool is_narrow(const struct work *work, const struct activation_peaks *peaks)
 {
     return peaks->of_16 <= work->narrow_16 && peaks->of_32 <= work->narrow_32;
 }
 
-/* Asks for what the next call of take_tile reads. The rows of tokens lie far apart. */
+/* Prefetches the data for the next call of take_tile, because the rows of tokens are far apart. */
 static void prefetch_tile(const struct work *work, size_t first, size_t count, size_t segment)
 {
     const struct activation *input = work->job->input;
@@ -59,13 +59,13 @@ static float *output_row(const struct work *work, size_t token)
     return job->output + (job->output_rows ? job->output_rows[token] : token) * job->output_stride;
 }
 
-/* Sums of the last segment go to where outputs are wanted, but for rows that are no whole panels. */
+/* The sums of the last segment go to the outputs directly, unless the group ends with part of a panel. */
 static bool leaves_scratch(const struct work *work, size_t segment)
 {
     return segment + 1 == work->segments && work->group_rows % PANEL_ROWS == 0;
 }
 
-/* The tile of the tokens from first on, over the columns of a segment. */
+/* Sets up the tile of the tokens from "first" on, over the columns of a segment. */
 static void take_tile(const struct work *work, size_t first, size_t segment, struct panel_tile *out)
 {
     const struct activation *input = work->job->input;
@@ -87,7 +87,7 @@ static void take_tile(const struct work *work, size_t first, size_t segment, str
         token->from = work->sums + (first + t) * GROUP_ROWS;
         token->to = leaves ? output_row(work, first + t) + work->group_row : work->sums + (first + t) * GROUP_ROWS;
         peaks[t] = input->peaks + segment + row * input->peak_stride;
-        /* The first level has lost by now what was asked for a tile ago. */
+        /* The first level has dropped by now what was prefetched a tile ago. */
         __builtin_prefetch(token->sums);
         if (blocks == 1)
             __builtin_prefetch(peaks[t]);
@@ -105,8 +105,8 @@ static void take_tile(const struct work *work, size_t first, size_t segment, str
         prefetch_tile(work, 0, MIN((size_t)TILE_TOKENS, work->tokens), segment + 1);
 }
 
-/* Asks for the bytes of the panel after this one: the next columns of the same rows, or the first columns of a panel of
- * the next group. The processor does not guess so many short runs by itself. */
+/* Prefetches the weights of a panel: the next columns of the same rows, or the first columns of the next group. The
+ * processor does not prefetch so many short runs by itself. */
 static void prefetch_panel(const struct work *work, size_t row, size_t segment)
 {
     const struct matrix *weights = &work->job->weights;
@@ -127,7 +127,7 @@ static void make_panel(const struct work *work, struct panel *out, size_t row, s
     size_t offset = segment * step_bytes(weights->type);
     size_t last = work->first_row + work->rows - 1;
     const uint8_t *rows[PANEL_ROWS];
-    for (size_t i = 0; i < PANEL_ROWS; i++) /* past the end: the last row again, for nobody */
+    for (size_t i = 0; i < PANEL_ROWS; i++) /* past the end: repeats the last row, unused */
         rows[i] = weights->data + MIN(row + i, last) * weights->row_bytes + offset;
     if (work->make)
         work->make(out, rows, blocks_in(work, segment));
@@ -138,7 +138,7 @@ static void make_panel(const struct work *work, struct panel *out, size_t row, s
         work->multiplier->finish(weights->type, out);
 }
 
-/* The first of a tile's outputs; further ones are asked for while it is multiplied. */
+/* Prefetches a tile's first outputs; multiplying prefetches the others. */
 static void prefetch_outputs(const struct panel_tile *tile)
 {
     for (size_t t = 0; t < tile->count; t++)
@@ -152,13 +152,13 @@ static void write_outputs(const struct work *work)
         memcpy(output_row(work, t) + work->group_row, work->sums + t * GROUP_ROWS, work->group_rows * sizeof(float));
 }
 
-/* The tile that is multiplied, and the one after it: of the same columns, or the first of the next. */
+/* The current tile, and the next: of the same columns, or the first tile of the next columns. */
 struct tiles {
     struct panel_tile of[2];
     size_t now;
 };
 
-/* All tokens over the columns of a segment. */
+/* Multiplies all tokens over the columns of a segment. */
 static void multiply_tiles(const struct work *work, struct tiles *tiles, size_t panels, size_t segment)
 {
     bool more = segment + 1 < work->segments, last = leaves_scratch(work, segment);

@@ -1,10 +1,10 @@
 /* Matrix times matrix by tiles of bytes (AMX), for super-blocks of 256 in parts with integer scales.
  *
- * A part is too short for a tile, so scales go into the weights: quant times scale fits 16 bits, and is split into a
- * low byte without sign and a high byte with it. Two products over all 256 columns then give the integer of a
- * super-block, low + 256 * high, as exact as parts would; minima and floats follow as in gemm_multiply.c. Panels are
- * those of AVX-512 (gemm.h), folded so; a tile of weights is four bytes of sixteen rows sixteen times, which is how
- * they lie. */
+ * A part is too short for a tile, so weights are multiplied by their scales first: quant times scale fits 16 bits, and
+ * is split into an unsigned low byte and a signed high byte. Two products over all 256 columns then give the exact
+ * integer of a super-block, low + 256 * high; minima and floats follow as in gemm_multiply.c. Panels are those of
+ * AVX-512 (gemm.h), folded in this way. A tile of weights is four bytes of sixteen rows, sixteen times, the same order
+ * as in a panel. */
 #include "compute/cpu/gemm.h"
 
 #include <immintrin.h>
@@ -12,14 +12,14 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* Rows that all tokens pass together, in panels: folded ones are twice as large. */
+/* Panels that all tokens pass together. Folded ones are twice as large. */
 #define AMX_PANELS 8
 #define AMX_ROWS (AMX_PANELS * PANEL_ROWS)
 
-/* By measurement: fewer are quicker by AVX-512, as folding takes some time. */
+/* By measurement: for fewer tokens AVX-512 is faster, because folding takes time. */
 #define LEAST_TOKENS 24
 
-/* Two tiles of sixteen. */
+/* Two tiles of sixteen tokens. */
 #define AMX_TOKENS 32
 
 struct folded {
@@ -35,7 +35,8 @@ struct amx_scratch {
         struct panel panel;
         struct {
             _Alignas(64) int8_t quants[AMX_TOKENS][PANEL_COLUMNS];
-            /* Of a panel and of the next one, which is multiplied meanwhile; of tokens 0 and 16 on; low, high. */
+            /* Indices: this panel, or the next one, which is multiplied meanwhile; tokens from 0, or from 16; low or
+             * high. */
             _Alignas(64) int32_t products[2][2][2][16][PANEL_ROWS];
         } tile;
     };
@@ -44,7 +45,7 @@ struct amx_scratch {
     const float *from[AMX_TOKENS];
     float *to[AMX_TOKENS];
     const int8_t *quants; /* of the first token */
-    size_t stride;        /* to those of the next one */
+    size_t stride;        /* from token to token */
 };
 
 struct amx_work {
@@ -72,7 +73,7 @@ static const struct {
 
 /* ---- weights ----------------------------------------------------------------------------------------------------- */
 
-/* Quants times scales of sixteen rows; raised quants are 128 higher. */
+/* Multiplies the quants of sixteen rows by their scales. raised: 128 was added to the quants. */
 INLINE void fold_quad(struct folded *out, const struct panel *panel, size_t quad, __m512i scale, const bool raised)
 {
     const __m512i byte = _mm512_set1_epi16(255), less = _mm512_set1_epi16(raised ? 128 : 0);
@@ -108,7 +109,7 @@ static void make_panel(const struct amx_work *work, struct folded *out, size_t r
     const struct matrix *weights = &work->job->weights;
     size_t bytes = tensor_type_info(weights->type)->block_bytes, last = work->first_row + work->rows - 1;
     const uint8_t *rows[PANEL_ROWS];
-    for (size_t i = 0; i < PANEL_ROWS; i++) { /* past the end: the last row again, for nobody */
+    for (size_t i = 0; i < PANEL_ROWS; i++) { /* past the end: repeats the last row, unused */
         rows[i] = weights->data + MIN(row + i, last) * weights->row_bytes + segment * bytes;
         if (segment + 1 < work->segments)
             for (size_t byte = bytes; byte < 2 * bytes; byte += 64)
@@ -141,9 +142,9 @@ static float *output_row(const struct amx_work *work, size_t token)
     return job->output + (job->output_rows ? job->output_rows[token] : token) * job->output_stride;
 }
 
-/* Tokens first to first + count over the columns of a segment. Tiles take them from where they are: what was just
- * copied would have to be stored before a tile could be loaded. Only where rows do not follow each other, or end within
- * a tile, they are copied; rows of a tile past the last are whatever was there. */
+/* Takes tokens [first, first + count) over the columns of a segment. Tiles load them in place, because a load after a
+ * copy would wait for the stores. They are copied only if input_rows selects them, or the last tile is not full.
+ * Rows of a tile past the last one are undefined. */
 static void take_tokens(const struct amx_work *work, size_t first, size_t count, size_t segment)
 {
     const struct activation *input = work->job->input;
@@ -191,7 +192,7 @@ INLINE void multiply_tiles(struct amx_scratch *scratch, const struct folded *pan
     }
 #pragma GCC unroll 4
     for (size_t step = 0; step < 4; step++) {
-        /* Lest the compiler keep each step's addresses. */
+        /* Keeps the compiler from storing each step's addresses. */
         __asm__ volatile("" : "+r"(quants), "+r"(panel));
         _tile_loadd(4, quants + 64 * step, stride);
         _tile_loadd(6, panel->low[16 * step], 64);
@@ -212,7 +213,7 @@ INLINE void multiply_tiles(struct amx_scratch *scratch, const struct folded *pan
     }
 }
 
-/* The floats of a super-block. */
+/* Adds the floats of a super-block. */
 INLINE void add_products(const struct amx_scratch *scratch, const struct folded *panel, size_t of, size_t count,
                          size_t row, __mmask16 mask, const int pairs)
 {
@@ -241,7 +242,8 @@ INLINE void add_products(const struct amx_scratch *scratch, const struct folded 
     }
 }
 
-/* Asks for a part of what the next call of take_tokens reads, while a panel is multiplied: rows lie far apart. */
+/* Prefetches part of the data for the next call of take_tokens while a panel is multiplied, because rows are far apart.
+ */
 static void prefetch_tokens(const struct amx_work *work, size_t first, size_t segment, size_t panel)
 {
     const struct activation *input = work->job->input;
@@ -321,7 +323,7 @@ static void gemm(const struct matmul *job, size_t first_row, size_t rows, size_t
         work.rows = MIN(rows - row, (size_t)AMX_ROWS);
         multiply_group(&work);
     }
-    _tile_release(); /* nothing to save when threads change */
+    _tile_release(); /* leaves no state to save at a thread switch */
 }
 
 const struct kernel_table kernels_amx = {

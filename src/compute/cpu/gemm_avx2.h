@@ -1,4 +1,4 @@
-/* What the files that multiply panels by AVX2 alone share. */
+/* Shared by the files that multiply panels by AVX2 alone. */
 #ifndef HYPURA_COMPUTE_GEMM_AVX2_H
 #define HYPURA_COMPUTE_GEMM_AVX2_H
 
@@ -7,7 +7,8 @@
 
 #include <immintrin.h>
 
-/* Types whose quants have eight bits and a sign, and what their panels need once they are made (others: nothing). */
+/* For types with signed 8-bit quants: multiplies panels, and completes panels after they are made (nothing for others).
+ */
 void panels_multiply_signed(enum tensor_type type, const struct panel_product *product);
 void panels_finish_signed(enum tensor_type type, struct panel *panel);
 
@@ -23,7 +24,7 @@ INLINE __m256i weights(const struct panel *panel, size_t quad, size_t half)
     return _mm256_load_si256((const void *)panel->quants[quad][8 * half]);
 }
 
-/* The scale of a part, of two that are next to each other, twice. */
+/* The scale of a part, out of a pair, twice per lane. */
 INLINE __m256i part_scale(const struct panel *panel, size_t part, size_t half)
 {
     const __m256i first = _mm256_set1_epi64x(0x0504050401000100), second = _mm256_set1_epi64x(0x0706070603020302);

@@ -1,4 +1,4 @@
-/* gemm_floats.h for BF16 weights and the processor's BF16 dot product: as gemm_floats.c, but nothing is converted. */
+/* gemm_floats.h for BF16 weights with the processor's BF16 dot product: as gemm_floats.c, but without conversions. */
 #include "compute/cpu/gemm_floats.h"
 
 #include <immintrin.h>
@@ -78,7 +78,7 @@ static void tiles(const struct block *block, float *sums, const uint8_t *const r
     }
 }
 
-/* Eight lanes and eight, four and four, two and two, one and one. */
+/* Adds lanes 8 and 8, then 4 and 4, 2 and 2, 1 and 1. */
 static float fold(const float *sums)
 {
     __m256 eight = _mm256_add_ps(_mm256_load_ps(sums), _mm256_load_ps(sums + 8));
@@ -98,7 +98,7 @@ static void take_inputs(const struct block *block, size_t first, size_t count)
     }
 }
 
-/* The next tile's columns, which the processor cannot guess: a row ends here for now. */
+/* Prefetches the next tile's columns. The processor cannot, because each row is left at the end of the step. */
 static void prefetch_rows(const struct matrix *weights, size_t row, size_t first, size_t count)
 {
     for (size_t end = MIN(row + TILE_ROWS, weights->rows); row < end; row++)
@@ -118,7 +118,7 @@ static void run_block(const struct block *block)
         take_inputs(block, first, align_up(count, 32)); /* copies are padded with zeros */
         for (size_t r = 0; r < block->rows; r += TILE_ROWS) {
             const uint8_t *rows[TILE_ROWS];
-            for (size_t i = 0; i < TILE_ROWS; i++) /* past the end: the last row again, for nobody */
+            for (size_t i = 0; i < TILE_ROWS; i++) /* past the end: repeats the last row, unused */
                 rows[i] = weights->data + MIN(block->first_row + r + i, last) * weights->row_bytes + 2 * first;
             prefetch_rows(weights, block->first_row + r + TILE_ROWS, first, count);
             tiles(block, block->sums + r / TILE_ROWS * tile_sums, rows, count);

@@ -16,7 +16,7 @@ static inline void block_minima(struct panel *out, const uint8_t *const rows[16]
         _mm512_store_ps(out->m[block], _mm512_xor_ps(row_halves(rows, block * size + 2), _mm512_set1_ps(-0.0f)));
 }
 
-/* Quants of four bits at an offset in each block: element j low in byte j, element j + 16 high in it. */
+/* Unpacks 4-bit quants at an offset in each block: byte j has element j in its low half and j + 16 in its high half. */
 static inline void nibbles(struct panel *out, const uint8_t *const rows[16], size_t block, size_t offset,
                            __m512i (*value)(__m512i))
 {
@@ -64,7 +64,7 @@ static inline void fifth_bits(struct panel *out, const uint8_t *const rows[16], 
 {
     __m512i word = row_words(rows, offset);
     for (unsigned j = 0; j < 8; j++) {
-        /* Four bits spread over four bytes. */
+        /* Spreads four bits over four bytes. */
         __m512i four = _mm512_and_si512(_mm512_srli_epi32(word, 4 * j), _mm512_set1_epi32(15));
         __m512i spread =
             _mm512_and_si512(_mm512_mullo_epi32(four, _mm512_set1_epi32(0x00204081)), _mm512_set1_epi32(0x01010101));
@@ -127,7 +127,7 @@ void panel_iq4_nl_avx512(struct panel *out, const uint8_t *const rows[16], size_
     block_scales(out, rows, blocks, 18);
 }
 
-/* The scale is 2^(e - 128), for the codebook has twice the values; the two least are subnormal. */
+/* The scale is 2^(e - 128), because the codebook is doubled. The two least scales are subnormal. */
 static inline __m512 power_scales(const uint8_t *const rows[16], size_t offset)
 {
     int32_t exponents[16];
@@ -148,11 +148,12 @@ void panel_mxfp4_avx512(struct panel *out, const uint8_t *const rows[16], size_t
     }
 }
 
-/* Four parts in four bytes of scales and 32 of quants; of a part, bytes j low and then high are its columns. */
+/* Four parts, in four bytes of scales and 32 of quants. A part's columns are the low halves of its bytes, then the high
+ * ones. */
 void panel_nvfp4_avx512(struct panel *out, const uint8_t *const rows[16], size_t blocks)
 {
     const __m512i low = _mm512_set1_epi8(15), byte = _mm512_set1_epi32(255);
-    for (size_t block = 0; block < blocks; block++) { /* half a block of 64 each */
+    for (size_t block = 0; block < blocks; block++) { /* each is half a block of 64 */
         size_t offset = block / 2 * sizeof(struct block_nvfp4), half = block % 2;
         __m512i q[4];
         transpose_16(q, rows, offset + offsetof(struct block_nvfp4, qs) + 16 * half);

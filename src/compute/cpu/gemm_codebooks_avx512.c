@@ -1,5 +1,4 @@
-/* Panels of types whose quants are looked up in large codebooks, or are digits of base three: rows are unpacked one by
- * one, then turned. */
+/* Panels of types with large codebooks or base-3 digits: unpacks rows one by one, then transposes them. */
 #include "compute/cpu/gemm_panels_avx512.h"
 #include "compute/cpu/unpack.h"
 

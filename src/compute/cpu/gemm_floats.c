@@ -3,7 +3,7 @@
 
 #define STEP ((size_t)512) /* columns */
 
-/* Vectors of sums in registers, with one more for each row. */
+/* A tile's sums, and one more vector per row, fit the registers. */
 #if LANES_TILE_VECTORS == 4
 #define TILE_ROWS 4
 #define TILE_TOKENS 6
@@ -44,7 +44,7 @@ static void take_halves(float *out, const uint8_t *row, size_t first, size_t cou
     }
 }
 
-/* Of every 32 columns first the odd ones, then the even ones: lane i takes columns 2 i + 1 and 2 i. */
+/* Puts the odd ones of every 32 columns first, then the even ones: lane i adds columns 2 i + 1 and 2 i. */
 static void take_bfloats(float *out, const uint8_t *row, size_t first, size_t count)
 {
     const uint8_t *from = row + first * 2;
@@ -87,7 +87,7 @@ static void take_inputs(const struct block *block, size_t first, size_t count)
 
 /* ---- products ---------------------------------------------------------------------------------------------------- */
 
-/* All rows of a tile for some tokens. */
+/* Multiplies all rows of a tile by some tokens. */
 static inline __attribute__((always_inline)) void tile(float *sums, const float *weights, const float *inputs,
                                                        size_t count, const size_t tokens)
 {
@@ -147,7 +147,7 @@ static void tiles(const struct block *block, float *sums, size_t count)
     }
 }
 
-/* The next tile's columns, which the processor cannot guess: a row ends here for now. */
+/* Prefetches the next tile's columns. The processor cannot, because each row is left at the end of the step. */
 static void prefetch_rows(const struct matrix *weights, size_t row, size_t first, size_t count)
 {
     size_t element = weights->type == TENSOR_F32 ? 4 : 2;
@@ -165,11 +165,11 @@ static void run_block(const struct block *block)
     memset(block->sums, 0, (block->rows + TILE_ROWS - 1) / TILE_ROWS * tile_sums * sizeof(float));
     for (size_t first = 0; first < columns; first += STEP) {
         size_t count = MIN(STEP, columns - first);
-        /* Odd and even columns of BF16 come as two vectors. */
+        /* Odd and even columns of BF16 are two vectors. */
         size_t padded = align_up(count, weights->type == TENSOR_BF16 ? 2 * LANES : LANES);
         take_inputs(block, first, count);
         for (size_t r = 0; r < block->rows; r += TILE_ROWS) {
-            for (size_t i = 0; i < TILE_ROWS; i++) /* past the end: the last row again, for nobody */
+            for (size_t i = 0; i < TILE_ROWS; i++) /* past the end: repeats the last row, unused */
                 take_weights(weights->type, block->weights + i * STEP,
                              weights->data + MIN(block->first_row + r + i, last) * weights->row_bytes, first, count);
             prefetch_rows(weights, block->first_row + r + TILE_ROWS, first, count);
