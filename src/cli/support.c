@@ -41,7 +41,8 @@ static void handle_interrupts(bool afresh)
 {
     if (afresh)
         interrupt_count = 0;
-    struct sigaction action = {.sa_handler = on_interrupt};
+    /* Restart: stdio gives up for good on a write that an interrupt breaks off, as one to a terminal that waits. */
+    struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = SA_RESTART};
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);
 }

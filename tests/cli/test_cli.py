@@ -26,6 +26,7 @@ sys.path.append(os.path.join(SOURCE, "tests"))
 from patience import PATIENCE, is_instrumented
 SANITIZED = is_instrumented()
 from tap import run_tests, tests_of
+from terminal import Terminal
 sys.path.append(os.path.join(SOURCE, "tests", "server"))
 import gguf_file
 
@@ -240,50 +241,8 @@ def a_conversation_takes_every_letter():
     assert sent.strip() in shown.decode(), shown
 
 
-class Terminal:
-    """The program in a terminal of its own."""
-    def __init__(self, *arguments, columns=80):
-        self.child, self.file = pty.fork()
-        if self.child == 0:
-            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-            os.environ.update({"TERM": "xterm", "LC_ALL": "C.UTF-8", "XDG_STATE_HOME": path("state"), "XDG_CACHE_HOME": path("cache")})
-            os.execv(HYPURA, [HYPURA, *map(str, arguments)])
-        self.greeting = self.wait("\n> ")
-
-    def wait(self, for_what, seconds=60):
-        """What was shown up to there."""
-        data, end = b"", time.monotonic() + seconds * PATIENCE
-        while for_what not in data.decode(errors="replace"):
-            assert select.select([self.file], [], [], end - time.monotonic())[0], (for_what, data)
-            try:
-                got = os.read(self.file, 4096)
-            except OSError:
-                got = b""
-            assert got, f"ended before {for_what}: {data}"
-            data += got
-        return data.decode(errors="replace").replace("\r", "")
-
-    def say(self, text, until="\n> "):
-        os.write(self.file, text.encode())
-        return self.wait(until)
-
-    def end(self, text):
-        # The prompt is shown a moment before the line editor listens; Ctrl-D that comes in between is lost to it.
-        end = time.monotonic() + 60 * PATIENCE
-        while termios.tcgetattr(self.file)[3] & termios.ICANON:
-            assert time.monotonic() < end, "nobody listens"
-            time.sleep(0.005)
-        os.write(self.file, text.encode())
-        try:
-            while select.select([self.file], [], [], 60)[0]:
-                if not os.read(self.file, 4096):
-                    break
-            else:
-                os.kill(self.child, signal.SIGKILL)
-        except OSError:
-            pass
-        os.close(self.file)
-        return os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1])
+def terminal(*arguments, columns=80):
+    return Terminal([HYPURA, *arguments], {"XDG_STATE_HOME": path("state"), "XDG_CACHE_HOME": path("cache")}, columns)
 
 
 def whoever_waits_at_a_terminal_is_told_what_for():
@@ -292,7 +251,7 @@ def whoever_waits_at_a_terminal_is_told_what_for():
         file.write("A long prompt of many words. " * (5 if SANITIZED else 100))
     arguments = ["run", path("slow.gguf"), "--file", path("slow.txt"), "--interactive", "--max-tokens", 1, "--context", 2048,
                  "--threads", 1, "--memory", "130M", "--gpu", "none"]
-    talk = Terminal(*arguments, columns=40)
+    talk = terminal(*arguments, columns=40)
     assert talk.end("/bye\r") == 0
     assert re.search(r"streaming in 130 MiB: about [0-9.]+( to [0-9.]+)? tokens/s.*, bound by", talk.greeting, re.S), talk.greeting
     lines = re.findall(r"\x1b\[K((?:loading|reading)[^\x1b\n]*)", talk.greeting)
@@ -302,7 +261,7 @@ def whoever_waits_at_a_terminal_is_told_what_for():
 
 
 def a_conversation_in_a_terminal():
-    talk = Terminal("run", MODEL, "--temperature", 0, "--max-tokens", 24)
+    talk = terminal("run", MODEL, "--temperature", 0, "--max-tokens", 24)
     assert "ls - list directory" in talk.say(QUESTION + "\n")
     assert "/set" in talk.say("/?\n") and "/bye" in talk.say("/no-such\n")
     assert "no parameter" in talk.say("/set parameter nothing 3\n")
@@ -331,25 +290,36 @@ def a_conversation_in_a_terminal():
     assert talk.say('What does the\nls command do?"""\n').count("\n> ") == 1
     assert talk.say("Grüße,\nls and\nrm?\n").count("\n> ") == 1
     assert "Grüße" in talk.say("\x10\n")
-    # Ctrl-C drops a line, then ends an answer, and the conversation goes on.
+    # Ctrl-C drops a line, and the conversation goes on.
     assert "/bye" in talk.say("\x03")
-    talk.say("/clear\n")
-    talk.say("/set parameter num_predict 100000\n")
-    talk.say("/set parameter temperature 5\n")
-    talk.say("/set parameter min_p 0\n")
-    talk.say("/set parameter seed 1\n")  # by chance an answer may end with its first token
-    talk.say("Everything, at length\n", "length\r\n")
-    talk.wait("a")
-    talk.say("\x03", "> ")  # the prompt, on a line of its own or behind ^C
-    assert "no system message" in talk.say("/show system\n")
-    talk.say("/set parameter temperature 0\n")
     talk.say("/set verbose\n")
     assert "tokens/s" in talk.say("rm?\n")
     assert talk.end("\x04") == 0
 
 
+def ctrl_c_ends_an_answer_and_the_conversation_goes_on():
+    talk = terminal("run", MODEL, "--temperature", 0, "--ignore-eos")
+    talk.say(QUESTION + "\n", r"ls - list directory")
+    talk.interrupt()
+    assert "no system message" in talk.say("/show system\n")
+    talk.say("/set parameter num_predict 24\n")
+    assert "rm - " in talk.say("And what does rm do?\n")
+    assert talk.end("\x04") == 0
+
+
+def ctrl_c_ends_an_answer_that_waits_for_the_terminal():
+    talk = terminal("run", MODEL, "--temperature", 0, "--ignore-eos")
+    talk.say(QUESTION + "\n", r"ls - list directory")
+    os.write(talk.file, b"\x13")  # Ctrl-S
+    time.sleep(0.2)
+    talk.interrupt()
+    talk.say("/set parameter num_predict 24\n")
+    assert "rm - " in talk.say("And what does rm do?\n")
+    assert talk.end("\x04") == 0
+
+
 def a_conversation_longer_than_the_context_goes_on():
-    talk = Terminal("run", MODEL, "--temperature", 0, "--max-tokens", 24, "--context", 128)
+    talk = terminal("run", MODEL, "--temperature", 0, "--max-tokens", 24, "--context", 128)
     shown = "".join(talk.say(QUESTION + "\n") for _ in range(4))
     assert "oldest part is left out" in shown and shown.count("ls - list directory") >= 3, shown
     assert "no room for an answer" in talk.say("word " * 300 + "\n")
@@ -824,7 +794,7 @@ def progress_in_a_terminal_leaves_the_answer_alone():
     left = re.sub(rb"\n(\r\x1b\[K[0-9.]+ tokens/s[^\x1b\r\n]*)+\r\x1b\[K", b"\n", left)  # in a row of which the answer has nothing yet
     assert expected in left, left
     # While a question is typed nothing moves.
-    talk = Terminal("run", MODEL, "--progress", "--memory", "10M", "--context", 256, "--max-tokens", 8)
+    talk = terminal("run", MODEL, "--progress", "--memory", "10M", "--context", 256, "--max-tokens", 8)
     assert not select.select([talk.file], [], [], 0.8)[0], os.read(talk.file, 4096)
     talk.say(QUESTION + "\n")
     talk.end("/bye\r")
@@ -925,7 +895,7 @@ def an_installed_copy_works_elsewhere():
 
 if __name__ == "__main__":
     long = [a_drive_and_a_machine_are_measured, shares_of_the_limit_go_up_to_one]
-    quick = tests_of(globals(), [path, hypura, answer, smallest_budget, options_of, interrupted, *long])
+    quick = tests_of(globals(), [path, hypura, answer, smallest_budget, options_of, interrupted, terminal, *long])
     failed = run_tests(long if sys.argv[3:] == ["long"] else quick)
     WORK.cleanup()
     sys.exit(1 if failed else 0)

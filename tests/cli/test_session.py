@@ -5,9 +5,7 @@
 """
 import json
 import os
-import pty
 import resource
-import select
 import stat
 import subprocess
 import sys
@@ -19,6 +17,7 @@ sys.path += [os.path.join(SOURCE, "tests"), os.path.join(SOURCE, "tests", "serve
 import byte_model
 from patience import PATIENCE
 from tap import run_tests, tests_of
+from terminal import Terminal
 
 WORK = tempfile.TemporaryDirectory(prefix="hypura-session-test-")
 EMBEDDED = os.path.join(SOURCE, "models", "manpage-moe-24m-Q4_K_M.gguf")
@@ -185,55 +184,30 @@ def whoever_is_killed_keeps_what_was_answered():
     assert computed() < 25 and contents("killed").count(b'"role"') == 4, computed()
 
 
-class Terminal:
-    def __init__(self, *arguments):
-        self.child, self.file = pty.fork()
-        if self.child == 0:
-            os.environ.update({"TERM": "xterm", "LC_ALL": "C.UTF-8", "XDG_STATE_HOME": path("state"), "XDG_CACHE_HOME": path("cache")})
-            os.execv(HYPURA, [HYPURA, "run", EMBEDDED, "--context", "512", "--temperature", "0", "--max-tokens", "24", *map(str, arguments)])
-        self.wait()
-
-    def wait(self):
-        data, end = b"", time.monotonic() + 60 * PATIENCE
-        while b"\n> " not in data:
-            assert select.select([self.file], [], [], end - time.monotonic())[0], data
-            data += os.read(self.file, 4096)
-        return data.decode(errors="replace").replace("\r", "")
-
-    def say(self, text):
-        os.write(self.file, text.encode() + b"\n")
-        return self.wait()
-
-    def end(self):
-        os.write(self.file, b"/bye\n")
-        try:
-            while os.read(self.file, 4096):
-                pass
-        except OSError:
-            pass
-        os.close(self.file)
-        return os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1])
+def terminal(*arguments):
+    return Terminal([HYPURA, "run", EMBEDDED, "--context", "512", "--temperature", "0", "--max-tokens", "24", *arguments],
+                    {"XDG_STATE_HOME": path("state"), "XDG_CACHE_HOME": path("cache")})
 
 
 def a_terminal_saves_and_loads():
-    talk = Terminal()
-    assert "/save FILE" in talk.say("/?") and "/save FILE" in talk.say("/save") and "/load FILE" in talk.say("/load")
-    talk.say("/set verbose")
-    first = talk.say(QUESTIONS[0])
-    assert "is in " + path("kept") in talk.say("/save " + path("kept"))
-    second = talk.say(QUESTIONS[1])
-    assert "cannot open" in talk.say("/load " + path("no-such"))
-    assert "could not be kept" in talk.say("/save " + path("no-such-folder/x"))
+    talk = terminal()
+    assert "/save FILE" in talk.say("/?\n") and "/save FILE" in talk.say("/save\n") and "/load FILE" in talk.say("/load\n")
+    talk.say("/set verbose\n")
+    first = talk.say(QUESTIONS[0] + "\n")
+    assert "is in " + path("kept") in talk.say("/save " + path("kept") + "\n")
+    second = talk.say(QUESTIONS[1] + "\n")
+    assert "cannot open" in talk.say("/load " + path("no-such") + "\n")
+    assert "could not be kept" in talk.say("/save " + path("no-such-folder/x") + "\n")
     # What is loaded is what was saved: the second question has its answer again, and little is read for it.
-    assert "2 messages" in talk.say("/load " + path("kept"))
-    again = talk.say(QUESTIONS[1])
+    assert "2 messages" in talk.say("/load " + path("kept") + "\n")
+    again = talk.say(QUESTIONS[1] + "\n")
     figures = lambda text: [int(word) for word in text[text.index("(prompt:"):].replace(",", " ").split() if word.isdigit()][:2]
     answer = lambda text: text[text.index("\nrm - "):text.index("(prompt:")]
     assert answer(again) == answer(second), (second, again)
     assert figures(again)[0] == figures(second)[0] and 0 < figures(again)[0] - figures(again)[1] < 25, (second, again)
-    talk.say("/clear")
-    assert "2 messages" in talk.say("/load " + path("kept"))
-    assert talk.end() == 0 and "ls" in first
+    talk.say("/clear\n")
+    assert "2 messages" in talk.say("/load " + path("kept") + "\n")
+    assert talk.end("/bye\n") == 0 and "ls" in first
 
 
 if LONG:  # a software GPU takes long to begin
@@ -253,6 +227,6 @@ if LONG:  # a software GPU takes long to begin
 
 
 if __name__ == "__main__":
-    failed = run_tests(tests_of(globals(), [path, contents, write, run, computed, in_one_run, in_many_runs]))
+    failed = run_tests(tests_of(globals(), [path, contents, write, run, computed, terminal, in_one_run, in_many_runs]))
     WORK.cleanup()
     sys.exit(1 if failed else 0)
