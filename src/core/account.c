@@ -15,12 +15,13 @@ void memory_set_account(struct memory_account *next)
     account = next;
 }
 
-/* What malloc takes for this many bytes, and what it took for these: where nobody can tell, it is not given back. */
+/* The bytes that malloc takes for a request of this size, with its overhead. */
 static size_t whole_bytes(size_t bytes)
 {
     return MAX((size_t)32, (size_t)align_up(MIN((uint64_t)bytes, UINT64_MAX / 2) + sizeof(size_t), 16));
 }
 
+/* The bytes that malloc took for this allocation. 0 if the C library cannot tell: then nothing is given back. */
 static size_t taken_bytes(void *memory)
 {
 #if defined(__GLIBC__)

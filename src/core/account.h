@@ -1,22 +1,22 @@
-/* account: memory that is counted, for libraries that know no limit by themselves (in the program: JSON values). */
+/* account: counted allocations for libraries that have no memory limit of their own (in the program: JSON values). */
 #ifndef HYPURA_ACCOUNT_H
 #define HYPURA_ACCOUNT_H
 
 #include "core/core.h"
 
-/* Of one piece of work. */
+/* Counts the memory of one piece of work. The caller owns it and keeps it alive while a thread uses it. */
 struct memory_account {
-    bool (*lend)(void *context, size_t bytes); /* before it is taken; false: there is none */
-    void (*give)(void *context, size_t bytes); /* it was freed */
+    bool (*lend)(void *context, size_t bytes); /* called before an allocation; false: refused */
+    void (*give)(void *context, size_t bytes); /* called when memory is freed */
     void *context;
-    bool lenient; /* takes it all the same */
+    bool lenient; /* allocate even if lend refuses */
 };
 
-/* Of this thread, until it is given another; NULL: nobody counts. */
+/* Sets the account of the calling thread. NULL: allocations are not counted. */
 void memory_set_account(struct memory_account *account);
 
-/* malloc and free that ask the thread's account. What is taken under one may be freed under another, or by free. Memory
- * that is not there is noted (memory_note_failure), what the account does not lend is not: it knows. */
+/* malloc and free, counted by the thread's account. Memory taken under one account may be freed under another, or with
+ * free. memory_take notes a failed malloc (memory_note_failure), but not a refusal, which lend itself can note. */
 void *memory_take(size_t bytes);
 void memory_give(void *memory);
 

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A limit that is reached is not a want of memory. */
+/* Only for failed allocations: an append that exceeds the limit is not counted as one. */
 static bool find_no_memory(struct buffer *buffer)
 {
     buffer->failed = true;
@@ -68,7 +68,7 @@ void buffer_append_format(struct buffer *buffer, const char *format, ...)
     int length = vsnprintf(NULL, 0, format, arguments);
     va_end(arguments);
     if (length < 0)
-        find_no_memory(buffer); /* the C library has none for the numbers */
+        find_no_memory(buffer); /* vsnprintf could not allocate memory to convert the numbers */
     if (length < 0 || !make_room(buffer, (size_t)length))
         return;
     va_start(arguments, format);

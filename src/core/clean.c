@@ -1,9 +1,9 @@
-/* Texts from files and from others, before a person sees them. */
+/* Cleans texts from files and clients before they are shown. */
 #include "core/core.h"
 
 #include <string.h>
 
-/* Bytes of the UTF-8 character that begins here, 0: it is none. */
+/* Returns the length in bytes of the UTF-8 character at this address; 0: not valid UTF-8. */
 static size_t read_character(const unsigned char *at, uint32_t *character)
 {
     static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};

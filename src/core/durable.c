@@ -10,7 +10,7 @@
 
 static int bring(int file)
 {
-#ifdef F_FULLFSYNC /* macOS: fsync leaves it to the drive when */
+#ifdef F_FULLFSYNC /* macOS: fsync does not flush the drive's own cache */
     if (fcntl(file, F_FULLFSYNC) == 0)
         return 0;
 #endif
@@ -25,7 +25,7 @@ hypura_status durable_file(int file, const char *path, hypura_error *error)
 hypura_status durable_folder(const char *folder, hypura_error *error)
 {
     int opened = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    /* Some file systems have no such thing, and keep names in order by themselves. */
+    /* Some file systems cannot flush a folder, and keep its names consistent without that. */
     bool fine = opened >= 0 && (bring(opened) == 0 || errno == EINVAL || errno == ENOTSUP || errno == EBADF);
     int number = errno;
     if (opened >= 0)
@@ -38,10 +38,10 @@ hypura_status durable_may_replace(const char *path, hypura_error *error)
     struct stat info;
     if (stat(path, &info) || S_ISREG(info.st_mode))
         return HYPURA_OK;
-    return error_set(error, HYPURA_ERROR_ARGUMENT, "%.300s is there and is not a file; it is not replaced", path);
+    return error_set(error, HYPURA_ERROR_ARGUMENT, "%.300s is not a regular file: it will not be replaced", path);
 }
 
-/* The folder of a path, which has one. */
+/* Writes the folder part of a path. It ends in "/" only if it is the root; "." if there is no slash. */
 static void folder_of(const char *path, char *out, size_t room)
 {
     const char *slash = strrchr(path, '/');
@@ -102,7 +102,7 @@ hypura_status durable_make_folder(const char *folder, hypura_error *error)
 {
     char path[PATH_MAX], above[PATH_MAX];
     if (snprintf(path, sizeof path, "%s", folder) >= (int)sizeof path)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "the path of the folder is too long: %.200s...", folder);
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "the path of a folder is too long: %.200s...", folder);
     for (char *c = path + 1;; c++) {
         char kept = *c;
         if (kept && kept != '/')
@@ -110,9 +110,9 @@ hypura_status durable_make_folder(const char *folder, hypura_error *error)
         *c = 0;
         if (mkdir(path, 0755) == 0) {
             folder_of(path, above, sizeof above);
-            durable_folder(above, NULL); /* one above that may not be read: then it is as well */
+            durable_folder(above, NULL); /* fails if that folder may not be read: not an error here */
         } else if (!kept && errno != EEXIST) {
-            return error_set_errno(error, errno, "cannot make the folder %s", path);
+            return error_set_errno(error, errno, "cannot create the folder %s", path);
         }
         *c = kept;
         if (!kept)

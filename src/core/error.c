@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* A message that was cut does not end inside a UTF-8 character. */
+/* If the text fills its room, removes an incomplete UTF-8 character from its end. */
 static void cut_at_character(char *text, size_t room)
 {
     size_t length = strlen(text);

@@ -20,7 +20,7 @@ size_t __sanitizer_get_current_allocated_bytes(void);
 #endif
 
 #define HUGE_PAGE ((size_t)2 << 20)
-#define KEPT_BYTES (1 << 20) /* at the end of a heap; larger blocks are maps of their own, and go as such */
+#define KEPT_BYTES (1 << 20) /* free bytes kept at the end of a heap; larger blocks are mapped and unmapped alone */
 
 static _Thread_local uint64_t failures;
 
@@ -98,7 +98,7 @@ hypura_status string_copy(char **out, const char *text, hypura_error *error)
 
 size_t memory_page_size(void)
 {
-    return (size_t)sysconf(_SC_PAGESIZE); /* the C library knows it without asking the system */
+    return (size_t)sysconf(_SC_PAGESIZE); /* makes no system call */
 }
 
 hypura_status memory_map(void **out, size_t bytes, bool huge, const char *what, hypura_error *error)
@@ -115,7 +115,7 @@ hypura_status memory_map(void **out, size_t bytes, bool huge, const char *what, 
     if (whole == MAP_FAILED)
         return error_set(error, HYPURA_ERROR_MEMORY, "no address space for the %s (%zu bytes): %s", what, bytes,
                          strerror(errno));
-    /* mmap only promises a page; cut the ends off so that the middle starts at a huge page. */
+    /* mmap only aligns to pages. Unmap the ends so that what remains starts at a huge page. */
     char *start = (char *)align_up((uintptr_t)whole, HUGE_PAGE);
     size_t before = (size_t)(start - whole);
     if (before)
@@ -161,7 +161,7 @@ void memory_decommit(void *address, size_t bytes)
     if (end <= start)
         return;
 #ifdef __APPLE__
-    /* MADV_DONTNEED does not free on macOS; a fresh mapping in the same place does. */
+    /* On macOS, MADV_DONTNEED does not free memory; a new mapping over the old one does. */
     mmap((void *)start, end - start, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 #else
     madvise((void *)start, end - start, MADV_DONTNEED);
@@ -212,7 +212,7 @@ uint64_t memory_peak_resident_bytes(void)
 #ifdef __APPLE__
     return (uint64_t)usage.ru_maxrss;
 #else
-    /* VmHWM is exact where ru_maxrss may carry a value over from before exec. */
+    /* VmHWM is exact; ru_maxrss may keep a value from before exec. */
     FILE *file = fopen("/proc/self/status", "re");
     if (file) {
         char line[128];

@@ -1,4 +1,4 @@
-/* samples: a look at some bytes of files, to tell whether they are what another file was made of. */
+/* samples: reads some ranges of a file, for comparing them with another file's. */
 #ifndef HYPURA_SAMPLES_H
 #define HYPURA_SAMPLES_H
 
@@ -6,10 +6,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* For reads here and there, without reading ahead; the caller closes it. Negative: it cannot be opened (errno). */
+/* Opens a file for scattered reads, without read-ahead. The caller closes it. Negative: it cannot be opened (errno). */
 int samples_open(const char *path);
 
-/* False: not all of it could be read. */
+/* false: the range could not be read completely. */
 bool samples_read(int file, uint8_t *out, size_t bytes, uint64_t offset);
 
 #endif

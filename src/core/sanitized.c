@@ -1,5 +1,5 @@
-/* What the sanitizers are told of libraries that are not ours. Drivers of Vulkan and MPI keep memory until the process
- * ends, and that is no leak of this program. */
+/* Settings of the leak sanitizer. Vulkan and MPI drivers keep memory until the process ends; this program has no leak
+ * there. */
 #include "core/sanitized.h"
 
 #if SANITIZED
@@ -10,14 +10,14 @@ SEEN_BY_LIBRARIES int dlclose(void *library);
 SEEN_BY_LIBRARIES const char *__lsan_default_options(void);
 SEEN_BY_LIBRARIES const char *__lsan_default_suppressions(void);
 
-/* A leak is told by the library that asked for the memory, so each stays where it is until they have been looked at. */
+/* Keeps libraries loaded, because suppressions go by the library that allocated the memory. */
 int dlclose(void *library)
 {
     (void)library;
     return 0;
 }
 
-/* What is left out is no report, so it is not written where reports are. */
+/* A list of the suppressed leaks would look like a report. */
 const char *__lsan_default_options(void)
 {
     return "print_suppressions=0";
@@ -34,7 +34,7 @@ const char *__lsan_default_suppressions(void)
            "leak:libpmix\n"
            "leak:libhwloc\n"
            "leak:/openmpi\n"
-           "leak:vasprintf\n"; /* these libraries write texts by it, and hide who asked for them; nobody here calls it */
+           "leak:vasprintf\n"; /* called by these libraries only; its frames hide which one called it */
 }
 
 #endif

@@ -1,5 +1,5 @@
-/* Whether a sanitizer is built in. Its memory is many times the program's own, so that what is resident says nothing:
- * then memory_resident_bytes is what is allocated, without code and libraries, and budgets are planned with that. */
+/* SANITIZED: whether a sanitizer is built in. A sanitizer takes many times the program's own memory. So in such builds
+ * memory_resident_bytes returns the allocated bytes, without code and libraries, and budgets are planned with these. */
 #ifndef HYPURA_CORE_SANITIZED_H
 #define HYPURA_CORE_SANITIZED_H
 

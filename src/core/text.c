@@ -41,9 +41,9 @@ hypura_status parse_bytes(const char *text, uint64_t *bytes, hypura_error *error
     }
     if (*end && strcasecmp(end, "b") != 0 && strcasecmp(end, "ib") != 0)
         return error_set(error, HYPURA_ERROR_ARGUMENT,
-                         "\"%.40s\" is not a size: after the number expected K, M, G or T", text);
+                         "\"%.40s\" is not a size: expected K, M, G or T after the number", text);
     if (value * multiple >= 0x1p63)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "\"%.40s\" is too large a size", text);
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "the size \"%.40s\" is too large", text);
     *bytes = (uint64_t)(value * multiple);
     return HYPURA_OK;
 }

@@ -9,8 +9,8 @@
 #include <sched.h>
 #endif
 
-/* How long a worker looks for the next section before it sleeps. A decode step opens a section every 20 to 200 us;
- * waking from sleep costs some 50 us, and more of spinning would steal the core from the reader's completions. */
+/* How long a worker spins before it sleeps. A decode step opens a section every 20 to 200 us, and waking a worker costs
+ * some 50 us. Longer spinning would take cores from the threads that complete reads. */
 #define SPIN_NANOSECONDS 40000u
 
 struct worker {
@@ -19,17 +19,17 @@ struct worker {
     pthread_t thread;
 };
 
-/* Where a worker is in the newest section that it, or the caller for it, has heard of: the section's number times four,
- * and one of these. In a cache line of its own, as is everything below that one thread often writes and others read:
- * what 32 cores write in turn takes longer than a small section. */
+/* A worker's seat: four times the number of the last section that the worker joined, or for which the caller closed the
+ * seat, plus one of these states. Each seat has a cache line of its own, as has everything below that one thread often
+ * writes and others read: when 32 cores write one line in turn, that takes longer than a small section. */
 enum { OUTSIDE, INSIDE };
 
 struct seat {
     _Alignas(64) atomic_uint_fast64_t state;
 };
 
-/* What is left of a worker's share of a section: first and end, counted from where the share begins, below the mark of
- * the section. With another section's mark the share is whole, so nobody has to fill in the shares of all. */
+/* What is left of a worker's share of a section: first and end, relative to the start of the share, with the section's
+ * mark in the bits above. A share with another section's mark is whole, so no thread has to initialise all shares. */
 struct share {
     _Alignas(64) atomic_uint_fast64_t left;
 };
@@ -37,10 +37,10 @@ struct share {
 #define SHARE_BITS 24
 #define MARK_BITS 16
 
-/* A section is published by writing what it is and then adding one to generation. A worker takes part by taking its
- * seat, and leaves the seat when nothing is left to begin. When the caller has nothing left to begin it closes the
- * seats of those who did not come, such as who lost its core, and waits for the others: so nobody takes a task of the
- * next section with the old task's pointer, and no counter of finished tasks is needed. */
+/* The caller publishes a section: it writes the section's fields, then increments generation. A worker joins by taking
+ * its seat, and leaves the seat when no task is left to start. When the caller has no task left to start, it closes the
+ * seats of workers that have not joined (one may have lost its core) and waits for the others. So no worker can run a
+ * task of the next section with the old function, and no counter of finished tasks is needed. */
 struct thread_pool {
     size_t threads;
     struct worker *workers;
@@ -49,15 +49,15 @@ struct thread_pool {
 
     _Alignas(64) atomic_uint_fast64_t generation;
 
-    _Alignas(64) thread_task task; /* NULL: range */
+    _Alignas(64) thread_task task; /* NULL: the section uses range */
     thread_range range;
     void *context;
     size_t count;
-    uint_fast64_t mark; /* of shares; never 0 */
+    uint_fast64_t mark; /* of this section's shares; never 0 */
 
-    _Alignas(64) atomic_size_t claimed; /* tasks, and more at the end */
+    _Alignas(64) atomic_size_t claimed; /* tasks; exceeds count when all are claimed */
 
-    _Alignas(64) atomic_uint sleepers; /* from here on, all of which is seldom written */
+    _Alignas(64) atomic_uint sleepers; /* this and the following are seldom written */
     atomic_bool stop;
     atomic_bool skip, skipped;
     atomic_bool caller_sleeps;
@@ -94,7 +94,7 @@ bool thread_pool_skipped(struct thread_pool *pool)
     return atomic_exchange(&pool->skipped, false);
 }
 
-/* ---- what a worker does of a section ----------------------------------------------------------------------------- */
+/* ---- a worker's tasks of a section ------------------------------------------------------------------------------- */
 
 static void walk_tasks(struct thread_pool *pool, size_t worker)
 {
@@ -103,8 +103,8 @@ static void walk_tasks(struct thread_pool *pool, size_t worker)
         run_task(pool, pool->task, pool->context, index, worker);
 }
 
-/* Taken at once: this part of what is left. Large parts have fewer starts, and each start costs some cold misses; small
- * ones at the end decide how long one thread waits for another. */
+/* A worker takes 1 / SHARE_PART of what is left of a share at a time. Large parts mean fewer starts, each of which
+ * costs some cache misses. Small parts at the end shorten the time that one thread waits for another. */
 #define SHARE_PART 4
 
 static bool take_part(struct thread_pool *pool, size_t number, bool from_front, size_t *first, size_t *count)
@@ -131,7 +131,7 @@ static bool take_part(struct thread_pool *pool, size_t number, bool from_front, 
     return true;
 }
 
-/* Each its own share first: where workers are pinned, what that covers lies near it. */
+/* Each worker starts with its own share: when workers are pinned, the share's data is in memory near the worker. */
 static void walk_shares(struct thread_pool *pool, size_t worker)
 {
     size_t first, count;
@@ -153,7 +153,7 @@ static void work(struct thread_pool *pool, size_t worker)
         walk_shares(pool, worker);
 }
 
-/* ---- taking part ------------------------------------------------------------------------------------------------- */
+/* ---- joining and leaving sections -------------------------------------------------------------------------------- */
 
 /* false: the caller has closed the seat. */
 static bool take_seat(struct seat *seat, uint_fast64_t generation)
@@ -215,7 +215,7 @@ static void *worker_main(void *argument)
 hypura_status thread_pool_create(struct thread_pool **out, size_t threads, hypura_error *error)
 {
     if (threads < 1 || threads > 256)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "%zu threads asked for: expected 1 to 256", threads);
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "cannot use %zu threads: expected 1 to 256", threads);
     struct thread_pool *pool = aligned_alloc(64, align_up(sizeof *pool, 64));
     if (!pool)
         return error_set(error, HYPURA_ERROR_MEMORY, "no memory for the thread pool");
@@ -287,7 +287,7 @@ static void sleep_until_outside(struct thread_pool *pool, struct seat *seat, uin
     pthread_mutex_unlock(&pool->mutex);
 }
 
-/* Closes the seats of who did not come, and waits for who did. */
+/* Closes the seats of workers that have not joined, and waits for those that have. */
 static void end_section(struct thread_pool *pool, uint_fast64_t generation)
 {
     const uint_fast64_t inside = 4 * generation + INSIDE;
@@ -338,7 +338,7 @@ void thread_pool_run(struct thread_pool *pool, thread_task task, void *context, 
     }
 }
 
-/* No share has the mark of a coming section: when marks begin again, shares lose theirs. */
+/* Makes sure that no share has the new mark yet: when marks start again at 1, all shares are reset. */
 static void new_mark(struct thread_pool *pool)
 {
     if (++pool->mark >> MARK_BITS == 0)
