@@ -5,17 +5,17 @@
 #include "functions.glsl"
 
 /* Attention of a prompt. A work group takes TILE queries of one kv head and walks the blocks of positions that they
- * see. A block of scores is computed eight queries by four positions an invocation, a piece of the values eight queries
- * by four elements. Queries and weights meet keys and values as halves, sums are floats. What a query gets depends on
- * nothing but itself: blocks start at multiples of BLOCK, and one that a query does not see changes nothing for it. */
+ * see. Each invocation computes the scores of eight queries and four positions of a block, and of each piece of the values
+ * eight queries by two or four elements. Everything but the cache is a float: halves would be quicker only on matrix
+ * units, and what they lose makes other blocks and experts chosen in later layers. The answer to a query depends on
+ * nothing but the query: blocks start at multiples of BLOCK, and a block that a query does not see changes nothing. */
 layout(constant_id = 0) const uint KEY_SIZE = 128;
 layout(constant_id = 1) const uint VALUE_SIZE = 128; /* both at most 256 */
 
 #define THREADS 128u
 #define TILE 64u
-#define TILE_WORDS (CACHE == CACHE_F32 || CACHE == CACHE_BF16 ? 64u : 32u) /* pieces of 64 elements */
-#define HALF_STRIDE 33u
-#define MOST_PIECES 4u
+#define TILE_WORDS 32u /* pieces of 64 elements, of 32 where a word is one */
+#define LEFT_STRIDE 33u
 
 layout(local_size_x = 128) in;
 layout(push_constant) uniform Push
@@ -32,11 +32,15 @@ layout(push_constant) uniform Push
 #include "attend_range.glsl"
 #include "attend_tile.glsl"
 
-shared uint left[TILE * HALF_STRIDE]; /* a piece of the queries, then the weights: words of two halves */
+#define PAIRS (PIECE / 32u)         /* of elements of a piece of the values, per invocation */
+#define PIECE_SUMS (16u * PAIRS)    /* of an invocation: two elements per pair by eight queries */
+#define MOST_SUMS (256u / PIECE * PIECE_SUMS)
+
+shared vec2 left[TILE * LEFT_STRIDE]; /* a piece of the queries, then the weights: two per word */
 shared float reduced[16 * TILE];
 
 float scores[32];
-float value_sums[MOST_PIECES * 32];
+float value_sums[MOST_SUMS];
 
 uint piece_elements(uint size, uint piece)
 {
@@ -60,7 +64,7 @@ void main()
     /* Queries 8 * down to 8 * down + 7; positions and elements across + 16 * i. */
     uint down = thread / 16, across = thread % 16;
     const uint key_pieces = (KEY_SIZE + PIECE - 1) / PIECE, value_pieces = (VALUE_SIZE + PIECE - 1) / PIECE;
-    [[unroll]] for (uint i = 0; i < value_pieces * 32; i++)
+    [[unroll]] for (uint i = 0; i < value_pieces * PIECE_SUMS; i++)
         value_sums[i] = 0.0;
     /* Every invocation of a row of 16 keeps the softmax of its eight queries. */
     float maximum[8], sum[8];
@@ -86,7 +90,7 @@ void main()
                 uint q = min(first_query + i / words, last_query);
                 uint at = ((sequence.first_row + q / group) * heads + kv_head * group + q % group) * KEY_SIZE +
                           piece * PIECE + i % words * 2;
-                left[i / words * HALF_STRIDE + i % words] = packHalf2x16(vec2(query.v[at], query.v[at + 1]));
+                left[i / words * LEFT_STRIDE + i % words] = vec2(query.v[at], query.v[at + 1]);
             }
             barrier();
             for (uint w = 0; w < words; w++) {
@@ -94,7 +98,7 @@ void main()
                 [[unroll]] for (uint j = 0; j < 4; j++)
                     k[j] = tile_pair(across + 16 * j, w);
                 [[unroll]] for (uint q = 0; q < 8; q++) {
-                    vec2 e = unpackHalf2x16(left[(down * 8 + q) * HALF_STRIDE + w]);
+                    vec2 e = left[(down * 8 + q) * LEFT_STRIDE + w];
                     [[unroll]] for (uint j = 0; j < 4; j++)
                         scores[q * 4 + j] = fma(e.y, k[j].y, fma(e.x, k[j].x, scores[q * 4 + j]));
                 }
@@ -122,7 +126,7 @@ void main()
             float factor = most > maximum[q] ? exp(maximum[q] - most) : 1.0;
             maximum[q] = most;
             sum[q] *= factor;
-            [[unroll]] for (uint i = 0; i < value_pieces * 4; i++)
+            [[unroll]] for (uint i = 0; i < value_pieces * PIECE_SUMS / 8; i++)
                 value_sums[i * 8 + q] *= factor;
         }
         piece_place(piece_elements(VALUE_SIZE, 0));
@@ -136,8 +140,8 @@ void main()
                 block_sum += scores[q * 4 + j];
             }
             reduced[across * TILE + down * 8 + q] = block_sum;
-            left[(down * 8 + q) * HALF_STRIDE + across] = packHalf2x16(vec2(scores[q * 4], scores[q * 4 + 1]));
-            left[(down * 8 + q) * HALF_STRIDE + 16 + across] = packHalf2x16(vec2(scores[q * 4 + 2], scores[q * 4 + 3]));
+            left[(down * 8 + q) * LEFT_STRIDE + across] = vec2(scores[q * 4], scores[q * 4 + 1]);
+            left[(down * 8 + q) * LEFT_STRIDE + 16 + across] = vec2(scores[q * 4 + 2], scores[q * 4 + 3]);
         }
         barrier();
         [[unroll]] for (uint q = 0; q < 8; q++) {
@@ -154,18 +158,21 @@ void main()
                 piece_place(elements);
                 barrier();
             }
-            /* Elements 2 * across, 2 * across + 1 and 32 more. */
+            /* Elements 2 * across and 2 * across + 1, and those 32 further if there is a second pair. */
             for (uint w = 0; w < 32; w++) {
                 uint row = w / 16 * 32 + w % 16;
-                vec2 a0 = tile_pair(row, across), a1 = tile_pair(row, across + 16);
-                vec2 b0 = tile_pair(row + 16, across), b1 = tile_pair(row + 16, across + 16);
+                vec2 a[PAIRS], b[PAIRS];
+                [[unroll]] for (uint k = 0; k < PAIRS; k++) {
+                    a[k] = tile_pair(row, across + 16 * k);
+                    b[k] = tile_pair(row + 16, across + 16 * k);
+                }
                 [[unroll]] for (uint q = 0; q < 8; q++) {
-                    vec2 e = unpackHalf2x16(left[(down * 8 + q) * HALF_STRIDE + w]);
-                    uint at = piece * 32 + q;
-                    value_sums[at] = fma(e.y, b0.x, fma(e.x, a0.x, value_sums[at]));
-                    value_sums[at + 8] = fma(e.y, b0.y, fma(e.x, a0.y, value_sums[at + 8]));
-                    value_sums[at + 16] = fma(e.y, b1.x, fma(e.x, a1.x, value_sums[at + 16]));
-                    value_sums[at + 24] = fma(e.y, b1.y, fma(e.x, a1.y, value_sums[at + 24]));
+                    vec2 e = left[(down * 8 + q) * LEFT_STRIDE + w];
+                    [[unroll]] for (uint k = 0; k < PAIRS; k++) {
+                        uint at = piece * PIECE_SUMS + k * 16 + q;
+                        value_sums[at] = fma(e.y, b[k].x, fma(e.x, a[k].x, value_sums[at]));
+                        value_sums[at + 8] = fma(e.y, b[k].y, fma(e.x, a[k].y, value_sums[at + 8]));
+                    }
                 }
             }
         }
@@ -186,10 +193,10 @@ void main()
         factor = total > 0.0 ? factor / total : 0.0;
         uint at = ((sequence.first_row + query_number / group) * heads + head) * VALUE_SIZE;
         [[unroll]] for (uint piece = 0; piece < value_pieces; piece++)
-            [[unroll]] for (uint k = 0; k < 4; k++) {
+            [[unroll]] for (uint k = 0; k < 2 * PAIRS; k++) {
                 uint element = 2 * across + k % 2 + k / 2 * 32;
                 if (element < piece_elements(VALUE_SIZE, piece))
-                    into.v[at + piece * PIECE + element] = value_sums[piece * 32 + k * 8 + q] * factor;
+                    into.v[at + piece * PIECE + element] = value_sums[piece * PIECE_SUMS + k * 8 + q] * factor;
             }
     }
 }
