@@ -1,6 +1,6 @@
-/* The other half of "make bench": how fast attention walks a KV cache. Decoding is bound by the bytes of the cache, a
- * prompt by arithmetic (four operations for each query, position and element). Each figure is the median of rounds; the
- * cache is that of several layers, taken in turn, so that no round finds its own in the processor's caches. */
+/* The other half of "make bench": how fast attention reads a KV cache. Decoding is bound by the bytes of the cache, a
+ * prompt by arithmetic (four operations per query, position and element). Each figure is the median of several rounds.
+ * Rounds take the caches of several layers in turn, so none of them finds its data in the processor's caches. */
 #include "compute/compute.h"
 
 #include <getopt.h>
@@ -19,7 +19,7 @@ static int compare_doubles(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Seconds of one layer's attention for the last rows of the context. */
+/* Seconds that one layer's attention takes for the last rows of the context. */
 static double measure(const struct options *options, struct compute *compute, enum tensor_type type,
                       const uint8_t *cache, float *query, float *output, uint32_t *positions, size_t rows)
 {
@@ -139,7 +139,7 @@ int main(int argc, char **argv)
                                    : NULL;
         if (!value) {
             fputs("Usage: attention [--threads N] [--context N] [--tokens N] [--rounds N]\n"
-                  "Measures attention for decoding one token and for the last tokens of a prompt.\n",
+                  "Measures attention while decoding one token, and over the last tokens of a prompt.\n",
                   c == 'h' ? stdout : stderr);
             return c == 'h' ? 0 : 2;
         }

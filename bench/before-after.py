@@ -3,15 +3,15 @@
 
     bench/before-after.py [-r ROUNDS] [-s SECONDS] [-t THREADS] [-g GPU] [-w ROW]... [-n TOKENS] [-o FILE.json] OLD NEW [MODEL.gguf]
 
-OLD and NEW are programs. The rows: a small model (the embedded one, or MODEL), where what is done around the kernels shows, with
-one sequence and with eight at once; a dense model and a mixture in memory, and each with a half and a quarter of its bytes as
-memory. -g: rows on a GPU instead, for F16, Q8_0, Q4_K and a mixture. -w: only rows whose name begins so. -n: tokens to decode in
-rows that stream. Rounds are interleaved, and the order of the two changes from round to round; medians count (default: 3 rounds).
-No round begins after -s seconds (default 300). Prints a Markdown table of new over old; writes all samples to FILE.json. Models are
-made by NEW in a temporary folder, 10 GB at most.
+OLD and NEW are programs. The rows: a small model (the embedded one, or MODEL), which shows the work around the kernels, with one
+sequence and with eight at once; a dense model and a mixture in memory; and each of these with memory for a half and a quarter of
+its bytes. -g: measures rows on a GPU instead, for F16, Q8_0, Q4_K and a mixture. -w: measures only rows whose name begins with ROW.
+-n: tokens to decode in rows that stream. Rounds are interleaved, and the order of the two programs alternates (default: 3 rounds).
+No row begins after -s seconds (default: 300). Prints a Markdown table with the medians and the ratio of new to old; -o writes all
+samples to FILE.json. NEW makes the models in a temporary folder (at most 10 GB).
 
-The drive is measured once, by NEW, and both go by that: how many reads are in flight and how large the ring is follows from it, and
-two measurements of one drive may differ by more than two builds do.
+NEW measures the drive once, and both programs use that profile. It determines the number of reads in flight and the size of the
+ring, and two measurements of one drive may differ by more than two builds do.
 """
 import getopt
 import glob
@@ -39,7 +39,7 @@ def run(command):
 
 
 def measure_drive(programs, model, folder):
-    """A folder of profiles per program, each with what the last program measured of the drive."""
+    """Makes a folder of profiles per program. All profiles get the last program's measurement of the drive."""
     profiles = []
     for number, program in enumerate(programs):
         cache = os.path.join(folder, f"cache-{number}")
@@ -59,7 +59,7 @@ def measure_drive(programs, model, folder):
 
 
 def rows_of(small, models, gpu, tokens):
-    """Of each row: its name, the options of "hypura bench", and which of its speeds count."""
+    """Returns each row's name, its options for "hypura bench", and the speeds to compare."""
     if gpu is not None:
         return [(name, [path, "--prompt-tokens", "1024", "--gen-tokens", "96"], ("decode", "prompt")) for name, path in models.items()]
     rows = [("small", [small, "--prompt-tokens", "256", "--gen-tokens", "200"], ("decode", "prompt")),
@@ -112,7 +112,7 @@ def main():
     print("| row | old, tokens/s | new, tokens/s | new / old | rounds |\n|---|---|---|---|---|")
     for name, pair in samples.items():
         middle = {which: statistics.median(values) for which, values in pair.items()}
-        # Of each round the ratio: what else runs on the machine changes from round to round.
+        # Take the ratio per round, because the machine's other load changes between rounds.
         ratio = statistics.median(b / a for a, b in zip(pair["old"], pair["new"]))
         print(f"| {name} | {middle['old']:.4g} | {middle['new']:.4g} | {ratio:.3f} | {len(pair['new'])} |")
     if "-o" in options:

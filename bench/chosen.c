@@ -1,7 +1,7 @@
-/* What attention over chosen positions costs a token: the search for them, attention over what it chose, and attention
- * over everything, of one layer with the geometry of DeepSeek V3.2 and GLM 5 (64 heads on a latent row of 512 + 64, an
- * indexer of 32 heads of 128, 2048 positions chosen). Each figure is the fastest of rounds; the caches are those of
- * several layers, taken in turn, so that no round finds its own in the processor's caches. */
+/* The cost of attention over chosen positions, per token: the search for the positions, attention over those chosen,
+ * and attention over all of them. It measures one layer with the geometry of DeepSeek V3.2 and GLM 5 (64 heads on a
+ * latent row of 512 + 64, an indexer of 32 heads of 128, 2048 positions chosen). Each figure is the fastest of several
+ * rounds. Rounds take the caches of several layers in turn, so none finds its data in the processor's caches. */
 #include "compute/compute.h"
 
 #include <getopt.h>
@@ -66,7 +66,7 @@ static void attend(struct world *w, size_t layer, bool all)
                                                       .sequence_count = 1});
 }
 
-/* Milliseconds of the search, of attention over its choice, and of attention over everything. */
+/* Milliseconds of the search, of attention over the chosen positions, and of attention over all positions. */
 static void measure(struct world *w, double out[3])
 {
     double seconds[3][ROUNDS];
@@ -174,7 +174,7 @@ int main(int argc, char **argv)
             continue;
         }
         if (c != 't') {
-            fputs("Usage: chosen [--threads N] [--json]\nMeasures attention over chosen positions, and the search for "
+            fputs("Usage: chosen [--threads N] [--json]\nMeasures attention over chosen positions and the search for "
                   "them.\n",
                   c == 'h' ? stdout : stderr);
             return c == 'h' ? 0 : 2;

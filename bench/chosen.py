@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Draws what attention over chosen positions costs a token, against the positions of the context.
+"""Draws the cost of attention over chosen positions, per token, against the length of the context.
 
     bench/chosen --threads 1 --json >chosen.json
     bench/chosen.py chosen.json >docs/images/sparse-attention.svg
 
-Milliseconds of one layer, both axes logarithmic: the indexer's search alone, search and attention over what it chose, and attention
-over everything.
+The lines show milliseconds of one layer on logarithmic axes: the indexer's search alone, the search plus attention over the chosen
+positions, and attention over all positions.
 """
 import json
 import math
@@ -13,7 +13,7 @@ import sys
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 300, 52, 180, 34, 40
 LINES = (("all", "attention over all", lambda row: row["over_all_ms"]),
-         ("both", "search, and over its choice", lambda row: cost(row)),
+         ("both", "search, attention over chosen", lambda row: cost(row)),
          ("search", "search alone", lambda row: row["search_ms"] if row["positions"] > row["chosen"] else None))
 STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #444 }
@@ -29,7 +29,7 @@ text.all, text.both, text.search { stroke: none }
 
 
 def cost(row):
-    """Up to as many positions as are chosen, all are seen, and nothing is searched."""
+    """Milliseconds with an indexer. It searches only contexts longer than the number of positions that it chooses."""
     return row["over_all_ms"] if row["positions"] <= row["chosen"] else row["search_ms"] + row["over_choice_ms"]
 
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Is decoding with drafts ever slower than without? The speed of answers with drafts over that of the same answers without, for a
-model of which a part streams.
+"""Is decoding with drafts ever slower than without? Compares the speed of the same answers with and without drafts, for a model that
+streams in part.
 
     drafting.py HYPURA MODEL.gguf... [--memory 0.5] [--tokens 96] [--pairs 1] [--rate 150M] [--block true|random]
 
-Texts: one whose tokens were there before but go on otherwise (so that drafts look good and are wrong), one that repeats itself
-(greedy), one without repeats. --memory: a part of the file's size. --rate: the drive gives so many bytes a second (a control group
-of each server; needs root). --block: the last layer of a copy becomes a block that predicts further tokens, with random weights,
-so that all that it says is wrong, or one that is right where the layers add nothing ("true" makes them so). Prints a table.
+Texts: one whose tokens occurred before but continue differently (so drafts look good and are wrong), one that repeats itself
+(greedy), one without repeats. --memory: a share of the file's size. --rate: limits the drive to this many bytes per second (by a
+control group per server; needs root). --block: turns the last layer of a copy of the model into a prediction block. "random" gives
+it random weights, so all of its drafts are wrong. "true" makes its drafts right, by layers that add nothing. Prints a table.
 """
 import argparse
 import os
@@ -22,7 +22,7 @@ import prefix
 
 
 class Group:
-    """A control group whose processes read so many bytes a second from the drive of a file."""
+    """A control group that limits the bytes per second that its processes read from a file's drive."""
 
     def __init__(self, name, rate, path):
         device = os.stat(path).st_dev
@@ -52,7 +52,7 @@ def norm_of_ones(width):
 
 
 def add_block(model, path, kind):
-    """The last layer becomes a block that predicts further tokens."""
+    """Writes a copy of the model whose last layer is a prediction block."""
     values, tensors = gguf_file.read(model)
     layers = 1 + max(int(name.split(".")[1]) for name, *_ in tensors if name.startswith("blk."))
     architecture = next(value for value in values if value[8:].startswith(b"general.architecture"))
@@ -77,7 +77,7 @@ def add_block(model, path, kind):
 
 
 def texts():
-    """(name, prompt, how tokens are chosen)"""
+    """Returns a name, a prompt and sampling options per text."""
     chosen = random.Random(4)
     part, many = [chosen.randrange(3, 250) for _ in range(24)], [chosen.randrange(3, 500) for _ in range(512)]
     return (("goes on otherwise", many, {"temperature": 1, "seed": 7}), ("repeats itself", part * 3, {"temperature": 0}),

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""How much more two drives bring than one: two loop devices with a limit each, a mixture that streams from both.
+"""How much faster two drives are than one: a mixture streams from two loop devices, each with a limit.
 
     drives.py HYPURA FOLDER [--dense] [--first MB/s] [--tokens N] [--rounds N]
 
-Needs root, Linux with loop devices and the blkio controller of control groups (version 1), and 3 GB in FOLDER. It makes
-two images there with a file system each, a model and its copy on them, and bounds what a process may read of each device
-in a second. Everything is taken away afterwards. Without a limit both loop devices are the one drive below them.
+Needs root, Linux with loop devices and the blkio controller of control groups (version 1), and 3 GB in FOLDER. Makes two images
+there with a file system each, puts a model on one and its copy on the other, and limits the bytes per second that a process may
+read from each device. Removes everything afterwards. The limits are needed because both loop devices share one physical drive.
 """
 import argparse
 import json
@@ -39,7 +39,7 @@ class Drive:
 
 
 def measure(options, group, drives, speeds, mirrors):
-    """Bytes a second while an answer is written, of one run, and what each drive brought."""
+    """Runs the model once and returns the bytes per second while it wrote its answer, and each drive's share of them."""
     for drive, speed in zip(drives, speeds):
         with open(os.path.join(group, "blkio.throttle.read_bps_device"), "w") as file:
             file.write(f"{drive.number} {int(speed * 1e6)}")
@@ -61,8 +61,8 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("hypura")
     parser.add_argument("folder")
-    parser.add_argument("--dense", action="store_true", help="a dense model, which streams through the ring")
-    parser.add_argument("--first", type=float, default=100, help="of the first drive, MB/s")
+    parser.add_argument("--dense", action="store_true", help="measure a dense model, which streams through the ring")
+    parser.add_argument("--first", type=float, default=100, help="limit of the first drive, in MB/s")
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()

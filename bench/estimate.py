@@ -1,23 +1,23 @@
 #!/usr/bin/env python3
-"""What hypura estimate says of a model, next to what comes: the table of docs/estimate.md.
+"""Estimates of "hypura estimate" next to measurements: the table of docs/estimate.md.
 
     bench/estimate.py -P
-    bench/estimate.py [-m "NAME..."] [-f "25 50 75 all"] [-g] [-R RUNS] [-r BYTES] [-n TOKENS] [-t SECONDS] [-d FOLDER] [-k]
-                      [-j FILE]
+    bench/estimate.py [-m "NAME..."] [-f "25 50 75 all"] [-g] [-R RUNS] [-r BYTES] [-n TOKENS] [-s SECONDS]
+                      [-t SECONDS] [-d FOLDER] [-j FILE]
 
-Makes synthetic models of -m (default: two dense ones, one of them a hybrid, and four mixtures, one of them a hybrid) in the
-folder of -d, measures this machine and its drive, and records each mixture's routing in a run over other tokens. Then, for each
-share of memory in -f (per cent of the file; all: enough for all of it), the model runs: 500 tokens of a prompt, then an answer of
--n tokens (default: 32), as long as the recorded one, since a cache that is cold misses more at first; one of a dense model
-takes -s seconds (default: 2), as far as estimate knows. A shared drive changes from minute to minute:
-so it is measured again, with the model's own file, right before and after each run, and estimate is asked with that profile
-and that routing. All rows run once, then all of them again, -R times (default: 1), and the table has the medians of the runs
-and of the estimates.
+Makes the synthetic models named by -m (default: two dense ones, one of them a hybrid, and four mixtures, one of them a hybrid) in the
+folder of -d (default: a temporary one). Measures this machine and its drive, and records each mixture's routing in a run over other
+tokens. Then runs each model with each share of memory in -f (per cent of the file; "all" is enough for the whole file): a prompt of
+500 tokens, then an answer. A mixture's answer has -n tokens (default: 32), as many as the recorded one, because a cold cache misses
+more at first. A dense model's answer is as long as the estimate says that -s seconds allow (default: 2). A shared drive's speed
+changes from minute to minute, so the script measures it again right before and after each run, with the model's own file, and
+estimates with that speed and the recorded routing. It runs all rows -R times (default: 1), in turns. The table has the medians of the
+runs and of the estimates.
 
--g: all and a quarter of it once more with a GPU for everything, and for half of it. -r holds the drive to so many bytes a second
-(as root, with control groups of version 1). After -t seconds no new run begins. -k keeps the models. -j: all figures as JSON.
-HYPURA names the program. As root the page cache is dropped before each run. Prints a Markdown table, and how many rows are
-within 15 %. -P: instead of that, the table next to what other programs published of machines that have a name; it runs nothing.
+-g: adds rows with all of the model on a GPU, and with half of it there. -r: limits the drive to this many bytes per second (as root,
+with control groups of version 1). -t: no run begins after this many seconds. -j: writes all figures as JSON. HYPURA names the program.
+As root, drops the page cache before each run. Prints a Markdown table and the number of rows that are within 15 %. -P: prints instead
+a table of estimates for named machines next to figures published for other programs; it runs no model.
 """
 import atexit
 import getopt
@@ -31,7 +31,7 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 HYPURA = os.environ.get("HYPURA", os.path.join(HERE, "../build/hypura"))
-# Presets with fewer layers: some GB each.
+# Presets with fewer layers, a few GB each.
 MODELS = {"dense": ["mistral-7b", "--layers", "8"],
           "delta-net (hybrid)": ["qwen3.5-9b", "--layers", "4"],
           "mixtral": ["mixtral-8x7b", "--layers", "2"],
@@ -40,13 +40,13 @@ MODELS = {"dense": ["mistral-7b", "--layers", "8"],
           "nemotron (hybrid)": ["nemotron-3-super", "--layers", "4"]}
 MIXTURES = ("mixtral", "qwen3-moe", "gpt-oss", "nemotron (hybrid)")
 ON_GPU = ("dense", "delta-net (hybrid)", "qwen3-moe")
-PROMPT = 500  # which estimate tells the time of
+PROMPT = 500  # tokens; "hypura estimate" assumes the same number
 CONTEXT = 1024
-HALF = 15  # per cent that an estimate may be off
-LEAST_TOKENS, MOST_TOKENS = 12, 96  # of an answer of a dense model
+HALF = 15  # per cent by which an estimate may be off
+LEAST_TOKENS, MOST_TOKENS = 12, 96  # in an answer of a dense model
 DRIVE_SECONDS = 0.5
 
-# model, machine, memory, what was published in tokens/s (least, most), of what, where, and what differs.
+# Model, machine, memory, published tokens/s (least, most), program, source, and what differs from the estimate.
 PUBLISHED = [
     (["mixtral-8x7b", "--type", "Q5_K_M"], "m1-max-32gb", "26G", (1.85, 2.2), "Hypura", "t8/hypura benchmarks/results", ""),
     (["llama-70b"], "m1-max-32gb", "26G", (0.25, 0.30), "Hypura", "t8/hypura benchmarks/results",
@@ -69,7 +69,7 @@ PUBLISHED = [
 
 
 def write_header(path, layers, width, heads, kv_heads, head, experts, used, expert_width, vocabulary):
-    """A model of qwen3moe's kind with weights of Q4_0, as far as a header goes: the file is as long and holds nothing."""
+    """Writes the header of a qwen3moe model in Q4_0, in a sparse file of the model's full size."""
     sys.path.append(os.path.join(HERE, "../tests/server"))
     import gguf_file
     import struct
@@ -136,7 +136,7 @@ def hypura(*arguments, **folders):
 
 
 class SlowDrive:
-    """All that this process and its children read of a drive, held to so many bytes a second."""
+    """Limits the bytes per second that this process and its children read from a drive."""
 
     def __init__(self, folder, bytes_a_second):
         self.group = f"/sys/fs/cgroup/blkio/hypura-estimate-{os.getpid()}"
@@ -178,18 +178,18 @@ class Bench:
                                  "--repeat", 1, "--context", CONTEXT, "--no-state", "--json", *more, **self.folders))
 
     def record(self, model, memory, trace):
-        """The routing of other tokens."""
+        """Records the routing of a run over other tokens."""
         self.bench(model, memory, self.tokens, 3, ["--gpu", "none", "--trace", trace])
 
     def drive_now(self, model):
-        """Bytes per second of the reads that the profile chose, at this moment and of the model's own file."""
+        """Returns the drive's current bytes per second, for the model's own file and reads as in the profile."""
         drive = self.machine["storage"]
         self.cold()
         return json.loads(hypura("iobench", model, "--seconds", DRIVE_SECONDS, "--block", drive["block_bytes"], "--depth",
                                  max(drive["depth"] // 2, 1), "--json", **self.folders))["bytes_per_second"]
 
     def expected(self, row, drive_speed):
-        """What estimate says of the profile with a drive of this speed."""
+        """Returns the estimate for the profile with a drive of this speed."""
         machine = json.loads(json.dumps(self.machine))
         drive = machine["storage"]
         change = drive_speed / drive["bytes_per_second"]
@@ -203,7 +203,7 @@ class Bench:
         return json.loads(hypura(*ask, *row.asked, **self.folders))["rows"][0]
 
     def measure(self, row):
-        """One run of a row, with the drive looked at before and after it, and the estimate for the mean of both."""
+        """Runs a row once, measures the drive before and after it, and estimates with the mean of the two speeds."""
         begin = time.time()
         before = self.drive_now(row.model)
         if not row.tokens:
@@ -217,7 +217,7 @@ class Bench:
 
 
 class Row:
-    """A model with so much memory: how it is asked for and run, and what came of it."""
+    """A model with an amount of memory: the options of its estimate and its runs, and their results."""
 
     def __init__(self, name, model, share, memory, gpu, trace):
         self.name, self.model, self.share, self.memory, self.trace = name, model, share, memory, trace
@@ -225,7 +225,7 @@ class Row:
         self.tokens, self.samples = 0, []
 
     def figures(self):
-        """The medians of the runs."""
+        """Returns the medians of the runs."""
         median = lambda value: statistics.median(value(sample) for sample in self.samples)
         return {"model": self.name, "memory": self.share, "gpu": self.gpu, "mode": self.samples[0]["came"]["mode"],
                 "tokens": self.tokens, "drive": median(lambda s: sum(s["drives"]) / 2), "runs": len(self.samples),
@@ -261,7 +261,7 @@ def synthesise(folder, name, preset):
 
 
 def make_rows(bench, models, options):
-    """What is to be measured: all models without a GPU, then those with one."""
+    """Returns the rows to measure: all models without a GPU, then those on one."""
     without, rows = [("-", ["--gpu", "none"], ["--gpu", "none"])], []
     traces = {}
     for name, model in models.items():
@@ -319,7 +319,7 @@ def main():
         drive = machine["storage"]
         print(f"{machine['cpu']}, {machine['cores']} cores, memory {machine['memory_bytes_per_second'] / 1e9:.1f} GB/s, kernels "
               f"{machine['compute_bytes_per_second'] / 1e9:.1f} GB/s, drive {drive['bytes_per_second'] / 1e9:.2f} GB/s "
-              f"({drive['reading_beside']:.2f} of it beside computing, which keeps {drive['computing_beside']:.2f})"
+              f"({drive['reading_beside']:.2f} of it while computing, which then keeps {drive['computing_beside']:.2f} of its own)"
               + "".join(f", {gpu['name']}" for gpu in machine["gpus"]))
         print(f"(models made in {made:.0f} s, profile after {time.time() - begin:.0f} s)\n")
         rows = make_rows(bench, models, options)

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Seconds from the start of the program to its end after one token, hypura beside llama.cpp: with the file in the page
-# cache and without, interleaved rounds, medians, and the speed of the disk beside them.
+# Seconds from the program's start to its end after one token, for hypura and llama.cpp, with the file in the page cache
+# and without. Rounds are interleaved. Prints a Markdown table of medians, with the time of reading the file alone.
 #
 #   bench/first-token.sh [-t THREADS] [-r ROUNDS] MODEL.gguf...
 #
-# LLAMA_COMPLETION names llama.cpp's command (default: llama-completion on the PATH; may hold several words), HYPURA the
-# program (default: build/hypura). Needs root, to drop the page cache. Prints a Markdown table.
+# LLAMA_COMPLETION names llama.cpp's command (default: llama-completion on the PATH; it may be several words), HYPURA the
+# program (default: build/hypura). Needs root, to drop the page cache.
 set -euo pipefail
 threads=2 rounds=3
 while getopts t:r: option; do
@@ -30,7 +30,7 @@ seconds() { # command...
 
 run_hypura() { seconds "$hypura" run "$1" --threads "$threads" --raw --prompt "The sea" --context 512 --max-tokens 1 --ignore-eos --no-state; }
 run_llama() { seconds "${llama[@]}" -m "$1" -t "$threads" -c 512 -n 1 --ignore-eos -no-cnv -p "The sea"; }
-read_quarters() { # four readers, so that the disk has enough to do
+read_quarters() { # four readers, to keep the drive busy
     local blocks=$((($(stat -L -c %s "$1") / 4 + (4 << 20) - 1) / (4 << 20)))
     for quarter in 0 1 2 3; do
         dd if="$1" of=/dev/null bs=4M count=$blocks skip=$((quarter * blocks)) iflag=direct &

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""What hypura inspect expects of a model, and what comes.
+"""Forecasts of "hypura inspect" next to measurements.
 
     bench/forecast.py [-f "25 50 75 130"] [-n TOKENS] [-d FOLDER] [-c] MODEL.gguf...
 
--f: memory as per cent of the file; above 100 is all of it. -d: keeps what earlier runs showed in this folder. -c: expects
-without an earlier run. HYPURA names the program. Run as root: runs are in a memory cgroup of that size with a cold page
-cache. For each model: an earlier run of 60 tokens over another text at 50 %, a profile that reads the model's own file, and
-inspect and a run for each share. Memory is touched before each run: a host may be slow to give it. Prints a Markdown table.
+-f: memory in per cent of the file; above 100 means enough for all of it. -d: keeps the state of earlier runs in this folder.
+-c: forecasts without an earlier run. HYPURA names the program. Needs root, because each run is in a memory cgroup of that
+size, with a cold page cache. For each model, the script makes an earlier run of 60 tokens over another text at 50 %, and a
+profile that reads the model's own file. Then, for each share, it runs inspect and the model. It touches the memory before each
+run, because a virtual machine's host may be slow to provide it. Prints a Markdown table.
 """
 import getopt
 import json
@@ -55,8 +56,8 @@ def run(model, memory, tokens, text, state, cache, work):
 def profile(model, cache):
     found = hypura(["profile", model, "--force"], XDG_CACHE_HOME=cache)
     drive = found["storage"]
-    print(f"<!-- drive {drive['bytes_per_second'] / 1e9:.2f} GB/s, {drive['reading_beside']:.2f} of it beside computing, which "
-          f"keeps {drive['computing_beside']:.2f}; memory {found['memory_bytes_per_second'] / 1e9:.1f} GB/s, kernels "
+    print(f"<!-- drive {drive['bytes_per_second'] / 1e9:.2f} GB/s, {drive['reading_beside']:.2f} of it while computing, which then "
+          f"keeps {drive['computing_beside']:.2f} of its own; memory {found['memory_bytes_per_second'] / 1e9:.1f} GB/s, kernels "
           f"{found['compute_bytes_per_second'] / 1e9:.1f} -->", flush=True)
 
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Models on a GPU: hypura beside llama.cpp's Vulkan back end on the same files.
+# Models on a GPU: hypura and llama.cpp's Vulkan back end on the same files.
 #
 #   bench/gpu-models.sh [-d FOLDER] [-r ROUNDS] [-p PROMPT_TOKENS] [-n GENERATED_TOKENS] [-g GPU] dense|mixture...
 #
-# dense: the geometry of Llama 3 8B in F16, Q8_0 and Q4_K, all of it on the GPU. mixture: 8 layers of Mixtral's in Q4_K,
-# all on the GPU; with its experts in memory; and with a third of it on the GPU, a third in memory and the rest on the
-# drive, beside the same without a GPU and beside what the planner expects. Files are made in FOLDER (default: /tmp) if
-# they are not there. HYPURA names the program, LLAMA_BENCH llama.cpp's command (may hold several words; empty: left
-# out). Runs "hypura profile" first: the bandwidth that shares are of is its figure.
+# dense: the geometry of Llama 3 8B in F16, Q8_0 and Q4_K, all on the GPU. mixture: 8 layers of Mixtral in Q4_K, in these
+# placements: all on the GPU; the experts in memory; and a third on the GPU, a third in memory and the rest on the drive.
+# The last is compared with the same run without a GPU and with the planner's forecast. Makes the files in FOLDER
+# (default: /tmp) if they are missing. HYPURA names the program, LLAMA_BENCH llama.cpp's command (it may be several words;
+# empty leaves llama.cpp out). Runs "hypura profile" first; shares of bandwidth refer to its figure.
 set -euo pipefail
 folder=/tmp rounds=3 prompt=2048 generate=128 gpu=auto
 while getopts d:r:p:n:g: option; do
@@ -21,7 +21,7 @@ while getopts d:r:p:n:g: option; do
     esac
 done
 shift $((OPTIND - 1))
-[ $# -gt 0 ] || { sed -n '2,12p' "$0"; exit 2; }
+[ $# -gt 0 ] || { sed -n '2,10p' "$0"; exit 2; }
 hypura=${HYPURA:-$(dirname "$0")/../build/hypura}
 read -r -a llama <<<"${LLAMA_BENCH-llama-bench}"
 
@@ -107,7 +107,7 @@ for what in "$@"; do
         make_model mixtral-8l-Q4_K --preset mixtral-8x7b --layers 8 --type Q4_K
         model=$folder/mixtral-8l-Q4_K.gguf
         third=$(($(stat -L -c %s "$model") / 3))
-        # What every token uses, with its caches, and no expert.
+        # All that every token uses, with its caches, but no expert.
         dense=$("$hypura" inspect "$model" --json --gpu "$gpu" --context $((prompt + generate + 64)) | python3 -c 'import json,sys
 g = json.load(sys.stdin)["plan"]["gpu"]
 print(g["resident_bytes"] + g["kv_bytes"] + g["scratch_bytes"] + (8 << 20))')

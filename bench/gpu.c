@@ -1,8 +1,8 @@
-/* The GPU benchmark: for every tensor type that the GPU takes, how fast weights pass through matrix times vector (bytes
- * a second, beside what a copy inside the device moves in the same run, read and written bytes counted) and matrix
- * times matrix (operations a second, two for each weight and token; inputs are there as halves, and there is room to
- * unpack weights, as in a model). There are enough matrices that no cache holds them, and a barrier between each, as in
- * a model. Each figure is the median of rounds. */
+/* The GPU benchmark: the speed of matrix times vector and of matrix times matrix, for every tensor type that the GPU
+ * supports. Matrix times vector is given in bytes per second, next to what a copy within the device moves in the same
+ * run (bytes read plus bytes written). Matrix times matrix is given in operations per second, two per weight and token;
+ * as in a model, the inputs exist as halves and there is room to unpack weights. No cache holds all of the matrices,
+ * and a barrier separates them, as in a model. Each figure is the median of several rounds. */
 #include "compute/vulkan/gpu.h"
 
 #include <getopt.h>
@@ -39,7 +39,7 @@ static bool listed(const char *list, const char *name)
     return list == NULL;
 }
 
-/* Sends the open batch and gives its time on the device. */
+/* Submits the open batch and returns its time on the device. */
 static hypura_status run(struct gpu *gpu, double *seconds, hypura_error *error)
 {
     gpu_ticket ticket;
@@ -51,7 +51,7 @@ static hypura_status run(struct gpu *gpu, double *seconds, hypura_error *error)
     return status;
 }
 
-/* Bytes like weights: random, and every half-precision or float value among them finite. */
+/* Fills the data with random bytes in which every half-precision or float value is finite, as in weights. */
 static hypura_status fill(struct gpu *gpu, struct gpu_buffer *buffer, uint64_t bytes, hypura_error *error)
 {
     const uint64_t part = MIN(bytes, (uint64_t)32 << 20);
@@ -70,7 +70,7 @@ static hypura_status fill(struct gpu *gpu, struct gpu_buffer *buffer, uint64_t b
     return status;
 }
 
-/* Bytes a second that a copy inside the device reads and writes, and that uploads move. */
+/* Bytes per second that a copy within the device reads and writes, and bytes per second of uploads. */
 static hypura_status measure_copies(struct gpu *gpu, const struct options *options, struct gpu_buffer *from,
                                     struct gpu_buffer *to, double *copy, double *upload, hypura_error *error)
 {
@@ -106,7 +106,7 @@ static hypura_status measure_copies(struct gpu *gpu, const struct options *optio
     return status;
 }
 
-/* The median time of one multiplication of a rows x columns matrix by tokens, through count matrices. */
+/* The median time to multiply one rows x columns matrix by the tokens, over count matrices. */
 static hypura_status measure(struct gpu *gpu, const struct options *options, enum tensor_type type, uint32_t tokens,
                              uint32_t count, uint64_t matrix_bytes, uint64_t row_bytes, struct gpu_buffer *weights,
                              struct gpu_buffer *in, struct gpu_buffer *out, struct gpu_buffer *unpacked,
@@ -114,14 +114,14 @@ static hypura_status measure(struct gpu *gpu, const struct options *options, enu
 {
     double times[64];
     hypura_status status = HYPURA_OK;
-    uint64_t compiled = 0; /* a device that slept meanwhile gets a tenth of a second to wake up */
+    uint64_t compiled = 0; /* the device gets a tenth of a second to wake up if it slept during compilation */
     for (uint32_t i = 0; i < options->rounds && !status;) {
         gpu_begin(gpu);
         for (uint32_t m = 0; m < count; m++) {
             const struct gpu_matmul job = {
                 .weights = {{weights, m * matrix_bytes}, type, options->rows, options->columns, row_bytes},
                 .in = {in, 0},
-                .in_halves = {in, 0}, /* what they are makes no difference here */
+                .in_halves = {in, 0}, /* their values make no difference here */
                 .out = {out, 0},
                 .unpacked = {unpacked, 0},
                 .unpacked_bytes = GPU_UNPACKED_BYTES,
@@ -149,7 +149,8 @@ static hypura_status bench_type(struct gpu *gpu, const struct options *options, 
 {
     uint64_t row_bytes;
     if (!tensor_row_bytes(type, options->columns, &row_bytes))
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "rows of %u do not suit the type", options->columns);
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "rows of %u weights are not whole blocks of the type",
+                         options->columns);
     uint64_t matrix_bytes = align_up(row_bytes * options->rows, GPU_ALIGNMENT);
     uint32_t count = (uint32_t)(options->bytes / matrix_bytes);
     if (count == 0)
@@ -197,7 +198,7 @@ static hypura_status bench(struct gpu *gpu, const struct options *options, hypur
         status = measure_copies(gpu, options, weights, other, &copy, &upload, error);
     if (!status) {
         printf("%s, %s\n", info->name, info->driver);
-        printf("copy inside the device %.1f GB/s (read and written), upload %.1f GB/s\n", copy * 1e-9, upload * 1e-9);
+        printf("copy within the device %.1f GB/s (read and written), upload %.1f GB/s\n", copy * 1e-9, upload * 1e-9);
         printf("matrices of %u x %u, %u tokens, prompts of %u tokens\n", options->rows, options->columns,
                options->tokens, options->prompt);
         printf("%-8s %9s %7s %9s %9s\n", "type", "1 token", "of copy", "tokens", "prompt");
@@ -215,13 +216,13 @@ static hypura_status bench(struct gpu *gpu, const struct options *options, hypur
 static const char usage[] = "Usage: gpu [OPTION]...\n"
                             "Measures matrix times vector and matrix times matrix on a GPU for every tensor type.\n\n"
                             "  --device N      default 0\n"
-                            "  --types LIST    only these, as Q4_K,Q8_0\n"
-                            "  --rows N        of a matrix (default 14336)\n"
-                            "  --columns N     of a matrix (default 4096)\n"
-                            "  --size BYTES    weights read in one round (default 1G)\n"
+                            "  --types LIST    only these types, for example Q4_K,Q8_0\n"
+                            "  --rows N        rows of a matrix (default 14336)\n"
+                            "  --columns N     columns of a matrix (default 4096)\n"
+                            "  --size BYTES    weights read per round (default 1G)\n"
                             "  --rounds N      1 to 63 (default 5)\n"
-                            "  --tokens N      a few at once (default 8; 0: none)\n"
-                            "  --prompt N      tokens of a prompt (default 2048; 0: none)\n";
+                            "  --tokens N      tokens of a small batch (default 8; 0 skips it)\n"
+                            "  --prompt N      tokens of a prompt (default 2048; 0 skips it)\n";
 
 int main(int argc, char **argv)
 {

@@ -1,7 +1,7 @@
-/* What the GPU does between the matrices: attention over long contexts (bytes of the cache a second, beside what a copy
- * inside the device moves in the same run), attention of prompts (operations a second), and the kernels on rows, whose
- * time for one token is mostly that of a launch. Layers have caches of their own, so that none is in the device's
- * caches from the layer before. Each figure is the median of rounds. */
+/* The GPU's work between the matrices: attention over long contexts (bytes of the KV cache per second, next to what a
+ * copy within the device moves in the same run), attention of prompts (operations per second), and the kernels on rows,
+ * which for one token take little longer than a launch. Each layer has its own KV cache, so none is left in the
+ * device's caches by the layer before. Each figure is the median of several rounds. */
 #include "compute/vulkan/gpu.h"
 
 #include <getopt.h>
@@ -25,7 +25,7 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Records with a function, sends, and gives the median of the times on the device. */
+/* Records a batch with a function, submits it, and returns the median time on the device. */
 typedef void (*record_function)(const struct bench *bench, const void *context);
 
 static hypura_status time_of(const struct bench *bench, record_function record, const void *context, double *seconds,
@@ -135,7 +135,7 @@ static struct gpu_range part(const struct bench *bench, uint64_t offset)
     return (struct gpu_range){bench->other, offset};
 }
 
-/* Regions of the buffer "other", for 2048 rows of FEED_FORWARD floats each. */
+/* Regions of the buffer "other", each with room for 2048 rows of FEED_FORWARD floats. */
 static const uint64_t region = (uint64_t)2048 * FEED_FORWARD * sizeof(float);
 
 static void record_residual(const struct bench *bench, uint32_t rows)
@@ -234,7 +234,7 @@ static hypura_status bench_rows(const struct bench *bench, hypura_error *error)
     static const struct {
         const char *name;
         void (*record)(const struct bench *bench, uint32_t rows);
-    } kernels[] = {{"nothing but a launch", record_nothing},
+    } kernels[] = {{"an empty launch", record_nothing},
                    {"add, norm", record_residual},
                    {"glu", record_glu},
                    {"norms of heads, rope, cache", record_heads},
@@ -284,7 +284,7 @@ static hypura_status run(struct bench *bench, hypura_error *error)
     if (status)
         return status;
     bench->copy = (double)bench->cache_bytes / seconds;
-    printf("%s: a copy inside the device moves %.1f GB/s (read and written); %u heads of %u over %u, %u layers\n",
+    printf("%s: a copy within the device moves %.1f GB/s (read and written); %u heads of %u over %u, %u layers\n",
            gpu_get_info(bench->gpu)->name, bench->copy * 1e-9, bench->heads, bench->size, bench->kv_heads,
            bench->layers);
     status = bench_rows(bench, error);
@@ -292,14 +292,14 @@ static hypura_status run(struct bench *bench, hypura_error *error)
 }
 
 static const char usage[] = "Usage: gpu_rows [OPTION]...\n"
-                            "Measures attention and the kernels on rows on a GPU.\n\n"
+                            "Measures attention and row kernels on a GPU.\n\n"
                             "  --device N      default 0\n"
                             "  --heads N       default 32\n"
                             "  --kv-heads N    default 8\n"
                             "  --head-size N   default 128\n"
                             "  --prompt N      rows of a prompt, at most 2048 (default 1024)\n"
-                            "  --layers N      in one round (default 8)\n"
-                            "  --cache BYTES   of all layers (default 2G)\n"
+                            "  --layers N      layers per round (default 8)\n"
+                            "  --cache BYTES   KV cache of all layers (default 2G)\n"
                             "  --rounds N      1 to 63 (default 5)\n";
 
 int main(int argc, char **argv)

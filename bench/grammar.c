@@ -1,7 +1,7 @@
-/* What a grammar costs a token, beside a step of decoding: bench/grammar MODEL.gguf [TOKENS]
+/* The cost of a grammar per token, next to a decoding step: bench/grammar MODEL.gguf [TOKENS]
  *
- * The model answers a prompt under a JSON schema and without one; each sampling call is timed apart from the forward
- * pass. Prints both, and the grammar's share of a token's time. */
+ * The model answers a prompt with and without a JSON schema. Sampling is timed separately from the forward pass. Prints
+ * both times and the grammar's share of the time per token. */
 #include "grammar/grammar.h"
 #include "engine/engine.h"
 #include "sampling/sampler.h"
@@ -87,7 +87,7 @@ int main(int count, char **arguments)
     json_t *schema = json_loads(schema_text, 0, NULL);
     check(grammar_from_schema(&grammar, schema, &error));
     check(grammar_matcher_create(&matcher, grammar, pieces, &error));
-    printf("%u tokens in the vocabulary, made ready for grammars in %.0f ms, once\n", vocabulary_size(vocabulary),
+    printf("%u tokens in the vocabulary, prepared for grammars in %.0f ms, once\n", vocabulary_size(vocabulary),
            1e3 * read_seconds);
     for (int round = 0; round < 3; round++) {
         struct times times[2];

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Tokens/s against the number of hosts, as hypura plans it: the table and the plot of docs/cluster.md.
+"""The planner's tokens/s against the number of hosts: the tables and the plot of docs/cluster.md.
 
     bench/hosts.py [-m "PRESET ..."] [-n "1 2 4 ..."] [-f SIZE] [-b SIZE] [-s X] [-o OUT.svg]
 
-Asks "hypura inspect --preset --hosts" for each geometry, number of hosts and link, so nothing runs but the planner, and every
-machine gets the same figures. Prints a Markdown table for each model and writes one panel for each to OUT.svg (default:
-hosts.svg). -m: presets (default: deepseek-v4-flash glm-5 kimi-k3). -n: numbers of hosts (default: 1 2 4 8 16 32 64). -f, -b: what
-the process may hold on the first host, and on each other (default: 120G and 56G). -s: how many times as
-quick as the others memory and cores of the first host are (default: 1). HYPURA names the program (default: ../build/hypura).
+Runs "hypura inspect --preset --hosts" for each geometry, number of hosts and link. Only the planner runs, so the figures are the same
+on every machine. Prints a Markdown table per model and draws one panel per model in OUT.svg (default: hosts.svg). -m: presets
+(default: deepseek-v4-flash glm-5 kimi-k3). -n: numbers of hosts (default: 1 2 4 8 16 32 64). -f: memory that the process may hold on
+the first host (default: 120G). -b: the same on each other host (default: 56G). -s: the speed of the first host's memory and cores, as
+a multiple of the others' (default: 1). HYPURA names the program (default: ../build/hypura).
 """
 import getopt
 import json
@@ -22,13 +22,13 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 HYPURA = os.environ.get("HYPURA", os.path.join(HERE, "../build/hypura"))
 TITLES = {"deepseek-v4-flash": "DeepSeek V4 Flash", "glm-5": "GLM 5", "kimi-k3": "Kimi K3"}
 
-# A box of 2026 with two channels of DDR5-6000 and one NVMe drive of PCIe 4.
+# A machine of 2026 with two channels of DDR5-6000 and one PCIe 4 NVMe drive.
 HOST = {"cores": 16, "memory_bytes_per_second": 75e9, "compute_bytes_per_second": 64e9, "drive_bytes_per_second": 7e9}
 SPEEDS = ("memory_bytes_per_second", "compute_bytes_per_second")
-# Bits a second, and seconds for a short message there and back through MPI.
+# Bits per second, and seconds that a short message takes there and back through MPI.
 LINKS = [("1 Gbit/s", 1e9, 100e-6), ("10 Gbit/s", 10e9, 50e-6), ("25 Gbit/s", 25e9, 50e-6), ("100 Gbit/s", 100e9, 30e-6)]
 BOUNDS = {"first host": "dense", "experts": "experts", "drives": "drives", "links": "links"}
-PAYS = 0.95  # more hosts pay until this part of the best speed is reached
+PAYS = 0.95  # share of the best speed from which more hosts no longer pay
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 300, 230, 44, 14, 34, 42
 COLOURS = ["#c2571a", "#0b74c4", "#3b8b3b", "#8a4fbf"]
@@ -59,7 +59,7 @@ def plan(preset, count, memory, quicker, bits, seconds):
 
 
 def enough(counts, plans):
-    """The fewest hosts that give nearly all there is."""
+    """Returns the smallest number of hosts that reaches nearly the best speed."""
     best = max(p["decode_tokens_per_second"] for p in plans)
     return next(c for c, p in zip(counts, plans) if p["decode_tokens_per_second"] >= PAYS * best)
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Several ranks on this machine next to what "hypura inspect --hosts" expects of them: decoding and a prompt.
+"""The speed of several ranks on this machine, next to the forecast of "hypura inspect --hosts": decoding and a prompt.
 
     bench/hosts_runs.py [-n "1 2 3 4"] [-p PERCENT] [-t TOKENS] [-l PROMPT_TOKENS] MODEL
 
-Each rank may hold PERCENT of the model (default: 35) and has its part of the cores. The hosts' file gets the figures of this machine's
-profile ("hypura profile" first), divided by the number of ranks, and the links that the run measured. Prints a Markdown table.
-HYPURA names the program (default: ../build/hypura); mpirun is Open MPI's.
+Each rank may hold PERCENT of the model (default: 35) and gets its share of the cores. The hosts' file contains the figures of this
+machine's profile, divided by the number of ranks, and the links that the run measured. Run "hypura profile" first. Prints a Markdown
+table. HYPURA names the program (default: ../build/hypura). Needs Open MPI's mpirun.
 """
 import getopt
 import json
@@ -39,7 +39,7 @@ def measure(model, ranks, memory, threads, tokens, prompt, folder):
 
 
 def part_of(machine, ranks):
-    """What each of several ranks has of a machine."""
+    """Returns one rank's share of the machine's profile."""
     storage = {**machine["storage"], "bytes_per_second": machine["storage"]["bytes_per_second"] / ranks,
                "samples": [{**s, "bytes_per_second": s["bytes_per_second"] / ranks} for s in machine["storage"]["samples"]]}
     return {**machine, **{key: machine[key] / ranks for key in SPEEDS}, "kernels": {k: v / ranks for k, v in machine["kernels"].items()},

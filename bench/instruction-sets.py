@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Kernels of lesser processors next to llama.cpp's: prompts and decoding by type of weights, with AVX2 alone and with AVX-VNNI.
+"""Kernels for older processors next to llama.cpp's: prompts and decoding by type of weights, with AVX2 only and with AVX-VNNI.
 
     bench/instruction-sets.py [-i "avx2 avx-vnni"] [-k "Q4_K ..."] [-t THREADS] [-l LAYERS] [-p PROMPT] [-n TOKENS] [-r ROUNDS]
                               [-s SECONDS] [-o FILE.json]
 
-hypura is held to a set by HYPURA_INSTRUCTIONS, and llama.cpp by a folder of back ends that holds only the one of such a processor
-(haswell, alderlake), mounted over its own in a name space of its own; so this needs root. For each type a model of Llama 8B's widths is
-made: 2 layers, 16,000 tokens. Programs take turns, on the processor alone, with as many threads each (-t: default all). Medians of
-rounds count; rounds go on until -r are done (default 3) or -s seconds are over (default 600). Prints a Markdown table, with what
-missed the aims: prompts 1.5 times as fast, decoding 1.1 times or 0.95 of what plain reading gave next to it.
-HYPURA and LLAMA_BENCH name the programs (several words are allowed), LLAMA_BACKENDS llama.cpp's folder of back ends (default:
-/usr/lib/x86_64-linux-gnu/ggml/backends0), HYPURA_SCRATCH where models go (default: the folder for temporary files).
+HYPURA_INSTRUCTIONS restricts hypura to a set. To restrict llama.cpp, the script mounts a folder with only one back end (haswell,
+alderlake) over llama.cpp's own, in a separate mount namespace; this needs root. For each type it makes a model with Llama 8B's widths,
+2 layers and a vocabulary of 16,000 tokens. The programs take turns on the CPU, with the same number of threads (-t; default: all).
+Rounds repeat until -r are done (default: 3) or -s seconds have passed (default: 600). Prints a Markdown table of the medians and of
+the targets missed: prompts 1.5 times as fast as llama.cpp's, decoding 1.1 times as fast or at 0.95 of plain reading in the same round.
+HYPURA and LLAMA_BENCH name the programs (each may be several words), LLAMA_BACKENDS llama.cpp's folder of back ends (default:
+/usr/lib/x86_64-linux-gnu/ggml/backends0), HYPURA_SCRATCH the folder for the models (default: the one for temporary files).
 """
 import getopt
 import json
@@ -52,7 +52,7 @@ def llama(folder, model, threads, prompt, tokens):
 
 
 def only(work, name):
-    """A folder that holds one back end of the processor."""
+    """Makes a folder with a single CPU back end."""
     folder = os.path.join(work, name)
     os.mkdir(folder)
     shutil.copy(os.path.join(BACKENDS, f"libggml-cpu-{name}.so"), folder)

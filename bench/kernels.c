@@ -1,8 +1,8 @@
-/* The kernel benchmark behind "make bench": for every tensor type and instruction set, how fast weights pass through
- * matrix times vector (bytes a second, beside the memory bandwidth measured in the same run) and matrix times matrix
- * (operations a second, two for each weight and token, beside what the processor can do at most). Weights are more than
- * the caches hold. Each figure is the median of rounds; the bandwidth is measured anew around each, because on shared
- * machines it drifts. */
+/* The kernel benchmark behind "make bench": the speed of matrix times vector and of matrix times matrix, for every
+ * tensor type and instruction set. Matrix times vector is given in bytes per second, next to the memory bandwidth
+ * measured in the same run. Matrix times matrix is given in operations per second, two per weight and token, next to
+ * the processor's peak. The weights exceed the caches. Each figure is the median of several rounds. The bandwidth is
+ * measured again in each round, because it drifts on shared machines. */
 #include "compute/cpu/kernels.h"
 #include "compute/compute.h"
 #include "format/format.h"
@@ -57,7 +57,7 @@ static void read_task(void *context, size_t index, size_t worker)
     reading->sums[worker] += a + b + c + d;
 }
 
-static volatile uint64_t sink; /* so that the reads are not left out */
+static volatile uint64_t sink; /* keeps the compiler from removing the reads */
 
 static double read_bandwidth(struct compute *compute, const uint8_t *data, size_t bytes)
 {
@@ -83,7 +83,7 @@ static void peak_task(void *context, size_t index, size_t worker)
         peak();
 }
 
-/* Operations a second of all threads, the best of some rounds; 0 when peak is NULL. */
+/* Operations per second of all threads, in the best of 15 rounds; 0 if peak is NULL. */
 static double peak_rate(struct compute *compute, uint64_t (*peak)(void))
 {
     double best = 0;
@@ -102,7 +102,7 @@ static double peak_rate(struct compute *compute, uint64_t (*peak)(void))
 
 #define SAMPLES 64
 
-/* Whether the values are of a size that weights have: sums of subnormal numbers would be slow for no reason. */
+/* Whether the values are as large as weights are. Sums of subnormal numbers would be slow for no reason. */
 static bool is_sane(enum tensor_type type, const uint8_t *block, size_t elements)
 {
     float values[256], greatest = 0;
@@ -132,10 +132,10 @@ static void fill(struct random *random, enum tensor_type type, uint8_t *data, si
  */
 
 struct figures {
-    double bandwidth;    /* bytes a second that plain reading gave beside it */
-    double decode;       /* bytes of weights a second */
-    double decode_share; /* median of the ratio of the two */
-    double prompt;       /* operations a second: two for each weight and token */
+    double bandwidth;    /* bytes per second of plain reading in the same rounds */
+    double decode;       /* bytes of weights per second */
+    double decode_share; /* median of the rounds' ratios of the two */
+    double prompt;       /* operations per second, two per weight and token */
 };
 
 static double run(struct compute *compute, const struct matmul *job)
@@ -252,14 +252,15 @@ static hypura_status run_set(const struct options *options, enum instruction_set
 static const char usage[] =
     "Usage: kernels [OPTION]...\n"
     "Measures matrix times vector and matrix times matrix for every tensor type and instruction set.\n\n"
-    "  --types LIST         only these, as Q4_K,Q8_0\n"
-    "  --instructions LIST  only these of plain, avx2, avx-vnni, avx512, amx, neon (default: all but\n                       plain)\n"
+    "  --types LIST         only these types, for example Q4_K,Q8_0\n"
+    "  --instructions LIST  only these of plain, avx2, avx-vnni, avx512, amx, neon (default: all but\n                 "
+    "      plain)\n"
     "  --threads N          default: all cores\n"
     "  --columns N          length of a row (default 4096)\n"
-    "  --size BYTES         weights read in one round (default 256M)\n"
+    "  --size BYTES         weights read per round (default 256M)\n"
     "  --rounds N           1 to 64 (default 5)\n"
-    "  --tokens N           of a prompt (default 512; 0: decode only)\n"
-    "  --json               one array of objects\n";
+    "  --tokens N           tokens of a prompt (default 512; 0: decode only)\n"
+    "  --json               print one array of objects\n";
 
 static int fail(const hypura_error *error)
 {

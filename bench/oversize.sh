@@ -1,15 +1,14 @@
 #!/usr/bin/env bash
-# Models beyond memory: hypura beside llama.cpp, both in a memory cgroup of the same size, with a cold cache.
+# Models beyond memory: hypura and llama.cpp in memory cgroups of the same size, with a cold page cache.
 #
 #   bench/oversize.sh [-t THREADS] [-r ROUNDS] [-n GENERATED_TOKENS] [-f "25 50 75"] [-g] MODEL.gguf...
 #
-# -f: memory as per cent of the file. -g: memory is given first: before each program's run as much as it may use, and a GiB
-# more, is touched and let go, since a virtual machine's host may take seconds to give a GiB that was not used yet (or not
-# lately), which whoever waits for it pays in whichever phase he is. LLAMA_COMPLETION names llama.cpp's command (default:
-# llama-completion on the PATH; may hold several words), HYPURA the program. Run as root, so that the page cache can be
-# dropped. Prints a Markdown table. "Share of the limit" is by the profile of this machine; "of the drive" is what decoding
-# read a second, over the best of random reads of 1, 2 and 4 MiB just before and after: where a drive is shared its speed
-# changes from minute to minute.
+# -f: memory in per cent of the file. -g: touches and frees the memory that the program may use, plus 1 GiB, before each
+# run. Without it, a virtual machine's host may take seconds to provide a GiB that was not used recently, which slows down
+# whatever phase the program is in. LLAMA_COMPLETION names llama.cpp's command (default: llama-completion on the PATH; it
+# may be several words), HYPURA the program. Needs root, to drop the page cache. Prints a Markdown table. "share of the
+# limit" is relative to this machine's profile. "of the drive" is the read rate while decoding, relative to the best of
+# random reads of 1, 2 and 4 MiB just before and after (a shared drive's speed changes from minute to minute).
 set -euo pipefail
 here=$(dirname "$0")
 threads=2 rounds=1 generate=24 fractions="25 50 75" give=
@@ -24,7 +23,7 @@ while getopts t:r:n:f:g option; do
     esac
 done
 shift $((OPTIND - 1))
-[ $# -gt 0 ] || { sed -n '2,13p' "$0"; exit 2; }
+[ $# -gt 0 ] || { sed -n '2,11p' "$0"; exit 2; }
 read -r -a llama <<<"${LLAMA_COMPLETION:-llama-completion}"
 hypura=${HYPURA:-$here/../build/hypura}
 work=$(mktemp -d)
@@ -68,7 +67,7 @@ run_llama() { # model bytes
     cold "$2"
     "$here/in-cgroup" "$2" "${llama[@]}" -m "$1" -t "$threads" -c 512 -n "$generate" --ignore-eos --temp 0.9 -s 7 -no-cnv \
         --no-repack -p "$text" >"$work/out" 2>"$work/err" || true
-    # "eval time = ... ms / N runs ( ... ms per token, X tokens per second)", the line that is not the prompt's
+    # Find "eval time = ... ms / N runs ( ... ms per token, X tokens per second)", but not the prompt's line.
     sed -n 's/.*[^t] eval time = .*( *[0-9.]* ms per token, *\([0-9.]*\) tokens per second).*/\1/p' "$work/err" "$work/out" |
         tail -n 1 | grep . || echo 0
 }

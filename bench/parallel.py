@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""How many tokens a second a server gives to several answers at once, beside one at a time.
+"""Tokens per second of a server that writes several answers at once, compared with one at a time.
 
     bench/parallel.py [--rounds N] [--seconds S] [--tokens N] [--parallel N]... MODEL [-- OPTION OF hypura serve ...]
 
-Starts one server a count of answers, and takes turns: in a round each gets as many clients as it works on answers at
-once, which ask for answers of --tokens tokens for --seconds. Prints medians. $HYPURA names the program (build/hypura).
+Starts one server per --parallel N, and the servers take turns. In each round, N clients ask a server for answers of
+--tokens tokens during --seconds. Prints medians. $HYPURA names the program (default: build/hypura).
 """
 import argparse
 import http.client
@@ -30,10 +30,10 @@ class Server:
         self.port = int(re.search(r":(\d+)\s*$", self.process.stdout.readline().decode()).group(1))
 
     def ask(self, number, tokens, end, counts):
-        """One client: whole answers, one after another. A model may end one early."""
+        """One client: requests whole answers, one after another. The model may end an answer early."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
         while time.monotonic() < end:
-            # Prompts of a few tokens that differ from the first on.
+            # Short prompts that differ from their first token on, so that nothing is shared.
             connection.request("POST", "/api/generate", json.dumps(
                 {"model": self.model, "prompt": f"{number} and more", "raw": True, "stream": False, "keep_alive": -1,
                  "options": {"num_predict": tokens, "seed": len(counts)}}))

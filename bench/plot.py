@@ -3,16 +3,16 @@
 
     bench/plot.py docs/notes/2026-11-22-beyond-memory.md >docs/images/beyond-memory.svg
 
-The file may hold several tables and text between them; later rows of the same model and memory replace earlier ones. A line
-"- MODEL: TITLE" names a model's panel; without one it is called by its file. Each panel has its own scale, logarithmic, with
-hypura and llama.cpp in it, and where llama.cpp did not run a cross at the bottom.
+The file may hold several tables with text between them. A later row replaces an earlier one for the same model and memory. A line
+"- MODEL: TITLE" sets the title of a model's panel, which otherwise is the name of its file. Each panel has its own logarithmic
+scale and shows hypura and llama.cpp. A cross at the bottom marks a size at which llama.cpp did not run.
 """
 import math
 import re
 import sys
 from xml.sax.saxutils import escape
 
-WIDTH, HEIGHT = 300, 210  # of a panel
+WIDTH, HEIGHT = 300, 210  # per panel
 LEFT, RIGHT, TOP, BOTTOM = 44, 14, 34, 40
 COLUMNS = 3
 STYLE = """
@@ -33,7 +33,7 @@ text.ours, text.theirs, tspan.ours, tspan.theirs { stroke: none }
 
 
 def read(path):
-    """{model: {per cent: (hypura, llama.cpp or None)}}, titles"""
+    """Returns {model: {per cent: (hypura, llama.cpp or None)}} and {model: title}."""
     rows, titles = {}, {}
     with open(path, encoding="utf-8") as file:
         for line in file:
@@ -50,7 +50,7 @@ def read(path):
 
 
 def steps(low, high):
-    """Round numbers for a logarithmic axis: 1, 2, 5, 10 ..., or powers of ten where these would be many."""
+    """Returns round numbers for a logarithmic axis: 1, 2, 5, 10 ..., or only powers of ten if these are too many."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     digits = (1, 2, 5) if last - first <= 2 else (1, 3) if last - first <= 3 else (1,)
     return [digit * 10.0**power for power in range(first, last + 1) for digit in digits]
@@ -93,7 +93,7 @@ def main():
         sys.exit(__doc__)
     rows, titles = read(sys.argv[1])
     if not rows:
-        sys.exit(f"{sys.argv[1]}: no row of a table of bench/oversize.sh")
+        sys.exit(f"{sys.argv[1]}: no table of bench/oversize.sh found")
     columns = min(COLUMNS, len(rows))
     lines = math.ceil(len(rows) / columns)
     width, height = columns * WIDTH + RIGHT, lines * HEIGHT + 24

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""What it saves never to read the same text twice: time to first token of a conversation's second turn, of one whose last
-message was edited, and of either after a restart with a prefix cache on a drive, over that of a cold run; tokens computed
-for eight requests with one beginning, and the memory that their keys and values take; and the speed of decoding with the store on but unused over that without it.
+"""What reusing prefixes saves. Measures the time to first token of a conversation's second turn, of a turn whose last message was
+edited, and of a turn after a restart with a prefix cache on a drive, each relative to a cold run; the tokens computed and the memory
+of keys and values for eight requests with a common beginning; and the speed of decoding with an unused prefix store, relative to
+decoding without one.
 
     prefix.py HYPURA MODEL.gguf... [--tokens 8000] [--memory 0.5] [--beginning 4000] [--decode 32] [--rounds 3] [--pairs 7]
               [--parts shares,together,unused]
 
---memory: a part of each file's size, or a size such as 8G. --parts: what is measured; all by default. Prints one row of a
-table per model. The speed of decoding is the median of pairs of answers in turns, with the interval that holds the true
-median in 95 of 100 cases.
+--memory: a share of each file's size, or a size such as 8G. --parts: the parts to measure (default: all). Prints one row of a
+table per model. The speed of decoding is a median over pairs of alternating answers, with its 95 % confidence interval.
 """
 import argparse
 import http.client
@@ -36,7 +36,7 @@ class Server:
         self.name = os.path.basename(model).rsplit(".", 1)[0]
 
     def ask(self, tokens, most=ANSWER, **how):
-        """Seconds to the first token, the tokens that were there already, seconds per token after the first."""
+        """Returns the seconds to the first token, the number of tokens reused, and the seconds per further token."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=7200)
         start = time.time()
         connection.request("POST", "/v1/completions", json.dumps({
@@ -56,7 +56,7 @@ class Server:
         return (first or time.time()) - start, cached, (last - first) / max(events - 1, 1) if events > 1 else 0
 
     def drafts(self):
-        """Tokens that were drafted so far, those of them that came true, and bytes read from the drive."""
+        """Returns the numbers of tokens drafted and accepted so far, and of bytes read from the drive."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
         connection.request("GET", "/metrics")
         found = dict(line.split(" ") for line in connection.getresponse().read().decode().splitlines() if line.startswith("hypura_"))
@@ -84,7 +84,7 @@ def shares(arguments, model, memory):
             first = text(index, tokens)
             second, edited = first + text(index + 50, TURN), first[:-TURN] + text(index + 100, TURN)
             server = Server(arguments.hypura, model, memory, context, 1, "--prefix-cache", work)
-            server.ask(text(999, 8), 1)  # what streams is on its way
+            server.ask(text(999, 8), 1)  # warm up: starts the streaming
             cold, _, _ = server.ask(first)
             cold_times.append(cold)
             rows["second"].append(server.ask(second)[0] / cold)
@@ -98,16 +98,16 @@ def shares(arguments, model, memory):
 
 
 def kept(arguments, model):
-    """Bytes of keys and values of a token, and of the states of a sequence."""
+    """Returns the bytes of keys and values per token, and of states per sequence."""
     done = subprocess.run([arguments.hypura, "inspect", model, "--json"], capture_output=True, check=True)
     bytes_of = json.loads(done.stdout)["plan"]["kv_cache_bytes"]
     return bytes_of["keys_per_position"], bytes_of["states"]
 
 
 def together(arguments, model, memory):
-    """Of eight requests with a common beginning: tokens that they computed, and memory of their keys and values, both
-    over what one beginning takes. The first one comes alone, so that the others' memory can be seen. States of
-    recurrent layers, of which each sequence has its own, are not counted."""
+    """Sends eight requests with a common beginning. Returns the tokens computed and the memory of keys and values, both as
+    multiples of one beginning's. The first request runs alone, so that the others' memory can be told apart. Excludes the
+    states of recurrent layers, since each sequence has its own."""
     beginning, computed = text(7, arguments.beginning), []
     server = Server(arguments.hypura, model, memory, arguments.beginning + 2 * TURN + 64, 8)
 
@@ -129,8 +129,8 @@ def together(arguments, model, memory):
 
 
 def unused(arguments, model, memory):
-    """Decoding with the store on but unused, over decoding without: pairs in turns, the median of their ratios and the
-    interval that it is in."""
+    """Compares decoding with an unused prefix store to decoding without one. Returns the median ratio of alternating pairs
+    and its confidence interval."""
     servers = [Server(arguments.hypura, model, memory, 1024, 1, *options) for options in ((), ("--no-prefixes",))]
     ratios = []
     for index in range(arguments.pairs + 1):
@@ -144,7 +144,7 @@ def unused(arguments, model, memory):
 
 
 def median_within(values):
-    """The median, and the values between which the true one is in 95 of 100 cases (from the binomial distribution)."""
+    """Returns the median and its 95 % confidence interval (from the binomial distribution)."""
     values, count, low, below = sorted(values), len(values), 0, 0.5 ** len(values)
     while low < (count - 1) // 2 and below + math.comb(count, low + 1) * 0.5 ** count <= 0.025:
         low += 1
@@ -160,10 +160,10 @@ def main():
     parser.add_argument("--beginning", type=int, default=4000)
     parser.add_argument("--decode", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--pairs", type=int, default=7, help="of answers with the store and without")
+    parser.add_argument("--pairs", type=int, default=7, help="pairs of answers, one with the store and one without")
     parser.add_argument("--parts", default="shares,together,unused")
     parser.add_argument("--memory", default="0.5")
-    parser.add_argument("--work", help="a folder on the drive that the prefix cache is to be on")
+    parser.add_argument("--work", help="a folder on the drive for the prefix cache")
     arguments = parser.parse_args()
     print("| model | memory | cold, s | second turn | last message edited | after a restart | eight with one beginning, computed | in memory "
           "| decoding, unused |")

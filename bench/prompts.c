@@ -1,7 +1,7 @@
-/* Where the time of a prompt goes on many threads: for each number of threads the parts of a layer (Llama 8B's, Q4_K)
- * one by one, so that what does not get faster stands out. Weights are of several layers in turn, which no cache holds.
- * "alone" is what threads reach that share nothing, each with a small product of its own in its own caches: what the
- * processor gives so many threads at most. */
+/* Where the time of a prompt goes on many threads: times each part of a layer (Llama 8B's, Q4_K) for each number of
+ * threads, so that the parts that do not scale stand out. Rounds take the weights of several layers in turn, more than
+ * the caches hold. "alone" is the speed of threads that share nothing: each computes a small product in its own caches.
+ * It is the most that the processor gives to that many threads. */
 #include "compute/compute.h"
 #include "compute/cpu/kernels.h"
 #include "format/format.h"
@@ -29,7 +29,7 @@ static const char *const names[PARTS] = {"norm",    "prepare", "qkv",           
 struct layer {
     struct compute *compute;
     size_t tokens;
-    uint8_t *weights; /* of LAYERS layers */
+    uint8_t *weights; /* LAYERS layers, one after another */
     struct activation *wide, *inner;
     float *hidden, *branch, *gate, *up, *query, *keys, *values, *out, *table;
     uint32_t *positions;
@@ -64,7 +64,7 @@ static void multiply(struct layer *l, struct activation *input, size_t columns, 
     compute_matmul(l->compute, jobs, count);
 }
 
-/* Makes the copy that products read, and hardly anything else. */
+/* Makes the copy of the input that products read. The product itself is small, so it hardly adds to the time. */
 static void prepare(struct layer *l, struct activation *activation, const float *from, size_t columns)
 {
     activation_set(activation, from, l->tokens, columns, columns);
@@ -154,7 +154,7 @@ static double operations(const struct layer *l, enum part part)
                                : 0;
 }
 
-/* ---- what threads reach that share nothing ------------------------------------------------------------------------
+/* ---- threads that share nothing -----------------------------------------------------------------------------------
  */
 
 static void multiply_alone(void *context, size_t index, size_t worker)
@@ -232,7 +232,7 @@ static hypura_status make(struct layer *l, size_t tokens, hypura_error *error)
     if (status)
         return status;
     l->weights = weights;
-    memset(weights, 0x11, LAYERS * layer_bytes()); /* scales and quants of an ordinary size */
+    memset(weights, 0x11, LAYERS * layer_bytes()); /* scales and quants of ordinary magnitude */
     for (size_t i = 0; i < COUNT_OF(floats) && !status; i++) {
         status = ALLOCATE(floats[i].out, tokens * floats[i].columns, "rows", error);
         for (size_t j = 0; j < tokens * floats[i].columns && !status; j++)
@@ -256,7 +256,7 @@ int main(int argc, char **argv)
         return argc < 3 ? 2 : 0;
     }
     hypura_error error;
-    static struct layer layer; /* which the process takes with it when it ends */
+    static struct layer layer; /* freed only by the end of the process */
     hypura_status status = make(&layer, MAX(strtoul(argv[1], NULL, 10), 1ul), &error);
     for (int i = 2; i < argc && !status; i++) {
         size_t threads = strtoul(argv[i], NULL, 10);

@@ -1,10 +1,10 @@
 #!/bin/sh
-# ranks.sh MODEL [TOKENS]: two ranks on this machine, each with a bit more than half of a mixture's size, against one rank
-# with as much, and against one process with room for all of it. All use the same number of threads in all (THREADS; default:
-# all cores), and all answers must be the same. Each rank is in a memory cgroup of its own (in-cgroup); with LIMITS=memory,
-# where there are no cgroups, only --memory bounds it. PERCENT (default: 55) is what a rank may hold. READ=BYTES bounds what
-# the drive reads a second (cgroup v1, blkio, for all ranks together): without it a quick drive may hide what a lack of memory
-# costs.
+# ranks.sh MODEL [TOKENS]: compares two ranks on this machine, each with memory for a bit more than half of a mixture, with
+# one process that has as much memory as one rank, and with one that has room for all of it. All three use the same total
+# number of threads (THREADS; default: all cores) and must give the same answer. PERCENT is a rank's memory in per cent of
+# the file (default: 55). Each rank is in its own memory cgroup (in-cgroup); with LIMITS=memory, for systems without
+# cgroups, only --memory limits it. READ=BYTES limits the bytes per second that all ranks together read from the drive
+# (cgroup v1, blkio). Without it, a fast drive may hide the cost of too little memory.
 #
 # Needs root for cgroups, mpirun (Open MPI), and python3. HYPURA: the program (default: build/hypura).
 set -eu
@@ -32,7 +32,7 @@ if [ -n "${READ:-}" ]; then
 fi
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 
-# NAME LIMIT THREADS STARTER...: one run; the group has 64 MiB more than the budget, for code that several processes share.
+# NAME LIMIT THREADS STARTER...: one run. The group's limit is 64 MiB above the budget, for code that processes share.
 measure() {
     name=$1 limit=$2 each=$3
     shift 3

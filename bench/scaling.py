@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Tokens/s against threads, next to llama.cpp and to what the memory allows, on one file.
+"""Tokens/s against threads, next to llama.cpp and the limit of the memory bandwidth.
 
     bench/scaling.py [-t "1 2 4 8 16"] [-p PROMPT] [-n TOKENS] [-s SECONDS] [-o PREFIX] [MODEL.gguf]
 
-Without a model one is made: 12 layers of Llama 8B in Q4_K. -t: default 1, 2, 4 ... and all cores, and three quarters of them. -p,
--n: tokens of the prompt and tokens decoded (default 512 and 32). -s: no run is begun after so many seconds (default 330); rounds
-are repeated while time is left, and medians count. Writes PREFIX.json and PREFIX.svg (default: scaling) and prints a table.
-HYPURA names the program, SECTIONS the one that measures waiting (default: those in ../build), LLAMA_BENCH llama.cpp's (several
-words are allowed; without it hypura is measured alone). Both use processors only, also where there is a GPU. Where cores have two
-threads, the numbers of threads up to that of the cores are measured once more with one thread bound to each core ("spread").
+Without a model, the script makes one: 12 layers of Llama 8B in Q4_K. -t: numbers of threads (default: 1, 2, 4 ..., three quarters of
+all cores, and all cores). -p: tokens of the prompt (default: 512). -n: tokens decoded (default: 32). -s: no run begins after this many
+seconds (default: 330). Rounds repeat while time is left. Writes the medians to PREFIX.json and PREFIX.svg (default: scaling) and
+prints a table. HYPURA and SECTIONS name hypura and bench/sections (default: those in ../build). LLAMA_BENCH names llama.cpp's command
+(it may be several words); without it, only hypura is measured. Neither program uses a GPU. On processors with two threads per core,
+numbers of threads up to the number of cores are measured again with each thread bound to its own core ("spread").
 """
 import getopt
 import glob
@@ -39,7 +39,7 @@ tspan { stroke: none }
 
 
 def cores():
-    """One processor of each core that this process may use, and all of them."""
+    """Returns one processor per core, and all processors, that this process may use."""
     usable = sorted(os.sched_getaffinity(0))
     first = {}
     for path in glob.glob("/sys/devices/system/cpu/cpu[0-9]*/topology/thread_siblings_list"):

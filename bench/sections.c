@@ -1,6 +1,6 @@
-/* What a decode pass waits for, apart from the model: for each number of threads what opening and closing a parallel
- * section costs, how fast plain reading goes, and how fast products of one token with matrices of a layer's sizes go,
- * each on weights that no cache holds. */
+/* The parts of a decode pass, without a model: for each number of threads, the cost of opening and closing a parallel
+ * section, the speed of plain reading, and the speed of products of one token with matrices as large as a layer's. The
+ * data exceeds the caches. */
 #include "compute/compute.h"
 #include "format/format.h"
 
@@ -17,7 +17,7 @@ static void nothing(void *context, size_t first, size_t count, size_t worker)
     (void)context, (void)first, (void)count, (void)worker;
 }
 
-/* Microseconds of a section of nothing after so many nanoseconds of the caller's own work. */
+/* Microseconds that an empty section takes after the caller has worked alone for "pause" nanoseconds. */
 static double section_cost(struct thread_pool *pool, uint64_t pause, size_t sections)
 {
     uint64_t spent = 0;
@@ -50,7 +50,7 @@ static void read_range(void *context, size_t first, size_t count, size_t worker)
     reading->sums[worker][0] += sum;
 }
 
-static volatile uint64_t sink; /* so that the reads are not left out */
+static volatile uint64_t sink; /* keeps the compiler from removing the reads */
 
 static double reading_speed(struct thread_pool *pool, const uint8_t *data)
 {
@@ -63,7 +63,7 @@ static double reading_speed(struct thread_pool *pool, const uint8_t *data)
     return (double)DATA_BYTES / seconds * 1e-9;
 }
 
-/* GB/s over all of the data, one matrix after another, so many of them in a section. */
+/* GB/s over all of the data, one matrix after another, "together" matrices per section. */
 static double product_speed(struct compute *compute, const uint8_t *data, size_t rows, size_t columns, size_t together,
                             struct activation *activation, const float *input, float *output)
 {
@@ -145,7 +145,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "sections: %s\n", error.message);
         return 1;
     }
-    memset(data, 0x11, DATA_BYTES); /* scales and quants of an ordinary size */
+    memset(data, 0x11, DATA_BYTES); /* scales and quants of ordinary magnitude */
     for (int i = 1; i < argc; i++)
         if (measure(strtoul(argv[i], NULL, 10), data, &error)) {
             fprintf(stderr, "sections: %s\n", error.message);

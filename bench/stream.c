@@ -1,10 +1,10 @@
-/* How fast the store streams: a file cut into tensors (or experts) goes through a pool, and nothing is computed.
+/* How fast the store streams: a file, cut into tensors or experts, passes through a pool, and nothing is computed.
  *
  *   stream FILE [tensors|experts|pinned] [unit bytes] [pool bytes] [seconds] [block bytes] [depth] [threads]
  *
- * tensors: in their cyclic order, through the ring. experts: batches of 8 at random places. pinned: the whole file is
- * loaded once, into fresh memory. Prints bytes/s, and the share
- * of a core that the process used. Compare with fio on the same file: fio --readonly --direct=1 --ioengine=io_uring. */
+ * tensors: in cyclic order, through the ring. experts: batches of 8 at random places. pinned: loads the whole file
+ * once, into fresh memory. Prints MB/s and the share of a core that the process used. Compare with fio on the same
+ * file: fio --readonly --direct=1 --ioengine=io_uring. */
 #include "store/store_private.h"
 
 #include <inttypes.h>
@@ -54,7 +54,8 @@ int main(int count, char **arguments)
     hypura_error error;
     struct stat info;
     if (count < 2 || stat(arguments[1], &info)) {
-        fprintf(stderr, "usage: stream FILE [tensors|experts] [unit] [pool] [seconds] [block] [depth] [threads]\n");
+        fprintf(stderr,
+                "usage: stream FILE [tensors|experts|pinned] [unit] [pool] [seconds] [block] [depth] [threads]\n");
         return 2;
     }
     bool experts = count > 2 && strcmp(arguments[2], "experts") == 0;
@@ -109,7 +110,7 @@ int main(int count, char **arguments)
     struct random random;
     random_seed(&random, 1);
     uint32_t next = 0;
-    /* The pool takes its memory on first use; that is not what is measured. */
+    /* Use the pool once before measuring: its memory is allocated on first use. */
     for (uint64_t warm = 0; !status && warm < 2 * pool; warm += unit_bytes)
         status = use(store, unit_count, experts, &random, &next, &error);
     struct store_statistics before, after;

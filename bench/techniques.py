@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
-"""What each technique of streaming brings: a model beyond memory, with everything on and with one thing off.
+"""What each streaming technique gains: runs a model larger than memory with everything on, then with one technique off.
 
     bench/techniques.py [-f "25 50 75"] [-n TOKENS] [-r ROUNDS] [-v "all prefetch"] [-b] MODEL.gguf...
 
--f: memory as per cent of the file; -v: some of the rows only (all overlap batching policy prefetch state). HYPURA names the
-program. -b: bare runs, without the limits and so without shares of them. Run as root: every run is in a memory cgroup of
-that size with a cold page cache. Rounds are interleaved, medians are printed as a Markdown table. Two shares are of the
-limit that the same round showed. "Of either": the bytes that decoding needed at the speed of random reads of the experts'
-size, measured just before and after, or the same model's time a token with all weights in memory, whichever is longer. "Of
-both at once": reading and computing share the memory, so the model also decodes from memory while random reads go on beside
-it; the time is then what computing takes so, and what is left to read after it at the drive's full speed. "state": what an
-earlier run over another text used is there at the start; all other rows start with an empty cache.
+-f: memory in per cent of the file. -v: only these rows (of: all overlap batching policy prefetch state). -b: only runs, without
+measuring the limits. HYPURA names the program. Needs root, because each run is in a memory cgroup of that size, with a cold page
+cache. Rounds are interleaved. Prints a Markdown table of medians.
+
+Two columns give the speed as a share of a limit that is measured in the same round. "share of either": a token takes as long as its
+reads (at the speed of random reads of the experts' size, measured just before and after) or its computation (with all weights in
+memory), whichever is longer. "of both at once": reading and computing share the memory's bandwidth, so computation is timed while
+random reads run, and the bytes that these reads do not cover are read afterwards at the drive's full speed. The row "state" starts
+with the usage that an earlier run over another text recorded. All other rows start with an empty cache.
 """
 import getopt
 import json
@@ -50,7 +51,7 @@ def run(model, memory, tokens, options, text=TEXT, state=False):
 
 
 def slice_bytes(model):
-    """Of an expert's slices, as far as one read goes."""
+    """Returns the median size of an expert's slices, at most 1 MiB: the size of a read."""
     tensors = json.loads(subprocess.run([HYPURA, "inspect", model, "--tensors", "--json"], capture_output=True,
                                         check=True).stdout)["tensors"]
     sizes = [tensor["bytes"] for tensor in tensors if tensor["expert"] >= 0]
@@ -64,7 +65,7 @@ def disk(model, block):
 
 
 def both_at_once(model, size, tokens, block):
-    """The drive's speed and the seconds of a token, each while the other is at work."""
+    """Returns the drive's speed and the seconds per token while reading and computing run at the same time."""
     stats = os.path.join(WORK.name, "stats")
     process = subprocess.Popen([HYPURA, "run", model, "--memory", str(size), "--threads", "2", "--raw", "--prompt", TEXT,
                                 "--context", "512", "--max-tokens", str(tokens), "--ignore-eos", "--no-state", "--stats", stats],
@@ -79,7 +80,7 @@ def both_at_once(model, size, tokens, block):
 
 
 def compare(model, percent, tokens, rounds, rows):
-    """Bare runs: how fast, and what was read."""
+    """Compares the rows by speed and bytes read, without the limits."""
     memory = os.stat(model).st_size * percent // 100
     found = {row: [] for row in rows}
     if "state" in rows:
@@ -114,7 +115,7 @@ def measure(model, percent, tokens, rounds, rows):
         before = disk(model, block)
         for row in rows:
             stats, text = run(model, memory, tokens, ROWS[row][1], state=row == "state")
-            assert text == answer, "the answer differs from that of the resident run"
+            assert text == answer, "the answer differs from the resident run's"
             after = disk(model, block)
             seconds = stats["decode_seconds"] / stats["generated_tokens"]
             needed = stats["decode_bytes_read"] / stats["generated_tokens"]
@@ -130,8 +131,8 @@ def measure(model, percent, tokens, rounds, rows):
         ratio = statistics.median(own[0] / base[0] for own, base in zip(found[row], found[rows[0]]))
         print(f"| {os.path.basename(model).removesuffix('.gguf')} | {percent} % | {ROWS[row][0]} | {median[0]:.2f} | {ratio:.2f} "
               f"| {median[1]:.0f} | {100 * median[4]:.0f} % | {median[2]:.2f} | {median[5]:.2f} | {median[3]:.3f} |", flush=True)
-    print(f"<!-- disk {median[6]:.0f} MB/s, {disk_beside / 1e6:.0f} beside decoding; a token from memory {median[7]:.1f} ms, "
-          f"{1000 * compute_beside:.1f} beside reading -->", flush=True)
+    print(f"<!-- disk {median[6]:.0f} MB/s, {disk_beside / 1e6:.0f} while decoding; a token from memory {median[7]:.1f} ms, "
+          f"{1000 * compute_beside:.1f} while reading -->", flush=True)
 
 
 def main():

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""A chat model and an encoder that take turns through one server: what a turn costs when both stay in memory, and when
-each takes the other's place (--max-loaded 1). Interleaved rounds; medians.
+"""A chat model and an encoder take turns in one server. Measures a turn's cost when both stay in memory, and when each
+replaces the other (--max-loaded 1). Rounds are interleaved; prints medians.
 
     turns.py HYPURA CHAT.gguf ENCODER.gguf [ROUNDS]
 """
@@ -53,7 +53,7 @@ def main():
                 process.send_signal(signal.SIGTERM)
                 process.wait()
     together, apart = (statistics.median(times[most][1:]) for most in ("4", "1"))
-    print(f"both in memory {together:.3f} s a turn, one at a time {apart:.3f} s: {apart / together:.1f} times")
+    print(f"both in memory: {together:.3f} s per turn; one at a time: {apart:.3f} s, {apart / together:.1f} times as long")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 #!/bin/sh
-# two-gpus.sh [FOLDER]: one GPU and two, on models that one holds as well: tokens/s of decoding (64) and of prompts
-# (2048), as tab-separated rows; with LLAMA_BENCH=/path/to/llama-bench (its Vulkan back end) also llama.cpp's. Then the
-# mixture with room for a third of it on each card, and what the planner expected. FOLDER keeps the models (25 GB for
-# the first, 20 GB for the second).
-# HYPURA=program, GPUS=numbers of the cards ("0,1"), MODELS="dense mixture", SECONDS_LEFT=what a run of llama-bench may take.
+# two-gpus.sh [FOLDER]: compares one GPU with two, on models that fit on one. Prints tab-separated rows with the tokens/s
+# of decoding (64 tokens) and of a prompt (2048 tokens). With LLAMA_BENCH=/path/to/llama-bench (its Vulkan back end), adds
+# rows for llama.cpp. Then limits each GPU to a third of the mixture. Prints the planner's forecasts, too. FOLDER keeps the
+# models (25 GB for the dense one, 20 GB for the mixture).
+# HYPURA=program, GPUS=numbers of the GPUs ("0,1"), MODELS="dense mixture", PATIENCE=seconds that a run may take (150).
 set -u
 folder=${1:-/tmp/two-gpus}
 hypura=${HYPURA:-$(dirname "$0")/../build/hypura}

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# hypura beside llama.cpp on the same files: interleaved rounds, medians, ratios.
+# hypura and llama.cpp on the same files: interleaved rounds, medians, ratios.
 #
 #   bench/vs-llama.sh [-t THREADS] [-r ROUNDS] [-p PROMPT_TOKENS] [-n GENERATED_TOKENS] [-d CONTEXT_FILL] MODEL.gguf...
 #
-# LLAMA_BENCH names the command (default: llama-bench on the PATH; may hold several words), HYPURA the program
-# (default: build/hypura). Prints a Markdown table, with -p 0 of decoding only. "of memory" is the share of what the
-# memory gave plain reading, between the tokens of the same round, that decoding moved.
+# LLAMA_BENCH names llama.cpp's command (default: llama-bench on the PATH; it may be several words), HYPURA the program
+# (default: build/hypura). Prints a Markdown table; with -p 0, of decoding only. "of memory" is the rate at which decoding
+# reads weights, relative to plain reading of memory between the tokens of the same round.
 set -euo pipefail
 threads=2 rounds=3 prompt=512 generate=64 depth=0
 while getopts t:r:p:n:d: option; do
@@ -23,7 +23,7 @@ shift $((OPTIND - 1))
 read -r -a llama <<<"${LLAMA_BENCH:-llama-bench}"
 hypura=${HYPURA:-$(dirname "$0")/../build/hypura}
 
-measure() { # model: one line "decode_hypura prompt_hypura share decode_llama prompt_llama" a round
+measure() { # model: one line "decode_hypura prompt_hypura share decode_llama prompt_llama" per round
     "$hypura" bench "$1" --threads "$threads" --prompt-tokens "$prompt" --gen-tokens "$generate" \
         --context-fill "$depth" --repeat 1 --json |
         python3 -c 'import json,sys; d=json.load(sys.stdin)
