@@ -48,8 +48,8 @@ static hypura_status expect_own_kind(hypura_error *error)
     if (status)
         return status;
     if (!json_object_get(version, "hypura"))
-        status =
-            error_set(error, HYPURA_ERROR_UNSUPPORTED, "another program serves there: it was not asked to delete anything");
+        status = error_set(error, HYPURA_ERROR_UNSUPPORTED,
+                           "another program serves there: it was not asked to delete anything");
     json_decref(version);
     return status;
 }

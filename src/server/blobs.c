@@ -44,7 +44,8 @@ void registry_forget_blobs(const struct registry *registry)
     for (struct dirent *file; list && (file = readdir(list));) {
         struct stat info;
         int length = snprintf(path, sizeof path, "%s/%s", folder, file->d_name);
-        if (length > 0 && (size_t)length < sizeof path && (strncmp(file->d_name, "sha256-", 7) == 0 ||
+        if (length > 0 && (size_t)length < sizeof path &&
+            (strncmp(file->d_name, "sha256-", 7) == 0 ||
              strncmp(file->d_name, QUANTIZED_PREFIX, strlen(QUANTIZED_PREFIX)) == 0) &&
             stat(path, &info) == 0 && info.st_mtime < time(NULL) - KEPT_SECONDS)
             unlink(path);

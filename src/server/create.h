@@ -11,8 +11,8 @@ struct new_quantized {
     bool stream;        /* tell how far it is */
 };
 
-/* Writes a file to make a model of, in the folder of blobs, with memory of the budget. Without a client it ends, and the
- * same request goes on from there, within a day. */
+/* Writes a file to make a model of, in the folder of blobs, with memory of the budget. Without a client it ends, and
+ * the same request goes on from there, within a day. */
 hypura_status create_quantized(struct exchange *exchange, const struct new_quantized *wish, char *out, size_t room,
                                hypura_error *error);
 

@@ -38,8 +38,8 @@ static bool tell(void *context, const struct pieces_moment *moment)
 }
 
 /* With as many threads as the memory budget has room for: requests go on next to it. */
-static hypura_status open_within_budget(struct quantize **out, uint64_t *lent, struct server *server, const char *source,
-                                        const char *type, hypura_error *error)
+static hypura_status open_within_budget(struct quantize **out, uint64_t *lent, struct server *server,
+                                        const char *source, const char *type, hypura_error *error)
 {
     size_t cores = server->options.engine.threads ? server->options.engine.threads : thread_usable_cores();
     for (size_t threads = MAX(cores / 2, 1);; threads /= 2) {
@@ -62,8 +62,8 @@ static hypura_status open_within_budget(struct quantize **out, uint64_t *lent, s
 }
 
 /* The same for the same work, so that it goes on where it ended. */
-static hypura_status find_place(char *out, size_t room, const struct registry *registry, const char *name, const char *source,
-                                const char *type, hypura_error *error)
+static hypura_status find_place(char *out, size_t room, const struct registry *registry, const char *name,
+                                const char *source, const char *type, hypura_error *error)
 {
     uint64_t key = fnv1a(FNV1A_START, name, strlen(name) + 1);
     key = fnv1a(fnv1a(key, source, strlen(source) + 1), type, strlen(type) + 1);
@@ -91,14 +91,15 @@ hypura_status create_quantized(struct exchange *exchange, const struct new_quant
     struct quantize *quantize = NULL;
     uint64_t lent = 0;
     if (!recipe_find(wish->type))
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "unsupported quantization type %.40s: \"hypura quantize --list\" tells them",
-                         wish->type);
+        return error_set(error, HYPURA_ERROR_ARGUMENT,
+                         "unsupported quantization type %.40s: \"hypura quantize --list\" tells them", wish->type);
     registry_forget_blobs(server->registry);
     hypura_status status = find_place(out, room, server->registry, wish->name, wish->source, wish->type, error);
     if (status || (status = open_within_budget(&quantize, &lent, server, wish->source, wish->type, error)))
         return status;
     struct watch watch = {.exchange = exchange, .stream = wish->stream};
-    snprintf(watch.status, sizeof watch.status, "quantizing %s model to %s", type_of(quantize), recipe_find(wish->type)->name);
+    snprintf(watch.status, sizeof watch.status, "quantizing %s model to %s", type_of(quantize),
+             recipe_find(wish->type)->name);
     status = quantize_write(quantize, out, tell, &watch, error);
     quantize_close(quantize);
     memory_give_back();

@@ -36,8 +36,7 @@ static const char *quantisation_name(uint32_t type)
                                         "Q5_0",   "Q5_1",   "Q2_K",  "Q3_K_S",  "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M",
                                         "Q5_K_S", "Q5_K_M", "Q6_K",  "IQ2_XXS", "IQ2_XS", "Q2_K_S", "IQ3_XS", "IQ3_XXS",
                                         "IQ1_S",  "IQ4_NL", "IQ3_S", "IQ3_M",   "IQ2_S",  "IQ2_M",  "IQ4_XS", "IQ1_M",
-                                        "BF16",   NULL,     NULL,    NULL,      "TQ1_0",  "TQ2_0",  "MXFP4",
-                                        "NVFP4"};
+                                        "BF16",   NULL,     NULL,    NULL,      "TQ1_0",  "TQ2_0",  "MXFP4",  "NVFP4"};
     return type < COUNT_OF(names) && names[type] ? names[type] : "unknown";
 }
 
@@ -164,9 +163,9 @@ json_t *model_details(const struct model_entry *entry, hypura_error *error)
     json_t *family = json_string(d.family);
     if (!family)
         family = json_string("unknown");
-    json_t *details = json_pack("{s:s, s:s, s:O, s:[o], s:s, s:s}", "parent_model", parent ? parent : "", "format",
-                                "gguf", "family", family, "families", family, "parameter_size", d.parameters,
-                                "quantization_level", d.quantisation);
+    json_t *details =
+        json_pack("{s:s, s:s, s:O, s:[o], s:s, s:s}", "parent_model", parent ? parent : "", "format", "gguf", "family",
+                  family, "families", family, "parameter_size", d.parameters, "quantization_level", d.quantisation);
     memory_check(failures, "description of a model", error);
     return details;
 }
@@ -224,9 +223,9 @@ json_t *model_tags_entry(const struct model_entry *entry, hypura_error *error)
     if (model_digest(entry, digest, error))
         return NULL;
     json_t *details = model_details(entry, error), *capabilities = model_capabilities(entry, error);
-    json_t *json = json_pack("{s:s, s:s, s:s, s:I, s:s, s:o, s:o}", "name", entry->name, "model", entry->name, "modified_at",
-                     modified, "size", (json_int_t)entry->bytes, "digest", digest, "details", details,
-                     "capabilities", capabilities);
+    json_t *json = json_pack("{s:s, s:s, s:s, s:I, s:s, s:o, s:o}", "name", entry->name, "model", entry->name,
+                             "modified_at", modified, "size", (json_int_t)entry->bytes, "digest", digest, "details",
+                             details, "capabilities", capabilities);
     memory_check(failures, "description of a model", error);
     return json;
 }

@@ -51,9 +51,7 @@ static void start_arrival(struct job *job, struct loaded_model *loaded, uint64_t
 static void refuse_arrival(struct job *job, unsigned status, const char *message)
 {
     struct arrival *arrival = (struct arrival *)job;
-    hypura_status kind = status == 499   ? HYPURA_ERROR_CANCELLED
-                         : status == 503 ? HYPURA_ERROR_MEMORY
-                                         : HYPURA_ERROR_IO;
+    hypura_status kind = status == 499 ? HYPURA_ERROR_CANCELLED : status == 503 ? HYPURA_ERROR_MEMORY : HYPURA_ERROR_IO;
     error_set(&arrival->error, kind, "%s", message);
     arrive(arrival);
 }
@@ -182,9 +180,10 @@ static const struct route *find(const char *path)
 
 static bool is_of_a_model(const char *path)
 {
-    static const char *const paths[] = {"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/responses/input_tokens",
-                                        "/v1/embeddings", "/v1/rerank", "/rerank", "/v1/messages", "/v1/messages/count_tokens",
-                                        "/api/chat", "/api/generate", "/api/embed", "/api/embeddings"};
+    static const char *const paths[] = {
+        "/v1/chat/completions", "/v1/completions", "/v1/responses",  "/v1/responses/input_tokens", "/v1/embeddings",
+        "/v1/rerank",           "/rerank",         "/v1/messages",   "/v1/messages/count_tokens",  "/api/chat",
+        "/api/generate",        "/api/embed",      "/api/embeddings"};
     bool found = false;
     for (size_t i = 0; i < COUNT_OF(paths); i++)
         found |= strcmp(paths[i], path) == 0;
@@ -196,12 +195,13 @@ static hypura_status read_body(json_t **out, const char *body, size_t size, hypu
     json_error_t where;
     uint64_t failures = memory_failures();
     if (size > BODY_LIMIT)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "the request has %zu bytes; at most %zu are possible", size, BODY_LIMIT);
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "the request has %zu bytes; at most %zu are possible", size,
+                         BODY_LIMIT);
     json_t *json = json_loadb(body, size, 0, &where);
     hypura_status status = memory_check(failures, "request", error);
     if (!status && !json)
-        status = error_set(error, HYPURA_ERROR_ARGUMENT, "the request is not valid JSON: line %d, column %d: %s", where.line,
-                           where.column, where.text);
+        status = error_set(error, HYPURA_ERROR_ARGUMENT, "the request is not valid JSON: line %d, column %d: %s",
+                           where.line, where.column, where.text);
     else if (!status && !json_is_object(json))
         status = error_set(error, HYPURA_ERROR_ARGUMENT, "the request is JSON, but no object");
     else if (!status && json_is_true(json_object_get(json, "stream")))

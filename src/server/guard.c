@@ -15,9 +15,10 @@
 
 #define PIECE ((size_t)64 << 10)
 #define MOST_EVENTS 256
-#define MOST_TURNS 8                              /* of one connection before the others have theirs */
-#define LINGER_NANOSECONDS ((uint64_t)1000000000) /* that a client has to see an answer whose request it still sends   \
-                                                   */
+#define MOST_TURNS 8 /* of one connection before the others have theirs */
+#define LINGER_NANOSECONDS                                                                                             \
+    ((uint64_t)1000000000) /* that a client has to see an answer whose request it still sends                          \
+                            */
 #define STALL_NANOSECONDS ((uint64_t)60 * 1000000000) /* that a client may leave an answer unread */
 #define END_NANOSECONDS ((uint64_t)300000000)
 #define TICK_MILLISECONDS 250

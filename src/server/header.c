@@ -66,15 +66,16 @@ static hypura_status ask(struct part *part, const char *url, hypura_error *error
     if (part->data.failed)
         return error_set(error, HYPURA_ERROR_MEMORY, "no memory for the header of %.200s", url);
     if (part->no_ranges)
-        return error_set(error, HYPURA_ERROR_UNSUPPORTED,
-                         "%.200s: the server sends whole files only and not a range of one, so that its header cannot be "
-                         "read without downloading it, which \"hypura pull\" does",
-                         url);
+        return error_set(
+            error, HYPURA_ERROR_UNSUPPORTED,
+            "%.200s: the server sends whole files only and not a range of one, so that its header cannot be "
+            "read without downloading it, which \"hypura pull\" does",
+            url);
     if (part->untold)
         return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%.200s: the server does not tell how long the file is", url);
     if (part->elsewhere || (status == HYPURA_ERROR_CANCELLED && part->total == 0))
-        return error_set(error, HYPURA_ERROR_IO, "%.200s: the server answered a request for a range with another one (%ld)",
-                         url, part->status);
+        return error_set(error, HYPURA_ERROR_IO,
+                         "%.200s: the server answered a request for a range with another one (%ld)", url, part->status);
     /* Enough was taken of a server that sends more than was asked for. */
     return status == HYPURA_ERROR_CANCELLED ? HYPURA_OK : status;
 }
@@ -91,11 +92,12 @@ static hypura_status read_header(struct part *part, const char *url, uint64_t *l
         if (part->total)
             part->asked = MIN(part->asked, part->total);
         if (part->asked == had && had == part->total)
-            return error_set(error, HYPURA_ERROR_FORMAT, "%.200s: the file is truncated: it ends within its header, after %zu bytes",
-                             url, had);
+            return error_set(error, HYPURA_ERROR_FORMAT,
+                             "%.200s: the file is truncated: it ends within its header, after %zu bytes", url, had);
         if (part->asked == had)
-            return error_set(error, HYPURA_ERROR_FORMAT, "%.200s: the header does not end within %" PRIu64 " MiB, more than any model needs",
-                             url, HEADER_MOST_BYTES >> 20);
+            return error_set(error, HYPURA_ERROR_FORMAT,
+                             "%.200s: the header does not end within %" PRIu64 " MiB, more than any model needs", url,
+                             HEADER_MOST_BYTES >> 20);
         status = ask(part, url, error);
         if (!status && part->data.size == had)
             status = error_set(error, HYPURA_ERROR_IO, "%.200s: the server sent nothing of a range that it has", url);

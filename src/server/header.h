@@ -11,8 +11,9 @@
 bool header_is_remote(const char *reference);
 
 struct model_header {
-    char folder[1024]; /* of files that are as long as the model's and hold the headers only; header_forget removes it */
-    char path[1200];   /* of the first */
+    char
+        folder[1024]; /* of files that are as long as the model's and hold the headers only; header_forget removes it */
+    char path[1200];  /* of the first */
     uint64_t bytes_read;
 };
 

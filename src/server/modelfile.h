@@ -1,5 +1,5 @@
-/* A Modelfile, as Ollama has them: FROM, SYSTEM, TEMPLATE, LICENSE, ADAPTER, PARAMETER and MESSAGE, one per line, or with
- * a text between quotes, """ or ". */
+/* A Modelfile, as Ollama has them: FROM, SYSTEM, TEMPLATE, LICENSE, ADAPTER, PARAMETER and MESSAGE, one per line, or
+ * with a text between quotes, """ or ". */
 #ifndef HYPURA_SERVER_MODELFILE_H
 #define HYPURA_SERVER_MODELFILE_H
 

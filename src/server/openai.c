@@ -211,9 +211,9 @@ static json_t *forced_schema(const struct generation *generation, const char *na
         json_t *own = json_object_get(function, "name");
         if (!json_is_string(own) || (name && strcmp(json_string_value(own), name) != 0))
             continue;
-        json_array_append_new(any, json_pack("{s:s, s:{s:{s:O}, s:o}, s:[s, s]}", "type", "object", "properties",
-                                             "name", "const", own, "arguments", held_parameters(generation, function, i),
-                                             "required", "name", "arguments"));
+        json_array_append_new(
+            any, json_pack("{s:s, s:{s:{s:O}, s:o}, s:[s, s]}", "type", "object", "properties", "name", "const", own,
+                           "arguments", held_parameters(generation, function, i), "required", "name", "arguments"));
     }
     if (json_array_size(any) == 0) {
         json_decref(any);

@@ -88,7 +88,8 @@ static hypura_status get_json(const char *url, const char *accept, json_t **out,
                            url);
     json_error_t where;
     if (!result && !(*out = json_loadb(text.data ? text.data : "", text.size, 0, &where)))
-        result = error_set(error, HYPURA_ERROR_FORMAT, "%.200s answered with something that is not JSON: %s", url, where.text);
+        result = error_set(error, HYPURA_ERROR_FORMAT, "%.200s answered with something that is not JSON: %s", url,
+                           where.text);
     buffer_free(&text);
     return result;
 }

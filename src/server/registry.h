@@ -74,10 +74,9 @@ void registry_forget_blobs(const struct registry *registry);
 
 /* ---- describe.c: what a file says of itself; remembered as long as the file stays as it is ---- */
 
-/* Endings of files next to a model that belong to it, as "hypura optimize" writes them: the whole one first; NULL behind
- * the last. */
+/* Endings of files next to a model that belong to it, as "hypura optimize" writes them: the whole one first; NULL
+ * behind the last. */
 extern const char *const model_files_beside[];
-
 
 /* {"parent_model", "format", "family", "families", "parameter_size", "quantization_level"}; a new reference. */
 json_t *model_details(const struct model_entry *entry, hypura_error *error);

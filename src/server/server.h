@@ -49,7 +49,8 @@ struct server_options {
     uint32_t connections;     /* open at once */
     uint32_t request_seconds; /* that a request may take to arrive */
     bool log_prompts;
-    void (*log)(const char *line, size_t size); /* takes lines of the log, from any thread; NULL: only warnings are said */
+    void (*log)(const char *line,
+                size_t size);   /* takes lines of the log, from any thread; NULL: only warnings are said */
     bool keep_volatile_headers; /* of clients, in front of a system message; otherwise the model does not see them */
 };
 
