@@ -1,4 +1,4 @@
-/* What a handler does that may take a while and needs no model: away from the thread that speaks HTTP. */
+/* Runs slow work of handlers that needs no model on threads of its own, so that the HTTP thread does not block. */
 #include "server/server_private.h"
 
 struct aside {

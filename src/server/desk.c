@@ -3,9 +3,9 @@
 #include <pthread.h>
 
 #define MOST_THREADS 3u
-#define LARGE_BYTES ((size_t)64 << 10) /* from here on it is noticed */
+#define LARGE_BYTES ((size_t)64 << 10) /* from which parsing takes noticeable time */
 
-/* Tasks and the threads that do them, made when they are needed. */
+/* A queue of tasks, and its threads, which are started on demand. */
 struct lane {
     struct desk *desk;
     struct desk_task *first, *last;
@@ -15,7 +15,7 @@ struct lane {
 };
 
 struct desk {
-    pthread_mutex_t mutex; /* all below */
+    pthread_mutex_t mutex; /* protects everything below */
     struct lane small, large;
     bool stop;
 };
@@ -54,7 +54,7 @@ static void *work(void *context)
     return NULL;
 }
 
-/* With the mutex, or before there is another thread. */
+/* With the mutex held, or before other threads exist. */
 static int add_thread(struct lane *lane)
 {
     int failed = pthread_create(&lane->threads[lane->count], NULL, work, lane);
@@ -68,7 +68,7 @@ void desk_submit(struct desk *desk, struct desk_task *task)
     struct lane *lane = task->bytes < LARGE_BYTES ? &desk->small : &desk->large;
     if (lane->working + lane->queued == lane->count && lane->count < lane->most)
         add_thread(lane);
-    /* Where the system gives no more threads, those that are there do it. */
+    /* If no thread could be started for large tasks, the small lane's thread does them. */
     if (!lane->count)
         lane = &desk->small;
     task->next = NULL;
@@ -122,7 +122,7 @@ void desk_destroy(struct desk *desk)
     pthread_cond_broadcast(&desk->small.changed);
     pthread_cond_broadcast(&desk->large.changed);
     pthread_mutex_unlock(&desk->mutex);
-    /* The small lane's thread ends when all is done: nothing makes threads any more. */
+    /* The small lane's thread ends only when no task is left, so no lane starts a thread after this. */
     join(&desk->small);
     join(&desk->large);
     pthread_mutex_destroy(&desk->mutex);

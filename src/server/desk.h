@@ -1,8 +1,8 @@
-/* desk: threads that prepare requests: bodies become JSON, chats become tokens. Both may take seconds, and neither the
- * thread that speaks HTTP nor the one that computes may wait for that.
+/* The desk: threads that prepare requests. They parse bodies and turn chats into tokens. Both may take seconds, for
+ * which neither the HTTP thread nor the worker may block.
  *
- * Small tasks are done one by one, in the order of their arrival. Large ones get threads of their own, so that nobody
- * waits for them. */
+ * One thread does small tasks in the order of arrival. Large ones run on threads of their own, so that small ones do
+ * not wait for them. */
 #ifndef HYPURA_SERVER_DESK_H
 #define HYPURA_SERVER_DESK_H
 
@@ -12,18 +12,18 @@ struct desk;
 
 struct desk_task {
     struct desk_task *next;
-    /* The desk is done with the task: it may free itself, or be submitted again. */
+    /* Called once. The desk does not touch the task afterwards, so it may free itself or submit itself again. */
     void (*work)(struct desk_task *task);
-    size_t bytes; /* of the request, more or less */
+    size_t bytes; /* approximate size of the request; decides between small and large */
 };
 
 hypura_status desk_create(struct desk **out, hypura_error *error);
 
-/* Any thread. */
+/* From any thread. */
 void desk_submit(struct desk *desk, struct desk_task *task);
 bool desk_is_idle(struct desk *desk);
 
-/* Does what was submitted, and what that submits. NULL is fine. */
+/* Finishes all submitted tasks, and those that they submit. NULL is allowed. */
 void desk_destroy(struct desk *desk);
 
 #endif

@@ -1,4 +1,4 @@
-/* The answer of a request, on its way from the thread that writes it to the connection that carries it. */
+/* Carries an answer from the thread that writes it to the connection that sends it. */
 #include "server/http_private.h"
 #include "server/loaded.h"
 #include "server/worker.h"
@@ -8,10 +8,10 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#define LARGE_BYTES ((uint64_t)1 << 20) /* that a request has lent: it is noticed */
+#define LARGE_BYTES ((uint64_t)1 << 20) /* borrowed by a request from which freeing it takes noticeable time */
 #define SMALL_STEP ((uint64_t)4 << 10)
 #define LARGE_STEP ((uint64_t)256 << 10)
-#define WATCHED_BYTES ((size_t)64 << 10) /* of a body, between two looks at whether somebody waits */
+#define WATCHED_BYTES ((size_t)64 << 10) /* of a body parsed between two checks whether the client is still there */
 
 /* ---- the answer ----------------------------------------------------------------------------------------------------
  */
@@ -31,7 +31,7 @@ const char *exchange_id(const struct exchange *exchange)
     return exchange->id;
 }
 
-/* Of a path that nothing answers to: the one that it would belong to. */
+/* The API whose error format an unknown path gets. */
 static enum api api_of_path(const char *path)
 {
     if (strncmp(path, "/v1/messages", 12) == 0)
@@ -75,7 +75,7 @@ static void free_exchange(struct exchange *exchange)
     pthread_mutex_destroy(&exchange->mutex);
     memory_free(exchange->path);
     memory_free(exchange);
-    atomic_fetch_add(&server->freed, lent); /* its watch gives it to the system when it has become much */
+    atomic_fetch_add(&server->freed, lent); /* server_follow_budget returns it to the system */
     if (lent >= LARGE_BYTES)
         memory_give_back();
     if (lent)
@@ -101,7 +101,7 @@ void exchange_release(struct exchange *exchange)
 
 /* ---- memory ---- */
 
-/* In growing steps: each may change pools. */
+/* Borrows in growing steps, because each loan may resize pools. */
 static bool borrow(struct exchange *exchange, uint64_t least)
 {
     struct loaded_models *models = exchange_server(exchange)->models;
@@ -132,7 +132,7 @@ void exchange_give(struct exchange *exchange, size_t bytes)
     exchange->used -= MIN(exchange->used, bytes);
 }
 
-/* Keeps what is used. */
+/* Returns what was borrowed but is not used. */
 static void return_rest(struct exchange *exchange)
 {
     uint64_t kept = align_up(exchange->used, SMALL_STEP), rest = exchange->lent - MIN(kept, exchange->lent);
@@ -189,12 +189,12 @@ unsigned exchange_tell_room(const struct exchange *exchange, char *text, size_t 
 {
     char least[32];
     if (!exchange->too_large) {
-        snprintf(text, room, "server busy, please try again.  there is no memory for the request now");
+        snprintf(text, room, "server busy, please try again.  there is not enough memory for the request now");
         return 503;
     }
     snprintf(text, room,
-             "the request takes more memory (%s or more) than the memory budget leaves for one: send less, or give the "
-             "server more (hypura serve --memory)",
+             "the request needs %s of memory or more, which is beyond the memory budget: send less, or give the server "
+             "more (hypura serve --memory)",
              format_bytes(least, sizeof least, (double)exchange->missing));
     return 413;
 }
@@ -218,9 +218,9 @@ void *exchange_kept(const struct exchange *exchange)
     return exchange->kept;
 }
 
-/* ---- memory that is wanting ---- */
+/* ---- out of memory ---- */
 
-/* Ollama's clients know how these words begin. */
+/* Ollama's clients recognise the beginning of this text. */
 #define NO_MEMORY "server busy, please try again.  out of memory"
 #define OPENAI_NO_MEMORY                                                                                               \
     "{\"error\":{\"message\":\"" NO_MEMORY "\",\"type\":\"server_error\",\"param\":null,\"code\":null}}"
@@ -235,7 +235,7 @@ static const struct {
     [API_ANTHROPIC] = {ANTHROPIC_NO_MEMORY, "event: error\ndata: " ANTHROPIC_NO_MEMORY "\n\n"},
 };
 
-/* With the mutex held. The pieces that a stream has go out before. */
+/* With the mutex held. Pieces already written to a stream are sent first. */
 static void tell_no_memory(struct exchange *exchange)
 {
     if (exchange->ended)
@@ -262,7 +262,7 @@ static void wake(struct exchange *exchange)
     }
 }
 
-/* To who asked without a connection, which gets whole answers only. */
+/* Gives the answer to a caller in this process, once it is complete. */
 static void hand_over(struct exchange *exchange)
 {
     pthread_mutex_lock(&exchange->mutex);
@@ -364,7 +364,7 @@ bool exchange_write(struct exchange *exchange, const char *type, const char *tex
     pthread_mutex_lock(&exchange->mutex);
     bool listened = !exchange->gone && !exchange->ended;
     if (listened) {
-        /* What is made of parts of which one is missing is not sent. */
+        /* If building the text failed half-way, it is incomplete and must not be sent. */
         if (exchange_check_work(NULL) == HYPURA_OK)
             buffer_append(&exchange->out, text, size);
         listened = exchange_check_work(NULL) == HYPURA_OK;
@@ -441,7 +441,7 @@ size_t exchange_backlog(struct exchange *exchange)
     return bytes;
 }
 
-/* The HTTP thread does not look at a suspended connection, so this does. */
+/* The HTTP thread does not watch a suspended connection, so this reads from the socket. */
 bool exchange_alive(struct exchange *exchange)
 {
     pthread_mutex_lock(&exchange->mutex);
@@ -461,7 +461,7 @@ bool exchange_is_awaited(struct exchange *exchange)
     return exchange_alive(exchange) && !atomic_load(&exchange->http->server.ending);
 }
 
-/* The types of Anthropic's errors. */
+/* Anthropic's names of error types. */
 static const char *anthropic_error_type(unsigned status)
 {
     switch (status) {
@@ -483,7 +483,7 @@ static const char *anthropic_error_type(unsigned status)
 static json_t *error_json(const struct exchange *exchange, enum api api, unsigned status, const char *code,
                           const char *message)
 {
-    /* A message may quote bytes of a request or a file. */
+    /* A message may quote a request or a file, so it may not be UTF-8. */
     json_t *text = json_string(message);
     if (!text)
         text = json_string("an error whose message is not UTF-8 text");
@@ -499,7 +499,7 @@ static json_t *error_json(const struct exchange *exchange, enum api api, unsigne
 
 void exchange_fail_as(struct exchange *exchange, unsigned status, const char *code, const char *message)
 {
-    if (exchange_check_work(NULL)) { /* what seems wrong may be what is missing */
+    if (exchange_check_work(NULL)) { /* the error may only be a consequence of the failed allocation */
         exchange_fail_for_memory(exchange);
         return;
     }
@@ -532,7 +532,7 @@ unsigned status_of_error(const hypura_error *error)
     case HYPURA_ERROR_CANCELLED:
         return 499;
     case HYPURA_ERROR_MEMORY:
-    case HYPURA_ERROR_HOST: /* until the server is started again */
+    case HYPURA_ERROR_HOST: /* lasts until the server is restarted */
         return 503;
     default:
         return 500;
@@ -586,7 +586,7 @@ json_t *exchange_json(struct exchange *exchange)
     exchange->account.lenient = false;
     json_t *json = json_load_callback(read_body, &reading, 0, &where);
     exchange->account.lenient = true;
-    /* Handlers make of it what has no larger parts. */
+    /* A handler may build structures as large as the JSON, so check that there is room for both. */
     uint64_t made = exchange->used - MIN(before, exchange->used);
     if (json && exchange_lend(exchange, made))
         exchange_give(exchange, made);
@@ -605,7 +605,7 @@ json_t *exchange_json(struct exchange *exchange)
     }
     char message[320];
     if (json)
-        snprintf(message, sizeof message, "the request's body is JSON, but no object");
+        snprintf(message, sizeof message, "the request's body is JSON, but not an object");
     else
         snprintf(message, sizeof message, "the request's body is not valid JSON: line %d, column %d: %s", where.line,
                  where.column, where.text);
@@ -654,7 +654,7 @@ static ssize_t read_answer(void *context, uint64_t position, char *out, size_t r
     return given;
 }
 
-/* False where memory is wanting for one: an answer without its headers is another one. */
+/* False without memory for a header: the answer must not be sent without it. */
 static bool add_headers(struct exchange *exchange, struct MHD_Response *response)
 {
     const char *const headers[][2] = {
@@ -692,7 +692,7 @@ static enum MHD_Result queue_answer(struct exchange *exchange)
 {
     const char *text = "";
     size_t size = 0;
-    /* What a stream has so far is its writer's, who goes on. */
+    /* The buffer of a stream still grows on the writer's thread, so only read_answer may read it. */
     if (!exchange->streaming && exchange->last_words) {
         text = exchange->last_words;
         size = strlen(text);

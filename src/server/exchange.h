@@ -1,5 +1,5 @@
-/* One HTTP request and its answer. The HTTP thread reads the one and sends the other; the worker, or a download, writes
- * the answer in between. Functions may be called from any thread unless they say otherwise. */
+/* An exchange: one HTTP request and its answer. The HTTP thread reads the request and sends the answer; the worker or a
+ * download writes the answer. Any thread may call these functions unless a comment says otherwise. */
 #ifndef HYPURA_SERVER_EXCHANGE_H
 #define HYPURA_SERVER_EXCHANGE_H
 
@@ -16,88 +16,91 @@ enum api { API_OLLAMA, API_OPENAI, API_ANTHROPIC, API_COUNT };
 #define TYPE_NDJSON "application/x-ndjson"
 #define TYPE_EVENTS "text/event-stream"
 
-/* ---- reading; in a handler: on a thread of the desk where there is a body, else on the HTTP thread ---- */
+/* ---- reading, in a handler: on a desk thread if the request has a body, else on the HTTP thread ---- */
 struct server *exchange_server(const struct exchange *exchange);
-size_t exchange_bytes(const struct exchange *exchange); /* of the body */
+size_t exchange_bytes(const struct exchange *exchange); /* size of the body */
 const char *exchange_id(const struct exchange *exchange);
 enum api exchange_api(const struct exchange *exchange);
-const char *exchange_rest(const struct exchange *exchange); /* of the path, behind a route that ends with a slash */
-const char *exchange_argument(const struct exchange *exchange, const char *name); /* of the path's query; or NULL */
+const char *exchange_rest(const struct exchange *exchange); /* the path after a route that ends with a slash */
+const char *exchange_argument(const struct exchange *exchange, const char *name); /* a query parameter, or NULL */
 
-/* The body as a JSON object, owned by the exchange; NULL when it is none: then the answer is given already. */
+/* The body as a JSON object, owned by the exchange. If it is not one, answers with an error and returns NULL. */
 json_t *exchange_json(struct exchange *exchange);
 
-/* Something of the handler's own, which end frees with the exchange. */
+/* Attaches data of the handler. end frees it together with the exchange. */
 void exchange_keep(struct exchange *exchange, void *kept, void (*end)(void *kept));
 void *exchange_kept(const struct exchange *exchange); /* or NULL */
 
 /* ---- answering ---- */
 
-/* work.c. From here to the next call of this: if memory was short for any part of what this thread makes for a request
- * (core/core.h), its answer becomes 503, or the end of its stream. */
+/* work.c. Starts a unit of work on this thread, which lasts until the next call. If any allocation fails during it
+ * (core/core.h), the answer becomes 503, or the stream ends with an error. */
 void exchange_start_work(void);
-hypura_status exchange_check_work(hypura_error *error); /* HYPURA_ERROR_MEMORY if memory was short since */
+hypura_status exchange_check_work(hypura_error *error); /* HYPURA_ERROR_MEMORY if one has failed */
 
-/* To answer later than in the handler, hold the exchange until then. */
+/* Takes and drops a reference. Hold the exchange to answer after the handler returns. */
 void exchange_hold(struct exchange *exchange);
 void exchange_release(struct exchange *exchange);
 
-/* Calls work on a thread of its own, or on this one if none can be started. A server that ends waits for it. */
+/* Calls work on a new thread, or on this one if no thread can be started. The server waits for it before it ends. */
 void exchange_aside(struct exchange *exchange, void (*work)(struct exchange *exchange));
 
-/* A whole answer. */
+/* Gives the complete answer. */
 void exchange_reply(struct exchange *exchange, unsigned status, const char *type, const char *text, size_t size);
 void exchange_reply_json(struct exchange *exchange, unsigned status, json_t *json); /* takes the reference */
 
-/* A whole answer that is written as it is sent: more adds a piece to out, and is false after the last one; end frees
- * the context. The first piece is made at once, the others on the HTTP thread; end is called on any. */
+/* Answers with a body that is produced while it is sent. more appends a piece to out and returns false after the last
+ * one; end frees the context. The first call of more is on this thread, the others are on the HTTP thread; end may be
+ * called on any thread. */
 void exchange_reply_pieces(struct exchange *exchange, const char *type, bool (*more)(void *context, struct buffer *out),
                            void (*end)(void *context), void *context);
 
 /* ---- memory ----
- * What a request takes is lent to it out of the memory budget (loaded_lend) until it is over: its body, and on the
- * threads of the desk its JSON and what makes its prompt. One thread at a time. */
+ * The memory of a request counts against the memory budget (loaded_lend) until the request is done: its body and, on
+ * the desk's threads, its JSON and the work of making its prompt. One thread at a time. */
 
-/* False: there is none, now or ever for one so large; exchange_fail_for_room says which. */
+/* Borrows bytes for the request. False: the budget has no room, either now or for any request of this size;
+ * exchange_fail_for_room reports which. */
 bool exchange_lend(struct exchange *exchange, size_t bytes);
-void exchange_give(struct exchange *exchange, size_t bytes); /* some of it is free again */
+void exchange_give(struct exchange *exchange, size_t bytes); /* releases some of them */
 bool exchange_lacks_room(const struct exchange *exchange);
-void exchange_fail_for_room(struct exchange *exchange); /* 413 or 503: */
+void exchange_fail_for_room(struct exchange *exchange); /* answers with 413 or 503 */
 unsigned exchange_tell_room(const struct exchange *exchange, char *text, size_t room);
 
-/* Between these, JSON that this thread makes is lent to the exchange, as far as that goes: what went beyond
- * (exchange_lacks_room) must not be kept. */
+/* Between these two calls, JSON that this thread allocates is borrowed for the exchange, and allocations beyond the
+ * budget still succeed. If exchange_lacks_room is then true, the JSON must not be kept. */
 void exchange_open_account(struct exchange *exchange);
-bool exchange_lend_until_end(void *exchange, size_t bytes); /* until the account is closed; as work_watch has it */
+/* Like exchange_lend, but released when the account is closed. Has the type that work_watch takes. */
+bool exchange_lend_until_end(void *exchange, size_t bytes);
 void exchange_close_account(struct exchange *exchange);
 
-/* Freeing it takes long: do not do so on a thread that others wait for. */
+/* Whether freeing it takes long: then do not free it on a thread that other requests wait for. */
 bool exchange_is_large(const struct exchange *exchange);
 
-/* Memory that an answer holds until it is sent, which all requests share; false: there is none left. */
+/* Reserves memory for an answer until it is sent. All requests share one limit; false: it is reached. */
 bool exchange_reserve(struct exchange *exchange, uint64_t bytes);
 
-/* An error in the shape of the API that was called; in a stream that has begun, as its last piece. One without memory
- * needs none itself. */
+/* Answers with an error in the format of the API that was called, or appends it to a stream that has begun and ends the
+ * stream. Reporting a lack of memory allocates nothing. */
 void exchange_fail(struct exchange *exchange, unsigned status, const char *message);
-void exchange_fail_as(struct exchange *exchange, unsigned status, const char *code, const char *message); /* OpenAI's */
-void exchange_fail_for_memory(struct exchange *exchange);                                                 /* 503 */
+void exchange_fail_for_memory(struct exchange *exchange); /* with status 503 */
 void exchange_fail_with(struct exchange *exchange, const hypura_error *error);
+/* code: "code" in the format of OpenAI, which the other APIs lack. */
+void exchange_fail_as(struct exchange *exchange, unsigned status, const char *code, const char *message);
 unsigned status_of_error(const hypura_error *error);
 
-/* An answer in pieces. exchange_write begins it. It returns false if nobody listens any more, or if memory was short:
- * then the client is told. */
+/* A streamed answer, begun by the first exchange_write. Returns false if the client has left, or if memory ran short;
+ * in the second case it has sent the error. */
 bool exchange_write(struct exchange *exchange, const char *type, const char *text, size_t size);
 bool exchange_write_line(struct exchange *exchange, json_t *json); /* NDJSON; takes the reference */
-/* A server-sent event; event may be NULL. Takes the reference. */
+/* Writes a server-sent event; event may be NULL. Takes the reference. */
 bool exchange_write_event(struct exchange *exchange, const char *event, json_t *json);
 void exchange_end(struct exchange *exchange);
 
-/* False once the client has closed its end. */
+/* False once the client has closed the connection. */
 bool exchange_alive(struct exchange *exchange);
-bool exchange_is_awaited(
-    struct exchange *exchange); /* and the server is not stopping: anything that takes long checks this */
-bool exchange_begun(struct exchange *exchange);     /* some of the answer was given */
-size_t exchange_backlog(struct exchange *exchange); /* bytes that wait to be sent */
+bool exchange_is_awaited(struct exchange *exchange); /* alive, and the server is not ending: long work checks this */
+bool exchange_begun(struct exchange *exchange);      /* part of the answer was given */
+size_t exchange_backlog(struct exchange *exchange);  /* bytes written but not sent */
 
 #endif

@@ -15,20 +15,19 @@
 
 #define PIECE ((size_t)64 << 10)
 #define MOST_EVENTS 256
-#define MOST_TURNS 8 /* of one connection before the others have theirs */
-#define LINGER_NANOSECONDS                                                                                             \
-    ((uint64_t)1000000000) /* that a client has to see an answer whose request it still sends                          \
-                            */
-#define STALL_NANOSECONDS ((uint64_t)60 * 1000000000) /* that a client may leave an answer unread */
+#define MOST_TURNS 8 /* of one connection before the others get a turn */
+/* How long a client that is still sending its request has to read the answer. */
+#define LINGER_NANOSECONDS ((uint64_t)1000000000)
+#define STALL_NANOSECONDS ((uint64_t)60 * 1000000000) /* for which a client may leave an answer unread */
 #define END_NANOSECONDS ((uint64_t)300000000)
 #define TICK_MILLISECONDS 250
 
-/* One end of what is between a client and the library. */
+/* The guard's connection to a client, or to the library. */
 struct side {
     struct guarded *owner;
     int file; /* -1: closed */
     unsigned wanted;
-    struct buffer out; /* to be sent there */
+    struct buffer out; /* still to be sent to it */
     size_t sent;
 };
 
@@ -38,12 +37,12 @@ struct guarded {
     struct side client, server;
     int inner; /* the library's end, for guard_find */
     struct wire wire;
-    bool client_ended; /* sends nothing any more */
-    bool told_server;  /* that */
+    bool client_ended; /* the client has closed its half */
+    bool told_server;  /* passed that on to the library */
     bool lingering, over;
-    uint64_t since; /* when something was sent to the client, or since it lingers */
+    uint64_t since; /* time of the last bytes sent, or since when it lingers */
     atomic_uint references;
-    atomic_uint refused; /* the number of the request; status and reason are set before */
+    atomic_uint refused; /* the number of the request; set after status and reason */
     unsigned status;
     const char *reason;
 };
@@ -51,18 +50,18 @@ struct guarded {
 struct guard {
     struct poller *poller;
     pthread_t thread;
-    pthread_mutex_t mutex; /* the list, which only the thread changes */
+    pthread_mutex_t mutex; /* protects the list, which only the guard's thread changes */
     struct guarded *first;
-    struct guarded *over; /* to be freed when the events in hand are done */
+    struct guarded *over; /* to be freed after the current events */
     int listening;        /* -1: closed */
-    bool paused;          /* as many as may be */
+    bool paused;          /* accepts none for now */
     int wake[2];
     uint32_t most;
     atomic_uint count;
     atomic_bool no_more, stop;
     bool (*add)(void *context, int inner);
     void *context;
-    struct guarded *spare; /* for when there is no memory for another one; or NULL */
+    struct guarded *spare; /* used when an allocation fails; or NULL */
     uint64_t ticked;
     char piece[PIECE];
 };
@@ -75,7 +74,7 @@ static char listening_mark, wake_mark;
 static void wake_up(struct guard *guard)
 {
     ssize_t ignored = write(guard->wake[1], "", 1);
-    (void)ignored; /* it is full: the thread wakes up anyway */
+    (void)ignored; /* a full pipe wakes the thread as well */
 }
 
 void guard_release(struct guarded *guarded)
@@ -98,7 +97,7 @@ struct guarded *guard_find(struct guard *guard, int inner)
     while (found && found->inner != inner)
         found = found->next;
     if (found) {
-        found->inner = -1; /* the number may be another one's before this one is gone */
+        found->inner = -1; /* the descriptor may be reused before this connection is freed */
         atomic_fetch_add(&found->references, 1);
     }
     pthread_mutex_unlock(&guard->mutex);
@@ -125,7 +124,7 @@ static void close_side(struct guard *guard, struct side *side)
     side->sent = 0;
 }
 
-/* Its memory stays until the events in hand are done. */
+/* The memory stays until the current events are done, as they may point to it. */
 static void end(struct guarded *guarded)
 {
     struct guard *guard = guarded->guard;
@@ -152,7 +151,7 @@ static void prepare(int file)
 #endif
 }
 
-/* Where memory is wanting before there is a request: what can be said without any, before anything else was said. */
+/* Answers 503 without allocating, if memory runs short before a request is complete. */
 static void turn_away(struct guarded *guarded)
 {
     static const char words[] = "{\"error\":\"server busy, please try again.  out of memory\"}";
@@ -169,7 +168,7 @@ static void turn_away(struct guarded *guarded)
     guarded->since = clock_nanoseconds();
 }
 
-/* One is kept for when there is no memory for another. */
+/* Keeps a spare one for the case that an allocation fails. */
 static struct guarded *make_guarded(struct guard *guard)
 {
     struct guarded *guarded = NULL;
@@ -182,7 +181,7 @@ static struct guarded *make_guarded(struct guard *guard)
     return guarded;
 }
 
-/* Takes the client's socket. */
+/* Takes ownership of the client's socket. */
 static void begin(struct guard *guard, int client)
 {
     int ends[2];
@@ -223,10 +222,10 @@ static void begin(struct guard *guard, int client)
     }
 }
 
-/* ---- both ways ------------------------------------------------------------------------------------------------------
+/* ---- forwarding ----------------------------------------------------------------------------------------------------
  */
 
-/* As much of what waits as goes; false: the other side is gone. */
+/* Sends as much as the socket takes. False: the other side is gone. */
 static bool flush(struct guarded *guarded, struct side *side)
 {
     while (side->sent < side->out.size) {
@@ -252,7 +251,7 @@ static bool waits(const struct side *side)
 
 #define NOTHING_NOW ((ssize_t)PIECE + 1)
 
-/* Bytes into the guard's piece; 0 at the end, -1 where it ended badly. */
+/* Reads into the guard's piece. Returns the number of bytes, NOTHING_NOW, 0 at the end, or -1 after an error. */
 static ssize_t take(struct guard *guard, int file)
 {
     ssize_t got;
@@ -262,7 +261,7 @@ static ssize_t take(struct guard *guard, int file)
     return got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK) ? NOTHING_NOW : got;
 }
 
-/* The request that is refused is known before its bytes are read by anybody. */
+/* Called before the rewritten request is flushed, so that guard_refuses reports it before the library reads it. */
 static void note_refusal(struct guarded *guarded)
 {
     const struct wire *wire = &guarded->wire;
@@ -273,7 +272,7 @@ static void note_refusal(struct guarded *guarded)
     atomic_store(&guarded->refused, wire->requests);
 }
 
-/* From the client to the library. False: it is over. */
+/* From the client to the library. False: the connection is over. */
 static bool pass_requests(struct guarded *guarded)
 {
     struct guard *guard = guarded->guard;
@@ -292,7 +291,7 @@ static bool pass_requests(struct guarded *guarded)
             return true;
         }
         note_refusal(guarded);
-        flush(guarded, server); /* an end shows when it is read from */
+        flush(guarded, server); /* if it is closed, reading from it reports that */
     }
     if (guarded->client_ended && server->file >= 0 && !waits(server) && !guarded->told_server) {
         shutdown(server->file, SHUT_WR);
@@ -301,7 +300,7 @@ static bool pass_requests(struct guarded *guarded)
     return true;
 }
 
-/* From the library to the client. False: it is over. */
+/* From the library to the client. False: the connection is over. */
 static bool pass_answers(struct guarded *guarded)
 {
     struct guard *guard = guarded->guard;
@@ -314,7 +313,7 @@ static bool pass_answers(struct guarded *guarded)
             close_side(guard, server);
             break;
         }
-        /* Most clients take it at once, which needs no memory. */
+        /* Most clients take the piece at once; then no memory is needed. */
         ssize_t sent = send(client->file, guard->piece, (size_t)got, 0);
         sent = MAX(sent, (ssize_t)0);
         if (sent < got)
@@ -325,15 +324,14 @@ static bool pass_answers(struct guarded *guarded)
     }
     if (server->file >= 0 || waits(client) || guarded->lingering)
         return true;
-    /* Closed at once with bytes unread, the client's system would throw the answer away. */
+    /* If the socket were closed with bytes unread, the client's system would discard the answer. */
     shutdown(client->file, SHUT_WR);
     guarded->lingering = true;
     guarded->since = clock_nanoseconds();
     return true;
 }
 
-/* The library has closed its end while the client is slow: the rest, which is no more than a socket holds, waits here.
- */
+/* The library has closed its end before a slow client took the answer: buffers the rest, which a socket can hold. */
 static void take_rest(struct guarded *guarded)
 {
     struct side *client = &guarded->client;
@@ -447,7 +445,7 @@ static void handle(struct guard *guard, const struct poller_event *event)
             return;
         if (side == &guarded->server && (event->ready & POLLER_ENDED) && !(side->wanted & POLLER_READ))
             take_rest(guarded);
-        /* One that is broken while nothing is wanted of it would be told again and again. */
+        /* The poller would report a broken socket that is not read again and again, so end it now. */
         bool broken = side == &guarded->client && (event->ready & POLLER_ENDED) && !(side->wanted & POLLER_READ);
         if (broken)
             end(guarded);
@@ -531,7 +529,7 @@ hypura_status guard_start(struct guard **out, int listening, uint32_t most, bool
     guard->context = context;
     status = poller_create(&guard->poller, error);
     if (!status && pipe(guard->wake))
-        status = error_set_errno(error, errno, "cannot make a pipe");
+        status = error_set_errno(error, errno, "cannot create a pipe");
     if (!status) {
         prepare(guard->wake[0]);
         prepare(guard->wake[1]);
@@ -541,7 +539,7 @@ hypura_status guard_start(struct guard **out, int listening, uint32_t most, bool
             status = error_set(error, HYPURA_ERROR_MEMORY, "no memory for connections");
     }
     guard->listening = status ? -1 : listening;
-    *out = guard; /* before anybody asks for a connection */
+    *out = guard; /* before add can call guard_find */
     int failed = status ? 0 : pthread_create(&guard->thread, NULL, run, guard);
     if (failed) {
         guard->listening = -1;

@@ -1,4 +1,4 @@
-/* HTTP by libmicrohttpd: connections, limits, keys, origins, and the exchanges. */
+/* HTTP with libmicrohttpd: connections, limits, keys, origins, and exchanges. */
 #include "server/http_private.h"
 #include "server/loaded.h"
 #include "server/worker.h"
@@ -18,12 +18,12 @@
 #include <time.h>
 #include <unistd.h>
 
-#define CONNECTION_MEMORY (48 * 1024)                  /* headers and buffers of one; taken as it is touched */
-#define IDLE_SECONDS 60                                /* that a connection may stay silent */
-#define DISCARD_LIMIT ((uint64_t)1 << 30)              /* of a body that is refused: read, so that the answer is seen */
-#define LIVELY_BYTES ((uint64_t)1 << 20)               /* of a body of any size: each may take as long as a request */
-#define OTHER_FILES 256                                /* that are open besides connections */
-#define GRACE_NANOSECONDS ((uint64_t)10 * 1000000000u) /* of answers in work when the server stops */
+#define CONNECTION_MEMORY (48 * 1024)     /* headers and buffers of one connection; becomes resident as it is touched */
+#define IDLE_SECONDS 60                   /* after which a silent connection is closed */
+#define DISCARD_LIMIT ((uint64_t)1 << 30) /* bytes read of a refused body, so that the client gets to the answer */
+#define LIVELY_BYTES ((uint64_t)1 << 20)  /* of an upload: each part of this size has request_seconds to arrive */
+#define OTHER_FILES 256                   /* open files besides connections */
+#define GRACE_NANOSECONDS ((uint64_t)10 * 1000000000u) /* for running answers when the server stops */
 
 static volatile sig_atomic_t stop_requests;
 
@@ -48,7 +48,7 @@ static void refuse(struct exchange *exchange, unsigned status, const char *messa
     }
 }
 
-/* Takes the same time wherever the two differ. */
+/* Takes the same time wherever the two differ, so that timing does not reveal the key. */
 static bool same_key(const char *given, const char *key)
 {
     size_t length = strlen(key), given_length = strlen(given);
@@ -72,9 +72,10 @@ static bool ends_with(const char *text, const char *ending)
     return length > size && strcasecmp(text + length - size, ending) == 0;
 }
 
-/* A page of another site can make a browser send requests to a loopback address under that site's own name. Its name
- * then stands in Host, which a browser does not let it forge. Names that no site can have are harmless: containers say
- * host.docker.internal for the machine that they run on. Of ".local" anything in the same network may be. */
+/* Guards against DNS rebinding: a web site can point its own name at a loopback address and make a browser send
+ * requests there. The Host header then holds that name, which a browser does not let a page forge. Names that no public
+ * site can have are safe: containers use host.docker.internal for the machine they run on. Other names in ".local" may
+ * belong to any machine of the network. */
 static bool is_local_name(const char *host)
 {
     char name[256], own[256] = "";
@@ -92,7 +93,7 @@ static bool is_local_name(const char *host)
            mine || name[0] == '[' || inet_pton(AF_INET, name, &address) == 1;
 }
 
-/* With or without the port that a proxy may have put behind the name. */
+/* Compares with and without the port that a proxy may have appended. */
 static bool is_allowed_name(const char *host, const struct server_options *options)
 {
     const char *colon = strchr(host, ':');
@@ -122,10 +123,11 @@ static void check_origin(struct exchange *exchange, const struct server_options 
     if (allowed && strlen(origin) < sizeof exchange->origin)
         strcpy(exchange->origin, origin);
     else if (!same)
-        refuse(exchange, 403, "pages of this origin may not call; hypura serve --cors ORIGIN lets them");
+        refuse(exchange, 403,
+               "web pages of this origin may not call this server: hypura serve --cors ORIGIN allows them");
 }
 
-/* "/api/tags/" is "/api/tags", and a client that thinks of this server as a proxy names it before the path. */
+/* Drops a final slash, and the "http://HOST" that clients put before the path when they talk to a proxy. */
 static hypura_status set_path(struct exchange *exchange, const char *path)
 {
     const char *authority = strncmp(path, "http://", 7) == 0 ? path + 7 : NULL;
@@ -165,7 +167,7 @@ static void find_route(struct exchange *exchange, const char *method)
         refuse(exchange, 405, "405 method not allowed");
 }
 
-/* What the guard let through only for the answer. */
+/* Refuses a request that the guard passed on only so that it gets an answer. */
 static void check_guard(struct exchange *exchange)
 {
     unsigned status;
@@ -199,7 +201,7 @@ static void check(struct exchange *exchange, const char *method)
     find_route(exchange, method);
     if (options->api_key && !(exchange->route && exchange->route->open) && !has_key(exchange, options->api_key)) {
         exchange->refusal = 401;
-        exchange->refusal_message = "unauthorized: a key is needed, as in \"Authorization: Bearer KEY\"";
+        exchange->refusal_message = "unauthorized: send the API key, as in \"Authorization: Bearer KEY\"";
     }
     const char *length = header(exchange, "Content-Length");
     bool any_size = exchange->route && exchange->route->take;
@@ -218,7 +220,7 @@ static struct exchange *start_exchange(struct http *http, struct MHD_Connection 
     struct exchange *exchange;
     const union MHD_ConnectionInfo *info = mhd.get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
     struct connection *place = info ? info->socket_context : NULL;
-    /* Counted whatever comes: the guard does so. Without a place there was no memory for it. */
+    /* Counts every request, as the guard does, even one that fails below. place is NULL if memory was short. */
     unsigned number = place ? ++place->requests : 0;
     if (!place || ALLOCATE(&exchange, 1, "request", NULL))
         return NULL;
@@ -253,7 +255,7 @@ static void set_waiting(struct http *http, struct connection *place, uint64_t si
     pthread_mutex_unlock(&http->mutex);
 }
 
-/* One that may be large need not be here in time, but must go on. */
+/* An upload may take longer than request_seconds as long as it goes on. */
 static void take_on_the_way(struct exchange *exchange, const char *data, size_t size)
 {
     if (exchange->taken / LIVELY_BYTES != (exchange->taken + size) / LIVELY_BYTES)
@@ -289,7 +291,7 @@ static void take_body(struct exchange *exchange, const char *data, size_t size)
     if (exchange->body.failed)
         refuse(exchange, 503, "server busy, please try again.  out of memory");
     else
-        atomic_fetch_add(&http->body_bytes, size); /* what the exchange gives back at its end */
+        atomic_fetch_add(&http->body_bytes, size); /* subtracted when the exchange is freed */
 }
 
 static void handle_body(struct desk_task *task)
@@ -301,7 +303,7 @@ static void handle_body(struct desk_task *task)
         exchange->route->handle(exchange);
     else
         exchange_fail(exchange, 503, "the server is shutting down");
-    memory_set_account(NULL); /* the exchange is a job's now, perhaps */
+    memory_set_account(NULL); /* a job may own the exchange now */
     exchange_release(exchange);
 }
 
@@ -325,7 +327,7 @@ static void answer(struct http *http, struct exchange *exchange)
     }
 }
 
-/* The client sends its body when it is told to. */
+/* Whether the client waits for "100 Continue" before it sends the body. */
 static bool holds_body_back(struct exchange *exchange)
 {
     const char *expected = header(exchange, "Expect");
@@ -353,7 +355,7 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *connecti
         return exchange->discarded > DISCARD_LIMIT ? MHD_NO : MHD_YES;
     }
     if (!exchange->handled) {
-        check_guard(exchange); /* of its body */
+        check_guard(exchange); /* the body may be malformed */
         answer(http, exchange);
     }
     return exchange_deliver(exchange);
@@ -414,15 +416,15 @@ static void on_connection(void *context, struct MHD_Connection *connection, void
     *state = NULL;
 }
 
-/* The client has closed its half, so that no request will come any more. */
+/* Whether the client has closed its half of the connection, so that no further request can come. */
 static bool has_left(int socket)
 {
     char byte;
     return recv(socket, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
 }
 
-/* A request that trickles in is never idle; this ends it all the same. And libmicrohttpd keeps a connection whose
- * client has closed its half after an answer until it has been idle for long. */
+/* Closes connections that libmicrohttpd's idle limit misses or ends late: a request that trickles in is never idle, and
+ * a connection whose client has closed its half stays until it has been idle for IDLE_SECONDS. */
 static void end_slow_requests(struct http *http)
 {
     uint64_t now = clock_nanoseconds(), most = (uint64_t)http->server.options.request_seconds * 1000000000u;
@@ -448,7 +450,7 @@ static hypura_status resolve(const struct server_options *options, struct sockad
     snprintf(port, sizeof port, "%u", options->port);
     int failed = getaddrinfo(options->host, port, &hints, &found);
     if (failed)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "the host \"%s\" is not known: %s", options->host,
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "cannot resolve the host \"%s\": %s", options->host,
                          gai_strerror(failed));
     memcpy(address, found->ai_addr, found->ai_addrlen);
     *size = found->ai_addrlen;
@@ -469,12 +471,12 @@ static hypura_status open_socket(const struct server_options *options, int *out,
         return status;
     if (!*loopback && !options->api_key && !options->allow_remote)
         return error_set(error, HYPURA_ERROR_ARGUMENT,
-                         "%s can be reached from other machines: give --api-key KEY, or --allow-remote if anybody may "
-                         "use it",
+                         "other machines can reach %s: give --api-key KEY, or --allow-remote to let anybody use the "
+                         "server",
                          options->host);
     int one = 1, fd = socket(address.ss_family, SOCK_STREAM, 0);
     if (fd < 0)
-        return error_set_errno(error, errno, "cannot make a socket");
+        return error_set_errno(error, errno, "cannot create a socket");
     fcntl(fd, F_SETFD, FD_CLOEXEC);
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
     if (bind(fd, (struct sockaddr *)&address, size) || listen(fd, 1024)) {
@@ -483,7 +485,7 @@ static hypura_status open_socket(const struct server_options *options, int *out,
         error_set_errno(error, number, "cannot listen on %s port %u", options->host, options->port);
         if (number == EADDRINUSE) /* most often by Ollama */
             error_set(error, HYPURA_ERROR_IO,
-                      "another server listens on %s port %u already: stop it, or choose another port (--port)",
+                      "another server already listens on %s port %u: stop it, or choose another port (--port)",
                       options->host, options->port);
         return error->status;
     }
@@ -500,8 +502,8 @@ static uint16_t port_of(int fd)
                                               : ((struct sockaddr_in6 *)&address)->sin6_port);
 }
 
-/* Each connection is three files: the client's socket, and the two between the guard and the library. How many
- * connections there are files for. */
+/* Raises the limit of open files and returns how many connections it allows. Each takes three files: the client's
+ * socket, and a pair between the guard and libmicrohttpd. */
 static uint32_t allow_files(uint32_t connections)
 {
     struct rlimit limit;
@@ -518,7 +520,7 @@ static uint32_t allow_files(uint32_t connections)
     return limit.rlim_cur > OTHER_FILES ? (uint32_t)MAX((limit.rlim_cur - OTHER_FILES) / 3, (rlim_t)1) : 1;
 }
 
-/* The guard's end of a connection is taken. */
+/* Passes libmicrohttpd's end of a connection to it. */
 static bool add_connection(void *context, int inner)
 {
     struct http *http = context;
@@ -572,7 +574,7 @@ hypura_status server_run(const struct server_options *options, void (*ready)(voi
         server_log_to(options->log);
     }
     signal(SIGPIPE, SIG_IGN);
-    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error of the write */
+    signal(SIGXFSZ, SIG_IGN); /* so that exceeding a file size limit is an error of write() */
     uint32_t connections = allow_files(options->connections);
     status = mhd_load(error);
     if (!status)
@@ -593,7 +595,7 @@ hypura_status server_run(const struct server_options *options, void (*ready)(voi
             (size_t)CONNECTION_MEMORY, MHD_OPTION_NOTIFY_COMPLETED, on_completed, http, MHD_OPTION_NOTIFY_CONNECTION,
             on_connection, http, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
         if (!http->daemon)
-            status = error_set(error, HYPURA_ERROR_IO, "the HTTP server does not start");
+            status = error_set(error, HYPURA_ERROR_IO, "cannot start the HTTP server");
     }
     uint16_t port = listening >= 0 ? port_of(listening) : 0;
     if (!status)
@@ -609,7 +611,7 @@ hypura_status server_run(const struct server_options *options, void (*ready)(voi
         close(listening);
     }
     atomic_store(&server->stopping, true);
-    /* The worker ends its answers before the connections that carry them go. */
+    /* The worker must end its answers before the connections are closed. */
     worker_stop(server->worker);
     while (server->desk && !desk_is_idle(server->desk))
         nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);

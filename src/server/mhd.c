@@ -31,12 +31,12 @@ hypura_status mhd_load(hypura_error *error)
     for (size_t i = 0; !library && i < COUNT_OF(names); i++)
         library = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
     if (!library)
-        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "libmicrohttpd is not installed, which the server needs");
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "the server needs libmicrohttpd, which is not installed");
     for (size_t i = 0; i < COUNT_OF(symbols); i++) {
         void *symbol = dlsym(library, symbols[i].name);
         if (!symbol)
-            return error_set(error, HYPURA_ERROR_UNSUPPORTED, "the libmicrohttpd that is installed has no %s",
-                             symbols[i].name);
+            return error_set(error, HYPURA_ERROR_UNSUPPORTED,
+                             "the installed libmicrohttpd has no %s: install a newer one", symbols[i].name);
         memcpy(symbols[i].pointer, &symbol, sizeof symbol);
     }
     return HYPURA_OK;

@@ -1,5 +1,5 @@
-/* libmicrohttpd, loaded when a server starts: the other commands do not carry it and the TLS libraries that it draws
- * in, three MiB of every budget. */
+/* libmicrohttpd, loaded when a server starts. Linking it would add three MiB, with its TLS libraries, to the memory of
+ * every command. */
 #ifndef HYPURA_SERVER_MHD_H
 #define HYPURA_SERVER_MHD_H
 

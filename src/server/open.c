@@ -1,11 +1,11 @@
-/* What answers, without what carries requests to it. */
+/* Opens and closes a server without its HTTP side, as endpoint.c needs it too. */
 #include "server/loaded.h"
 #include "server/server_private.h"
 #include "server/worker.h"
 
-#define GIVE_BACK_BYTES ((unsigned long long)4 << 20) /* the C library keeps what is freed for later */
+#define GIVE_BACK_BYTES ((unsigned long long)4 << 20) /* freed by requests; the C library keeps freed memory */
 
-static atomic_uint_fast64_t asked_budget; /* 0: nothing was asked */
+static atomic_uint_fast64_t asked_budget; /* 0: no change requested */
 
 void server_set_budget(uint64_t bytes)
 {

@@ -22,7 +22,7 @@ hypura_status poller_create(struct poller **out, hypura_error *error)
     poller->file = epoll_create1(EPOLL_CLOEXEC);
     if (poller->file < 0) {
         memory_free(poller);
-        return error_set(error, HYPURA_ERROR_IO, "the system gives no epoll for connections");
+        return error_set(error, HYPURA_ERROR_IO, "cannot create an epoll instance for connections");
     }
     *out = poller;
     return HYPURA_OK;
@@ -78,7 +78,7 @@ size_t poller_wait(struct poller *poller, struct poller_event *events, size_t ro
 struct poller {
     struct pollfd *files;
     void **whats;
-    size_t count, next; /* where the search for ready ones goes on: nobody is left out */
+    size_t count, next; /* next: where the search for ready sockets starts, so that none starves */
 };
 
 hypura_status poller_create(struct poller **out, hypura_error *error)

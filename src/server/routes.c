@@ -1,4 +1,4 @@
-/* What answers to which path. */
+/* The handlers by method and path. */
 #include "server/server_private.h"
 
 const struct route routes[] = {

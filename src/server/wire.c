@@ -3,7 +3,7 @@
 #include <string.h>
 #include <strings.h>
 
-#define CHUNK_LINE_LIMIT ((size_t)1024) /* of a chunk's size and extensions */
+#define CHUNK_LINE_LIMIT ((size_t)1024) /* for a chunk's size and extensions */
 #define TRAILER_LIMIT ((size_t)8192)
 #define LENGTH_DIGITS 18
 #define CHUNK_DIGITS 15
@@ -17,7 +17,7 @@ static bool is_token(unsigned char c)
            (c && strchr("!#$%&'*+-.^_`|~", c));
 }
 
-/* Of a header's value: no control character but a tab. */
+/* In a header's value: no control character except a tab. */
 static bool is_text(unsigned char c)
 {
     return c == '\t' || (c >= ' ' && c != 127);
@@ -54,14 +54,14 @@ struct head {
     bool old; /* HTTP/1.0 */
 };
 
-/* "Name: value" of a line without its end, into out. NULL, or why it is none. */
+/* Reads "Name: value" from a line without its CR LF, and appends it to out. Returns NULL, or why it is malformed. */
 static const char *read_field(const char *line, size_t size, struct head *head, struct buffer *out)
 {
     size_t name = count_token(line, size), start = name + 1;
     if (is_blank(line[0]))
-        return "a line of the request's header is folded";
+        return "a line of the request's header is folded onto the next";
     if (name == 0 || name == size || line[name] != ':')
-        return "a line of the request's header has no name and colon";
+        return "a line of the request's header does not begin with a name and a colon";
     while (start < size && is_blank(line[start]))
         start++;
     while (size > start && is_blank(line[size - 1]))
@@ -69,7 +69,7 @@ static const char *read_field(const char *line, size_t size, struct head *head, 
     const char *value = line + start;
     size_t length = size - start;
     if (!all_text(value, length))
-        return "a line of the request's header holds a control character";
+        return "a line of the request's header contains a control character";
     if (name == 4 && strncasecmp(line, "Host", 4) == 0)
         head->hosts++;
     if (name == 14 && strncasecmp(line, "Content-Length", 14) == 0) {
@@ -77,11 +77,11 @@ static const char *read_field(const char *line, size_t size, struct head *head, 
         head->length = 0;
         for (size_t i = 0; i < length; i++) {
             if (value[i] < '0' || value[i] > '9' || length > LENGTH_DIGITS)
-                return "Content-Length is no number";
+                return "Content-Length is not a number";
             head->length = head->length * 10 + (uint64_t)(value[i] - '0');
         }
         if (length == 0)
-            return "Content-Length is no number";
+            return "Content-Length is not a number";
     }
     if (name == 17 && strncasecmp(line, "Transfer-Encoding", 17) == 0) {
         head->codings++;
@@ -95,7 +95,7 @@ static const char *read_field(const char *line, size_t size, struct head *head, 
     return NULL;
 }
 
-/* "METHOD TARGET HTTP/1.1" without its end. *target and its size are set once it is known to be one. */
+/* Reads "METHOD TARGET HTTP/1.1" without its CR LF. Sets *target and *target_size only if the line is valid. */
 static const char *read_request_line(const char *line, size_t size, struct head *head, const char **target,
                                      size_t *target_size)
 {
@@ -129,16 +129,16 @@ static const char *read_head(const char *lines, size_t size, struct head *head, 
             return reason;
     }
     if (head->lengths + head->codings > 1)
-        return "the request says twice where its body ends";
+        return "the request states the length of its body more than once";
     if (head->codings && head->old)
-        return "a request of HTTP/1.0 has no Transfer-Encoding";
+        return "an HTTP/1.0 request cannot have Transfer-Encoding";
     if (head->hosts > 1 || (head->hosts == 0 && !head->old))
-        return "the request has no Host header, or several";
+        return "the request has no Host header, or more than one";
     buffer_append(out, "\r\n", 2);
     return NULL;
 }
 
-/* ---- the machine ----------------------------------------------------------------------------------------------------
+/* ---- the state machine ---------------------------------------------------------------------------------------------
  */
 
 static void refuse(struct wire *wire, unsigned status, const char *reason)
@@ -149,7 +149,7 @@ static void refuse(struct wire *wire, unsigned status, const char *reason)
     buffer_free(&wire->lines);
 }
 
-/* Of a head: a request that carries the answer takes its place. */
+/* Replaces a malformed head with a request that carries the answer. */
 static void refuse_head(struct wire *wire, unsigned status, const char *reason, const char *target, size_t size,
                         struct buffer *out)
 {
@@ -174,7 +174,7 @@ static void end_head(struct wire *wire, struct buffer *out)
     const char *reason = read_head(wire->lines.data, wire->lines.size, &head, &target, &size, out);
     if (reason) {
         if (!out->failed)
-            out->size = before; /* nothing of it goes on */
+            out->size = before; /* drop what was written of it */
         refuse_head(wire, 400, reason, target, size, out);
         return;
     }
@@ -200,7 +200,7 @@ static void end_chunk_size(struct wire *wire, struct buffer *out)
         wire->left = wire->left * 16 + value;
     }
     if (digits == 0 || (digits < size && line[digits] != ';') || !all_text(line + digits, size - digits)) {
-        refuse_body(wire, "the size of a chunk is no number", out);
+        refuse_body(wire, "the size of a chunk is not a hexadecimal number", out);
         return;
     }
     wire->part = wire->left ? WIRE_CHUNK_DATA : WIRE_TRAILER;
@@ -208,7 +208,7 @@ static void end_chunk_size(struct wire *wire, struct buffer *out)
     buffer_free(&wire->lines);
 }
 
-/* What comes behind a body is checked and left out. */
+/* Checks a trailer line and drops it. */
 static void end_trailer(struct wire *wire, struct buffer *out)
 {
     struct head ignored = {0};
@@ -219,7 +219,7 @@ static void end_trailer(struct wire *wire, struct buffer *out)
     out->failed |= none.failed;
     buffer_free(&none);
     if (!reason && wire->trailers > TRAILER_LIMIT)
-        reason = "the lines behind the request's body are too long";
+        reason = "the trailer after the request's body is too long";
     if (reason) {
         refuse_body(wire, reason, out);
         return;
@@ -239,15 +239,15 @@ static void refuse_here(struct wire *wire, unsigned status, const char *reason, 
         refuse_body(wire, reason, out);
 }
 
-/* A byte of a line. */
+/* Takes one byte of a line. */
 static void take_line_byte(struct wire *wire, char c, struct buffer *out)
 {
     struct buffer *lines = &wire->lines;
     char last = lines->size ? lines->data[lines->size - 1] : 0;
     size_t limit = wire->part == WIRE_HEAD ? WIRE_HEAD_LIMIT : CHUNK_LINE_LIMIT;
     if (c == 0 || (c == '\n') != (last == '\r')) {
-        refuse_here(wire, 400, c ? "a line of the request does not end with CR and LF" : "the request holds a NUL",
-                    out);
+        refuse_here(wire, 400,
+                    c ? "a line of the request does not end with CR and LF" : "the request contains a NUL byte", out);
         return;
     }
     if (lines->size >= limit) {
@@ -260,7 +260,7 @@ static void take_line_byte(struct wire *wire, char c, struct buffer *out)
     bool empty = lines->size - wire->line == 2, first = wire->line == 0;
     wire->line = lines->size;
     if (wire->part == WIRE_HEAD && !(empty && !first)) {
-        if (empty) /* in front of a request: clients have sent such */
+        if (empty) /* RFC 9112, 2.2: ignore empty lines before a request */
             buffer_clear(lines);
         else
             return;
@@ -276,7 +276,7 @@ static void take_line_byte(struct wire *wire, char c, struct buffer *out)
         end_trailer(wire, out);
 }
 
-/* As much of a body as is here. */
+/* Takes as much of a body as has arrived. */
 static size_t take_data(struct wire *wire, const char *data, size_t size, struct buffer *out)
 {
     size_t taken = (size_t)MIN((uint64_t)size, wire->left);
@@ -294,11 +294,11 @@ static size_t take_data(struct wire *wire, const char *data, size_t size, struct
     return taken;
 }
 
-/* CR and LF behind a chunk. */
+/* The CR LF after a chunk. */
 static void take_chunk_end(struct wire *wire, char c, struct buffer *out)
 {
     if (c != (wire->left == 2 ? '\r' : '\n'))
-        refuse_body(wire, "a chunk is longer than it says", out);
+        refuse_body(wire, "a chunk is longer than its stated size", out);
     else if (--wire->left == 0)
         wire->part = WIRE_CHUNK_SIZE;
 }

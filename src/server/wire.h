@@ -1,5 +1,5 @@
-/* What a client sends over a connection, request after request, read to the letter (RFC 9112) and rewritten in one
- * form, so that nobody behind it can see other requests than a proxy in front does. */
+/* Parses what a client sends over a connection strictly by RFC 9112, and rewrites every request in one canonical form.
+ * So the library behind it cannot see other request boundaries than a proxy in front of it (request smuggling). */
 #ifndef HYPURA_SERVER_WIRE_H
 #define HYPURA_SERVER_WIRE_H
 
@@ -9,7 +9,7 @@
 
 enum wire_part {
     WIRE_HEAD,
-    WIRE_BODY, /* of a length that is known */
+    WIRE_BODY, /* of known length */
     WIRE_CHUNK_SIZE,
     WIRE_CHUNK_DATA,
     WIRE_CHUNK_END,
@@ -19,19 +19,19 @@ enum wire_part {
 
 struct wire {
     enum wire_part part;
-    struct buffer lines; /* those of a head, or the one of a chunk's size, as far as they are here */
-    size_t line;         /* where the last one begins */
-    uint64_t left;       /* bytes of the body or the chunk */
-    size_t trailers;     /* bytes of them */
-    unsigned requests;   /* that have begun */
+    struct buffer lines; /* the head's lines, or the line with a chunk's size, as far as received */
+    size_t line;         /* where the last of them begins */
+    uint64_t left;       /* bytes left of the body or the chunk */
+    size_t trailers;     /* their bytes so far */
+    unsigned requests;   /* begun so far */
 
-    /* WIRE_REFUSED: the request of this number (requests, from 1) is none. What was written of it is a whole request
-     * all the same, to carry the answer; nothing comes behind it. */
+    /* WIRE_REFUSED: request number `requests` (from 1) is malformed. A complete request was written in its place, to
+     * carry the answer; nothing is written after it. */
     unsigned status;
     const char *reason;
 };
 
-/* Takes all of it, and adds to out what to pass on. False: no memory. */
+/* Consumes all of data, and appends to out what to pass on. False: out of memory. */
 bool wire_take(struct wire *wire, const char *data, size_t size, struct buffer *out);
 void wire_free(struct wire *wire);
 

@@ -1,4 +1,4 @@
-/* Whether memory was short for what a thread makes for a request. */
+/* Tells whether an allocation failed while a thread worked on a request. */
 #include "server/exchange.h"
 
 static _Thread_local uint64_t failures_before;
