@@ -401,7 +401,7 @@ struct opened {
     double load_seconds;
 };
 
-/* nodes.c: finds nodes of memory before the store is opened, and uses them afterwards. */
+/* nodes.c: finds NUMA nodes before the store is opened, and uses them afterwards. */
 void nodes_find(struct opened *open, const struct engine_options *options);
 hypura_status nodes_use(struct opened *open, struct compute *compute, hypura_error *error);
 
@@ -438,7 +438,7 @@ struct batch {
     struct gpu_pass *passes[HARDWARE_MAX_GPUS]; /* by device; NULL: unused */
     struct trace_writer *trace;
     struct share *share;              /* experts on other hosts (cluster/share.h); NULL: none */
-    const struct engine_watch *watch; /* NULL: nobody */
+    const struct engine_watch *watch; /* NULL: none */
 
     const struct engine_batch *asked;
     size_t rows;

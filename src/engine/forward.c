@@ -56,7 +56,8 @@ static hypura_status read_batch(struct batch *batch, const struct engine_batch *
             return error_set(error, HYPURA_ERROR_ARGUMENT, "token %d is not one of the %u of the vocabulary",
                              asked->tokens[r], vocabulary);
         if (sequence >= batch->kv.sequences)
-            return error_set(error, HYPURA_ERROR_ARGUMENT, "sequence %u; there are %u", sequence, batch->kv.sequences);
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "no sequence %u: there are %u", sequence,
+                             batch->kv.sequences);
         struct span *span = batch->span_count ? &s->spans[batch->span_count - 1] : NULL;
         if (!span || span->sequence != sequence) {
             for (uint32_t i = 0; i < batch->span_count; i++)
@@ -155,8 +156,7 @@ static hypura_status run_batch(struct batch *batch, const struct engine_batch *a
 {
     struct scratch *s = &batch->scratch;
     if (atomic_load(&batch->lost))
-        return error_set(error, HYPURA_ERROR_DEVICE,
-                         "the GPU was lost in an earlier request; the model has to be opened again");
+        return error_set(error, HYPURA_ERROR_DEVICE, "the GPU was lost in an earlier request; open the model again");
     if (batch->share)
         TRY(cluster_check(batch->share->cluster, error));
     if (batch->share && batch->watch)
@@ -180,7 +180,7 @@ static hypura_status run_batch(struct batch *batch, const struct engine_batch *a
         kv_cache_own(&batch->kv, sequence, held, held + s->spans[i].rows);
     }
     if (!kv_cache_take_room(&batch->kv, s->spans, batch->span_count))
-        return error_set(error, HYPURA_ERROR_MEMORY, "the sequences together have room for %" PRIu64 " positions only",
+        return error_set(error, HYPURA_ERROR_MEMORY, "all sequences together have room for only %" PRIu64 " positions",
                          batch->kv.room);
     narrow_begin(batch);
     gpu_pass_begin(batch);

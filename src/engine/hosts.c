@@ -1,4 +1,4 @@
-/* Several hosts that need not be there: what each could hold, and what they would do together. */
+/* Plans for several hosts, which need not exist: what each would hold, and how fast they would be together. */
 #include "engine/cluster/part.h"
 
 #include <stdio.h>
@@ -8,10 +8,10 @@ struct hosts_work {
     struct steps *steps;
     struct adapters *adapters;
     struct geometry geometry;
-    uint8_t *elsewhere; /* [unit_count] of a host with experts only */
+    uint8_t *elsewhere; /* [unit_count] the units that a host with experts only leaves out */
 };
 
-/* What a host has room for, as it would plan it itself; of one other than the first, with experts alone. */
+/* Finds what a host has room for, as that host would plan it. Hosts other than the first hold only experts. */
 static hypura_status describe(struct plan_host *out, struct plan **plan, struct plan_request *request,
                               struct hosts_work *work, const struct engine_host *host, bool first,
                               const struct engine_options *asked, hypura_error *error)

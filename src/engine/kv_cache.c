@@ -1,7 +1,5 @@
 #include "engine/engine_private.h"
 
-/* What a layer keeps of a sequence: states, or heads of keys and values of each position, or nothing, where it reads
- * another layer's. */
 static void add_plane(struct kv_layer *out, uint32_t plane, size_t width, uint32_t every, enum tensor_type type,
                       uint32_t positions)
 {
@@ -12,6 +10,8 @@ static void add_plane(struct kv_layer *out, uint32_t plane, size_t width, uint32
                           .rows = align_up(((uint64_t)positions + every - 1) / every, ATTENTION_BLOCK)};
 }
 
+/* Finds what a layer keeps per sequence: states, heads of keys and values per position, or nothing if it reads another
+ * layer's. */
 static void layer_shape(struct kv_layer *out, const struct geometry *geometry, uint32_t number, enum tensor_type type,
                         uint32_t positions)
 {
@@ -48,7 +48,7 @@ static void layer_shape(struct kv_layer *out, const struct geometry *geometry, u
     out->capacity = out->ring;
     if (out->every)
         out->capacity += (size_t)align_up(((uint64_t)positions + out->every - 1) / out->every, ATTENTION_BLOCK);
-    /* Head by head, so that attention, which takes the positions of one head, reads memory in order. */
+    /* Rows are stored head by head, because attention reads all positions of one head in order. */
     out->key_position_bytes = attention_row_bytes(type, out->key_size);
     out->value_position_bytes = attention_row_bytes(type, out->value_size);
     out->key_head_bytes = out->capacity * out->key_position_bytes;
@@ -59,8 +59,8 @@ static void layer_shape(struct kv_layer *out, const struct geometry *geometry, u
     }
 }
 
-/* Every field is bounded by the reader of the metadata (2^20 wide, 2^16 heads), so that only the sum over the layers
- * can pass 64 bits. */
+/* Adds a region to *total, in whole pages; false: too large. The metadata reader bounds every field (2^20 wide, 2^16
+ * heads), so only the sum over the layers can exceed 64 bits. */
 static bool add_region(uint64_t *total, uint64_t positions, uint64_t bytes, uint64_t sequences)
 {
     uint64_t region;
@@ -68,7 +68,7 @@ static bool add_region(uint64_t *total, uint64_t positions, uint64_t bytes, uint
            region < (UINT64_C(1) << 60) && !__builtin_add_overflow(*total, align_up(region, memory_page_size()), total);
 }
 
-/* Gives a layer its regions behind *total. */
+/* Places a layer's regions at *total and advances it; false: too large. */
 static bool lay_out(struct kv_layer *layer, uint32_t sequences, uint64_t *total)
 {
     layer->keys = *total;
@@ -96,7 +96,7 @@ static bool lay_out_tokens(const struct geometry *geometry, uint32_t positions, 
     return !keeps_tokens(geometry) || add_region(total, positions, sizeof(int32_t), sequences);
 }
 
-/* Those of a pass, and a prediction block. */
+/* The number of layers, including the prediction block. */
 static uint32_t all_layers(const struct geometry *geometry)
 {
     const struct model_parameters *p = model_parameters(geometry->model);
@@ -129,14 +129,14 @@ uint64_t kv_cache_bytes(const struct geometry *geometry, uint32_t positions, uin
     return lay_out_tokens(geometry, positions, sequences, &total) ? align_up(total, memory_page_size()) : UINT64_MAX;
 }
 
-/* The most that the pages take in which a part of a block is. */
+/* The most bytes of pages that a run of this many bytes, one of equal runs in a row, can touch. */
 static uint64_t part_bytes(uint64_t bytes)
 {
     const uint64_t page = memory_page_size(), step = MIN(bytes & -bytes, page);
     return bytes ? align_up(page - step + bytes, page) : 0;
 }
 
-/* A block of one layer of a sequence. */
+/* The most memory that a sequence's block takes in one layer. */
 static uint64_t block_bytes(const struct kv_layer *layer)
 {
     uint64_t bytes = layer->heads * part_bytes(PLAN_KV_BLOCK * layer->key_position_bytes);
@@ -158,7 +158,7 @@ uint64_t kv_cache_shared_bytes(const struct geometry *geometry, uint32_t positio
         layer_shape(&layer, geometry, i, type, positions);
         if (is_on_gpu(geometry, i))
             continue;
-        /* States are a sequence's own; and windows are never more than each sequence's. */
+        /* A layer never takes more than it would without sharing; that limits windows. */
         if (!lay_out(&layer, sequences, &whole) ||
             !add_region(&blocks, kv_positions / PLAN_KV_BLOCK, block_bytes(&layer), 1) ||
             !add_region(&blocks, 2 * sizeof(float), layer.state_floats, sequences) ||
@@ -187,7 +187,7 @@ void kv_cache_kinds(struct engine_kept *out, const struct geometry *geometry, ui
     }
 }
 
-/* Each block is in its own sequence's region. */
+/* Creates the table of blocks: at first, each block is in its own sequence's region. */
 static hypura_status create_places(struct kv_cache *out, hypura_error *error)
 {
     out->blocks = (uint32_t)(align_up(out->capacity, PLAN_KV_BLOCK) / PLAN_KV_BLOCK);
@@ -199,7 +199,7 @@ static hypura_status create_places(struct kv_cache *out, hypura_error *error)
     return HYPURA_OK;
 }
 
-/* Not what stands for several positions. */
+/* Whether each row of a layer belongs to one position. */
 static bool may_be_shared(const struct kv_layer *layer)
 {
     bool may = !layer->every;
@@ -249,7 +249,7 @@ static hypura_status create(struct kv_cache *out, const struct geometry *geometr
         return error_set(error, HYPURA_ERROR_MEMORY, "a KV cache of %u positions is too large", positions);
     out->bytes = offset;
     if (offset == 0)
-        return HYPURA_OK; /* all of it is on the GPU */
+        return HYPURA_OK; /* the GPUs hold all of it */
     void *memory;
     TRY(memory_map(&memory, (size_t)offset, false, "KV cache", error));
     out->memory = memory;
@@ -313,7 +313,7 @@ struct attention kv_cache_attention(const struct kv_cache *cache, uint32_t layer
                               .value_head_bytes = kv->value_head_bytes};
 }
 
-/* Whether blocks of a layer lie in several sequences' regions: on a device each sequence has its own. */
+/* Whether some blocks of a sequence lie in other sequences' regions in this layer; on a device they never do. */
 static bool is_parted(const struct kv_cache *cache, uint32_t layer, uint32_t sequence)
 {
     return cache->parted[sequence] && !kv_cache_is_ring(cache, layer) && !cache->layers[layer].on_gpu;
@@ -348,14 +348,14 @@ uint64_t kv_cache_rows_at(const struct kv_cache *cache, uint32_t layer, uint32_t
     return (values ? l->values : l->keys) + (place * l->heads + head) * head_bytes + index * row_bytes;
 }
 
-/* Rows of one kind, of all heads. */
+/* Writes the keys or the values of all heads. */
 static void store(struct kv_cache *cache, uint32_t layer, uint32_t sequence, bool values, uint32_t position,
                   uint32_t rows, const float *from)
 {
     const struct kv_layer *l = &cache->layers[layer];
     const size_t size = values ? l->value_size : l->key_size;
     const size_t row_bytes = values ? l->value_position_bytes : l->key_position_bytes;
-    while (rows) { /* a ring may end within the rows, and a block */
+    while (rows) { /* the rows may cross the end of the ring or of a block */
         size_t index = position % l->ring, run = MIN((size_t)rows, l->ring - index);
         for (size_t head = 0; head < l->heads; head++) {
             uint8_t *to = cache->memory + kv_cache_rows_at(cache, layer, sequence, values, head, index, &run);
@@ -403,7 +403,7 @@ void kv_cache_write_plane(struct kv_cache *cache, uint32_t layer, uint32_t plane
                     kv_cache_plane(cache, layer, plane, sequence) + first * p->row_bytes, p->row_bytes);
 }
 
-/* A page is then in two blocks at most. */
+/* Requires that each part of a block is at least a page, so that no page belongs to more than two blocks. */
 bool kv_cache_can_share(const struct geometry *geometry, enum tensor_type type)
 {
     const size_t page = memory_page_size();
@@ -464,20 +464,20 @@ bool kv_cache_is_ring(const struct kv_cache *cache, uint32_t layer)
     return l->window && l->ring < cache->capacity;
 }
 
-/* The first of the positions that the next token, at "positions", sees through a window. */
+/* The first position that the next token, at "positions", sees through a window. */
 static uint32_t window_start(const struct kv_layer *layer, uint32_t positions)
 {
     return positions >= layer->window ? positions - layer->window + 1 : 0;
 }
 
-/* Whether positions below this one are still there, all that a window needs included. In a ring the position p is gone
- * once p + capacity was written. */
+/* Whether a sequence can go back to this many positions: its windows must still hold all that the next token sees. A
+ * ring loses position p when position p + ring is written. */
 static bool can_truncate(const struct kv_cache *cache, uint32_t sequence, uint32_t positions)
 {
     for (uint32_t i = 0; i < cache->layer_count; i++) {
         const struct kv_layer *l = &cache->layers[i];
         if (l->state_floats && positions > 0)
-            return false; /* a state does not go back */
+            return false; /* a state cannot go back */
         if (!kv_cache_is_ring(cache, i))
             continue;
         uint64_t first = window_start(l, positions);

@@ -1,13 +1,13 @@
-/* Sequences that share: blocks of positions, and the room for all.
+/* Blocks of positions that sequences share, and the room that all sequences have together.
  *
- * A block of a sequence lies at its own offset, in the region of some sequence: its own, or that of another one whose
- * rows it has too. Of each block there are as many places as sequences, and each sequence has one, so that there is
- * always a free place for one that writes. Rings and states are a sequence's own. */
+ * A block always lies at its own offset, but it may be in any sequence's region: in its own sequence's, or in that of
+ * another sequence with the same rows. Each block has one place per sequence, and each sequence uses one of them. So a
+ * sequence that writes always finds a free place. Rings and states are never shared. */
 #include "engine/engine_private.h"
 
 #include <string.h>
 
-_Static_assert(PLAN_KV_BLOCK == ATTENTION_BLOCK, "attention looks for the place of each of its blocks");
+_Static_assert(PLAN_KV_BLOCK == ATTENTION_BLOCK, "attention looks up the place of each of its blocks");
 
 static uint16_t *place_of(const struct kv_cache *cache, uint32_t sequence, uint32_t block)
 {
@@ -24,7 +24,7 @@ static uint32_t blocks_of(uint32_t positions)
     return (positions + PLAN_KV_BLOCK - 1) / PLAN_KV_BLOCK;
 }
 
-/* Whether a sequence other than this one has rows of a block there, or is about to write them. */
+/* Whether a sequence other than "but" has rows of a block in this place, or is about to write them. */
 static bool is_used(const struct kv_cache *cache, uint32_t place, uint32_t block, uint32_t but)
 {
     for (uint32_t s = 0; s < cache->sequences; s++)
@@ -34,7 +34,8 @@ static bool is_used(const struct kv_cache *cache, uint32_t place, uint32_t block
     return false;
 }
 
-/* Others have one place each. */
+/* Finds a place that no other sequence uses, if possible the sequence's own. One is free, since each of the others uses
+ * one at most. */
 static uint32_t free_place(const struct kv_cache *cache, uint32_t sequence, uint32_t block)
 {
     uint32_t place = sequence;
@@ -55,7 +56,7 @@ static void copy_part(struct kv_cache *cache, uint64_t to, uint64_t from, size_t
     memcpy(cache->memory + to, cache->memory + from, bytes);
 }
 
-/* The first rows of a block of a layer, from the region of one sequence to that of another. */
+/* Copies the first rows of a layer's block from one sequence's region to another's. */
 static void copy_rows(struct kv_cache *cache, uint32_t layer, uint32_t to, uint32_t from, uint32_t block, uint32_t rows)
 {
     const struct kv_layer *l = &cache->layers[layer];
@@ -74,8 +75,8 @@ static void copy_rows(struct kv_cache *cache, uint32_t layer, uint32_t to, uint3
     }
 }
 
-/* Whether memory of a block's neighbour may hold rows, which is noted where room is scarce; a head's last block lies
- * before the next head's first. */
+/* Whether the memory before a block (step -1) or after it (step 1) may hold rows. "touched" is kept only if room is
+ * limited. A head's last block lies before the next head's first. */
 static bool is_touched(const struct kv_cache *cache, uint32_t place, uint32_t block, int step, uint32_t head,
                        uint32_t heads)
 {
@@ -90,7 +91,7 @@ static bool is_touched(const struct kv_cache *cache, uint32_t place, uint32_t bl
            *touched(cache, another_head ? place : place + (uint32_t)step, step < 0 ? cache->blocks - 1 : 0);
 }
 
-/* The memory of a part of a block. The pages at its ends are its neighbours' too. */
+/* Returns the memory of a part of a block. before, after: the neighbours' rows still need the pages at its ends. */
 static void give_part_back(const struct kv_cache *cache, uint64_t offset, uint64_t bytes, bool before, bool after)
 {
     const uint64_t page = memory_page_size(), end = offset + bytes;
@@ -113,13 +114,13 @@ static void give_heads_back(const struct kv_cache *cache, uint32_t layer, bool v
                        ring || is_touched(cache, place, block, 1, h, (uint32_t)l->heads));
 }
 
-/* Positions that a sequence holds, or is about to. */
+/* The positions that a sequence holds or is about to write. */
 static uint32_t wanted(const struct kv_cache *cache, uint32_t sequence)
 {
     return MAX(cache->held[sequence], cache->claimed[sequence]);
 }
 
-/* The memory of a place that nobody's rows are in. A ring may still be its own sequence's. */
+/* Returns the memory of a place that holds no sequence's rows. Its own sequence may still need the rings. */
 static void give_back(struct kv_cache *cache, uint32_t place, uint32_t block)
 {
     const bool ring_used = wanted(cache, place) > block * PLAN_KV_BLOCK;
@@ -179,7 +180,7 @@ void kv_cache_share(struct kv_cache *cache, uint32_t sequence, uint32_t from, ui
 /* ---- room ----------------------------------------------------------------------------------------------------------
  */
 
-/* Whether some sequence wants a block there. */
+/* Whether some sequence needs a block in this place. */
 static bool is_wanted(const struct kv_cache *cache, uint32_t place, uint32_t block)
 {
     for (uint32_t s = 0; s < cache->sequences; s++)
@@ -188,7 +189,7 @@ static bool is_wanted(const struct kv_cache *cache, uint32_t place, uint32_t blo
     return false;
 }
 
-/* What is wanted nowhere is given back: rows that are there, and not held, too. */
+/* Returns every block that no sequence needs, including rows that are there but not held. */
 static void give_all_back(struct kv_cache *cache)
 {
     for (uint32_t p = 0; p < cache->sequences; p++) {
@@ -199,7 +200,7 @@ static void give_all_back(struct kv_cache *cache)
     }
 }
 
-/* A block that a sequence has yet to fill becomes its own when it does. */
+/* Whether a sequence's block is full; otherwise the sequence gets its own copy when it writes to it. */
 static bool is_shareable(const struct kv_cache *cache, uint32_t sequence, uint32_t block)
 {
     return (block + 1) * PLAN_KV_BLOCK <= MAX(cache->held[sequence], cache->there[sequence]);

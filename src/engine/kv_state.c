@@ -1,19 +1,19 @@
-/* What a sequence knows, read out of the caches and written back (engine.h says what it is). Rows come block by block,
- * of a block layer by layer, of a layer head by head; what is compressed and further planes follow keys and values. */
+/* Reads what a sequence keeps out of the caches, and writes it back (engine.h describes it). Rows are ordered by block,
+ * then by layer, then by head. In each layer, compressed rows and further planes follow keys and values. */
 #include "engine/gpu/pass.h"
 
 #include <string.h>
 
-/* Bytes on their way from the caches, or into them; without data they are only counted. */
+/* Bytes that move out of the caches (out) or into them (in); with neither, they are only counted. */
 struct transfer {
     struct batch *batch;
     const struct kv_cache *kv;
     uint32_t sequence;
     uint8_t *out;
     const uint8_t *in;
-    bool copies;    /* instead: from one sequence to another, */
-    uint32_t to;    /* to this one, */
-    uint64_t away;  /* whose bytes are so far from the first one's (modulo 2^64) */
+    bool copies;    /* copy on the device to another sequence instead */
+    uint32_t to;    /* that sequence */
+    uint64_t away;  /* the distance from a byte to its copy (modulo 2^64) */
     uint64_t bytes; /* so far */
     hypura_error *error;
 };
@@ -36,14 +36,14 @@ static hypura_status move(struct transfer *t, uint32_t layer, uint64_t offset, u
     return HYPURA_OK;
 }
 
-/* On a device rows of quants stand first, then the scales of all rows. */
+/* The bytes of a row's scales, which a device stores apart: the quants of all rows, then the scales of all rows. */
 static size_t scale_bytes(const struct transfer *t, uint32_t layer, size_t row_bytes)
 {
     const struct tensor_type_info *info = tensor_type_info(t->kv->type);
     return t->kv->layers[layer].on_gpu && info->block_size > 1 ? row_bytes / info->block_bytes * sizeof(uint16_t) : 0;
 }
 
-/* Rows of a head from an index on, in one piece. */
+/* Moves adjacent rows of one head, from an index on. */
 static hypura_status move_run(struct transfer *t, uint32_t layer, uint64_t region, size_t row_bytes, size_t index,
                               size_t rows)
 {
@@ -52,7 +52,7 @@ static hypura_status move_run(struct transfer *t, uint32_t layer, uint64_t regio
     return move(t, layer, region + t->kv->layers[layer].capacity * quants + index * scales, rows * scales);
 }
 
-/* Rows of all heads; those of a ring go on at its start, and blocks may lie apart. */
+/* Moves rows of all heads. A ring continues at its start, and blocks may lie apart. */
 static hypura_status move_heads(struct transfer *t, uint32_t layer, bool values, size_t first, size_t end)
 {
     const struct kv_layer *l = &t->kv->layers[layer];
@@ -77,7 +77,7 @@ static hypura_status move_positions(struct transfer *t, uint32_t layer, size_t f
     return l->values_in_keys ? HYPURA_OK : move_heads(t, layer, true, first, end);
 }
 
-/* Rows behind the ring, each for several positions. */
+/* Moves compressed rows, which follow the ring. */
 static hypura_status move_compressed(struct transfer *t, uint32_t layer, size_t first, size_t end)
 {
     const struct kv_layer *l = &t->kv->layers[layer];
@@ -87,7 +87,7 @@ static hypura_status move_compressed(struct transfer *t, uint32_t layer, size_t 
     return HYPURA_OK;
 }
 
-/* Rows that stand for several positions are there once the last of these is. */
+/* Moves a layer's rows of these positions. A row that covers several positions exists once the last of them does. */
 static hypura_status move_block(struct transfer *t, uint32_t layer, uint32_t first, uint32_t end)
 {
     const struct kv_layer *l = &t->kv->layers[layer];
@@ -172,14 +172,13 @@ static hypura_status check_sequence(const struct engine *engine, uint32_t sequen
 {
     if (is_encoder(engine))
         return error_set(error, HYPURA_ERROR_UNSUPPORTED,
-                         "%s is an encoder: what it keeps of a text depends on all of it",
+                         "%s is an encoder: its data for a text depends on the whole text",
                          model_name(engine->open.model));
     if (sequence >= engine->batch.kv.sequences)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "sequence %u; there are %u", sequence,
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "no sequence %u: there are %u", sequence,
                          engine->batch.kv.sequences);
     if (atomic_load(&engine->batch.lost))
-        return error_set(error, HYPURA_ERROR_DEVICE,
-                         "the GPU was lost in an earlier request; the model has to be opened again");
+        return error_set(error, HYPURA_ERROR_DEVICE, "the GPU was lost in an earlier request; open the model again");
     return HYPURA_OK;
 }
 
@@ -198,8 +197,8 @@ hypura_status engine_read_rows(struct engine *engine, uint32_t sequence, uint32_
     const struct kv_cache *kv = &engine->batch.kv;
     TRY(check_sequence(engine, sequence, error));
     if (first > end || end > kv->there[sequence])
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "rows of positions %u to %u of a sequence that has %u", first,
-                         end, kv->there[sequence]);
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "cannot read rows of positions %u to %u: the sequence has %u",
+                         first, end, kv->there[sequence]);
     struct transfer t = {.batch = &engine->batch, .kv = kv, .sequence = sequence, .out = out, .error = error};
     return settle(engine, move_rows(&t, first, end), error);
 }
@@ -211,14 +210,14 @@ hypura_status engine_write_rows(struct engine *engine, uint32_t sequence, uint32
     TRY(check_sequence(engine, sequence, error));
     if (first > end || end > kv->capacity || first > kv->there[sequence])
         return error_set(error, HYPURA_ERROR_ARGUMENT,
-                         "rows of positions %u to %u, of %u that there can be, for a sequence that has %u", first, end,
-                         kv->capacity, kv->there[sequence]);
+                         "cannot write rows of positions %u to %u: at most %u are possible, and the sequence has %u",
+                         first, end, kv->capacity, kv->there[sequence]);
     engine_truncate(engine, sequence, first);
     const struct span grown = {.sequence = sequence, .rows = end - kv->held[sequence]};
     kv->claimed[sequence] = end;
     kv_cache_own(kv, sequence, first, end);
     if (!kv_cache_take_room(kv, &grown, 1))
-        return error_set(error, HYPURA_ERROR_MEMORY, "the sequences together have room for %llu positions only",
+        return error_set(error, HYPURA_ERROR_MEMORY, "all sequences together have room for only %llu positions",
                          (unsigned long long)kv->room);
     struct transfer t = {.batch = &engine->batch, .kv = kv, .sequence = sequence, .in = in, .error = error};
     hypura_status status = settle(engine, move_rows(&t, first, end), error);
@@ -228,7 +227,7 @@ hypura_status engine_write_rows(struct engine *engine, uint32_t sequence, uint32
     return status;
 }
 
-/* A device has room for all rows of each sequence, and reads those of a sequence in one piece. */
+/* Copies rows on devices, which cannot share them: each sequence's rows are contiguous there. */
 static hypura_status copy_on_devices(struct engine *engine, uint32_t sequence, uint32_t from, uint32_t positions,
                                      hypura_error *error)
 {
@@ -251,12 +250,12 @@ hypura_status engine_share_rows(struct engine *engine, uint32_t sequence, uint32
     TRY(check_sequence(engine, sequence, error));
     TRY(check_sequence(engine, from, error));
     if (!kv->can_share)
-        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "sequences of %s cannot share rows where they are",
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "sequences of %s cannot share rows in place",
                          model_name(engine->open.model));
     if (sequence == from || positions % PLAN_KV_BLOCK || positions > kv->there[from])
         return error_set(
             error, HYPURA_ERROR_ARGUMENT,
-            "rows of %u positions of sequence %u, which has %u, for sequence %u: expected whole blocks of %u",
+            "cannot share %u positions of sequence %u, which has %u, with sequence %u: expected whole blocks of %u",
             positions, from, kv->there[from], sequence, PLAN_KV_BLOCK);
     engine_truncate(engine, sequence, 0);
     kv_cache_share(kv, sequence, from, positions);
@@ -278,12 +277,13 @@ hypura_status engine_write_checkpoint(struct engine *engine, uint32_t sequence, 
     TRY(check_sequence(engine, sequence, error));
     int32_t *kept = kv_cache_tokens(kv, sequence);
     if (position > kv->there[sequence])
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "a checkpoint at position %u of a sequence with %u rows",
-                         position, kv->there[sequence]);
+        return error_set(error, HYPURA_ERROR_ARGUMENT,
+                         "cannot write a checkpoint at position %u: the sequence has %u rows", position,
+                         kv->there[sequence]);
     if (position && ((kept && !tokens) || (!in && engine_checkpoint_bytes_at(engine, position))))
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "%s needs %s to go on at position %u",
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "%s needs %s to continue at position %u",
                          model_name(engine->open.model), in ? "the tokens" : "a checkpoint", position);
-    kv->held[sequence] = kv->reached[sequence] = kv->resumed[sequence] = 0; /* unless all of it arrives */
+    kv->held[sequence] = kv->reached[sequence] = kv->resumed[sequence] = 0; /* until all of it has arrived */
     if (position) {
         struct transfer t = {.batch = &engine->batch, .kv = kv, .sequence = sequence, .in = in, .error = error};
         TRY(settle(engine, in ? move_checkpoint(&t, position) : HYPURA_OK, error));

@@ -1,5 +1,5 @@
-/* Rows of a prompt whose logits nobody wants: which layer is the last that needs them, and what is known of the rows
- * that go on. Everything here is between the steps; who carries these out moves the rows' buffers. */
+/* Drops the rows of a prompt whose logits are not wanted: finds the layer in which they leave, and moves what belongs
+ * to the rows that stay, except buffers. The executors (cpu/narrow.c, gpu/narrow.c) move those. */
 #include "engine/gpu/pass.h"
 
 #include <string.h>
@@ -7,7 +7,7 @@
 /* ---- where --------------------------------------------------------------------------------------------------------
  */
 
-/* Whether some layer from one on is computed on a device. */
+/* Whether a device computes this layer or a later one. */
 static bool any_on_device(const struct batch *batch, uint32_t from)
 {
     for (uint32_t i = from; i < model_parameters(batch->open->model)->layers; i++)
@@ -16,8 +16,8 @@ static bool any_on_device(const struct batch *batch, uint32_t from)
     return false;
 }
 
-/* Layers that leave nothing for later tokens are passed by the wanted rows only, and the one before them from that step
- * on. */
+/* Finds the layer in which unwanted rows leave: the last one that writes something for later tokens, or the one after
+ * it if its last step does so. */
 static uint32_t find_layer(const struct batch *batch)
 {
     const uint32_t layers = model_parameters(batch->open->model)->layers;

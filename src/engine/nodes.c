@@ -1,4 +1,4 @@
-/* Several nodes of memory (sockets): threads stay on one each, and read what lies near them. */
+/* NUMA nodes: each thread stays on one node, and reads weights that lie there. */
 #include "engine/engine_private.h"
 
 static int node_of_weights(const void *context, const void *weights)
@@ -26,9 +26,9 @@ hypura_status nodes_use(struct opened *open, struct compute *compute, hypura_err
     for (uint32_t node = 0; node < nodes->count; node++)
         for (size_t thread = shares.first_thread[node]; thread < shares.first_thread[node + 1]; thread++)
             thread_pool_pin(compute_pool(compute), thread, nodes->nodes[node].cpus, HARDWARE_CPU_WORDS);
-    log_write(LOG_INFO, "%u nodes of memory: threads stay on one each, %s", nodes->count,
-              nodes->place ? "and weights lie near those that read them"
-                           : "and memory lies where the system, or numactl, puts it");
-    /* Threads that are near nothing gain by no cut. */
+    log_write(LOG_INFO, "%u NUMA nodes: each thread stays on one, %s", nodes->count,
+              nodes->place ? "and weights lie near the threads that read them"
+                           : "and the system, or numactl, places memory");
+    /* Cutting products by node helps only if weights were placed on nodes. */
     return nodes->place ? compute_set_nodes(compute, &shares, error) : HYPURA_OK;
 }

@@ -1,4 +1,4 @@
-/* Opening an engine whole: what it is, the smaller model, what it runs in, and what it keeps of texts. */
+/* Opens an engine in order: the model, the smaller model that drafts, caches and buffers, the store of prefixes. */
 #include "cluster/cluster.h"
 #include "engine/engine_private.h"
 
@@ -10,7 +10,7 @@ hypura_status engine_plan_only(struct plan **out, const struct model *model, con
     struct vocabulary *vocabulary = NULL;
     struct planned_draft draft = {0};
     struct engine_options rest = *options;
-    /* The budget of a run includes it. */
+    /* A run holds its vocabulary within the budget, so it is open while the plan counts the process's memory. */
     vocabulary_open(&vocabulary, model_file(model), NULL);
     hypura_status status = draft_model_plan(&draft, model, hardware, &rest, error);
     if (!status)
@@ -27,11 +27,12 @@ hypura_status engine_open(struct engine **out, const char *path, const struct en
     struct engine_options rest = *options;
     uint64_t start = clock_nanoseconds();
     if (cluster_here() && !rest.alone) {
-        /* What is there and on other hosts at once is not planned. */
+        /* No plan covers GPUs and other hosts at once. */
         if (options->gpu && strcmp(options->gpu, "none") != 0 && strcmp(options->gpu, "auto") != 0)
-            return error_set(error, HYPURA_ERROR_UNSUPPORTED,
-                             "with several ranks no GPU computes: leave out \"--gpu %.40s\", or start without mpirun",
-                             options->gpu);
+            return error_set(
+                error, HYPURA_ERROR_UNSUPPORTED,
+                "GPUs cannot be used with several ranks: leave out \"--gpu %.40s\", or start without mpirun",
+                options->gpu);
         rest.gpu = "none";
     }
     TRY(engine_open_model(&engine, path, &rest, error));

@@ -1,4 +1,4 @@
-/* How an engine comes to be, and its end: first what it is, then what it runs in, which depends on the plan. */
+/* Opens and closes an engine: first the model, then the plan, then caches and buffers, which depend on the plan. */
 #include "engine/cluster/share.h"
 #include "engine/gpu/pass.h"
 
@@ -16,7 +16,7 @@ static hypura_status open_trace(struct batch *batch, const char *path, hypura_er
     return status;
 }
 
-/* Rope factors stand in tensors: LongRoPE has two sets, for contexts up to the original length and beyond. */
+/* Rope factors are tensors. LongRoPE has two sets, for contexts up to the original length and for longer ones. */
 static hypura_status open_rope(struct opened *open, struct batch *batch, hypura_error *error)
 {
     const struct model_parameters *p = model_parameters(open->model);
@@ -56,8 +56,9 @@ static hypura_status open_parts(struct engine *engine, const struct engine_optio
     plan_warn_of_too_much(plan, &engine->open.hardware);
     if (plan->chunk == 0 || plan->chunk > MAX_CHUNK || plan->positions == 0 || plan->positions > MAX_POSITIONS ||
         plan->sequences != engine->open.geometry.sequences)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "a plan for %u tokens a batch and %u positions cannot be",
-                         plan->chunk, plan->positions);
+        return error_set(error, HYPURA_ERROR_ARGUMENT,
+                         "a plan with %u tokens per batch and %u positions is not possible", plan->chunk,
+                         plan->positions);
     atomic_store(&engine->counters.budget, plan->budget);
     atomic_store(&engine->counters.largest_budget, plan->budget);
     engine->batch.prefetcher.ranks = prefetch_ranks(model_parameters(engine->open.model));
@@ -139,10 +140,10 @@ static void close_parts(struct engine *engine)
     engine->open.plan = NULL;
 }
 
-/* How often GPUs are asked, each time for less. Not every driver says how much memory others have. */
+/* How often GPUs are tried, each time with less memory: not every driver tells how much other processes hold. */
 #define GPU_ATTEMPTS 3
 
-/* Of each device three quarters of what it refused; false: there was no plan that asked for anything. */
+/* Limits each device to three quarters of what it refused. false: the plan requested nothing from any. */
 static bool ask_for_less(struct engine_options *less, const struct engine *engine)
 {
     const struct plan_gpu *plan = engine->open.plan ? engine->open.plan->gpu : NULL;
@@ -151,7 +152,7 @@ static bool ask_for_less(struct engine_options *less, const struct engine *engin
     return plan;
 }
 
-/* The one of several that failed; false: that is not known. */
+/* Leaves out the device that failed, if there are others. false: the failed device is unknown, or the only one. */
 static bool leave_out(struct engine_options *less, const struct engine *engine)
 {
     const struct devices *devices = &engine->open.devices;
@@ -162,7 +163,7 @@ static bool leave_out(struct engine_options *less, const struct engine *engine)
     return true;
 }
 
-/* What a GPU refuses is tried again with less of it, and without it. */
+/* If GPUs refuse memory, opens again with less of theirs, and at last on the CPU alone. */
 hypura_status engine_open_places(struct engine *engine, const struct engine_options *options, hypura_error *error)
 {
     hypura_error problem = {0};
@@ -177,7 +178,7 @@ hypura_status engine_open_places(struct engine *engine, const struct engine_opti
             return status ? error_set(error, status, "%s", problem.message) : HYPURA_OK;
         if (status == HYPURA_ERROR_DEVICE && leave_out(&less, engine)) {
             log_write(LOG_WARNING, "computing without one of the GPUs: %s", problem.message);
-            status = HYPURA_ERROR_MEMORY; /* of this one there is none now */
+            status = HYPURA_ERROR_MEMORY; /* continue without this device */
             close_parts(engine);
             continue;
         }
@@ -195,7 +196,7 @@ hypura_status engine_open_places(struct engine *engine, const struct engine_opti
     return status;
 }
 
-/* A model without one computes; a call that needs texts gets the error. */
+/* A model without a vocabulary still computes; calls that need text return vocabulary_error. */
 static void open_vocabulary(struct opened *open)
 {
     const struct gguf *file = model_file(open->model);
@@ -208,7 +209,7 @@ static void open_vocabulary(struct opened *open)
     vocabulary_close(open->vocabulary);
     open->vocabulary = NULL;
     error_set(&open->vocabulary_error, HYPURA_ERROR_FORMAT,
-              "%s: its vocabulary has %u tokens, but its embedding and its logits are of %u", gguf_file_path(file, 0),
+              "%s: the vocabulary has %u tokens, but the embedding and the logits have %u", gguf_file_path(file, 0),
               tokens, rows);
 }
 
@@ -225,7 +226,8 @@ static hypura_status begin_opening(struct engine **out, enum engine_drafting dra
     return HYPURA_OK;
 }
 
-/* What follows from the opened file; the engine is closed where that, or what came before it, failed. */
+/* Makes the steps and opens the adapters. If that fails, or status says that opening the file did, closes the
+ * engine. */
 static hypura_status finish_opening(struct engine **out, struct engine *engine, hypura_status status,
                                     const struct engine_options *options, hypura_error *error)
 {
@@ -250,7 +252,7 @@ hypura_status engine_open_model(struct engine **out, const char *path, const str
     struct opened *open = &engine->open;
     hypura_error missing = {0};
     hypura_status status = hardware_detect(&open->hardware, path, &missing);
-    status = status ? model_open(&open->model, path, error) /* which says better what is wrong */
+    status = status ? model_open(&open->model, path, error) /* its message is more precise */
                     : engine_open_file(&open->model, path, &open->hardware, options, NULL, error);
     if (!status && missing.status)
         status = error_set(error, missing.status, "%s", missing.message);
@@ -299,7 +301,7 @@ void engine_leave(struct engine *engine)
 {
     hypura_error lost;
     if (!engine ||
-        engine->open.devices.count) { /* a device's work has to be waited for, and its compiled kernels are kept */
+        engine->open.devices.count) { /* closing waits for the device's work and keeps its compiled kernels */
         engine_close(engine);
         return;
     }

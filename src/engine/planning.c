@@ -1,4 +1,4 @@
-/* What an engine asks the planner, and what nobody may ask for. */
+/* Checks the options and turns them into requests to the planner. */
 #include "engine/gpu/pass.h"
 #include "store/policy.h"
 
@@ -7,7 +7,7 @@
 
 #define MAX_SEQUENCES 1024u
 
-/* Tokens of a text that an encoder takes, unless more are asked for: they all pass together. */
+/* The default context of an encoder, where all tokens of a text pass together. */
 #define ENCODER_CONTEXT 2048u
 #define MAX_THREADS 256u
 
@@ -44,7 +44,7 @@ static hypura_status check_options(const struct engine_options *options, hypura_
     return policy_check(options->cache_policy, error);
 }
 
-/* Every tensor's type must have a kernel; better said now than in the middle of a pass. */
+/* Checks that every tensor's type has a kernel: here, rather than in the middle of a pass. */
 static hypura_status check_types(const struct model *model, hypura_error *error)
 {
     for (uint32_t u = 0; u < model_unit_count(model); u++) {
@@ -96,7 +96,7 @@ void engine_ask(struct asked *out, const struct geometry *geometry, const struct
         out->chunk = MIN(out->chunk, WINDOW_SLACK);
     const uint32_t most = model_parameters(geometry->model)->context;
     bool encoder = model_architecture(geometry->model)->flags & ARCHITECTURE_ENCODER;
-    if (encoder || model_tensor(geometry->model, ROLE_POSITION_EMBEDDING) != NO_UNIT) /* a row for each, no more */
+    if (encoder || model_tensor(geometry->model, ROLE_POSITION_EMBEDDING) != NO_UNIT) /* it has one row per position */
         out->positions = MIN(out->positions ? out->positions : encoder ? ENCODER_CONTEXT : most, most);
     if (!encoder)
         return;
@@ -105,7 +105,8 @@ void engine_ask(struct asked *out, const struct geometry *geometry, const struct
     out->kv_type = TENSOR_F32;
 }
 
-/* Of a host that computes experts only: it holds no positions, and takes no longer batches than this. */
+/* The positions in the plan of a host that computes only experts. It holds none, but takes no longer batches than
+ * this. */
 #define EXPERT_POSITIONS 512u
 
 static hypura_status plan_rest(struct plan **out, struct plan_request *request, const struct geometry *geometry,
@@ -134,10 +135,11 @@ static hypura_status plan_rest(struct plan **out, struct plan_request *request, 
         request->working_set.shared_kv_bytes = planned_shared_bytes;
     if (gpu)
         request->overhead += gpu->host_bytes;
-    for (uint32_t d = 0; hardware->elsewhere && d < devices->count; d++) /* no driver of these is here */
+    for (uint32_t d = 0; hardware->elsewhere && d < devices->count;
+         d++) /* another machine's: this process does not hold their drivers' memory */
         request->overhead += devices->infos[d].host_bytes;
     request->elsewhere = options->elsewhere;
-    if (options->experts_only) { /* whose rows come and go */
+    if (options->experts_only) { /* it keeps no keys and values */
         request->working_set.kv_bytes = NULL;
         request->positions = EXPERT_POSITIONS;
         request->chunk = 0;
@@ -153,7 +155,7 @@ static hypura_status plan_rest(struct plan **out, struct plan_request *request, 
     TRY(plan_make(out, geometry->model, geometry->steps, hardware, request, error));
     if (!geometry->windows || (*out)->chunk <= WINDOW_SLACK)
         return HYPURA_OK;
-    /* Rings of sliding windows have room for this many tokens beyond the window. */
+    /* Rings of sliding windows have room for no more tokens beyond the window: plan again with that batch. */
     plan_free(*out);
     *out = NULL;
     request->chunk = WINDOW_SLACK;
@@ -191,7 +193,7 @@ hypura_status make_plan(struct plan **out, struct plan_request *request, struct 
     return status;
 }
 
-/* A plan that nothing is loaded for, and what it was made of. */
+/* A plan for which nothing is loaded, and what it was made from. */
 struct sketch {
     struct steps *steps;
     struct adapters *adapters;
@@ -201,7 +203,7 @@ struct sketch {
     struct plan *plan;
 };
 
-/* To be freed after an error too. */
+/* Call sketch_free even after an error. */
 static hypura_status sketch_make(struct sketch *sketch, const struct model *model, const struct hardware *hardware,
                                  const struct engine_options *options, hypura_error *error)
 {
@@ -221,7 +223,7 @@ static void sketch_free(struct sketch *sketch)
     gpu_pass_close_devices(&sketch->devices);
 }
 
-/* Frees the rest. */
+/* Returns the plan, which the caller then owns, and frees the rest. */
 static struct plan *sketch_take_plan(struct sketch *sketch)
 {
     struct plan *plan = sketch->plan;
@@ -248,7 +250,7 @@ hypura_status engine_speed_with(double *tokens_per_second, const struct model *m
     hypura_status status = sketch_make(&sketch, model, hardware, options, error);
     if (!status) {
         sketch.request.budget = sketch.plan->budget;
-        sketch.request.positions = sketch.plan->positions; /* more memory is not to be spent on a longer context */
+        sketch.request.positions = sketch.plan->positions; /* do not spend more memory on a longer context */
         status = plan_tokens_per_second_with(model, sketch.steps, hardware, &sketch.request, more_bytes,
                                              tokens_per_second, error);
     }
@@ -292,8 +294,8 @@ bool model_writes_text(const struct model *model)
     return !(model_architecture(model)->flags & ARCHITECTURE_ENCODER);
 }
 
-/* Of the speed and of the context, what its memory may cost. Where tensors stream that every token reads, a pass over
- * several takes hardly longer than over one, so that it is worth more. */
+/* The share of speed and of context that the block's memory may cost. If dense tensors stream, a pass over several
+ * tokens takes hardly longer than over one, so drafts are worth more. */
 #define PREDICTION_COST 0.02
 #define PREDICTION_COST_STREAMING 0.1
 
@@ -308,14 +310,14 @@ static hypura_status plan_model(struct plan **out, const char *path, bool predic
 {
     struct model *model;
     struct engine_options fair = *options;
-    fair.remember_usage = false; /* which may be known of one of the two only */
+    fair.remember_usage = false; /* it may be known for only one of the two plans */
     TRY(predicting ? model_open_predicting(&model, path, error) : model_open(&model, path, error));
     hypura_status status = engine_plan_beside(out, model, hardware, &fair, error);
     model_close(model);
     return status;
 }
 
-/* Whether what the block takes is hardly missed. */
+/* Whether the block costs hardly anything: compares the plans with and without it. */
 static bool is_as_good(const struct plan *with, const struct plan *without, bool mixture)
 {
     const bool dense = with->mode > PLAN_EXPERT_STREAMING && !mixture;
@@ -326,7 +328,7 @@ static bool is_as_good(const struct plan *with, const struct plan *without, bool
            with->predicted_tokens_per_second >= least * without->predicted_tokens_per_second;
 }
 
-/* Of the time of a pass, what a draft may take to be worth it: most are wrong now and then. */
+/* The share of a pass's time that a draft may take. With more, drafts do not pay, since some are wrong. */
 #define DRAFT_PART 0.8
 
 static uint64_t tensor_bytes(const struct model *model, unit_number unit)
@@ -337,7 +339,7 @@ static uint64_t tensor_bytes(const struct model *model, unit_number unit)
     return bytes;
 }
 
-/* Bytes that the CPU reads for a draft. */
+/* The bytes that the CPU reads per draft. */
 static hypura_status draft_bytes(uint64_t *out, const char *path, const struct plan_gpu *gpu, hypura_error *error)
 {
     struct model *model;
@@ -362,7 +364,7 @@ static hypura_status draft_bytes(uint64_t *out, const char *path, const struct p
     return status;
 }
 
-/* Whether the CPU, which computes the block, can keep up with devices that compute the rest. */
+/* Whether the CPU, which computes the block, can keep up with the devices that compute the layers. */
 static bool keeps_up(const char *path, const struct plan *plan, const struct hardware *hardware)
 {
     uint64_t bytes;
@@ -372,7 +374,7 @@ static bool keeps_up(const char *path, const struct plan *plan, const struct har
             (double)bytes * plan->predicted_tokens_per_second <= DRAFT_PART * hardware->compute_bytes_per_second);
 }
 
-/* Whether a model is better off with its block in memory. */
+/* Whether loading the prediction block pays; if not, why gets the reason. */
 static bool predictions_pay(const char *path, bool mixture, const struct hardware *hardware,
                             const struct engine_options *options, char *why)
 {
@@ -385,11 +387,11 @@ static bool predictions_pay(const char *path, bool mixture, const struct hardwar
     if (status)
         say(why, error.message);
     else if (options->drafting != DRAFTING_ON && !keeps_up(path, with, hardware))
-        say(why, "the GPU gives a token sooner than the CPU would draft one");
+        say(why, "the GPU computes a token faster than the CPU would draft one");
     else
         pay = options->drafting == DRAFTING_ON || is_as_good(with, without, mixture);
     if (!pay && why && !why[0])
-        say(why, "the memory that it takes would cost speed or room for context");
+        say(why, "its memory would cost speed or context");
     plan_free(with);
     plan_free(without);
     return pay;
@@ -401,7 +403,7 @@ static void close_opened(struct model **model)
     *model = NULL;
 }
 
-/* A model of one file is on one drive. */
+/* Finds the drives of the model's files; the drive of a single file is known already. Closes the model on error. */
 static hypura_status find_drives(struct hardware *hardware, struct model **model, const struct engine_options *options,
                                  hypura_error *error)
 {
@@ -439,7 +441,8 @@ hypura_status engine_open_file(struct model **out, const char *path, struct hard
         if (predictions_pay(path, model_parameters(*out)->experts, hardware, options, why))
             return HYPURA_OK;
     }
-    const bool experts = model_expert_file(*out) != NULL; /* or what is wrong with the file was said */
+    const bool experts =
+        model_expert_file(*out) != NULL; /* else a warning about the file has been logged, or it has none */
     close_opened(out);
     TRY(model_open(out, path, error));
     if (experts)

@@ -1,14 +1,15 @@
-/* The model's own block that drafts tokens (multi-token prediction): a layer behind the others that reads the last row
- * of a position, as the output's norm leaves it, next to the embedding of the token that follows, and foresees the one
- * behind that. It goes on from its own rows likewise.
+/* The model's own prediction block, which drafts tokens (multi-token prediction): a layer after the others. It reads a
+ * position's row after the output norm, together with the embedding of the token that follows, and predicts the token
+ * after that. To draft further tokens, it continues from its own rows.
  *
- * It has a cache of its own, whose rows follow one another whatever their positions: rows that it missed, since their
- * sequence was cut or another one ran, are left out. That makes drafts worse and nothing else, as all that happens
- * here. Rows of prompts pass it with their batch; those of tokens that are generated wait until a draft is asked for,
- * since often none is, or the drafts that they belong to turn out wrong. While none is asked for, they are left out.
+ * The block has its own KV cache. Rows that the block missed, because their sequence was cut or another one ran, are
+ * left out, and its rows are adjacent whatever their positions. That makes drafts worse, but nothing else; the same
+ * goes for all failures here. Rows of a prompt pass the block with their batch. Rows of generated tokens wait until a
+ * draft is requested, because often none is, or the rows turn out to belong to rejected drafts. If no draft is
+ * requested until the room for them is full, they are dropped.
  *
- * The CPU computes it, with the output matrix on the device that has that. Next to a device all rows of a prompt would
- * cost the CPU longer than the layers cost the device, so the last rows of a prompt have to do. */
+ * The CPU computes the block, except for the output matrix if a device has it. Next to a device, a prompt's rows would
+ * take the CPU longer than the layers take the device, so only the last rows of a prompt pass. */
 #include "engine/cpu/execute.h"
 #include "engine/gpu/pass.h"
 
@@ -17,18 +18,19 @@
 struct predictor {
     struct kv_cache kv;
     struct step_list list;
-    enum step_buffer left; /* where the list leaves the rows that it goes on from */
-    uint32_t room;         /* for rows that wait */
-    bool lasts;            /* of a prompt the last rows pass only */
+    enum step_buffer left; /* where the list leaves the rows to continue from */
+    uint32_t room;         /* for waiting rows */
+    bool lasts;            /* only the last rows of a prompt pass */
 
-    /* Rows that wait: of these positions of a sequence. The token behind the last one may not be known yet. */
+    /* The waiting rows: those of count positions of a sequence, from first on. known: so is the token after the
+     * last. */
     uint32_t sequence, first, count;
     bool known;
 
-    bool wanted;      /* a draft was asked for since as many waited as there is room for */
-    uint32_t further; /* rows of the cache that stand for drafts */
-    bool ready;       /* the row to go on from is there */
-    bool moved;       /* the rows of the last pass */
+    bool wanted;      /* a draft was requested since the room was last full */
+    uint32_t further; /* rows of the cache that belong to drafts */
+    bool ready;       /* the row to continue from is there */
+    bool moved;       /* the last pass's rows are in BUFFER_LAST */
 };
 
 hypura_status predictor_create(struct predictor **out, struct batch *batch, hypura_error *error)
@@ -85,7 +87,7 @@ static void drop(struct predictor *predictor)
 /* ---- a pass over the block -----------------------------------------------------------------------------------------
  */
 
-/* The last step gives logits. */
+/* Runs the block's steps. A device may compute the last one, which gives logits. */
 static hypura_status run_steps(const struct predictor *predictor, struct batch *batch, hypura_error *error)
 {
     const struct step_list list = predictor->list, rest = {list.steps + list.count - 1, 1};
@@ -98,7 +100,7 @@ static hypura_status run_steps(const struct predictor *predictor, struct batch *
     return done ? HYPURA_OK : execute(batch, rest, error);
 }
 
-/* As the executor expects a batch: it sees the block's cache in place of the layers'. */
+/* Puts the block's cache in place of the layers' in the batch, where the executor expects it. */
 static hypura_status walk(struct predictor *predictor, struct batch *batch, hypura_error *error)
 {
     struct kv_cache layers = batch->kv;
@@ -110,7 +112,7 @@ static hypura_status walk(struct predictor *predictor, struct batch *batch, hypu
     for (uint32_t i = 0; i < batch->span_count && !status; i++)
         kv_cache_begin(&batch->kv, s->spans[i].sequence, s->spans[i].rows);
     if (!status) {
-        /* No pass of the layers: what these use ages by their own. */
+        /* This is no pass of the layers: their ticks alone age what the store holds. */
         store_begin(batch->open->store);
         status = run_steps(predictor, batch, error);
         store_abandon(batch->open->store);
@@ -120,7 +122,8 @@ static hypura_status walk(struct predictor *predictor, struct batch *batch, hypu
     return status;
 }
 
-/* Rows of spans, of which the tokens are known and the last rows lie in their buffer. */
+/* Passes the spans' rows, which are in BUFFER_LAST, through the block. tokens: the token after each row. want: compute
+ * the logits of the last row. */
 static hypura_status pass(struct predictor *predictor, struct batch *batch, const int32_t *tokens, bool want,
                           hypura_error *error)
 {
@@ -137,7 +140,7 @@ static hypura_status pass(struct predictor *predictor, struct batch *batch, cons
         for (uint32_t r = 0; r < span->rows; r++)
             s->positions[span->first_row + r] = held + r;
     }
-    thread_pool_skipped(pool); /* in an earlier pass */
+    thread_pool_skipped(pool); /* resets what an earlier pass left */
     forget_inputs(batch, UINT32_MAX);
     batch->asked = &asked;
     batch->wanted = want;
@@ -159,7 +162,7 @@ static void one_span(struct batch *batch, uint32_t sequence, uint32_t rows)
     batch->scratch.spans[0] = (struct span){.sequence = sequence, .rows = rows};
 }
 
-/* All rows that wait; the token behind the last one is known. */
+/* Passes all waiting rows. The token after the last one must be known. */
 static hypura_status pass_waiting(struct predictor *predictor, struct batch *batch, bool want, hypura_error *error)
 {
     struct scratch *s = &batch->scratch;
@@ -174,7 +177,7 @@ static hypura_status pass_waiting(struct predictor *predictor, struct batch *bat
     return status;
 }
 
-/* ---- what passes of the layers bring -------------------------------------------------------------------------------
+/* ---- rows from passes of the layers --------------------------------------------------------------------------------
  */
 
 static uint32_t sequence_at(const struct engine_batch *asked, size_t row)
@@ -182,7 +185,7 @@ static uint32_t sequence_at(const struct engine_batch *asked, size_t row)
     return asked->sequences ? asked->sequences[row] : 0;
 }
 
-/* Whether rows of a prompt are among them: these have no drafts. */
+/* Whether the batch has rows of a prompt: several of one sequence, and none of them drafts. */
 static bool is_prompt(const struct engine_batch *asked)
 {
     for (size_t r = 1; r < asked->count && !asked->drafted; r++)
@@ -193,7 +196,7 @@ static bool is_prompt(const struct engine_batch *asked)
 
 bool predictor_wants(const struct predictor *predictor, const struct engine_batch *asked)
 {
-    /* A batch without other wishes gives the logits of its last row. */
+    /* Without want_logits, a batch gives the logits of its last row. */
     return !predictor->lasts || !is_prompt(asked) || !asked->want_logits || asked->want_logits[asked->count - 1];
 }
 
@@ -204,7 +207,7 @@ void predictor_before(struct predictor *predictor, struct batch *batch, const st
     const uint32_t end = predictor->first + predictor->count;
     predictor->moved = false;
     forget_further(predictor);
-    for (size_t r = 0; r < asked->count; r++) { /* what a sequence was given otherwise is not known here */
+    for (size_t r = 0; r < asked->count; r++) { /* rows that were written otherwise never passed here */
         uint32_t sequence = sequence_at(asked, r);
         if (sequence < kv->sequences && asked->positions[r] < kv->held[sequence])
             kv_cache_truncate(kv, sequence, asked->positions[r]);
@@ -228,7 +231,7 @@ void predictor_before(struct predictor *predictor, struct batch *batch, const st
         predictor->wanted = false;
 }
 
-/* Rows of the batch wait from here on. */
+/* Adds rows of the batch to the waiting ones; if they do not continue these, replaces them. */
 static void keep(struct predictor *predictor, struct batch *batch, const struct engine_batch *asked, size_t first,
                  size_t count, const float *hidden)
 {
@@ -249,7 +252,7 @@ static void keep(struct predictor *predictor, struct batch *batch, const struct 
     predictor->known = false;
 }
 
-/* The last rows of a prompt, all but the very last, whose token is not known. */
+/* Passes the last rows of a prompt. The very last one waits, because its next token is unknown. */
 static void pass_end_of_prompt(struct predictor *predictor, struct batch *batch, const struct engine_batch *asked,
                                const float *hidden)
 {
@@ -270,8 +273,8 @@ static void pass_end_of_prompt(struct predictor *predictor, struct batch *batch,
         kv_cache_commit(&predictor->kv, predictor->sequence, count);
 }
 
-/* All rows of the batch but the last one of each span, whose token is not known: it passes with any, and its place is
- * written again. */
+/* Passes all rows of the batch. The next token of each span's last row is unknown: this row passes with its own token,
+ * is not committed, and is overwritten later. */
 static void pass_prompt(struct predictor *predictor, struct batch *batch, const struct engine_batch *asked,
                         const float *hidden)
 {
@@ -316,7 +319,7 @@ void predictor_truncate(struct predictor *predictor, uint32_t sequence, uint32_t
         predictor->count -= waiting;
         predictor->known = false;
     }
-    /* What waited has no rows in the cache. */
+    /* Waiting rows are not in the cache. */
     uint32_t gone = positions ? removed - MIN(removed, waiting) : kv->held[sequence];
     kv_cache_truncate(kv, sequence, kv->held[sequence] - MIN(kv->held[sequence], gone));
 }
@@ -331,18 +334,18 @@ hypura_status predictor_ask(struct predictor *predictor, struct batch *batch, ui
     float *last = rows_of(batch, BUFFER_LAST);
     predictor->moved = false;
     if (token < 0 || (uint32_t)token >= model_parameters(batch->open->model)->vocabulary)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "token %d is not one of the vocabulary", token);
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "token %d is not in the vocabulary", token);
     if (!further) {
         forget_further(predictor);
         if (predictor->sequence != sequence || predictor->count == 0 ||
             predictor->first + predictor->count != batch->kv.held[sequence])
-            return error_set(error, HYPURA_ERROR_ARGUMENT, "the last row of sequence %u is not there", sequence);
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "the last row of sequence %u is missing", sequence);
         batch->scratch.unpassed_tokens[predictor->count - 1] = token;
         predictor->wanted = true;
         TRY(pass_waiting(predictor, batch, true, error));
     } else {
         if (!predictor->ready || predictor->sequence != sequence)
-            return error_set(error, HYPURA_ERROR_ARGUMENT, "there is no draft of sequence %u to go on from", sequence);
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "sequence %u has no draft to continue from", sequence);
         predictor->ready = false;
         one_span(batch, sequence, 1);
         TRY(pass(predictor, batch, &token, true, error));

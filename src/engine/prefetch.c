@@ -6,18 +6,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* So many prefetches of a kind count as made before there was one: right with this probability when the router of the
- * layer would choose the expert now, or nearly would. */
+/* Before any of a class were made, this many prefetches count as made, with these probabilities of being right: one for
+ * experts that the router would choose now, one for its runners-up. */
 #define PRIOR_WEIGHT 16.0f
 #define PRIOR_CHOSEN 0.6f
 #define PRIOR_NEXT 0.15f
 
 #define LEAST_SHARE 1e-20f
 
-/* The router of a layer on a state that it was not trained for still finds most of what it will choose, since the
- * residual stream moves little from layer to layer: the surer, the farther a choice is from the border between what is
- * chosen and what is not. How often choices of each margin came true, so many layers ahead, is counted and offered as
- * their probability. */
+/* The probability that a prefetch is right. The residual stream changes little from layer to layer, so a router that
+ * runs on an earlier layer's output still finds most of its later choice. The farther an expert is from the border
+ * between chosen and not chosen, the surer it is. So the share of right prefetches is counted per margin and per number
+ * of layers ahead. */
 static float prefetch_probability(const struct prefetcher *prefetcher, uint32_t ahead, uint32_t margin)
 {
     float prior = margin >= PREFETCH_MARGINS / 2 ? PRIOR_CHOSEN : PRIOR_NEXT;
@@ -27,18 +27,18 @@ static float prefetch_probability(const struct prefetcher *prefetcher, uint32_t 
 
 uint32_t prefetch_ranks(const struct model_parameters *p)
 {
-    /* Experts outside of the chosen groups cannot be next. */
+    /* Experts outside the chosen groups cannot come next. */
     uint32_t ranks = p->expert_groups ? p->experts_used : 2 * p->experts_used;
     return MIN(MIN(ranks, p->experts), PREFETCH_MAX_RANKS);
 }
 
-/* What was prefetched for a layer, by how many layers ahead (less one). */
+/* What was prefetched for a layer, by layers ahead (minus one). */
 static struct look *look_at(struct prefetcher *prefetcher, uint32_t ahead, uint32_t layer)
 {
     return &prefetcher->looks[ahead][layer % PREFETCH_LAYERS];
 }
 
-/* Where the experts of a prefetch stand in prefetched, and how sure they are in margins. */
+/* The index of a prefetch's experts in scratch.prefetched, and of their classes in scratch.margins. */
 static size_t prefetch_place(const struct batch *batch, uint32_t ahead, uint32_t layer)
 {
     return ((size_t)ahead * PREFETCH_LAYERS + layer % PREFETCH_LAYERS) * PREFETCH_ROWS * batch->prefetcher.ranks;
@@ -63,8 +63,8 @@ void prefetch_check(struct batch *batch, uint32_t number)
     }
 }
 
-/* Each choice's distance from the border, in parts of how far all of them are apart: 0 to PREFETCH_MARGINS - 1, of
- * which the upper half would be chosen. */
+/* Classifies each expert by the distance of its score from the border, relative to the range of all scores: 0 to
+ * PREFETCH_MARGINS - 1. Experts that would be chosen are in the upper half. */
 static void find_margins(const struct batch *batch, const struct router_rule *rule, const float *selection_bias,
                          const uint32_t *chosen, uint8_t *margins)
 {
@@ -88,7 +88,7 @@ static void find_margins(const struct batch *batch, const struct router_rule *ru
     }
 }
 
-/* What a later layer's router gives now. */
+/* Runs a later layer's router now. */
 static hypura_status ask_router(struct batch *batch, const struct step_router *router, struct held *held,
                                 hypura_error *error)
 {
@@ -96,7 +96,7 @@ static hypura_status ask_router(struct batch *batch, const struct step_router *r
     struct scratch *s = &batch->scratch;
     struct matmul job = {
         .input = s->prefetch_input, .tokens = batch->rows, .output = s->router, .output_stride = r->rule.experts};
-    for (uint32_t i = 0; i < router->count; i++) /* between two layers nobody else reads what they write */
+    for (uint32_t i = 0; i < router->count; i++) /* between two layers, nothing else reads what they write */
         TRY(execute(batch, (struct step_list){router->steps[i], 1}, error));
     TRY(hold_matrix(batch, held, r->router, &job.weights, error));
     TRY(hold_vector(batch, held, r->bias, &job.bias, error));
@@ -106,7 +106,7 @@ static hypura_status ask_router(struct batch *batch, const struct step_router *r
     return HYPURA_OK;
 }
 
-/* The choice that a later layer's router would make now. said: what it gives, where a device was asked. */
+/* Finds the choice that a later layer's router would make now. said: its logits from a device; NULL: computed here. */
 static hypura_status route_ahead(struct batch *batch, const struct step_router *router, const float *said,
                                  uint32_t *chosen, uint8_t *margins, struct held *held, hypura_error *error)
 {
@@ -134,7 +134,8 @@ static int likelier_first(const void *left, const void *right)
     return a->expert < b->expert ? -1 : a->expert > b->expert;
 }
 
-/* Offers what is left in likely[] of the experts from one on, the likeliest first. */
+/* Offers the first count entries of likely[] to the store, the likeliest first, without experts on other hosts.
+ * first_expert: the unit of the layer's expert 0. */
 static void offer(struct batch *batch, unit_number first_expert, uint32_t count)
 {
     struct scratch *s = &batch->scratch;
@@ -151,7 +152,7 @@ static void offer(struct batch *batch, unit_number first_expert, uint32_t count)
         store_prefetch(batch->open->store, s->prefetch_units, s->prefetch_probabilities, own);
 }
 
-/* A long batch uses nearly all experts of every layer. */
+/* Offers all experts of a layer, as a long batch uses nearly all of them. */
 static void prefetch_all(struct batch *batch, unit_number first_expert, size_t rows)
 {
     const struct model_parameters *p = model_parameters(batch->open->model);
@@ -193,7 +194,8 @@ static hypura_status prefetch_layer(struct batch *batch, uint32_t number, uint32
     return HYPURA_OK;
 }
 
-/* Single tokens, or a few; a long batch of them uses all experts; what is between uses too many to tell which. */
+/* A long batch uses all experts, and a batch of a few tokens can be predicted token by token. A batch in between uses
+ * too many experts to tell which. */
 static bool use_all_experts(const struct batch *batch, size_t rows)
 {
     const struct model_parameters *p = model_parameters(batch->open->model);
@@ -205,8 +207,8 @@ static bool prefetches_by_token(const struct batch *batch)
     return batch->rows <= PREFETCH_ROWS && !use_all_experts(batch, batch->rows);
 }
 
-/* Whether a layer's experts are worth prefetching, and its router at hand: a read of its own would come too late, and
- * what is on the GPU cannot be asked. */
+/* Whether the CPU can run a layer's router ahead. A router that streams would have to be read first, which takes too
+ * long, and one on the GPU is out of reach. */
 static bool can_prefetch(const struct batch *batch, uint32_t number)
 {
     struct step_router router;
@@ -223,7 +225,7 @@ static bool can_prefetch(const struct batch *batch, uint32_t number)
     return true;
 }
 
-/* This layer was prefetched in this pass, farther ahead. */
+/* Whether this layer was already prefetched in this pass, from farther ahead. */
 static bool prefetched_before(struct prefetcher *prefetcher, uint32_t number, uint32_t ahead)
 {
     for (uint32_t farther = ahead + 1; farther < PREFETCH_LAYERS; farther++) {
@@ -234,7 +236,7 @@ static bool prefetched_before(struct prefetcher *prefetcher, uint32_t number, ui
     return false;
 }
 
-/* For this layer and those after it. */
+/* Prefetches for this layer and, while the drive is idle, for those after it. */
 static hypura_status prefetch_from(struct batch *batch, uint32_t number, hypura_error *error)
 {
     const bool others = batch->share && batch->share->streams;

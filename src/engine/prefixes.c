@@ -1,11 +1,12 @@
-/* The store of what was computed of texts: how much of the budget it may have, and under which digest. */
+/* Opens the store of prefixes: chooses its share of the budget, and computes the digest for its files. */
 #include "engine/engine_private.h"
 
-/* Of the budget, as much as costs the pool of a model that streams little; when asked for, at most the other. */
+/* The store's share of the budget: by default so little that the pool hardly loses speed, and at most the other if an
+ * option sets it. */
 #define PART 16
 #define MOST_PART 2
 
-/* Checkpoints are large where layers have states; a conversation wants some of them. */
+/* Checkpoints of layers with states are large. There is room for this many of them, within this share of the budget. */
 #define CHECKPOINTS 6
 #define CHECKPOINTS_PART 8
 
@@ -26,7 +27,7 @@ hypura_status prefixes_open(struct engine *engine, const struct engine_options *
 {
     bool nothing = !engine_rows_bytes(engine, 0, PLAN_KV_BLOCK) && !engine_checkpoint_bytes(engine);
     if (nothing && options->prefix_path)
-        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s is an encoder, of which no prefix can be kept",
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s is an encoder: its prefixes cannot be kept",
                          model_name(engine->open.model));
     if (nothing || !options->keep_prefixes)
         return HYPURA_OK;

@@ -27,7 +27,7 @@ int64_t prompt_now(void)
     return (int64_t)now + (localtime_r(&now, &local) ? local.tm_gmtoff : 0);
 }
 
-/* NULL for a token that the model does not have. */
+/* NULL if the model has no such token. */
 static const char *special_text(const struct vocabulary *vocabulary, enum special_token which)
 {
     int32_t id = vocabulary_special(vocabulary, which);
@@ -41,7 +41,7 @@ hypura_status prompt_render_chat(const struct chat_template *template, const str
     complete.bos_text = special_text(vocabulary, SPECIAL_BOS);
     complete.eos_text = special_text(vocabulary, SPECIAL_EOS);
     hypura_status status = chat_render(template, &complete, out, error);
-    /* The tokenizer adds these itself; a template that writes them too would double them. */
+    /* The tokenizer adds BOS and EOS, which the template may also have written: remove the duplicates. */
     if (!status)
         chat_strip_bos(out, vocabulary_adds_bos(vocabulary) ? complete.bos_text : NULL,
                        vocabulary_adds_eos(vocabulary) ? complete.eos_text : NULL);
@@ -71,7 +71,7 @@ hypura_status prompt_from_chat(const struct chat_template *template, const struc
 
 #define PAIR_PARTS 64
 
-/* The template with the two texts in their places, which are noted. */
+/* Fills the two texts into the template, and notes where they are. */
 static hypura_status fill_in(struct buffer *out, struct text_range *plain, size_t *count, const char *template,
                              const struct prompt_pair *pair, hypura_error *error)
 {
@@ -88,8 +88,8 @@ static hypura_status fill_in(struct buffer *out, struct text_range *plain, size_
             continue;
         }
         if (*count == PAIR_PARTS)
-            return error_set(error, HYPURA_ERROR_FORMAT, "the model's template for re-ranking has more than %d places",
-                             PAIR_PARTS);
+            return error_set(error, HYPURA_ERROR_FORMAT,
+                             "the model's template for re-ranking has more than %d placeholders", PAIR_PARTS);
         plain[(*count)++] = (struct text_range){out->size, out->size + sizes[which]};
         buffer_append(out, texts[which], sizes[which]);
         template += strlen(names[which]);
@@ -102,7 +102,7 @@ static hypura_status append_special(struct token_array *tokens, bool wanted, int
     return wanted && id != NO_TOKEN ? token_array_append(tokens, id, error) : HYPURA_OK;
 }
 
-/* One behind the other. */
+/* Tokenizes the two texts one after the other. */
 static hypura_status append_pair(const struct vocabulary *v, const struct prompt_pair *pair,
                                  const struct work_watch *watch, struct token_array *tokens, hypura_error *error)
 {

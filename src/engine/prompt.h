@@ -1,5 +1,5 @@
-/* prompt: a chat, or plain text, as the tokens that the model is given. Special tokens are made from what the template
- * writes, never from what a user wrote. */
+/* prompt: turns a chat, or a query and a text, into tokens for the model. Only what the template writes can become
+ * special tokens; what a user writes never does. */
 #ifndef HYPURA_PROMPT_H
 #define HYPURA_PROMPT_H
 
@@ -7,28 +7,28 @@
 #include "template/template.h"
 #include "tokenizer/vocabulary.h"
 
-/* The model's own chat template (a variant by name, such as "tool_use", when it has that one), or ChatML when it has
- * none. */
+/* Opens the model's chat template, or ChatML if it has none. variant: a template's name, such as "tool_use", preferred
+ * if the model has it; NULL: none. Free *out with chat_template_free. */
 hypura_status prompt_open_template(struct chat_template **out, const struct gguf *file, const char *variant,
                                    hypura_error *error);
 
-/* What chat_input.now wants: seconds of the local wall clock. */
+/* The value for chat_input.now: seconds of the local wall clock. */
 int64_t prompt_now(void);
 
-/* Renders a chat as the tokenizer is to get it: without the BOS and EOS that it adds itself. bos_text and eos_text of
- * the input are filled in here. */
+/* Renders a chat for the tokenizer: without the BOS and EOS that the tokenizer adds. Sets the input's bos_text and
+ * eos_text itself. Free *out with rendered_text_free. */
 hypura_status prompt_render_chat(const struct chat_template *template, const struct vocabulary *vocabulary,
                                  const struct chat_input *input, struct rendered_text *out, hypura_error *error);
 
-/* Renders and tokenizes a chat, under the input's watch; bos_text and eos_text of the input are filled in here. The
- * rendered text goes to *text when that is not NULL (free it with rendered_text_free). */
+/* Renders and tokenizes a chat, under input->watch. Sets the input's bos_text and eos_text itself. If text is not NULL,
+ * the rendered text goes there; free it with rendered_text_free. */
 hypura_status prompt_from_chat(const struct chat_template *template, const struct vocabulary *vocabulary,
                                const struct chat_input *input, struct token_array *tokens, struct rendered_text *text,
                                hypura_error *error);
 
-/* A query and a text that may answer it, as a re-ranker is given them: in the file's template for that
- * (tokenizer.chat_template.rerank: {query} and {document} stand for them), or one behind the other, with the BOS, EOS and
- * separator that the model asks for: BOS query EOS separator text EOS. */
+/* A query and a text that may answer it, for a re-ranker. If the file has a template for them
+ * (tokenizer.chat_template.rerank), they replace its {query} and {document}. Otherwise one follows the other, with the
+ * BOS, EOS and separator that the model uses: BOS query EOS separator text EOS. */
 struct prompt_pair {
     const char *query;
     size_t query_size;

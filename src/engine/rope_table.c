@@ -10,7 +10,7 @@ static double turning_pair(const struct model_parameters *p, uint32_t rotary, do
     return rotary * log(p->rope_original_context / (turns * TWO_PI)) / (2.0 * log(base));
 }
 
-/* The share of a pair's frequency that is left unscaled: 1 for quick pairs, 0 for slow ones, a ramp between. */
+/* The share of a pair's frequency that is not scaled: 1 for fast pairs, 0 for slow ones, a ramp in between. */
 static double yarn_unscaled(const struct model_parameters *p, uint32_t rotary, double base, uint32_t pair)
 {
     double low = fmax(0.0, floor(turning_pair(p, rotary, base, p->yarn_beta_fast)));
@@ -47,7 +47,7 @@ void rope_table_destroy(struct rope_table *table)
     *table = (struct rope_table){0};
 }
 
-/* Rows that a task fills. */
+/* Rows per task. */
 #define FILL_ROWS 16u
 
 struct fill {

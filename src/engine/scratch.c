@@ -1,6 +1,6 @@
 #include "engine/engine_private.h"
 
-/* The queries against the cache's rows, and what comes back of all heads. */
+/* The sizes of MLA's queries against the cache's rows, and of the results of all heads. */
 static void latent_widths(struct geometry *out, const struct step_attend_latent *a)
 {
     size_t heads = a->heads;
@@ -11,7 +11,7 @@ static void latent_widths(struct geometry *out, const struct step_attend_latent 
     out->latent_head = MAX(out->latent_head, MAX(a->rank, a->plain));
 }
 
-/* What a product reads. */
+/* The widths of the rows that products read. */
 static void input_widths(struct geometry *out, const struct step *step)
 {
     size_t embedding = model_parameters(out->model)->embedding;
@@ -29,7 +29,7 @@ static void input_widths(struct geometry *out, const struct step *step)
     out->inner = MAX(out->inner, (size_t)1); /* a model may have no feed forward */
 }
 
-/* Small tensors that hold_vector has to convert. */
+/* The size of a small tensor, if hold_vector has to convert it. */
 static void vector_width(struct geometry *out, unit_number unit)
 {
     const struct unit_slice *slice = unit == NO_UNIT ? NULL : &model_unit(out->model, unit)->slices[0];
@@ -76,8 +76,8 @@ void geometry_make(struct geometry *out, const struct model *model, const struct
     }
 }
 
-/* Buffers are cut from one mapping, one after another. With no base only the size counts. The widths are bounded by the
- * reader of the metadata and the chunk by engine_open, so that nothing here comes near 64 bits. */
+/* Cuts buffers from one mapping, one after another. Without a base, only counts their size. The metadata reader bounds
+ * the widths, and engine_open the chunk, so no size comes near 64 bits. */
 struct cutter {
     uint8_t *base;
     size_t used;
@@ -92,7 +92,7 @@ static void *cut(struct cutter *cutter, size_t count, size_t size)
 
 #define CUT(field, count) (s->field = cut(&cutter, (count), sizeof *s->field))
 
-/* Of the search for positions: those of one row, or of as many as are worth working on at once. */
+/* Index scores at a time: those of one row, or of more rows up to this number. */
 #define INDEX_SCORES ((size_t)1 << 18)
 
 static size_t index_scores(const struct geometry *g, uint32_t chunk, uint32_t positions)
@@ -112,7 +112,7 @@ static size_t lay_out(struct scratch *s, const struct geometry *g, uint32_t chun
     CUT(buffers[BUFFER_NORMED], c * MAX(g->widths[BUFFER_NORMED], (size_t)p->embedding));
     for (size_t i = 0; i < COUNT_OF(s->vectors); i++)
         CUT(vectors[i], g->vector);
-    size_t free_at_the_end = cutter.used; /* of a pass, up to the logits */
+    size_t free_at_the_end = cutter.used; /* what follows, up to the logits, is free at the end of a pass */
     CUT(buffers[BUFFER_BRANCH], c * MAX(g->widths[BUFFER_BRANCH], (size_t)p->embedding));
     for (enum step_buffer buffer = BUFFER_BRANCH + 1; buffer < BUFFER_COUNT; buffer++) {
         bool inner = buffer == BUFFER_GATE || buffer == BUFFER_UP;
@@ -123,7 +123,7 @@ static size_t lay_out(struct scratch *s, const struct geometry *g, uint32_t chun
     CUT(rope[1], c * p->rotary_local);
     CUT(logits, (size_t)g->logits_rows * p->vocabulary);
     s->output_rows = (cutter.used - free_at_the_end) / sizeof *s->logits / MAX(p->vocabulary, 1u);
-    CUT(embedding_row, p->embedding * sizeof(double)); /* no type takes more than 8 bytes an element */
+    CUT(embedding_row, p->embedding * sizeof(double)); /* no type takes more than 8 bytes per element */
     if (g->look_up) {
         const struct step_look_up *l = &g->look_up->look_up;
         const struct gguf_tensor *tensor = model_unit(g->model, l->table)->slices[0].tensor;

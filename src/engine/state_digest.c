@@ -1,4 +1,5 @@
-/* Whether what a sequence knows means the same in another engine: a digest of all that it depends on. */
+/* A digest of everything that a sequence's data depends on: if two engines have the same one, the data means the same
+ * in both. */
 #include "engine/cluster/share.h"
 
 #include <errno.h>
@@ -6,11 +7,11 @@
 #include <string.h>
 #include <unistd.h>
 
-/* What the data looks like; kv_state.c. */
+/* The version of the data's layout (kv_state.c). */
 #define STATE_VERSION 1u
 
-/* Of weights so many samples are taken, spread over all tensors: files of one layout may differ in some tensors only.
- */
+/* The number of samples of the weights, spread over all tensors: files with the same header may differ in only some
+ * tensors. */
 #define SAMPLES 1024u
 #define SAMPLE_BYTES 512u
 
@@ -54,7 +55,7 @@ static uint64_t add_header(uint64_t hash, const struct gguf *file)
     return hash;
 }
 
-/* A sample of one tensor, somewhere in it. */
+/* Adds a sample of a tensor; its number chooses the offset. */
 static hypura_status add_sample(uint64_t *hash, const struct gguf_tensor *tensor, size_t number, int descriptor,
                                 const char *path, hypura_error *error)
 {
@@ -117,7 +118,8 @@ static uint64_t add_adapters(uint64_t hash, const struct opened *open)
     return hash;
 }
 
-/* What the data is made of. How much context there is decides which layers are rings, and which rope factors hold. */
+/* Adds the layout of the data. The length of the context decides which layers are rings and which rope factors
+ * apply. */
 static uint64_t add_caches(uint64_t hash, const struct engine *engine)
 {
     const struct kv_cache *kv = &engine->batch.kv;
@@ -139,7 +141,7 @@ static uint64_t add_caches(uint64_t hash, const struct engine *engine)
     return hash;
 }
 
-/* Sums are in the same order on all processors, but hardware may round some of its own way. */
+/* Adds what computes: all of it sums in the same order, but some of it rounds differently. */
 static uint64_t add_machine(uint64_t hash, const struct engine *engine)
 {
     const char *set = compute_instructions_name(compute_best_instructions());

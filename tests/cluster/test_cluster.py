@@ -298,7 +298,7 @@ def what_cannot_be_shared_out_is_refused():
     assert done.returncode != 0 and done.stderr.count("nothing.gguf") == 1, done
     with open(path("watched"), "w") as file:
         file.write(text(3000))
-    for command, sentence in ((["run", EMBEDDED, "--prompt", "x", "--gpu", "0"], "with several ranks no GPU computes"),
+    for command, sentence in ((["run", EMBEDDED, "--prompt", "x", "--gpu", "0"], "GPUs cannot be used with several ranks"),
                               (["imatrix", "--text", path("watched"), EMBEDDED, path("imatrix.gguf")], "without mpirun")):
         done = subprocess.run(mpirun(2, HYPURA, *command), capture_output=True, text=True, timeout=100 * PATIENCE,
                               stdin=subprocess.DEVNULL, env={**ENVIRONMENT, "STATUS": path("status")})
