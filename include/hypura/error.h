@@ -1,8 +1,8 @@
-/* How every function of hypura reports that something went wrong.
+/* How functions report errors.
  *
- * A function that can fail returns a hypura_status and, when it is not HYPURA_OK, fills the error with one sentence
- * that a user can act on: what was being done, where (file, offset), what was found and what was expected. The error
- * argument may be NULL. On failure every output argument is left as it was unless its own description says otherwise.
+ * A function that can fail returns a hypura_status. Unless it is HYPURA_OK, the function also fills *error with one
+ * sentence that a user can act on: what failed, where (file, offset), what was found and what was expected. error may
+ * be NULL. On failure, output arguments are unchanged unless the function's description says otherwise.
  */
 #ifndef HYPURA_API_ERROR_H
 #define HYPURA_API_ERROR_H
@@ -13,22 +13,22 @@ HYPURA_BEGIN
 
 typedef enum hypura_status {
     HYPURA_OK = 0,
-    HYPURA_ERROR_ARGUMENT,    /* the caller asked for something that makes no sense */
-    HYPURA_ERROR_IO,          /* the operating system refused a read, a write, an open */
-    HYPURA_ERROR_FORMAT,      /* a file is truncated, corrupt or hostile */
-    HYPURA_ERROR_UNSUPPORTED, /* well formed, but this program does not do it */
-    HYPURA_ERROR_MEMORY,      /* no memory, or the budget is too small */
-    HYPURA_ERROR_CANCELLED,   /* the caller asked to stop */
-    HYPURA_ERROR_DEVICE,      /* a GPU was lost or refused */
-    HYPURA_ERROR_HOST         /* another host of several was lost, or says nothing */
+    HYPURA_ERROR_ARGUMENT,    /* an argument or a request is invalid */
+    HYPURA_ERROR_IO,          /* the operating system failed to open, read or write */
+    HYPURA_ERROR_FORMAT,      /* a file is truncated, corrupt or malicious */
+    HYPURA_ERROR_UNSUPPORTED, /* valid, but not supported */
+    HYPURA_ERROR_MEMORY,      /* out of memory, or the budget is too small */
+    HYPURA_ERROR_CANCELLED,   /* the caller cancelled */
+    HYPURA_ERROR_DEVICE,      /* a GPU failed or was lost */
+    HYPURA_ERROR_HOST         /* another host was lost or does not respond */
 } hypura_status;
 
 typedef struct hypura_error {
     hypura_status status;
-    char message[512]; /* UTF-8 without control characters, always terminated */
+    char message[512]; /* UTF-8 without control characters, NUL-terminated */
 } hypura_error;
 
-/* "argument", "io", ...; "unknown" for a status of a newer library. A constant. */
+/* "ok", "argument", "io", ...; "unknown" for a value that this library does not have. A constant. */
 HYPURA_API const char *hypura_status_name(hypura_status status);
 
 HYPURA_END

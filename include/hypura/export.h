@@ -1,4 +1,4 @@
-/* What every header of hypura begins with: how its functions are exported. */
+/* Macros that declare exported functions. Every public header includes this one. */
 #ifndef HYPURA_API_EXPORT_H
 #define HYPURA_API_EXPORT_H
 

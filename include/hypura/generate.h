@@ -1,7 +1,7 @@
 /* Answers.
  *
- * hypura_start hands a request over and returns; hypura_next gives out what the model writes, piece by piece, until the
- * end. hypura_answer does both, for a thread that has nothing else to do:
+ * hypura_start submits a request and returns. hypura_next then returns the answer event by event, up to its end.
+ * hypura_answer does both, and calls a function for each event:
  *
  *     hypura_chat chat = {.struct_size = sizeof chat, .messages = "[{\"role\": \"user\", \"content\": \"Hello\"}]"};
  *     hypura_request request = {.struct_size = sizeof request, .chat = &chat};
@@ -16,75 +16,76 @@
 
 HYPURA_BEGIN
 
-/* ---- asking ------------------------------------------------------------------------------------------------------ */
+/* ---- requests ---------------------------------------------------------------------------------------------------- */
 
-/* What an answer must be. */
+/* What form an answer must have. */
 typedef enum hypura_form {
     HYPURA_FORM_FREE = 0,
     HYPURA_FORM_JSON,   /* a JSON object */
-    HYPURA_FORM_SCHEMA, /* JSON of a schema: form_text is a JSON schema */
-    HYPURA_FORM_GRAMMAR /* form_text is a grammar in GBNF */
+    HYPURA_FORM_SCHEMA, /* JSON that matches the JSON schema in form_text */
+    HYPURA_FORM_GRAMMAR /* text that matches the GBNF grammar in form_text */
 } hypura_form;
 
-/* All of it is copied by hypura_start. */
+/* hypura_start copies all of it. */
 typedef struct hypura_request {
     size_t struct_size;
 
-    /* ---- the prompt: one of these ---- */
+    /* ---- the prompt: exactly one of chat, text and tokens ---- */
     const hypura_chat *chat;
-    const char *text; /* text_size bytes, that the model goes on with */
+    const char *text; /* text_size bytes that the model continues */
     size_t text_size;
     const int32_t *tokens; /* [token_count] */
     size_t token_count;
-    bool follows;    /* text or tokens follow what the session holds */
-    bool plain_text; /* no control tokens are made from the text */
+    bool follows;    /* append text or tokens to those that the session holds */
+    bool plain_text; /* do not parse control tokens in text */
 
-    /* ---- how it is written ---- */
+    /* ---- how the answer is written ---- */
     const hypura_sampling *sampling; /* NULL: hypura_default_sampling */
     hypura_form form;
     const char *form_text;
 
     /* ---- when it ends ---- */
-    uint32_t max_tokens;      /* 0: when the model ends it, or the context is full */
-    const char *const *stops; /* [stop_count]: texts that end it and are not part of it */
+    uint32_t max_tokens;      /* 0: no limit except the context */
+    const char *const *stops; /* [stop_count] texts that end the answer and are left out of it */
     size_t stop_count;
-    bool ignore_end;         /* go on after the model ended it */
-    uint32_t context_tokens; /* of this answer with its prompt; 0: as many as there are */
-    bool shift;              /* a full context is no end: drop the older half behind the first shift_keep_tokens */
+    bool ignore_end;         /* continue past the model's end token */
+    uint32_t context_tokens; /* limit for the prompt and this answer; 0: the whole context */
+    bool shift;              /* when the context is full, drop the older half of what follows the first
+                              * shift_keep_tokens, and continue */
     uint32_t shift_keep_tokens;
 
-    /* ---- what is told of it ---- */
-    bool as_written;   /* all text is content, as the model wrote it: reasoning and tool calls are not taken apart */
-    bool show_special; /* with the text of control tokens; only as_written */
-    bool want_tokens;  /* HYPURA_EVENT_TOKEN for each token */
-    uint32_t top_logprobs; /* with this many of the likeliest tokens, at most 20 */
+    /* ---- what is reported ---- */
+    bool as_written;       /* report all text as content: do not separate reasoning and tool calls */
+    bool show_special;     /* with as_written: include the text of control tokens */
+    bool want_tokens;      /* report a HYPURA_EVENT_TOKEN for each token */
+    uint32_t top_logprobs; /* with want_tokens: how many of the likeliest tokens to report with each, at most 20 */
 } hypura_request;
 
-/* ---- what happens ------------------------------------------------------------------------------------------------ */
+/* ---- events ------------------------------------------------------------------------------------------------------ */
 
 typedef enum hypura_event_kind {
-    HYPURA_EVENT_CONTENT,   /* text of the answer, to be appended */
-    HYPURA_EVENT_REASONING, /* text of its reasoning, to be appended */
-    HYPURA_EVENT_TOOL_CALL, /* a whole call: name, and text is the JSON object of its arguments */
-    HYPURA_EVENT_TOKEN,     /* token, logprob, top: with request.want_tokens */
-    HYPURA_EVENT_END        /* the last one: hypura_session_result */
+    HYPURA_EVENT_CONTENT,   /* text: the next part of the answer */
+    HYPURA_EVENT_REASONING, /* text: the next part of its reasoning */
+    HYPURA_EVENT_TOOL_CALL, /* a complete call: name, call_index, and its arguments as a JSON object in text */
+    HYPURA_EVENT_TOKEN,     /* with request.want_tokens: token, logprob, top */
+    HYPURA_EVENT_END        /* the last event; see hypura_session_result */
 } hypura_event_kind;
 
 typedef struct hypura_logprob {
     int32_t token;
-    float logprob; /* natural logarithm of its probability, before any setting */
+    float logprob; /* natural logarithm of its probability, before sampling settings apply */
 } hypura_logprob;
 
-/* The library owns it and what it points to, until the session's next call, and adds fields at its end. */
+/* Belongs to the session, with what it points to; valid until the session's next call. */
 typedef struct hypura_event {
     hypura_event_kind kind;
-    const char *text; /* size bytes of whole UTF-8 characters, and a NUL */
+    const char *text; /* size bytes of complete UTF-8 characters, and a NUL */
     size_t size;
     const char *name;    /* of the tool */
-    uint32_t call_index; /* from 0 */
+    uint32_t call_index; /* 0 for the answer's first call */
     int32_t token;
     float logprob;
-    const hypura_logprob *top; /* [top_count], the likeliest first */
+    const hypura_logprob *top; /* [top_count], likeliest first */
     size_t top_count;
 } hypura_event;
 
@@ -92,57 +93,57 @@ typedef struct hypura_event {
 typedef enum hypura_finish {
     HYPURA_FINISH_END,        /* the model ended it */
     HYPURA_FINISH_STOP,       /* a text of request.stops */
-    HYPURA_FINISH_TOOL_CALLS, /* the model ended it with calls of tools, whose results it waits for */
+    HYPURA_FINISH_TOOL_CALLS, /* the model ended it after calling tools, and expects their results */
     HYPURA_FINISH_MAX_TOKENS, /* request.max_tokens */
     HYPURA_FINISH_CONTEXT,    /* the context is full */
     HYPURA_FINISH_CANCELLED   /* hypura_cancel, hypura_stop, or a callback that returned false */
 } hypura_finish;
 
-/* The library owns it and adds fields at its end. */
 typedef struct hypura_result {
     hypura_finish finish;
-    int32_t end_token;      /* that the model ended it with; HYPURA_NO_TOKEN: none */
-    const char *stop;       /* the text of request.stops that ended it; NULL: none */
-    uint32_t prompt_tokens; /* all of them */
-    uint32_t cached_tokens; /* of these, not computed again */
+    int32_t end_token;      /* the end token that the model wrote; HYPURA_NO_TOKEN: none */
+    const char *stop;       /* the text of request.stops that ended the answer; NULL: none */
+    uint32_t prompt_tokens; /* all of the prompt */
+    uint32_t cached_tokens; /* prompt tokens that did not have to be computed */
     uint32_t answer_tokens;
-    uint32_t reasoning_tokens; /* of these */
-    double prompt_seconds;     /* from when it began to its first token */
-    double answer_seconds;     /* from there to its end */
+    uint32_t reasoning_tokens; /* part of answer_tokens */
+    double prompt_seconds;     /* from the start of computing to the first token */
+    double answer_seconds;     /* from the first token to the end */
 } hypura_result;
 
-/* "end", "stop", "tool_calls", "max_tokens", "context", "cancelled"; "unknown" for one of a newer library. */
+/* "end", "stop", "tool_calls", "max_tokens", "context", "cancelled"; "unknown" for a value that this library does not
+ * have. A constant. */
 HYPURA_API const char *hypura_finish_name(hypura_finish finish);
 
-/* ---- the calls --------------------------------------------------------------------------------------------------- */
+/* ---- functions --------------------------------------------------------------------------------------------------- */
 
-/* Makes the prompt and hands it to the model. HYPURA_ERROR_ARGUMENT where the request makes no sense, does not fit the
- * context, or the session's last answer still runs. */
+/* Makes the prompt and submits it to the model. HYPURA_ERROR_ARGUMENT: the request is invalid or does not fit the
+ * context, or the session's last answer has not been read to its end. */
 HYPURA_API hypura_status hypura_start(hypura_session *session, const hypura_request *request, hypura_error *error);
 
-/* What hypura_start would say of a request's settings, form and stops, whatever its prompt. From any thread. */
+/* Checks a request's sampling, form and stops as hypura_start would, but not its prompt. */
 HYPURA_API hypura_status hypura_check_request(hypura_model *model, const hypura_request *request, hypura_error *error);
 
-/* The next event of the answer, waiting for up to this many milliseconds: -1 without a limit, 0 not at all. *event is
- * NULL when none came in time. After HYPURA_EVENT_END, or an error, the session can start another answer. An error is
- * what the answer failed with; HYPURA_ERROR_ARGUMENT when none was started. */
+/* Sets *event to the answer's next event, or to NULL if none comes within timeout_milliseconds (0: do not wait; -1:
+ * wait without a limit). An error is the one that the answer failed with, or HYPURA_ERROR_ARGUMENT if no answer was
+ * started. After HYPURA_EVENT_END or an error, the session can start another answer. */
 HYPURA_API hypura_status hypura_next(hypura_session *session, int timeout_milliseconds, const hypura_event **event,
                                      hypura_error *error);
 
-/* Ends the answer that runs; hypura_next gives out what was written until then, and the end. */
+/* Ends the running answer. hypura_next still returns what was written until then, and HYPURA_EVENT_END. */
 HYPURA_API void hypura_stop(hypura_session *session);
 
-/* Starts an answer and calls on_event (NULL is fine) on this thread for each event; false ends the answer.
- * HYPURA_ERROR_CANCELLED after hypura_cancel, HYPURA_OK after all other ends. */
+/* Starts an answer and calls on_event (may be NULL) for each event; the answer ends when that returns false.
+ * HYPURA_ERROR_CANCELLED: hypura_cancel ended the answer. Every other end is HYPURA_OK. */
 HYPURA_API hypura_status hypura_answer(hypura_session *session, const hypura_request *request,
                                        bool (*on_event)(void *context, const hypura_event *event), void *context,
                                        hypura_error *error);
 
-/* How the last answer ended. Belongs to the session, until its next hypura_start; NULL before the first end. */
+/* How the last answer ended. Belongs to the session; valid until its next hypura_start. NULL if no answer has ended. */
 HYPURA_API const hypura_result *hypura_session_result(const hypura_session *session);
 
-/* For poll(), select() and event loops: a descriptor that can be read from while hypura_next would not wait. Only wait
- * for it; the session reads and closes it. */
+/* A descriptor for poll(), select() and event loops: it is readable while hypura_next would not wait. Do not read from
+ * it or close it; the session does. */
 HYPURA_API hypura_status hypura_session_file(hypura_session *session, int *descriptor, hypura_error *error);
 
 HYPURA_END

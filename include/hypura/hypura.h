@@ -10,36 +10,37 @@
  *     hypura_session_close(session);
  *     hypura_close(model);
  *
- * One idea per header:
+ * The headers:
  *
- *     version.h     the version, compiled and loaded       session.h     one text at a time, for one thread
- *     error.h       status and sentence                    generate.h    answers, and why they ended
- *     log.h         what else it reports                   sampling.h    how tokens are chosen
- *     options.h     how a model is opened                  evaluate.h    logits, embeddings, scores, speed
- *     plan.h        what it would do here                  statistics.h  what it did, where weights are
- *     model.h       opened once, shared by threads         text.h        tokens and chat templates
- *     endpoint.h    requests in the shapes of a server's   inspect.h     a file and its plan, in full
+ *     version.h     version compiled against and loaded    session.h     one conversation, used by one thread
+ *     error.h       statuses and messages                  generate.h    answers and why they ended
+ *     log.h         messages besides errors                sampling.h    how tokens are chosen
+ *     options.h     how to open a model                    evaluate.h    logits, embeddings, scores, speed
+ *     plan.h        placement and expected speed           statistics.h  counters, and where the weights are
+ *     model.h       a model, shared by all threads         text.h        tokens and chat templates
+ *     endpoint.h    requests in a server's JSON            inspect.h     a file and its plan in full, as JSON
  *
- * Who owns what
- *     - A program closes what it opened: sessions, then models. It frees plans with hypura_plan_free.
- *     - Tokens and texts that a function returns through an int32_t ** or char ** belong to the program: hypura_free.
- *     - Everything const belongs to the library; its header says how long it is valid.
- *     - The library keeps no pointer that it is given, except those of hypura_set_log.
+ * Ownership
+ *     - Close what you open: sessions before their model. Free plans with hypura_plan_free.
+ *     - Tokens and text returned through an int32_t ** or char ** belong to the caller: free them with hypura_free.
+ *     - Everything returned as const belongs to the library. Its header says how long it is valid.
+ *     - The library copies its arguments. It keeps a callback and its context only where the header says so:
+ *       hypura_set_log, options.load_behind, hypura_endpoint_ask.
  *
  * Threads
- *     - Any thread may use a model. One thread at a time may use a session. Any thread, and a signal handler, may call
- *       hypura_cancel.
- *     - Callbacks run on the thread that made the call. Only hypura_log_sink may run on another.
+ *     - Any thread may use a model. Only one thread at a time may use a session. Any thread, and a signal handler, may
+ *       call hypura_cancel.
+ *     - Callbacks run on the calling thread, except the three above, which may run on any thread.
  *
  * Structs
- *     - Structs that a program fills begin with struct_size: set it to sizeof, and leave the rest zero for defaults.
- *       A newer library accepts the smaller struct of an older program. An older library refuses a larger struct only
- *       if a field is set that it does not know.
- *     - Structs that the library hands out by pointer grow at their end: do not copy them by size, and do not make
- *       arrays of them.
+ *     - Structs that the caller fills begin with struct_size. Set it to sizeof the struct and leave the other fields
+ *       zero for their defaults. hypura_default_sampling fills hypura_sampling, whose defaults are not all zero.
+ *     - A newer library accepts the smaller struct of an older program. An older library accepts a larger struct unless
+ *       it sets a field that the library does not know.
+ *     - Structs returned by pointer may grow at their end: do not copy them, and do not make arrays of them.
  *
- * Nothing here prints, exits or aborts. Strings are UTF-8. Memory is bounded, and a lack of it is an error. Link with
- * -lhypura (pkg-config hypura).
+ * The library never prints, exits or aborts. Strings are UTF-8. Memory is bounded, and running out of it is an error.
+ * Link with -lhypura (pkg-config hypura).
  */
 #ifndef HYPURA_API_H
 #define HYPURA_API_H

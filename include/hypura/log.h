@@ -1,4 +1,4 @@
-/* What the library reports in addition to answers and errors. It is silent unless a program asks. */
+/* Messages besides errors, such as warnings. The library reports none until hypura_set_log is called. */
 #ifndef HYPURA_API_LOG_H
 #define HYPURA_API_LOG_H
 
@@ -13,12 +13,12 @@ typedef enum hypura_log_level {
     HYPURA_LOG_ERROR
 } hypura_log_level;
 
-/* message: one line of UTF-8 without a line feed, valid during the call. Called from any thread, from several at once;
- * it must not call the library. */
+/* Receives one message: a line of UTF-8 without a line feed, valid during the call. Any thread may call it, several at
+ * the same time. It must not call the library. */
 typedef void (*hypura_log_sink)(void *context, hypura_log_level level, const char *message);
 
-/* Sends messages of this level and above to the sink; NULL: nowhere. It applies to the whole process: call it before
- * the first model is opened, and not while one is open. */
+/* Sends messages of level least and above to the sink; a NULL sink turns them off. The setting applies to the whole
+ * process and keeps sink and context. Do not call it while a model is open. */
 HYPURA_API void hypura_set_log(hypura_log_sink sink, void *context, hypura_log_level least);
 
 HYPURA_END

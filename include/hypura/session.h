@@ -1,12 +1,11 @@
-/* A session: one text at a time, for one thread.
+/* A session: one conversation, used by one thread.
  *
- * A session belongs to the thread that uses it: two calls on one session must not overlap. Only hypura_cancel may be
- * called from anywhere. Different sessions of a model may be used by different threads, or all by one (hypura_next with
- * a timeout of 0, and hypura_session_file). A session costs little while it has nothing to do: open as many as there
- * are conversations.
+ * Calls on one session must not overlap, except hypura_cancel, which any thread may call at any time. Different threads
+ * may use different sessions of a model, or one thread may use them all (hypura_next with a timeout of 0, and
+ * hypura_session_file). An idle session costs little: open one per conversation.
  *
- * A session holds the tokens of its last prompt and answer. What the model computed of them is found again by any
- * session whose prompt begins with the same tokens, so the next turn of a chat computes only what is new.
+ * A session holds the tokens of its last prompt and answer. The model keeps what it computed for them, for all
+ * sessions: a prompt that begins with the same tokens, such as the next turn of a chat, computes only the rest.
  */
 #ifndef HYPURA_API_SESSION_H
 #define HYPURA_API_SESSION_H
@@ -17,37 +16,38 @@ HYPURA_BEGIN
 
 typedef struct hypura_session hypura_session;
 
-/* *out is the caller's: hypura_session_close, before the model is closed. */
+/* Opens a session. The caller closes *out with hypura_session_close, before closing the model. */
 HYPURA_API hypura_status hypura_session_open(hypura_session **out, hypura_model *model, hypura_error *error);
 
-/* Ends an answer that runs. NULL is fine. */
+/* Ends the session's answer, if one is running, and frees the session, which may be NULL. */
 HYPURA_API void hypura_session_close(hypura_session *session);
 
-/* true: the call of this session that runs ends as cancelled within some milliseconds, and so does every later one,
- * until it is called with false. So no cancel is lost, whenever it comes. From any thread; with true also from a signal
- * handler. If an answer runs and its thread is not in hypura_next, it ends when hypura_next is called. */
+/* With true, the session's current call ends as cancelled within milliseconds, and so does every later call until this
+ * is called with false. So no cancel is lost, whenever it comes. An answer whose thread is not in hypura_next ends when
+ * that is called. Any thread may call this, and with true a signal handler too. */
 HYPURA_API void hypura_cancel(hypura_session *session, bool cancel);
 
-/* What it holds. Belongs to the session, until its next call. */
+/* The tokens that the session holds. Belong to the session; valid until its next call. */
 HYPURA_API const int32_t *hypura_session_tokens(const hypura_session *session, size_t *count);
 
-/* ---- prefixes: what was computed, as data ------------------------------------------------------------------------ */
+/* ---- copying and saving ------------------------------------------------------------------------------------------ */
 
-/* Another session that holds the same. Both go on from there without computing it again. *out is the caller's. */
+/* Opens another session that holds the same tokens. Both continue without computing them again. The caller closes
+ * *out. */
 HYPURA_API hypura_status hypura_session_fork(hypura_session **out, hypura_session *session, hypura_error *error);
 
-/* Writes what a session holds and what the model computed of it, for hypura_session_load in this run or a later one.
- * Waits until no answer of the model runs. The file appears whole or not at all; only its owner can read it. */
+/* Saves the session's tokens and what the model computed for them, for hypura_session_load in this process or a later
+ * one. Waits until no answer of the model is running. The file appears complete or not at all; only its owner can read
+ * it. */
 HYPURA_API hypura_status hypura_session_save(hypura_session *session, const char *path, hypura_error *error);
 
-/* Brings back what was saved. *computed_tokens (NULL is fine): how many of the tokens need not be computed again; 0
- * where the file comes from another model, adapter or type of keys and values, since its tokens still hold.
- * HYPURA_ERROR_FORMAT for a damaged file; then the session is as it was. */
+/* Restores a saved session. *computed_tokens (may be NULL): how many of its tokens need not be computed again. It is 0
+ * if the file was saved with another model, adapter or kv_type; then only the tokens are restored. A damaged file is
+ * HYPURA_ERROR_FORMAT and leaves the session unchanged. */
 HYPURA_API hypura_status hypura_session_load(hypura_session *session, const char *path, size_t *computed_tokens,
                                              hypura_error *error);
 
-/* The same through functions of the caller, which return false when they cannot write or read all of it. Called on the
- * calling thread. */
+/* The same through callbacks, which return false if they cannot write or read all of the bytes. */
 typedef bool (*hypura_writer)(void *context, const void *bytes, size_t size);
 typedef bool (*hypura_reader)(void *context, void *bytes, size_t size);
 HYPURA_API hypura_status hypura_session_write(hypura_session *session, hypura_writer write, void *context,
