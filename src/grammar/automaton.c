@@ -1,5 +1,5 @@
-/* Texts that keep several limits at once, or do not: each limit is a deterministic automaton over classes of
- * characters, and they are walked side by side. */
+/* Combines limits on a text. Each limit becomes a deterministic automaton over classes of characters; their product
+ * tells which limits a text satisfies. */
 #include "grammar/schema_private.h"
 
 #include <stdlib.h>
@@ -11,19 +11,19 @@
 #define MAX_STATES 20000
 #define LAST_CODE 0x10ffffu
 
-/* One part, complete: state 0 keeps nothing any more. */
+/* The complete automaton of one part. No text satisfies the part once it is in state 0. */
 struct component {
     uint32_t states, capacity, classes;
     uint32_t *next; /* [states][classes] */
     bool *keeps;
 };
 
-/* Numbers found by a hash, open addressing; 0 is none. */
+/* A hash table of numbers with open addressing; 0 marks an empty slot. */
 struct slots {
     uint32_t *list, size;
 };
 
-/* Room for one more than count; *fresh: it is empty, so all must be put in again. */
+/* Makes room for count + 1 numbers. *fresh: the table was replaced by an empty one, so the caller inserts all again. */
 static bool make_room(struct schema_writer *w, struct slots *slots, uint32_t count, bool *fresh)
 {
     *fresh = count * 2 + 2 > slots->size;
@@ -48,7 +48,7 @@ static void put(struct slots *slots, uint64_t hash, uint32_t number)
 struct cuts {
     uint32_t codes[MAX_CLASSES];
     size_t count;
-    uint32_t common[0x3000 / 32]; /* which of the first codes are there */
+    uint32_t common[0x3000 / 32]; /* bit set of the cuts below 0x3000 */
     bool failed;
 };
 
@@ -87,13 +87,13 @@ static int compare_codes(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* The classes of characters that no part tells apart. */
+/* Divides the characters into classes that no part distinguishes further. */
 static bool make_classes(struct schema_writer *w, const struct text_part *parts, struct pattern_node **trees,
                          size_t count, struct automaton *a)
 {
     struct cuts cuts = {.count = 0};
     cut(&cuts, 0);
-    cut(&cuts, 0xd800); /* halves of pairs are no characters */
+    cut(&cuts, 0xd800); /* surrogates are not characters */
     cut(&cuts, 0xe000);
     for (size_t i = 0; i < count; i++) {
         if (parts[i].kind == TEXT_PATTERN)
@@ -102,7 +102,7 @@ static bool make_classes(struct schema_writer *w, const struct text_part *parts,
             cut(&cuts, c);
     }
     if (cuts.failed)
-        return schema_refuse(w, "the patterns of the JSON schema tell %s apart", "too many characters");
+        return schema_refuse(w, "the patterns of the JSON schema distinguish %s", "too many characters");
     qsort(cuts.codes, cuts.count, sizeof *cuts.codes, compare_codes);
     a->classes = (uint32_t)cuts.count;
     a->starts = schema_memory(w, cuts.count + 1, sizeof *a->starts);
@@ -129,7 +129,7 @@ static uint32_t class_of(const struct automaton *a, uint32_t code)
 static bool add_state(struct schema_writer *w, struct component *c, bool keeps, uint32_t *out)
 {
     if (c->states == MAX_PART_STATES)
-        return schema_refuse(w, "a pattern or a length of the JSON schema is %s", "too large to be held");
+        return schema_refuse(w, "a pattern or a length of the JSON schema is %s", "too large to enforce");
     if (c->states == c->capacity) {
         uint32_t room = MAX(c->capacity * 2, 64u);
         uint32_t *next = schema_memory(w, (size_t)room * c->classes, sizeof *next);
@@ -169,7 +169,7 @@ struct nodes {
 static bool add_node(struct nodes *n, struct node node, uint32_t *out)
 {
     if (n->count == MAX_NODES)
-        return schema_refuse(n->w, "a pattern of the JSON schema is %s", "too large to be held");
+        return schema_refuse(n->w, "a pattern of the JSON schema is %s", "too large to enforce");
     if (grammar_grow((void **)&n->list, n->count, &n->capacity, sizeof *n->list, MAX_NODES, n->w->error) != HYPURA_OK)
         return false;
     n->list[n->count] = node;
@@ -199,7 +199,7 @@ static bool add_repeat(struct nodes *n, const struct pattern_node *node, uint32_
     return true;
 }
 
-/* The children of a sequence, the last first. */
+/* Adds the children of a sequence, the last one first, because each leads to the next. */
 static bool add_sequence(struct nodes *n, const struct pattern_node *child, uint32_t next, uint32_t *out)
 {
     *out = next;
@@ -237,10 +237,10 @@ static bool add_tree(struct nodes *n, const struct pattern_node *node, uint32_t 
     return true;
 }
 
-/* A set of nodes: those that take a character, those that wait for the end, and the match. */
+/* A set of nodes: those that read a character, those that wait for the end, and the match. */
 struct node_set {
     uint32_t *nodes, count;
-    bool first; /* nothing was read yet */
+    bool first; /* nothing has been read yet */
     uint64_t hash;
 };
 
@@ -255,7 +255,7 @@ struct subsets {
     uint32_t *work, *found, found_count;
 };
 
-/* Adds what the nodes in work lead to without a character. */
+/* Adds the nodes that those in work lead to without reading a character. */
 static void close_nodes(struct subsets *s, uint32_t work, bool at_start, bool at_end)
 {
     while (work) {
@@ -286,7 +286,8 @@ static bool matches(struct subsets *s)
     return false;
 }
 
-/* The state of the nodes in found. Where the match is among them, all that follows is a match too. */
+/* Returns the state for the nodes in found. If the match is among them, so is it for any longer text, and the state
+ * needs no other node. */
 static bool intern(struct subsets *s, bool first, uint32_t *out)
 {
     if (s->found_count == 0) {
@@ -321,7 +322,7 @@ static bool intern(struct subsets *s, bool first, uint32_t *out)
     if (!set.nodes)
         return false;
     memcpy(set.nodes, s->found, set.count * sizeof *set.nodes);
-    /* What the end of the text makes of it. */
+    /* Does a text that ends here match? */
     uint32_t work = 0;
     s->stamp++;
     s->found_count = 0;
@@ -347,7 +348,7 @@ static bool determine(struct subsets *s, const struct automaton *a, uint32_t sta
     close_nodes(s, 1, true, false);
     if (!add_state(s->w, c, false, &state) || !intern(s, true, &state))
         return false;
-    if (state == 0) { /* state 1 is where it begins */
+    if (state == 0) { /* state 1 is the start */
         c->states = 1;
         return add_state(s->w, c, false, &state);
     }
@@ -411,7 +412,7 @@ static bool make_length(struct schema_writer *w, const struct text_part *part, s
     json_int_t last = part->high < 0 ? part->low : part->high;
     uint32_t state;
     if (last > MAX_PART_STATES - 3)
-        return schema_refuse(w, "a length of the JSON schema is %s", "too large to be held together with a pattern");
+        return schema_refuse(w, "a length of the JSON schema is %s", "too large to enforce together with a pattern");
     if (!add_state(w, c, false, &state))
         return false;
     for (json_int_t i = 0; i <= last; i++) {
@@ -423,14 +424,16 @@ static bool make_length(struct schema_writer *w, const struct text_part *part, s
     return true;
 }
 
-/* Decimal numbers such as -12.5 that are multiples of M / 10^places: the remainder of the digits so far. */
+/* Accepts decimal numbers such as -12.5 that are multiples of M / 10^places. States keep the remainder of the digits
+ * so far. */
 static bool make_multiple(struct schema_writer *w, const struct automaton *a, const struct text_part *part,
                           struct component *c)
 {
     uint32_t m = part->multiple, state, scale = 1 % m, phases = part->places + 2;
-    /* 0 nothing more, 1 the start, then remainders: of the whole part, and after the point with 0 to places digits. */
+    /* States: 0 the dead one, 1 the start, then one per remainder and phase: before the point, and after it with 0 to
+     * places digits. */
     if ((uint64_t)m * phases + 2 > MAX_PART_STATES)
-        return schema_refuse(w, "the \"multipleOf\" of the JSON schema is %s", "too large or too fine to be held");
+        return schema_refuse(w, "the \"multipleOf\" of the JSON schema is %s", "too large or too fine to enforce");
     for (uint32_t i = 0; i < part->places; i++)
         scale = (uint32_t)((uint64_t)scale * 10 % m);
     for (uint32_t i = 0; i < m * phases + 2; i++)
@@ -440,7 +443,7 @@ static bool make_multiple(struct schema_writer *w, const struct automaton *a, co
         c->next[c->classes + class_of(a, '0' + d)] = 2 + d % m;
     c->next[c->classes + class_of(a, '-')] = 1;
     for (uint32_t phase = 0; phase < phases; phase++) {
-        uint32_t left = 1 % m; /* 10 to the digits that are still to come */
+        uint32_t left = 1 % m; /* 10 to the power of the digits still to come */
         for (uint32_t i = phase ? phase - 1 : 0; i < part->places; i++)
             left = (uint32_t)((uint64_t)left * 10 % m);
         for (uint32_t r = 0; r < m; r++) {
@@ -459,13 +462,13 @@ static bool make_multiple(struct schema_writer *w, const struct automaton *a, co
                 next[class_of(a, '.')] = 2 + m + r;
         }
     }
-    if (part->places == 0) /* "1.0": the phase after the point keeps what is whole */
+    if (part->places == 0) /* as in "1.0": the phase after the point accepts whole numbers */
         for (uint32_t r = 0; r < m; r++)
             c->keeps[2 + m + r] = r == 0;
     return true;
 }
 
-/* ---- together -----------------------------------------------------------------------------------------------------
+/* ---- products -----------------------------------------------------------------------------------------------------
  */
 
 struct tuples {
@@ -485,7 +488,8 @@ static uint64_t hash_tuple(const struct tuples *t, const uint32_t *states)
 static bool add_tuple(struct schema_writer *w, struct tuples *t, const uint32_t *states, uint32_t classes)
 {
     if (t->count == MAX_STATES)
-        return schema_refuse(w, "what the JSON schema says of a text or a number is %s", "too much to be held at once");
+        return schema_refuse(w, "the limits of the JSON schema on a string or a number are %s",
+                             "too many to enforce at once");
     if (t->count == t->capacity) {
         uint32_t room = MAX(t->capacity * 2, 32u);
         if (memory_resize((void **)&t->states, t->capacity * t->width, room * t->width, sizeof *t->states,
@@ -575,7 +579,7 @@ bool automaton_build(struct schema_writer *w, const struct text_part *parts, siz
     struct component components[MAX_TEXT_PARTS] = {{0}};
     *out = (struct automaton){0};
     if (count > MAX_TEXT_PARTS)
-        return schema_refuse(w, "the JSON schema says %s of one text", "more than 32 things");
+        return schema_refuse(w, "the JSON schema puts %s on one string", "more than 32 limits");
     bool fine = true;
     for (size_t i = 0; i < count && fine; i++)
         if (parts[i].kind == TEXT_PATTERN)
@@ -591,7 +595,7 @@ bool automaton_build(struct schema_writer *w, const struct text_part *parts, siz
     return fine && join(w, parts, components, count, out);
 }
 
-/* The automaton of one pattern, which is asked about many texts. */
+/* Returns the automaton of a pattern. It is kept, because many texts are matched against it. */
 static const struct automaton *known_automaton(struct schema_writer *w, const char *pattern)
 {
     struct known_pattern **slot = &w->patterns[fnv1a(FNV1A_START, pattern, strlen(pattern)) % COUNT_OF(w->patterns)];

@@ -1,18 +1,18 @@
-/* An automaton as GBNF, and the texts of one that has few. */
+/* Writes an automaton as GBNF, and lists its texts if they are few. */
 #include "grammar/schema_private.h"
 
 #include <string.h>
 
-#define MAX_INLINE 20 /* groups inside one another before a rule is made */
+#define MAX_INLINE 20 /* nesting of groups; deeper states get a rule of their own */
 
 struct view {
     struct schema_writer *w;
     const struct automaton *a;
     uint32_t looked_at, wanted;
     bool in_string;
-    bool *live;      /* a text can still end well */
-    uint32_t *ways;  /* how many other states lead there */
-    unsigned *rules; /* 0: none yet, else the rule + 1 */
+    bool *live;      /* [states] an accepted text can still follow */
+    uint32_t *ways;  /* [states] how many other states lead there */
+    unsigned *rules; /* [states] the rule + 1; 0: none yet */
     uint32_t *waiting, waiting_count;
 };
 
@@ -41,7 +41,7 @@ static bool find_live(struct view *v)
     uint32_t *from = schema_memory(w, (size_t)edges + 1, sizeof *from);
     if (!v->live || !v->ways || !v->rules || !v->waiting || !first || !from)
         return false;
-    /* Against the edges, from the states where a text may end. */
+    /* Walks the edges backwards from the states where a text may end. */
     for (size_t i = 0; i < (size_t)a->states * a->classes; i++)
         if (a->next[i] != NO_STATE)
             first[a->next[i]]++;
@@ -77,7 +77,7 @@ static bool find_live(struct view *v)
 
 static bool write_state(struct view *v, uint32_t state, int depth, struct buffer *e);
 
-/* What follows once a state is reached: in place where that is the only way to it. */
+/* Writes the texts that follow a state: in place if there is only one way to it, or else as a rule. */
 static bool write_next(struct view *v, uint32_t state, int depth, struct buffer *e)
 {
     if (v->ways[state] == 1 && depth < MAX_INLINE && state != 0) {
@@ -133,7 +133,7 @@ static bool write_state(struct view *v, uint32_t state, int depth, struct buffer
         uint32_t target = next_of(v, state, k), before = 0;
         while (target != NO_STATE && before < k && next_of(v, state, before) != target)
             before++;
-        if (target == NO_STATE || before < k) /* written with an earlier class */
+        if (target == NO_STATE || before < k) /* dead, or written with an earlier class */
             continue;
         buffer_append_string(e, between);
         between = " | ";
@@ -183,13 +183,13 @@ static size_t append_utf8(char *bytes, uint32_t c)
     return (size_t)more + 1;
 }
 
-/* Goes on until the room is passed. */
+/* Lists texts until there are more than the room allows. */
 static bool list_from(struct listing *l, uint32_t state, size_t size)
 {
     const struct automaton *a = l->view.a;
     if (l->count > l->room)
         return true;
-    if (size + 5 > sizeof l->text) { /* too long to be one of few */
+    if (size + 5 > sizeof l->text) { /* too long: count it as too many */
         l->count = l->room + 1;
         return true;
     }

@@ -1,4 +1,5 @@
-/* From the tree of the rules to a network of byte transitions. A term is compiled towards the state that follows it. */
+/* Compiles the tree of rules to a network of byte transitions. Terms are compiled backwards: each gets the state that
+ * follows it. */
 #include "grammar/grammar_private.h"
 
 #include <string.h>
@@ -10,7 +11,7 @@
 struct compiler {
     struct grammar *grammar;
     const struct grammar_tree *tree;
-    uint32_t *starts; /* of each rule */
+    uint32_t *starts; /* [rules] the state where each starts */
     uint32_t depth, steps;
     hypura_error *error;
 };
@@ -32,7 +33,7 @@ static hypura_status new_bytes(struct compiler *c, unsigned low, unsigned high, 
     return new_state(c, (struct network_state){STATE_BYTES, (uint8_t)low, (uint8_t)high, next, 0}, out);
 }
 
-/* Adds a way to the start: *start becomes a split of both, or just the way when there was none. */
+/* Adds a way to a start: *start becomes a split between both, or the way itself if there was none. */
 static hypura_status add_way(struct compiler *c, uint32_t way, uint32_t *start)
 {
     if (*start == UINT32_MAX) {
@@ -46,7 +47,8 @@ static hypura_status add_way(struct compiler *c, uint32_t way, uint32_t *start)
  */
 
 struct utf8_tails {
-    uint32_t next, one, two; /* the states before one and two bytes 80..BF that lead to next; UINT32_MAX: not made */
+    uint32_t next, one,
+        two; /* one, two: the states before one and two bytes 80..BF that lead to next; UINT32_MAX: not made yet */
 };
 
 static hypura_status tail(struct compiler *c, struct utf8_tails *tails, int count, uint32_t *out)
@@ -70,7 +72,7 @@ static int encode(uint32_t code, uint8_t *bytes)
     return more + 1;
 }
 
-/* Code points of one encoded length whose encodings are, byte by byte, all of a low..high. */
+/* Compiles code points of one encoded length whose encodings are exactly a range for each byte. */
 static hypura_status compile_plain_range(struct compiler *c, uint32_t low, uint32_t high, struct utf8_tails *tails,
                                          uint32_t *start)
 {
@@ -89,12 +91,12 @@ static hypura_status compile_plain_range(struct compiler *c, uint32_t low, uint3
     return status == HYPURA_OK ? add_way(c, next, start) : status;
 }
 
-/* Cuts a range until its ends agree with compile_plain_range (the method of Russ Cox's RE2, utf8 ranges). */
+/* Cuts a range into parts that compile_plain_range can take (the method of Russ Cox's RE2). */
 static hypura_status compile_range(struct compiler *c, uint32_t low, uint32_t high, struct utf8_tails *tails,
                                    uint32_t *start)
 {
     static const uint32_t ends[] = {0x7f, 0x7ff, 0xd7ff, 0xdfff, 0xffff};
-    if (low >= 0xd800 && high <= 0xdfff) /* surrogates are no characters */
+    if (low >= 0xd800 && high <= 0xdfff) /* surrogates are not characters */
         return HYPURA_OK;
     uint32_t cut = UINT32_MAX;
     for (size_t i = 0; i < COUNT_OF(ends) && cut == UINT32_MAX; i++)
@@ -157,7 +159,7 @@ static hypura_status compile_class(struct compiler *c, const struct term *term, 
         if (status == HYPURA_OK)
             status = add_way(c, state, out);
     }
-    /* A class of nothing matches nothing. */
+    /* An empty class matches nothing: low 1 is above high 0. */
     if (status == HYPURA_OK && *out == UINT32_MAX)
         status = new_bytes(c, 1, 0, next, out);
     return status;
@@ -168,7 +170,7 @@ static hypura_status compile_class(struct compiler *c, const struct term *term, 
 
 static hypura_status compile(struct compiler *c, uint32_t index, uint32_t next, uint32_t *out);
 
-/* The children of a sequence, the last first. */
+/* Compiles the children of a sequence, the last one first, because each leads to the next. */
 static hypura_status compile_sequence(struct compiler *c, uint32_t child, uint32_t next, uint32_t *out)
 {
     uint32_t *children = NULL, count = 0;
@@ -225,7 +227,7 @@ static hypura_status compile(struct compiler *c, uint32_t index, uint32_t next, 
     hypura_status status = HYPURA_OK;
     if (++c->depth > MAX_DEPTH)
         return error_set(c->error, HYPURA_ERROR_FORMAT, "the grammar is nested more than %d levels deep", MAX_DEPTH);
-    if (++c->steps > MAX_STEPS) /* repetitions of nothing make no states */
+    if (++c->steps > MAX_STEPS) /* repetitions of nothing make no states, so states alone do not bound the work */
         return error_set(c->error, HYPURA_ERROR_FORMAT, "the grammar repeats more than %d times", MAX_STEPS);
     switch (term->kind) {
     case TERM_BYTES:
@@ -248,7 +250,7 @@ static hypura_status compile(struct compiler *c, uint32_t index, uint32_t next, 
         status = compile_repeat(c, term, next, out);
         break;
     case TERM_RULE:
-        /* other is the rule's number until all rules have a start. */
+        /* other holds the rule's number until all rules have a start. */
         status = new_state(c, (struct network_state){STATE_CALL, 0, 0, next, term->first}, out);
         break;
     case TERM_MARK:
@@ -266,16 +268,16 @@ struct reach {
     const struct grammar *grammar;
     const uint32_t *starts;
     const struct grammar_tree *tree;
-    bool *nullable;  /* [rules]: can match nothing */
-    uint32_t *stamp; /* [states]: in which walk it was seen */
+    bool *nullable;  /* [rules] it can match the empty text */
+    uint32_t *stamp; /* [states] the last walk that saw it */
     uint32_t walk;
-    uint32_t *work;  /* room for twice the states */
-    uint32_t *calls; /* for each rule, those that it may call before any byte: from offsets[rule] to [rule + 1] */
+    uint32_t *work;  /* [2 * states] */
+    uint32_t *calls; /* the rules that rule r may call before any byte: from offsets[r] to offsets[r + 1] */
     uint32_t *offsets;
     uint32_t call_count;
 };
 
-/* Walks what a rule can do before any byte. Notes the calls when asked to; says whether the end was reached. */
+/* Walks the states of a rule that can be reached before any byte. Returns whether its end is among them. */
 static bool walk_rule(struct reach *r, uint32_t rule, bool note_calls)
 {
     size_t count = 0;
@@ -304,7 +306,8 @@ static bool walk_rule(struct reach *r, uint32_t rule, bool note_calls)
     return end;
 }
 
-/* Takes away, again and again, the rules that call none that is left: what stays calls itself. */
+/* Repeatedly removes the rules that call no remaining rule. Any rule that stays calls itself, or calls one that does.
+ */
 static hypura_status refuse_cycles(const struct reach *r, hypura_error *error)
 {
     uint32_t rules = r->tree->rule_count, left = rules, last = 0;
@@ -370,8 +373,8 @@ static hypura_status check_recursion(const struct compiler *c)
 /* ---- dead ends ----------------------------------------------------------------------------------------------------
  */
 
-/* Closes the ways that no text can finish, such as a rule that always calls itself, so that a state that can be reached
- * can be completed. Calls are by start state here. */
+/* Closes the ways that no text can finish, such as a rule that always calls itself. After this, every state that can be
+ * reached can be completed. Calls already name the start state here. */
 static hypura_status close_dead_ends(struct grammar *g, hypura_error *error)
 {
     bool *finishes;

@@ -1,5 +1,5 @@
-/* The items of an array, or the names of an object, that must all differ: as a tree of their texts, to which what is
- * being written is added byte by byte. It can be taken back, so that tokens can be tried. */
+/* Keeps the items of an array, or the names of an object, that must all differ, as a tree of their texts. The current
+ * item is added byte by byte, and can be taken back, so that tokens can be tried. */
 #include "grammar/match_private.h"
 
 #include <string.h>
@@ -161,7 +161,7 @@ void distinct_go_back(struct distinct *d, const struct distinct_mark *mark)
         d->nodes[node].ends = false;
         count_item(d, node, UINT32_MAX);
     }
-    /* The newest child of a node is its first. */
+    /* Nodes go in reverse order of their creation, so each is the first child of its parent. */
     while (d->node_count > mark->node_count && d->node_count > 1) {
         const struct text_node *node = &d->nodes[--d->node_count];
         if (node->parent)

@@ -1,16 +1,16 @@
-/* grammar: output that cannot break a given form.
+/* grammar: restricts output to a given form.
  *
- * A grammar is written in GBNF (the notation of llama.cpp: grammars/README.md there), made from a JSON schema, or is
- * that of any JSON. It is compiled to a network of byte transitions, so that a token may end within a character. A
- * matcher walks one answer through it and says which tokens can come next: exactly those after which the text can still
- * be completed by some bytes to a text of the grammar, and the tokens that end an answer where the text is complete.
+ * A grammar comes from GBNF (the notation of llama.cpp: grammars/README.md there), from a JSON schema, or accepts any
+ * JSON object. It is compiled to a network of byte transitions, because a token may end within a character. A matcher
+ * follows one answer through the network and computes which tokens can come next: exactly those after which the text
+ * can still be completed, and, once the text is complete, the tokens that end an answer.
  *
- * A matcher makes the states of a deterministic automaton as it needs them and remembers them, with the mask of the
- * vocabulary for each state that it was asked for, so that a token costs a few table look-ups.
+ * A matcher builds a deterministic automaton lazily. It keeps the states and, for each state whose tokens were asked
+ * for, the mask of the vocabulary, so a token usually costs a few table look-ups.
  *
- * Ownership: a matcher borrows its grammar and its vocabulary. Threads: grammars and vocabularies are immutable; one
- * matcher on one thread at a time. Grammars and schemas are not trusted: their size, nesting and ambiguity are bounded,
- * and an error names what is refused.
+ * Ownership: a matcher borrows its grammar and its vocabulary, which must outlive it. Threads: grammars and
+ * vocabularies are immutable and may be shared; one thread at a time may use a matcher. Grammars and schemas are not
+ * trusted: their size, nesting and ambiguity are bounded, and errors name the part that is refused.
  */
 #ifndef HYPURA_GRAMMAR_H
 #define HYPURA_GRAMMAR_H
@@ -25,32 +25,40 @@
 
 struct grammar;
 
-/* Compiles GBNF; the text must match the rule "root". Known: rules, "literals" with escapes, [classes], [^classes],
- * ".", groups, "|", "*", "+", "?", "{m,n}", comments. HYPURA_ERROR_FORMAT with the line; left recursion is refused. */
+/* Compiles GBNF; output must match the rule "root". Supports rules, "literals" with escapes, [classes], [^classes],
+ * ".", groups, "|", "*", "+", "?", "{m,n}" and comments. Refuses left recursion. Errors: HYPURA_ERROR_FORMAT, with the
+ * line in the message. */
 hypura_status grammar_parse(struct grammar **out, const char *text, size_t size, hypura_error *error);
 
-/* Any JSON object. */
+/* Makes the grammar of any JSON object. */
 hypura_status grammar_json(struct grammar **out, hypura_error *error);
 
-/* The JSON that a schema (draft 2020-12, or what draft 7 has) describes.
+/* Makes a grammar from a JSON schema (draft 2020-12 or draft 7).
  *
- * Every text is valid for the schema. All keywords are enforced, except $dynamicRef with several meanings, the
- * opposites (within not, oneOf, if) of uniqueItems, format and the unevaluated ones, references to other documents, and
- * patterns with look-around, references to groups, word boundaries or classes of Unicode; anything unknown, or too much
- * to enforce at once, is refused by name too. format: date, time, date-time, uuid and ipv4; others do not constrain.
+ * Every text of the grammar is valid against the schema. All keywords are enforced, except:
+ * - an ambiguous $dynamicRef;
+ * - uniqueItems, format, unevaluatedItems and unevaluatedProperties where they are negated (within not, oneOf or if);
+ * - references to other documents;
+ * - patterns with look-around, back-references, word boundaries or Unicode classes.
+ * Schemas with these, with unknown keywords, or with more than can be enforced at once, are refused; the error names
+ * the keyword. format constrains date, time, date-time, uuid and ipv4, and has no effect otherwise.
  *
- * Not every valid text is produced: properties come in the order of the schema; an object that lists properties has no
- * others unless additionalProperties says so, or it needs more; a schema that does not name types has those that its
- * keywords are about; a list of items (prefixItems) is whole; white space is short; numbers have at most 16 digits
- * before and after the point, with limits at most 15 together; items that must be unique have no properties that are
- * not listed, and one way to be written. */
+ * The grammar does not produce every valid text:
+ * - properties come in the order of the schema;
+ * - an object with listed properties has others only if additionalProperties allows them or the object needs more;
+ * - without "type", only the types that the schema's keywords apply to are produced;
+ * - prefixItems are written completely;
+ * - white space is short;
+ * - numbers have at most 16 digits before and 16 after the point, and at most 15 in all if they are bounded;
+ * - items that must be unique are written in a single canonical form and have listed properties only. */
 hypura_status grammar_from_schema(struct grammar **out, const json_t *schema, hypura_error *error);
 
-/* Removes from a schema what grammar_from_schema would refuse, in the smallest separable parts, and appends a line to
- * *left_out for each. The rest is not refused. */
+/* Removes the parts of a schema that grammar_from_schema would refuse, each as small as possible, and appends a line to
+ * *left_out for each. grammar_from_schema accepts the result. */
 hypura_status grammar_relax_schema(json_t *schema, struct buffer *left_out, hypura_error *error);
 
-/* The same as GBNF text, appended. !items and !names in it are no GBNF: those must differ. */
+/* Appends the grammar of a schema as GBNF text. It may contain the marks !items and !names, which are not GBNF: the
+ * items or names that follow must differ. */
 hypura_status grammar_schema_text(struct buffer *text, const json_t *schema, hypura_error *error);
 
 void grammar_free(struct grammar *grammar);
@@ -60,18 +68,19 @@ void grammar_free(struct grammar *grammar);
 
 struct grammar_vocabulary;
 
-/* The tokens, sorted for matching. pieces: [count], borrowed; those without bytes (control tokens) are never allowed.
- * ends: [count], the tokens that end an answer. Some tenths of a second for 250 000 tokens: keep it with the model. */
+/* Sorts the tokens for matching. pieces: [count], borrowed; tokens without bytes (control tokens) are never allowed.
+ * ends: [count], true for tokens that end an answer. Takes some tenths of a second for 250 000 tokens, so make it once
+ * per model. */
 hypura_status grammar_vocabulary_create(struct grammar_vocabulary **out, const struct token_piece *pieces,
                                         const bool *ends, size_t count, hypura_error *error);
 void grammar_vocabulary_free(struct grammar_vocabulary *vocabulary);
 
-/* The same from a model's vocabulary, which is not needed afterwards. */
+/* Does the same for a model's vocabulary, which is not needed afterwards. */
 struct vocabulary;
 hypura_status grammar_vocabulary_read(struct grammar_vocabulary **out, const struct vocabulary *vocabulary,
                                       hypura_error *error);
 
-/* The bytes of all tokens, as sampler_options.pieces wants them; they live as long as the vocabulary. */
+/* Returns the bytes of all tokens, for sampler_options.pieces. They live as long as the vocabulary. */
 const struct token_piece *grammar_vocabulary_pieces(const struct grammar_vocabulary *vocabulary);
 
 /* ---- matching -----------------------------------------------------------------------------------------------------
@@ -86,18 +95,19 @@ void grammar_matcher_reset(struct grammar_matcher *matcher);
 
 bool grammar_matcher_allows(struct grammar_matcher *matcher, int32_t token);
 
-/* Sets the bits (token % 32 of word token / 32) of all allowed tokens; the others are left. */
+/* Sets the bit (token % 32 of word token / 32) of each allowed token and leaves all other bits unchanged. */
 hypura_status grammar_matcher_mask(struct grammar_matcher *matcher, uint32_t *bits, hypura_error *error);
 
-/* Advances past a token, or bytes. HYPURA_ERROR_ARGUMENT, with the state as it was, when they are not allowed. */
+/* Advances past a token, or past bytes. If they are not allowed, returns HYPURA_ERROR_ARGUMENT and leaves the state
+ * unchanged. */
 hypura_status grammar_matcher_accept(struct grammar_matcher *matcher, int32_t token, hypura_error *error);
 hypura_status grammar_matcher_accept_bytes(struct grammar_matcher *matcher, const char *bytes, size_t size,
                                            hypura_error *error);
 
-/* Whether the text so far is a whole text of the grammar. */
+/* Whether the text so far is complete. */
 bool grammar_matcher_is_complete(const struct grammar_matcher *matcher);
 
-/* What a sampler needs; valid as long as the matcher. */
+/* Returns the matcher as a sampler's constraint, valid as long as the matcher. */
 struct token_constraint grammar_matcher_constraint(struct grammar_matcher *matcher);
 
 #endif

@@ -9,12 +9,12 @@
 
 enum term_kind { TERM_BYTES, TERM_CLASS, TERM_SEQUENCE, TERM_CHOICE, TERM_REPEAT, TERM_RULE, TERM_MARK };
 
-/* What begins after a bracket: items, or the names of members, of which no two may be the same. Only grammars that are
- * made from schemas have marks, as !items and !names. */
+/* Announces, after a bracket, items or member names of which no two may be equal. Written !items and !names; only
+ * grammars made from schemas have marks. */
 enum mark { MARK_ITEMS = 1, MARK_NAMES = 2 };
 
 struct code_range {
-    uint32_t low, high; /* code points, both included */
+    uint32_t low, high; /* code points, inclusive */
 };
 
 #define NO_TERM UINT32_MAX
@@ -23,16 +23,16 @@ struct code_range {
 /* Terms refer to one another by index. */
 struct term {
     enum term_kind kind;
-    uint32_t first;     /* sequence, choice: the first child; repeat: what; rule: which; mark: which */
-    uint32_t next;      /* of the children of a sequence or choice */
-    uint32_t low, high; /* repeat: how often; class: its ranges; bytes: offset and end in the bytes */
+    uint32_t first;     /* sequence, choice: first child; repeat: the repeated term; rule: its index; mark: enum mark */
+    uint32_t next;      /* the next child of the same sequence or choice */
+    uint32_t low, high; /* repeat: counts; class: range indices; bytes: offset and end in the tree's bytes */
 };
 
 struct rule {
     char *name;
     uint64_t hash; /* of the name */
-    uint32_t body; /* a term, or NO_TERM while it is not defined */
-    int line;      /* of its first mention */
+    uint32_t body; /* a term; NO_TERM until the rule is defined */
+    int line;      /* where it is first mentioned */
 };
 
 struct grammar_tree {
@@ -55,15 +55,15 @@ void grammar_tree_free(struct grammar_tree *tree);
 enum state_kind {
     STATE_BYTES, /* a byte from low to high leads to next */
     STATE_SET,   /* a byte in the set leads to next */
-    STATE_SPLIT, /* next and other, for nothing */
-    STATE_CALL,  /* through the rule that begins at other, then to next */
-    STATE_END,   /* of a rule */
-    STATE_MARK,  /* next, for nothing; low: the mark */
+    STATE_SPLIT, /* leads to next and to other without a byte */
+    STATE_CALL,  /* runs the rule that starts at other, then leads to next */
+    STATE_END,   /* the end of a rule */
+    STATE_MARK,  /* leads to next without a byte; low: the mark */
 };
 
 struct network_state {
     uint8_t kind, low, high;
-    uint32_t next, other; /* of STATE_SET: other is the set */
+    uint32_t next, other; /* STATE_SET: other is the set */
 };
 
 struct byte_set {
@@ -85,13 +85,13 @@ struct grammar_vocabulary {
     const struct token_piece *pieces;
     bool *ends;
     size_t count;
-    int32_t *order;   /* the tokens with bytes, sorted by them */
-    uint16_t *common; /* how many bytes each shares with the one before it */
-    char *bytes;      /* theirs, one after another: a mask reads all of them */
+    int32_t *order;   /* the tokens with bytes, sorted by their bytes */
+    uint16_t *common; /* how many leading bytes each shares with the previous one */
+    char *bytes;      /* their bytes, contiguous because making a mask reads all of them */
     size_t *starts;   /* [ordered + 1] */
     size_t ordered;
     size_t longest;
-    struct token_piece *own_pieces; /* when they were read from a model's vocabulary, with their bytes */
+    struct token_piece *own_pieces; /* owned if read from a model's vocabulary; their bytes follow */
     struct buffer own_bytes;
 };
 
@@ -100,7 +100,7 @@ struct grammar_vocabulary {
 
 #define SCHEMA_MAX_NESTING 100
 
-/* As grammar_parse, with marks. */
+/* Like grammar_parse, but allows marks. */
 hypura_status grammar_parse_schema(struct grammar **out, const char *text, size_t size, hypura_error *error);
 
 /* Appends a GBNF literal. */

@@ -1,9 +1,9 @@
-/* Walking a text through a grammar: a deterministic automaton that is made while it is used.
+/* Follows a text through a grammar with a deterministic automaton that is built lazily.
  *
  * A place in the grammar is a network state and a stack of the states to return to. Stacks are shared lists: a frame is
- * a network state and the frame below it, and equal frames are one (hash consing), so that a place is one number. A
- * state of the automaton is the set of places before a byte. Both tables are thrown away when they have grown large,
- * and begin again from the current state. */
+ * a network state and the frame below it, and equal frames are stored once (hash consing), so a place is one number. A
+ * state of the automaton is the set of places before a byte. When the tables of frames and states have grown large,
+ * they are cleared, and only the current state is kept. */
 #include "grammar/match_private.h"
 
 #include <stdlib.h>
@@ -37,7 +37,7 @@ static bool grow(struct grammar_matcher *m, void **array, uint32_t count, uint32
     return true;
 }
 
-/* Makes the index at least twice as large as what it holds; false without memory. */
+/* Keeps the index at least twice as large as the count of its entries. Returns false if memory runs out. */
 static bool grow_index(struct grammar_matcher *m, uint32_t **index, uint32_t *slots, uint32_t count, bool *rebuilt)
 {
     *rebuilt = false;
@@ -61,7 +61,7 @@ static void index_frame(struct grammar_matcher *m, uint32_t frame)
     m->frame_index[slot] = frame;
 }
 
-/* The frame of a network state on top of another frame; 0 when it cannot be made. */
+/* Returns the frame of a network state on top of another frame, or 0 if it cannot be made. */
 static uint32_t push(struct grammar_matcher *m, uint32_t state, uint32_t below)
 {
     uint32_t slot = mix(state, below) & (m->frame_slots - 1), frame;
@@ -74,7 +74,7 @@ static uint32_t push(struct grammar_matcher *m, uint32_t state, uint32_t below)
         return matcher_fail(m, HYPURA_ERROR_FORMAT,
                             "the output nests the rules of its grammar more than 5000 levels deep");
     if (m->frame_count >= MAX_FRAMES)
-        return matcher_fail(m, HYPURA_ERROR_FORMAT, "the grammar is too ambiguous to be followed");
+        return matcher_fail(m, HYPURA_ERROR_FORMAT, "the grammar is too ambiguous to follow");
     if (!grow(m, (void **)&m->frames, m->frame_count, &m->frame_capacity, sizeof *m->frames) ||
         !grow_index(m, &m->frame_index, &m->frame_slots, m->frame_count, &rebuilt))
         return 0;
@@ -112,7 +112,7 @@ static void index_state(struct grammar_matcher *m, uint32_t state)
     m->state_index[slot] = state;
 }
 
-/* The state with these places, in found. */
+/* Returns the state whose places are the first count in found. */
 static uint32_t intern(struct grammar_matcher *m, uint32_t count, bool complete, uint8_t marks)
 {
     if (count == 0 && !complete)
@@ -143,7 +143,7 @@ static uint32_t intern(struct grammar_matcher *m, uint32_t count, bool complete,
     return state;
 }
 
-/* Adds work to be done unless that place was seen already in this closure. */
+/* Adds a place to the work, unless this closure has seen it already. */
 static void visit(struct grammar_matcher *m, uint32_t state, uint32_t below, uint32_t *work)
 {
     uint32_t place = push(m, state, below);
@@ -151,12 +151,12 @@ static void visit(struct grammar_matcher *m, uint32_t state, uint32_t below, uin
         return;
     m->frames[place].stamp = m->stamp;
     if (*work == MAX_PLACES * 4)
-        matcher_fail(m, HYPURA_ERROR_FORMAT, "the grammar is too ambiguous to be followed");
+        matcher_fail(m, HYPURA_ERROR_FORMAT, "the grammar is too ambiguous to follow");
     else
         m->work[(*work)++] = place;
 }
 
-/* The state of all places before a byte that the places in work lead to for nothing. */
+/* Returns the state of all places before a byte that the places in work lead to without reading one. */
 static uint32_t close_places(struct grammar_matcher *m, uint32_t work)
 {
     uint32_t count = 0;
@@ -172,7 +172,7 @@ static uint32_t close_places(struct grammar_matcher *m, uint32_t work)
             visit(m, s->other, frame.below, &work);
             break;
         case STATE_CALL:
-            /* A call at the end of a rule needs no way back, so that recursion there does not grow the stack. */
+            /* A call at the end of a rule needs no return, so tail recursion does not grow the stack. */
             if (m->grammar->states[s->next].kind == STATE_END) {
                 visit(m, s->other, frame.below, &work);
             } else {
@@ -193,7 +193,7 @@ static uint32_t close_places(struct grammar_matcher *m, uint32_t work)
             break;
         default:
             if (count == MAX_PLACES)
-                return matcher_fail(m, HYPURA_ERROR_FORMAT, "the grammar is too ambiguous to be followed");
+                return matcher_fail(m, HYPURA_ERROR_FORMAT, "the grammar is too ambiguous to follow");
             m->found[count++] = place;
         }
     }
@@ -207,7 +207,6 @@ static bool takes(const struct grammar *g, const struct network_state *s, unsign
     return byte >= s->low && byte <= s->high;
 }
 
-/* The state after a byte. */
 uint32_t matcher_step(struct grammar_matcher *m, uint32_t state, unsigned byte)
 {
     if (state == DEAD)
@@ -235,7 +234,7 @@ uint32_t matcher_step(struct grammar_matcher *m, uint32_t state, unsigned byte)
     return next;
 }
 
-/* ---- making and forgetting ----------------------------------------------------------------------------------------
+/* ---- creating and clearing ----------------------------------------------------------------------------------------
  */
 
 static void forget(struct grammar_matcher *m)
@@ -256,7 +255,7 @@ static void forget(struct grammar_matcher *m)
         memset(m->state_index, 0, m->state_slots * sizeof *m->state_index);
 }
 
-/* The network states of a place, from the top; returns how many. */
+/* Writes the network states of a place to stack, the top first, and returns their count. */
 static uint32_t unwind(const struct grammar_matcher *m, uint32_t place, uint32_t *stack)
 {
     uint32_t count = 0;
@@ -265,7 +264,7 @@ static uint32_t unwind(const struct grammar_matcher *m, uint32_t place, uint32_t
     return count;
 }
 
-/* Begins the tables again, with nothing but the current state. */
+/* Clears the tables, except for the current state. */
 static void forget_all_but_current(struct grammar_matcher *m)
 {
     const struct state *s = &m->states[m->current];

@@ -1,4 +1,4 @@
-/* What a matcher is asked, and how it goes on. */
+/* Queries of a matcher, and its progress past tokens and bytes. */
 #include "grammar/match_private.h"
 
 #include <string.h>
@@ -31,12 +31,12 @@ bool grammar_matcher_is_complete(const struct grammar_matcher *m)
     return m->ended || m->states[m->current].complete;
 }
 
-/* Goes through the sorted tokens; what a token shares with the one before it is not walked again, and a prefix that is
- * dead takes all tokens with it along. */
+/* Walks the sorted tokens. The prefix that a token shares with the previous one is not walked again, and a dead prefix
+ * excludes all tokens that start with it. */
 static void fill_mask(struct grammar_matcher *m, uint32_t *mask)
 {
     const struct grammar_vocabulary *v = m->vocabulary;
-    size_t alive = 0; /* bytes of the token before that were walked and are not dead: trail[0 .. alive] */
+    size_t alive = 0; /* leading bytes of the last walked token that are not dead: trail[0 .. alive] */
     m->trail[0] = m->current;
     for (size_t i = 0; i < v->ordered && !m->failed; i++) {
         size_t common = v->common[i];
@@ -86,7 +86,7 @@ hypura_status grammar_matcher_mask(struct grammar_matcher *m, uint32_t *bits, hy
         hypura_status status = ALLOCATE(&mask, words, "grammar", error);
         if (status != HYPURA_OK)
             return status;
-        struct distinct written = m->distinct; /* the mask is kept for all that may have been written */
+        struct distinct written = m->distinct; /* the cached mask must not depend on what was written */
         m->distinct = (struct distinct){0};
         fill_mask(m, mask);
         distinct_free(&m->distinct);

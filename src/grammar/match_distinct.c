@@ -1,20 +1,20 @@
-/* Tokens that would write an item or a name for the second time, or begin one that could only become such. */
+/* Excludes tokens that would repeat an item or a name, or begin one that could only become a repetition. */
 #include "grammar/match_private.h"
 
 #include <string.h>
 
-#define MAX_LOOK_AHEAD 5000 /* bytes that are tried to see whether something else can follow */
+#define MAX_LOOK_AHEAD 5000 /* bytes tried in the search for a continuation that differs */
 
 static bool passes(struct grammar_matcher *m, unsigned byte, uint32_t state)
 {
     enum distinct_result result = distinct_step(&m->distinct, byte, m->states[state].marks);
     if (result == DISTINCT_FULL)
         matcher_fail(m, HYPURA_ERROR_UNSUPPORTED,
-                     "the output has too many items that must differ, or too deep in one another");
+                     "the output has too many items that must differ, or nests them too deeply");
     return result == DISTINCT_FITS;
 }
 
-/* Whether something can follow after which what is written is new. */
+/* Whether the open items can still become different from all earlier ones. Assumes so after MAX_LOOK_AHEAD tries. */
 static bool can_become_new(struct grammar_matcher *m, uint32_t state, int depth, uint32_t *tries)
 {
     if (distinct_is_free(&m->distinct))
@@ -23,7 +23,7 @@ static bool can_become_new(struct grammar_matcher *m, uint32_t state, int depth,
         return false;
     struct distinct_mark here = distinct_here(&m->distinct);
     for (unsigned byte = 0x20; byte < 0x100 && !m->failed; byte++) {
-        if (byte == ' ' && !m->distinct.now.in_string) /* it changes nothing */
+        if (byte == ' ' && !m->distinct.now.in_string) /* white space changes nothing */
             continue;
         uint32_t next = matcher_step(m, state, byte);
         if (next == DEAD)
@@ -55,7 +55,7 @@ bool matcher_is_distinct(struct grammar_matcher *m, uint32_t state, const char *
     return fine;
 }
 
-/* Whether nothing but a quotation mark could matter, and there is none. */
+/* Whether bytes cannot repeat an item: within a string that already differs, only a quotation mark could matter. */
 static bool is_harmless(const struct distinct *d, const char *bytes, size_t size)
 {
     return d->now.in_string && !d->now.escaped && distinct_is_free(d) && !memchr(bytes, '"', size);

@@ -1,26 +1,27 @@
-/* Private to grammar/: the automaton of a matcher, and what it must tell apart besides. */
+/* Private to grammar/: a matcher's automaton, and the check that items or names differ. */
 #ifndef HYPURA_MATCH_PRIVATE_H
 #define HYPURA_MATCH_PRIVATE_H
 
 #include "grammar/grammar_private.h"
 
-/* ---- what must not come twice -------------------------------------------------------------------------------------
+/* ---- distinct items and names -------------------------------------------------------------------------------------
  *
- * No network can say that all items of an array differ, or all names of an object. So their texts, which are canonical
- * there, are kept as a tree of bytes while the array or object is open. */
+ * A network cannot express that all items of an array, or all names of an object, differ. So while the array or object
+ * is open, the matcher keeps their texts in a tree of bytes. The grammar makes these texts canonical: equal values have
+ * equal texts. */
 
-#define MAX_OPEN 8 /* such arrays and objects inside one another */
+#define MAX_OPEN 8 /* nesting of arrays and objects whose items or names must differ */
 
 struct open_list {
-    uint32_t root, at; /* nodes: of the list; of the item that is being written */
-    uint32_t depth;    /* brackets that are open within it */
+    uint32_t root, at; /* nodes: the list's root; the end of the current item so far */
+    uint32_t depth;    /* open brackets within the list */
     uint8_t mark;
-    bool value; /* after a name's ":" */
+    bool value; /* past the ":" of a name */
 };
 
 struct text_node {
     uint32_t parent, first, next; /* 0: none */
-    uint32_t count;               /* of the items that end here or further down */
+    uint32_t count;               /* items that end here or further down */
     bool ends;
     uint8_t byte;
 };
@@ -33,13 +34,13 @@ struct distinct_place {
 
 struct distinct {
     struct distinct_place now;
-    struct text_node *nodes; /* from 1 */
+    struct text_node *nodes; /* [node_count], used from 1 on */
     uint32_t node_count, node_capacity;
-    uint32_t *ended; /* the nodes where items ended, in their order */
+    uint32_t *ended; /* the nodes where items ended, oldest first */
     uint32_t ended_count, ended_capacity;
 };
 
-/* Where to go back to. */
+/* A state of struct distinct that distinct_go_back can restore. */
 struct distinct_mark {
     struct distinct_place now;
     uint32_t node_count, ended_count;
@@ -47,13 +48,14 @@ struct distinct_mark {
 
 enum distinct_result { DISTINCT_FITS, DISTINCT_AGAIN, DISTINCT_FULL };
 
-/* Goes past a byte, after which the automaton has the marks. DISTINCT_AGAIN: the item was there before. */
+/* Advances past a byte; marks are those of the automaton's state after it. DISTINCT_AGAIN: the item repeats an earlier
+ * one. DISTINCT_FULL: too many items, too much nesting, or no memory. */
 enum distinct_result distinct_step(struct distinct *d, unsigned byte, unsigned marks);
 struct distinct_mark distinct_here(const struct distinct *d);
 void distinct_go_back(struct distinct *d, const struct distinct_mark *mark);
 void distinct_clear(struct distinct *d);
 void distinct_free(struct distinct *d);
-/* Whether what is being written cannot become an item that was there. */
+/* Whether no open item can still become equal to an earlier one. */
 bool distinct_is_free(const struct distinct *d);
 
 /* ---- the automaton ------------------------------------------------------------------------------------------------
@@ -61,8 +63,8 @@ bool distinct_is_free(const struct distinct *d);
 
 #define MAX_FRAMES ((uint32_t)1 << 20)
 #define MAX_STATES 40000
-#define MAX_PLACES 2000 /* in one state: more is an ambiguity that no sensible grammar has */
-#define MAX_STACK 5000  /* rules inside one another */
+#define MAX_PLACES 2000 /* per state; a grammar that needs more is too ambiguous */
+#define MAX_STACK 5000  /* nesting of rules */
 #define MAX_MASKS 256
 #define DEAD 0u
 #define UNKNOWN UINT32_MAX
@@ -73,9 +75,9 @@ struct frame {
 };
 
 struct state {
-    uint32_t first, count; /* of its places */
+    uint32_t first, count; /* its places */
     bool complete;
-    uint8_t marks;   /* of what begins here */
+    uint8_t marks;   /* the marks that were passed on the way here */
     uint32_t *steps; /* [256] the state after a byte, or UNKNOWN; NULL until needed */
     uint32_t *mask;  /* of the vocabulary, or NULL */
 };
@@ -83,10 +85,10 @@ struct state {
 struct grammar_matcher {
     const struct grammar *grammar;
     const struct grammar_vocabulary *vocabulary;
-    struct frame *frames; /* from 1 */
+    struct frame *frames; /* [frame_count], used from 1 on */
     uint32_t frame_count, frame_capacity;
     uint32_t *frame_index, frame_slots; /* open addressing */
-    struct state *states;               /* 0 is DEAD */
+    struct state *states;               /* [state_count]; 0 is DEAD */
     uint32_t state_count, state_capacity;
     uint32_t *state_index, state_slots;
     uint32_t *places;
@@ -97,21 +99,21 @@ struct grammar_matcher {
     bool failed; /* too ambiguous, too deep or no memory: reason says which */
     hypura_error reason;
     uint32_t current;
-    bool ended;      /* a token that ends the answer was accepted */
-    uint32_t *trail; /* states along a token, for masks */
+    bool ended;      /* the matcher accepted a token that ends the answer */
+    uint32_t *trail; /* the states after each byte of a token, while a mask is made */
     struct distinct distinct;
 };
 
-/* The state after a byte, or DEAD. */
+/* Returns the state after a byte, or DEAD. */
 uint32_t matcher_step(struct grammar_matcher *m, uint32_t state, unsigned byte);
-/* Begins the tables again with the current state, when they have grown large. */
+/* Once the tables have grown large, clears them and keeps only the current state. */
 void matcher_keep_small(struct grammar_matcher *m);
 uint32_t matcher_fail(struct grammar_matcher *m, hypura_status status, const char *message);
 
-/* match_distinct.c: whether bytes from a state on, the current one, write nothing twice and can still be completed.
- * With keep they become what was written. */
+/* match_distinct.c: whether bytes, written from the current state on, repeat no item or name and can still be completed
+ * without repeating one. keep: add them to what was written. */
 bool matcher_is_distinct(struct grammar_matcher *m, uint32_t state, const char *bytes, size_t size, bool keep);
-/* Takes tokens out of a mask. */
+/* Clears the bits of tokens that would repeat an item or a name, or could only lead to a repetition. */
 void matcher_filter(struct grammar_matcher *m, uint32_t *mask);
 
 #endif

@@ -1,4 +1,4 @@
-/* From GBNF to the tree of its rules. */
+/* Parses GBNF into a tree of rules. */
 #include "grammar/grammar_private.h"
 
 #include <ctype.h>
@@ -135,7 +135,7 @@ static hypura_status read_hex(struct gbnf *g, int digits, uint32_t *code)
     }
     if (*code > 0x10ffff || (*code >= 0xd800 && *code < 0xe000)) {
         g->at -= (size_t)digits;
-        return fail(g, "a character of Unicode");
+        return fail(g, "a Unicode character");
     }
     return HYPURA_OK;
 }
@@ -159,7 +159,7 @@ static hypura_status read_utf8(struct gbnf *g, uint32_t *code)
     return HYPURA_OK;
 }
 
-/* One character of a literal or class, escapes resolved. */
+/* Reads one character of a literal or class and resolves escapes. */
 static hypura_status read_character(struct gbnf *g, uint32_t *code)
 {
     static const char letters[] = "nrtbf\"\\[]-^/'", meanings[] = "\n\r\t\b\f\"\\[]-^/'";
@@ -171,7 +171,7 @@ static hypura_status read_character(struct gbnf *g, uint32_t *code)
     char c = g->at < g->size ? g->text[g->at] : 0;
     const char *letter = c ? strchr(letters, c) : NULL;
     if (!letter && c != 'x' && c != 'u' && c != 'U')
-        return fail(g, "an escape that is known: \\n \\r \\t \\\\ \\\" \\[ \\] \\xHH \\uHHHH \\UHHHHHHHH");
+        return fail(g, "one of the escapes \\n \\r \\t \\\\ \\\" \\[ \\] \\xHH \\uHHHH \\UHHHHHHHH");
     g->at++;
     if (!letter)
         return read_hex(g, c == 'x' ? 2 : c == 'u' ? 4 : 8, code);
@@ -223,7 +223,7 @@ static hypura_status add_range(struct gbnf *g, uint32_t low, uint32_t high)
     return status;
 }
 
-/* Sorts and joins the ranges from `first` on, and turns them into what they leave out. */
+/* Sorts and joins the ranges from `first` on. negated: replaces them by their complement. */
 static hypura_status finish_ranges(struct gbnf *g, uint32_t first, bool negated)
 {
     struct grammar_tree *tree = g->tree;
@@ -282,7 +282,7 @@ static hypura_status parse_class(struct gbnf *g, uint32_t *out)
             status = read_character(g, &high);
         }
         if (status == HYPURA_OK && high < low)
-            return fail(g, "a range that goes upwards before this");
+            return fail(g, "a range in ascending order before this");
         if (status == HYPURA_OK)
             status = add_range(g, low, high);
         if (g->tree->range_count - first > 5000)
@@ -314,7 +314,7 @@ static hypura_status read_count(struct gbnf *g, uint32_t *count)
     return HYPURA_OK;
 }
 
-/* "*", "+", "?" and "{m,n}" after a term. */
+/* Parses "*", "+", "?" and "{m,n}" after a term. */
 static hypura_status parse_repeats(struct gbnf *g, uint32_t *term)
 {
     for (;;) {
@@ -358,7 +358,7 @@ static hypura_status parse_repeats(struct gbnf *g, uint32_t *term)
     }
 }
 
-/* A term with what repeats it. *found: false where none begins. */
+/* Parses a term and its repetitions. *found is false if no term begins here. */
 static hypura_status parse_term(struct gbnf *g, uint32_t *out, bool *found)
 {
     hypura_status status;

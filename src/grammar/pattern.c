@@ -1,4 +1,4 @@
-/* The regular expressions of JSON schemas (ECMA-262, the part without look-around, references and word boundaries). */
+/* The regular expressions of JSON schemas: ECMA-262 without look-around, back-references and word boundaries. */
 #include "grammar/schema_private.h"
 
 #include <ctype.h>
@@ -76,7 +76,7 @@ static bool complement(struct ranges *set)
     return true;
 }
 
-/* \d, \w, \s and their opposites. */
+/* Adds \d, \w, \s or one of their complements \D, \W, \S. */
 static bool add_shorthand(struct ranges *set, char letter)
 {
     struct ranges own = {.count = 0};
@@ -125,12 +125,12 @@ static hypura_status read_hex(struct pattern *p, size_t digits, uint32_t *code)
     return HYPURA_OK;
 }
 
-/* After a backslash: one character, or a shorthand (then *shorthand is its letter). */
+/* Reads what follows a backslash: a character, or a shorthand, whose letter goes to *shorthand. */
 static hypura_status read_escape(struct pattern *p, uint32_t *code, char *shorthand)
 {
     static const char letters[] = "nrtfv", meanings[] = "\n\r\t\f\v";
     if (p->at >= p->size)
-        return refuse(p, "a backslash at its end");
+        return refuse(p, "a trailing backslash");
     char c = p->source[p->at++];
     *shorthand = 0;
     if (strchr("dDwWsS", c)) {
@@ -149,14 +149,14 @@ static hypura_status read_escape(struct pattern *p, uint32_t *code, char *shorth
         size_t digits = end ? (size_t)(end - p->source) - p->at - 1 : 0;
         p->at++;
         if (digits == 0 || digits > 6 || read_hex(p, digits, code) != HYPURA_OK || *code > 0x10ffff)
-            return refuse(p, "an escape that is no character");
+            return refuse(p, "an escape that is not a character");
         p->at++;
         return HYPURA_OK;
     }
     if (c == 'u')
         return read_hex(p, 4, code);
     if (isalnum((unsigned char)c))
-        return refuse(p, "a reference, a word boundary or an escape that is not known,");
+        return refuse(p, "a back-reference, a word boundary or an unknown escape");
     *code = (unsigned char)c;
     return HYPURA_OK;
 }
@@ -166,7 +166,7 @@ static hypura_status read_character(struct pattern *p, uint32_t *code)
     const unsigned char *bytes = (const unsigned char *)p->source + p->at;
     size_t length = bytes[0] < 0x80 ? 1 : bytes[0] < 0xe0 ? 2 : bytes[0] < 0xf0 ? 3 : 4;
     if (length > p->size - p->at)
-        return refuse(p, "bytes that are no UTF-8");
+        return refuse(p, "bytes that are not UTF-8");
     *code = length == 1 ? bytes[0] : bytes[0] & (0x7fu >> length);
     for (size_t i = 1; i < length; i++)
         *code = *code << 6 | (bytes[i] & 0x3fu);
@@ -183,7 +183,7 @@ static hypura_status parse_class(struct pattern *p, struct ranges *set)
         uint32_t low = 0, high;
         char shorthand = 0;
         if (p->at >= p->size)
-            return refuse(p, "a class that is not closed");
+            return refuse(p, "an unclosed class");
         if (at_char(p, '\\')) {
             p->at++;
             status = at_char(p, 'b') ? (p->at++, low = 8, HYPURA_OK) : read_escape(p, &low, &shorthand);
@@ -194,7 +194,7 @@ static hypura_status parse_class(struct pattern *p, struct ranges *set)
             return status;
         if (shorthand) {
             if (!add_shorthand(set, shorthand))
-                return refuse(p, "too large a class");
+                return refuse(p, "a class with too many ranges");
             continue;
         }
         high = low;
@@ -207,14 +207,14 @@ static hypura_status parse_class(struct pattern *p, struct ranges *set)
                 status = read_character(p, &high);
             }
             if (status == HYPURA_OK && (shorthand || high < low))
-                return refuse(p, "a range that is none");
+                return refuse(p, "an invalid range");
         }
         if (status == HYPURA_OK && !add(set, low, high))
-            return refuse(p, "too large a class");
+            return refuse(p, "a class with too many ranges");
     }
     p->at++;
     if (status == HYPURA_OK && negated && !complement(set))
-        return refuse(p, "too large a class");
+        return refuse(p, "a class with too many ranges");
     return status;
 }
 
@@ -261,21 +261,21 @@ static hypura_status parse_quantifier(struct pattern *p, struct pattern_node **a
     } else if (c == '{') {
         p->at++;
         if (!read_count(p, &low))
-            return refuse(p, "a repetition that is none");
+            return refuse(p, "an invalid repetition");
         high = low;
         if (at_char(p, ',')) {
             p->at++;
             high = REPEAT_UNBOUNDED;
             if (!at_char(p, '}') && !read_count(p, &high))
-                return refuse(p, "a repetition that is none");
+                return refuse(p, "an invalid repetition");
         }
         if (!at_char(p, '}') || high < low)
-            return refuse(p, "a repetition that is none");
+            return refuse(p, "an invalid repetition");
         p->at++;
     } else {
         return HYPURA_OK;
     }
-    p->at += at_char(p, '?'); /* lazy or greedy match the same texts */
+    p->at += at_char(p, '?'); /* lazy and greedy repetitions match the same texts */
     if (at_char(p, '*') || at_char(p, '+') || at_char(p, '?') || at_char(p, '{'))
         return refuse(p, "a repetition of a repetition");
     struct pattern_node *repeat;
@@ -304,11 +304,11 @@ static hypura_status parse_group(struct pattern *p, struct pattern_node **out)
             return refuse(p, "look-around");
     }
     if (++p->nesting > 50)
-        return refuse(p, "more than 50 groups inside one another");
+        return refuse(p, "groups nested more than 50 deep");
     hypura_status status = parse_alternatives(p, out);
     p->nesting--;
     if (status == HYPURA_OK && !at_char(p, ')'))
-        return refuse(p, "a group that is not closed");
+        return refuse(p, "an unclosed group");
     p->at++;
     return status;
 }
@@ -334,7 +334,7 @@ static hypura_status parse_atom(struct pattern *p, struct pattern_node **out)
         add(&set, 0x2028, 0x2029);
         complement(&set);
     } else if (strchr("*+?{", c)) {
-        return refuse(p, "a repetition of nothing");
+        return refuse(p, "nothing before a repetition");
     } else {
         uint32_t code = 0;
         char shorthand = 0;
@@ -385,14 +385,14 @@ bool pattern_parse(struct schema_writer *w, const char *pattern, struct pattern_
     struct pattern p = {.w = w, .source = pattern, .size = strlen(pattern)};
     hypura_status status = parse_alternatives(&p, out);
     if (status == HYPURA_OK && p.at < p.size)
-        status = refuse(&p, "a group that is not opened");
+        status = refuse(&p, "a closing parenthesis without an opening one");
     return status == HYPURA_OK && schema_work(w, p.size);
 }
 
-/* ---- as GBNF ------------------------------------------------------------------------------------------------------
+/* ---- writing GBNF -------------------------------------------------------------------------------------------------
  */
 
-/* Whether anchors are only where all of a text begins and ends. */
+/* Whether a node contains an anchor. */
 static bool has_anchor(const struct pattern_node *node)
 {
     if (node->kind == PATTERN_START || node->kind == PATTERN_END)

@@ -1,13 +1,13 @@
-/* From a JSON schema to GBNF. Keywords: https://json-schema.org/draft/2020-12. */
+/* Compiles a JSON schema to GBNF. Keywords: https://json-schema.org/draft/2020-12. */
 #include "grammar/schema_private.h"
 
 #include <string.h>
 
-/* Texts of the last kind below are canonical: values that are equal have one text. */
+/* The rules named "one..." are canonical: equal values have one text. */
 static const char json_rules[] =
     "ws ::= \"\" | \" \" | \"\\n\" [ \\t]{0,20}\n"
     "hex ::= [0-9a-fA-F]\n"
-    /* Halves of surrogate pairs come in pairs only. */
+    /* Surrogates come in pairs only. */
     "escape ::= \"\\\\\" ([\"\\\\/bfnrt] | \"u\" ([0-9a-ce-fA-CE-F] hex{3} | [dD] [0-7] hex{2} | "
     "[dD] [89abAB] hex{2} \"\\\\u\" [dD] [c-fC-F] hex{2}))\n"
     "char ::= [^\"\\\\\\x00-\\x1f\\x7f] | escape\n"
@@ -36,14 +36,14 @@ static bool write_schema(struct schema_writer *w, const json_t *schema)
     struct literal whole = {.schema = schema};
     buffer_append_string(w->out, json_rules);
     bool none = true, fine = schema_index(w);
-    /* Where nothing is left of the types that a schema speaks of, it is read to the letter. */
+    /* If no value of the implied types is left, the second round considers every type. */
     for (int exact = 0; exact < 2 && fine && none; exact++) {
         w->exact = exact;
         fine = schema_goal_of(w, whole, NULL, false, &goal) && schema_goal_is_empty(w, goal, &none);
     }
     if (fine && none) {
         w->at = (struct origin){0};
-        fine = schema_refuse(w, "there is %s that keeps the JSON schema", "no value");
+        fine = schema_refuse(w, "%s satisfies the JSON schema", "no value");
     }
     fine = fine && schema_write_goal(w, goal, &root) && schema_write_waiting(w);
     buffer_append_string(w->out, "root ::= ");
@@ -135,7 +135,7 @@ hypura_status grammar_relax_schema(json_t *schema, struct buffer *left_out, hypu
         if (status == HYPURA_ERROR_MEMORY)
             return error_set(error, status, "%s", reason.message);
         if (i < MAX_LEFT_OUT && blamed.key && is_part_of(schema, blamed.schema)) {
-            /* The key may be anything: only what is harmless in a log. */
+            /* The key comes from the client: log only its leading letters. */
             int length = (int)strspn(blamed.key, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ$");
             buffer_append_format(left_out, "%.*s: %s\n", length, blamed.key, reason.message);
             json_object_del((json_t *)blamed.schema, blamed.key);

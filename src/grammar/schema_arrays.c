@@ -1,11 +1,11 @@
-/* Arrays of a JSON schema as GBNF. */
+/* Writes the arrays of a JSON schema as GBNF. */
 #include "grammar/schema_private.h"
 
 #include <string.h>
 
 #define MAX_CONTAINS 4
 #define MAX_GRID 3000
-#define FEW 100 /* values: less could be used up */
+#define FEW 100 /* with fewer values, unique items could run out */
 
 struct array_plan {
     struct schema_writer *w;
@@ -13,10 +13,10 @@ struct array_plan {
     const struct shape *shape;
     bool canonical, unique, more;
     struct origin unique_origin;
-    json_int_t low, high, fixed; /* fixed: items from here on are all of one kind */
+    json_int_t low, high, fixed; /* fixed: items from this index on share one goal */
     const struct limit *contains[MAX_CONTAINS];
     size_t contains_count;
-    struct goal **items; /* [fixed + 1] */
+    struct goal **items; /* [fixed + 1] the goal of each item */
 };
 
 bool schema_follows_from(const struct limit *limit, const struct literal *from)
@@ -27,7 +27,7 @@ bool schema_follows_from(const struct limit *limit, const struct literal *from)
     return false;
 }
 
-/* The first item that an unevaluatedItems speaks of. */
+/* Returns the first item that an unevaluatedItems applies to; -1: it applies to none. */
 static json_int_t first_unevaluated(const struct array_plan *p, const struct limit *limit)
 {
     json_int_t first = 0;
@@ -58,7 +58,7 @@ static struct literals *item_literals(const struct array_plan *p, json_int_t ind
     return list;
 }
 
-/* How many values keep a goal, when that is easily told; -1: many, or it is not known. */
+/* Counts the values that satisfy a goal, if that is easy. *out is -1 if there are many or the count is unknown. */
 static bool count_values(struct schema_writer *w, struct goal *goal, json_int_t *out)
 {
     *out = -1;
@@ -101,7 +101,7 @@ static bool read_limits(struct array_plan *p, bool *empty)
             given = true;
         } else if (limit->kind == LIMIT_CONTAINS) {
             if (p->contains_count == MAX_CONTAINS)
-                return schema_refuse(p->w, "the JSON schema says more than four times what an array %s", "contains");
+                return schema_refuse(p->w, "the JSON schema has more than four \"%s\" for one array", "contains");
             struct goal *goal;
             bool none;
             p->contains[p->contains_count++] = limit;
@@ -133,7 +133,7 @@ static bool read_limits(struct array_plan *p, bool *empty)
         if (none)
             p->high = p->high < 0 ? i : MIN(p->high, i);
     }
-    if (p->shape->listed_items && !p->contains_count) /* a list of items is written whole */
+    if (p->shape->listed_items && !p->contains_count) /* prefixItems are written completely */
         p->low = MAX(p->low, p->high < 0 ? prefix : MIN(prefix, p->high));
     *empty |= p->high >= 0 && p->low > p->high;
     return true;
@@ -141,7 +141,7 @@ static bool read_limits(struct array_plan *p, bool *empty)
 
 static bool has_many(struct schema_writer *w, struct goal *goal, int depth, bool *out);
 
-/* Whether surely more values than any array is long keep a shape. */
+/* Whether certainly more values satisfy a shape than an array can have items. */
 static bool shape_has_many(struct schema_writer *w, const struct goal *goal, const struct shape *shape, int depth,
                            bool *out)
 {
@@ -197,7 +197,7 @@ static bool has_many(struct schema_writer *w, struct goal *goal, int depth, bool
     return true;
 }
 
-/* However the items before were chosen, another one must be left. */
+/* Checks that enough values are left for each item, however the previous items were chosen. */
 static bool check_unique(struct array_plan *p, bool *empty)
 {
     for (json_int_t i = 0; i <= p->fixed && !*empty; i++) {
@@ -207,7 +207,7 @@ static bool check_unique(struct array_plan *p, bool *empty)
             break;
         if (!count_values(p->w, p->items[i], &count) || !has_many(p->w, p->items[i], 0, &many))
             return false;
-        json_int_t needed = i < p->fixed ? i + 1 : p->low; /* at least this many must be there */
+        json_int_t needed = i < p->fixed ? i + 1 : p->low; /* this many values are needed */
         if (many || needed <= 1 || count >= needed)
             continue;
         *empty = count >= 0 && p->fixed == 0;
@@ -273,11 +273,11 @@ static bool write_plain(struct array_plan *p, struct buffer *e)
 /* ---- with contains ------------------------------------------------------------------------------------------------
  */
 
-/* Where one stands: how many items there were, and how many of them each contains counts. */
+/* A cell of the grid stands for how many items were written, and how many of them each "contains" counts. */
 struct grid {
     struct array_plan *p;
-    json_int_t caps[MAX_CONTAINS], cap; /* more is not told apart */
-    unsigned *rules;                    /* 0, or the rule + 1 */
+    json_int_t caps[MAX_CONTAINS], cap; /* higher counts share a cell */
+    unsigned *rules;                    /* [cells] the rule + 1, or 0 */
     json_int_t *waiting, waiting_count;
 };
 
@@ -291,7 +291,7 @@ static bool ask(struct grid *g, json_int_t at, unsigned *rule)
     return true;
 }
 
-/* One item that is counted by those in `counted`. */
+/* Writes an item that the "contains" in the bit set `counted` count, and the others that have a maximum do not. */
 static bool write_step(struct grid *g, json_int_t index, const json_int_t *counts, unsigned counted, struct buffer *e)
 {
     struct array_plan *p = g->p;
@@ -303,7 +303,7 @@ static bool write_step(struct grid *g, json_int_t index, const json_int_t *count
         bool on = counted >> j & 1, bounded = c->high >= 0, here = index >= c->from;
         json_int_t count = counts[j] + on;
         if (on && (!here || (bounded ? count > c->high : counts[j] == g->caps[j])))
-            return true; /* it cannot be, or need not be told */
+            return true; /* impossible, or no different from not counting it */
         next = next * (g->caps[j] + 1) + count;
         struct literal literal = c->literal;
         literal.negated = on ? literal.negated : !literal.negated;
@@ -357,8 +357,7 @@ static bool write_grid(struct array_plan *p, struct buffer *e)
         g.caps[j] = MAX(p->contains[j]->high, p->contains[j]->low);
         p->w->at = p->contains[j]->origin;
         if (g.caps[j] > MAX_GRID || cells > MAX_GRID || (cells *= g.caps[j] + 1) > MAX_GRID)
-            return schema_refuse(p->w, "the counts of what an array %s in the JSON schema are too large to be held",
-                                 "contains");
+            return schema_refuse(p->w, "the counts of \"%s\" in the JSON schema are too large to enforce", "contains");
     }
     g.rules = schema_memory(p->w, (size_t)cells, sizeof *g.rules);
     g.waiting = schema_memory(p->w, (size_t)cells, sizeof *g.waiting);
@@ -388,7 +387,7 @@ bool schema_write_array(struct schema_writer *w, const struct goal *goal, const 
     for (const struct limits *l = shape->limits; l; l = l->next) {
         enum limit_kind kind = l->limit->kind;
         any &= kind < LIMIT_SIZE || kind > LIMIT_UNIQUE;
-        p.canonical |= kind == LIMIT_UNIQUE; /* its items are told apart by their texts */
+        p.canonical |= kind == LIMIT_UNIQUE; /* items are compared by their texts */
     }
     if (any) {
         buffer_append_string(e, goal->canonical ? "onearray" : "array");

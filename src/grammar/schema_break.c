@@ -1,4 +1,4 @@
-/* The ways to break a keyword. */
+/* The ways in which a value can break a keyword. */
 #include "grammar/schema_keywords_private.h"
 
 #include <string.h>
@@ -20,7 +20,7 @@ static bool break_count(struct schema_writer *w, struct keyword *k, struct alter
     return (!most && count == 0) || break_with(w, k, ways, types, limit, NO_LIMIT);
 }
 
-/* One of the items is there and does not keep its schema. */
+/* Adds a way for each item: it is present and does not satisfy its schema. */
 static bool break_items(struct schema_writer *w, struct keyword *k, struct alternative **ways)
 {
     size_t i;
@@ -149,7 +149,7 @@ bool schema_break_keyword(struct schema_writer *w, struct keyword *k, struct alt
         return break_count(w, k, ways, LIMIT_LENGTH, TYPE_STRING, key == KEY_MAX_LENGTH);
     case KEY_PATTERN:
         if (!json_is_string(k->value) || strlen(json_string_value(k->value)) != json_string_length(k->value))
-            return keyword_wrong(w, k, "a text");
+            return keyword_wrong(w, k, "a string");
         return break_with(w, k, ways, TYPE_STRING,
                           (struct limit){.kind = LIMIT_PATTERN, .name = json_string_value(k->value), .negated = true},
                           NO_LIMIT);
@@ -234,5 +234,5 @@ bool schema_break_keyword(struct schema_writer *w, struct keyword *k, struct alt
     case KEY_UNKNOWN:
         break;
     }
-    return schema_refuse(w, "the opposite of the keyword \"%.80s\" of the JSON schema is not supported", k->key);
+    return schema_refuse(w, "the keyword \"%.80s\" of the JSON schema is not supported where it is negated", k->key);
 }

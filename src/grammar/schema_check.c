@@ -1,4 +1,4 @@
-/* Whether a given value keeps a schema: for those that enum and const name. */
+/* Checks whether a given value satisfies a schema, for the values of enum and const. */
 #include "grammar/schema_private.h"
 
 #include <math.h>
@@ -37,7 +37,6 @@ bool schema_equal(const json_t *a, const json_t *b)
     return json_equal(a, b);
 }
 
-/* Keywords that say nothing of a value. */
 bool schema_is_annotation(const char *key)
 {
     static const char *const names[] = {
@@ -54,7 +53,7 @@ bool schema_is_annotation(const char *key)
 struct checker {
     struct schema_writer *w;
     int depth;
-    bool failed; /* it could not be decided: the error says why */
+    bool failed; /* the check could not decide; the error says why */
 };
 
 static bool keeps(struct checker *c, const json_t *schema, const json_t *value);
@@ -157,7 +156,7 @@ static bool is_unique(const json_t *value)
     return true;
 }
 
-/* Whether "properties" or "patternProperties" of the schema speak of a name. */
+/* Whether "properties" or "patternProperties" of the schema cover a name. */
 static bool speaks_of(struct checker *c, const json_t *schema, const char *name)
 {
     const char *pattern;
@@ -238,7 +237,7 @@ static bool is_multiple(struct checker *c, const json_t *of, const json_t *value
     return schema_decimal_is_multiple(&a, &b);
 }
 
-/* Of numbers, texts and sizes. */
+/* Checks limits on numbers, strings and sizes. */
 static bool check_size(struct checker *c, const json_t *schema, const char *key, const json_t *own, const json_t *value,
                        bool *known)
 {

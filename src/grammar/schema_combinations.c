@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-/* The types of what is written for a schema. */
+/* Finds the types of the values that are written for a schema. */
 static bool written_types(struct schema_writer *w, struct literal literal, unsigned *out)
 {
     struct goal *goal;
@@ -35,7 +35,7 @@ static bool type_literal(struct schema_writer *w, const struct keyword *k, unsig
     return w->type_schemas[types] != NULL;
 }
 
-/* Whether surely no value keeps them all. */
+/* Whether certainly no value satisfies all of them. */
 static bool are_disjoint(struct schema_writer *w, const struct literal literals[3], bool *out)
 {
     struct literals *list = NULL;
@@ -179,8 +179,8 @@ const json_t *keyword_referred(struct schema_writer *w, const struct keyword *k,
 {
     const json_t *target;
     if (!json_is_string(k->value))
-        return keyword_wrong(w, k, "a text"), NULL;
+        return keyword_wrong(w, k, "a string"), NULL;
     if (!schema_resolve(w, k->schema, json_string_value(k->value), dynamic, &target))
         return NULL;
-    return keyword_is_schema(target) ? target : (keyword_wrong(w, k, "the address of a schema"), NULL);
+    return keyword_is_schema(target) ? target : (keyword_wrong(w, k, "a reference to a schema"), NULL);
 }

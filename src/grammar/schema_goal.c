@@ -1,11 +1,11 @@
-/* Goals: sets of literals, each with one rule. */
+/* Goals: sets of literals, each with its own rule. */
 #include "grammar/schema_private.h"
 
 #include <math.h>
 #include <string.h>
 
 #define MAX_GOALS 20000
-#define MAX_LOOK_AHEAD 12 /* goals that are opened to see whether another is empty */
+#define MAX_LOOK_AHEAD 12 /* how deep goals are opened to see whether another is empty */
 
 static bool asks_nothing(const struct literal *literal)
 {
@@ -49,7 +49,7 @@ bool schema_find_goal(struct schema_writer *w, const struct literals *literals, 
     uint64_t hash = canonical + 2u * w->exact;
     for (; literals; literals = literals->next) {
         struct literal literal = literals->literal;
-        literal.parent = NULL; /* it speaks of another value */
+        literal.parent = NULL; /* the parent is a literal of another value */
         if (asks_nothing(&literal) || has_literal(own, &literal))
             continue;
         if (!(own = schema_add_literal(w, own, literal)))
@@ -109,7 +109,7 @@ bool schema_goal_is_empty(struct schema_writer *w, struct goal *goal, bool *out)
 static bool numbers_are_empty(const struct shape *shape)
 {
     double low = -INFINITY, high = INFINITY;
-    bool open = false; /* one of the bounds is none of the numbers */
+    bool open = false; /* a bound is exclusive */
     for (const struct limits *l = shape->limits; l; l = l->next) {
         double bound = json_number_value(l->limit->value);
         if (l->limit->kind == LIMIT_LEAST && bound >= low) {
@@ -192,7 +192,7 @@ bool schema_write_goal(struct schema_writer *w, struct goal *goal, struct buffer
     return true;
 }
 
-/* The alternatives of one goal, each once. */
+/* The alternatives of one goal, without duplicates. */
 struct ways {
     struct schema_writer *w;
     struct buffer text;
@@ -293,12 +293,12 @@ static bool write_goal(struct schema_writer *w, struct goal *goal)
     bool fine = schema_open_goal(w, goal);
     for (const struct shape *shape = goal->shapes; shape && fine; shape = shape->next)
         fine = write_shape(&ways, goal, shape, schema_meant_types(shape));
-    /* Where nothing of the types that are meant is left, the others are. */
+    /* If no value of the implied types is left, write the other types. */
     bool none = !ways.text.size;
     for (const struct shape *shape = goal->shapes; shape && fine && none; shape = shape->next)
         fine = write_shape(&ways, goal, shape, shape->types);
     if (fine && !ways.text.size)
-        buffer_append_string(&ways.text, "[]"); /* no value keeps it */
+        buffer_append_string(&ways.text, "[]"); /* no value satisfies it; [] matches nothing */
     if (!fine) {
         buffer_free(&ways.text);
         return false;

@@ -1,4 +1,4 @@
-/* What holds of a value that keeps a keyword. */
+/* The limits that a value must satisfy to satisfy a keyword. */
 #include "grammar/schema_keywords_private.h"
 
 #include <string.h>
@@ -27,7 +27,7 @@ static bool hold_range(struct schema_writer *w, struct keyword *k, enum limit_ki
            hold(w, k, (struct limit){.kind = kind, .low = most ? 0 : count, .high = most ? count : -1});
 }
 
-/* The bound of "minimum" and its kin; the exclusive ones were booleans once. */
+/* Holds "minimum" and similar bounds. In draft 4, the exclusive ones were booleans. */
 static bool hold_bound(struct schema_writer *w, struct keyword *k, enum limit_kind kind, bool exclusive)
 {
     k->spoken = TYPE_NUMBER;
@@ -167,7 +167,7 @@ bool schema_hold_keyword(struct schema_writer *w, struct keyword *k)
     case KEY_FORMAT:
         k->spoken = TYPE_STRING;
         if (!json_is_string(k->value) || strlen(json_string_value(k->value)) != json_string_length(k->value))
-            return keyword_wrong(w, k, "a text");
+            return keyword_wrong(w, k, "a string");
         return hold(w, k,
                     (struct limit){.kind = key == KEY_PATTERN ? LIMIT_PATTERN : LIMIT_FORMAT,
                                    .name = json_string_value(k->value)});

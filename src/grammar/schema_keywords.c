@@ -1,4 +1,4 @@
-/* The keywords of a JSON schema, how they are read, and what is made of their parts. */
+/* The table of keywords, and helpers that read their values and make literals, limits and choices of them. */
 #include "grammar/schema_keywords_private.h"
 
 #include <math.h>
@@ -142,7 +142,7 @@ bool keyword_read_count(struct schema_writer *w, const struct keyword *k, const 
 {
     double number = json_is_number(value) ? json_number_value(value) : -1;
     if (!(number >= 0) || number != floor(number))
-        return keyword_wrong(w, k, "a whole number from 0 on");
+        return keyword_wrong(w, k, "a whole number of 0 or more");
     *out = number > 1e9 ? 1000000000 : (json_int_t)number;
     return true;
 }
@@ -162,7 +162,8 @@ bool keyword_read_types(struct schema_writer *w, const struct keyword *k, unsign
         while (at < COUNT_OF(known) && (!name || strcmp(known[at].name, name) != 0))
             at++;
         if (at == COUNT_OF(known))
-            return schema_refuse(w, "the JSON schema has the type \"%.80s\", which JSON has not", name ? name : "");
+            return schema_refuse(w, "the JSON schema names the type \"%.80s\", which JSON does not have",
+                                 name ? name : "");
         *out |= known[at].types;
     }
     if (json_is_true(json_object_get(k->schema, "nullable")))

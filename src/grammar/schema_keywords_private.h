@@ -1,4 +1,4 @@
-/* Shared by the files that say what each keyword of a JSON schema asks for. */
+/* Private to the files of grammar/ that handle the keywords of a JSON schema. */
 #ifndef HYPURA_SCHEMA_KEYWORDS_PRIVATE_H
 #define HYPURA_SCHEMA_KEYWORDS_PRIVATE_H
 
@@ -55,35 +55,37 @@ enum key {
 
 enum key keyword_find(const char *name);
 struct origin keyword_origin(const struct keyword *k);
-/* A subschema. whole: it can only be left out with all of this keyword. */
+/* Makes the literal of a subschema. whole: the subschema can only be left out together with the whole keyword. */
 struct literal keyword_child(const struct keyword *k, const json_t *schema, bool negated, bool whole);
 struct limit keyword_limit(const struct keyword *k, struct limit limit);
-/* One more way: all of up to four limits. */
+/* Adds an alternative: all of up to four limits. */
 bool keyword_add_way(struct schema_writer *w, const struct keyword *k, struct alternative **ways, size_t count,
                      const struct limit *limits);
 bool keyword_literal_way(struct schema_writer *w, const struct keyword *k, struct alternative **ways,
                          struct literal literal);
-/* The ways were added at the front. */
+/* Adds the ways as one choice. They were added at the front, so their order is reversed. */
 bool keyword_add_choice(struct schema_writer *w, struct keyword *k, struct alternative *ways);
 bool keyword_wrong(struct schema_writer *w, const struct keyword *k, const char *expected);
 bool keyword_is_schema(const json_t *value);
 bool keyword_check_schemas(struct schema_writer *w, const struct keyword *k);
-/* A count such as minLength. */
+/* Reads a count, such as the value of minLength. */
 bool keyword_read_count(struct schema_writer *w, const struct keyword *k, const json_t *value, json_int_t *out);
 bool keyword_read_types(struct schema_writer *w, const struct keyword *k, unsigned *out);
 json_int_t keyword_prefix_size(const struct keyword *k);
-/* How many items of "contains" there must be. */
+/* Reads how many items must match "contains". */
 bool keyword_read_contains(struct schema_writer *w, const struct keyword *k, json_int_t *low, json_int_t *high);
 
 /* ---- schema_combinations.c */
 
-/* One of the schemas and none of the others. What no value of what is written could keep needs no opposite. */
+/* Holds "oneOf": exactly one of the schemas. A negated literal is added only for a schema that values written for the
+ * chosen one could satisfy too. */
 bool keyword_hold_one_of(struct schema_writer *w, struct keyword *k);
-/* None of them, or two. */
+/* Breaks "oneOf": none of the schemas, or two of them. */
 bool keyword_break_one_of(struct schema_writer *w, struct keyword *k, struct alternative **ways);
-/* "if" with "then" and "else", or the opposite of all. */
+/* Opens "if" with "then" and "else", or their negation. */
 bool keyword_open_if(struct schema_writer *w, struct keyword *k, bool negated, struct alternative **ways);
-/* "dependentRequired" and its kin: a property is not there, or with others, or all keeps a schema. */
+/* Opens "dependentRequired", "dependentSchemas" and "dependencies": a property is absent, or others are present too,
+ * or the object satisfies a schema. */
 bool keyword_open_dependencies(struct schema_writer *w, struct keyword *k, bool negated, struct alternative **broken);
 const json_t *keyword_referred(struct schema_writer *w, const struct keyword *k, bool dynamic);
 

@@ -1,4 +1,4 @@
-/* Objects of a JSON schema as GBNF: listed properties in their order, then others, by names that differ from these. */
+/* Writes the objects of a JSON schema as GBNF: listed properties in their order, then others with different names. */
 #include "grammar/schema_private.h"
 
 #include <stdlib.h>
@@ -21,13 +21,13 @@ struct object_plan {
     struct member *members;
     size_t count, capacity;
     json_int_t low, high;
-    bool open;                 /* for names that nothing speaks of */
-    const struct limit *some;  /* there is a property such as this, or NULL */
-    struct buffer free, first; /* others; and those that may stand for `some` */
-    bool distinct;             /* names must not come twice */
+    bool open;                 /* names that no limit covers are allowed */
+    const struct limit *some;  /* requires at least one such property, or NULL */
+    struct buffer free, first; /* other members; and those that satisfy `some` */
+    bool distinct;             /* names must differ */
 };
 
-/* ---- what is said of a name ---------------------------------------------------------------------------------------
+/* ---- names --------------------------------------------------------------------------------------------------------
  */
 
 static bool find(struct schema_writer *w, const char *pattern, const char *name, bool *out)
@@ -35,7 +35,7 @@ static bool find(struct schema_writer *w, const char *pattern, const char *name,
     return automaton_matches(w, pattern, name, out);
 }
 
-/* Whether additionalProperties leaves a name to others. */
+/* Whether other keywords cover a name, so that additionalProperties or unevaluatedProperties does not apply to it. */
 static bool names_already(struct schema_writer *w, const struct shape *shape, const struct limit *limit,
                           const char *name, bool *out)
 {
@@ -61,7 +61,7 @@ static bool names_already(struct schema_writer *w, const struct shape *shape, co
     return true;
 }
 
-/* Whether a name may be there, and what its value keeps. */
+/* Finds whether a name is forbidden, and the goal of its value. */
 static bool read_name(struct schema_writer *w, const struct shape *shape, const char *name, bool canonical,
                       bool *forbidden, struct goal **goal)
 {
@@ -125,7 +125,7 @@ static bool add_member(struct object_plan *p, const char *name, bool required)
     return schema_work(p->w, p->count);
 }
 
-/* Names that propertyNames lists are as good as listed. */
+/* If propertyNames allows only certain names, adds them as listed properties. */
 static bool add_listed_names(struct object_plan *p, struct goal *names, bool *listed)
 {
     *listed = false;
@@ -152,7 +152,7 @@ static int compare_members(const void *a, const void *b)
     return strcmp(((const struct member *)a)->name, ((const struct member *)b)->name);
 }
 
-/* The goal that names keep, or NULL. */
+/* Finds the goal that names must satisfy, or NULL. */
 static bool names_goal(struct object_plan *p, const struct literal *also, struct goal **out)
 {
     struct literals *list = NULL;
@@ -179,7 +179,7 @@ static bool read_limits(struct object_plan *p, bool *empty)
             p->high = p->high < 0 ? limit->high : limit->high < 0 ? p->high : MIN(p->high, limit->high);
         } else if (limit->kind >= LIMIT_SOME_NAMED_LIKE) {
             if (p->some)
-                return schema_refuse(p->w, "the JSON schema wants several %s at once, which is not supported",
+                return schema_refuse(p->w, "the JSON schema requires several %s at once, which is not supported",
                                      "properties that break a rule");
             p->some = limit;
         }
@@ -240,14 +240,14 @@ bool schema_object_is_empty(struct schema_writer *w, const struct goal *goal, co
 struct other_names {
     struct object_plan *p;
     struct text_part parts[MAX_TEXT_PARTS];
-    size_t count, patterns;     /* the first of the parts are the patterns that tell names apart */
-    uint32_t looked_at, wanted; /* of the others */
+    size_t count, patterns;     /* the first `patterns` parts decide which limits cover a name */
+    uint32_t looked_at, wanted; /* masks of the other parts */
 };
 
 static bool add_part(struct other_names *o, struct text_part part)
 {
     if (o->count == MAX_TEXT_PARTS)
-        return schema_refuse(o->p->w, "the JSON schema says of names more than %s", "32 things");
+        return schema_refuse(o->p->w, "the JSON schema puts more than %s on names", "32 limits");
     o->parts[o->count++] = part;
     return true;
 }
@@ -279,7 +279,7 @@ static bool has_pattern_of(const struct other_names *o, uint32_t marks, const js
     return any;
 }
 
-/* Whether unevaluatedProperties leaves names with these marks to others. */
+/* Whether other keywords cover names with these marks, so that unevaluatedProperties does not apply to them. */
 static bool are_evaluated(const struct other_names *o, uint32_t marks, const struct limit *limit)
 {
     for (const struct limits *l = o->p->shape->limits; l; l = l->next)
@@ -290,7 +290,7 @@ static bool are_evaluated(const struct other_names *o, uint32_t marks, const str
     return false;
 }
 
-/* What the values of names with these marks keep. *allowed: whether there may be such names. */
+/* Finds the goal of the values of names with these marks. *allowed: whether such names may occur. */
 static bool goal_of_marks(struct other_names *o, uint32_t marks, const struct literal *also, bool *allowed,
                           struct goal **goal)
 {
@@ -340,7 +340,8 @@ static bool write_names(struct other_names *o, const struct automaton *a, uint32
     return fine;
 }
 
-/* Names that keep one shape of what all names keep: appends the members to *out, or lists those that are few. */
+/* Writes the names of one shape of the names' goal: appends their members to *out or, if the names are few, lists them
+ * as properties. */
 static bool write_others(struct other_names *o, const struct limit *some, struct buffer *out)
 {
     struct object_plan *p = o->p;
@@ -441,11 +442,11 @@ static bool write_names_of_shape(struct object_plan *p, const struct shape *name
     return fine;
 }
 
-/* The members that are not listed; with `some`, those that may stand for it. */
+/* Writes the members that are not listed; with `some`, only those that satisfy it. */
 static bool write_free(struct object_plan *p, const struct limit *some, struct buffer *out)
 {
     struct goal *names;
-    size_t excluded = p->count; /* more are listed on the way */
+    size_t excluded = p->count; /* p->count may grow below */
     if (!names_goal(p, some && some->kind == LIMIT_SOME_NAME ? &some->literal : NULL, &names))
         return false;
     if (!names)
@@ -476,7 +477,7 @@ static bool write_member(struct object_plan *p, const struct member *member, uns
     return false;
 }
 
-/* What may follow all listed properties, of which there were `count`. */
+/* Writes what may follow the listed properties, of which `count` were written. */
 static void write_tail(const struct object_plan *p, json_int_t count, unsigned free, unsigned first, struct buffer *e)
 {
     json_int_t low = MAX(p->low - count, 0), high = p->high < 0 ? -1 : MAX(p->high - count, 0);
@@ -505,7 +506,8 @@ static void write_tail(const struct object_plan *p, json_int_t count, unsigned f
     }
 }
 
-/* Rules for how far the list is and how many there were, as far as that is told apart. */
+/* Writes a rule for each position in the list and each count of properties so far, up to the largest count that
+ * matters. */
 static bool write_members(struct object_plan *p, struct buffer *e)
 {
     struct schema_writer *w = p->w;
@@ -518,13 +520,13 @@ static bool write_members(struct object_plan *p, struct buffer *e)
     p->count = kept;
     if (p->goal->canonical && kept)
         qsort(p->members, kept, sizeof *p->members, compare_members);
-    if (p->high > (json_int_t)kept && !p->free.size && !p->some) { /* as many as there are may be there */
+    if (p->high > (json_int_t)kept && !p->free.size && !p->some) { /* too few properties to exceed the maximum */
         p->high = -1;
         cap = MAX(p->low, (json_int_t)1);
         width = (size_t)cap + 1;
     }
     if ((p->count + 1) * width > MAX_GRID)
-        return schema_refuse(w, "the JSON schema counts properties up to %lld, which is too much to be held",
+        return schema_refuse(w, "the JSON schema counts properties up to %lld, which is too many to enforce",
                              (long long)cap);
     if (p->free.size) {
         struct buffer copy = {0};
@@ -568,7 +570,7 @@ static bool write_members(struct object_plan *p, struct buffer *e)
     return true;
 }
 
-/* A listed property may be the one that `some` wants. */
+/* Writes the objects in which a listed property satisfies `some`. */
 static bool write_some_listed(struct object_plan *p, struct buffer *e)
 {
     const struct limit *some = p->some;

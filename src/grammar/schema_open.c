@@ -1,4 +1,4 @@
-/* From a goal to its shapes: the literals are opened keyword by keyword, and each choice is followed every way. */
+/* Opens a goal into its shapes: opens the literals keyword by keyword and follows every alternative of each choice. */
 #include "grammar/schema_private.h"
 
 #include <string.h>
@@ -13,12 +13,13 @@ struct opener {
     uint32_t count;
 };
 
-/* Where a way through the choices stands. Its lists are shared with other ways, so they only grow at the front. */
+/* The state of one way through the choices. Ways share their lists, so lists only grow at the front. */
 struct way {
     struct shape shape; /* its limits from the last to the first */
     struct literals *seen;
-    struct limits *todo;             /* from the last to the first */
-    struct limits *literals, *found; /* to be opened after them: in their order; and newly found, the last first */
+    struct limits *todo; /* from the last to the first */
+    struct limits *literals,
+        *found; /* to open after todo: first those in order, then the newly found ones, last first */
     struct choice *choices;
     bool dead;
 };
@@ -106,8 +107,7 @@ static bool apply_literal(struct schema_writer *w, struct way *way, const struct
         }
         for (const struct literal *p = literal->parent; p; p = p->parent)
             if (p->schema == literal->schema && p->negated == literal->negated)
-                return schema_refuse(w, "the JSON schema is %s: it refers to itself without an end",
-                                     "nested too deeply");
+                return schema_refuse(w, "the JSON schema is %s: it refers to itself without end", "nested too deeply");
         return true;
     }
     if (!(way->seen = schema_add_literal(w, way->seen, *literal)))
@@ -158,7 +158,7 @@ static bool apply_values(struct schema_writer *w, struct way *way, const json_t 
     return way->shape.values && schema_work(w, json_array_size(values));
 }
 
-/* An array or object that is not a constant: of another size, or with another part. */
+/* Adds the ways in which an array or object differs from a constant: in its size or in one of its parts. */
 static bool apply_other_than(struct schema_writer *w, struct way *way, const struct limit *limit)
 {
     const json_t *value = limit->value;
@@ -248,7 +248,7 @@ static bool apply(struct schema_writer *w, struct way *way, const struct limit *
     return push(w, &way->shape.limits, limit);
 }
 
-/* Whether a way of a choice asks for nothing new. */
+/* Whether an alternative of a choice already holds. */
 static bool holds_already(const struct way *way, const struct alternative *alternative)
 {
     for (const struct limits *l = alternative->limits; l; l = l->next) {
@@ -299,7 +299,7 @@ static bool go_on(struct opener *o, struct way way, int depth)
     if (depth > 500)
         return schema_refuse(w, "the JSON schema combines its parts in %s", "too many ways");
     while (!way.dead && (way.todo || way.found || way.literals)) {
-        /* What a literal says itself comes first, then what it refers to, then what stands next to it. */
+        /* Order: the limits of the literal itself, then those of schemas that it refers to, then the next literals. */
         struct limits *list = reversed(w, way.todo, &fine);
         for (way.todo = NULL; list && fine && !way.dead; list = list->next)
             fine = apply(w, &way, list->limit);
@@ -341,7 +341,7 @@ bool schema_open_goal(struct schema_writer *w, struct goal *goal)
     if (goal->opened)
         return true;
     if (goal->opening || w->depth >= MAX_DEPTH)
-        return schema_refuse(w, "the JSON schema is nested too deeply, or %s", "refers to itself without an end");
+        return schema_refuse(w, "the JSON schema is nested too deeply, or %s", "refers to itself without end");
     goal->opening = true;
     w->exact = goal->exact;
     w->depth++;

@@ -1,5 +1,5 @@
-/* References within a JSON schema: the places that have names of their own ($id, $anchor), and those reached by a
- * path. */
+/* Resolves references within a JSON schema: to schemas with a name of their own ($id, $anchor) and to those reached by
+ * a path. */
 #include "grammar/schema_private.h"
 
 #include <stdlib.h>
@@ -17,7 +17,7 @@ static size_t scheme_length(const char *uri)
     return length && uri[length] == ':' ? length + 1 : 0;
 }
 
-/* Joins a reference, without its fragment, to the address that it is relative to. */
+/* Joins a reference, without its fragment, to the URI that it is relative to. */
 static void join_uri(const char *base, const char *reference, size_t size, char out[MAX_URI])
 {
     size_t kept = 0, scheme = scheme_length(base);
@@ -103,7 +103,7 @@ static bool add_resource(struct schema_writer *w, const char *uri, const json_t 
     return true;
 }
 
-/* All that may be a schema; what stands in constants is none. */
+/* Indexes everything that may be a schema. Constants contain none. */
 static bool index_from(struct schema_writer *w, const json_t *value, uint32_t resource, int depth)
 {
     const char *key;
@@ -159,7 +159,7 @@ void schema_forget_index(struct schema_writer *w)
     memory_free(w->anchors);
 }
 
-/* ---- following ----------------------------------------------------------------------------------------------------
+/* ---- resolving ----------------------------------------------------------------------------------------------------
  */
 
 static int hex_digit(char c)
@@ -168,7 +168,7 @@ static int hex_digit(char c)
     return at ? (int)(at - digits) : -1;
 }
 
-/* The part of a path up to the next slash, with its escapes resolved. */
+/* Reads the part of a path up to the next slash and resolves its escapes. */
 static const char *read_part(const char *path, char name[256])
 {
     size_t length = 0;
@@ -229,9 +229,9 @@ bool schema_resolve(struct schema_writer *w, const json_t *from, const char *ref
         others += same && w->anchors[i].dynamic;
     }
     if (!*out)
-        return schema_refuse(w, "the JSON schema refers to \"%.200s\", which it does not have", reference);
+        return schema_refuse(w, "the JSON schema refers to \"%.200s\", which it does not contain", reference);
     if (dynamic && movable && others > 1)
-        return schema_refuse(w, "the keyword \"%s\" of the JSON schema is not supported where it has several meanings",
+        return schema_refuse(w, "the keyword \"%s\" of the JSON schema is not supported where it is ambiguous",
                              "$dynamicRef");
     return true;
 }

@@ -1,4 +1,4 @@
-/* What a JSON schema says of constants, numbers and strings, as GBNF. */
+/* Writes the constants, numbers and strings of a JSON schema as GBNF. */
 #include "grammar/schema_private.h"
 
 #include <inttypes.h>
@@ -66,7 +66,7 @@ bool schema_write_constant(struct schema_writer *w, const json_t *value, bool ca
     return schema_work(w, 10);
 }
 
-/* What its parts leave of a text; an automaton that others may share. */
+/* Writes the texts that satisfy all parts. */
 static bool write_parts(struct schema_writer *w, const struct text_part *parts, size_t count, bool in_string,
                         struct buffer *e, bool *empty)
 {
@@ -79,7 +79,7 @@ static bool write_parts(struct schema_writer *w, const struct text_part *parts, 
     return automaton_build(w, parts, count, &a) && automaton_write(w, &a, looked_at, wanted, in_string, e, empty);
 }
 
-/* Frees the buffer. */
+/* Copies the pattern into the writer's memory and frees the buffer. */
 static const char *own_pattern(struct schema_writer *w, struct buffer *pattern)
 {
     const char *copy =
@@ -122,7 +122,7 @@ void schema_quote(struct buffer *pattern, const char *text)
     }
 }
 
-/* Texts that are none of those that are excluded. */
+/* Adds a part that forbids the excluded strings. */
 static bool add_exclusion(struct schema_writer *w, const struct shape *shape, struct text_part *parts, size_t *count)
 {
     struct buffer p = {0};
@@ -133,7 +133,7 @@ static bool add_exclusion(struct schema_writer *w, const struct shape *shape, st
         w->at = part.origin = l->limit->origin;
         if (strlen(json_string_value(l->limit->value)) != json_string_length(l->limit->value)) {
             buffer_free(&p);
-            return schema_refuse(w, "the JSON schema excludes a text with %s, which is not supported", "U+0000");
+            return schema_refuse(w, "the JSON schema excludes a string with %s, which is not supported", "U+0000");
         }
         buffer_append_string(&p, p.size ? "|" : "^(?:");
         schema_quote(&p, json_string_value(l->limit->value));
@@ -173,7 +173,7 @@ bool schema_string_parts(struct schema_writer *w, const struct shape *shape, str
                     strcmp(parts[i].pattern, part.pattern) == 0;
         w->at = limit->origin;
         if (!known && *count == MAX_TEXT_PARTS - 4)
-            return schema_refuse(w, "the JSON schema says of one text %s", "too many things");
+            return schema_refuse(w, "the JSON schema puts %s on one string", "too many limits");
         if (!known)
             parts[(*count)++] = part;
     }
@@ -281,7 +281,7 @@ bool schema_read_decimal(const json_t *value, struct decimal *out)
     return true;
 }
 
-/* The number times a power of ten, which makes it whole; false when that is too large. */
+/* Multiplies a number by 10^places, which makes it whole. Returns false if the result is too large. */
 static bool scaled(const struct decimal *number, size_t places, uint64_t *out)
 {
     char text[128];
@@ -314,7 +314,7 @@ static const char *next_way(const char **between)
     return now;
 }
 
-/* Whole numbers of as many digits that are larger, or with `less` smaller, with any fraction. */
+/* Writes the whole numbers with as many digits that are larger (with `less`: smaller), with any fraction. */
 static void write_other_whole(struct buffer *p, const char *digits, bool less, const char **between)
 {
     size_t count = strlen(digits);
@@ -327,7 +327,7 @@ static void write_other_whole(struct buffer *p, const char *digits, bool less, c
     }
 }
 
-/* Magnitudes from a number on. */
+/* Writes the magnitudes from a number on. */
 static void write_magnitudes_from(struct buffer *p, const struct decimal *number, bool exclusive)
 {
     const char *between = "", *f = number->fraction;
@@ -344,7 +344,7 @@ static void write_magnitudes_from(struct buffer *p, const struct decimal *number
         buffer_append_format(p, "|%s" ANY_FRACTION ")", number->whole);
 }
 
-/* Magnitudes up to a number. [] is none. */
+/* Writes the magnitudes up to a number; [] if there are none. */
 static void write_magnitudes_to(struct buffer *p, const struct decimal *number, bool exclusive)
 {
     const char *between = "", *f = number->fraction;
@@ -356,7 +356,7 @@ static void write_magnitudes_to(struct buffer *p, const struct decimal *number, 
     for (size_t i = 0; f[i]; i++) {
         if (f[i] > '0')
             buffer_append_format(p, "%s%s\\.%.*s[0-%c][0-9]*", next_way(&between), number->whole, (int)i, f, f[i] - 1);
-        /* What has fewer digits is smaller. */
+        /* The same digits with fewer decimals are smaller. */
         buffer_append_format(p, i ? "%s%s\\.%.*s" : "%s%s", next_way(&between), number->whole, (int)i, f);
     }
     if (!exclusive)
@@ -364,7 +364,7 @@ static void write_magnitudes_to(struct buffer *p, const struct decimal *number, 
     buffer_append_string(p, *between ? ")" : "[])");
 }
 
-/* All numbers from a bound on, or up to it. */
+/* Makes the pattern of all numbers from a bound on, or up to it. */
 static const char *bound_pattern(struct schema_writer *w, const struct decimal *bound, bool most, bool exclusive)
 {
     static const char any[] = "(?:0|[1-9][0-9]*)" ANY_FRACTION;
@@ -395,7 +395,7 @@ static bool add_part(struct schema_writer *w, struct number_plan *plan, struct t
     if (part.kind == TEXT_PATTERN && !part.pattern)
         return false;
     if (plan->count == MAX_TEXT_PARTS - 2)
-        return schema_refuse(w, "the JSON schema says of one number %s", "too many things");
+        return schema_refuse(w, "the JSON schema puts %s on one number", "too many limits");
     plan->parts[plan->count++] = part;
     return true;
 }
@@ -410,14 +410,14 @@ static uint64_t common_divisor(uint64_t a, uint64_t b)
     return a;
 }
 
-/* Multiples of so much that no automaton could keep the remainder, as a list. */
+/* Lists the multiples of a number that is too large for an automaton of remainders. */
 static bool list_multiples(struct schema_writer *w, const struct decimal *number, struct text_part *part)
 {
     uint64_t step;
     size_t places = strlen(number->fraction);
     struct buffer p = {0};
     if (!scaled(number, places, &step) || step > 1000000000000000u)
-        return schema_refuse(w, "the \"multipleOf\" of the JSON schema is %s", "too large or too fine to be held");
+        return schema_refuse(w, "the \"multipleOf\" of the JSON schema is %s", "too large or too fine to enforce");
     buffer_append_string(&p, "^(?:0");
     for (uint64_t k = 1; k <= 50 && k * step <= 1000000000000000u; k++) {
         char digits[32];
@@ -439,11 +439,11 @@ static bool plan_multiple(struct schema_writer *w, struct number_plan *plan, con
     struct decimal number;
     uint64_t step, one = 1;
     if (!schema_read_decimal(limit->value, &number) || !scaled(&number, strlen(number.fraction), &step) || !step)
-        return schema_refuse(w, "the \"multipleOf\" of the JSON schema is %s", "too large or too fine to be held");
+        return schema_refuse(w, "the \"multipleOf\" of the JSON schema is %s", "too large or too fine to enforce");
     size_t places = strlen(number.fraction);
     for (size_t i = 0; i < places; i++)
         one *= 10;
-    if (types == TYPE_INTEGER) { /* a whole number is a multiple of step / 10^places when it is one of this */
+    if (types == TYPE_INTEGER) { /* reduce the fraction: for whole numbers only its numerator counts */
         step /= common_divisor(step, one);
         places = 0;
     }
@@ -453,7 +453,7 @@ static bool plan_multiple(struct schema_writer *w, struct number_plan *plan, con
     if (step * (places + 2) <= 1200)
         return add_part(w, plan, part);
     if (limit->negated)
-        return schema_refuse(w, "the \"multipleOf\" of the JSON schema is %s", "too large or too fine to be held");
+        return schema_refuse(w, "the \"multipleOf\" of the JSON schema is %s", "too large or too fine to enforce");
     struct decimal whole = number;
     if (types == TYPE_INTEGER) {
         memset(&whole, 0, sizeof whole);
@@ -474,7 +474,7 @@ static bool plan_limit(struct schema_writer *w, struct number_plan *plan, const 
     if (limit->kind == LIMIT_NO_VALUE && json_is_number(limit->value)) {
         struct buffer p = {0};
         if (!schema_read_decimal(limit->value, &number))
-            return true; /* it is never written */
+            return true; /* such a number is never written */
         bool zero = strcmp(number.whole, "0") == 0 && !number.fraction[0];
         buffer_append_format(&p, "^%s%s", zero ? "-?" : number.negative ? "-" : "", number.whole);
         buffer_append_format(&p, number.fraction[0] ? "\\.%s0*$" : "(?:\\.0*)?$", number.fraction);
@@ -489,16 +489,16 @@ static bool plan_limit(struct schema_writer *w, struct number_plan *plan, const 
     if (!schema_read_decimal(limit->value, &number)) {
         double bound = json_number_value(limit->value);
         if (fabs(bound) < 1) {
-            number = (struct decimal){.negative = bound < 0, .whole = "0"}; /* 0 and more stand for it, or less */
+            number = (struct decimal){.negative = bound < 0, .whole = "0"}; /* zero takes its place */
             if ((bound > 0) != most)
-                return schema_refuse(w, "a bound of a number in the JSON schema is %s", "too fine to be held");
+                return schema_refuse(w, "a bound of a number in the JSON schema is %s", "too fine to enforce");
         } else if ((bound > 0) == most) {
-            return true; /* larger than what is written */
+            return true; /* beyond all numbers that are written */
         } else if (fabs(bound) > 1e18) {
             *skip = true;
             return true;
         } else {
-            return schema_refuse(w, "a bound of a number in the JSON schema is %s", "too fine to be held");
+            return schema_refuse(w, "a bound of a number in the JSON schema is %s", "too fine to enforce");
         }
     }
     plan->exclusive |= limit->negated;
@@ -524,7 +524,7 @@ bool schema_write_number(struct schema_writer *w, const struct goal *goal, const
         buffer_append_string(e, goal->canonical ? one : types == TYPE_INTEGER ? "integer" : "number");
         return true;
     }
-    /* Together at most 15 digits, which all readers of JSON tell apart. */
+    /* At most 15 digits in all, which every JSON reader can distinguish. */
     size_t places = MIN(MAX(plan.places, (size_t)6), (size_t)14);
     size_t whole = MIN(MAX(plan.whole, types == TYPE_INTEGER ? 15 : 15 - places), (size_t)19);
     places = whole < 15 ? MIN(places, 15 - whole) : 0;

@@ -1,4 +1,4 @@
-/* What all of it is written with: what it may take, why it is refused, and the rules. */
+/* The writer that all schema code shares: memory and work limits, refusals, and rules. */
 #include "grammar/schema_private.h"
 
 #include <stdarg.h>
@@ -27,7 +27,7 @@ bool schema_no_memory(struct schema_writer *w)
     return false;
 }
 
-/* No part of it is to blame. */
+/* Refuses the schema as a whole: no part of it is to blame. */
 static bool refuse_all(struct schema_writer *w)
 {
     w->at = (struct origin){0};

@@ -1,4 +1,4 @@
-/* The tokens of a vocabulary in an order in which a grammar can be held against all of them at once. */
+/* Sorts the tokens of a vocabulary, so that a grammar can be matched against all of them in one walk. */
 #include "grammar/grammar_private.h"
 
 #include "tokenizer/vocabulary.h"
@@ -37,7 +37,7 @@ hypura_status grammar_vocabulary_create(struct grammar_vocabulary **out, const s
                                         const bool *ends, size_t count, hypura_error *error)
 {
     if (count == 0 || count > INT32_MAX)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "a vocabulary of %zu tokens makes no sense", count);
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "a grammar cannot use a vocabulary of %zu tokens", count);
     struct grammar_vocabulary *v;
     struct sort_key *keys = NULL;
     hypura_status status = ALLOCATE(&v, 1, "grammar", error);

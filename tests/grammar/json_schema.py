@@ -135,7 +135,7 @@ class Schema:
     def check(self, schema, value, depth=0):
         """(whether it keeps it, names of properties and numbers of items that were looked at)"""
         if depth > 150:
-            raise Unknown("without an end")
+            raise Unknown("without end")
         if isinstance(schema, bool):
             return schema, set()
         self.scope.append(self.bases.get(id(schema), ""))

@@ -139,8 +139,8 @@ static void test_errors_say_what_and_where(void **state)
     expect_error("root ::= \"x", "expected a character, found the end");
     expect_error("root ::= [a", "expected a character, found the end");
     expect_error("root ::= (\"a\"", "expected \")\"");
-    expect_error("root ::= \"\\q\"", "an escape that is known");
-    expect_error("root ::= [z-a]", "a range that goes upwards");
+    expect_error("root ::= \"\\q\"", "one of the escapes");
+    expect_error("root ::= [z-a]", "a range in ascending order");
     expect_error("root ::= \"a\"{3,1}", "after a repetition");
     expect_error("root ::= \"a\"{9999999}", "fewer repetitions");
     expect_error("\n\n= x", "line 3: expected a rule");

@@ -209,7 +209,7 @@ static void test_schemas_that_cannot_be_followed_are_refused_by_name(void **stat
     expect_schema_error("{\"$ref\":\"#/nowhere\"}", "#/nowhere");
     expect_schema_error("{\"type\":\"string\",\"pattern\":\"(?=x)\"}", "look-around");
     expect_schema_error("{\"type\":\"string\",\"pattern\":\"(a)\\\\1\"}", "reference");
-    expect_schema_error("{\"type\":\"string\",\"pattern\":\"(a\"}", "not closed");
+    expect_schema_error("{\"type\":\"string\",\"pattern\":\"(a\"}", "unclosed");
     expect_schema_error("{\"type\":\"string\",\"minLength\":5,\"maxLength\":2}", "no value");
     expect_schema_error("{\"type\":\"integer\",\"minimum\":5,\"maximum\":2}", "no value");
     expect_schema_error("{\"type\":\"object\",\"required\":[\"a\"],\"additionalProperties\":false}", "no value");

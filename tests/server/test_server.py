@@ -813,7 +813,7 @@ def nesting_has_an_end():
     status, _, text = SERVER.request("POST", "/api/chat", chat(stream=False, format={"type": "string", "pattern": "(" * 2000 + ")" * 2000}))
     assert status == 400, (status, text[:200])
     status, _, text = SERVER.request("POST", "/api/chat", chat(stream=False, format={"$ref": "#"}))
-    assert status == 400 and b"refers to itself without an end" in text, (status, text[:200])
+    assert status == 400 and b"refers to itself without end" in text, (status, text[:200])
 
 
 def text_that_is_no_text_is_refused():
