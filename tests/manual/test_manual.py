@@ -100,7 +100,7 @@ def pictures_are_those_that_the_script_draws():
         assert len(names) >= 5
         differ = [name for name in names if not filecmp.cmp(os.path.join(folder, name), os.path.join(SOURCE, "docs", "images", name), shallow=False)]
         assert not differ, f"run scripts/draw: {differ}"
-        page = text_of("docs/how-it-works.md")
+        page = text_of("docs/how-it-works.md") + text_of("docs/architecture.md")
         assert all(f"images/{name}" in page for name in names)
 
 
