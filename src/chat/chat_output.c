@@ -1,4 +1,4 @@
-/* Finding the marks in an answer as it comes. */
+/* Finds the marks in an answer while it streams in. */
 #include "chat/chat_output_private.h"
 
 #include <stdlib.h>
@@ -6,12 +6,12 @@
 
 struct mark {
     const char *family;
-    const char *start, *end; /* end NULL: to the end of the answer */
+    const char *start, *end; /* end NULL: the end of the answer */
     enum call_style style;
-    const char *seen; /* what a template has that writes it; NULL: its start */
+    const char *seen; /* a template that contains this text uses the mark; NULL: look for start */
 };
 
-/* What a template writes around calls, the surest first. */
+/* The marks around calls, the most specific first. */
 static const struct mark all_marks[CHAT_MARKS] = {
     {"kimi-k3", "<|open|>tools<|sep|>", "<|close|>tools<|sep|>", CALL_XTML, "<|open|>"},
     {"dsml", "<｜DSML｜function_calls>", "</｜DSML｜function_calls>", CALL_DSML, "｜DSML｜"},
@@ -33,7 +33,7 @@ static const struct mark all_marks[CHAT_MARKS] = {
 };
 
 static const struct {
-    const char *start, *end, *seen; /* seen NULL: its end */
+    const char *start, *end, *seen; /* seen NULL: look for end */
 } think_marks[] = {
     {"<|open|>think<|sep|>", "<|close|>think<|sep|>", "<|open|>"},
     {"<think:opensource>", "</think:opensource>", ":opensource"},
@@ -46,7 +46,7 @@ static const struct {
     {"<|channel>thought", "<channel|>", NULL},
 };
 
-/* What stands around an answer and is no part of it, where the template mentions the first. */
+/* Marks around an answer that are not part of it. The format has them if the template contains seen. */
 static const struct {
     const char *seen, *text;
 } frames[] = {
@@ -92,7 +92,7 @@ void chat_format_detect(struct chat_format *format, const struct chat_template *
         format->thinking = ends_with(prompt->text, prompt->size, format->think_start);
     for (size_t i = 0; i < CHAT_MARKS && !format->channels; i++) {
         const struct mark *mark = &all_marks[i];
-        /* Functions in tags of their own are a part of <tool_call> elsewhere. */
+        /* In other formats, tags of functions are part of <tool_call>. */
         bool inner = mark->family && mark->style == CALL_FUNCTION && chat_template_mentions(template, "<tool_call>");
         const char *seen = mark->seen ? mark->seen : mark->start;
         if (mark->family && !inner && chat_template_mentions(template, seen))
@@ -120,10 +120,10 @@ const char *chat_format_name(const struct chat_format *format)
 enum parser_state {
     STATE_CONTENT,
     STATE_REASONING,
-    STATE_CALL,   /* after the start of a mark */
+    STATE_CALL,   /* after the mark that starts calls */
     STATE_JSON,   /* in an answer that may be a call */
     STATE_HEADER, /* gpt-oss: before <|message|> */
-    STATE_BODY,   /* and after it */
+    STATE_BODY,   /* gpt-oss: after it */
 };
 
 struct chat_parser {
@@ -133,13 +133,13 @@ struct chat_parser {
     void *context;
     enum parser_state state;
     const struct mark *mark;
-    struct buffer pending; /* not yet decided */
-    struct buffer space;   /* white space that goes out only when more of the same follows */
+    struct buffer pending; /* text whose kind is not decided yet */
+    struct buffer space;   /* trailing white space, emitted only if more text of the same kind follows */
     bool any_content, any_reasoning;
-    bool strip_start; /* of the content, after reasoning */
+    bool strip_start; /* drop white space before the next content */
     size_t calls;
-    size_t looked, ends; /* how much of a call was searched for an end that makes it whole, and how many did not */
-    /* Of a message of gpt-oss: */
+    size_t looked, ends; /* bytes of the current call searched for end marks; end marks tried */
+    /* The current message of gpt-oss: */
     bool is_reasoning, is_call;
     char recipient[128];
 };
@@ -186,7 +186,7 @@ static void give(struct chat_parser *p, enum chat_delta_kind kind, const char *t
         p->sink(p->context, &(struct chat_delta){.kind = kind, .text = text, .size = size});
 }
 
-/* Content or reasoning. White space at its end waits, for it is dropped before a mark. */
+/* Emits content or reasoning. White space at its end waits, because it is dropped before a mark. */
 static void give_text(struct chat_parser *p, bool reasoning, const char *text, size_t size)
 {
     bool *any = reasoning ? &p->any_reasoning : &p->any_content;
@@ -248,7 +248,7 @@ static size_t find(const struct buffer *text, const char *mark)
     return found ? (size_t)(found - text->data) : SIZE_MAX;
 }
 
-/* How many bytes at the end of the text may begin a mark. */
+/* Returns how many bytes at the end of the text may be the beginning of a mark. */
 static size_t undecided(const struct buffer *text, const char *mark)
 {
     size_t length = strlen(mark), most = MIN(length - 1, text->size);
@@ -261,7 +261,7 @@ static size_t undecided(const struct buffer *text, const char *mark)
 /* ---- content ------------------------------------------------------------------------------------------------------
  */
 
-/* Whether the text begins as a call that is bare JSON does: 1 yes, 0 no, -1 not yet known. */
+/* Whether the text begins like a call in bare JSON: 1 yes, 0 no, -1 not decided yet. */
 static int looks_like_call(const struct buffer *text)
 {
     static const char *const beginnings[] = {"{\"name\":", "{\"type\":\"function\"", "{\"function\":", "[{\"name\":"};
@@ -289,7 +289,7 @@ static bool thinking_may_begin(const struct chat_parser *p)
     return !p->any_content && !p->any_reasoning;
 }
 
-/* Returns whether the state changed, so that there is more to do. */
+/* Returns true if the state changed, so the rest of the text must be parsed in the new state. */
 static bool parse_content(struct chat_parser *p)
 {
     struct buffer *text = &p->pending;
@@ -361,7 +361,7 @@ static bool parse_content(struct chat_parser *p)
 static bool parse_reasoning(struct chat_parser *p)
 {
     struct buffer *text = &p->pending;
-    /* A model that was told to think may write the start once more. */
+    /* If the prompt already begins the reasoning, a model may still repeat the mark. */
     if (!p->any_reasoning) {
         size_t skip = leading_space(text->data, text->size), length = strlen(p->format.think_start);
         size_t there = MIN(text->size - skip, length);
@@ -387,10 +387,11 @@ static bool parse_reasoning(struct chat_parser *p)
     return true;
 }
 
-/* Whoever writes more than this many ends into one call writes no call: each is tried. */
+/* The parser tries each end mark in a call. A text with more than this many is not a call; the bound limits the work.
+ */
 #define ENDS_MOST 64
 
-/* The next end of the call at hand that makes it whole: arguments may contain such a mark too. */
+/* Finds the end mark that completes the current call: arguments may contain end marks too. */
 static bool find_whole_call(struct chat_parser *p, size_t *end)
 {
     struct buffer *text = &p->pending;
@@ -410,7 +411,7 @@ static bool find_whole_call(struct chat_parser *p, size_t *end)
     return false;
 }
 
-/* ended: there is no more text. What does not become whole is content up to its first end. */
+/* ended: no more text follows. A call that stays incomplete becomes content, up to its first end mark. */
 static bool parse_call(struct chat_parser *p, bool ended)
 {
     struct buffer *text = &p->pending;
@@ -451,7 +452,7 @@ static bool parse_json(struct chat_parser *p, bool ended)
 
 static const char *const body_ends[] = {"<|end|>", "<|call|>", "<|return|>", "<|start|>"};
 
-/* The header of a message, such as "assistant<|channel|>commentary to=functions.NAME <|constrain|>json". */
+/* Parses the header of a message, such as "assistant<|channel|>commentary to=functions.NAME <|constrain|>json". */
 static bool parse_header(struct chat_parser *p)
 {
     struct buffer *text = &p->pending;
@@ -515,7 +516,8 @@ static bool parse_body(struct chat_parser *p, bool ended)
     return true;
 }
 
-/* ---- whole --------------------------------------------------------------------------------------------------------
+/* ---- parser interface
+ * --------------------------------------------------------------------------------------------------------
  */
 
 static void run(struct chat_parser *p, bool ended)
@@ -561,7 +563,7 @@ hypura_status chat_parser_finish(struct chat_parser *p, hypura_error *error)
 {
     uint64_t failures = memory_failures();
     run(p, true);
-    /* What is left was held back for a mark that did not come, or is a header without a message. */
+    /* The rest was held back for a mark that did not follow, or is a header without a message. */
     if (p->pending.size && p->state != STATE_HEADER)
         give_text(p, p->state == STATE_REASONING || (p->state == STATE_BODY && p->is_reasoning), p->pending.data,
                   p->pending.size);

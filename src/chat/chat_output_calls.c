@@ -1,4 +1,4 @@
-/* The many ways in which models write calls of tools: JSON, and marks of single families. */
+/* Parsers of tool calls: JSON, and the marks of single model families. */
 #include "chat/chat_output_private.h"
 
 #include <string.h>
@@ -31,7 +31,7 @@ static bool add_object(struct chat_calls *calls, const json_t *object)
     return added;
 }
 
-/* Objects and lists of objects, one after another; what may stand between them is skipped. */
+/* Reads objects and lists of objects, one after another, and skips the separators between them. */
 static bool read_json_calls(struct chat_calls *calls, struct view v)
 {
     bool some = false;
@@ -63,7 +63,8 @@ static bool read_json_calls(struct chat_calls *calls, struct view v)
 /* ---- marks of single families -------------------------------------------------------------------------------------
  */
 
-/* [{...}, ...], or NAME[ARGS]{...}, perhaps with [CALL_ID]ID between, perhaps several with [TOOL_CALLS] between. */
+/* Reads [{...}, ...], or one or more NAME[ARGS]{...} with [TOOL_CALLS] between them. The name may be followed by
+ * [CALL_ID]ID. */
 static bool read_mistral(struct chat_calls *calls, struct view v)
 {
     struct view name, ignored;
@@ -77,7 +78,7 @@ static bool read_mistral(struct chat_calls *calls, struct view v)
         if (view_split(&head, "[CALL_ID]", &ignored))
             name = ignored;
         name = view_trim(name);
-        /* Arguments may contain the mark of the next call in a string. */
+        /* A string in the arguments may contain the mark of the next call, so parse the JSON to find its end. */
         struct view rest = view_trim(v);
         json_error_t error;
         json_t *arguments = json_loadb(rest.text, rest.size, JSON_DISABLE_EOF_CHECK | JSON_ALLOW_NUL, &error);
@@ -95,7 +96,7 @@ static bool read_mistral(struct chat_calls *calls, struct view v)
     return calls->count > 0;
 }
 
-/* function<sep>NAME and JSON in a fence, or NAME<sep>JSON; each between its own marks. */
+/* Reads function<sep>NAME with fenced JSON, or NAME<sep>JSON; each call has marks around it. */
 static bool read_deepseek(struct chat_calls *calls, struct view v)
 {
     static const char begin[] = "<｜tool▁call▁begin｜>", separator[] = "<｜tool▁sep｜>", end[] = "<｜tool▁call▁end｜>";
@@ -121,7 +122,7 @@ static bool read_deepseek(struct chat_calls *calls, struct view v)
     return some;
 }
 
-/* functions.NAME:INDEX, a mark, JSON; each between its own marks. */
+/* Reads functions.NAME:INDEX, a mark, and JSON; each call has marks around it. */
 static bool read_kimi(struct chat_calls *calls, struct view v)
 {
     struct view before, call, name;
@@ -150,7 +151,7 @@ static bool read_kimi(struct chat_calls *calls, struct view v)
     return some;
 }
 
-/* name.call(key="value", ...): the built-in tools of Llama 3. */
+/* Reads name.call(key="value", ...), the notation of Llama 3's built-in tools. */
 static bool read_builtin(struct chat_calls *calls, struct view v)
 {
     struct view name, key;
@@ -220,7 +221,8 @@ static bool accept(struct view *v, const char *text)
     return true;
 }
 
-/* A value as JSON has it, but for keys without quotes and a token of its own as the quote; NULL for anything else. */
+/* Reads a value that differs from JSON in two ways: keys have no quotes, and a special token quotes strings. Returns
+ * NULL for anything else. */
 static json_t *read_gemma_value(struct view *v, int depth)
 {
     struct view head;
@@ -263,7 +265,7 @@ static json_t *read_gemma_value(struct view *v, int depth)
     return value;
 }
 
-/* call:NAME{KEY:VALUE,...} */
+/* Reads call:NAME{KEY:VALUE,...}. */
 static bool read_gemma(struct chat_calls *calls, struct view v)
 {
     struct view name, body;

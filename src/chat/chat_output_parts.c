@@ -1,4 +1,4 @@
-/* What all ways of writing calls are read with: views of text, and lists of calls. */
+/* Helpers that all call parsers share: views of text, and lists of calls. */
 #include "chat/chat_output_private.h"
 
 #include <stdlib.h>
@@ -60,7 +60,7 @@ void chat_calls_free(struct chat_calls *calls)
     *calls = (struct chat_calls){0};
 }
 
-/* Compact JSON whose numbers read back as the same. */
+/* Writes compact JSON whose numbers survive a round trip. */
 static char *write_json(const json_t *value)
 {
     char *text = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(15));
@@ -112,7 +112,7 @@ bool chat_add_call(struct chat_calls *calls, const char *name, size_t name_size,
 /* ---- parameters as text -------------------------------------------------------------------------------------------
  */
 
-/* What the tool's description says of a parameter, or NULL. */
+/* Returns the schema of a parameter from the tool's description, or NULL. */
 static const json_t *parameter_schema(const json_t *tools, struct view tool, struct view parameter)
 {
     for (size_t i = 0; i < json_array_size(tools); i++) {
@@ -127,7 +127,7 @@ static const json_t *parameter_schema(const json_t *tools, struct view tool, str
     return NULL;
 }
 
-/* The types that a description allows: one, several, or those of its alternatives. */
+/* Whether a schema allows a type: directly, in a list, or in one of its alternatives. */
 static bool allows(const json_t *schema, const char *type)
 {
     static const char *const choices[] = {"anyOf", "oneOf"};
@@ -147,7 +147,7 @@ static bool allows(const json_t *schema, const char *type)
     return false;
 }
 
-/* Whether a value of this kind is what the tool wants rather than a string. */
+/* Whether the tool accepts this value as it is. If not, it expects the text as a string. */
 static bool is_wanted(const json_t *schema, const json_t *value)
 {
     return !allows(schema, "string") || (json_is_null(value) && allows(schema, "null")) ||

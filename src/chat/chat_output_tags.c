@@ -1,13 +1,13 @@
-/* Calls whose parameters stand in tags. */
+/* Parsers of calls whose parameters are in tags. */
 #include "chat/chat_output_private.h"
 
 #include <stdio.h>
 #include <string.h>
 
-/* A value on lines of its own has a line break before and after it that is not part of it. */
+/* Whether values are on lines of their own, with a line break before and after them that is not part of the value. */
 enum value_lines {
-    LINES_OF_ITS_OWN, /* as the template writes them */
-    LINES_PERHAPS     /* a template without them: only if there is a break on either side */
+    LINES_OF_ITS_OWN, /* the template writes line breaks: remove each that is present */
+    LINES_PERHAPS     /* the template writes none: remove them only if both are present */
 };
 
 static struct view without_outer_breaks(struct view v, enum value_lines lines)
@@ -24,7 +24,7 @@ static struct view without_outer_breaks(struct view v, enum value_lines lines)
     return v;
 }
 
-/* The parameters of a call, each between start (up to the end of the key), and end. */
+/* Reads the parameters of a call. Each begins with start, the key and key_end, and stops at end. */
 static bool read_parameters(struct chat_calls *calls, const json_t *tools, struct view tool, struct view body,
                             const char *start, const char *key_end, const char *end, enum value_lines lines)
 {
@@ -41,7 +41,7 @@ static bool read_parameters(struct chat_calls *calls, const json_t *tools, struc
     return fine;
 }
 
-/* <function=NAME> <parameter=KEY> VALUE </parameter> </function>, perhaps several. */
+/* Reads one or more <function=NAME> <parameter=KEY> VALUE </parameter> </function>. */
 bool chat_read_function_tags(struct chat_calls *calls, struct view v, const json_t *tools)
 {
     struct view before, name, body;
@@ -50,7 +50,7 @@ bool chat_read_function_tags(struct chat_calls *calls, struct view v, const json
         if (!view_split(&v, ">", &name))
             return false;
         if (!view_split_value(&v, "</function>", "<function=", &body)) {
-            body = v; /* some forget to close it */
+            body = v; /* some models omit the closing tag */
             v.size = 0;
         }
         if (view_begins(view_trim(body), "{"))
@@ -64,7 +64,7 @@ bool chat_read_function_tags(struct chat_calls *calls, struct view v, const json
     return some;
 }
 
-/* <arg_key>KEY</arg_key> <arg_value>VALUE</arg_value> ... */
+/* Reads <arg_key>KEY</arg_key> <arg_value>VALUE</arg_value> ... */
 static bool read_key_pairs(struct chat_calls *calls, struct view name, struct view rest, const json_t *tools)
 {
     struct view key, value, before;
@@ -79,7 +79,7 @@ static bool read_key_pairs(struct chat_calls *calls, struct view name, struct vi
     return fine;
 }
 
-/* NAME, then such pairs. */
+/* Reads NAME, followed by such pairs. */
 bool chat_read_key_tags(struct chat_calls *calls, struct view v, const json_t *tools)
 {
     struct view name, rest = v;
@@ -92,7 +92,7 @@ bool chat_read_key_tags(struct chat_calls *calls, struct view v, const json_t *t
            (pairs ? read_key_pairs(calls, name, v, tools) : chat_add_arguments(calls, name.text, name.size, NULL));
 }
 
-/* <invoke name="NAME"> <parameter name="KEY">VALUE</parameter> </invoke> */
+/* Reads <invoke name="NAME"> <parameter name="KEY">VALUE</parameter> </invoke>. */
 bool chat_read_invocations(struct chat_calls *calls, struct view v, const json_t *tools)
 {
     struct view before, name, body;
@@ -106,10 +106,10 @@ bool chat_read_invocations(struct chat_calls *calls, struct view v, const json_t
     return some;
 }
 
-/* ---- tags with marks of a family ----------------------------------------------------------------------------------
+/* ---- tags of model families --------------------------------------------------------------------------------------
  */
 
-/* A parameter that says whether it is a string. */
+/* Sets a parameter whose tag tells whether it is a string. */
 static bool set_told(json_t *arguments, const json_t *tools, struct view tool, struct view key, struct view text,
                      bool is_string)
 {
@@ -148,7 +148,7 @@ bool chat_read_dsml(struct chat_calls *calls, struct view v, const json_t *tools
     return some;
 }
 
-/* The value of an attribute, in which & and " are escaped. */
+/* Reads the value of an attribute and unescapes & and ". */
 static bool read_attribute(struct view head, const char *start, struct buffer *out)
 {
     struct view before, value, plain;
@@ -167,7 +167,7 @@ static bool read_attribute(struct view head, const char *start, struct buffer *o
     return out->size > 0 && !out->failed;
 }
 
-/* One call of Kimi K3: its arguments, or one block of JSON. */
+/* Reads a call of Kimi K3: its arguments, or one block of JSON. */
 static bool read_xtml_call(struct chat_calls *calls, struct view head, struct view body, const json_t *tools)
 {
     struct buffer name = {0}, key = {0}, type = {0};
@@ -217,13 +217,13 @@ bool chat_read_xtml(struct chat_calls *calls, struct view v, const json_t *tools
 
 /* ---- MiniMax M3 --------------------------------------------------------------------------------------------------
  *
- * Each tag has a token of its own before it. A parameter's tag is its name; members of objects are tags within, those
- * of lists are <item>. */
+ * A special token precedes each tag. A parameter's tag is its name. Members of objects are nested tags; items of lists
+ * are in <item>. */
 
 #define SPACE_MARK "]<]minimax[>["
 #define MAX_DEPTH 50
 
-/* The next element: its name, and what is between its tags. False: there is none, or it is not closed. */
+/* Takes the next element: its name and the text between its tags. Returns false if there is none or it is unclosed. */
 static bool take_element(struct view *v, struct view *name, struct view *inside)
 {
     struct view before, rest;
@@ -297,8 +297,8 @@ bool chat_read_spaced(struct chat_calls *calls, struct view v, const json_t *too
 /* ---- Hunyuan -----------------------------------------------------------------------------------------------------
  */
 
-/* <tool_call>NAME<tool_sep> <arg_key>KEY</arg_key> <arg_value>VALUE</arg_value> </tool_call>, the separator perhaps
- * left out. */
+/* Reads <tool_call>NAME<tool_sep> <arg_key>KEY</arg_key> <arg_value>VALUE</arg_value> </tool_call>. The separator is
+ * optional. */
 static bool read_separated(struct chat_calls *calls, struct view v, const json_t *tools)
 {
     struct view before, body, name;
@@ -321,7 +321,7 @@ static bool read_separated(struct chat_calls *calls, struct view v, const json_t
     return some;
 }
 
-/* Tags may end in a suffix of the release, which says nothing. */
+/* Removes a suffix that some releases append to tags. */
 bool chat_read_hunyuan_tags(struct chat_calls *calls, struct view v, const json_t *tools)
 {
     struct buffer plain = {0};

@@ -1,4 +1,4 @@
-/* The sampler: settings, history, and the steps in their order. */
+/* The sampler: options, history, and the order of steps. */
 #include "sampling/sampler_private.h"
 
 #include <math.h>
@@ -46,13 +46,12 @@ hypura_status sampler_parse_steps(struct sampler_options *options, const char *n
             step++;
         if (step == COUNT_OF(step_names))
             return error_set(error, HYPURA_ERROR_ARGUMENT,
-                             "\"%.*s\" is no step of a sampler: expected penalties, dry, top_n_sigma, top_k, typ_p, "
+                             "\"%.*s\" is not a sampler step: expected penalties, dry, top_n_sigma, top_k, typ_p, "
                              "top_p, min_p, xtc or temperature",
                              (int)MIN(length, (size_t)40), at);
         for (size_t i = 0; i < count; i++)
             if (steps[i] == (enum sampler_step)step)
-                return error_set(error, HYPURA_ERROR_ARGUMENT, "the step %s of a sampler is listed twice",
-                                 step_names[step]);
+                return error_set(error, HYPURA_ERROR_ARGUMENT, "the sampler step %s is listed twice", step_names[step]);
         steps[count++] = (enum sampler_step)step;
         at += length + (at[length] == ';');
     }
@@ -61,7 +60,7 @@ hypura_status sampler_parse_steps(struct sampler_options *options, const char *n
     return HYPURA_OK;
 }
 
-/* ---- making -------------------------------------------------------------------------------------------------------
+/* ---- creation -----------------------------------------------------------------------------------------------------
  */
 
 static hypura_status check(const struct sampler_options *o, size_t vocabulary, hypura_error *error)
@@ -89,19 +88,19 @@ static hypura_status check(const struct sampler_options *o, size_t vocabulary, h
     };
     for (size_t i = 0; i < COUNT_OF(numbers); i++)
         if (!(numbers[i].value >= numbers[i].low && numbers[i].value <= numbers[i].high))
-            return error_set(error, HYPURA_ERROR_ARGUMENT, "a %s of %g makes no sense: expected %g to %g",
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "a %s of %g is out of range: expected %g to %g",
                              numbers[i].name, (double)numbers[i].value, (double)numbers[i].low,
                              (double)numbers[i].high);
     if (o->mirostat != 0 && o->mirostat != 2)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "mirostat %u is not known: expected 0 (off) or 2",
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "mirostat %u is not supported: expected 0 (off) or 2",
                          (unsigned)o->mirostat);
     if (vocabulary == 0 || vocabulary > INT32_MAX)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "a sampler for %zu tokens makes no sense", vocabulary);
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "a sampler cannot have a vocabulary of %zu tokens", vocabulary);
     for (size_t i = 0; i < o->bias_count; i++)
         if (o->biases[i].token < 0 || (size_t)o->biases[i].token >= vocabulary || isnan(o->biases[i].bias))
             return error_set(error, HYPURA_ERROR_ARGUMENT,
-                             "a bias for token %d is not possible: the vocabulary has %zu tokens",
-                             (int)o->biases[i].token, vocabulary);
+                             "there is no token %d to bias: the vocabulary has %zu tokens", (int)o->biases[i].token,
+                             vocabulary);
     return HYPURA_OK;
 }
 
@@ -120,8 +119,8 @@ static bool penalizes(const struct sampler_options *o)
     return o->repeat_penalty != 1 || o->frequency_penalty != 0 || o->presence_penalty != 0 || o->dry_multiplier != 0;
 }
 
-/* How many candidates there can be at once: top-k straight from the logits keeps a short list, everything else that
- * takes tokens away begins with all of them. */
+/* Returns the largest number of candidates: top-k as the first step takes a short list from the logits, but any other
+ * step that removes tokens starts with all of them. */
 static size_t most_candidates(const struct sampler_options *o, size_t vocabulary)
 {
     if (o->temperature <= 0 && o->dynamic_range == 0)
@@ -229,7 +228,7 @@ void sampler_set_constraint(struct sampler *s, const struct token_constraint *co
 /* ---- history ------------------------------------------------------------------------------------------------------
  */
 
-/* Whether a breaker ends in the token that comes next. */
+/* Whether a breaker ends in the given token, which is next in the history. */
 static bool ends_breaker(struct sampler *s, int32_t token)
 {
     if (!s->options.pieces || s->options.dry_multiplier == 0)
@@ -328,12 +327,12 @@ static void truncate_candidates(struct sampler *s)
             candidates_temperature(c, o->temperature, o->dynamic_range, o->dynamic_exponent);
             break;
         default:
-            break; /* the penalties, which came before all of these */
+            break; /* penalties were applied before */
         }
     }
 }
 
-/* Keeps what surprises less than mu, in bits, and at least one. */
+/* Keeps the tokens whose surprise, in bits, is less than mu, and at least one. */
 static void truncate_surprising(struct sampler *s)
 {
     struct candidates *c = &s->candidates;
@@ -347,7 +346,7 @@ static void truncate_surprising(struct sampler *s)
     c->count = MIN(c->count, kept);
 }
 
-/* Draws from the logits as they are changed by now. *surprise: of the choice, in bits, for mirostat. */
+/* Draws from the changed logits. *surprise: that of the chosen token in bits, for mirostat. */
 static hypura_status choose(struct sampler *s, int32_t *token, float *surprise, hypura_error *error)
 {
     struct candidates *c = &s->candidates;
@@ -375,7 +374,7 @@ hypura_status sampler_sample(struct sampler *s, const float *logits, int32_t *to
     float surprise;
     int32_t chosen;
     if (s->forgot || s->tail.failed)
-        return error_set(error, HYPURA_ERROR_MEMORY, "no memory for the tokens that penalties look at");
+        return error_set(error, HYPURA_ERROR_MEMORY, "no memory for the token history of the penalties");
     hypura_status status = change_logits(s, logits, false, error);
     if (status == HYPURA_OK)
         status = choose(s, &chosen, &surprise, error);

@@ -1,4 +1,4 @@
-/* The steps that take tokens away, and the draw. */
+/* The steps that remove tokens, and the draw. */
 #include "sampling/sampler_private.h"
 
 #include <math.h>
@@ -12,7 +12,7 @@ static bool is_better(const struct candidate *a, const struct candidate *b)
     return a->logit > b->logit || (a->logit == b->logit && a->token < b->token);
 }
 
-/* A heap whose root is the worst. */
+/* Sifts an item down in a heap whose root is the worst. */
 static void sift_down(struct candidate *heap, size_t count, size_t at)
 {
     struct candidate moved = heap[at];
@@ -36,7 +36,7 @@ static void heap_make(struct candidate *heap, size_t count)
         sift_down(heap, count, i);
 }
 
-/* From a heap to an array with the best first. */
+/* Turns a heap into an array with the best first. */
 static void heap_sort(struct candidate *heap, size_t count)
 {
     while (count > 1) {
@@ -47,7 +47,7 @@ static void heap_sort(struct candidate *heap, size_t count)
     }
 }
 
-/* A key that orders as the floats do, the largest first. */
+/* Returns a key whose ascending order is the descending order of the floats. */
 static uint32_t descending_key(float value)
 {
     uint32_t bits;
@@ -56,8 +56,7 @@ static uint32_t descending_key(float value)
     return bits & 0x80000000u ? bits : ~bits & 0x7fffffffu;
 }
 
-/* Sorts items by key, the largest first, by radix: stable, so that equals stay in the order of their ids when they
- * were. */
+/* Radix-sorts items by key, the largest first. The sort is stable, so equal items stay in the order of their ids. */
 static void radix_sort(struct candidates *c)
 {
     struct candidate *from = c->items, *to = c->spare;
@@ -104,7 +103,7 @@ void candidates_sort(struct candidates *c, size_t count)
         c->sorted = true;
         return;
     }
-    /* The best `count` go to the front; the others stay, in the order of their ids. */
+    /* Moves the best `count` to the front; the others stay in the order of their ids. */
     struct candidate *best = c->spare;
     memcpy(best, c->items, count * sizeof *best);
     heap_make(best, count);
@@ -123,12 +122,12 @@ void candidates_sort(struct candidates *c, size_t count)
     memcpy(c->items, best, count * sizeof *best);
 }
 
-/* e^x for x <= 0 within two units in the last place, made of operations that every machine rounds alike, so that a
- * seed gives the same text everywhere; and a loop over it becomes vector code. */
+/* Computes e^x for x <= 0 to within two units in the last place. It uses only operations that every machine rounds
+ * alike, so a seed gives the same text everywhere, and compilers can vectorise a loop over it. */
 static float exp_portable(float x)
 {
     x = MAX(x, -87.0f);
-    float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f; /* to the nearest whole number */
+    float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f; /* rounds to the nearest whole number */
     float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;   /* x - n ln 2, in two parts */
     float p = 1.0f / 720;
     p = p * r + 1.0f / 120;
@@ -167,7 +166,7 @@ static void truncate_to(struct candidates *c, size_t count)
     c->count = MIN(c->count, count);
 }
 
-/* Keeps those with a logit of at least `least`. */
+/* Keeps candidates with a logit of at least `least`. */
 static void keep_from(struct candidates *c, float least)
 {
     if (c->all) {
@@ -206,7 +205,7 @@ void candidates_top_k(struct candidates *c, size_t k)
         candidates_sort(c, c->count);
         return;
     }
-    /* Straight from the logits: most fall at the first comparison. */
+    /* Selects directly from the logits: most tokens fail the first comparison. */
     k = MIN(k, c->vocabulary);
     size_t count = 0, i = 0;
     for (; i < c->vocabulary && count < k; i++)
@@ -227,7 +226,7 @@ void candidates_top_k(struct candidates *c, size_t k)
 
 enum { SHORT_LIST = 512 };
 
-/* Top-p without a list of all tokens: true when a short list of the likeliest is enough. */
+/* Applies top-p without listing all tokens. Returns true if a short list of the likeliest was enough. */
 static bool top_p_short(struct candidates *c, float p)
 {
     float most = best_logit(c), *shares = (float *)c->spare;
@@ -323,12 +322,12 @@ void candidates_xtc(struct candidates *c, float probability, float threshold, st
 {
     if (probability <= 0 || threshold > 0.5f)
         return;
-    /* Drawn whether or not there is something to drop, so that the random numbers do not depend on it. */
+    /* Always draws, so later random numbers do not depend on the candidates. */
     bool act = random_uniform(random) < (double)probability;
     candidates_softmax(c);
     if (!act || c->count < 2)
         return;
-    /* No more than 1 / threshold tokens can be above it. */
+    /* At most 1 / threshold tokens can be above the threshold. */
     size_t most = threshold > 1e-3f ? MIN(c->count, (size_t)(1 / threshold) + 2) : c->count;
     candidates_sort(c, most);
     size_t above = 0;
@@ -376,7 +375,7 @@ size_t candidates_draw(struct candidates *c, struct random *random)
         if (left < 0)
             return i;
     }
-    /* Rounding left a crumb: the last that is possible. */
+    /* Rounding left a remainder: take the last possible token. */
     size_t last = c->count - 1;
     while (last > 0 && c->items[last].p == 0)
         last--;

@@ -1,12 +1,12 @@
-/* Penalties for what was said before: plain ones, and DRY ("don't repeat yourself", by the author of
- * github.com/oobabooga/text-generation-webui/pull/5677), which looks for the longest repetition that a token would
- * lengthen. */
+/* Penalties on repetition: plain ones, and DRY ("don't repeat yourself", from
+ * github.com/oobabooga/text-generation-webui/pull/5677), which finds the longest repetition that a token would extend.
+ */
 #include "sampling/sampler_private.h"
 
 #include <math.h>
 #include <string.h>
 
-/* The last n of the history, or all for n < 0. */
+/* Returns how many tokens the last n of the history are; n < 0: all. */
 static size_t last_tokens(const struct sampler *s, int32_t n)
 {
     return n < 0 ? s->history_count : MIN((size_t)n, s->history_count);
@@ -51,7 +51,7 @@ hypura_status penalize_dry(struct sampler *s, float *logits, hypura_error *error
         return HYPURA_OK;
     const int32_t *newest = s->history + s->history_count - 1; /* newest[-i]: i tokens ago */
     const bool *broken = s->broken + s->history_count - 1;
-    size_t longest = 0; /* a repetition does not reach over a breaker */
+    size_t longest = 0; /* a repetition ends at a breaker */
     while (longest < count && !broken[-(ptrdiff_t)longest])
         longest++;
     if (longest < o->dry_allowed_length)
@@ -64,8 +64,8 @@ hypura_status penalize_dry(struct sampler *s, float *logits, hypura_error *error
             return status;
         s->match_capacity = room;
     }
-    /* matches[i]: how many tokens before and at i tokens ago equal those before and at the newest. That is the Z
-     * function of the reversed history (Gusfield, 1997), in linear time. */
+    /* z[i]: how many tokens, from i tokens ago backwards, equal those from the newest backwards. This is the Z function
+     * of the reversed history, computed in linear time (Gusfield, 1997). */
     uint32_t *z = s->matches;
     size_t left = 0, right = 0;
     z[0] = (uint32_t)count;
@@ -79,7 +79,7 @@ hypura_status penalize_dry(struct sampler *s, float *logits, hypura_error *error
             right = i + length;
         }
     }
-    /* The token that followed such a match would lengthen the repetition: it pays for the longest. */
+    /* The token after a match would extend the repetition. Its penalty is for the longest one. */
     for (size_t i = 1; i < count; i++) {
         size_t length = MIN((size_t)z[i], longest);
         int32_t next = newest[-(ptrdiff_t)(i - 1)];
@@ -92,7 +92,7 @@ hypura_status penalize_dry(struct sampler *s, float *logits, hypura_error *error
         s->counts[next] = 0;
         if (length == 0 || (o->pieces && is_breaker(s, next)))
             continue;
-        /* Past this exponent the power is no float any more. */
+        /* Larger exponents would overflow a float. */
         float exponent = (float)(length - o->dry_allowed_length), most = 88.0f / logf(MAX(o->dry_base, 1.000001f));
         logits[next] -= o->dry_multiplier * powf(o->dry_base, MIN(exponent, most));
     }

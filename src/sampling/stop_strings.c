@@ -13,8 +13,8 @@ void stop_matcher_free(struct stop_matcher *matcher)
     buffer_free(&matcher->out);
 }
 
-/* Where the stop string begins that is complete first, or SIZE_MAX; of two that end together the longer one. To go by
- * the end makes the answer independent of how the text was cut into pieces. */
+/* Finds the stop string that ends first; of two with the same end, the longer one. Returns where it begins, or
+ * SIZE_MAX. The first end does not depend on how the text is cut into pieces; the first beginning would. */
 static size_t find_stop(const struct stop_matcher *matcher, const char **stop)
 {
     size_t begin = SIZE_MAX, end = SIZE_MAX;
@@ -35,7 +35,7 @@ static size_t find_stop(const struct stop_matcher *matcher, const char **stop)
     return begin;
 }
 
-/* Bytes at the end that are the beginning of some stop string. */
+/* Returns how many bytes at the end of the text are the beginning of a stop string. */
 static size_t partial_match(const struct stop_matcher *matcher)
 {
     size_t longest = 0;

@@ -265,7 +265,7 @@ def a_conversation_in_a_terminal():
     assert "ls - list directory" in talk.say(QUESTION + "\n")
     assert "/set" in talk.say("/?\n") and "/bye" in talk.say("/no-such\n")
     assert "no parameter" in talk.say("/set parameter nothing 3\n")
-    assert "makes no sense" in talk.say("/set parameter top_p 7\n")
+    assert "out of range" in talk.say("/set parameter top_p 7\n")
     assert "--context" in talk.say("/set parameter num_ctx 7\n")
     talk.say("/clear\n")
     talk.say("/set parameter num_predict 2\n")
