@@ -2,8 +2,8 @@
 
 #include <string.h>
 
-/* Four sums side by side, each of every fourth word, so that memory's speed binds. Against what a drive or a crash does
- * to a file, not against who means to. */
+/* Four independent sums, each of every fourth word, so that only memory limits the speed. They detect damage by a drive
+ * or a crash, but not by an attacker. */
 #define LANES 4
 #define MIX UINT64_C(0x9e3779b97f4a7c15)
 

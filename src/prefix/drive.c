@@ -1,4 +1,4 @@
-/* Files: a header, the tokens of a text from its beginning, the table of parts, then the parts. */
+/* Reads and writes files: a header, the tokens of a text from its beginning, the table of parts, then the parts. */
 #include "core/durable.h"
 #include "prefix/prefix_private.h"
 
@@ -12,7 +12,7 @@
 
 #define MAGIC "hyprefix"
 #define VERSION 1u
-#define ORDER 0x01020304u /* of the bytes of a number */
+#define ORDER 0x01020304u /* tells the byte order */
 #define PART_ALIGNMENT 64u
 #define MOST_TOKENS (1u << 24)
 #define MOST_PARTS (1u << 20)
@@ -26,7 +26,7 @@ struct header {
     uint64_t digest;
     uint32_t block, tokens, parts, zero;
     uint64_t bytes;    /* of the file */
-    uint64_t checksum; /* of this with zero here, and of tokens and parts */
+    uint64_t checksum; /* of this header (with 0 here), the tokens and the table */
 };
 
 void contents_free(struct contents *contents)
@@ -74,7 +74,7 @@ static hypura_status read_at(int file, const char *name, void *out, uint64_t byt
         if (got < 0)
             return error_set_errno(error, errno, "cannot read %s", name);
         if (got == 0)
-            return error_set(error, HYPURA_ERROR_FORMAT, "%s is cut off", name);
+            return error_set(error, HYPURA_ERROR_FORMAT, "%s is truncated", name);
         at += got;
         offset += (uint64_t)got;
         bytes -= (uint64_t)got;
@@ -143,10 +143,10 @@ hypura_status drive_read(struct drive *drive, struct drive_file *file, const str
     char path[PATH_MAX];
     int opened = file_path(path, drive, file->name) ? open(path, O_RDONLY | O_CLOEXEC) : -1;
     if (opened < 0) {
-        file->gone = true; /* another process made room, most likely */
+        file->gone = true; /* most likely, another process made room */
         return error_set_errno(error, errno, "cannot open %s", path);
     }
-#ifdef POSIX_FADV_WILLNEED /* the next part is on its way while this one is used */
+#ifdef POSIX_FADV_WILLNEED /* reads the next part while this one is used */
     posix_fadvise(opened, (off_t)part->offset, (off_t)MIN(2 * part->bytes, (uint64_t)INT64_MAX / 2),
                   POSIX_FADV_WILLNEED);
 #endif
@@ -165,7 +165,7 @@ hypura_status drive_read(struct drive *drive, struct drive_file *file, const str
     return status;
 }
 
-/* Whether a byte can be read without waiting for the drive; where that cannot be asked, yes. */
+/* Whether a byte can be read without waiting for the drive; true if the system does not tell. */
 static bool is_near(int file, uint64_t offset)
 {
 #ifdef RWF_NOWAIT
@@ -188,7 +188,7 @@ bool drive_fetch(const struct drive *drive, struct fetch *fetch, const struct dr
         fetch->file = file_path(path, drive, file->name) ? open(path, O_RDONLY | O_CLOEXEC) : -1;
     }
     if (fetch->file < 0 || part->bytes == 0)
-        return true; /* who reads it will see */
+        return true; /* the read will fail */
 #ifdef POSIX_FADV_WILLNEED
     if (begin)
         posix_fadvise(fetch->file, (off_t)part->offset, (off_t)part->bytes, POSIX_FADV_WILLNEED);

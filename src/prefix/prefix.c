@@ -3,28 +3,28 @@
 #include <pthread.h>
 #include <string.h>
 
-/* Memory is asked for in steps of this part of what there may be. */
+/* The store borrows memory in steps of this part of its limit. */
 #define GRANT_PART 32
 
-/* After a failure nothing is written for so long. */
+/* How long nothing is written after a failure. */
 #define REST_NANOSECONDS UINT64_C(60000000000)
 
-/* Tokens of files that are known take at most this part of the memory. */
+/* Nodes of known files take at most this part of the memory. */
 #define INDEX_PART 4
 
 struct prefix_store {
-    pthread_mutex_t mutex; /* of everything but options and what is counted */
+    pthread_mutex_t mutex; /* protects everything but options and counters */
     struct prefix_options options;
     struct tree tree;
     bool has_drive;
     struct drive drive;
-    struct item *newest, *oldest; /* of those in memory */
-    const struct item *needed;    /* by the walk at hand */
+    struct item *newest, *oldest; /* items in memory */
+    const struct item *needed;    /* by the current walk */
     uint64_t taken, granted;
     _Atomic uint64_t bytes, folder_bytes, restored_tokens, restores, read_bytes, written_bytes, evicted_bytes;
 };
 
-/* ---- what is in memory, by use -------------------------------------------------------------------------------------
+/* ---- items in memory, by use ---------------------------------------------------------------------------------------
  */
 
 static void unlink_item(struct prefix_store *store, struct item *item)
@@ -49,7 +49,7 @@ static void touch(struct prefix_store *store, struct item *item)
     link_newest(store, item);
 }
 
-/* The beginning of a text is needed by all that follows: it was always used later than its end. */
+/* Marks a text as used, its beginning last: everything after the beginning needs it. */
 static void touch_path(struct prefix_store *store, struct node *node)
 {
     const struct drive_file *last = NULL;
@@ -88,7 +88,7 @@ static bool has_unwritten(const struct node *node)
     return found;
 }
 
-/* What one file will have. */
+/* The contents of a file to be written. */
 struct run {
     struct item **items;
     const void **data;
@@ -125,7 +125,7 @@ static uint32_t count_unwritten(const struct node *node)
     return count;
 }
 
-/* The path to the end, as nodes from the top of what is unwritten in one piece. */
+/* Collects the unwritten data of the path to "end", from the top of its unwritten part on, as far as it fits. */
 static hypura_status make_run(struct run *run, struct node *end, uint64_t most, hypura_error *error)
 {
     uint32_t depth = 0, parts = 0;
@@ -176,7 +176,7 @@ static hypura_status write_locked(struct prefix_store *store, struct run *run, h
     return HYPURA_OK;
 }
 
-/* Writes what leads to the node, in one piece, and is not on the drive yet. */
+/* Writes the unwritten part of the path to the node as one file. */
 static void write_run(struct prefix_store *store, struct node *end)
 {
     hypura_error error = {0};
@@ -197,7 +197,7 @@ static void write_run(struct prefix_store *store, struct node *end)
     run_free(&run);
 }
 
-/* A text's end that is not on the drive, at or below a node that is not. */
+/* The end of an unwritten text, at or below an unwritten node. */
 static struct node *unwritten_end(struct node *node)
 {
     for (struct node *child = node->children; child;) {
@@ -211,7 +211,7 @@ static struct node *unwritten_end(struct node *node)
     return node;
 }
 
-/* The item goes with the text that it is of; where that does not fit the folder, with its beginning. */
+/* Writes an item together with its text; if the folder has no room for that, with the text's beginning only. */
 static void write_item(struct prefix_store *store, const struct item *item)
 {
     write_run(store, unwritten_end(item->node));
@@ -239,7 +239,8 @@ static struct checkpoint *make_checkpoint(struct node *node, uint32_t position)
     return checkpoint;
 }
 
-/* Nodes for what a file has. Its parts go down a path, so each is looked for below the one before it. */
+/* Makes nodes for a file's parts. These follow one path, so the search for each begins below the one before. Returns
+ * whether the index has room for more files. */
 static bool add_file(void *context, struct drive_file *file, const struct contents *contents)
 {
     struct prefix_store *store = context;
@@ -284,7 +285,8 @@ static void count_memory(struct prefix_store *store)
     atomic_store(&store->bytes, store->taken + store->tree.bytes);
 }
 
-/* The longest unused goes, to the drive if there is one. What the walk at hand needs stays, unless it is there. */
+/* Drops the least recently used item, after writing it if there is a drive. Items that the current walk needs stay,
+ * unless they are on the drive. false: no item can go. */
 static bool evict(struct prefix_store *store)
 {
     for (struct item *item = store->oldest; item; item = item->newer) {
@@ -333,11 +335,11 @@ static bool take_room(struct prefix_store *store, uint64_t bytes)
     }
 }
 
-/* Memory for an item, which is the last used then. */
+/* Takes memory for an item, which becomes the most recently used. NULL: no room. */
 static void *take_item(struct prefix_store *store, struct item *item, uint64_t bytes)
 {
     void *data;
-    /* A model without keys has rows of no bytes. */
+    /* rows of a model without keys have no bytes */
     if (!take_room(store, bytes) || memory_allocate(&data, 1, MAX(bytes, 1u), "prefix", UNTOLD))
         return NULL;
     item->data = data;
@@ -348,7 +350,7 @@ static void *take_item(struct prefix_store *store, struct item *item, uint64_t b
     return data;
 }
 
-/* A walk: nodes that it marks are not freed until its end. */
+/* Begins a walk, under the mutex until finish. Nodes that it marks are not freed before. */
 static void begin(struct prefix_store *store)
 {
     pthread_mutex_lock(&store->mutex);
@@ -370,7 +372,7 @@ static void finish(struct prefix_store *store, struct node *node)
 /* ---- keeping -------------------------------------------------------------------------------------------------------
  */
 
-/* The path of a text's blocks, made where it is not there: the node that has its last token. */
+/* Finds or makes the child with the tokens up to "end", and marks it. NULL: no memory. */
 static struct node *grow(struct prefix_store *store, struct node *node, const int32_t *tokens, uint32_t end)
 {
     uint32_t at = node->first + node->count;
@@ -417,7 +419,7 @@ void prefix_save(struct prefix_store *store, const int32_t *tokens, uint32_t fir
     finish(store, last);
 }
 
-/* The node with a text's last token; where it is wanted, made. */
+/* The node with a text's last token; make: makes the path to it. NULL: none. */
 static struct node *find_end(struct prefix_store *store, const int32_t *tokens, uint32_t count, bool make)
 {
     struct node *node = &store->tree.root;
@@ -457,7 +459,7 @@ void prefix_forget_checkpoint(struct prefix_store *store, const int32_t *tokens,
     begin(store);
     struct node *node = find_end(store, tokens, count, false);
     struct checkpoint *checkpoint = node ? tree_checkpoint(node, count) : NULL;
-    if (checkpoint && !checkpoint->item.file) /* what was written costs no memory */
+    if (checkpoint && !checkpoint->item.file) /* a written one can leave memory anyway */
         drop(store, &checkpoint->item);
     finish(store, node);
 }
@@ -465,7 +467,8 @@ void prefix_forget_checkpoint(struct prefix_store *store, const int32_t *tokens,
 /* ---- finding -------------------------------------------------------------------------------------------------------
  */
 
-/* The last checkpoint below a node that holds for these tokens, at most this many tokens further on. */
+/* The last checkpoint in the children of a node that is valid for these tokens, at most "most" tokens after the
+ * node. */
 static struct checkpoint *last_checkpoint(const struct node *above, const int32_t *tokens, uint32_t most)
 {
     struct checkpoint *best = NULL;
@@ -503,7 +506,7 @@ struct prefix_match prefix_find(struct prefix_store *store, const int32_t *token
     return (struct prefix_match){position, rows ? (uint32_t)align_down(have, block) : position};
 }
 
-/* The system reads so much ahead at most; it is memory that nobody is counted for. */
+/* The most that the system reads ahead. The page cache holds it, outside the budget. */
 #define FETCHED_MOST ((uint64_t)256 << 20)
 
 struct fetching {
@@ -546,7 +549,7 @@ bool prefix_fetch(struct prefix_store *store, const int32_t *tokens, const struc
     return f.near;
 }
 
-/* What an item has, in memory for the time of the call. */
+/* Passes an item's data to the target. Data from the drive is in memory for this call only. */
 static hypura_status use(struct prefix_store *store, struct item *item, const struct prefix_target *target,
                          hypura_error *error)
 {
@@ -589,7 +592,7 @@ static hypura_status restore(struct prefix_store *store, const int32_t *tokens, 
         above = node;
         node = tree_child(above, tokens + at, size, at < match->first ? size : 0, &same);
         if (!node || same < size)
-            return error_set(error, HYPURA_ERROR_IO, "a kept prefix of the text went meanwhile");
+            return error_set(error, HYPURA_ERROR_IO, "a kept prefix of the text has been removed");
         node->round = store->tree.round;
         if (at >= match->first)
             TRY(use(store, &node->rows, target, error));
@@ -598,7 +601,7 @@ static hypura_status restore(struct prefix_store *store, const int32_t *tokens, 
         uint32_t at = above->first + above->count;
         struct checkpoint *checkpoint = last_checkpoint(above, tokens + at, match->position - at);
         if (!checkpoint || checkpoint->item.part.end != match->position)
-            return error_set(error, HYPURA_ERROR_IO, "a checkpoint of the text went meanwhile");
+            return error_set(error, HYPURA_ERROR_IO, "a checkpoint of the text has been removed");
         TRY(use(store, &checkpoint->item, target, error));
     } else {
         TRY(target->write_checkpoint(target->context, match->position, NULL, 0, error));
@@ -613,7 +616,7 @@ hypura_status prefix_restore(struct prefix_store *store, const int32_t *tokens, 
     begin(store);
     hypura_status status = restore(store, tokens, match, target, error);
     if (status) {
-        tree_sweep(&store->tree); /* a file may have been given up */
+        tree_sweep(&store->tree); /* a file may be gone */
     } else {
         atomic_fetch_add(&store->restored_tokens, match->position);
         atomic_fetch_add(&store->restores, 1);

@@ -1,11 +1,10 @@
-/* What the files of the store share.
+/* Shared by the files of the store only.
  *
- *   checksum.c  of headers and parts
- *   scan.c      which files are in the folder, and room for more
- *   drive.c     writing a file, reading a part of one
+ *   checksum.c  checksums of headers and parts
+ *   scan.c      lists the folder's files, and makes room for more
+ *   drive.c     writes a file, reads a part of one
  *   tree.c      nodes by their tokens
- *   prefix.c    what is kept, for how long, and finding it
- */
+ *   prefix.c    keeps, finds and evicts data */
 #ifndef HYPURA_PREFIX_PRIVATE_H
 #define HYPURA_PREFIX_PRIVATE_H
 
@@ -23,7 +22,8 @@
             return try_status;                                                                                         \
     } while (0)
 
-/* For memory without which nothing is lost: to go without an error would count as a failure of what is answered. */
+/* For allocations that may fail without harm. Without an error, their failure would count as a failure of the request
+ * (memory_failures). */
 #define UNTOLD (&(hypura_error){0})
 
 uint64_t prefix_checksum(const void *bytes, size_t size);
@@ -33,7 +33,7 @@ uint64_t prefix_checksum(const void *bytes, size_t size);
 
 enum part_kind { PART_ROWS, PART_CHECKPOINT };
 
-/* Of a text: rows of its positions first to end, or the checkpoint at end. */
+/* A part of a file: rows of a text's positions first to end, or the checkpoint at end. */
 struct part {
     uint32_t kind, first, end, zero;
     uint64_t offset, bytes, checksum; /* in the file */
@@ -45,21 +45,21 @@ struct drive_file {
     struct drive_file *next;
     char name[FILE_NAME];
     uint64_t bytes;
-    bool gone;  /* what refers to it has nothing there */
-    bool found; /* by the scan at hand */
+    bool gone;  /* items that refer to it are no longer on the drive */
+    bool found; /* by the current scan */
 };
 
 struct drive {
     char folder[PATH_MAX / 2];
     uint64_t digest, limit;
     uint32_t block;
-    struct drive_file *files; /* under the digest */
-    struct timespec changed;  /* the folder, at the last scan */
-    uint64_t bytes;           /* of all files there, by that */
-    uint64_t rest_until;      /* after a failure nothing is written for a while */
+    struct drive_file *files; /* with this digest */
+    struct timespec changed;  /* the folder's time of change at the last scan */
+    uint64_t bytes;           /* of all files in the folder, at the last scan */
+    uint64_t rest_until;      /* after a failure, nothing is written until then */
 };
 
-/* What a file's header says. */
+/* The contents of a file, without the parts' data. */
 struct contents {
     int32_t *tokens;
     uint32_t token_count, part_count;
@@ -73,28 +73,29 @@ void drive_close(struct drive *drive);
 /* Whether files may have come or gone since the last scan. */
 bool drive_changed(const struct drive *drive);
 
-/* Looks through the folder; each file that is new, from the last used on, is given to "add", and whether there is room
- * for more comes back. */
+/* Scans the folder. Passes each new file to "add", the most recently used first, until "add" returns that there is no
+ * room for more. */
 void drive_scan(struct drive *drive,
                 bool (*add)(void *context, struct drive_file *file, const struct contents *contents), void *context);
 
-/* One process writes at a time. -1: another one does. */
+/* Locks the folder, since one process writes at a time. -1: another process has the lock. */
 int drive_lock(const struct drive *drive);
 void drive_unlock(int lock);
 
-/* Under the lock: removes what a killed process left, and files that were used least lately, until so many bytes more
- * fit. */
+/* Under the lock: removes what a killed process left, and then the least recently used files until this many more bytes
+ * fit. false: they do not. */
 bool drive_make_room(struct drive *drive, uint64_t bytes);
 
-/* Writes a file: parts have everything but offset and checksum; data [part_count]. */
+/* Writes a file; sets the offsets and checksums of its parts. data: [part_count]. */
 hypura_status drive_write(struct drive *drive, struct drive_file **out, struct contents *contents,
                           const void *const *data, hypura_error *error);
 
-/* Reads a part whole. What is wrong with the file makes it gone. */
+/* Reads a whole part. After an error, the file counts as gone. */
 hypura_status drive_read(struct drive *drive, struct drive_file *file, const struct part *part, void *out,
                          hypura_error *error);
 
-/* Lets the system read parts on its own, and asks whether it has; parts of one file one after the other. */
+/* begin: has the system read a part in the background. Returns whether the part has been read; a part that cannot be
+ * read counts as read. Pass the parts of one file one after the other, then call drive_fetched. */
 struct fetch {
     const struct drive_file *of; /* NULL: none is open */
     int file;
@@ -103,14 +104,14 @@ bool drive_fetch(const struct drive *drive, struct fetch *fetch, const struct dr
                  bool begin);
 void drive_fetched(struct fetch *fetch);
 
-/* It was used: it is removed later than others. */
+/* Marks a file as used, so that others are removed before it. */
 void drive_touch(const struct drive *drive, const struct drive_file *file);
 
-/* Reads a header, with all in it checked. */
+/* Reads and checks a file's header, tokens and table of parts. */
 hypura_status drive_read_contents(const struct drive *drive, const char *name, struct contents *out, uint64_t *bytes,
                                   hypura_error *error);
 
-/* Bytes of a file with this many parts of this many bytes together, at most. */
+/* The most bytes of a file with this many tokens and parts; bytes: those of all parts. */
 uint64_t drive_file_bytes(uint32_t tokens, uint32_t parts, uint64_t bytes);
 
 /* ---- the tree ------------------------------------------------------------------------------------------------------
@@ -118,13 +119,13 @@ uint64_t drive_file_bytes(uint32_t tokens, uint32_t parts, uint64_t bytes);
 
 struct node;
 
-/* Rows of a node, or a checkpoint. In memory, on the drive, both or nowhere. */
+/* The rows of a node, or a checkpoint: in memory, on the drive, in both or in neither. */
 struct item {
-    struct item *newer, *older; /* of those in memory */
+    struct item *newer, *older; /* the list of items in memory */
     struct node *node;
     void *data; /* NULL: not in memory */
     struct drive_file *file;
-    struct part part; /* the bytes of it are right without a file too */
+    struct part part; /* its bytes are valid without a file, too */
 };
 
 struct checkpoint {
@@ -145,7 +146,7 @@ struct tree {
     struct node root;
     uint32_t block;
     uint64_t bytes; /* of nodes and their tokens */
-    uint64_t round; /* nodes of this one stay */
+    uint64_t round; /* nodes of this round are not freed */
 };
 
 static inline bool item_there(const struct item *item)
@@ -153,33 +154,32 @@ static inline bool item_there(const struct item *item)
     return item->data || (item->file && !item->file->gone);
 }
 
-/* Beginning tokens that both have. */
+/* The number of tokens, at most "most", that both begin with. */
 uint32_t common_tokens(const int32_t *a, const int32_t *b, uint32_t most);
 
-/* The child whose tokens share most with these; where rows are wanted, the positions that it has them of count. *same:
- * how many it shares. NULL: none. */
+/* The child that begins with the most of these tokens; *same: how many. If its rows are nowhere, only the first "have"
+ * tokens count, whose rows the caller has. NULL: none. */
 struct node *tree_child(const struct node *node, const int32_t *tokens, uint32_t count, uint32_t have, uint32_t *same);
 
-/* The child with these tokens, or more: found, extended (its rows are given to "drop" then) or made. NULL: no memory.
- */
+/* The child that begins with these tokens: found, extended (after "drop" got its rows) or made. NULL: no memory. */
 struct node *tree_grow(struct tree *tree, struct node *node, const int32_t *tokens, uint32_t count,
                        void (*drop)(void *context, struct item *item), void *context);
 
 struct checkpoint *tree_checkpoint(const struct node *node, uint32_t position);
 
-/* Frees the node, and those above it, that hold nothing any more and are not of this round. */
+/* Frees the node and its ancestors, as far as they are empty and not of this round. */
 void tree_prune(struct tree *tree, struct node *node);
 
-/* The same of all nodes, after files went. */
+/* Frees all empty nodes that are not of this round, after files have gone. */
 void tree_sweep(struct tree *tree);
 
 /* The tokens of the text that ends with the node. */
 void tree_tokens(const struct node *node, int32_t *out);
 
-/* Everything; data must be gone. */
+/* Frees all nodes and checkpoints. Their data must be gone. */
 void tree_free(struct tree *tree);
 
-/* The next node of a walk over all, each before those below it; NULL after the last. Begin with the root. */
+/* The next node of a walk over all nodes, each before its children; NULL after the last. Begin with the root. */
 struct node *tree_next(struct node *node);
 
 #endif

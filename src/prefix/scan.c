@@ -1,4 +1,4 @@
-/* The folder: which files are there, who writes, and room for one more. */
+/* Lists the folder's files, locks it for writing, and makes room for more. */
 #include "core/durable.h"
 #include "prefix/prefix_private.h"
 
@@ -16,7 +16,7 @@
 #define st_mtim st_mtimespec
 #endif
 
-/* Another process that writes is waited for so long. */
+/* How long to wait for another process that writes. */
 #define LOCK_TRIES 20
 #define LOCK_PAUSE_NANOSECONDS 10000000
 
@@ -39,7 +39,7 @@ hypura_status drive_open(struct drive *drive, const struct prefix_options *optio
     if (snprintf(drive->folder, sizeof drive->folder, "%s", options->folder) >= (int)sizeof drive->folder)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "the path of the prefix cache is too long: %.200s...",
                          options->folder);
-    /* What people wrote is nobody else's to read. */
+    /* Only the owner may read what people wrote. */
     if (mkdir(drive->folder, 0700) && errno == ENOENT) {
         TRY(durable_make_folder(drive->folder, error));
         if (chmod(drive->folder, 0700))
@@ -49,7 +49,7 @@ hypura_status drive_open(struct drive *drive, const struct prefix_options *optio
     if (stat(drive->folder, &info))
         return error_set_errno(error, errno, "cannot make the folder %s of the prefix cache", drive->folder);
     if (!S_ISDIR(info.st_mode) || access(drive->folder, R_OK | W_OK | X_OK))
-        return error_set(error, HYPURA_ERROR_IO, "the prefix cache cannot be in %s: it is not a folder that can be written to",
+        return error_set(error, HYPURA_ERROR_IO, "the prefix cache cannot use %s: it is not a writable folder",
                          drive->folder);
     return HYPURA_OK;
 }
@@ -76,7 +76,7 @@ static bool ends_with(const char *text, const char *end)
     return size >= part && strcmp(text + size - part, end) == 0;
 }
 
-/* ---- looking through it --------------------------------------------------------------------------------------------
+/* ---- scanning ------------------------------------------------------------------------------------------------------
  */
 
 static void list(struct founds *out, const struct drive *drive, const char *ending)
@@ -134,7 +134,7 @@ static bool take_in(struct drive *drive, const struct found *found,
     struct drive_file *file;
     uint64_t bytes;
     if (drive_read_contents(drive, found->name, &contents, &bytes, NULL))
-        return true; /* of another version, or damaged: it goes when it is the longest unused */
+        return true; /* another version, or damaged: removed when it is the least recently used */
     bool more = ALLOCATE(&file, 1, "file of a prefix", UNTOLD) == HYPURA_OK;
     if (more) {
         memcpy(file->name, found->name, sizeof file->name);
@@ -154,7 +154,7 @@ void drive_scan(struct drive *drive,
     struct founds founds = {0};
     struct stat info;
     if (stat(drive->folder, &info) == 0)
-        drive->changed = info.st_mtim; /* before it is listed: what comes later is a change */
+        drive->changed = info.st_mtim; /* before the listing: files that appear later are a change */
     list(&founds, drive, ".prefix");
     if (founds.count)
         qsort(founds.items, founds.count, sizeof *founds.items, longest_unused_first);

@@ -48,9 +48,9 @@ struct node *tree_grow(struct tree *tree, struct node *node, const int32_t *toke
     for (struct node *child = node->children; child; child = child->next) {
         uint32_t shared = common_tokens(child->tokens, tokens, MIN(child->count, count));
         if (shared == count && (!part || part->count < child->count || item_there(&child->rows)))
-            part = child; /* it is this one, or goes on from it */
+            part = child; /* it has all of these tokens */
         else if (shared == child->count && (!part || (part->count < count && part->count < child->count)))
-            part = child; /* this one goes on from it */
+            part = child; /* these tokens extend it */
     }
     if (part && part->count >= count)
         return part;
