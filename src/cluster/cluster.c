@@ -6,7 +6,7 @@
 
 #define SECOND UINT64_C(1000000000)
 
-/* The first thing that ranks tell each other. Of another size, order of bytes or version it is another program. */
+/* The first message between ranks. It detects programs of another word size, byte order or version. */
 #define GREETING_MAGIC 0x48595056u
 struct greeting {
     uint32_t magic, size_of_pointers;
@@ -26,7 +26,7 @@ static struct greeting my_greeting(void)
     struct greeting greeting = {.magic = GREETING_MAGIC, .size_of_pointers = sizeof(void *)};
     snprintf(greeting.version, sizeof greeting.version, "%s", HYPURA_VERSION);
     if (gethostname(greeting.host, sizeof greeting.host - 1))
-        snprintf(greeting.host, sizeof greeting.host, "a host without a name");
+        snprintf(greeting.host, sizeof greeting.host, "an unnamed host");
     return greeting;
 }
 
@@ -43,18 +43,18 @@ static hypura_status check_greeting(struct cluster *cluster, uint32_t rank, stru
 {
     if (greeting->magic != mine->magic || greeting->size_of_pointers != mine->size_of_pointers)
         return error_set(error, HYPURA_ERROR_UNSUPPORTED,
-                         "rank %u is no hypura that this one understands: all ranks take the same program", rank);
+                         "rank %u runs another program: all ranks must run the same hypura", rank);
     greeting->version[sizeof greeting->version - 1] = greeting->host[sizeof greeting->host - 1] = 0;
     name_peer(cluster, rank, greeting->host);
     text_clean(greeting->version);
     if (strcmp(greeting->version, mine->version) != 0)
-        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s runs hypura %s, and %s runs %s: all take the same one",
-                         cluster_host(cluster, rank), greeting->version, cluster_host(cluster, cluster->rank),
-                         mine->version);
+        return error_set(
+            error, HYPURA_ERROR_UNSUPPORTED, "%s runs hypura %s, and %s runs %s: all ranks must run the same version",
+            cluster_host(cluster, rank), greeting->version, cluster_host(cluster, cluster->rank), mine->version);
     return HYPURA_OK;
 }
 
-/* Rank 0 hears all, and answers each. */
+/* Exchanges greetings with all peers. Then rank 0 measures the links. */
 static hypura_status greet(struct cluster *cluster, hypura_error *error)
 {
     const struct greeting mine = my_greeting();
@@ -83,7 +83,7 @@ static hypura_status open_library(struct cluster *cluster, hypura_error *error)
         return error_set(error, HYPURA_ERROR_UNSUPPORTED, "this host's MPI library was built without threads");
     if (cluster->mpi.comm_set_errhandler(cluster->mpi.world, cluster->mpi.errors_return) ||
         cluster->mpi.comm_rank(cluster->mpi.world, &rank) || cluster->mpi.comm_size(cluster->mpi.world, &size))
-        return error_set(error, HYPURA_ERROR_HOST, "MPI does not say which ranks there are");
+        return error_set(error, HYPURA_ERROR_HOST, "MPI does not tell the ranks");
     if (size < 1 || (uint32_t)size > CLUSTER_MOST_RANKS)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "%d ranks; at most %u are possible", size, CLUSTER_MOST_RANKS);
     cluster->rank = (uint32_t)rank;
@@ -117,7 +117,7 @@ hypura_status cluster_start(cluster_events on_event, void *context, hypura_error
     return greet(&cluster, error);
 }
 
-/* Each gets the word that it is over before this rank leaves. */
+/* Tells all ranks to end, and waits up to two seconds until these words have left. */
 static void say_end(struct cluster *cluster)
 {
     const uint64_t start = clock_nanoseconds();

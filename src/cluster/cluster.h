@@ -1,25 +1,25 @@
-/* cluster: several processes of this program, started by mpirun, as one. It knows nothing of models.
+/* cluster: makes several processes of this program, started by mpirun, work as one. It is independent of models.
  *
- * Each process is a rank, on one of several hosts or with others on one. Rank 0 runs the program; the others work for
- * it. There is a stream of bytes each way between rank 0 and each other rank. Bytes arrive in order, in numbered
- * frames that are checked, or not at all.
+ * Each process is a rank. A host has one or several ranks. Rank 0 runs the program; the others work for it. Between
+ * rank 0 and each other rank, a stream of bytes runs in each direction. Its bytes travel in numbered, checked frames
+ * and arrive in order or not at all.
  *
- * Nothing waits for ever. Each rank has a thread that says some times a second that it lives, and hears the same of the
- * others. Of a rank that has said nothing for CLUSTER_STALL_SECONDS, or that is gone, all ranks learn: then every call
- * fails with HYPURA_ERROR_HOST and a sentence that names its host, and who asked for it (cluster_events) is told.
+ * No call waits forever. In each rank, a thread says twice a second that the rank lives, and listens for the others. If
+ * a rank ends, or says nothing for CLUSTER_STALL_SECONDS, all ranks learn of it. From then on, every call fails with
+ * HYPURA_ERROR_HOST and a message that names the host, and the caller's cluster_events function is called.
  *
- * The MPI library (Open MPI) is opened when a cluster starts, and not before. All of its calls are made under one lock,
- * and none of them blocks but the first and the last. What is sent is neither hidden nor signed: the network of MPI
- * must be trusted.
+ * The MPI library (Open MPI) is loaded when a cluster starts, not before. All calls to it are made under one lock, and
+ * only the first and the last may block. Messages are neither encrypted nor signed, so the network of MPI must be
+ * trusted.
  *
- *   mpi.c      the library: its functions by name
- *   ranks.c    their names, and the one that is lost
- *   stream.c   frames
- *   link.c     how quick the way to each rank is
- *   watch.c    who lives
- *   cluster.c  start and end
- *   none.c     instead of all of these, in a build without MPI
- */
+ *   environment.c  mpirun's environment variables
+ *   mpi.c          loads the library and finds its functions
+ *   ranks.c        names of the ranks, and the one that is lost
+ *   stream.c       frames
+ *   link.c         measures the link to each rank
+ *   watch.c        finds lost ranks
+ *   cluster.c      start and end
+ *   none.c         replaces all but environment.c in a build without MPI */
 #ifndef HYPURA_CLUSTER_H
 #define HYPURA_CLUSTER_H
 
@@ -31,65 +31,67 @@
 
 struct cluster;
 
-/* What mpirun said of this process, in its environment: ranks 0 or 1 when it said nothing. */
+/* What mpirun's environment variables say: the number of ranks, this process's rank, and the number of ranks on this
+ * host. Without mpirun: 1, 0 and 1. */
 uint32_t cluster_ranks_started(void);
 uint32_t cluster_rank_started(void);
 uint32_t cluster_ranks_on_host(void);
 
 enum cluster_event {
     CLUSTER_LOST,      /* this rank found out that another one is lost */
-    CLUSTER_TOLD,      /* rank 0 said so */
+    CLUSTER_TOLD,      /* rank 0 reported a lost rank */
     CLUSTER_TERMINATED /* cluster_terminate was called, and no rank is lost */
 };
 
-/* Told once, on a thread of the cluster's own, which may end the process. */
+/* Called once, on a thread of the cluster; may end the process. */
 typedef void (*cluster_events)(void *context, enum cluster_event event, const char *sentence);
 
-/* Joins the other ranks. Once a process. An error says what is missing, or who did not come. */
+/* Joins the other ranks; once per process. The error names what is missing, or the rank that did not answer. */
 hypura_status cluster_start(cluster_events on_event, void *context, hypura_error *error);
 
-/* The one of this process; NULL: it is alone. */
+/* The cluster of this process; NULL: the process is alone. */
 struct cluster *cluster_here(void);
 
-/* On rank 0 the others are told that there is nothing left to do. With a lost rank the library is left as it is: the
- * process has to end. */
+/* Leaves the cluster. Rank 0 first tells the others to end. If a rank is lost, the library is not shut down, and the
+ * process must end. */
 void cluster_end(void);
 
 uint32_t cluster_rank(const struct cluster *cluster);
 uint32_t cluster_size(const struct cluster *cluster);
 
-/* "box7", or "box7 (rank 2)" where a host has several ranks. Valid as long as the cluster. */
+/* A rank's name for messages, such as "host box7 (rank 2 of 4)". Valid until cluster_end. */
 const char *cluster_host(const struct cluster *cluster, uint32_t rank);
 
-/* The way between rank 0 and another, as it was measured when the cluster started; of other pairs zeros. */
+/* The link between rank 0 and another rank, as rank 0 measured it at the start; zeros on other ranks. */
 struct cluster_link {
-    double seconds;          /* of a short message there and back */
-    double bytes_per_second; /* of a long one */
+    double seconds;          /* round trip of a short message */
+    double bytes_per_second; /* of a long message */
     bool same_host;
 };
 struct cluster_link cluster_link(const struct cluster *cluster, uint32_t rank);
 
-/* Bytes for another rank: they leave when a frame is full, or with cluster_flush. Of ranks other than 0 only rank 0 can
- * be the other one. One thread at a time writes to a rank, and one reads. */
+/* Writes bytes to another rank. They leave when a frame is full, or with cluster_flush. Ranks other than 0 can write
+ * only to rank 0. Per rank, one thread at a time may write, and one may read. */
 hypura_status cluster_write(struct cluster *cluster, uint32_t rank, const void *bytes, size_t count,
                             hypura_error *error);
 hypura_status cluster_flush(struct cluster *cluster, uint32_t rank, hypura_error *error);
 
-/* Waits for so many. HYPURA_ERROR_CANCELLED: rank 0 has ended, as planned, and there are none. */
+/* Waits for count bytes. HYPURA_ERROR_CANCELLED: rank 0 has ended as planned, so none will come. */
 hypura_status cluster_read(struct cluster *cluster, uint32_t rank, void *bytes, size_t count, hypura_error *error);
 
-/* HYPURA_OK while all ranks live. From any thread. */
+/* HYPURA_OK while all ranks live. Any thread may call it. */
 hypura_status cluster_check(struct cluster *cluster, hypura_error *error);
 
-/* For a handler of SIGTERM, with which mpirun ends the ranks that are left when one has died: finds out within some
- * tenths of a second whether that is why, and tells. */
+/* For a SIGTERM handler, since mpirun sends SIGTERM to the remaining ranks when one has died. Finds out within a few
+ * tenths of a second whether that is the reason, and calls the cluster_events function. */
 void cluster_terminate(void);
 
-/* For a handler of SIGCONT, which mpirun sends at once when a rank has died, a second before SIGTERM: asks whether all live. */
+/* For a SIGCONT handler, since mpirun sends SIGCONT as soon as a rank has died, a second before SIGTERM. Asks all ranks
+ * whether they live. */
 void cluster_continue(void);
 bool cluster_terminating(void);
 
-/* A message that could not be understood: the rank is given up. Returns the status. */
+/* Sets the error for a message that makes no sense ("... sent WHAT"), and returns its status. */
 hypura_status cluster_refuse(struct cluster *cluster, uint32_t rank, const char *what, hypura_error *error);
 
 #endif

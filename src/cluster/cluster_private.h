@@ -1,4 +1,4 @@
-/* The parts of cluster, for each other. */
+/* Shared by the files of the cluster only. */
 #ifndef HYPURA_CLUSTER_PRIVATE_H
 #define HYPURA_CLUSTER_PRIVATE_H
 
@@ -15,7 +15,7 @@
             return try_status;                                                                                         \
     } while (0)
 
-/* The functions and handles that are used of the library. */
+/* The functions and handles of the library that are used. */
 struct mpi {
     int (*init_thread)(int *, char ***, int, int *);
     int (*finalize)(void);
@@ -43,14 +43,14 @@ hypura_status mpi_load(struct mpi *out, hypura_error *error);
 #define TAG_WORD 2
 
 struct frame_head {
-    uint32_t magic, bytes; /* with this */
+    uint32_t magic, bytes; /* including this header */
     uint64_t number;
 };
 
-/* What ranks say to each other beside the streams. */
+/* Short messages between ranks, next to the streams. */
 enum word { WORD_LIVES, WORD_ASKS, WORD_ANSWERS, WORD_LOST, WORD_END };
 struct word_message {
-    uint32_t magic, word, rank, stalled; /* the last two: who is lost, and how */
+    uint32_t magic, word, rank, stalled; /* rank and stalled: which rank is lost, and how */
 };
 
 struct transfer {
@@ -61,7 +61,7 @@ struct transfer {
 
 struct peer {
     uint32_t rank;
-    bool known; /* there is a stream to it */
+    bool known; /* this rank has a stream to it */
     char host[CLUSTER_HOST_NAME];
     char name[CLUSTER_HOST_NAME + 32];
     struct transfer out[FRAMES_OUT], in[FRAMES_IN];
@@ -69,7 +69,7 @@ struct peer {
     uint32_t out_next, in_next, word_out_next, word_in_next;
     size_t out_used, in_at, in_end; /* in_end 0: no frame is being read */
     uint64_t frames_out, frames_in;
-    uint64_t heard, said; /* when */
+    uint64_t heard, said; /* times of the last message from it and of the last word to it */
     bool answered;
     uint8_t *memory;
     struct cluster_link link;
@@ -83,7 +83,7 @@ struct cluster {
     pthread_cond_t wake;
     pthread_t watch;
     bool watching, leaving; /* the latter under the mutex */
-    bool ended;             /* rank 0 said so; under the mutex */
+    bool ended;             /* rank 0 has ended as planned; under the mutex */
     atomic_bool lost;
     bool told, event_given; /* under the mutex; told: by rank 0 */
     hypura_error loss;
@@ -91,27 +91,28 @@ struct cluster {
     bool lost_stalled;
     cluster_events on_event;
     void *context;
-    uint64_t looked; /* when the watch did last */
-    uint64_t woken;  /* when it was last found to have been stopped itself; 0: never */
-    uint64_t terminating; /* since when; 0: it is not */
-    uint64_t probing;     /* the same of asking after SIGCONT */
+    uint64_t looked;      /* when the watch last looked */
+    uint64_t woken;       /* when this process was last found to have been stopped; 0: never */
+    uint64_t terminating; /* when SIGTERM was noticed; 0: not yet */
+    uint64_t probing;     /* when the question after SIGCONT was asked; 0: none is open */
 };
 
 extern atomic_bool cluster_is_terminated;
 
 /* ---- under the mutex ---- */
 
-/* Whether a transfer is done, or was never begun. */
+/* Whether a transfer is done or was never begun. */
 bool transfer_done(struct cluster *cluster, struct peer *peer, struct transfer *transfer);
 hypura_status peer_open(struct cluster *cluster, struct peer *peer, hypura_error *error);
 void peer_close(struct cluster *cluster, struct peer *peer);
 void peer_receive_words(struct cluster *cluster, struct peer *peer);
 void peer_say(struct cluster *cluster, struct peer *peer, struct word_message message);
 
-/* From here on everything fails, and the watch tells. stalled: it says nothing, else it is gone. */
+/* Marks a rank as lost: from now on all calls fail, and the watch reports it. stalled: the rank is silent; else it has
+ * ended. */
 void cluster_lose(struct cluster *cluster, uint32_t rank, bool stalled);
 
-/* After the greeting: rank 0 measures one rank after the other, and each of these answers. */
+/* After the greeting, rank 0 measures the link to one rank after the other, and each of these answers. */
 hypura_status link_measure(struct cluster *cluster, struct peer *peer, hypura_error *error);
 hypura_status link_answer(struct cluster *cluster, hypura_error *error);
 

@@ -1,4 +1,4 @@
-/* What mpirun tells the processes that it starts. */
+/* The environment variables that mpirun sets for the processes that it starts. */
 #include "cluster/cluster.h"
 
 #include <stdlib.h>

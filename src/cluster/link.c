@@ -1,15 +1,15 @@
-/* How quick the way to a rank is, measured where it counts: through the frames that rows travel in. */
+/* Measures the link to a rank with the frames that will also carry rows. */
 #include "cluster/cluster_private.h"
 
 #include <string.h>
 
-/* The quickest of these: what else the system did meanwhile is not the link's. */
+/* The numbers of tries. The fastest counts, because the system may have delayed the others. */
 #define SHORT_TRIES 12u
 #define LONG_TRIES 3u
 #define SHORT_BYTES ((size_t)64)
 #define LONG_BYTES ((size_t)512 << 10)
 
-/* Shorter than any clock's step counts as this. */
+/* The least time that counts, because clocks are coarse. */
 #define LEAST_SECONDS 1e-7
 
 static hypura_status send_long(struct cluster *cluster, uint32_t rank, size_t bytes, hypura_error *error)
@@ -28,7 +28,7 @@ static hypura_status take_long(struct cluster *cluster, uint32_t rank, size_t by
     return HYPURA_OK;
 }
 
-/* The quickest of some tries: so many bytes there, and a short message back. */
+/* The fastest of some tries to send this many bytes and get a short message back. */
 static hypura_status time_one(struct cluster *cluster, uint32_t rank, size_t bytes, uint32_t tries, double *seconds,
                               hypura_error *error)
 {

@@ -1,11 +1,11 @@
-/* A build without MPI. */
+/* Replaces the other files in a build without MPI. */
 #include "cluster/cluster.h"
 
 hypura_status cluster_start(cluster_events on_event, void *context, hypura_error *error)
 {
     (void)on_event, (void)context;
     return error_set(error, HYPURA_ERROR_UNSUPPORTED,
-                     "this hypura was built without MPI (mpi.h was not there), so it computes on one host only: start it "
+                     "this hypura was built without MPI (mpi.h was missing), so it computes on one host only: start it "
                      "without mpirun, or build it where libopenmpi-dev is installed");
 }
 

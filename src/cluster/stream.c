@@ -86,7 +86,7 @@ void peer_say(struct cluster *cluster, struct peer *peer, struct word_message me
 {
     struct transfer *transfer = &peer->words_out[peer->word_out_next];
     if (!transfer_done(cluster, peer, transfer))
-        return; /* who takes none for so long hears nothing either */
+        return; /* a rank that takes none of so many would not hear this one either */
     message.magic = WORD_MAGIC;
     memcpy(transfer->bytes, &message, sizeof message);
     send(cluster, peer, transfer, sizeof message, TAG_WORD);
@@ -127,7 +127,7 @@ void peer_receive_words(struct cluster *cluster, struct peer *peer)
 /* ---- waiting -------------------------------------------------------------------------------------------------------
  */
 
-/* The longer it takes, the longer the rests between two looks. */
+/* Pauses between two looks, the longer the wait lasts. */
 static void rest(uint64_t since)
 {
     static _Thread_local bool prepared;
@@ -156,10 +156,10 @@ static void send_frame(struct cluster *cluster, struct peer *peer)
     send(cluster, peer, transfer, peer->out_used, TAG_FRAME);
     peer->out_next = (peer->out_next + 1) % FRAMES_OUT;
     peer->out_used = 0;
-    pthread_cond_signal(&cluster->wake); /* it sees to it that what is large goes on */
+    pthread_cond_signal(&cluster->wake); /* the watch keeps large frames going */
 }
 
-/* Copies as much as the next frame takes; 0: none is free yet. */
+/* Copies as much as the next frame takes, and returns how much; 0: no frame is free yet. */
 static size_t write_some(struct cluster *cluster, struct peer *peer, const uint8_t *bytes, size_t count)
 {
     if (!transfer_done(cluster, peer, &peer->out[peer->out_next]))
@@ -203,7 +203,7 @@ hypura_status cluster_flush(struct cluster *cluster, uint32_t rank, hypura_error
     return cluster_check(cluster, error);
 }
 
-/* Opens the next frame where none is being read; false: it is not there, or no frame. */
+/* Opens the next frame if none is being read. false: it has not arrived, or is invalid. */
 static bool open_frame(struct cluster *cluster, struct peer *peer)
 {
     struct frame_head head;

@@ -1,6 +1,7 @@
-/* Who lives. mpirun ends all ranks when one dies: it sends SIGCONT at once, SIGTERM a second later, and SIGKILL a second
- * after that. Within the first second each asks the others, and whoever does not answer is the one that died: so all can
- * end by themselves, with a status of their own. Where SIGCONT says nothing, SIGTERM does the same. */
+/* Finds lost ranks. When a rank dies, mpirun ends all others: it sends SIGCONT at once, SIGTERM a second later, and
+ * SIGKILL a second after that. Within the first second, each rank asks the others, and the one that does not answer has
+ * died. So all ranks can end by themselves, with their own status. If SIGCONT brings no result, SIGTERM does the
+ * same. */
 #include "cluster/cluster_private.h"
 
 #include <string.h>
@@ -10,14 +11,14 @@
 #define SAY_EVERY (SECOND / 2)
 #define STALL (CLUSTER_STALL_SECONDS * SECOND)
 
-/* A watch that comes so late was itself stopped, and with it what it could have heard. */
+/* A watch that runs this late was itself stopped, and could hear nothing. */
 #define STOPPED (2 * SECOND)
 
 #define ANSWER_WITHIN (SECOND * 4 / 10)
 #define STAY_FOR (SECOND * 8 / 10)
 #define PROBE_WITHIN (SECOND * 6 / 10)
 
-/* Who was stopped for so long wakes up among others that may still be asleep. */
+/* After a stop this long, other ranks may still be stopped. */
 #define ASLEEP (SECOND / 4)
 
 #define LOOK_SELDOM (SECOND / 100)
@@ -41,7 +42,7 @@ bool cluster_terminating(void)
     return atomic_load(&cluster_is_terminated);
 }
 
-/* What is large goes on only while somebody asks for it. */
+/* Tests all transfers, because MPI moves large ones only inside its calls. Returns whether all frames have left. */
 static bool push(struct cluster *cluster, struct peer *peer)
 {
     bool all = true;
@@ -61,13 +62,13 @@ static void ask(struct cluster *cluster)
         }
 }
 
-/* Whoever is ended just after it was stopped may be what the others gave up. */
+/* Whether this rank was stopped just before: then it may be the one that the others have given up. */
 static bool was_stopped(const struct cluster *cluster)
 {
     return cluster->woken && MAX(cluster->terminating, cluster->probing) < cluster->woken + SECOND;
 }
 
-/* Who did not answer is gone. */
+/* Gives up the ranks that did not answer. */
 static void judge(struct cluster *cluster)
 {
     for (uint32_t r = 0; r < cluster->size; r++)
@@ -86,7 +87,7 @@ static bool look_at_peer(struct cluster *cluster, struct peer *peer, uint64_t no
     return idle;
 }
 
-/* After SIGCONT, unless this rank or another was really stopped. */
+/* After SIGCONT, asks the other ranks, unless this process was really stopped. */
 static void probe(struct cluster *cluster, uint64_t now, uint64_t gap)
 {
     if (atomic_exchange(&is_continued, false) && !cluster->probing && gap < ASLEEP) {
@@ -100,7 +101,7 @@ static void probe(struct cluster *cluster, uint64_t now, uint64_t gap)
     cluster->probing = 0;
 }
 
-/* Returns whether nothing is on its way. */
+/* Returns whether no transfer is under way. */
 static bool look(struct cluster *cluster)
 {
     const uint64_t now = clock_nanoseconds(), gap = now - cluster->looked;
@@ -124,7 +125,7 @@ static bool look(struct cluster *cluster)
     return idle;
 }
 
-/* What there is to tell; false: nothing, or it was told. */
+/* Takes the event to report; false: none, or it was reported. */
 static bool take_event(struct cluster *cluster, enum cluster_event *event)
 {
     const bool lost = atomic_load(&cluster->lost);
@@ -137,15 +138,15 @@ static bool take_event(struct cluster *cluster, enum cluster_event *event)
     return true;
 }
 
-/* The word that a rank is lost has to leave before this one ends. */
+/* Tells the others which rank is lost, and waits until the words have left, because this process may end next. */
 static void tell_others(struct cluster *cluster)
 {
     const uint64_t start = clock_nanoseconds();
     for (uint32_t r = 1; atomic_load(&cluster->lost) && cluster->rank == 0 && r < cluster->size; r++)
         if (r != cluster->lost_rank && cluster->peers[r].known)
-            peer_say(cluster, &cluster->peers[r],
-                     (struct word_message){
-                         .word = WORD_LOST, .rank = cluster->lost_rank, .stalled = cluster->lost_stalled});
+            peer_say(
+                cluster, &cluster->peers[r],
+                (struct word_message){.word = WORD_LOST, .rank = cluster->lost_rank, .stalled = cluster->lost_stalled});
     bool done = false;
     while (!done && clock_nanoseconds() - start < SECOND / 5) {
         done = true;

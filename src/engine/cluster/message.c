@@ -29,7 +29,7 @@ hypura_status message_receive(struct cluster *cluster, uint32_t rank, struct mes
 {
     TRY(cluster_read(cluster, rank, out, sizeof *out, error));
     if (out->magic != MAGIC || out->kind > MESSAGE_FAILED)
-        return cluster_refuse(cluster, rank, "what is no message", error);
+        return cluster_refuse(cluster, rank, "an invalid message", error);
     return HYPURA_OK;
 }
 
@@ -38,7 +38,7 @@ static hypura_status take_failure(struct cluster *cluster, uint32_t rank, const 
 {
     hypura_error failure = {0};
     if (message->bytes == 0 || message->bytes > sizeof failure.message)
-        return cluster_refuse(cluster, rank, "an error without a sentence", error);
+        return cluster_refuse(cluster, rank, "an error without a message", error);
     TRY(cluster_read(cluster, rank, failure.message, message->bytes, error));
     failure.message[message->bytes - 1] = 0;
     text_clean(failure.message);
@@ -55,6 +55,6 @@ hypura_status message_expect(struct cluster *cluster, uint32_t rank, enum messag
     if (message.kind == MESSAGE_FAILED && message.model == model)
         return take_failure(cluster, rank, &message, error);
     if (message.kind != (uint32_t)kind || message.model != model || message.bytes != bytes)
-        return cluster_refuse(cluster, rank, "an answer to another question", error);
+        return cluster_refuse(cluster, rank, "an answer to another request", error);
     return HYPURA_OK;
 }

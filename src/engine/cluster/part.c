@@ -13,7 +13,7 @@ void part_options(struct engine_options *options, struct hardware *hardware)
     hardware_share(hardware, ranks);
 }
 
-/* Bytes that experts can have next to the rest of a plan. */
+/* The memory that a plan leaves for experts. */
 static uint64_t room_for_experts(const struct plan *plan, const struct model *model)
 {
     uint64_t pinned = 0;

@@ -1,4 +1,4 @@
-/* What one rank can have of a model, rank 0 or another. */
+/* What one rank, 0 or another, can hold of a model. */
 #ifndef HYPURA_ENGINE_CLUSTER_PART_H
 #define HYPURA_ENGINE_CLUSTER_PART_H
 
@@ -13,16 +13,17 @@ struct part_of {
     const struct hardware *hardware;
 };
 
-/* Memory, threads and speeds are shared with other ranks on the same host, and nothing is computed on a GPU. */
+/* Adjusts options and hardware to a rank: it shares memory, threads and speeds with the other ranks on its host, and
+ * uses no GPU. */
 void part_options(struct engine_options *options, struct hardware *hardware);
 
-/* Bytes of memory that experts could have, and how quick this host is, by a plan under these options, which is the
- * caller's, with what it was made from. Runs and hosts that are only described ask the same. */
+/* Makes a plan under these options, and describes the host by it: its speeds, and the memory that experts could have.
+ * The caller owns *plan. Serves both running ranks and hosts that are only described. */
 hypura_status part_room(struct plan_host *out, struct plan **plan, struct plan_request *request,
                         const struct part_of *part, const struct engine_options *options, hypura_error *error);
 
-/* What a rank other than 0 does not hold, [unit_count]: all but its experts, and what these are computed with. owners
- * NULL: all experts are its own. */
+/* Marks the units that a rank other than 0 does not hold, [unit_count]: all but its experts and what these are computed
+ * with. owners NULL: all experts are its own. */
 void part_elsewhere(uint8_t *out, const struct model *model, const struct steps *steps, const uint8_t *owners,
                     uint32_t rank);
 

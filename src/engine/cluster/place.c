@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static uint32_t models; /* that were shared out so far: what they are called */
+static uint32_t models; /* the number of models so far, which is the next one's number */
 
 static hypura_status ask(struct share *share, const struct engine *engine, const char *path, hypura_error *error)
 {
@@ -23,7 +23,7 @@ static hypura_status ask(struct share *share, const struct engine *engine, const
     return HYPURA_OK;
 }
 
-/* Of a rank whose file holds parts of the model only. */
+/* Receives the list of experts from a rank whose file holds only parts of the model. */
 static hypura_status hear_list(struct share *share, uint32_t rank, uint64_t bytes, uint8_t **out, hypura_error *error)
 {
     if (bytes > MESSAGE_LIST_MOST)
@@ -43,10 +43,11 @@ static hypura_status hear_measures(struct share *share, uint32_t rank, uint64_t 
         TRY(hear_list(share, rank, measured.listed, has, error));
     if (measured.digest != digest || (measured.listed && measured.listed != experts))
         return error_set(error, HYPURA_ERROR_FORMAT,
-                         "%s has another model (or other adapters) under this name than %s: their digests differ",
+                         "%s and %s have different models or adapters under this name: their digests differ",
                          cluster_host(share->cluster, rank), cluster_host(share->cluster, 0));
     if (measured.instructions != (uint32_t)compute_best_instructions())
-        log_write(LOG_WARNING, "%s computes with other instructions than %s, so last bits may be others than on one host",
+        log_write(LOG_WARNING,
+                  "%s computes with other instructions than %s, so the last bits may differ from those of one host",
                   cluster_host(share->cluster, rank), cluster_host(share->cluster, 0));
     const struct cluster_link link = cluster_link(share->cluster, rank);
     *host = (struct plan_host){.link_bytes_per_second = link.bytes_per_second,
@@ -83,15 +84,15 @@ static void tell(const struct share *share, const struct plan_host *hosts, const
         const struct cluster_link link = cluster_link(share->cluster, rank);
         char way[120] = "";
         if (rank)
-            snprintf(way, sizeof way, "; a message there and back takes %.0f us, and %.2f GB/s go there", link.seconds * 1e6,
-                     link.bytes_per_second * 1e-9);
+            snprintf(way, sizeof way, "; a round trip takes %.0f us, and the link carries %.2f GB/s",
+                     link.seconds * 1e6, link.bytes_per_second * 1e-9);
         log_write(LOG_INFO, "%s has %s of the %s, with room for %s%s", cluster_host(share->cluster, rank),
                   format_bytes(has, sizeof has, (double)bytes[rank]), mixture ? "experts" : "weights",
                   format_bytes(room, sizeof room, (double)hosts[rank].expert_room), way);
     }
 }
 
-/* Where everybody is to have a share, whatever that costs: by memory. For tests, and to compare. */
+/* Whether every rank gets a share by its memory, whatever that costs: for tests and comparisons. */
 static bool spreads_over_all(void)
 {
     const char *value = getenv("HYPURA_HOSTS");
@@ -118,7 +119,8 @@ static hypura_status choose(struct share *share, const struct engine *engine, co
     return plan_hosts_owners(share->owners, open->model, open->steps, &plan, has, error);
 }
 
-/* Of rank 0, which all others share: the best that was seen to another host, or to any rank where there is no other. */
+/* The speed of rank 0's own link, which all other ranks share: the best measured to another host or, without one, to
+ * any rank. */
 static double own_link(const struct cluster *cluster)
 {
     double best = 0, among = 0;
@@ -148,8 +150,9 @@ static hypura_status share_out(struct share *share, struct engine *engine, struc
     if (!status)
         status = part_room(&hosts[0], &first, &request, &of, options, error);
     hypura_error further;
-    for (uint32_t rank = 1; rank < share->ranks; rank++) { /* all of them, or an answer would be left over */
-        hypura_status one = hear_measures(share, rank, digest, experts, &hosts[rank], &has[rank], status ? &further : error);
+    for (uint32_t rank = 1; rank < share->ranks; rank++) { /* all of them, or an answer would remain in the stream */
+        hypura_status one =
+            hear_measures(share, rank, digest, experts, &hosts[rank], &has[rank], status ? &further : error);
         status = status ? status : one;
     }
     hosts[0].link_bytes_per_second = own_link(share->cluster);
@@ -170,7 +173,7 @@ static hypura_status check(const struct engine *engine, hypura_error *error)
 {
     const struct model *model = engine->open.model;
     if (model_parameters(model)->experts > UINT16_MAX)
-        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s has too many experts to share out over hosts",
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s has too many experts to distribute over hosts",
                          model_name(model));
     return HYPURA_OK;
 }
@@ -208,12 +211,11 @@ hypura_status share_wait(struct share *share, hypura_error *error)
     for (uint32_t rank = 1; rank < share->ranks; rank++) {
         struct ready ready;
         hypura_error *where = status ? &further : error;
-        hypura_status one =
-            message_expect(share->cluster, rank, MESSAGE_READY, share->model, sizeof ready, where);
+        hypura_status one = message_expect(share->cluster, rank, MESSAGE_READY, share->model, sizeof ready, where);
         if (!one)
             one = cluster_read(share->cluster, rank, &ready, sizeof ready, where);
         if (!one && (ready.digest != digest || ready.chunk == 0))
-            one = cluster_refuse(share->cluster, rank, "another plan than it was told", where);
+            one = cluster_refuse(share->cluster, rank, "the digest of another plan", where);
         if (!one)
             share->rows = (uint32_t)MIN((uint64_t)share->rows, ready.chunk);
         if (!one)

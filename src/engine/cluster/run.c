@@ -1,4 +1,4 @@
-/* Runs of steps whose weights another rank has: their rows go there, and what they leave comes back. */
+/* Runs of steps whose weights another rank has: sends it the rows and takes the results. */
 #include "engine/cluster/share.h"
 #include "engine/cpu/execute.h"
 
@@ -11,7 +11,7 @@ size_t share_run(const struct batch *batch, struct step_list list, size_t from, 
     const struct model_parameters *p = model_parameters(batch->open->model);
     if (!share || p->experts || layer < 0 || (uint32_t)layer >= p->layers)
         return 0;
-    /* The list may be a part of the layer's: it is the whole run that is one rank's. */
+    /* The list may be a part of the layer's steps, but one rank has the whole run. */
     const struct step_list whole = steps_of_layer(batch->open->steps, (uint32_t)layer);
     size_t first;
     const size_t left = steps_run_left(whole, (size_t)(&list.steps[from] - whole.steps), &first);
@@ -23,7 +23,7 @@ size_t share_run(const struct batch *batch, struct step_list list, size_t from, 
     return *rank ? MIN(left, list.count - from) : 0;
 }
 
-/* Rows of all buffers of a run; where each begins is known. */
+/* Sends rows of all buffers of a run; the other side knows their order and widths. */
 static hypura_status send_rows(struct batch *batch, uint32_t rank, const size_t *widths, size_t first, size_t count,
                                hypura_error *error)
 {

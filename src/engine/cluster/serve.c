@@ -1,4 +1,4 @@
-/* What ranks other than 0 do: they open the models that rank 0 opens, hold their experts or layers, and compute with
+/* Ranks other than 0: open the models that rank 0 opens, hold their share of experts or layers, and compute with
  * them. */
 #include "engine/cluster/part.h"
 #include "engine/cpu/execute.h"
@@ -10,10 +10,10 @@
 /* One opened model. */
 struct part {
     uint32_t model;
-    struct engine *engine; /* NULL: there is none here */
+    struct engine *engine; /* NULL: this entry is free */
     struct engine_options options;
     uint8_t *elsewhere; /* [unit_count] */
-    struct parts parts; /* of a file that is not whole; digests NULL: it is */
+    struct parts parts; /* of a partial file; digests NULL: the file is whole */
     uint16_t *choices;  /* [MESSAGE_ROWS_MOST][used] */
     bool placed, passing;
     struct counted counted;
@@ -45,7 +45,7 @@ static hypura_status fail(struct server *server, uint32_t model, const hypura_er
 
 static void end_pass(struct part *part)
 {
-    hypura_error changed; /* a file that was written to: the next read says so */
+    hypura_error changed; /* if a file was written to, the next read says so */
     if (part->passing && store_advance(part->engine->open.store, &changed))
         store_abandon(part->engine->open.store);
     part->passing = false;
@@ -113,7 +113,7 @@ static hypura_status send_list(struct server *server, const struct part *part, h
     return HYPURA_OK;
 }
 
-/* What is not in the file is a hole, which would be read as zeros. */
+/* Checks that the file has all experts of this rank: a missing one is a hole, which would be read as zeros. */
 static hypura_status check_parts(const struct part *part, hypura_error *error)
 {
     const struct model *model = part->engine->open.model;
@@ -135,16 +135,16 @@ static hypura_status on_ask(struct server *server, const struct message *message
     char path[MESSAGE_PATH_MOST + 1];
     struct part *part = NULL;
     if (message->bytes < sizeof ask || message->bytes > sizeof ask + MESSAGE_PATH_MOST)
-        return refuse(server, "a model without a name", error);
+        return refuse(server, "a model without a path", error);
     TRY(cluster_read(server->cluster, 0, &ask, sizeof ask, error));
     if (ask.path_bytes != message->bytes - sizeof ask)
-        return refuse(server, "a model without a name", error);
+        return refuse(server, "a model without a path", error);
     TRY(cluster_read(server->cluster, 0, path, ask.path_bytes, error));
     path[ask.path_bytes] = 0;
     for (uint32_t i = 0; i < MOST_PARTS && !part; i++)
         part = server->parts[i].engine ? NULL : &server->parts[i];
     if (!part) {
-        error_set(&failure, HYPURA_ERROR_MEMORY, "%u models are open, and there is no place for more", MOST_PARTS);
+        error_set(&failure, HYPURA_ERROR_MEMORY, "%u models are open already; no more are possible", MOST_PARTS);
         return fail(server, message->model, &failure, error);
     }
     part->model = message->model;
@@ -193,12 +193,11 @@ static hypura_status on_place(struct server *server, struct part *part, const st
 static const struct step *experts_of(const struct part *part, uint32_t layer)
 {
     const struct opened *open = &part->engine->open;
-    return layer < model_parameters(open->model)->layers
-               ? steps_find(steps_of_layer(open->steps, layer), STEP_EXPERTS)
-               : NULL;
+    return layer < model_parameters(open->model)->layers ? steps_find(steps_of_layer(open->steps, layer), STEP_EXPERTS)
+                                                         : NULL;
 }
 
-/* Choices, weights and rows, to where the executor reads them. */
+/* Reads choices, weights and rows to where the executor expects them. */
 static hypura_status read_task(struct server *server, struct part *part, const struct step *step,
                                const struct task *task, hypura_error *error)
 {
@@ -211,7 +210,8 @@ static hypura_status read_task(struct server *server, struct part *part, const s
     TRY(cluster_read(server->cluster, 0, part->choices, choices * sizeof *part->choices, error));
     if (task->weighed)
         TRY(cluster_read(server->cluster, 0, s->chosen_weights, choices * sizeof *s->chosen_weights, error));
-    TRY(cluster_read(server->cluster, 0, rows_of(batch, x->in), (size_t)task->rows * x->columns * sizeof(float), error));
+    TRY(cluster_read(server->cluster, 0, rows_of(batch, x->in), (size_t)task->rows * x->columns * sizeof(float),
+                     error));
     for (size_t i = 0; i < choices; i++) {
         if (part->choices[i] >= experts)
             return refuse(server, "experts that do not exist", error);
@@ -262,24 +262,24 @@ static hypura_status on_experts(struct server *server, struct part *part, const 
     struct task task;
     hypura_error failure;
     if (message->bytes < sizeof task || !part->placed)
-        return refuse(server, "rows for nothing", error);
+        return refuse(server, "rows that were not expected", error);
     TRY(cluster_read(server->cluster, 0, &task, sizeof task, error));
     const struct step *step = experts_of(part, task.layer);
     const uint32_t chunk = MIN(part->engine->batch.scratch.chunk, MESSAGE_ROWS_MOST);
     if (!step || task.rows == 0 || task.rows > chunk || task.used != step->experts.used ||
         task.columns != step->experts.columns || task.weighed != step->experts.weighs_input)
         return refuse(server, "rows of another model", error);
-    const uint64_t each = task.used * (sizeof *part->choices + (task.weighed ? sizeof(float) : 0)) +
-                          task.columns * sizeof(float);
+    const uint64_t each =
+        task.used * (sizeof *part->choices + (task.weighed ? sizeof(float) : 0)) + task.columns * sizeof(float);
     if (message->bytes != sizeof task + task.rows * each)
-        return refuse(server, "more or fewer rows than it said", error);
+        return refuse(server, "more or fewer rows than announced", error);
     TRY(read_task(server, part, step, &task, error));
     if (compute(part, step, &task, &failure))
         return fail(server, message->model, &failure, error);
     return send_rows(server, part, step, &task, error);
 }
 
-/* Reads and writes rows of buffers, as run.c does on the other side. */
+/* Reads or writes rows of buffers, in the same order as run.c on rank 0. */
 static hypura_status move_rows(struct server *server, struct batch *batch, const size_t *widths, bool out,
                                hypura_error *error)
 {
@@ -292,7 +292,7 @@ static hypura_status move_rows(struct server *server, struct batch *batch, const
     return HYPURA_OK;
 }
 
-/* Whether steps are a run, or a part of one, and all that they read is here. */
+/* Whether these steps are a run, or a part of one, and this rank holds all their units. */
 static bool has_run(const struct part *part, struct step_list list, size_t first, size_t count)
 {
     size_t begin;
@@ -321,14 +321,15 @@ static hypura_status compute_run(struct part *part, struct step_list steps, hypu
     return status;
 }
 
-static hypura_status on_run(struct server *server, struct part *part, const struct message *message, hypura_error *error)
+static hypura_status on_run(struct server *server, struct part *part, const struct message *message,
+                            hypura_error *error)
 {
     struct run_task task;
     struct step_rows_of_run rows;
     struct store_statistics store;
     hypura_error failure;
     if (message->bytes < sizeof task || !part->placed)
-        return refuse(server, "rows for nothing", error);
+        return refuse(server, "rows that were not expected", error);
     TRY(cluster_read(server->cluster, 0, &task, sizeof task, error));
     const struct opened *open = &part->engine->open;
     struct batch *batch = &part->engine->batch;
@@ -341,7 +342,7 @@ static hypura_status on_run(struct server *server, struct part *part, const stru
     steps_run_rows(layer, task.first, task.count, p->embedding, &rows);
     if (rows.in_width != task.in_width || rows.out_width != task.out_width ||
         message->bytes != sizeof task + task.rows * rows.in_width * sizeof(float))
-        return refuse(server, "more or fewer rows than it said", error);
+        return refuse(server, "more or fewer rows than announced", error);
     batch->rows = task.rows;
     TRY(move_rows(server, batch, rows.in, false, error));
     if (compute_run(part, (struct step_list){layer.steps + task.first, task.count}, &failure))
@@ -398,7 +399,7 @@ static hypura_status serve(struct server *server, hypura_error *error)
             TRY(on_ask(server, &message, error));
             continue;
         }
-        if (!part) { /* what could not be opened is closed, and not asked for anything */
+        if (!part) { /* after a failure to open, only these may follow */
             if (message.kind != MESSAGE_CLOSE && message.kind != MESSAGE_PASSED)
                 return refuse(server, "a request for a model that is not open", error);
             continue;
@@ -416,7 +417,7 @@ static hypura_status serve(struct server *server, hypura_error *error)
         else if (message.kind == MESSAGE_CLOSE)
             close_part(part);
         else
-            return refuse(server, "an answer where a question was due", error);
+            return refuse(server, "an answer instead of a request", error);
     }
 }
 

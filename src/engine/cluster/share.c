@@ -12,7 +12,7 @@ static uint32_t owner(const struct share *share, const struct step *experts, uin
     return share->owners[experts->experts.first + expert];
 }
 
-/* Choices of a row that a rank has. */
+/* The number of a row's chosen experts that a rank has. */
 static uint32_t choices_of(const struct batch *batch, const struct step *experts, size_t row, uint32_t rank)
 {
     const uint32_t used = experts->experts.used, *chosen = batch->scratch.chosen + row * used;
@@ -22,7 +22,7 @@ static uint32_t choices_of(const struct batch *batch, const struct step *experts
     return count;
 }
 
-/* The rows first to first + count that chose an expert of this rank. */
+/* Sends a rank those of the rows first to first + count that chose any of its experts. */
 static hypura_status send_task(struct batch *batch, const struct step *experts, uint32_t rank, size_t first,
                                size_t count, hypura_error *error)
 {
@@ -30,10 +30,8 @@ static hypura_status send_task(struct batch *batch, const struct step *experts, 
     struct cluster *cluster = share->cluster;
     const struct step_experts *x = &experts->experts;
     const struct scratch *s = &batch->scratch;
-    struct task task = {.layer = (uint32_t)experts->layer,
-                        .used = x->used,
-                        .columns = x->columns,
-                        .weighed = x->weighs_input};
+    struct task task = {
+        .layer = (uint32_t)experts->layer, .used = x->used, .columns = x->columns, .weighed = x->weighs_input};
     for (size_t r = first; r < first + count; r++) {
         const uint32_t choices = choices_of(batch, experts, r, rank);
         if (!choices)
@@ -67,7 +65,7 @@ static hypura_status send_task(struct batch *batch, const struct step *experts, 
     return cluster_flush(cluster, rank, error);
 }
 
-/* The rows from one on, as many as the others take at once. */
+/* Sends the rows from "first" on, as many as the other ranks take at once. */
 static hypura_status send_tasks(struct batch *batch, const struct step *experts, size_t first, hypura_error *error)
 {
     struct share *share = batch->share;
@@ -86,7 +84,7 @@ static hypura_status send_tasks(struct batch *batch, const struct step *experts,
     return HYPURA_OK;
 }
 
-/* The step that computes what a router chose; NULL where what it reads is made after the choice only. */
+/* The step that computes the chosen experts; NULL if a step after the router writes its input. */
 static const struct step *experts_after(const struct step *route)
 {
     const struct step *experts = route;
@@ -107,7 +105,7 @@ hypura_status share_begin(struct batch *batch, const struct step *route, hypura_
 /* ---- what comes back -----------------------------------------------------------------------------------------------
  */
 
-/* Each result to its place; out NULL: nowhere. */
+/* Receives a rank's results, each to its place in out. */
 static hypura_status take_rows(struct batch *batch, uint32_t rank, float *out, hypura_error *error)
 {
     struct share *share = batch->share;
@@ -130,7 +128,8 @@ static hypura_status take_rows(struct batch *batch, uint32_t rank, float *out, h
     return HYPURA_OK;
 }
 
-/* Of all ranks: also after an error of one, or what the others sent would be taken for another layer's. */
+/* Receives the results of all ranks: even after an error of one, or the others' results would be taken for those of
+ * another layer. */
 static hypura_status take_all(struct batch *batch, hypura_error *error)
 {
     struct share *share = batch->share;
@@ -172,13 +171,13 @@ void share_drop(struct batch *batch)
     share->experts = NULL;
 }
 
-/* ---- besides -------------------------------------------------------------------------------------------------------
+/* ---- prefetches, passes, statistics --------------------------------------------------------------------------------
  */
 
 void share_prefetch(struct batch *batch, uint32_t layer, unit_number first, const struct likely *likely, uint32_t count)
 {
     struct share *share = batch->share;
-    hypura_error error; /* what is lost is found out by who waits for it */
+    hypura_error error; /* the next call that waits for the rank reports its loss */
     for (uint32_t rank = 1; rank < share->ranks; rank++) {
         uint64_t own = 0;
         for (uint32_t i = 0; i < count; i++)
