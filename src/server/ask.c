@@ -1,11 +1,11 @@
-/* Asking a server that runs, for the commands that show and change what it does. */
+/* Sends requests to a running server, for commands such as "hypura ps". */
 #include "server/fetch.h"
 #include "server/server.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* out may be NULL: then the answer need be no JSON. */
+/* out may be NULL: then the answer need not be JSON. */
 static hypura_status ask(const char *method, const char *path, const char *body, json_t **out, hypura_error *error)
 {
     char url[512];
@@ -40,7 +40,7 @@ hypura_status server_ask(const char *path, const char *body, json_t **out, hypur
     return ask(NULL, path, body, out, error);
 }
 
-/* At the usual address Ollama may listen, whose models nobody here may mean. */
+/* Ollama uses the same default address, and its models must not be deleted. */
 static hypura_status expect_own_kind(hypura_error *error)
 {
     json_t *version;
@@ -49,7 +49,8 @@ static hypura_status expect_own_kind(hypura_error *error)
         return status;
     if (!json_object_get(version, "hypura"))
         status = error_set(error, HYPURA_ERROR_UNSUPPORTED,
-                           "another program serves there: it was not asked to delete anything");
+                           "the program that answers there is not hypura serve, so it was not asked to delete the "
+                           "model: check HYPURA_HOST");
     json_decref(version);
     return status;
 }
@@ -63,7 +64,7 @@ hypura_status server_delete(const char *name, hypura_error *error)
     char *body = request ? json_dumps(request, 0) : NULL;
     json_decref(request);
     if (!body)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "the name is not UTF-8 text");
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "the model's name is not UTF-8 text");
     hypura_status status = ask("DELETE", "/api/delete", body, NULL, error);
     free(body);
     return status;

@@ -1,5 +1,5 @@
-/* Ollama's /api/blobs: files that a client sends under their SHA-256, for POST /api/create to make models of. They lie
- * in the folder "blobs" of the model folder until they are used, or for a day. */
+/* Ollama's /api/blobs: files that a client uploads under their SHA-256, from which POST /api/create makes models. They
+ * stay in the subfolder "blobs" of the model folder until they are used, or for a day. */
 #include "core/durable.h"
 #include "server/registry.h"
 #include "server/server_private.h"
@@ -16,7 +16,7 @@
 
 #define KEPT_SECONDS (24 * 3600)
 
-/* One that is on its way. */
+/* A blob that is being uploaded. */
 struct upload {
     char path[PATH_MAX], partial[PATH_MAX + 32];
     char digest[65];
@@ -54,7 +54,7 @@ void registry_forget_blobs(const struct registry *registry)
         closedir(list);
 }
 
-/* ---- sending one ----------------------------------------------------------------------------------------------------
+/* ---- uploading ----------------------------------------------------------------------------------------------------
  */
 
 static void drop_file(struct upload *upload)
@@ -110,7 +110,7 @@ bool take_blob(struct exchange *exchange, const char *data, size_t size)
 {
     struct upload *upload = upload_of(exchange);
     if (!upload || upload->there || upload->error.status)
-        return upload != NULL; /* the rest is of no use, but the client sends it before it listens */
+        return upload != NULL; /* discards the rest, which the client sends before it reads the answer */
     sha256_add(&upload->sha, data, size);
     while (size) {
         ssize_t written = write(upload->file, data, size);
@@ -127,7 +127,7 @@ bool take_blob(struct exchange *exchange, const char *data, size_t size)
     return true;
 }
 
-/* Away from the HTTP thread: a drive may take seconds. */
+/* Runs on its own thread, since flushing to a drive may take seconds. */
 static void bring_to_disk(struct exchange *exchange)
 {
     struct upload *upload = exchange_kept(exchange);

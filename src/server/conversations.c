@@ -1,25 +1,24 @@
-/* What /v1/responses keeps, so that a request can go on from an earlier answer: in memory, the newest ones, until the
- * server ends. */
+/* The answers that /v1/responses keeps, so that a request can continue an earlier one: the newest ones, in memory. */
 #include "server/server_private.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #define MOST_CONVERSATIONS 1024u
-/* Little, next to a model. */
+/* Small next to a model. */
 #define MOST_BYTES ((size_t)4 << 20)
 
 struct conversation {
     char id[48];
-    /* JSON text: as objects, many small messages take many times what is counted. */
-    char *response; /* as it was answered */
-    char *messages; /* of the chat, the answer included, the instructions not */
+    /* JSON as text: as objects, many small messages would take many times what MOST_BYTES counts. */
+    char *response; /* as it was sent */
+    char *messages; /* the chat with the answer, without the instructions */
     size_t bytes;
 };
 
 struct conversations {
     pthread_mutex_t mutex;
-    struct conversation ring[MOST_CONVERSATIONS]; /* from first on, the oldest first */
+    struct conversation ring[MOST_CONVERSATIONS]; /* the oldest is at first */
     size_t first, count, bytes;
 };
 
@@ -37,7 +36,7 @@ static struct conversation *find(struct conversations *all, const char *id)
     return NULL;
 }
 
-/* A conversation that was forgotten keeps its place in the ring, empty. */
+/* A deleted conversation leaves an empty element in the ring. */
 static void empty(struct conversations *all, struct conversation *one)
 {
     all->bytes -= one->bytes;

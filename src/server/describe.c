@@ -1,5 +1,5 @@
-/* What a model's file says of itself, for lists. Reading the metadata of a large vocabulary takes a while, so the last
- * answers are kept. */
+/* Describes models for lists, from the headers of their files. Reading a large vocabulary takes a while, so the last
+ * descriptions are cached. */
 #include "model/model.h"
 #include "server/server_private.h"
 
@@ -40,7 +40,7 @@ static const char *quantisation_name(uint32_t type)
     return type < COUNT_OF(names) && names[type] ? names[type] : "unknown";
 }
 
-/* Some bytes of every tensor: another training of the same model is another version. */
+/* Adds some bytes of every tensor, so that a retrained model gets another digest. */
 static hypura_status add_samples(struct sha256 *sha, const struct gguf *file, hypura_error *error)
 {
     int opened = -1;
@@ -83,7 +83,7 @@ static void find_abilities(struct description *out, const struct gguf *file)
         gguf_find(file, "tokenizer.ggml.fim_pre_token_id") || gguf_find(file, "tokenizer.ggml.prefix_token_id");
 }
 
-/* A file that is no model has a description too, and so has one that may not be read. */
+/* A file that is not a model, or not readable, gets a description as well instead of an error. */
 static bool is_file_at_fault(const char *path, hypura_status status)
 {
     return status == HYPURA_ERROR_FORMAT || status == HYPURA_ERROR_UNSUPPORTED || access(path, R_OK) != 0;

@@ -1,4 +1,4 @@
-/* hypura/endpoint.h: requests that come from this process get the same answers, without HTTP. */
+/* Implements hypura/endpoint.h: answers requests of this process as the server would, without HTTP. */
 #include "api/opening.h"
 #include "server/http_private.h"
 #include "server/loaded.h"
@@ -12,20 +12,20 @@
 
 #define USUAL_SESSIONS 4
 #define BODY_LIMIT ((size_t)32 << 20)
-#define AHEAD 2 /* requests that may wait for each that can be in work */
+#define AHEAD 2 /* waiting requests per session */
 
 struct hypura_endpoint {
     struct http http;
     struct opening opening;
     char *path;
-    const char *model; /* the path, as server_options has models */
+    const char *model; /* the path, as server_options.models takes it */
     char name[256];
 };
 
 /* ---- loading --------------------------------------------------------------------------------------------------------
  */
 
-/* A job that is over once its model is there, or cannot be. Whoever waits owns it. */
+/* A job that is done once its model is loaded or refused. It is on the stack of the thread that waits for it. */
 struct arrival {
     struct job job; /* first */
     pthread_mutex_t mutex;
@@ -97,7 +97,7 @@ static void take_name(void *context, struct loaded_model *loaded)
     snprintf(endpoint->name, sizeof endpoint->name, "%s", loaded->entry.name);
 }
 
-/* Models come from this one file: nothing is looked for in a folder, and no request adds one. */
+/* Opens a server with this one model and without a model folder. */
 static hypura_status open_endpoint(hypura_endpoint *endpoint, const char *path, const hypura_options *given,
                                    hypura_error *error)
 {
@@ -111,7 +111,8 @@ static hypura_status open_endpoint(hypura_endpoint *endpoint, const char *path, 
         return error_set(error, HYPURA_ERROR_ARGUMENT, "options.sessions is %u: an endpoint has at most %d",
                          options.parallel, HYPURA_ENDPOINT_SESSIONS);
     if (endpoint->opening.given.text_only)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "an endpoint answers requests: it needs more than text_only");
+        return error_set(error, HYPURA_ERROR_ARGUMENT,
+                         "an endpoint needs the model's weights: leave options.text_only unset");
     if (access(path, R_OK))
         return error_set_errno(error, errno, "cannot open %s", path);
     status = keep_options(&endpoint->opening, error);
@@ -140,7 +141,7 @@ hypura_status hypura_endpoint_open(hypura_endpoint **out, const char *path, cons
         return status;
     pthread_mutex_init(&endpoint->http.mutex, NULL);
     status = open_endpoint(endpoint, path, options, error);
-    endpoint->http.server.options.engine.progress = NULL; /* of this loading: its context may be gone at another */
+    endpoint->http.server.options.engine.progress = NULL; /* a later reload may outlive its context */
     if (status) {
         hypura_endpoint_close(endpoint);
         return status;
@@ -148,7 +149,7 @@ hypura_status hypura_endpoint_open(hypura_endpoint **out, const char *path, cons
     loaded_each(endpoint->http.server.models, take_name, endpoint);
     if (!*endpoint->name) {
         hypura_endpoint_close(endpoint);
-        return error_set(error, HYPURA_ERROR_IO, "%s changed while it was loaded", path);
+        return error_set(error, HYPURA_ERROR_IO, "%s was changed while it was being loaded", path);
     }
     *out = endpoint;
     return HYPURA_OK;
@@ -166,7 +167,7 @@ void hypura_endpoint_close(hypura_endpoint *endpoint)
     memory_free(endpoint);
 }
 
-/* ---- asking ---------------------------------------------------------------------------------------------------------
+/* ---- requests ------------------------------------------------------------------------------------------------------
  */
 
 static const struct route *find(const char *path)
@@ -195,7 +196,7 @@ static hypura_status read_body(json_t **out, const char *body, size_t size, hypu
     json_error_t where;
     uint64_t failures = memory_failures();
     if (size > BODY_LIMIT)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "the request has %zu bytes; at most %zu are possible", size,
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "the request has %zu bytes, more than the limit of %zu", size,
                          BODY_LIMIT);
     json_t *json = json_loadb(body, size, 0, &where);
     hypura_status status = memory_check(failures, "request", error);
@@ -203,9 +204,10 @@ static hypura_status read_body(json_t **out, const char *body, size_t size, hypu
         status = error_set(error, HYPURA_ERROR_ARGUMENT, "the request is not valid JSON: line %d, column %d: %s",
                            where.line, where.column, where.text);
     else if (!status && !json_is_object(json))
-        status = error_set(error, HYPURA_ERROR_ARGUMENT, "the request is JSON, but no object");
+        status = error_set(error, HYPURA_ERROR_ARGUMENT, "the request is JSON, but not an object");
     else if (!status && json_is_true(json_object_get(json, "stream")))
-        status = error_set(error, HYPURA_ERROR_ARGUMENT, "the answer is given as a whole, without \"stream\"");
+        status =
+            error_set(error, HYPURA_ERROR_ARGUMENT, "\"stream\" is not supported here: the answer comes as a whole");
     if (status)
         json_decref(json);
     else
@@ -220,9 +222,11 @@ hypura_status hypura_endpoint_ask(hypura_endpoint *endpoint, const char *path, c
     json_t *json = NULL;
     const struct route *route = is_of_a_model(path) ? find(path) : NULL;
     if (!route)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "nothing answers to \"%.100s\"", path);
+        return error_set(
+            error, HYPURA_ERROR_ARGUMENT,
+            "unknown path \"%.100s\": it must be that of a request to a model, such as /v1/chat/completions", path);
     hypura_status status = read_body(&json, body, size, error);
-    if (!status && json_object_set_new(json, "model", json_string(endpoint->name))) /* whatever it names */
+    if (!status && json_object_set_new(json, "model", json_string(endpoint->name))) /* replaces any other name */
         status = error_set(error, HYPURA_ERROR_MEMORY, "no memory for the request");
     if (!status)
         status = ALLOCATE(&exchange, 1, "request", error);
@@ -247,7 +251,7 @@ hypura_status hypura_endpoint_ask(hypura_endpoint *endpoint, const char *path, c
     return HYPURA_OK;
 }
 
-/* ---- looking in -----------------------------------------------------------------------------------------------------
+/* ---- state and budget ----------------------------------------------------------------------------------------------
  */
 
 void hypura_endpoint_get_state(hypura_endpoint *endpoint, hypura_endpoint_state *out)

@@ -1,4 +1,4 @@
-/* GET /api/hypura/events: what the machine does, as server-sent events, four times a second (docs/api.md). */
+/* GET /api/hypura/events: the state of models and memory as server-sent events, four times a second (docs/api.md). */
 #include "server/server_private.h"
 #include "server/worker.h"
 
@@ -8,16 +8,16 @@
 #define MAX_LISTENERS 32
 #define MAX_BACKLOG (1 << 20) /* a listener that does not read is dropped */
 
-/* One who listens, and to what. */
+/* A client of the event stream. */
 struct listener {
     struct exchange *exchange;
-    char *model;       /* that was asked for; NULL: the one that was used last */
-    uint64_t told;     /* the number of the model that it was told of */
-    uint64_t told_all; /* the sum of all numbers by then */
+    char *model;       /* the requested one; NULL: the most recently used */
+    uint64_t told;     /* number of the model last reported */
+    uint64_t told_all; /* sum of all numbers at that time */
     bool begun;
 };
 
-/* What is remembered of a model from one tick to the next. */
+/* A model's statistics at the previous tick. */
 struct before {
     uint64_t number, time;
     struct engine_statistics statistics;
@@ -28,10 +28,10 @@ struct events {
     pthread_mutex_t mutex;
     struct listener listeners[MAX_LISTENERS];
     size_t count;
-    struct before before[SERVER_MOST_LOADED]; /* the ticking thread's */
+    struct before before[SERVER_MOST_LOADED]; /* used by the ticking thread only */
 };
 
-/* What one look at a model gives. */
+/* A snapshot of a model. */
 struct picture {
     uint64_t number;
     char *name;
@@ -43,7 +43,7 @@ struct pictures {
     struct picture items[SERVER_MOST_LOADED];
     struct before before[SERVER_MOST_LOADED];
     size_t count;
-    uint64_t all; /* the sum of the numbers: another one when another model is loaded or one has gone */
+    uint64_t all; /* sum of the models' numbers: changes when a model is loaded or unloaded */
 };
 
 static char state_letter(enum unit_state state)
@@ -62,7 +62,7 @@ static char state_letter(enum unit_state state)
     }
 }
 
-/* The tensors of a layer: in one letter where most of their bytes are, and the share of them that is in memory. */
+/* Returns a letter for where most bytes of a layer's tensors are; *in_memory: their share that is in memory. */
 static char look_at_layer(struct loaded_model *loaded, const struct model_layer *layer, double *in_memory)
 {
     struct store *store = engine_store(loaded->engine);
@@ -95,7 +95,7 @@ static json_t *model_json(struct loaded_model *loaded)
                      plan->predicted_tokens_per_second);
 }
 
-/* One string a layer, a letter an expert. */
+/* One string per layer, one letter per expert. */
 static json_t *map_json(struct loaded_model *loaded)
 {
     const struct model *model = engine_model(loaded->engine);
@@ -136,7 +136,7 @@ static json_t *lit_json(struct loaded_model *loaded)
     return lit;
 }
 
-/* Where the model's files are on several: what each brought, and how fast it is. */
+/* What each drive delivered and how fast it is, if the model's files are on several. */
 static json_t *drives_json(const struct engine_statistics *now)
 {
     json_t *array = json_array();
@@ -205,7 +205,7 @@ static void drop(struct events *events, size_t i)
     events->listeners[i] = events->listeners[--events->count];
 }
 
-/* The picture that somebody listens to; NULL: its model is not loaded. */
+/* The picture that a listener gets; NULL: its model is not loaded. */
 static const struct picture *picture_for(const struct pictures *pictures, const struct listener *listener)
 {
     for (size_t i = 0; i < pictures->count; i++) {
@@ -234,7 +234,7 @@ static bool tell(const struct pictures *pictures, struct listener *listener, con
     return exchange_write_event(exchange, "state", json_incref(picture ? picture->state : none));
 }
 
-/* What holds for all models. */
+/* Adds what is the same for all models. */
 static void add_common(struct server *server, json_t *state)
 {
     json_object_set_new(state, "memory_bytes", json_integer((json_int_t)memory_resident_bytes()));
@@ -275,7 +275,7 @@ void events_tick(struct events *events)
     pthread_mutex_unlock(&events->mutex);
 }
 
-/* ?model=NAME: of that one, whatever was used last. */
+/* ?model=NAME selects a model instead of the most recently used one. */
 void handle_events(struct exchange *exchange)
 {
     struct events *events = exchange_server(exchange)->events;

@@ -5,7 +5,7 @@
 #include <string.h>
 #include <time.h>
 
-/* ---- which one ------------------------------------------------------------------------------------------------------
+/* ---- finding ------------------------------------------------------------------------------------------------------
  */
 
 void loaded_adapter_path(const struct loaded_models *models, const struct model_entry *entry, char *path, size_t room)
@@ -42,7 +42,7 @@ struct loaded_model *loaded_find_file(struct loaded_models *models, const struct
 struct loaded_model *loaded_find(struct loaded_models *models, const struct model_entry *entry, uint32_t context)
 {
     struct loaded_model *model = loaded_find_file(models, entry);
-    /* A file that was replaced is another model, and one whose GPU is gone answers nobody. */
+    /* A replaced file is another model, and a model whose GPU was lost cannot answer. */
     if (!model || model->gone || engine_lost(model->engine) || !same_version(&model->entry, entry))
         return NULL;
     uint32_t positions = engine_plan(model->engine)->positions;
@@ -96,14 +96,15 @@ static hypura_status open_engine(struct loaded_models *models, struct loaded_mod
     }
     while (status == HYPURA_ERROR_MEMORY && options->sequences > 1) {
         options->sequences /= 2;
-        server_log("warning", "the budget is too small for so many answers at once", "parallel=%u", options->sequences);
+        server_log("warning", "the budget is too small for --parallel: fewer answers run at once", "parallel=%u",
+                   options->sequences);
         status = engine_open(&fresh->engine, fresh->entry.path, options, error);
     }
     return status;
 }
 
-/* What it takes of the budget: what was resident when it was planned and was not before, and all that is planned.
- * first: there was no other when it was planned; others may have gone since. */
+/* Computes the model's share of the budget: what became resident until it was planned, and all that is planned. first:
+ * no other model was loaded when it was planned; some may have been unloaded since. */
 static void set_share(struct loaded_models *models, struct loaded_model *fresh, uint64_t resident, int64_t reserved,
                       bool first)
 {
@@ -113,7 +114,7 @@ static void set_share(struct loaded_models *models, struct loaded_model *fresh, 
                    plan->table_bytes + plan->kv_bytes + plan->scratch_bytes;
     struct engine_statistics s;
     engine_statistics(fresh->engine, &s);
-    if (!plan->pool_bytes) /* else the pool lends it */
+    if (!plan->pool_bytes) /* otherwise it comes out of the pool */
         fresh->bytes += s.prefix.limit;
     fresh->opened_pool = plan->pool_bytes;
     fresh->engine_budget = plan->budget;
@@ -126,7 +127,7 @@ static void set_share(struct loaded_models *models, struct loaded_model *fresh, 
         fresh->all_gpu_bytes += fresh->gpu_bytes[d];
     const struct model *model = engine_model(fresh->engine);
     unit_number embedding = plan->embedding_rows ? model_tensor(model, ROLE_TOKEN_EMBEDDING) : NO_UNIT;
-    unit_number table = model_tensor(model, ROLE_TABLE); /* rows of both come when a token wants them */
+    unit_number table = model_tensor(model, ROLE_TABLE); /* single rows of both are read as tokens need them */
     for (unit_number u = 0; u < plan->unit_count; u++) {
         if (u != embedding && u != table)
             fresh->streamed += plan_bytes_on_storage(plan, u, plan_unit_footprint(model_unit(model, u)));
@@ -203,7 +204,7 @@ void loaded_discard(struct loaded_models *models, struct loaded_model *fresh)
     free_loaded(fresh);
 }
 
-/* A driver that cannot do what it is asked would fail each request anew, once the model was read anew. */
+/* If a driver cannot run the model at all, each request would load the model again and then fail. */
 static bool failed_at_once(struct engine *engine)
 {
     struct engine_statistics s;
@@ -243,7 +244,7 @@ void loaded_keep(struct loaded_models *models, struct loaded_model *model, const
     pthread_mutex_unlock(&models->mutex);
 }
 
-/* Files go without a request, too: by hypura rm, or by hand. */
+/* Files also change without a request: by hypura rm, or by hand. */
 static void look_at_files(struct loaded_models *models, uint64_t now)
 {
     if (now - models->looked < 1000000000u)
@@ -277,7 +278,7 @@ uint64_t loaded_expire(struct loaded_models *models)
 /* ---- another budget -------------------------------------------------------------------------------------------------
  */
 
-/* The worker loads by itself here: the end of the server does not wait for it. */
+/* Here the worker's own thread loads, so the load must end when the server stops. */
 static bool go_on_reopening(void *context, uint64_t done, uint64_t total)
 {
     const struct server *server = context;
@@ -325,7 +326,7 @@ hypura_status loaded_reload(struct loaded_models *models, uint64_t budget, bool 
     loaded_set_budget(models, budget, NULL);
     status = reopen(models, &entry, context, error);
     if (status) {
-        hypura_error ignored = {0}; /* it is in the log; the next request tries again */
+        hypura_error ignored = {0}; /* it was logged, and the next request tries again */
         loaded_set_budget(models, before, NULL);
         reopen(models, &entry, context, &ignored);
     }
@@ -407,7 +408,7 @@ void loaded_names_changed(struct loaded_models *models)
     pthread_mutex_unlock(&models->mutex);
 }
 
-/* ---- looking in ----------------------------------------------------------------------------------------------------
+/* ---- listing -------------------------------------------------------------------------------------------------------
  */
 
 void loaded_each(struct loaded_models *models, void (*look)(void *context, struct loaded_model *loaded), void *context)
@@ -438,7 +439,7 @@ static void add_to_list(void *context, struct loaded_model *loaded)
     char expires[40], digest[65];
     clock_gettime(CLOCK_REALTIME, &now);
     uint64_t ticks = clock_nanoseconds();
-    /* For good is told as a century, since clients parse a time. */
+    /* Clients parse a time, so "forever" becomes a century. */
     uint64_t rest = loaded->expires == UINT64_MAX ? (uint64_t)100 * 365 * 86400 * 1000000000u
                     : loaded->expires > ticks     ? loaded->expires - ticks
                                                   : 0;
@@ -464,7 +465,7 @@ json_t *loaded_ps(struct loaded_models *models, hypura_error *error)
     return NULL;
 }
 
-/* ---- beginning and end ---------------------------------------------------------------------------------------------
+/* ---- creating and destroying ---------------------------------------------------------------------------------------
  */
 
 hypura_status loaded_create(struct loaded_models **out, struct server *server, hypura_error *error)

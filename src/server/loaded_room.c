@@ -1,12 +1,13 @@
-/* Who gets how much of the memory. */
+/* Divides the memory budget among models and requests. */
 #include "server/loaded_private.h"
 
 #include <string.h>
 
-/* Of the budget, for requests without asking: of a large one, what plans set aside; at least so much. */
+/* This part of the budget, and at least LEAST_REQUESTS, is reserved for requests. Plans of large budgets set as much
+ * aside. */
 #define REQUESTS_SHARE 256
 #define LEAST_REQUESTS ((uint64_t)4 << 20)
-/* A budget that is chosen when the first model is loaded, until then. */
+/* Assumed until the first model is loaded, if the budget is only chosen then. */
 #define UNKNOWN_BUDGET ((uint64_t)512 << 20)
 
 bool loaded_is_used(const struct loaded_model *model)
@@ -14,7 +15,6 @@ bool loaded_is_used(const struct loaded_model *model)
     return model->active || model->held;
 }
 
-/* The one that was used longest ago, but after that time; NULL: there is none. */
 struct loaded_model *loaded_oldest(const struct loaded_models *models, bool idle, uint64_t after)
 {
     struct loaded_model *found = NULL;
@@ -29,7 +29,7 @@ struct loaded_model *loaded_oldest(const struct loaded_models *models, bool idle
 /* ---- the budget -----------------------------------------------------------------------------------------------------
  */
 
-/* What models hold, and those that are in use; with the mutex. */
+/* What all models hold, or only those in use. With the mutex held. */
 static uint64_t held_bytes(const struct loaded_models *models, bool busy_only)
 {
     uint64_t bytes = 0;
@@ -51,7 +51,6 @@ static uint64_t budget_now(const struct loaded_models *models)
     return models->count ? models->total : models->budget ? models->budget : UNKNOWN_BUDGET;
 }
 
-/* For requests. */
 static uint64_t room_for_requests(const struct loaded_models *models)
 {
     return MAX(budget_now(models) / REQUESTS_SHARE, LEAST_REQUESTS);
@@ -64,7 +63,6 @@ static uint64_t free_bytes(const struct loaded_models *models)
     return (int64_t)models->total > taken ? (uint64_t)((int64_t)models->total - taken) : 0;
 }
 
-/* What the pool of a model could do without. */
 uint64_t loaded_can_give(const struct loaded_model *model, bool to_the_least)
 {
     struct store_statistics s;
@@ -84,8 +82,6 @@ static bool change_pool(struct loaded_model *model, int64_t bytes)
     return true;
 }
 
-/* Takes so much from pools, with the mutex: of models that nobody uses first, and of those the ones that were used
- * longest ago. */
 bool loaded_take_from_pools(struct loaded_models *models, uint64_t bytes, bool to_the_least)
 {
     for (int pass = 0; pass < 2 && bytes; pass++) {
@@ -99,12 +95,12 @@ bool loaded_take_from_pools(struct loaded_models *models, uint64_t bytes, bool t
     return bytes == 0;
 }
 
-/* With the mutex. The one that was used last first. */
+/* With the mutex held. The most recently used model gets memory first. */
 static void spread(struct loaded_models *models)
 {
     uint64_t before = UINT64_MAX;
     if (models->opening)
-        return; /* that is its own */
+        return; /* the free memory is for that model */
     for (uint32_t i = 0; i < models->count; i++) {
         struct loaded_model *model = NULL;
         for (uint32_t k = 0; k < models->count; k++) {
@@ -142,9 +138,9 @@ hypura_status loaded_set_budget(struct loaded_models *models, uint64_t bytes, hy
         for (uint32_t i = 0; i < models->count; i++)
             pools += loaded_can_give(models->items[i], true);
         if (less > free && less - free > pools)
-            status = error_set(error, HYPURA_ERROR_MEMORY, "more than that is in memory for good");
+            status = error_set(error, HYPURA_ERROR_MEMORY, "the loaded models cannot release so much memory");
         else if (less > free && !loaded_take_from_pools(models, less - free, true))
-            status = error_set(error, HYPURA_ERROR_MEMORY, "the pools cannot be made so small");
+            status = error_set(error, HYPURA_ERROR_MEMORY, "the pools cannot shrink so far");
     }
     if (!status) {
         models->budget = models->total = bytes;
@@ -160,7 +156,7 @@ uint64_t loaded_resident(struct loaded_models *models)
     pthread_mutex_lock(&models->mutex);
     uint64_t grown = resident - MIN(resident, models->base), held = held_bytes(models, false);
     pthread_mutex_unlock(&models->mutex);
-    return MIN(grown, held); /* answers in work and the like are not given back with a model */
+    return MIN(grown, held); /* memory of running answers, for example, does not go with a model */
 }
 
 uint64_t loaded_budget(struct loaded_models *models)
@@ -182,13 +178,13 @@ static uint64_t pools_can_give(const struct loaded_models *models)
     return bytes;
 }
 
-/* With the mutex. */
+/* With the mutex held. */
 static bool lend(struct loaded_models *models, uint64_t bytes)
 {
     uint64_t before = MAX(models->lent, room_for_requests(models)), after = models->lent + bytes;
     if (after <= before)
         return true;
-    if (models->opening) /* it was promised what is free */
+    if (models->opening) /* the free memory is for that model */
         return false;
     if (!models->count)
         return after <= budget_now(models) / 2;
@@ -234,7 +230,7 @@ uint64_t loaded_lendable(struct loaded_models *models)
 /* ---- opening --------------------------------------------------------------------------------------------------------
  */
 
-/* Others may come to hold more than they hold now: that is theirs already. */
+/* What other models may still come to hold is reserved for them. */
 bool loaded_options(struct loaded_models *models, uint32_t context, struct engine_options *options)
 {
     *options = models->server->options.engine;

@@ -1,26 +1,26 @@
-/* Makes room for a model that is asked for: models that are unused go, or give a part of their pools. */
+/* Makes room for a requested model: unloads unused models, or shrinks pools. */
 #include "server/loaded_private.h"
 
 #include <string.h>
 
-/* A model that takes at most this part of the budget is small, and is let in next to a large one. */
+/* A model that takes at most this part of the budget counts as small, and may be loaded next to a large one. */
 #define SMALL_SHARE 4
 
-/* A model that asks for room. */
+/* The model that needs room. */
 struct candidate {
     struct model *model;
     struct hardware *hardware;
     uint32_t context;
 };
 
-/* What a plan takes of its budget, and of that, what the model itself would. */
+/* What a plan takes of its budget, and the part of it that is the model's own. */
 struct fit {
     hypura_status status;
-    bool whole; /* nothing would be read while it runs */
+    bool whole; /* all weights would be in memory */
     uint64_t taken, own;
 };
 
-/* gone: what others will have given back by then. */
+/* gone: bytes that other models will have given back by then. */
 static struct fit plan_fit(struct loaded_models *models, const struct candidate *candidate, uint64_t gone)
 {
     struct engine_options options;
@@ -37,7 +37,7 @@ static struct fit plan_fit(struct loaded_models *models, const struct candidate 
     return fit;
 }
 
-/* Whether it could be opened if nothing else were loaded, for one answer at a time. */
+/* Whether the model could be opened for one answer at a time if no other were loaded. */
 static hypura_status plan_alone(struct loaded_models *models, const struct candidate *candidate, hypura_error *error)
 {
     struct engine_options options;
@@ -51,7 +51,7 @@ static hypura_status plan_alone(struct loaded_models *models, const struct candi
     return status;
 }
 
-/* Out of the pools of others, for one that is small. */
+/* Shrinks the pools of other models for a small one. */
 static bool take_for(struct loaded_models *models, const struct candidate *candidate)
 {
     uint64_t pools = 0, total = loaded_budget(models);
@@ -87,7 +87,7 @@ static enum loaded_room make_room(struct loaded_models *models, const struct can
         }
         if (!loaded_oldest(models, true, 0))
             return ROOM_LATER;
-        /* Where the large one is in use it does not help that others go. */
+        /* Next to a large model in use, unloading the unused ones may be in vain. */
         if (share.busy > share.total / SMALL_SHARE && !plan_fit(models, candidate, share.held - share.busy).whole)
             return ROOM_LATER;
         loaded_drop_oldest(models);
@@ -95,7 +95,7 @@ static enum loaded_room make_room(struct loaded_models *models, const struct can
     return ROOM_NOW;
 }
 
-/* What a name stood for before /api/create gave it another file or adapter. */
+/* Unloads what the name stood for before /api/create gave it another file or adapter. */
 static void drop_namesakes(struct loaded_models *models, const struct model_entry *entry,
                            const struct loaded_model *but)
 {
@@ -111,7 +111,7 @@ static hypura_status open_candidate(struct loaded_models *models, struct candida
 {
     struct engine_options options;
     loaded_options(models, candidate->context, &options);
-    options.mirror_count = 0; /* opening it for good looks for them */
+    options.mirror_count = 0; /* only opening the model needs them */
     hypura_status status = ALLOCATE(&candidate->hardware, 1, "hardware", error);
     if (!status)
         status = hardware_detect(candidate->hardware, entry->path, error);
@@ -120,7 +120,7 @@ static hypura_status open_candidate(struct loaded_models *models, struct candida
     return status;
 }
 
-/* A device that fails here is not there when the model is opened, perhaps: that is tried. */
+/* If the GPU fails here, the model may still open without it, so that is tried. */
 static bool can_never_be(struct loaded_models *models, const struct candidate *candidate, hypura_error *error)
 {
     hypura_status status = plan_alone(models, candidate, error);
@@ -140,7 +140,7 @@ enum loaded_room loaded_make_room(struct loaded_models *models, const struct mod
         return ROOM_LATER;
     drop_namesakes(models, entry, old);
     if (models->count == 0)
-        return ROOM_NOW; /* opening it tells whether it can be */
+        return ROOM_NOW; /* opening it shows whether it fits */
     struct candidate candidate = {.context = context};
     enum loaded_room room = ROOM_NEVER;
     if (!open_candidate(models, &candidate, entry, error) && !can_never_be(models, &candidate, error)) {

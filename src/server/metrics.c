@@ -10,7 +10,7 @@ static void put(struct buffer *out, const char *name, const char *type, const ch
                          name, value);
 }
 
-/* ---- of each model -------------------------------------------------------------------------------------------------
+/* ---- per model -----------------------------------------------------------------------------------------------------
  */
 
 struct row {
@@ -19,7 +19,7 @@ struct row {
 };
 
 struct model_figures {
-    char *name; /* as a label's value */
+    char *name; /* the value of the label */
     struct row rows[18];
 };
 
@@ -33,37 +33,40 @@ static void take_figures(void *context, struct loaded_model *loaded)
     struct figures *figures = context;
     struct model_figures *one = &figures->items[figures->count];
     struct engine_statistics s;
-    /* Names have no character that a label's value could not. */
+    /* Names contain no character that needs escaping in a label. */
     if (figures->count == SERVER_MOST_LOADED || string_copy(&one->name, loaded->entry.name, NULL))
         return;
     engine_statistics(loaded->engine, &s);
     const struct row rows[] = {
-        {"model_bytes", "gauge", "Share of the memory budget.", (double)loaded->bytes},
+        {"model_bytes", "gauge", "The model's share of the memory budget.", (double)loaded->bytes},
         {"weights_ram_bytes", "gauge", "Weights in memory.", (double)s.bytes_ram},
         {"weights_gpu_bytes", "gauge", "Weights on the GPU.", (double)s.bytes_gpu},
-        {"weights_storage_bytes", "gauge", "Weights in no memory.", (double)s.bytes_storage},
-        {"pool_bytes", "gauge", "Room for weights that stream.", (double)s.store.pool_bytes},
-        {"storage_read_bytes_total", "counter", "Read from storage since the model was loaded.",
+        {"weights_storage_bytes", "gauge", "Weights on storage only.", (double)s.bytes_storage},
+        {"pool_bytes", "gauge", "Memory for streamed weights.", (double)s.store.pool_bytes},
+        {"storage_read_bytes_total", "counter", "Bytes read from storage since the model was loaded.",
          (double)s.store.bytes_read},
         {"expert_hits_total", "counter", "Uses of experts that were in memory.", (double)s.store.expert_hits},
         {"expert_misses_total", "counter", "Uses of experts that had to be read.", (double)s.store.expert_misses},
-        {"expert_moves_total", "counter", "Experts that came to the GPU while running.", (double)s.store.expert_moves},
+        {"expert_moves_total", "counter", "Experts moved to the GPU while running.", (double)s.store.expert_moves},
         {"stall_seconds_total", "counter", "Time spent waiting for storage.", (double)s.store.stall_nanoseconds * 1e-9},
-        {"drafted_tokens_total", "counter", "Tokens that were drafted ahead.", (double)s.drafted_tokens},
-        {"accepted_tokens_total", "counter", "Of these, those that came true.", (double)s.accepted_tokens},
-        {"prefix_bytes", "gauge", "Memory that holds what was computed of texts.", (double)s.prefix.bytes},
-        {"prefix_tokens_total", "counter", "Tokens that came back from there or from the prefix cache's folder.",
+        {"drafted_tokens_total", "counter", "Drafted tokens.", (double)s.drafted_tokens},
+        {"accepted_tokens_total", "counter", "Drafted tokens that were accepted.", (double)s.accepted_tokens},
+        {"prefix_bytes", "gauge", "Memory that holds kept prefixes.", (double)s.prefix.bytes},
+        {"prefix_tokens_total", "counter",
+         "Tokens restored from kept prefixes, in memory or in the prefix cache's folder.",
          (double)s.prefix.restored_tokens},
-        {"prefix_read_bytes_total", "counter", "Read from that folder.", (double)s.prefix.read_bytes},
-        {"prefix_written_bytes_total", "counter", "Written to that folder.", (double)s.prefix.written_bytes},
+        {"prefix_read_bytes_total", "counter", "Bytes read from the prefix cache's folder.",
+         (double)s.prefix.read_bytes},
+        {"prefix_written_bytes_total", "counter", "Bytes written to the prefix cache's folder.",
+         (double)s.prefix.written_bytes},
         {"decode_seconds_total", "counter", "Time spent on batches that generate.", s.decode_seconds},
         {"prompt_seconds_total", "counter", "Time spent on batches of prompts.", s.prompt_seconds}};
-    _Static_assert(sizeof rows == sizeof one->rows, "each row is kept");
+    _Static_assert(sizeof rows == sizeof one->rows, "all rows fit");
     memcpy(one->rows, rows, sizeof rows);
     figures->count++;
 }
 
-/* All models of a row stand together, as the format requires. */
+/* The format requires that all samples of a metric follow each other. */
 static void put_models(struct buffer *out, struct loaded_models *models)
 {
     struct figures *figures;
@@ -93,23 +96,24 @@ void handle_metrics(struct exchange *exchange)
     struct server *server = exchange_server(exchange);
     struct server_counters *c = &server->counters;
     struct buffer out = {0};
-    put(&out, "uptime_seconds", "gauge", "Since the server began.", clock_seconds_since(server->start));
+    put(&out, "uptime_seconds", "gauge", "Time since the server started.", clock_seconds_since(server->start));
     put(&out, "requests_total", "counter", "HTTP requests.", (double)atomic_load(&c->requests));
     put(&out, "requests_refused_total", "counter", "Requests refused before they were served.",
         (double)atomic_load(&c->refused));
     put(&out, "requests_failed_total", "counter", "Requests that ended in a server error.",
         (double)atomic_load(&c->failed));
     put(&out, "answers_total", "counter", "Answers completed.", (double)atomic_load(&c->answers));
-    put(&out, "answers_cancelled_total", "counter", "Answers that their client left.",
+    put(&out, "answers_cancelled_total", "counter", "Answers whose client left before the end.",
         (double)atomic_load(&c->cancelled));
     put(&out, "prompt_tokens_total", "counter", "Tokens of prompts.", (double)atomic_load(&c->prompt_tokens));
-    put(&out, "prompt_tokens_cached_total", "counter", "Tokens of prompts that were in a cache already.",
+    put(&out, "prompt_tokens_cached_total", "counter", "Prompt tokens that were already in a cache.",
         (double)atomic_load(&c->cached_tokens));
     put(&out, "generated_tokens_total", "counter", "Tokens of answers.", (double)atomic_load(&c->generated_tokens));
-    put(&out, "answers_running", "gauge", "Requests in work.", worker_running(server->worker));
-    put(&out, "requests_waiting", "gauge", "Requests that wait: in the queue, for a model, for their prompt.",
+    put(&out, "answers_running", "gauge", "Running requests.", worker_running(server->worker));
+    put(&out, "requests_waiting", "gauge",
+        "Requests that wait in the queue, for a model, or for their prompt to be made.",
         worker_waiting(server->worker));
-    put(&out, "resident_bytes", "gauge", "Memory of the process.", (double)memory_resident_bytes());
+    put(&out, "resident_bytes", "gauge", "Resident memory of the process.", (double)memory_resident_bytes());
     put_models(&out, server->models);
     exchange_reply(exchange, out.failed ? 500 : 200, "text/plain; version=0.0.4; charset=utf-8",
                    out.data ? out.data : "", out.size);
@@ -120,7 +124,7 @@ void handle_metrics(struct exchange *exchange)
  */
 
 struct budget_job {
-    struct job job; /* first; without an exchange nobody waits */
+    struct job job; /* first; its exchange may be NULL */
     struct server *server;
     uint64_t bytes;
 };
@@ -170,7 +174,7 @@ static void start_reload(struct job *job, struct loaded_model *loaded, uint64_t 
     free_budget_job(job);
 }
 
-/* What the plan cannot follow in place is done by loading the model anew, once the answers in work are done. */
+/* If the budget cannot change in place, queues a job that reloads the model after the running answers. */
 void change_budget(struct server *server, struct exchange *exchange, uint64_t bytes)
 {
     hypura_error error = {0};
@@ -192,7 +196,7 @@ void change_budget(struct server *server, struct exchange *exchange, uint64_t by
     worker_submit(server->worker, &job->job);
 }
 
-/* {"memory": "8G"} or a number of bytes. */
+/* POST /api/hypura/memory: {"memory": "8G"}, or a number of bytes. */
 void handle_memory(struct exchange *exchange)
 {
     json_t *json = exchange_json(exchange);

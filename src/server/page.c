@@ -1,4 +1,4 @@
-/* The page at /ui, which the build puts into the program as it is. */
+/* The page at /ui, which the build embeds in the program. */
 #include "server/server_private.h"
 
 extern const char page_html[];

@@ -1,4 +1,5 @@
-/* Names and files. A name is encoded into a file name: ":" is "@", "/" is "+", neither of which a name can hold. */
+/* Names and files. In file names, ":" of a model's name becomes "@" and "/" becomes "+", which no model's name
+ * contains. */
 #include "server/registry_private.h"
 
 #include <dirent.h>
@@ -11,7 +12,7 @@
 #include <strings.h>
 #include <time.h>
 
-#define MOST_TRIES 8 /* to see a model as it is between two changes that others make */
+#define MOST_TRIES 8 /* to read a model that others are replacing */
 
 static bool ends_with(const char *text, const char *ending)
 {
@@ -24,7 +25,7 @@ static bool is_letter_or_digit(char c)
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
 }
 
-/* Parts of letters, digits, "_", "-", "."; none begins with a dot or a dash. */
+/* Parts consist of letters, digits, "_", "-" and "."; none begins with a dot or a dash. */
 bool model_name_complete(const char *name, char *out, size_t room)
 {
     size_t length = strlen(name);
@@ -61,7 +62,7 @@ void registry_path(const struct registry *registry, const char *name, const char
     snprintf(out + start, room - (size_t)start, ".%s", ending);
 }
 
-/* The name that a file's name stands for; what no name can hold becomes a dash. */
+/* Decodes the name of a file; characters that no model's name contains become dashes. False: not a model. */
 static bool name_of_file(const char *path, char *out, size_t room)
 {
     char stem[NAME_ROOM];
@@ -70,7 +71,7 @@ static bool name_of_file(const char *path, char *out, size_t room)
     char *dot = strrchr(stem, '.');
     if (dot)
         *dot = 0;
-    /* Of a split model the first file counts. */
+    /* A split model is listed by its first file. */
     size_t length = strlen(stem);
     if (length > 15 && stem[length - 15] == '-' && strncmp(stem + length - 9, "-of-", 4) == 0) {
         if (strncmp(stem + length - 15, "-00001", 6) != 0)
@@ -111,7 +112,7 @@ hypura_status model_entry_copy(struct model_entry *out, const struct model_entry
     return status;
 }
 
-/* Of what changes when a file does: a second is long enough to replace one twice. */
+/* Includes all that changes with a file, because it may be replaced twice within a second. */
 static void add_stamp(uint64_t *stamp, const struct stat *info)
 {
 #ifdef __APPLE__
@@ -124,7 +125,8 @@ static void add_stamp(uint64_t *stamp, const struct stat *info)
     *stamp = fnv1a(*stamp, parts, sizeof parts);
 }
 
-/* All files of a split model, by their names alone. */
+/* Fills in bytes, modified and stamp of the entry, without opening files. A split model's parts are found by their
+ * names. */
 static bool look_at_files(struct model_entry *entry, const char *path)
 {
     struct stat info;
@@ -176,7 +178,7 @@ static hypura_status make_entry(struct model_entry *out, const char *name, const
 /* ---- manifests ------------------------------------------------------------------------------------------------------
  */
 
-/* A file's name and nothing else. */
+/* Whether it names a file in the same folder. */
 static bool is_plain_name(const char *name)
 {
     return *name && *name != '.' && !strchr(name, '/') && strlen(name) < NAME_MAX;
@@ -189,7 +191,7 @@ hypura_status manifest_read(const char *path, json_t **out, hypura_error *error)
     FILE *file = fopen(path, "re");
     if (!file && errno == ENOENT)
         return HYPURA_OK;
-    if (!file && (errno == EMFILE || errno == ENFILE || errno == ENOMEM)) /* which says nothing of the file */
+    if (!file && (errno == EMFILE || errno == ENFILE || errno == ENOMEM)) /* not the file's fault */
         return error_set(error, HYPURA_ERROR_MEMORY, "the manifest %s cannot be read now: %s", path, strerror(errno));
     if (!file)
         return error_set(error, HYPURA_ERROR_FORMAT, "the manifest %s cannot be read: %s", path, strerror(errno));
@@ -201,13 +203,13 @@ hypura_status manifest_read(const char *path, json_t **out, hypura_error *error)
     static const char *const names[] = {"weights", "replaces"};
     const json_t *elsewhere = json_object_get(manifest, "file");
     const char *reason = !manifest || unreadable                   ? problem.text
-                         : !json_is_object(manifest)               ? "it is no object"
-                         : elsewhere && !json_is_string(elsewhere) ? "\"file\" is no path"
+                         : !json_is_object(manifest)               ? "it is not an object"
+                         : elsewhere && !json_is_string(elsewhere) ? "\"file\" is not a path"
                                                                    : NULL;
     for (size_t i = 0; !reason && i < COUNT_OF(names); i++) {
         const json_t *name = json_object_get(manifest, names[i]);
         if (name && !(json_is_string(name) && is_plain_name(json_string_value(name))))
-            reason = "what it says of its files is no name";
+            reason = "the name of one of its files is invalid";
     }
     if (!reason) {
         *out = manifest;
@@ -231,7 +233,7 @@ bool manifest_weights(const struct registry *registry, const char *name, const j
     return length > 0 && (size_t)length < room;
 }
 
-/* As it is now. */
+/* Reads the manifest and finds the weights in their present state. */
 static hypura_status look(const struct registry *registry, const char *name, json_t **manifest, char *weights,
                           size_t room, struct stat *info, hypura_error *error)
 {
@@ -252,14 +254,14 @@ hypura_status registry_in_folder(const struct registry *registry, const char *na
     hypura_status status = HYPURA_OK;
     for (int i = 0; i < MOST_TRIES; i++) {
         status = look(registry, name, &manifest, weights, sizeof weights, &info, error);
-        /* Not there: perhaps others replaced it just now, and what was read names what is gone. */
+        /* The weights do not exist: perhaps the model was replaced just now, and this was the old manifest. */
         if (status != HYPURA_ERROR_IO || (i && json_equal(manifest, before)) || (i && !manifest && !before))
             break;
         json_decref(before);
         before = manifest;
         manifest = NULL;
     }
-    if (!status) { /* where the weights are is told by the path */
+    if (!status) { /* the path replaces these keys */
         json_object_del(manifest, "weights");
         json_object_del(manifest, "file");
         json_object_del(manifest, "replaces");
@@ -275,7 +277,7 @@ hypura_status registry_in_folder(const struct registry *registry, const char *na
 
 struct listed {
     struct model_entry entry;
-    char *problem; /* why it is none; the entry has a name only. NULL: it is one */
+    char *problem; /* why the model cannot be used; then the entry has only a name. NULL: it can */
 };
 
 struct entries {
@@ -283,7 +285,7 @@ struct entries {
     size_t count;
 };
 
-/* Takes what the entry has. */
+/* Takes the contents of the entry. */
 static hypura_status add_entry(struct entries *entries, struct model_entry *entry, const char *problem,
                                hypura_error *error)
 {
@@ -307,7 +309,8 @@ static bool has_entry(const struct entries *entries, const char *name)
     return false;
 }
 
-/* Of a file of the folder. What is no model is passed over, and one that cannot be read is listed with the reason. */
+/* Adds the model that a file of the folder stands for. Skips other files; lists a model that cannot be read with the
+ * reason. */
 static hypura_status add_file(const struct registry *registry, struct entries *entries, const char *file,
                               hypura_error *error)
 {
@@ -331,8 +334,8 @@ static hypura_status add_file(const struct registry *registry, struct entries *e
     return status ? status : add_entry(entries, &entry, problem.message, error);
 }
 
-/* Some file systems, tmpfs among them, pass over a file that is renamed while they list its folder. So a folder in
- * which somebody works is listed again, for what the first time missed. */
+/* Some file systems, such as tmpfs, skip a file that is renamed while they list its folder. So a folder that has just
+ * changed is listed again. */
 static hypura_status scan_folder(const struct registry *registry, struct entries *entries, hypura_error *error)
 {
     hypura_status status = HYPURA_OK;
@@ -341,7 +344,7 @@ static hypura_status scan_folder(const struct registry *registry, struct entries
         struct stat info;
         size_t known = entries->count;
         DIR *folder = opendir(registry->folder);
-        /* It need not be there; but what is not seen of it is not taken for all there is. */
+        /* The folder need not exist. But if it does and cannot be read, that is an error, not an empty list. */
         if (!folder && errno != ENOENT)
             return error_set(error, HYPURA_ERROR_FORMAT, "the model folder %s cannot be read: %s", registry->folder,
                              strerror(errno));
@@ -366,7 +369,7 @@ static hypura_status list_entries(const struct registry *registry, struct entrie
         status = make_entry(&entry, name, registry->files[i], NULL, false, error);
         if (!status)
             status = add_entry(entries, &entry, NULL, error);
-        else if (status == HYPURA_ERROR_IO) /* it is gone */
+        else if (status == HYPURA_ERROR_IO) /* the file is gone */
             status = HYPURA_OK;
     }
     return status ? status : scan_folder(registry, entries, error);
@@ -391,7 +394,7 @@ const char *model_name_short(const char *name)
     return name;
 }
 
-/* SIZE_MAX: none. An empty name is any. */
+/* The index of the model, preferring the exact spelling; SIZE_MAX: none. An empty name finds any. */
 static size_t look_for(const struct entries *entries, const char *name)
 {
     for (int pass = 0; pass < 2; pass++) {
@@ -417,9 +420,9 @@ hypura_status registry_find(struct registry *registry, const char *name, struct 
     if (found == SIZE_MAX)
         found = look_for(&entries, plain);
     if (status) {
-        /* said */
+        /* error is set */
     } else if (found == SIZE_MAX && *plain && registry_in_folder(registry, plain, out, NULL) == HYPURA_OK) {
-        /* the list missed it: others were replacing it */
+        /* it was being replaced while the folder was listed */
     } else if (found == SIZE_MAX) {
         status = error_set(error, HYPURA_ERROR_IO, "model '%s' not found", name && *name ? name : "");
     } else if (entries.items[found].problem) {
@@ -452,7 +455,7 @@ static int newest_first(const void *a, const void *b)
     return strcmp(left->name, right->name);
 }
 
-/* One that others replace meanwhile is described again, so that all is told of one model. */
+/* Starts again if the model was replaced meanwhile, so that all fields are of the same model. */
 static json_t *tags_entry(const struct registry *registry, struct model_entry *entry, hypura_error *error)
 {
     for (int i = 0; i < MOST_TRIES; i++) {
@@ -560,6 +563,6 @@ hypura_status model_folder_default(char *path, size_t room, hypura_error *error)
         length = snprintf(path, room, "%s/.local/share/hypura/models", home);
     if (length <= 0 || (size_t)length >= room)
         return error_set(error, HYPURA_ERROR_ARGUMENT,
-                         "there is no home for the model folder: give --models DIR or set HYPURA_MODELS");
+                         "cannot choose a model folder: give --models DIR, or set HYPURA_MODELS or HOME");
     return HYPURA_OK;
 }

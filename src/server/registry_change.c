@@ -1,5 +1,5 @@
-/* Changes of the model folder: models that come, are replaced and go. Every step is such that a process may end behind
- * it. */
+/* Creates, replaces and deletes models of the model folder. The process may be killed after any step: the folder is
+ * then still valid. */
 #include "server/registry_private.h"
 #include "server/server_private.h"
 
@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #define MOST_PARTS 1000
-#define UNUSED_SECONDS (24 * 3600) /* that what nobody names stays: others may be bringing its manifest */
+#define UNUSED_SECONDS (24 * 3600) /* after which weights without a manifest go: theirs may be about to be written */
 
 static bool ends_with(const char *text, const char *ending)
 {
@@ -39,7 +39,7 @@ static int wait_for(int file)
     return file;
 }
 
-/* The folder itself, and a file in it where a network's file system does not lock folders. */
+/* Locks the folder itself or, if a network's file system cannot do that, a file in it. */
 static hypura_status lock(struct registry *registry, int *out, hypura_error *error)
 {
     char path[PATH_MAX];
@@ -63,10 +63,10 @@ static void unlock(struct registry *registry, int lock)
     pthread_mutex_unlock(&registry->mutex);
 }
 
-/* ---- what nobody names any more -------------------------------------------------------------------------------------
+/* ---- files that no manifest names ----------------------------------------------------------------------------------
  */
 
-/* Whether a manifest's text under this key is the name, or of a split model any part of it, or what belongs to it. */
+/* Whether a manifest names this file under this key: itself, as a part of a split model, or as a file beside it. */
 static bool names(const json_t *manifest, const char *key, const char *file)
 {
     const char *named = json_string_value(json_object_get(manifest, key));
@@ -83,7 +83,7 @@ static bool names(const json_t *manifest, const char *key, const char *file)
     return strncmp(named, name, before + 1) == 0 && strcmp(of + 6, name + before + 6) == 0;
 }
 
-/* Whether a manifest of the folder names it, or might: one cannot be read. */
+/* Whether a manifest of the folder names the file, or may do so because it cannot be read. */
 static bool is_named(const struct registry *registry, const char *key, const char *name)
 {
     struct dirent *file = NULL;
@@ -98,7 +98,7 @@ static bool is_named(const struct registry *registry, const char *key, const cha
                 manifest_read(path, &manifest, NULL) != HYPURA_OK || names(manifest, key, name);
         json_decref(manifest);
     }
-    found |= !file && errno; /* the list broke off */
+    found |= !file && errno; /* the list is incomplete */
     if (folder)
         closedir(folder);
     return found;
@@ -123,7 +123,7 @@ static void drop_beside(const char *model)
             drop(path);
 }
 
-/* The weights that the manifest names, or all that have been without one for long. */
+/* Deletes weights that no manifest names any more: those that this one named, and those older than UNUSED_SECONDS. */
 static void drop_weights(const struct registry *registry, const json_t *manifest)
 {
     char folder[PATH_MAX], path[PATH_MAX];
@@ -141,10 +141,10 @@ static void drop_weights(const struct registry *registry, const json_t *manifest
     }
     if (list)
         closedir(list);
-    rmdir(folder); /* where it is empty */
+    rmdir(folder); /* succeeds if it is empty */
 }
 
-/* An adapter that came with a model goes with the last model that names it. */
+/* Deletes an uploaded adapter with the last model that names it. */
 static void drop_adapter(const struct registry *registry, const json_t *manifest)
 {
     const char *adapter = json_string_value(json_object_get(manifest, "adapter"));
@@ -154,16 +154,16 @@ static void drop_adapter(const struct registry *registry, const json_t *manifest
         drop(path);
 }
 
-/* ---- weights that come ----------------------------------------------------------------------------------------------
+/* ---- new weights ---------------------------------------------------------------------------------------------------
  */
 
-/* Where they were and where they are. */
+/* New files of a model, in the folder. */
 struct placed {
     char weights[NAME_MAX + 1]; /* as the manifest names them */
-    char stem[PATH_MAX];        /* their paths, up to the number of the part */
-    char adapter[PATH_MAX];     /* empty: none is new */
-    size_t count, total;        /* files that have a name there, and parts of the model */
-    bool linked;                /* and have the old one, too */
+    char stem[PATH_MAX];        /* paths up to the part's number */
+    char adapter[PATH_MAX];     /* path of the new one, or empty */
+    size_t count, total;        /* files named so far, and files of the model */
+    bool linked;                /* they have their old names as well */
     bool adapter_linked;
 };
 
@@ -175,7 +175,7 @@ static bool placed_path(const struct placed *placed, size_t part, char *out, siz
     return length > 0 && (size_t)length < room;
 }
 
-/* A second name, or where a drive knows none a new one; *linked says which. */
+/* Links from to to or, on file systems without links, renames it if it may be moved. *linked: it has two names now. */
 static hypura_status give_name(const char *from, const char *to, bool may_move, bool *linked, hypura_error *error)
 {
     bool second = link(from, to) == 0;
@@ -203,7 +203,7 @@ static void take_back(const struct new_model *model, struct placed *placed)
         drop(placed->adapter);
 }
 
-/* Of a file that somebody else wrote. */
+/* Makes a file durable that another program wrote. */
 static hypura_status bring_to_drive(const char *path, hypura_error *error)
 {
     int file = open(path, O_RDONLY | O_CLOEXEC);
@@ -214,7 +214,7 @@ static hypura_status bring_to_drive(const char *path, hypura_error *error)
     return status;
 }
 
-/* The files get names in the folder of weights, which no model has yet. own: nobody else needs them. */
+/* Gives files new, unique names in the folder of weights. own: they may be renamed, and are durable. */
 static hypura_status place_files(const struct registry *registry, const char *name, const char *const *files,
                                  size_t count, bool own, struct placed *out, hypura_error *error)
 {
@@ -241,7 +241,7 @@ static hypura_status place_files(const struct registry *registry, const char *na
     return status ? status : durable_folder(folder, error);
 }
 
-/* A model that somebody put into the folder gets a second name, with all parts of a split one. */
+/* Gives all files of an existing model second names in the folder of weights. */
 static hypura_status place_copy(const struct registry *registry, const char *name, const char *path, struct placed *out,
                                 hypura_error *error)
 {
@@ -260,7 +260,7 @@ static hypura_status place_copy(const struct registry *registry, const char *nam
     }
     if (!status)
         status = place_files(registry, name, (const char *const *)paths, (size_t)count, false, out, error);
-    /* Its experts' file counts for a second name of the same model too. */
+    /* The file that "hypura optimize" wrote for the model is valid under the new name too. */
     char first[PATH_MAX], experts[PATH_MAX], second[PATH_MAX];
     if (!status && placed_path(out, 0, first, sizeof first) &&
         snprintf(experts, sizeof experts, "%s%s", path, model_files_beside[0]) < (int)sizeof experts &&
@@ -281,9 +281,9 @@ static hypura_status place_adapter(const struct registry *registry, const struct
     if (!name || !registry_adapter(registry, "", folder, sizeof folder) ||
         !registry_adapter(registry, name, path, sizeof path))
         return error_set(error, HYPURA_ERROR_ARGUMENT, "the path of the model folder is too long");
-    folder[strlen(folder) - 1] = 0; /* a slash */
+    folder[strlen(folder) - 1] = 0; /* the final slash */
     hypura_status status = durable_make_folder(folder, error);
-    if (status || access(path, F_OK) == 0) /* by its digest: it is the same */
+    if (status || access(path, F_OK) == 0) /* named by its digest, so it is the same */
         return status;
     status = give_name(model->adapter_blob, path, true, &out->adapter_linked, error);
     if (!status)
@@ -297,8 +297,8 @@ static bool same_file(const char *a, const char *b)
     return stat(a, &one) == 0 && stat(b, &other) == 0 && one.st_ino == other.st_ino && one.st_dev == other.st_dev;
 }
 
-/* What the manifest says of where the weights are, which have their place behind this. before: what has the name so
- * far, or NULL. */
+/* Puts the weights in place and notes in the manifest where they are. before: the present manifest of the name, or
+ * NULL. */
 static hypura_status place(const struct registry *registry, const char *name, const struct new_model *model,
                            const json_t *before, json_t *manifest, struct placed *placed, hypura_error *error)
 {
@@ -311,7 +311,7 @@ static hypura_status place(const struct registry *registry, const char *name, co
         status = place_files(registry, name, model->files, model->file_count, true, placed, error);
         fine = status || json_object_set_new(manifest, "weights", json_string(placed->weights)) == 0;
     } else if (manifest_weights(registry, name, before, own, sizeof own) && same_file(own, model->from->path)) {
-        /* The name has them. */
+        /* The name has these weights already. */
         json_t *weights = json_object_get(before, "weights"), *file = json_object_get(before, "file");
         fine = (!weights || json_object_set(manifest, "weights", weights) == 0) &&
                (!file || json_object_set(manifest, "file", file) == 0);
@@ -319,8 +319,8 @@ static hypura_status place(const struct registry *registry, const char *name, co
         status = error_set(error, HYPURA_ERROR_IO, "the file of model '%s' was replaced meanwhile: try again",
                            model->from->name ? model->from->name : name);
     } else {
-        /* Another model's, which both have from now on; or a file of the folder. One on another drive, or on a drive
-         * that knows one name a file, stays where it is, and the manifest says where that is. */
+        /* The weights of another model are shared with it; other files get a second name. A file that cannot have one
+         * (on another drive, or on a file system without links) stays where it is, and the manifest has its path. */
         const char *weights = strrchr(model->from->path, '/');
         snprintf(inside, sizeof inside, "%s/" WEIGHTS "%s", registry->folder, weights ? weights : "");
         if (weights && strcmp(inside, model->from->path) == 0) {
@@ -335,20 +335,20 @@ static hypura_status place(const struct registry *registry, const char *name, co
     return fine ? status : error_set(error, HYPURA_ERROR_MEMORY, "no memory for the manifest of model '%s'", name);
 }
 
-/* ---- making ---------------------------------------------------------------------------------------------------------
+/* ---- creating ------------------------------------------------------------------------------------------------------
  */
 
-/* A single file becomes NAME.gguf if the name has no manifest: it must replace nothing else. */
+/* Renames a single file to NAME.gguf. Only if the name has no manifest, as one rename must replace the whole model. */
 static hypura_status put_in_place(const struct registry *registry, const char *file, const char *path,
                                   hypura_error *error)
 {
     if (rename(file, path))
         return error_set_errno(error, errno, "cannot make %s", path);
-    drop_beside(path); /* of what was there before */
+    drop_beside(path); /* they belong to the previous model */
     return durable_folder(registry->folder, error);
 }
 
-/* The weights have their place; the manifest's rename makes them the model's. */
+/* Writes the manifest, once the weights are in place. Its rename replaces the model. */
 static hypura_status write_manifest(const char *path, const json_t *manifest, bool *replaced, hypura_error *error)
 {
     char *text = json_dumps(manifest, JSON_INDENT(2));
@@ -359,9 +359,7 @@ static hypura_status write_manifest(const char *path, const json_t *manifest, bo
     return status;
 }
 
-/* A file that somebody put into the folder, or all parts of a split model: the first, by which they are found, at
- * first.
- */
+/* Deletes a model's file or, of a split model, all parts: the first one first, because the others are found by it. */
 static hypura_status remove_model_files(const char *path, hypura_error *error)
 {
     char part[PATH_MAX];
@@ -376,7 +374,7 @@ static hypura_status remove_model_files(const char *path, hypura_error *error)
     return status;
 }
 
-/* What the folder had under the name of a model before its manifest took its place: that may have ended halfway. */
+/* Deletes the model file that a manifest replaced. An earlier call may have been interrupted. */
 static hypura_status remove_replaced(const struct registry *registry, const json_t *manifest, hypura_error *error)
 {
     const char *replaced = json_string_value(json_object_get(manifest, "replaces"));
@@ -386,7 +384,7 @@ static hypura_status remove_replaced(const struct registry *registry, const json
     return remove_model_files(path, error);
 }
 
-/* Has the manifest say what it takes the place of, so that this does not come back once the manifest is gone. */
+/* Notes in the manifest which file it replaces, so that the old model does not reappear once the manifest is gone. */
 static bool note_replaced(struct registry *registry, const char *name, const json_t *before, json_t *manifest)
 {
     struct model_entry old;
@@ -403,7 +401,7 @@ static bool note_replaced(struct registry *registry, const char *name, const jso
     return fine;
 }
 
-/* The rest of what was replaced, and names of files that have others by now. */
+/* Deletes what was replaced, and old names of files that have new ones. */
 static void clean_up(const struct registry *registry, const struct new_model *model, const struct placed *placed,
                      const json_t *before, const json_t *now)
 {
@@ -437,7 +435,7 @@ static hypura_status create(struct registry *registry, const char *name, const s
         status = error_set(error, HYPURA_ERROR_MEMORY, "no memory for the manifest of model '%s'", name);
     if (!status)
         status = place(registry, name, model, before, manifest, &placed, error);
-    /* A manifest that says where its file is may mean the one that the folder has under this name. */
+    /* Not for "file": that may be the very file of this name in the folder. */
     if (!status && json_object_get(manifest, "weights") && !note_replaced(registry, name, before, manifest))
         status = error_set(error, HYPURA_ERROR_MEMORY, "no memory for the manifest of model '%s'", name);
     if (!status)
@@ -482,14 +480,14 @@ hypura_status registry_copy(struct registry *registry, const char *from, const c
 /* ---- deleting -------------------------------------------------------------------------------------------------------
  */
 
-/* A model whose manifest says where its weights are ends with its manifest; any other (path) with its first file,
- * behind which the manifest means nothing. Whatever fails, what is left of it is the model. */
+/* Deletes a model. One whose manifest says where its weights are ends with the manifest; any other ends with its first
+ * file (path), without which the manifest means nothing. If a step fails, the rest is still the model. */
 static hypura_status delete (const struct registry *registry, const char *name, const char *path, hypura_error *error)
 {
     char description[PATH_MAX];
     json_t *manifest = NULL;
     registry_path(registry, name, "json", description, sizeof description);
-    manifest_read(description, &manifest, NULL); /* one that cannot be read goes all the same */
+    manifest_read(description, &manifest, NULL); /* one that cannot be read is deleted as well */
     bool elsewhere = json_object_get(manifest, "weights") || json_object_get(manifest, "file");
     hypura_status status = remove_replaced(registry, manifest, error);
     if (!status && !elsewhere && path)
@@ -508,7 +506,7 @@ static hypura_status delete (const struct registry *registry, const char *name, 
     return status;
 }
 
-/* What has a manifest only, because it cannot be read or because its weights are gone. */
+/* Deletes a model of which only the manifest is left or can be found. */
 static hypura_status delete_rest(const struct registry *registry, const char *name, hypura_error *error)
 {
     char complete[NAME_ROOM], description[PATH_MAX];
@@ -524,13 +522,13 @@ hypura_status registry_delete(struct registry *registry, const char *name, hypur
     hypura_error problem = {0};
     int held = -1;
     hypura_status status = HYPURA_OK;
-    /* A folder that is not there is not made for this. */
+    /* Locking would create the folder. */
     if (access(registry->folder, F_OK) == 0 && (status = lock(registry, &held, error)))
         return status;
     status = registry_find(registry, name, &entry, &problem);
     if (!status && !entry.in_folder)
         status = error_set(&problem, HYPURA_ERROR_ARGUMENT,
-                           "model '%s' is not in the model folder, and what is elsewhere is not deleted", entry.name);
+                           "model '%s' is not in the model folder, and only models there can be deleted", entry.name);
     else if (!status)
         status = delete (registry, entry.name, entry.path, &problem);
     else if (status == HYPURA_ERROR_FORMAT || status == HYPURA_ERROR_IO)

@@ -6,12 +6,12 @@
 
 #define MAX_ACTIVE (SERVER_MOST_LOADED * SERVER_MOST_PARALLEL)
 
-/* A model that is on its way, for a job that waits for it. */
+/* The model that is being loaded, and the job that waits for it. */
 struct loading {
-    struct job *job; /* NULL: there is none */
+    struct job *job; /* NULL: none is being loaded */
     uint64_t since;
-    bool started;   /* else it waits for room */
-    bool try_again; /* somebody has made room, perhaps */
+    bool started;   /* false: it still waits for room */
+    bool try_again; /* there may be room now */
     bool threaded;
     pthread_t thread;
     struct loaded_model *fresh;
@@ -25,23 +25,23 @@ struct worker {
     pthread_t thread;
     bool started;
 
-    pthread_mutex_t mutex; /* the queue */
+    pthread_mutex_t mutex; /* protects the fields up to woken */
     pthread_cond_t changed;
     struct job *first, *last;
-    struct job *ready; /* prepared, in the order of their arrival */
-    uint32_t waiting;  /* in the queue, at the desk and ready */
+    struct job *ready; /* prepared jobs, in the order of their arrival */
+    uint32_t waiting;  /* jobs in the queue, at the desk and ready */
     uint32_t preparing;
-    bool awaits_model; /* somebody does, for whom it is loaded */
+    bool awaits_model; /* a client waits for the model that is being loaded */
     uint32_t running;
-    uint64_t numbers; /* given so far */
+    uint64_t numbers; /* given to jobs so far */
     bool stop, busy;
     bool load_ended, arrived, woken;
 
-    /* the worker's thread */
+    /* used by the worker's thread only */
     struct loading loading;
     struct job *active[MAX_ACTIVE]; /* kept jobs */
     uint32_t active_count;
-    bool stuck; /* none of the queue can start before something is done */
+    bool stuck; /* no job of the queue can start before another one is done */
 };
 
 /* ---- jobs ----------------------------------------------------------------------------------------------------------
@@ -119,7 +119,7 @@ static void tell_running(struct worker *worker)
 
 void worker_keep(struct worker *worker, struct job *job, struct loaded_model *loaded)
 {
-    /* Never more than the sequences of all models: turn_of counts those of each. */
+    /* There is always a free element: has_room admits at most one job per sequence of each model. */
     worker->active[worker->active_count++] = job;
     job->loaded = loaded;
     loaded->active++;
@@ -155,7 +155,7 @@ static void start(struct worker *worker, struct job *job, struct loaded_model *l
         return;
     }
     uint32_t kept = worker->active_count;
-    struct job settings = *job; /* the job itself is gone when it did not keep itself */
+    struct job settings = *job; /* the job may have been freed if it was not kept */
     uint64_t now = clock_nanoseconds();
     if (loaded)
         set_expiry(worker, loaded, job);
@@ -168,7 +168,7 @@ static void start(struct worker *worker, struct job *job, struct loaded_model *l
 /* ---- preparing ------------------------------------------------------------------------------------------------------
  */
 
-/* With the mutex. */
+/* With the mutex held. */
 static void add_ready(struct worker *worker, struct job *job)
 {
     struct job **at = &worker->ready;
@@ -215,7 +215,7 @@ static void let_go(struct worker *worker, struct loaded_model *loaded)
     worker->loading.try_again |= !loaded->held && !loaded->active;
 }
 
-/* Its model may be another one by now. */
+/* Its model was unloaded or replaced since it was prepared: puts it at the head of the queue. */
 static void prepare_again(struct worker *worker, struct job *job)
 {
     job->prepared = false;
@@ -278,7 +278,7 @@ static void *open_model(void *context)
     return NULL;
 }
 
-/* The job is nobody's afterwards. */
+/* Returns the job, which then belongs to the caller. */
 static struct job *end_loading(struct worker *worker)
 {
     struct job *job = worker->loading.job;
@@ -311,13 +311,13 @@ static void start_loading(struct worker *worker)
 
 static void refuse_loading(struct worker *worker, const hypura_error *why)
 {
-    /* The loading's own error goes with it. */
+    /* A copy, because end_loading clears the loading with its error. */
     hypura_error error = *why;
     unsigned status = error.status == HYPURA_ERROR_CANCELLED && !goes_on(worker) ? 503 : status_of_error(&error);
     struct job *job = end_loading(worker);
     if (job->model.path && !model_entry_is_current(&job->model)) {
         status = 503;
-        error_set(&error, HYPURA_ERROR_IO, "model '%s' was replaced or deleted while it was looked for: ask again",
+        error_set(&error, HYPURA_ERROR_IO, "model '%s' was replaced or deleted during the request: try again",
                   job->model.name);
     }
     job->refuse(job, status, error.message);
@@ -358,13 +358,13 @@ static void finish_loading(struct worker *worker)
         uint64_t since = loading->since;
         struct job *job = end_loading(worker);
         loaded_add(worker->models, fresh);
-        loaded_names_changed(worker->models); /* while it was loaded, perhaps */
+        loaded_names_changed(worker->models); /* perhaps while it was being loaded */
         start_or_prepare(worker, job, fresh, since);
         return;
     }
     loaded_discard(worker->models, fresh);
     loading->fresh = NULL;
-    /* The plan thought that it fits. */
+    /* There was less memory than planned: make room and try again. */
     if (loading->status == HYPURA_ERROR_MEMORY && loaded_drop_oldest(worker->models)) {
         loading->started = false;
         loading->try_again = true;
@@ -379,12 +379,12 @@ static void finish_loading(struct worker *worker)
 
 enum turn {
     TURN_NOW,
-    TURN_LOAD,  /* now, but its model must be loaded first */
-    TURN_LATER, /* others may pass */
-    TURN_NONE   /* nobody may pass */
+    TURN_LOAD,  /* its model must be loaded first, which can begin now */
+    TURN_LATER, /* later jobs may overtake it */
+    TURN_NONE   /* no job may overtake it */
 };
 
-/* Models for which somebody waits already. */
+/* Models that an earlier job waits for. */
 struct full_models {
     struct loaded_model *items[SERVER_MOST_LOADED];
     uint32_t count;
@@ -399,7 +399,7 @@ static bool is_full(const struct full_models *full, const struct loaded_model *l
     return false;
 }
 
-/* Whether its model has room for it, and nobody is passed by that. */
+/* Whether the job's model has room for it and no earlier job waits for that model. */
 static bool has_room(const struct job *job, struct loaded_model *loaded, struct full_models *full)
 {
     if (job->brief)
@@ -431,7 +431,7 @@ static enum turn turn_of(struct worker *worker, const struct job *job, struct fu
     return has_room(job, loaded, full) ? TURN_NOW : TURN_LATER;
 }
 
-/* With the mutex. */
+/* With the mutex held. */
 static struct job *take_ready(struct worker *worker)
 {
     struct full_models full = {.count = 0};
@@ -446,11 +446,11 @@ static struct job *take_ready(struct worker *worker)
     return NULL;
 }
 
-/* The next job that can start now, or have its model loaded now. */
+/* Takes the next job that can start, or (*load) whose model can be loaded. With the mutex held. */
 static struct job *take(struct worker *worker, bool *load)
 {
     struct full_models full = {.count = 0};
-    /* One that waits for room is passed by nobody. */
+    /* No job overtakes one that waits for room for its model. */
     if (worker->loading.job && !worker->loading.started)
         return NULL;
     if (worker->stuck && !worker->arrived && (!worker->first || is_wanted(worker->first)))
@@ -458,7 +458,7 @@ static struct job *take(struct worker *worker, bool *load)
     worker->stuck = worker->arrived = false;
     for (struct job *job = worker->first, *before = NULL; job; before = job, job = job->next) {
         enum turn turn = turn_of(worker, job, &full);
-        /* One that nobody waits for any more need not wait itself. */
+        /* If its client has left, take it at once: start refuses it. */
         if (turn > TURN_LOAD && job == worker->first && !is_wanted(job))
             turn = TURN_NOW;
         if (turn <= TURN_LOAD) {
@@ -491,7 +491,7 @@ static void run_job(struct worker *worker, struct job *job, bool load)
         start(worker, job, NULL, now);
 }
 
-/* One batch of each model that has something to do. */
+/* Runs one batch of each model with running answers. */
 static void step(struct worker *worker)
 {
     for (uint32_t i = 0; i < loaded_count(worker->models); i++) {
@@ -515,7 +515,7 @@ static void step(struct worker *worker)
 static void refuse_ready(struct worker *worker)
 {
     pthread_mutex_lock(&worker->mutex);
-    while (worker->preparing) /* they look at the server's "ending" */
+    while (worker->preparing) /* soon over: exchange_is_awaited is false while the server ends */
         pthread_cond_wait(&worker->changed, &worker->mutex);
     pthread_mutex_unlock(&worker->mutex);
     while (worker->ready) {
@@ -544,7 +544,7 @@ static void refuse_all(struct worker *worker)
     }
 }
 
-/* With the mutex. next: when a model is due to be unloaded. */
+/* With the mutex held. next: the time at which a model is due to be unloaded. */
 static void wait_for_work(struct worker *worker, uint64_t next)
 {
     struct timespec until;
@@ -583,7 +583,7 @@ static void end_all(struct worker *worker)
     }
     while (loaded_count(worker->models)) {
         struct loaded_model *loaded = loaded_at(worker->models, 0);
-        /* Answers in work end while their model is still there. */
+        /* Ends running answers, which still use their model. */
         generator_destroy(loaded->generator);
         loaded->generator = NULL;
         loaded_unload(worker->models, loaded);
@@ -616,8 +616,8 @@ static void *work(void *context)
             finish_loading(worker);
         if (worker->loading.job && !worker->loading.started)
             try_loading(worker);
-        /* Jobs that can start are put into one batch; brief ones, and those that come to be prepared, have no end, and
-         * answers go on between them. */
+        /* Jobs that can start do so before the next step, to share its batch. Brief jobs and those to be prepared may
+         * arrive without end, so answers step in between. */
         if (worker->active_count && !ready && (!job || brief))
             step(worker);
         next = loaded_expire(worker->models);
@@ -635,7 +635,7 @@ void worker_names_changed(struct worker *worker)
     pthread_mutex_unlock(&worker->mutex);
 }
 
-/* ---- looking in ----------------------------------------------------------------------------------------------------
+/* ---- counts --------------------------------------------------------------------------------------------------------
  */
 
 uint32_t worker_waiting(struct worker *worker)
@@ -662,7 +662,7 @@ bool worker_is_idle(struct worker *worker)
     return idle;
 }
 
-/* ---- beginning and end ---------------------------------------------------------------------------------------------
+/* ---- creating and destroying ---------------------------------------------------------------------------------------
  */
 
 hypura_status worker_create(struct worker **out, struct server *server, hypura_error *error)
@@ -694,7 +694,7 @@ void worker_look(struct worker *worker)
     loaded_each(worker->models, look, NULL);
 }
 
-/* A pass over weights on a disk takes as long as that takes to read them. */
+/* A pass that streams weights may take minutes, so it is cancelled instead of awaited. */
 static void cancel_pass(void *context, struct loaded_model *loaded)
 {
     (void)context;
