@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-/* The rows: facts about the published models and their GGUF files. docs/adding-an-architecture.md says how to add one. */
+/* Facts about published models and their GGUF files. docs/adding-an-architecture.md says how to add a row. */
 static const struct architecture architectures[] = {
     {.name = "llama",
      .title = "Llama 2 and 3, Mistral, Mixtral",
