@@ -113,8 +113,7 @@ void memory_give_back(void);
  * program, before it has threads. */
 void memory_keep_little(void);
 
-/* ---- failed allocations -------------------------------------------------------------------------------------------
- */
+/* ---- failed allocations ------------------------------------------------------------------------------------------ */
 
 /* How many allocations of this thread failed without an error being filled: in buffers, in functions here that were
  * given no error, and, in the program, in JSON values. Code that builds a result of many parts compares the number

@@ -1,6 +1,6 @@
-/* Limits of control groups on memory and on processor time, versions 1 and 2 (Linux:
- * Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst, scheduler/sched-bwc.rst). A limit holds for everything
- * below its group, so every group from ours to the top is looked at. */
+/* Limits of control groups on memory and processor time, versions 1 and 2 (Linux:
+ * Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst, scheduler/sched-bwc.rst). A limit applies to all
+ * groups below it, so every group from this process's to the root is read. */
 #include "hw/hw_private.h"
 
 #include <inttypes.h>
@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* mountinfo writes blank, tab, newline and backslash as three octal digits. */
+/* mountinfo writes a space, tab, newline or backslash as a backslash and three octal digits. */
 static void unescape(char *text)
 {
     char *out = text;
@@ -37,7 +37,7 @@ void hw_walk_mounts(const char *root, mount_visitor visit, void *context)
         struct mount_row row = {0};
         if (sscanf(line, "%*s %*s %*s %1023s %1023s", row.root, row.point) != 2)
             continue;
-        /* Optional fields end with a lone dash. */
+        /* A field that is only a dash ends the optional fields. */
         const char *rest = strstr(line, " - ");
         if (!rest || sscanf(rest, " - %63s %255s %511s", row.type, row.source, row.options) < 2)
             continue;
@@ -62,7 +62,7 @@ static bool has_word(const char *list, const char *word)
 }
 
 struct cgroup_mount {
-    const char *controller; /* "memory", "cpu": version 1 mounts them apart; NULL: version 2 */
+    const char *controller; /* "memory" or "cpu" for version 1, which mounts them separately; NULL: version 2 */
     bool found;
     struct mount_row row;
 };
@@ -79,7 +79,7 @@ static bool find_mount(void *context, const struct mount_row *row)
     return !match;
 }
 
-/* This process's group: in version 2 the line "0::PATH", in version 1 the line that names the controller. */
+/* Finds this process's group: in version 2 the line "0::PATH", in version 1 the line that names the controller. */
 static bool own_group(const char *root, const char *controller, char *out, size_t room)
 {
     char path[1024];
@@ -107,7 +107,7 @@ static bool own_group(const char *root, const char *controller, char *out, size_
     return found;
 }
 
-/* A number, or UINT64_MAX for "max", for version 1's page-rounded infinity, and for a file that is not there. */
+/* Reads a number. Returns UINT64_MAX for "max", for version 1's infinity (rounded to pages) and for a missing file. */
 static uint64_t read_limit(const char *folder, const char *name)
 {
     char path[2200], text[64];
@@ -149,7 +149,7 @@ static void look_at_memory(const char *folder, bool version2, void *context)
     struct group_memory here = {UINT64_MAX, 0}, *tightest = context;
     uint64_t droppable;
     if (version2) {
-        /* Above memory.high a group is slowed down until it gives memory back: for us as good as a limit. */
+        /* The kernel throttles a group above memory.high until it frees memory, so that counts as a limit too. */
         here.limit = MIN(read_limit(folder, "memory.max"), read_limit(folder, "memory.high"));
         here.used = read_limit(folder, "memory.current");
         droppable = read_statistic(folder, "inactive_file") + read_statistic(folder, "active_file") +
@@ -166,7 +166,7 @@ static void look_at_memory(const char *folder, bool version2, void *context)
         *tightest = here;
 }
 
-/* In thousandths of a core. A file that is not there, and a quota of "max" or -1, mean none. */
+/* In thousandths of a core. A missing file, and a quota of "max" or -1, mean no limit. */
 static void look_at_time(const char *folder, bool version2, void *context)
 {
     char path[2200], text[128];
@@ -185,7 +185,7 @@ static void look_at_time(const char *folder, bool version2, void *context)
 
 typedef void (*group_visitor)(const char *folder, bool version2, void *context);
 
-/* Every group from ours to the top. controller: of version 1; NULL: version 2. */
+/* Calls look for every group from this process's to the root. controller: for version 1; NULL: version 2. */
 static void walk_up(const char *root, const char *controller, group_visitor look, void *context)
 {
     struct cgroup_mount mount = {.controller = controller};
@@ -194,8 +194,9 @@ static void walk_up(const char *root, const char *controller, group_visitor look
     if (!mount.found || !own_group(root, controller, group, sizeof group))
         return;
 
-    /* In a container the mount often shows only the container's part of the tree, and the group's path may or may not
-     * include that part. A path that leads nowhere means that the mount's top is our group. */
+    /* In a container, the mount often shows only the container's part of the tree, and the group's path may or may not
+     * include that part. If the path does not exist below the mount, limits are found only at the mount's root, which
+     * then is our group. A path with ".." leads out of the mount, so the walk starts at the root. */
     const char *below = group;
     size_t prefix = strlen(mount.row.root);
     if (prefix > 1 && !strncmp(group, mount.row.root, prefix) && (group[prefix] == '/' || group[prefix] == '\0'))

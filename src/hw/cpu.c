@@ -30,7 +30,7 @@ static uint64_t sysctl_number(const char *name)
 {
     uint64_t value = 0;
     size_t size = sizeof value;
-    /* Values of 32 bits fill the lower half: both of Apple's architectures are little endian. */
+    /* A 32-bit value fills the low half: both of Apple's architectures are little-endian. */
     return sysctlbyname(name, &value, &size, NULL, 0) == 0 ? value : 0;
 }
 #endif
@@ -123,7 +123,7 @@ static void cpu_instructions(char *text, size_t room)
 #endif
 
 #ifdef __linux__
-/* How many caches of the kind of cpu0's index-th there are, of those that the cores which we may use have. */
+/* Counts the distinct caches with this index among the processors that this process may use. */
 static uint64_t count_caches(int index)
 {
     char path[128], id[32], seen[64][sizeof id];
@@ -166,7 +166,7 @@ static void cpu_caches(struct hardware *out)
             *caches[number - 1] = number == 3 ? bytes * count_caches(index) : bytes;
     }
 #ifdef _SC_LEVEL1_DCACHE_SIZE
-    /* Some virtual machines hide the folder but not the CPUID leaves that the C library reads. */
+    /* Some virtual machines hide this folder, but not the CPUID leaves that the C library reads. */
     long level1 = sysconf(_SC_LEVEL1_DCACHE_SIZE), level2 = sysconf(_SC_LEVEL2_CACHE_SIZE),
          level3 = sysconf(_SC_LEVEL3_CACHE_SIZE);
     if (!out->cache_l1 && level1 > 0)
@@ -180,7 +180,7 @@ static void cpu_caches(struct hardware *out)
 #elif defined(__APPLE__)
 static void cpu_caches(struct hardware *out)
 {
-    /* perflevel0 is the fast cores of Apple Silicon; Intel Macs have the plain names only. */
+    /* perflevel0 stands for the fast cores of Apple Silicon. Intel Macs only have the plain names. */
     out->cache_l1 = sysctl_number("hw.perflevel0.l1dcachesize");
     out->cache_l2 = sysctl_number("hw.perflevel0.l2cachesize");
     if (!out->cache_l1)
@@ -207,7 +207,7 @@ size_t hw_physical_cores(const char *root)
     for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
         if (!CPU_ISSET(cpu, &cpus))
             continue;
-        /* Such as "0,32" or "0-1": the first processor of a core stands for it, whether it may be used or not. */
+        /* Such as "0,32" or "0-1". The first processor identifies the core, even if this process may not use it. */
         char path[1200], siblings[64];
         snprintf(path, sizeof path, "%s/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", root, cpu);
         if (!hw_read_text(path, siblings, sizeof siblings) || *siblings < '0' || *siblings > '9')

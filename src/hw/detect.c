@@ -8,7 +8,7 @@ hypura_status hardware_detect(struct hardware *out, const char *path, hypura_err
         return status;
     hw_detect_cpu(&found);
     hw_detect_memory(&found, "");
-    /* Two channels of DDR4, and what one core gets out of its kernels: most machines do better. */
+    /* Two channels of DDR4, and kernels of a slow core. Most machines do better. */
     found.memory_bytes_per_second = 20e9;
     found.compute_bytes_per_second = MIN(5e9 * (double)found.cores, found.memory_bytes_per_second);
     found.multiply_adds_per_second = 20e9 * (double)found.cores;

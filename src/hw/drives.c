@@ -1,4 +1,4 @@
-/* Several drives: which ones files are on, what they do as one, and whether they share a bus. */
+/* Several drives: which of them hold the files, how fast they are together, and whether they share a bus. */
 #include "hw/hw_private.h"
 
 #include <jansson.h>
@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* The disk that a partition is of: "vda" for "vda1". */
+/* Writes the name of a partition's disk: "vda" for "vda1". */
 static void whole_disk(char *out, size_t room, const char *device)
 {
     char path[256], link[1024];
@@ -30,7 +30,7 @@ static void whole_disk(char *out, size_t room, const char *device)
     snprintf(out, room, "%.100s", slash ? slash + 1 : link);
 }
 
-/* What has no device of a name (memory, network) is told apart by its number. */
+/* Writes a drive's identity: the name of its disk, or, without a named device (memory, network), its device number. */
 static void identify(char *out, size_t room, const struct storage *storage, const char *path)
 {
     struct stat info = {0};
@@ -51,7 +51,7 @@ static hypura_status add_drive(struct drives *drives, uint32_t *drive, char name
     for (*drive = 0; *drive < drives->count; ++*drive)
         if (!strcmp(names[*drive], name))
             return HYPURA_OK;
-    /* More of them would be too many to tell apart: these count as the last. */
+    /* Drives beyond HARDWARE_MAX_DRIVES count as the last one. */
     if (drives->count == HARDWARE_MAX_DRIVES) {
         *drive = drives->count - 1;
         return HYPURA_OK;
@@ -67,7 +67,7 @@ static hypura_status add_drive(struct drives *drives, uint32_t *drive, char name
     return HYPURA_OK;
 }
 
-/* Which drives they are, whatever their order. */
+/* Sorts hashes, so that the same drives in another order give the same file name. */
 static int in_order(const void *a, const void *b)
 {
     uint64_t left = *(const uint64_t *)a, right = *(const uint64_t *)b;
@@ -150,14 +150,13 @@ void drives_free(struct drives *drives)
     memory_free(drives);
 }
 
-/* ---- as one --------------------------------------------------------------------------------------------------------
- */
+/* ---- several drives as one --------------------------------------------------------------------------------------- */
 
 struct file_range {
     uint32_t first, end;
 };
 
-/* The speed of all drives that have a file. */
+/* The sum of the speeds of the drives that have a copy of this file. */
 static double speed_of_file(const struct drives *drives, uint32_t file, const double *speeds)
 {
     double sum = 0;
@@ -172,7 +171,7 @@ static double speed_of_file(const struct drives *drives, uint32_t file, const do
     return sum;
 }
 
-/* Files that are on the same drives are read one after the other, copies side by side. */
+/* The speed of reading one file after the other, each from all of its copies at once. */
 static double speed_of_all(const struct drives *drives, struct file_range files, const double *speeds)
 {
     double bytes = 0, seconds = 0;
@@ -216,7 +215,7 @@ void drives_shares(double *shares, const struct drives *drives)
     shares_of(shares, drives, (struct file_range){0, drives->file_count});
 }
 
-/* Each drive has its part of the reads in flight. */
+/* The speed with "depth" reads in flight. If there are copies, each drive gets its share of these reads. */
 static double speed_at(const struct drives *drives, struct file_range files, uint32_t block, uint32_t depth)
 {
     double speeds[HARDWARE_MAX_DRIVES], shares[HARDWARE_MAX_DRIVES];
@@ -224,7 +223,7 @@ static double speed_at(const struct drives *drives, struct file_range files, uin
     bool copies = drives->copy_count > 1;
     for (uint32_t d = 0; d < drives->count; d++) {
         double part = copies ? shares[d] * depth : depth;
-        /* Less than one read in flight: the drive has none so much of the time. */
+        /* A part below one means that the drive is idle the rest of the time. */
         speeds[d] = hardware_read_speed(&drives->storages[d], block, (uint32_t)MAX(part + 0.5, 1.0)) * MIN(part, 1.0);
         speeds[d] = MAX(speeds[d], 1.0);
     }
@@ -299,15 +298,14 @@ void hardware_drop_drives(struct hardware *hardware)
     hardware->drives = NULL;
 }
 
-/* ---- all at once ---------------------------------------------------------------------------------------------------
- */
+/* ---- all drives at once ------------------------------------------------------------------------------------------ */
 
 #define TOGETHER_SECONDS 1.5
 
 struct together_run {
     struct storage storage;
     char path[1400];
-    int file; /* without a name, instead of path; -1: path */
+    int file; /* a file without a name, read instead of path; -1: none */
     double speed;
     hypura_status status;
     hypura_error error;
@@ -358,7 +356,7 @@ hypura_status hardware_measure_together(struct drives *drives, double *alone, do
     for (; !status && started < drives->count; started++) {
         int failed = pthread_create(&threads[started], NULL, read_one, &runs[started]);
         if (failed)
-            status = error_set_errno(error, failed, "cannot start a thread to read with");
+            status = error_set_errno(error, failed, "cannot start a thread for reading");
         if (failed)
             break;
     }
@@ -379,7 +377,7 @@ hypura_status hardware_measure_together(struct drives *drives, double *alone, do
     char path[4096];
     json_t *root = json_pack("{s:f}", "share_of_sum", drives->together);
     if (root && together_path(drives, path, sizeof path) && hw_save_json(path, root, &problem))
-        log_write(LOG_WARNING, "what the drives do together was not kept: %s", problem.message);
+        log_write(LOG_WARNING, "the combined speed of the drives was not cached: %s", problem.message);
     json_decref(root);
     return HYPURA_OK;
 }

@@ -1,4 +1,4 @@
-/* Which GPU computes, of those that are there. */
+/* Chooses the GPUs that compute, and measures them. */
 #include "hw/hw_private.h"
 
 #include <glob.h>
@@ -7,8 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Opening the loader costs time and memory (a software device alone some 100 MiB of libraries), so it is not opened
- * where the system shows no device that it could be for. */
+/* Opening Vulkan's loader costs time and memory (a software device alone loads some 100 MiB of libraries). So it is
+ * only opened if the system has a device node of a GPU. */
 static bool may_have_gpu(void)
 {
 #ifdef __linux__
@@ -37,7 +37,7 @@ static void take(struct hardware_choice *out, const struct gpu_info *gpus, size_
     out->gpus[out->count++] = (struct hardware_gpu){.index = (uint32_t)number, .info = gpus[number]};
 }
 
-/* Two drivers may show one card. */
+/* Whether the card is already chosen: two drivers may list the same one. */
 static bool has(const struct hardware_choice *choice, const struct gpu_info *info)
 {
     static const uint8_t unknown[sizeof info->uuid];
@@ -59,8 +59,7 @@ void hw_choose_gpus(const struct gpu_info *gpus, size_t count, struct hardware_c
             best = i;
     }
     if (best == count && !why[0])
-        snprintf(why, room, "the only device is a program on the CPU (%s); --gpu 0 takes it all the same",
-                 gpus[0].name);
+        snprintf(why, room, "the only device is a program on the CPU (%s); --gpu 0 uses it anyway", gpus[0].name);
     if (best == count)
         return;
     for (size_t i = 0; gpus[best].kind == GPU_DISCRETE && i < count && out->count < HARDWARE_MAX_GPUS; i++)
@@ -77,14 +76,14 @@ static void choose_number(const struct gpu_info *gpus, size_t count, uint32_t nu
     if (count == 0)
         snprintf(why, room, "%s", why_none);
     else if (number >= count)
-        snprintf(why, room, "there is no GPU %u: \"hypura profile\" lists those that are there", number);
+        snprintf(why, room, "there is no GPU %u: \"hypura profile\" lists the available ones", number);
     else if (gpus[number].lacks[0])
         snprintf(why, room, "%s lacks %s", gpus[number].name, gpus[number].lacks);
     else
         take(out, gpus, number);
 }
 
-/* "0,2": how many; 0: it is no list of numbers. */
+/* Parses a list such as "0,2". Returns the count of its numbers; 0: it is not such a list. */
 static size_t read_numbers(const char *choice, uint32_t numbers[HARDWARE_MAX_GPUS])
 {
     size_t count = 0;
@@ -112,15 +111,15 @@ hypura_status hardware_choose_gpus(const char *choice, struct hardware_choice *o
     size_t listed = read_numbers(choice, numbers);
     bool is_auto = strcmp(choice, "auto") == 0;
     if (strcmp(choice, "none") == 0) {
-        snprintf(why, room, "no GPU is wanted");
+        snprintf(why, room, "GPUs are turned off");
         return HYPURA_OK;
     }
     if (!is_auto && listed == 0)
         return error_set(error, HYPURA_ERROR_ARGUMENT,
-                         "GPU \"%s\": expected auto, none or numbers of devices, as in 0 or 0,2 (%d at most)", choice,
+                         "GPU \"%s\": expected auto, none, or device numbers such as 0 or 0,2 (at most %d)", choice,
                          HARDWARE_MAX_GPUS);
     if (is_auto && !may_have_gpu()) {
-        snprintf(why, room, "the system shows no GPU");
+        snprintf(why, room, "the system has no GPU");
         return HYPURA_OK;
     }
     struct gpu_info *gpus;
@@ -130,7 +129,7 @@ hypura_status hardware_choose_gpus(const char *choice, struct hardware_choice *o
     hypura_status status = ALLOCATE(&gpus, HARDWARE_MAX_GPUS, "list of GPUs", error);
     if (status)
         return status;
-    /* A driver that fails counts as none. */
+    /* If listing fails, there are no devices. */
     if (gpu_list(gpus, HARDWARE_MAX_GPUS, &count, none, &problem)) {
         snprintf(none, sizeof none, "%s", problem.message);
         count = 0;
@@ -147,17 +146,16 @@ hypura_status hardware_choose_gpus(const char *choice, struct hardware_choice *o
     return HYPURA_OK;
 }
 
-/* ---- measuring ------------------------------------------------------------------------------------------------------
- */
+/* ---- measuring --------------------------------------------------------------------------------------------------- */
 
-static hypura_status profile_one(struct hardware *hardware, const struct hardware_gpu *chosen,
-                                 uint64_t listed_bytes, hardware_progress progress, void *context, hypura_error *error)
+static hypura_status profile_one(struct hardware *hardware, const struct hardware_gpu *chosen, uint64_t listed_bytes,
+                                 hardware_progress progress, void *context, hypura_error *error)
 {
     struct hardware_gpu gpu = *chosen;
     char what[320];
     snprintf(what, sizeof what, "GPU: %s", gpu.info.name);
     if (progress && !progress(context, what, 0.95))
-        return error_set(error, HYPURA_ERROR_CANCELLED, "stopped");
+        return error_set(error, HYPURA_ERROR_CANCELLED, "the measurement was stopped");
     hypura_status status = hardware_measure_gpu(&gpu, error);
     if (status)
         return status;
@@ -169,7 +167,7 @@ static hypura_status profile_one(struct hardware *hardware, const struct hardwar
     return HYPURA_OK;
 }
 
-/* Whether one like it was before it: what is known goes by name and driver. */
+/* Whether an earlier device has the same name and driver: the profile has one entry for both. */
 static bool is_repeated(const struct hardware_choice *choice, size_t number)
 {
     const struct gpu_info *info = &choice->gpus[number].info;
@@ -189,7 +187,7 @@ hypura_status hardware_profile_gpus(struct hardware *hardware, const char *choic
     hypura_status status = hardware_choose_gpus(choice, &chosen, why, sizeof why, error);
     if (status || chosen.count == 0)
         return status;
-    /* What the loader keeps of drivers after they were listed. */
+    /* The memory that the loader keeps for drivers after listing devices. */
     uint64_t listed = memory_resident_bytes();
     listed -= MIN(before, listed);
     for (size_t i = 0; !status && i < chosen.count; i++)
@@ -199,6 +197,6 @@ hypura_status hardware_profile_gpus(struct hardware *hardware, const char *choic
         return status;
     hypura_error problem;
     if (hw_save_profile(hardware, &problem) != HYPURA_OK)
-        log_write(LOG_WARNING, "the profile was not kept: %s", problem.message);
+        log_write(LOG_WARNING, "the profile was not cached: %s", problem.message);
     return HYPURA_OK;
 }

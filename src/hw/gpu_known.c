@@ -1,4 +1,4 @@
-/* What is known of a GPU: what was measured of one like it, else what to expect. */
+/* The speeds of a GPU: as measured on one with the same name and driver, else careful defaults. */
 #include "hw/gpu_layer.h"
 #include "hw/hw_private.h"
 
@@ -26,7 +26,7 @@ void hardware_gpu_speeds(const struct hardware *hardware, struct hardware_gpu *g
         gpu->info = info;
         return;
     }
-    /* A small card of some years ago; on unified memory, the memory's own speed. */
+    /* A small card of some years ago; with unified memory, the speed of the host's memory. */
     gpu->memory_bytes_per_second = gpu->info.unified ? hardware->memory_bytes_per_second : 200e9;
     gpu->upload_bytes_per_second = gpu->info.unified ? hardware->memory_bytes_per_second / 2 : 6e9;
     gpu->turn_seconds = 50e-6;

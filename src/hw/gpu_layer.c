@@ -1,5 +1,5 @@
-/* A layer of a usual shape as the engine has a GPU compute it for one token: small enough that its launches count, and
- * with attention over next to nothing. */
+/* A layer of a common shape, for one token, recorded as the engine records it. It is so small that launches take a
+ * large part of its time, and it attends to few positions. */
 #include "hw/gpu_layer.h"
 
 #include "format/format.h"
@@ -38,7 +38,7 @@ static uint64_t cut_all(struct gpu_layer *b)
     return used;
 }
 
-/* Zeros, so that the router chooses the first two experts, which have a slot each. */
+/* The buffers hold zeros, so the router chooses the first two experts. Each of these has its own slot. */
 hypura_status gpu_layer_make(struct gpu_layer *layer, struct gpu *gpu, hypura_error *error)
 {
     *layer = (struct gpu_layer){0};
@@ -78,7 +78,7 @@ uint64_t gpu_layer_bytes(enum tensor_type type, bool mixture)
     return row_bytes(type) * (2 * WIDTH + 2 * KEYS + (mixture ? USED : 1) * 3 * WIDTH);
 }
 
-/* Hands out weights one after another. */
+/* Hands out consecutive parts of a buffer as weights, and starts again at its beginning when it is used up. */
 struct taking {
     struct gpu_buffer *weights;
     uint64_t bytes, used;
@@ -176,7 +176,7 @@ static void feed_forward(const struct gpu_layer *b, struct gpu *gpu, struct taki
 static struct gpu_expert_matmul expert_job(const struct gpu_layer *b, struct taking *t, struct gpu_range in,
                                            struct gpu_range out, bool per_choice)
 {
-    /* Two experts' worth, since two are read. */
+    /* The weights of the experts that a token uses. */
     struct gpu_matrix weights = take(t, USED * WIDTH);
     weights.rows = WIDTH;
     return (struct gpu_expert_matmul){.weights = weights,
@@ -238,7 +238,7 @@ void gpu_layer_record(const struct gpu_layer *layer, struct gpu *gpu, struct gpu
     struct taking taking = {weights, bytes, 0, type};
     const struct gpu_range none = {0};
     for (uint32_t i = 0; i < count; i++) {
-        /* A mixture's last launch has normed what comes next. */
+        /* The last launch of a mixture already normed the next layer's input. */
         const struct gpu_range in = mixture ? layer->normed : layer->hidden, norm = mixture ? none : layer->vector;
         const struct gpu_matmul jobs[3] = {job(take(&taking, WIDTH), in, norm, layer->query),
                                            job(take(&taking, KEYS), in, norm, layer->key),

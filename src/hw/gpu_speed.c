@@ -1,4 +1,4 @@
-/* How fast a GPU reads its memory, takes data from the host, and multiplies. */
+/* Measures how fast a GPU reads its memory, receives data from the host, and multiplies. */
 #include "hw/gpu_layer.h"
 #include "hw/hw_private.h"
 
@@ -12,12 +12,12 @@
 
 struct gpu_test {
     struct gpu *gpu;
-    struct gpu_buffer *weights, *rows; /* rows: inputs and outputs */
+    struct gpu_buffer *weights, *rows; /* rows has inputs and outputs */
     uint64_t bytes;
     uint64_t row_floats;
 };
 
-/* The middle one of some runs of a batch; record adds its commands. */
+/* The median time of some runs of a batch. record adds its commands. */
 static hypura_status time_batch(const struct gpu_test *test, void (*record)(const struct gpu_test *test, const void *),
                                 const void *what, double *seconds, hypura_error *error)
 {
@@ -31,7 +31,7 @@ static hypura_status time_batch(const struct gpu_test *test, void (*record)(cons
         status = gpu_submit(test->gpu, &ticket, 0, 0, error);
         if (!status)
             status = gpu_wait(test->gpu, ticket, error);
-        if (status || round < 0) /* the first makes the kernels */
+        if (status || round < 0) /* the first run compiles the kernels */
             continue;
         double device = gpu_batch_seconds(test->gpu, ticket);
         times[round] = device > 0 ? device : clock_seconds_since(start);
@@ -73,7 +73,7 @@ static hypura_status time_matmul(const struct gpu_test *test, enum tensor_type t
     return time_batch(test, record_matmul, &job, seconds, error);
 }
 
-/* Twice: the first fills the staging ring for the first time. */
+/* The time of the second round counts: the first one touches the staging ring's memory for the first time. */
 static hypura_status time_upload(const struct gpu_test *test, double *bytes_per_second, hypura_error *error)
 {
     uint8_t *bytes;
@@ -81,7 +81,7 @@ static hypura_status time_upload(const struct gpu_test *test, double *bytes_per_
     hypura_status status = ALLOCATE(&bytes, piece, "GPU test", error);
     if (status)
         return status;
-    memset(bytes, 0x2a, piece); /* no format reads an infinity or a denormal in it */
+    memset(bytes, 0x2a, piece); /* neither infinite nor denormal in any format */
     for (int round = 0; round < 2 && !status; round++) {
         uint64_t start = clock_nanoseconds();
         gpu_ticket ticket = 0;
@@ -115,10 +115,11 @@ static hypura_status time_turn(const struct gpu_test *test, double *seconds, hyp
     return HYPURA_OK;
 }
 
-/* A layer whose experts are on both sides: the CPU waits for a batch, has some parallel sections, and gives the signal
- * that the next batch waits for. The batch is as long as such a layer's, since workers that wait for it fall asleep. */
+/* Simulates layers whose experts are split between GPU and CPU: the CPU waits for a batch, runs some parallel sections,
+ * and sends the signal that the next batch waits for. A batch takes as long as in such a layer, so that the waiting
+ * workers fall asleep as they would there. */
 #define SHARE_BATCH_SECONDS 100e-6
-#define SHARE_SECTIONS 4 /* of a mixture of experts: gate and up, activation, down, and inputs in between */
+#define SHARE_SECTIONS 4 /* of a mixture of experts: gate and up, activation, quantising its output, down */
 
 static void do_nothing(void *context, size_t index, size_t worker)
 {
@@ -137,12 +138,12 @@ static hypura_status share_once(const struct gpu_test *test, struct thread_pool 
         status = gpu_wait(test->gpu, before, error);
     for (int i = 0; i < SHARE_SECTIONS && !status; i++)
         thread_pool_run(pool, do_nothing, NULL, thread_pool_threads(pool));
-    /* After an error too, or the batch could never end. */
+    /* Also after an error: otherwise the batch would never end. */
     hypura_status given = gpu_signal_host(test->gpu, signal, status ? NULL : error);
     return status ? status : given;
 }
 
-/* After the memory's speed is known. */
+/* Measures share_seconds. memory_speed is needed for the length of a batch. */
 static hypura_status time_share(const struct gpu_test *test, double memory_speed, double *seconds, hypura_error *error)
 {
     double times[64];
@@ -154,7 +155,7 @@ static hypura_status time_share(const struct gpu_test *test, double memory_speed
     hypura_status status = thread_pool_create(&pool, MIN(cores, (size_t)256), error);
     if (status)
         return status;
-    /* The first two batches wait for nothing that takes its time. */
+    /* The first two rounds fill the pipeline and do not count. */
     for (uint64_t i = 0; i < COUNT_OF(times) + 2 && !status; i++) {
         uint64_t start = clock_nanoseconds();
         status = share_once(test, pool, bytes, i + 1, &ticket, error);
@@ -171,7 +172,7 @@ static hypura_status time_share(const struct gpu_test *test, double memory_speed
     return HYPURA_OK;
 }
 
-#define LAYERS 8u /* in one batch */
+#define LAYERS 8u /* per batch */
 
 struct layers {
     struct gpu_layer buffers;
@@ -185,7 +186,7 @@ static void record_layers(const struct gpu_test *test, const void *what)
     gpu_layer_record(&layers->buffers, test->gpu, test->weights, test->bytes, layers->type, layers->mixture, LAYERS);
 }
 
-/* What is left when the weights' time at the kernels' speed is taken off. */
+/* The time per layer, less the time of reading its weights at the kernels' speed. */
 static hypura_status time_rest(const struct gpu_test *test, const struct hardware_gpu *speeds, struct layers *layers,
                                enum tensor_type type, bool mixture, double *rest, hypura_error *error)
 {
@@ -199,7 +200,7 @@ static hypura_status time_rest(const struct gpu_test *test, const struct hardwar
     return status;
 }
 
-/* After the kernels' speeds are known. Where there is no room for a layer beyond the caches, what is usual. */
+/* Needs the kernels' speeds. If there is too little room for weights beyond the caches, sets the usual times. */
 static hypura_status time_layers(const struct gpu_test *test, struct hardware_gpu *out, hypura_error *error)
 {
     out->layer_seconds = out->float_layer_seconds = GPU_LAYER_SECONDS;
@@ -242,7 +243,7 @@ static hypura_status measure(struct gpu_test *test, struct hardware_gpu *out, hy
         status = time_matmul(test, types[i], 1, UINT32_MAX, &bytes, &seconds, error);
         if (!status)
             out->kernels[out->kernel_count++] = (struct kernel_speed){types[i], (double)bytes / seconds};
-        /* Some drivers copy at a part of what their memory gives to kernels. */
+        /* Some drivers copy slower than kernels read. */
         if (!status)
             out->memory_bytes_per_second = MAX(out->memory_bytes_per_second, (double)bytes / seconds);
     }
@@ -275,7 +276,7 @@ hypura_status hardware_measure_gpu(struct hardware_gpu *gpu, hypura_error *error
         return status;
     gpu->host_bytes = memory_resident_bytes();
     gpu->host_bytes -= MIN(before, gpu->host_bytes);
-    /* Far beyond every cache of a GPU. */
+    /* Much larger than the caches of any GPU. */
     test.bytes = align_down(MIN((software ? 16 : 512) * MIB, gpu_free_bytes(test.gpu) / 4), 2 * MIB);
     test.row_floats = MAX((uint64_t)PROMPT_TOKENS * PROMPT_ROWS, test.bytes / 1024);
     status = gpu_buffer_create(test.gpu, &test.weights, test.bytes, GPU_DEVICE, error);

@@ -1,4 +1,4 @@
-/* In place of gpu_speed.c where the build has no GPU: none is ever chosen. */
+/* Replaces gpu_speed.c in builds without a GPU tier, which never choose a device. */
 #include "hw/hw.h"
 
 hypura_status hardware_measure_gpu(struct hardware_gpu *gpu, hypura_error *error)

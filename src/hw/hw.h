@@ -123,7 +123,7 @@ struct hardware {
     struct hardware_gpu gpus[HARDWARE_MAX_GPUS]; /* those in the profile */
     size_t gpu_count;
     uint32_t sharers; /* processes that divide this machine's speeds, where hardware_share was told; else 0 */
-    bool elsewhere; /* a description of another machine: it has exactly these gpus, and none is opened */
+    bool elsewhere;   /* a description of another machine: it has exactly these gpus, and none is opened */
 };
 
 /* path: a file or folder on the storage in question. */
@@ -152,7 +152,8 @@ void hardware_drop_drives(struct hardware *hardware);
  * second. Sets drives->together, and caches it with the profiles. */
 hypura_status hardware_measure_together(struct drives *drives, double *alone, double *together, hypura_error *error);
 
-/* So many processes compute on this machine at once: each has its part of the speeds of processors, memory and drive. */
+/* So many processes compute on this machine at once: each has its part of the speeds of processors, memory and drive.
+ */
 void hardware_share(struct hardware *hardware, uint32_t sharers);
 
 /* The speed of the kernel for a type in bytes per second: as measured, else compute_bytes_per_second. */
@@ -259,8 +260,7 @@ hypura_status memory_meter_open(struct memory_meter **out, const struct hardware
 void memory_meter_close(struct memory_meter *meter);
 double memory_meter_read(struct memory_meter *meter); /* bytes per second, in one pass of some milliseconds */
 
-/* ---- nodes of memory -----------------------------------------------------------------------------------------------
- */
+/* ---- nodes of memory --------------------------------------------------------------------------------------------- */
 
 #define HARDWARE_MAX_NODES 8
 #define HARDWARE_CPU_WORDS 16 /* for 64 processors each */

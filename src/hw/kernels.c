@@ -1,14 +1,14 @@
-/* How fast weights go through the kernels; and decoding's load on memory, while something else is measured. */
+/* Measures how fast the kernels process weights. Also runs the memory load of decoding next to other measurements. */
 #include "compute/compute.h"
 #include "hw/hw_private.h"
 
 #include <pthread.h>
 #include <string.h>
 
-/* What may be hoped for again: the time that a quarter of the runs kept under. The best of all is luck on a machine
- * that shares its memory with others, and the middle one is what the others left. Times are sorted. */
 #define MOST_ROUNDS 50
 
+/* A time that can be expected again: a quarter of the runs were faster. On a machine that shares its memory with
+ * others, the best run is luck, and the median depends on the others' load. Sorts the times. */
 static double usual_seconds(double *seconds, size_t count)
 {
     hw_sort(seconds, count);
@@ -17,8 +17,8 @@ static double usual_seconds(double *seconds, size_t count)
 
 #define KERNEL_COLUMNS 4096
 
-/* Rows of a prompt's matrix for each core, as many as a layer of a model has for it: fewer are over before the cores have
- * all begun, and say nothing of the kernels. */
+/* Rows of a prompt's matrix per core: as many as in a typical layer. A product with fewer rows ends before all cores
+ * have started, and its time says nothing about the kernels. */
 #define PROMPT_ROWS_A_CORE 256
 #define LEAST_PROMPT_ROWS 1024
 
@@ -54,20 +54,21 @@ static const enum tensor_type timed_types[] = {TENSOR_Q4_K,  TENSOR_Q5_K, TENSOR
                                                TENSOR_MXFP4, TENSOR_F16,  TENSOR_BF16, TENSOR_F32};
 #define TIMED_TYPES COUNT_OF(timed_types)
 
-/* What was timed: a type with one token, or with a prompt's. */
+/* The times of one product: a type, with one token, a few or many. */
 struct timing {
     enum tensor_type type;
     size_t rows, row_bytes, tokens, rounds;
     double seconds[MOST_ROUNDS];
 };
 
-/* In turns: a machine that others use too is slow for some tenths of a second, which must not be one kernel's. */
+/* Times all products in turn. A shared machine may be slow for some tenths of a second, which must not affect a single
+ * kernel only. */
 static void time_in_turns(const struct kernel_test *test, struct timing *timings, size_t count)
 {
     uint64_t started = clock_nanoseconds();
     for (size_t round = 0; round < MOST_ROUNDS; round++) {
         double seconds = clock_seconds_since(started);
-        /* Where the caches are large and the cores few, once is long enough. */
+        /* With large caches and few cores, one round takes long enough. */
         if (round > 0 && seconds > (round < 3 ? 4 : 2))
             return;
         for (size_t i = 0; i < count; i++) {
@@ -84,7 +85,7 @@ static void take_timing(struct hardware *out, struct timing *timing)
     double products = (double)timing->rows * KERNEL_COLUMNS * (double)timing->tokens / seconds;
     if (timing->tokens == 1) {
         double speed = (double)timing->rows * (double)timing->row_bytes / seconds;
-        /* Where a kernel fetches ahead better than a plain sum it is the better measure of the memory. */
+        /* If a kernel prefetches better than the plain sum does, its speed is the better measure of the memory. */
         out->memory_bytes_per_second = MAX(out->memory_bytes_per_second, speed);
         out->kernels[out->kernel_count++] = (struct kernel_speed){.type = timing->type, .bytes_per_second = speed};
     } else if (timing->tokens == KERNEL_FEW) {
@@ -120,7 +121,7 @@ static hypura_status time_kernels(const struct kernel_test *test, struct hardwar
     for (size_t i = 0; i < count; i++)
         take_timing(out, &timings[i]);
     memory_free(timings);
-    /* The plan of a model of unknown mixture counts with the slower of the usual ones. */
+    /* For types that were not timed: the slower of the two usual types. */
     out->compute_bytes_per_second =
         MIN(hardware_kernel_speed(out, TENSOR_Q4_K), hardware_kernel_speed(out, TENSOR_Q6_K));
     return HYPURA_OK;
@@ -191,14 +192,13 @@ struct product_cost hardware_product_cost(const struct hardware *hardware, enum 
     if (!kernel || kernel->few_per_second <= 0 || kernel->many_per_second <= 0)
         return (struct product_cost){bytes / hardware_kernel_speed(hardware, type),
                                      elements / hardware->multiply_adds_per_second};
-    /* The line through both: what unpacking takes, and what each token does. */
+    /* The line through both measurements: a constant for unpacking, and a slope per token. */
     double few = KERNEL_FEW / kernel->few_per_second, many = KERNEL_MANY / kernel->many_per_second;
     double each = MAX((many - few) / (KERNEL_MANY - KERNEL_FEW), 0);
     return (struct product_cost){elements * MAX(few - KERNEL_FEW * each, 0), elements * MIN(each, many / KERNEL_MANY)};
 }
 
-/* ---- decoding, while something else goes on ------------------------------------------------------------------------
- */
+/* ---- the memory load of decoding --------------------------------------------------------------------------------- */
 
 struct hw_decoding {
     struct kernel_test test;
@@ -207,7 +207,7 @@ struct hw_decoding {
     pthread_mutex_t mutex;
     pthread_cond_t changed;
     bool wanted, at_work, ends;
-    double bytes, seconds; /* since it was started */
+    double bytes, seconds; /* since the last start */
 };
 
 static void *decode(void *context)
@@ -241,7 +241,7 @@ hypura_status hw_decoding_open(struct hw_decoding **out, const struct hardware *
     hypura_status status = ALLOCATE(&decoding, 1, "decoding test", error);
     if (status != HYPURA_OK)
         return status;
-    struct hardware now = *hardware; /* much may have been taken since that was found */
+    struct hardware now = *hardware; /* less memory may be free now */
     hw_detect_memory(&now, "");
     status = open_test(&decoding->test, &now, error);
     if (status != HYPURA_OK) {
@@ -266,7 +266,7 @@ hypura_status hw_decoding_open(struct hw_decoding **out, const struct hardware *
         pthread_mutex_destroy(&decoding->mutex);
         close_test(test);
         memory_free(decoding);
-        return error_set_errno(error, problem, "cannot start a thread to compute with");
+        return error_set_errno(error, problem, "cannot start a thread for computing");
     }
     *out = decoding;
     return HYPURA_OK;

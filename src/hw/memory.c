@@ -28,7 +28,7 @@ void hw_detect_memory(struct hardware *out, const char *root)
 
 uint64_t hardware_code_bytes(void)
 {
-    /* The system does not tell file pages of one process apart; the program and its libraries are about this. */
+    /* The system does not count file pages per process. The program and its libraries have about this size. */
     return (uint64_t)12 << 20;
 }
 #else
@@ -58,7 +58,7 @@ uint64_t hardware_code_bytes(void)
 {
     char text[8192];
     if (SANITIZED)
-        return 0; /* memory_resident_bytes has none of it */
+        return 0; /* memory_resident_bytes does not include code */
     return hw_read_text("/proc/self/status", text, sizeof text) ? field_kib(text, "RssFile") : 0;
 }
 #endif
@@ -76,8 +76,8 @@ uint64_t hw_memory_room(const struct hardware *hardware)
 uint64_t hardware_default_budget(const struct hardware *hardware)
 {
     uint64_t room = hw_memory_room(hardware);
-    /* A tenth, for what other programs will ask for and for the system's own tables; on a small machine not more than
-     * that tenth, on a large one not more than anybody misses. */
+    /* Left for other programs and for the system's tables: a tenth, but at least 256 MiB and at most 2 GiB; and never
+     * more than a quarter. */
     uint64_t head_room = MIN(MAX(room / 10, (uint64_t)256 << 20), (uint64_t)2 << 30);
     return room - MIN(head_room, room / 4);
 }

@@ -1,4 +1,4 @@
-/* Nodes of memory: which processors are near which part of it, and what we may use of them. */
+/* Memory nodes: which processors are near which memory, and which of both this process may use. */
 #include "hw/hw_private.h"
 
 #include <stdio.h>
@@ -10,7 +10,7 @@
 #include <sys/syscall.h>
 #endif
 
-/* "0-3,8-11", as the kernel writes sets. Numbers beyond the words are left out. */
+/* Parses a set as the kernel writes it: "0-3,8-11". Ignores numbers that do not fit into the words. */
 static void parse_list(uint64_t *words, size_t word_count, const char *text)
 {
     memset(words, 0, word_count * sizeof *words);
@@ -33,7 +33,7 @@ static void parse_list(uint64_t *words, size_t word_count, const char *text)
     }
 }
 
-/* The set behind a name in /proc/self/status; false: it has none. */
+/* Reads the set after a name in /proc/self/status. false: the name is not there. */
 static bool allowed(uint64_t *words, size_t word_count, const char *root, const char *name)
 {
     char path[1100], text[8192];
@@ -79,7 +79,7 @@ void hw_find_nodes(struct hardware_nodes *out, const char *root, enum hw_policy 
         node.cores = count_bits(node.cpus);
         if (node.cores == 0)
             continue;
-        /* More nodes than anybody builds: their threads go where the system likes. */
+        /* Too many nodes: the machine counts as one, and the system places threads and memory. */
         if (found.count == HARDWARE_MAX_NODES)
             return;
         found.place &= memory >> number & 1;
@@ -103,9 +103,9 @@ size_t hardware_first_thread(const struct hardware_nodes *nodes, uint32_t node, 
 void hardware_find_nodes(struct hardware_nodes *out)
 {
     int mode = MPOL_DEFAULT;
-    unsigned long bound[16] = {0}; /* as many nodes as the kernel may have been built for */
+    unsigned long bound[16] = {0}; /* for as many nodes as a kernel may support */
     enum hw_policy policy = HW_POLICY_NONE;
-    /* Where the system does not say, as in some containers, it would not take our word either. */
+    /* Where the system refuses this call, as in some containers, it would refuse to place memory too. */
     if (syscall(SYS_get_mempolicy, &mode, bound, 8 * sizeof bound, NULL, 0) != 0)
         policy = HW_POLICY_OTHER;
     else if (mode == MPOL_BIND)
@@ -121,7 +121,7 @@ static void set_policy(int mode, uint64_t set, void *memory, size_t bytes)
     uintptr_t start = (uintptr_t)align_up((uintptr_t)memory, page);
     uintptr_t end = (uintptr_t)align_down((uintptr_t)memory + bytes, page);
     unsigned long nodes = (unsigned long)set;
-    /* A wish: what the system refuses lies where it would have. */
+    /* Only a hint: if the call fails, the system places the memory. */
     if (end > start)
         syscall(SYS_mbind, (void *)start, end - start, mode, &nodes, 8 * sizeof nodes, 0);
 }

@@ -1,4 +1,4 @@
-/* The whole measurement: memory, kernels, storage; then it is cached. */
+/* The whole measurement: memory, kernels, storage. The result is cached. */
 #include "hw/hw_private.h"
 
 #include <dirent.h>
@@ -13,20 +13,20 @@
 
 #define MIB ((uint64_t)1 << 20)
 
-/* A file below this fits in a drive's own cache. */
+/* Smaller files fit in a drive's own cache. */
 #define LARGE_FILE (64 * MIB)
 #define LARGEST_TEMPORARY (1024 * MIB)
 #define SMALLEST_TEMPORARY (16 * MIB)
 #define FLUSH_EVERY (32 * MIB)
 
-/* Of the 20 seconds: writing a file to read, or reading one that is there once, and samples. Memory and kernels take 3
- * and 2 more at the end, reading beside computing 3. */
+/* Parts of the 20 seconds: writing a file to read, or reading an existing one once, and the samples. In addition,
+ * memory and kernels take 3 seconds at the start and 2 at the end, and reading next to computing takes 3. */
 #define WRITE_SECONDS 3.0
 #define FIRST_SECONDS 2.0
 #define SAMPLE_SECONDS 0.07
 #define STORAGE_SECONDS 7.5
 
-/* Parts of the progress bar. */
+/* The progress at the end of each part. */
 #define DONE_MEMORY 0.05
 #define DONE_KERNELS 0.2
 #define DONE_FILE 0.3
@@ -50,7 +50,7 @@ static bool tell_sample(void *context, const struct storage_sample *sample, size
     return tell(context, what, DONE_FILE + (1 - DONE_FILE) * (double)done / (double)total);
 }
 
-/* A file without a name, so that nothing is left whatever happens. */
+/* Opens a file without a name, which disappears however the program ends. */
 static int open_nameless(const char *folder)
 {
 #ifdef O_TMPFILE
@@ -69,7 +69,7 @@ static int open_nameless(const char *folder)
     return named;
 }
 
-/* Random bytes: drives and file systems that compress must not see a pattern. */
+/* Writes random bytes, because drives and file systems that compress must not find a pattern. */
 static hypura_status fill_file(int file, uint64_t bytes, const char *folder, hypura_error *error)
 {
     const size_t piece = 4 * MIB;
@@ -83,27 +83,27 @@ static hypura_status fill_file(int file, uint64_t bytes, const char *folder, hyp
         words[i] = random_next(&random);
     uint64_t started = clock_nanoseconds(), written = 0;
     while (written < bytes && (written < SMALLEST_TEMPORARY || clock_seconds_since(started) < WRITE_SECONDS)) {
-        /* No two pieces alike, for drives that look for copies. */
+        /* All pieces differ, because some drives detect copies. */
         for (size_t i = 0; i < piece / sizeof *words; i += 64)
             words[i] = random_next(&random);
         for (size_t done = 0; done < piece;) {
             ssize_t size = write(file, (char *)words + done, piece - done);
             if (size == 0 || (size < 0 && errno != EINTR)) {
-                status = error_set_errno(error, size < 0 ? errno : ENOSPC,
-                                         "cannot write a temporary file to read from in %s", folder);
+                status =
+                    error_set_errno(error, size < 0 ? errno : ENOSPC, "cannot write a temporary file in %s", folder);
                 memory_free(words);
                 return status;
             }
             done += size > 0 ? (size_t)size : 0;
         }
         written += piece;
-        /* The page cache takes data quicker than a slow drive does; the time limit is the drive's. */
+        /* The time limit is for writing to the drive. Without flushes, data would only reach the page cache. */
         if (written % FLUSH_EVERY == 0 && fsync(file))
             break;
     }
     memory_free(words);
     if (fsync(file))
-        return error_set_errno(error, errno, "cannot write a temporary file to read from in %s", folder);
+        return error_set_errno(error, errno, "cannot write a temporary file in %s", folder);
     return HYPURA_OK;
 }
 
@@ -115,11 +115,11 @@ static hypura_status make_file(int *out, const char *folder, hypura_error *error
     uint64_t available = (uint64_t)space.f_bavail * space.f_frsize;
     uint64_t bytes = MIN(available / 10, LARGEST_TEMPORARY) / (4 * MIB) * (4 * MIB);
     if (bytes < SMALLEST_TEMPORARY)
-        return error_set(error, HYPURA_ERROR_IO, "%s has no room for a file to measure with: name a large file instead",
+        return error_set(error, HYPURA_ERROR_IO, "%s has no room for a temporary file: name a large file instead",
                          folder);
     int file = open_nameless(folder);
     if (file < 0)
-        return error_set_errno(error, errno, "cannot make a temporary file in %s: name a large file instead", folder);
+        return error_set_errno(error, errno, "cannot create a temporary file in %s: name a large file instead", folder);
     hypura_status status = fill_file(file, bytes, folder, error);
     if (status != HYPURA_OK) {
         close(file);
@@ -139,7 +139,7 @@ bool hw_find_large_file(const char *folder, uint64_t least, char *path, size_t r
     for (const struct dirent *entry; (entry = readdir(listing));) {
         struct stat info;
         char name[1400];
-        /* Holes would be read at memory's speed. */
+        /* Skip files with holes, which are read at the speed of memory. */
         if (snprintf(name, sizeof name, "%s/%s", folder, entry->d_name) >= (int)MIN(sizeof name, room) ||
             lstat(name, &info) || !S_ISREG(info.st_mode) || (uint64_t)info.st_size < largest ||
             (uint64_t)info.st_blocks * 512 < (uint64_t)info.st_size || access(name, R_OK))
@@ -168,7 +168,7 @@ hypura_status hw_file_to_read(int *file, char *name, size_t room, const char *pa
         char *slash = strrchr(folder, '/');
         snprintf(slash ? slash + (slash == folder) : folder, 2, "%s", slash ? "" : ".");
     }
-    /* What was just written may be in a cache of the host, so a file that was there already tells more. */
+    /* Prefer an existing file: the host of a virtual machine may still cache one that was just written. */
     return hw_find_large_file(folder, LARGEST_TEMPORARY, name, room) ? HYPURA_OK : make_file(file, folder, error);
 }
 
@@ -186,13 +186,13 @@ static hypura_status measure_storage(struct hardware *found, const char *path, c
                                   .visit = tell_sample,
                                   .context = (void *)profiling};
     if (!tell(profiling, "storage: finding or writing a file to read", DONE_KERNELS))
-        return error_set(error, HYPURA_ERROR_CANCELLED, "stopped");
+        return error_set(error, HYPURA_ERROR_CANCELLED, "the measurement was stopped");
     TRY(hw_file_to_read(&bench.file, name, sizeof name, path, error));
     if (bench.file >= 0)
         bench.first_seconds = 0;
     hypura_status status = HYPURA_OK;
     if (bench.file < 0 && !tell(profiling, "storage: reading the file once", DONE_KERNELS))
-        status = error_set(error, HYPURA_ERROR_CANCELLED, "stopped");
+        status = error_set(error, HYPURA_ERROR_CANCELLED, "the measurement was stopped");
     if (!status)
         status = hw_bench_storage(&bench, error);
     if (bench.file >= 0)
@@ -200,14 +200,14 @@ static hypura_status measure_storage(struct hardware *found, const char *path, c
     return status;
 }
 
-/* Of the same work, once at each of two speeds. */
+/* The mean speed of doing the same work once at each of two speeds. */
 static double mean_speed(double a, double b)
 {
     return 2 * a * b / (a + b);
 }
 
-/* All types together have two seconds, in which others may have taken a core or left all of the memory: two times some
- * seconds apart count alike, as a run that takes longer meets both. */
+/* Measures the kernels a second time. All types together take about two seconds, in which other programs may have used
+ * a core, or no memory bandwidth at all. Both measurements count equally, because a longer run sees both conditions. */
 static hypura_status measure_kernels_again(struct hardware *found, hypura_error *error)
 {
     struct hardware again = *found;
@@ -222,7 +222,7 @@ static hypura_status measure_kernels_again(struct hardware *found, hypura_error 
     }
     found->compute_bytes_per_second = mean_speed(found->compute_bytes_per_second, again.compute_bytes_per_second);
     found->multiply_adds_per_second = mean_speed(found->multiply_adds_per_second, again.multiply_adds_per_second);
-    found->memory_bytes_per_second = again.memory_bytes_per_second; /* the best that was seen */
+    found->memory_bytes_per_second = again.memory_bytes_per_second; /* the best so far */
     return HYPURA_OK;
 }
 
@@ -235,10 +235,10 @@ hypura_status hardware_profile(struct hardware *out, const char *path, hardware_
     if (status != HYPURA_OK)
         return status;
     if (!tell(&profiling, "memory", 0))
-        return error_set(error, HYPURA_ERROR_CANCELLED, "stopped");
+        return error_set(error, HYPURA_ERROR_CANCELLED, "the measurement was stopped");
     status = hardware_measure_memory(&found, found.cores, &found.memory_bytes_per_second, error);
     if (status == HYPURA_OK && !tell(&profiling, "kernels", DONE_MEMORY))
-        status = error_set(error, HYPURA_ERROR_CANCELLED, "stopped");
+        status = error_set(error, HYPURA_ERROR_CANCELLED, "the measurement was stopped");
     if (status == HYPURA_OK)
         status = hw_measure_kernels(&found, error);
     if (status == HYPURA_OK)
@@ -248,10 +248,10 @@ hypura_status hardware_profile(struct hardware *out, const char *path, hardware_
     if (status != HYPURA_OK)
         return status;
     found.measured = true;
-    /* Figures that cannot be kept are still figures. */
+    /* The figures are valid even if they cannot be cached. */
     hypura_error problem;
     if (hw_save_profile(&found, &problem) != HYPURA_OK)
-        log_write(LOG_WARNING, "the profile was not kept: %s", problem.message);
+        log_write(LOG_WARNING, "the profile was not cached: %s", problem.message);
     tell(&profiling, "done", 1);
     *out = found;
     return HYPURA_OK;

@@ -1,5 +1,5 @@
-/* Profiles on disk: one JSON file a machine and drive, named by a hash of what tells them apart. A file is believed
- * only when all of it makes sense. */
+/* Cached profiles: one JSON file per machine and drive, named by a hash of their properties. A file is only used if all
+ * of it is valid, except for its GPUs. */
 #include "hw/hw_private.h"
 
 #include <errno.h>
@@ -12,9 +12,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* To be raised when a field is added or measured in another way: older files are then ignored, and left to older
- * programs. 2: memory and kernels are measured beyond all of the last level caches, shares of the CPU between batches
- * of a GPU at all. 3: the drive beside computing. */
+/* Raise this when a field is added or is measured differently. Files of other versions are ignored, and left to the
+ * programs that wrote them. Version 2: memory and kernels are measured with more data than all last-level caches hold;
+ * share_seconds was added. Version 3: the drive is measured next to computing. */
 #define PROFILE_VERSION 3
 
 /* A full set of samples takes some 15 KiB. */
@@ -26,8 +26,8 @@ static void append(char *text, size_t room, const char *name, const char *value)
     snprintf(text + used, room - used, "%s%s=%s", used ? " " : "", name, value);
 }
 
-/* What would make other figures likely: the processor, the memory's size, the machine (its identity goes in as a hash
- * only) and the drive. */
+/* Describes everything that the figures depend on: processor, size of memory, drive, and machine (only a hash of its
+ * identity). */
 static void fingerprint(const struct hardware *hardware, char *text, size_t room)
 {
     char number[64], identity[64];
@@ -60,7 +60,7 @@ bool hw_cache_folder(char *path, size_t room)
 {
     const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
     int size;
-    if (cache && cache[0] == '/') /* the specification says to ignore others */
+    if (cache && cache[0] == '/') /* the specification says to ignore relative paths */
         size = snprintf(path, room, "%s/hypura", cache);
     else if (home && home[0] == '/')
         size = snprintf(path, room, "%s/.cache/hypura", home);
@@ -80,8 +80,7 @@ bool hw_profile_path(const struct hardware *hardware, char *path, size_t room)
            (int)room;
 }
 
-/* ---- reading -------------------------------------------------------------------------------------------------------
- */
+/* ---- reading ----------------------------------------------------------------------------------------------------- */
 
 static bool get_speed(const json_t *object, const char *key, double *out)
 {
@@ -164,7 +163,7 @@ static bool get_kernels(const json_t *object, struct kernel_speed *kernels, size
     return true;
 }
 
-/* Profiles of earlier versions have none of these. */
+/* Profiles of older programs lack these. */
 static void get_products(const json_t *object, struct hardware *hardware)
 {
     for (size_t i = 0; i < hardware->kernel_count; i++) {
@@ -180,12 +179,13 @@ static json_t *put_products(const struct kernel_speed *kernels, size_t count)
     json_t *object = json_object();
     for (size_t i = 0; i < count; i++)
         if (kernels[i].few_per_second > 0 && kernels[i].many_per_second > 0)
-            json_object_set_new(object, tensor_type_info(kernels[i].type)->name,
-                                json_pack("{s:f, s:f}", "few", kernels[i].few_per_second, "many", kernels[i].many_per_second));
+            json_object_set_new(
+                object, tensor_type_info(kernels[i].type)->name,
+                json_pack("{s:f, s:f}", "few", kernels[i].few_per_second, "many", kernels[i].many_per_second));
     return object;
 }
 
-/* A device that cannot be understood is left out: the rest is good all the same. */
+/* Skips devices with missing or invalid fields: the rest of the profile is still valid. */
 static void get_gpus(const json_t *array, struct hardware *hardware)
 {
     hardware->gpu_count = 0;
@@ -260,8 +260,7 @@ bool hw_load_profile(struct hardware *hardware)
     return good;
 }
 
-/* ---- writing -------------------------------------------------------------------------------------------------------
- */
+/* ---- writing ----------------------------------------------------------------------------------------------------- */
 
 static json_t *put_storage(const struct storage *storage)
 {
@@ -292,14 +291,14 @@ static json_t *put_gpus(const struct hardware *hardware)
     for (size_t i = 0; i < hardware->gpu_count; i++) {
         const struct hardware_gpu *gpu = &hardware->gpus[i];
         json_array_append_new(
-            gpus, json_pack("{s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "name", gpu->info.name,
-                            "driver_version", (json_int_t)gpu->info.driver_version, "host_bytes",
-                            (json_int_t)gpu->host_bytes, "memory_bytes_per_second",
-                            gpu->memory_bytes_per_second, "upload_bytes_per_second", gpu->upload_bytes_per_second,
-                            "turn_seconds", gpu->turn_seconds, "layer_seconds", gpu->layer_seconds,
-                            "float_layer_seconds", gpu->float_layer_seconds, "router_seconds", gpu->router_seconds,
-                            "share_seconds", gpu->share_seconds, "multiply_adds_per_second",
-                            gpu->multiply_adds_per_second, "kernels", put_kernels(gpu->kernels, gpu->kernel_count)));
+            gpus,
+            json_pack("{s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "name", gpu->info.name,
+                      "driver_version", (json_int_t)gpu->info.driver_version, "host_bytes", (json_int_t)gpu->host_bytes,
+                      "memory_bytes_per_second", gpu->memory_bytes_per_second, "upload_bytes_per_second",
+                      gpu->upload_bytes_per_second, "turn_seconds", gpu->turn_seconds, "layer_seconds",
+                      gpu->layer_seconds, "float_layer_seconds", gpu->float_layer_seconds, "router_seconds",
+                      gpu->router_seconds, "share_seconds", gpu->share_seconds, "multiply_adds_per_second",
+                      gpu->multiply_adds_per_second, "kernels", put_kernels(gpu->kernels, gpu->kernel_count)));
     }
     return gpus;
 }
@@ -312,8 +311,8 @@ static json_t *put_profile(const struct hardware *hardware)
                      "memory_bytes_per_second", hardware->memory_bytes_per_second, "compute_bytes_per_second",
                      hardware->compute_bytes_per_second, "multiply_adds_per_second", hardware->multiply_adds_per_second,
                      "kernels", put_kernels(hardware->kernels, hardware->kernel_count), "products",
-                     put_products(hardware->kernels, hardware->kernel_count), "gpus", put_gpus(hardware),
-                     "storage", put_storage(&hardware->storage));
+                     put_products(hardware->kernels, hardware->kernel_count), "gpus", put_gpus(hardware), "storage",
+                     put_storage(&hardware->storage));
 }
 
 static hypura_status make_folders(char *path, hypura_error *error)
@@ -321,7 +320,7 @@ static hypura_status make_folders(char *path, hypura_error *error)
     for (char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
         *slash = '\0';
         bool made = mkdir(path, 0700) == 0 || errno == EEXIST;
-        hypura_status status = made ? HYPURA_OK : error_set_errno(error, errno, "cannot make the folder %s", path);
+        hypura_status status = made ? HYPURA_OK : error_set_errno(error, errno, "cannot create the folder %s", path);
         *slash = '/';
         if (!made)
             return status;
@@ -351,7 +350,8 @@ hypura_status hw_save_profile(const struct hardware *hardware, hypura_error *err
 {
     char path[4096];
     if (!hw_profile_path(hardware, path, sizeof path))
-        return error_set(error, HYPURA_ERROR_IO, "neither XDG_CACHE_HOME nor HOME names a folder to keep it in");
+        return error_set(error, HYPURA_ERROR_IO,
+                         "there is no cache folder: neither XDG_CACHE_HOME nor HOME is an absolute path");
     uint64_t failures = memory_failures();
     json_t *root = put_profile(hardware);
     hypura_status status = memory_check(failures, "profile", error);

@@ -1,4 +1,5 @@
-/* Reads as many blocks of a file as it can with a given number in flight: by io_uring, or with a thread a read. */
+/* Reads as many blocks of a file as possible with a given number in flight: by io_uring, or with one thread per read.
+ */
 #include "hw/hw_private.h"
 
 #include <errno.h>
@@ -11,8 +12,8 @@
 #include <liburing.h>
 #endif
 
-/* A run that stops by time still fills the queue this many times, so that its start and end do not count; unless the
- * drive is so slow that this would take for ever. */
+/* A run fills its queue at least this many times even if its time is over, so that its start and end matter less. On a
+ * very slow drive it ends after LONG_SECONDS anyway. */
 #define LEAST_ROUNDS 2
 #define LONG_SECONDS 0.3
 
@@ -31,8 +32,8 @@ uint64_t hw_read_block(const struct read_run *run, uint64_t number)
     uint64_t blocks = run->file_bytes / run->block_bytes;
     if (run->sequential)
         return (run->seed + number) % blocks;
-    /* Steps of about the golden section of the file, prime to the number of blocks: each once before any twice, and
-     * never near the one before. */
+    /* Steps of about 0.618 (the golden ratio) of the file, coprime to the number of blocks: every block is read once
+     * before any is read twice, and none is near the one before. */
     uint64_t step = MAX((uint64_t)((double)blocks * 0.6180339887), (uint64_t)1);
     while (greatest_common_divisor(step, blocks) != 1)
         step++;
@@ -44,7 +45,7 @@ static uint64_t read_limit(const struct read_run *run)
     return run->once ? run->file_bytes / run->block_bytes : UINT64_MAX;
 }
 
-/* All of it in turn: what always lands in the same place never leaves the processor's caches, or the host's. */
+/* Uses all of the memory in turn: a single place would stay in the caches of the processor or of the host. */
 static void *read_memory(const struct read_run *run, uint64_t number)
 {
     size_t slots = run->memory_bytes / run->block_bytes;
@@ -67,9 +68,9 @@ static hypura_status read_failed(const struct read_run *run, uint64_t number, in
 }
 
 #if HYPURA_URING
-#define MAX_REFUSALS 150u /* one after the other, a millisecond apart; a ring that is no good any more stays so */
+#define MAX_REFUSALS 150u /* in a row, a millisecond apart; a broken ring keeps failing */
 
-/* HYPURA_ERROR_UNSUPPORTED where the system takes no reads through the ring. */
+/* HYPURA_ERROR_UNSUPPORTED: the system does not accept reads through the ring. */
 static hypura_status run_uring(struct io_uring *ring, const struct read_run *run, double *speed, hypura_error *error)
 {
     uint64_t started = clock_nanoseconds(), submitted = 0, completed = 0, last = started;
@@ -84,7 +85,7 @@ static hypura_status run_uring(struct io_uring *ring, const struct read_run *run
     while (in_flight > 0) {
         int result = io_uring_submit_and_wait(ring, 1);
         if (result < 0 && ++refusals == MAX_REFUSALS) {
-            /* What is in flight keeps its pages until it is done, whatever becomes of the ring. */
+            /* The kernel keeps the pages of reads in flight until they complete, even if the ring is closed. */
             return error_set(error, HYPURA_ERROR_UNSUPPORTED, "io_uring refused a read: %s", strerror(-result));
         }
         if (result < 0)
@@ -157,7 +158,7 @@ static hypura_status run_threads(const struct read_run *run, double *speed, hypu
     for (size_t i = 0; i < count; i++)
         pthread_join(threads[i], NULL);
     if (count == 0)
-        return error_set(error, HYPURA_ERROR_MEMORY, "cannot start a thread to read with");
+        return error_set(error, HYPURA_ERROR_MEMORY, "cannot start a thread for reading");
     int failed = atomic_load(&reading.failed);
     if (failed)
         return read_failed(run, atomic_load(&reading.failed_number), failed - 1, error);
@@ -170,10 +171,10 @@ hypura_status hw_run_reads(const struct read_run *run, double *bytes_per_second,
 {
     if (run->depth == 0 || run->depth > 256 || run->block_bytes == 0 || run->file_bytes < run->block_bytes ||
         run->memory_bytes < run->block_bytes)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "reads of %u bytes, %u in flight, make no sense for %llu bytes",
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "cannot measure reads of %u bytes, %u in flight, in %llu bytes",
                          run->block_bytes, run->depth, (unsigned long long)run->file_bytes);
 #if HYPURA_URING
-    /* Refused by some containers, and by kernels where it is switched off. */
+    /* Some containers forbid io_uring, and some kernels have it turned off. */
     struct io_uring ring;
     if (!run->threads && io_uring_queue_init(run->depth, &ring, 0) == 0) {
         hypura_status status = run_uring(&ring, run, bytes_per_second, error);

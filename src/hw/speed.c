@@ -1,4 +1,4 @@
-/* How fast the cores read memory. */
+/* Measures how fast the cores read memory. */
 #include "hw/hw_private.h"
 
 #include <stdlib.h>
@@ -25,11 +25,11 @@ void hw_sort(double *values, size_t count)
 
 struct summing {
     const uint64_t *words;
-    size_t piece; /* words a task */
+    size_t piece; /* words per task */
     uint64_t *sums;
 };
 
-/* Eight sums, so that a processor waits for memory and not for its own additions. */
+/* Keeps eight sums, so that the processor waits for memory rather than for its own additions. */
 static void sum_piece(void *context, size_t index, size_t worker)
 {
     const struct summing *summing = context;
@@ -40,7 +40,7 @@ static void sum_piece(void *context, size_t index, size_t worker)
             sums[j] += words[i + j];
     for (size_t j = 1; j < 8; j++)
         sums[0] += sums[j];
-    /* A line of its own for each worker, and a store that keeps the sum from being thought away. */
+    /* Each worker has its own cache line. The store keeps the compiler from removing the sums. */
     summing->sums[worker * 8] += sums[0];
 }
 
@@ -59,7 +59,7 @@ hypura_status memory_meter_open(struct memory_meter **out, const struct hardware
     hypura_status status = ALLOCATE(&meter, 1, "memory test", error);
     if (status)
         return status;
-    struct hardware now = *hardware; /* much may have been taken since that was found */
+    struct hardware now = *hardware; /* less memory may be free now */
     hw_detect_memory(&now, "");
     meter->bytes = hw_test_bytes(&now) / MIB * MIB;
     status = thread_pool_create(&meter->pool, threads, error);
@@ -90,7 +90,7 @@ void memory_meter_close(struct memory_meter *meter)
 
 double memory_meter_read(struct memory_meter *meter)
 {
-    /* So that the threads are awake. */
+    /* Wakes the threads. */
     thread_pool_run(meter->pool, sum_piece, &meter->summing, MIN(meter->bytes / MIB, (size_t)8));
     uint64_t start = clock_nanoseconds();
     thread_pool_run(meter->pool, sum_piece, &meter->summing, meter->bytes / MIB);

@@ -1,4 +1,4 @@
-/* What lies under a path, and whether it can be read past the page cache. */
+/* Finds the file system and drive of a path, and whether direct reads work there. */
 #include "hw/hw_private.h"
 
 #include <errno.h>
@@ -23,8 +23,8 @@ struct mount_match {
     struct mount_row row;
 };
 
-/* The longest mount point above the path; of equal ones the last, which hides the others. A search by device number
- * would miss btrfs and overlayfs, whose files carry numbers of their own. */
+/* Finds the longest mount point above the path. Among equal ones, the last hides the others. A search by device number
+ * would miss btrfs and overlayfs, whose files have device numbers of their own. */
 static bool match_mount(void *context, const struct mount_row *row)
 {
     struct mount_match *match = context;
@@ -59,7 +59,7 @@ static void detect_file_system(struct storage *out, const char *path, const stru
     snprintf(out->device, sizeof out->device, "%s", slash ? slash + 1 : "");
 }
 
-/* A file to try on: the path itself, or for a folder a nameless file in it that is gone when closed. */
+/* Opens a file for direct reads: the path itself, or, in a folder, a temporary file without a name. */
 static int open_direct(const char *path, const struct stat *info)
 {
     if (S_ISDIR(info->st_mode))
@@ -71,12 +71,13 @@ static void detect_direct(struct storage *out, const char *path, const struct st
 {
     out->direct_supported = false;
     out->alignment = STORAGE_ALIGNMENT;
-    /* Memory file systems accept the flag since Linux 6.6, but there is no disk to be read past the cache. */
+    /* Memory file systems accept O_DIRECT since Linux 6.6, but have no drive to read from. */
     if (!strcmp(out->file_system, "tmpfs") || !strcmp(out->file_system, "ramfs"))
         return;
     int file = open_direct(path, info);
     if (file < 0) {
-        /* A folder that we may not write to says nothing; EINVAL is how a file system refuses. */
+        /* A file system that lacks direct I/O fails with EINVAL. Other errors, in a folder, only mean that this process
+         * may not write there. */
         out->direct_supported = S_ISDIR(info->st_mode) && errno != EINVAL;
         return;
     }
@@ -85,15 +86,15 @@ static void detect_direct(struct storage *out, const char *path, const struct st
     struct statx extended;
     if (statx(file, "", AT_EMPTY_PATH, STATX_DIOALIGN, &extended) == 0 && (extended.stx_mask & STATX_DIOALIGN)) {
         alignment = MAX(extended.stx_dio_mem_align, extended.stx_dio_offset_align);
-        if (alignment == 0) { /* the kernel knows, and says no */
+        if (alignment == 0) { /* the kernel reports that direct I/O is not supported */
             close(file);
             return;
         }
     }
 #endif
     if (alignment == 0) {
-        /* Older kernels: the smallest size that a read accepts. A read past the end of an empty file returns 0, and
-         * still has its alignment checked by most file systems. */
+        /* On older kernels, find the smallest size that a read accepts. A read at the end of an empty file returns 0,
+         * but most file systems still check its alignment. */
         void *memory = NULL;
         if (posix_memalign(&memory, STORAGE_ALIGNMENT, STORAGE_ALIGNMENT) == 0) {
             for (uint32_t size = 512; size <= STORAGE_ALIGNMENT && alignment == 0; size *= 2) {
@@ -122,7 +123,7 @@ static void detect_file_system(struct storage *out, const char *path, const stru
         snprintf(out->device, sizeof out->device, "%s", system.f_mntfromname + 5);
 }
 
-/* F_NOCACHE asks for no alignment, but only page-aligned reads really bypass the cache. */
+/* F_NOCACHE requires no alignment, but only page-aligned reads really bypass the cache. */
 static void detect_direct(struct storage *out, const char *path, const struct stat *info)
 {
     out->alignment = STORAGE_ALIGNMENT;
@@ -160,7 +161,7 @@ hypura_status hardware_detect_storage(struct storage *out, const char *path, hyp
     detect_file_system(&found, path, &info);
     detect_direct(&found, path, &info);
     found.direct_pays = found.direct_supported;
-    /* What a plain SATA drive does; a profile tells better. */
+    /* The speeds of a plain SATA drive, until a profile is loaded. */
     found.bytes_per_second = 500e6;
     found.reading_beside = 0.9;
     found.computing_beside = 0.9;

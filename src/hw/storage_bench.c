@@ -1,4 +1,4 @@
-/* Which block size and how many reads in flight a drive wants. */
+/* Finds out which block size and how many reads in flight suit a drive. */
 #include "hw/hw_private.h"
 
 #include <errno.h>
@@ -15,30 +15,32 @@ static const uint32_t all_depths[] = {1, 2, 4, 8, 16, 32, 64};
 static const uint32_t some_depths[] = {1, 4, 16, 64};
 static const uint32_t few_depths[] = {1, 16};
 
-/* Memory for reads, more than most caches hold and all that a small machine can spare. Huge
- * pages, as the pool has them: into small ones the same drive reads at a third of the speed where every page becomes an
- * entry of the request's scatter list (virtio). */
+/* Memory for reads: more than most caches hold, and as much as a small machine can spare. It uses huge pages, as the
+ * pool does: with small ones, the same drive reads at a third of the speed if each page becomes an entry of the
+ * request's scatter list (virtio). */
 #define READ_MEMORY ((size_t)64 << 20)
 
-/* How a file is read once before samples. */
+/* How the file is read once before the samples. */
 #define FIRST_BLOCK ((uint64_t)4 << 20)
 #define FIRST_DEPTH 8u
 
-/* Two speeds this near are the same on a machine that does other things too; then the one with less in flight wins. */
+/* Two speeds this close count as equal, because a machine does other things too. Then the one with fewer bytes in
+ * flight wins. */
 #define AS_GOOD 0.95
 
-/* Twice as many reads in flight as the drive needs at least, so that a reader that is late to ask for more does not let
- * it idle; up to this. */
+/* The reader gets twice as many reads in flight as the drive needs, so that the drive does not idle when the reader
+ * submits late. DEEPEST is the upper limit. */
 #define DEEPEST 64u
 
-/* At least this many: slices of experts are smaller than the block that was best alone. */
+/* The lower limit, because slices of experts are smaller than the block that was best alone. */
 #define SHALLOWEST 8u
 
-/* No drive needs more in flight (10 GB/s, each read after 3 ms), a ring has to hold it, and that it looked best is luck
- * among many samples. */
+/* No drive needs more bytes in flight (10 GB/s, and 3 ms per read), and a ring must hold them. If more looked best,
+ * that was luck among many samples. */
 #define MOST_IN_FLIGHT (32u << 20)
 
-/* Few huge reads are as quick in a bench, which has nothing else to do than to follow one with the next. */
+/* Samples with fewer reads in flight are only chosen if there is no other: a few huge reads are as fast in a bench, but
+ * only because it has nothing else to do than to submit the next one. */
 #define SHALLOW 4u
 
 static double in_flight(const struct storage_sample *sample)
@@ -84,10 +86,9 @@ void hw_choose_reads(struct storage *storage)
     }
 }
 
-/* ---- what the samples say of other sizes ---------------------------------------------------------------------------
- */
+/* ---- speeds of other sizes and depths ---------------------------------------------------------------------------- */
 
-/* The nearest sampled size and depth on each side: sides[0] not above, sides[1] not below. */
+/* The nearest samples around a size and depth: on side 0 not above, on side 1 not below. */
 struct neighbours {
     const struct storage_sample *corners[2][2]; /* [depth side][size side] */
 };
@@ -121,7 +122,7 @@ static struct neighbours find_neighbours(const struct storage *storage, double s
     return found;
 }
 
-/* Between two points on logarithmic scales; either may be missing. */
+/* Interpolates between two points on logarithmic scales. A missing point has y = 0. */
 static double between(double x, double x0, double y0, double x1, double y1)
 {
     if (y0 <= 0 || y1 <= 0)
@@ -158,12 +159,11 @@ double hardware_side_by_side(const struct storage *storage, double compute_secon
     return computed < read ? computed + read_seconds - computed * reading : read + compute_seconds - read * computing;
 }
 
-/* ---- measuring ------------------------------------------------------------------------------------------------------
- */
+/* ---- measuring --------------------------------------------------------------------------------------------------- */
 
 struct bench_state {
     const struct storage_bench *bench;
-    int files[2]; /* through the page cache, direct; -1: cannot be */
+    int files[2]; /* through the page cache, direct; -1: not possible */
     uint64_t file_bytes;
     void *memory;
     uint64_t started;
@@ -197,7 +197,7 @@ static bool time_is_up(const struct bench_state *state)
     return state->bench->limit_seconds > 0 && clock_seconds_since(state->started) > state->bench->limit_seconds;
 }
 
-/* In a profile, samples by which no reader is chosen take this part of the time of others. */
+/* In a profile, samples that do not decide how the reader reads take this part of the usual time. */
 #define SHOWN_ONLY_PART 0.7
 
 static hypura_status sample_grid(struct bench_state *state, bool direct, bool sequential, const uint32_t *depths,
@@ -221,14 +221,14 @@ static hypura_status sample_grid(struct bench_state *state, bool direct, bool se
             storage->sample_count++;
             if (state->bench->visit &&
                 !state->bench->visit(state->bench->context, sample, storage->sample_count, state->total))
-                return error_set(error, HYPURA_ERROR_CANCELLED, "stopped");
+                return error_set(error, HYPURA_ERROR_CANCELLED, "the measurement was stopped");
         }
     }
     return HYPURA_OK;
 }
 
-/* A short sample of a shared machine may be lucky or not: those that look best are taken again, twice, and the middle
- * one of the three counts. */
+/* A short sample may be lucky on a shared machine. So the best ones are taken twice more, and the median of the three
+ * counts. */
 static hypura_status look_again(struct bench_state *state, hypura_error *error)
 {
     struct storage *storage = state->bench->storage;
@@ -254,10 +254,10 @@ static hypura_status look_again(struct bench_state *state, hypura_error *error)
     return HYPURA_OK;
 }
 
-/* ---- beside computing ----------------------------------------------------------------------------------------------
+/* ---- reading next to computing ------------------------------------------------------------------------------------
  *
- * What the drive brings goes through the memory that computing reads. A drive's speed changes from second to second
- * where others share it, so that each round measures all three: the drive alone, both, the cores alone. */
+ * Data from the drive takes bandwidth of the memory that computing reads. The speed of a shared drive changes from
+ * second to second. So each round measures all three: the drive alone, both, and the cores alone. */
 
 #define BESIDE_ROUNDS 8
 #define BESIDE_SECONDS 3.5
@@ -323,8 +323,7 @@ static hypura_status measure_beside(struct bench_state *state, hypura_error *err
     return status;
 }
 
-/* ---- all of it -----------------------------------------------------------------------------------------------------
- */
+/* ---- the whole bench --------------------------------------------------------------------------------------------- */
 
 static hypura_status run_point(struct bench_state *state, hypura_error *error)
 {
@@ -337,8 +336,8 @@ static hypura_status run_point(struct bench_state *state, hypura_error *error)
     return status;
 }
 
-/* The host of a virtual machine may keep what was read before, so that the same blocks come three times as quickly the
- * next time. A model is read over and over, so that counts; and it must be the same for all samples. */
+/* Reads the file once. The host of a virtual machine may cache it and then be three times as fast. A model is read over
+ * and over, so the cached speed is the right one, and it must be the same for all samples. */
 static hypura_status read_first(struct bench_state *state, hypura_error *error)
 {
     double speed;
@@ -364,14 +363,14 @@ static hypura_status run_bench(struct bench_state *state, hypura_error *error)
     state->started = clock_nanoseconds();
     const uint32_t *depths = state->bench->thorough ? all_depths : some_depths;
     size_t depth_count = state->bench->thorough ? COUNT_OF(all_depths) : COUNT_OF(some_depths);
-    /* Nothing of a model is read in order with more than a few in flight, so that a profile leaves most of that out. */
+    /* The engine does not read in order with many reads in flight, so a profile omits most of these samples. */
     const uint32_t *other_depths = state->bench->thorough ? all_depths : few_depths;
     size_t other_count = state->bench->thorough ? COUNT_OF(all_depths) : COUNT_OF(few_depths);
     size_t count = 2 * other_count;
     if (state->files[1] >= 0)
         count += depth_count + other_count;
     state->total = count * COUNT_OF(block_sizes);
-    /* What the reader is chosen by comes first, and is not what a slow drive leaves no time for. */
+    /* The samples that decide how the reader reads come first, so that there is time for them even on a slow drive. */
     hypura_status status = sample_grid(state, true, false, depths, depth_count, error);
     bool direct = state->files[1] >= 0;
     if (status == HYPURA_OK && direct)
@@ -415,7 +414,7 @@ static int open_again(const struct storage_bench *bench, bool direct)
 
 hypura_status hw_bench_storage(const struct storage_bench *bench, hypura_error *error)
 {
-    /* Elsewhere each time: the host of a virtual machine may have kept what the last bench read. */
+    /* Reads start elsewhere each time: the host of a virtual machine may have cached what the last bench read. */
     struct bench_state state = {
         .bench = bench, .files = {-1, -1}, .started = clock_nanoseconds(), .seed = clock_nanoseconds() % 1000003};
     struct stat info;
@@ -433,7 +432,7 @@ hypura_status hw_bench_storage(const struct storage_bench *bench, hypura_error *
         if (bench->storage->direct_supported)
             state.files[1] = open_again(bench, true);
         status = memory_map(&state.memory, READ_MEMORY, true, "buffers of the storage bench", error);
-        /* A page that a read is the first to touch may come as a small one. */
+        /* Touch every page: one that is first touched by a read may be a small page. */
         for (size_t i = 0; status == HYPURA_OK && i < READ_MEMORY; i += STORAGE_ALIGNMENT)
             ((volatile char *)state.memory)[i] = 0;
     }
@@ -457,9 +456,11 @@ hypura_status hardware_iobench_point(double *bytes_per_second, const char *path,
 {
     struct storage storage;
     if (block_bytes < STORAGE_ALIGNMENT || block_bytes % STORAGE_ALIGNMENT || block_bytes > READ_MEMORY || depth == 0)
-        return error_set(error, HYPURA_ERROR_ARGUMENT,
-                         "reads of %u bytes, %u in flight: expected a multiple of %u up to %zu, and at least one",
-                         block_bytes, depth, STORAGE_ALIGNMENT, READ_MEMORY);
+        return error_set(
+            error, HYPURA_ERROR_ARGUMENT,
+            "cannot measure reads of %u bytes, %u in flight: expected a multiple of %u bytes up to %zu, and "
+            "at least one in flight",
+            block_bytes, depth, STORAGE_ALIGNMENT, READ_MEMORY);
     hypura_status status = hardware_detect_storage(&storage, path, error);
     if (status != HYPURA_OK)
         return status;

@@ -224,7 +224,7 @@ def a_machine_may_be_a_profile_that_was_written_elsewhere():
     weak = estimate("llama-8b", "--memory", "3G", "--machine", path)["rows"][0]
     assert weak["first_token_seconds_500"] > 2 * quick["first_token_seconds_500"], (weak, quick)
     assert weak["first_token_seconds_500"] >= 500 * 6.5e9 / 1e11 and weak["decode_tokens_per_second"] > 0.9 * quick["decode_tokens_per_second"]
-    for wrong, said in (("{", "not JSON"), ("{}", "no whole profile"), (json.dumps({**PROFILE, "cores": 0}), "no whole profile")):
+    for wrong, said in (("{", "not JSON"), ("{}", "not a complete profile"), (json.dumps({**PROFILE, "cores": 0}), "not a complete profile")):
         write(wrong)
         assert said in hypura("estimate", MODEL, "--machine", path, status=1)
     assert "neither a machine" in hypura("estimate", MODEL, "--machine", "abacus", status=2)

@@ -162,7 +162,7 @@ def bad_files_get_one_sentence():
              ({"hosts": [host] * 65}, "more than 64"), ({"hosts": [{**host, "memmory": 1}]}, 'no key "memmory"'),
              ({"hosts": [{**host, "profile": "no.json"}]}, "exclude each other"),
              ({"hosts": [{"memory": "1G", "profile": "no.json"}]}, "cannot read"),
-             ({"hosts": [{"memory": "1G", "profile": {}}]}, "no whole profile"),
+             ({"hosts": [{"memory": "1G", "profile": {}}]}, "not a complete profile"),
              ({"hosts": [{"memory": "1G", "profile": 3}]}, '"profile"'),
              ({"hosts": [{**host, "memory": 1000}]}, "too small"), ('{"hosts": [], "hosts": []}', "is not JSON")]
     for hosts, expected in cases:
