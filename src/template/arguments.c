@@ -1,4 +1,4 @@
-/* What is passed to filters, tests, methods and functions, and finding those by name. */
+/* Arguments of filters, tests, methods and functions, and the search of their tables. */
 #include "template/template_private.h"
 
 const struct builtin *builtin_find(const struct builtin *table, size_t count, const struct string *name)

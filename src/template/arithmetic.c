@@ -1,4 +1,4 @@
-/* Operators of the template language: numbers, sequences, comparisons. */
+/* The operators of the template language: arithmetic, sequences, comparisons. */
 #include "template/template_private.h"
 
 #include <math.h>
@@ -24,7 +24,7 @@ static struct value power(struct jinja *j, struct value a, struct value b)
     return value_integer(result);
 }
 
-/* a / b rounded down, and what is left of a, with the sign of b. */
+/* Returns a / b rounded down; *rest is the remainder, with the sign of b. */
 static double floor_divide(double a, double b, double *rest)
 {
     *rest = fmod(a, b);

@@ -1,4 +1,4 @@
-/* Chats: the variables that templates of chat models expect. */
+/* Renders chats: sets the variables that chat templates expect, and adapts messages to a template. */
 #include "core/core.h"
 #include "template/template.h"
 
@@ -22,8 +22,9 @@ static hypura_status collect(const struct chat_input *input, json_t *variables, 
         return error_set(error, HYPURA_ERROR_ARGUMENT, "the variables of a chat template must be a JSON object");
     for (size_t i = 0; i < COUNT_OF(own); i++)
         if (json_object_get(input->variables, own[i]))
-            return error_set(error, HYPURA_ERROR_ARGUMENT, "\"%s\" cannot be a variable for the chat template", own[i]);
-    /* Borrowed: the objects die before the caller's values do, so only their reference counts change. */
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "\"%s\" cannot be passed as a variable of the chat template",
+                             own[i]);
+    /* The objects only borrow the caller's values: they are released first, so only reference counts change. */
     int failed = input->variables ? json_object_update(variables, (json_t *)input->variables) : 0;
     failed |= json_object_set(variables, "messages", (json_t *)input->messages);
     if (input->tools)
@@ -36,7 +37,7 @@ static hypura_status collect(const struct chat_input *input, json_t *variables, 
     return HYPURA_OK;
 }
 
-/* ---- an answer that is already begun ------------------------------------------------------------------------------
+/* ---- the beginning of an answer -----------------------------------------------------------------------------------
  */
 
 static hypura_status append(struct rendered_text *rendered, const char *text, size_t size, bool user,
@@ -64,7 +65,7 @@ static hypura_status append(struct rendered_text *rendered, const char *text, si
     return HYPURA_OK;
 }
 
-/* content is a string, or an array of parts of which those with a "text" count. */
+/* Appends content: a string, or the "text" of each part in an array. */
 static hypura_status append_content(struct rendered_text *rendered, const json_t *content, hypura_error *error)
 {
     hypura_status status = HYPURA_OK;
@@ -80,8 +81,8 @@ static hypura_status append_text(struct rendered_text *rendered, const char *tex
     return append(rendered, text, strlen(text), false, error);
 }
 
-/* The begun answer, where the generation prompt has ended. A template that writes channels (gpt-oss) has them chosen by
- * the answer itself, so the channels before the content are part of it. */
+/* Appends the beginning of the answer after the generation prompt. In templates with channels (gpt-oss), the answer
+ * itself chooses its channels, so those before the content are part of it. */
 static hypura_status append_answer(struct rendered_text *rendered, const json_t *answer, bool channels,
                                    hypura_error *error)
 {
@@ -97,7 +98,7 @@ static hypura_status append_answer(struct rendered_text *rendered, const json_t 
     return status == HYPURA_OK ? append_content(rendered, json_object_get(answer, "content"), error) : status;
 }
 
-/* The last message when it is an answer to be gone on with, or NULL. */
+/* Returns the last message if it is an answer to continue, or NULL. */
 static const json_t *begun_answer(const struct chat_input *input)
 {
     size_t count = json_array_size(input->messages);
@@ -110,16 +111,16 @@ static const json_t *begun_answer(const struct chat_input *input)
     return last;
 }
 
-/* ---- messages as a template wants them ----------------------------------------------------------------------------
+/* ---- adapting messages to a template ------------------------------------------------------------------------------
  */
 
 enum {
     ADAPT_OBJECTS = 1,
     ADAPT_STRINGS = 2,
     ADAPT_FLAT_CONTENT = 4,
-    ADAPT_ONE_SYSTEM = 8,    /* of those that the chat begins with */
-    ADAPT_FIRST_SYSTEM = 16, /* none later */
-    ADAPT_NO_SYSTEM = 32
+    ADAPT_ONE_SYSTEM = 8,    /* join the system messages at the start */
+    ADAPT_FIRST_SYSTEM = 16, /* no later system messages */
+    ADAPT_NO_SYSTEM = 32     /* no system messages at all */
 };
 
 #define PROBE "a7f3probe"
@@ -140,7 +141,7 @@ static bool has_calls(const json_t *messages)
     return false;
 }
 
-/* The text of all parts, one per line. */
+/* Joins the text of all parts, one per line. */
 static json_t *flat_content(const json_t *parts)
 {
     struct buffer text = {0};
@@ -159,7 +160,7 @@ static json_t *flat_content(const json_t *parts)
     return content;
 }
 
-/* The arguments of a call as an object, or as text. */
+/* Converts the arguments of calls to objects, or to text. */
 static void adapt_arguments(json_t *message, int how)
 {
     json_t *calls = json_object_get(message, "tool_calls"), *call;
@@ -187,7 +188,7 @@ static bool has_role(const json_t *message, const char *role)
     return own && strcmp(own, role) == 0;
 }
 
-/* How many messages of the system the chat begins with. */
+/* Returns how many system messages the chat begins with. */
 static size_t leading_system(const json_t *messages)
 {
     size_t count = 0;
@@ -204,13 +205,13 @@ static bool has_later_system(const json_t *messages)
     return false;
 }
 
-/* A new reference. */
+/* Returns content as a list of parts: a new reference. */
 static json_t *content_parts(json_t *content)
 {
     return json_is_array(content) ? json_incref(content) : json_pack("[{s:s, s:O}]", "type", "text", "text", content);
 }
 
-/* Both contents, in the first message. */
+/* Appends the content of the second message to that of the first. */
 static void join_content(json_t *first, const json_t *second)
 {
     json_t *head = json_object_get(first, "content"), *tail = json_object_get(second, "content"), *joined = NULL;
@@ -226,8 +227,8 @@ static void join_content(json_t *first, const json_t *second)
     json_object_set_new(first, "content", joined);
 }
 
-/* The messages of the system that a chat begins with become one; a later one, or all where the template has none,
- * becomes part of the user's turn next to it. */
+/* Joins the system messages at the start of a chat into one. Turns later ones, or all if the template has no system
+ * role, into user messages, and joins these with adjacent user messages. */
 static void adapt_system(json_t *messages, int how)
 {
     size_t leading = how & ADAPT_NO_SYSTEM ? 0 : leading_system(messages), i;
@@ -235,7 +236,7 @@ static void adapt_system(json_t *messages, int how)
         join_content(json_array_get(messages, 0), json_array_get(messages, 1));
         json_array_remove(messages, 1);
     }
-    bool before = false; /* the message before is such a turn */
+    bool before = false; /* the previous message is, or contains, a system message */
     for (i = leading; (how & (ADAPT_FIRST_SYSTEM | ADAPT_NO_SYSTEM)) && i < json_array_size(messages); i++) {
         json_t *message = json_array_get(messages, i), *last = i ? json_array_get(messages, i - 1) : NULL;
         bool system = has_role(message, "system");
@@ -279,8 +280,7 @@ static hypura_status render_messages(const struct chat_template *template, const
     return status;
 }
 
-/* Whether a template writes these messages, which are released, with the probe's text and without what is not wanted.
- */
+/* Whether a template renders messages with the text of the probe and without the unwanted text. Releases messages. */
 static bool writes_probe(const struct chat_template *template, const struct chat_input *input, json_t *messages,
                          const char *unwanted)
 {
@@ -294,7 +294,7 @@ static bool writes_probe(const struct chat_template *template, const struct chat
     return writes;
 }
 
-/* The text of a content that is a list of parts, and not the list as Python prints it. */
+/* Whether a template writes the text of a list of parts, rather than the list as Python prints it. */
 static bool takes_parts(const struct chat_template *template, const struct chat_input *input)
 {
     return writes_probe(template, input,
@@ -327,7 +327,7 @@ static bool takes_later_systems(const struct chat_template *template, const stru
                         NULL);
 }
 
-/* Renders what was given, or with adapt what the template can take. */
+/* Renders the messages as they are or, with adapt, in the form that the template supports. */
 static hypura_status render_adapted(const struct chat_template *template, const struct chat_input *input,
                                     struct rendered_text *out, hypura_error *error)
 {
@@ -349,7 +349,7 @@ static hypura_status render_adapted(const struct chat_template *template, const 
     json_decref(messages);
     if (status != HYPURA_ERROR_FORMAT || !has_calls(input->messages))
         return status;
-    /* A template that puts the arguments next to other text wants them as text. */
+    /* A template that concatenates the arguments with text fails for objects: try again with text. */
     messages = adapt_messages(input->messages, how | ADAPT_STRINGS);
     adapted.messages = messages;
     if (render_messages(template, &adapted, out, NULL) == HYPURA_OK)
@@ -375,7 +375,7 @@ hypura_status chat_render(const struct chat_template *template, const struct cha
     hypura_status status = render_adapted(template, &complete, &rendered, error);
     if (status == HYPURA_OK && answer)
         status = append_answer(&rendered, answer, chat_template_mentions(template, "<|channel|>"), error);
-    /* A message that is not whole, or a question to the template that was not answered, makes another prompt. */
+    /* If memory ran out while adapting or probing, a message may be incomplete or a probe wrong: refuse the prompt. */
     if (status != HYPURA_ERROR_MEMORY && memory_check(failures, "chat", error))
         status = HYPURA_ERROR_MEMORY;
     if (status == HYPURA_OK)

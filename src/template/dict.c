@@ -1,4 +1,4 @@
-/* Dicts of the template language: entries in order of insertion, found by an open-addressed index. */
+/* Dicts of the template language: entries in order of insertion, with an open-addressed index. */
 #include "template/template_private.h"
 
 #include <string.h>
@@ -14,7 +14,7 @@ static uint64_t hash_bytes(const void *bytes, size_t size)
     return hash ^ (hash >> 29);
 }
 
-/* Numbers that are equal hash alike. */
+/* Equal numbers have equal hashes, whatever their type. */
 static uint64_t hash_value(struct workspace *w, struct value key, size_t depth)
 {
     switch (key.kind) {
@@ -24,7 +24,7 @@ static uint64_t hash_value(struct workspace *w, struct value key, size_t depth)
     case VALUE_BOOLEAN:
     case VALUE_INTEGER:
     case VALUE_FLOAT: {
-        double number = value_as_number(key) + 0.0; /* no negative zero */
+        double number = value_as_number(key) + 0.0; /* turns -0 into 0 */
         return hash_bytes(&number, sizeof number);
     }
     case VALUE_LIST:
@@ -74,7 +74,7 @@ static size_t find_entry(struct workspace *w, const struct dict *dict, const str
     size_t mask = dict->slot_count - 1, seen = 0;
     for (size_t slot = hash & mask; dict->slots[slot]; slot = (slot + 1) & mask) {
         size_t i = dict->slots[slot] - 1;
-        if (++seen % 32 == 0) /* keys that were made to meet */
+        if (++seen % 32 == 0) /* keys may be crafted to collide */
             workspace_step(w, 1);
         if (dict->entries[i].hash == hash && keys_equal(w, &dict->entries[i].key, key))
             return i;

@@ -1,4 +1,4 @@
-/* What an expression is worth. */
+/* Evaluates expressions. */
 #include "template/template_private.h"
 
 #include <string.h>
@@ -14,7 +14,7 @@ struct value *scope_find(struct jinja *j, const struct scope *scope, const struc
         for (struct variable *v = scope->variables; v && !found; v = v->next, seen++)
             if (v->name->size == name->size && memcmp(v->name->bytes, name->bytes, name->size) == 0)
                 found = &v->value;
-    jinja_step(j, seen / 32); /* few templates have so many */
+    jinja_step(j, seen / 32); /* free for the usual number of variables */
     return found;
 }
 
@@ -92,7 +92,7 @@ static struct value no_attribute(struct jinja *j, struct value target, const str
     return value_undefined(&j->w, "'%s object' has no attribute '%.*s'", value_type_name(target), length, name->bytes);
 }
 
-/* What an object has without looking at its items; VALUE_MISSING when it has nothing of that name. */
+/* Returns an attribute of an object, without looking at its items; VALUE_MISSING if there is none of that name. */
 static struct value own_attribute(struct jinja *j, struct value target, const struct string *name)
 {
     const struct builtin *method = jinja_find_method(target, name);
@@ -166,7 +166,7 @@ struct value jinja_item(struct jinja *j, struct value target, struct value index
                            (int)MIN(text->size, (size_t)100), text->bytes);
 }
 
-/* One bound of a slice within 0 .. count (for a negative step: -1 .. count - 1). */
+/* Clamps a bound of a slice to 0 .. count (for a negative step: -1 .. count - 1). */
 static int64_t slice_bound(struct jinja *j, struct value bound, int64_t count, int64_t low, int64_t high,
                            int64_t otherwise)
 {
@@ -305,7 +305,7 @@ struct value jinja_call(struct jinja *j, struct value function, const struct arg
     jinja_fail(&j->w, "'%s' object is not callable", value_type_name(function));
 }
 
-/* ---- every kind ---------------------------------------------------------------------------------------------------
+/* ---- node kinds ---------------------------------------------------------------------------------------------------
  */
 
 static struct value evaluate_sign(struct jinja *j, const struct node *node)

@@ -1,5 +1,4 @@
-/* From tokens to the tree of an expression. The order of operators is Jinja's: "-2 ** 2" is 4, filters bind tighter
- * than any operator. */
+/* Parses expressions. Operator precedence is Jinja's: "-2 ** 2" is 4, and filters bind tighter than any operator. */
 #include "template/template_private.h"
 
 #include <string.h>
@@ -105,7 +104,7 @@ static bool at_tuple_end(const struct parser *p)
 
 static struct node *parse_choice(struct parser *p, bool with_condition);
 
-/* One expression, or several with commas between as a tuple. in_parentheses: there may be none at all. */
+/* Parses one expression, or several separated by commas as a tuple. in_parentheses: there may be none. */
 static struct node *parse_tuple_in(struct parser *p, bool with_condition, bool in_parentheses)
 {
     struct node *tuple = node_new(p, NODE_TUPLE);
@@ -259,10 +258,11 @@ static struct node *parse_primary(struct parser *p)
     parser_fail_expected(p, "an expression");
 }
 
-/* ---- what follows a primary ---------------------------------------------------------------------------------------
+/* ---- suffixes of primary expressions
+ * ---------------------------------------------------------------------------------------
  */
 
-/* After "(": the arguments, as a chain. */
+/* Parses the arguments after "(" into a list of nodes. */
 static struct node *parse_arguments(struct parser *p)
 {
     struct node *first = NULL, **end = &first;
@@ -282,7 +282,7 @@ static struct node *parse_arguments(struct parser *p)
             keywords = true;
         } else {
             if (keywords)
-                parser_fail_expected(p, "an argument with a name (after one with a name)");
+                parser_fail_expected(p, "a named argument, because the one before it is named");
             argument = parse_expression(p);
         }
         *end = argument;
@@ -293,7 +293,7 @@ static struct node *parse_arguments(struct parser *p)
     return first;
 }
 
-/* After "[": an item of a, or a slice of it. */
+/* Parses an item or a slice of a, after "[". */
 static struct node *parse_index(struct parser *p, struct node *a)
 {
     struct node *node = node_new(p, NODE_ITEM);
@@ -453,7 +453,7 @@ static struct node *parse_product(struct parser *p)
             continue;
         node = binary(p, operators[i].operation, node);
         node->b = parse_power(p);
-        i = (size_t)-1; /* look again from the first operator */
+        i = (size_t)-1; /* start over with the first operator */
     }
     return node;
 }

@@ -1,5 +1,5 @@
-/* The filters. Source: https://jinja.palletsprojects.com/en/3.1.x/templates/#builtin-filters, and tojson as Hugging
- * Face's transformers define it: json.dumps with ensure_ascii off by default and nothing escaped for HTML. */
+/* The filters of https://jinja.palletsprojects.com/en/3.1.x/templates/#builtin-filters. tojson is that of Hugging
+ * Face's transformers: json.dumps with ensure_ascii off by default and without escapes for HTML. */
 #include "template/template_private.h"
 
 #include <errno.h>
@@ -44,7 +44,7 @@ static struct value filter_capitalize(struct jinja *j, struct value self, args a
     return jinja_call_method(j, self, "capitalize", a);
 }
 
-/* Unlike str.title, a new word begins only after white space, "-", and opening brackets. */
+/* Unlike str.title, starts a new word only after white space, "-" and opening brackets. */
 static struct value filter_title(struct jinja *j, struct value self, args a)
 {
     const struct string *s = value_string(j, self);
@@ -84,7 +84,7 @@ static struct value filter_indent(struct jinja *j, struct value self, args a)
     if (self.kind == VALUE_UNDEFINED)
         value_fail_undefined(j, self);
     if (self.kind != VALUE_STRING)
-        jinja_fail(&j->w, "indent needs a text, got '%s'", value_type_name(self));
+        jinja_fail(&j->w, "indent needs a string, got '%s'", value_type_name(self));
     const struct string *s = value_string(j, self), *indent;
     bool first = argument_true(j, a->positional[1], false), blank = argument_true(j, a->positional[2], false);
     if (a->positional[0].kind == VALUE_STRING) {
@@ -97,7 +97,7 @@ static struct value filter_indent(struct jinja *j, struct value self, args a)
     builder_begin(&b, &j->w);
     if (first)
         builder_string(&b, indent);
-    /* Lines end as str.splitlines has it; what ends them becomes one "\n". */
+    /* Lines end at "\n", "\r" or "\r\n"; each becomes "\n". */
     for (size_t start = 0, line = 0; start < s->size; line++) {
         size_t end = start;
         while (end < s->size && s->bytes[end] != '\n' && s->bytes[end] != '\r')
@@ -148,7 +148,7 @@ static struct value filter_format(struct jinja *j, struct value self, args a)
     return string_format_percent(j, value_string(j, self), argument);
 }
 
-/* Words are runs of letters, digits and "_". */
+/* Counts words: runs of letters, digits and "_". */
 static struct value filter_wordcount(struct jinja *j, struct value self, args a)
 {
     const struct string *s = value_string(j, self);
@@ -250,9 +250,10 @@ static struct value filter_tojson(struct jinja *j, struct value self, args a)
 /* ---- numbers ------------------------------------------------------------------------------------------------------
  */
 
-#define NUMBER_ROOM 400 /* for the longest float that is written out */
+#define NUMBER_ROOM 400 /* the longest float without an exponent */
 
-/* The text of a number without white space around it and "_" between its digits; false: too long to be one. */
+/* Copies the text of a number without surrounding white space and without "_" between digits. Returns false if it is
+ * too long for a number. */
 static bool number_text(struct jinja *j, struct value text, char number[NUMBER_ROOM])
 {
     struct arguments none = {.positional = &(struct value){0}, .count = 1};
@@ -356,7 +357,8 @@ static struct value filter_round(struct jinja *j, struct value self, args a)
     return value_float(strtod(text, NULL));
 }
 
-/* ---- the rest -----------------------------------------------------------------------------------------------------
+/* ---- other filters
+ * -----------------------------------------------------------------------------------------------------
  */
 
 static struct value filter_default(struct jinja *j, struct value self, args a)

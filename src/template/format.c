@@ -1,4 +1,4 @@
-/* Formatting as Python does it: "%s" % x, "{}".format(x), and the time. */
+/* Python's formatting: "%s" % x, "{}".format(x), and strftime. */
 #include "template/template_private.h"
 
 #include <math.h>
@@ -6,7 +6,7 @@
 #include <string.h>
 #include <time.h>
 
-/* What stands between "%" (or ":" in braces) and the letter. */
+/* The part of a format between "%" (or ":" in braces) and the letter, and the letter. */
 struct layout {
     char align; /* < > ^ = or 0 */
     bool plus, blank, zero, alternate, comma;
@@ -22,12 +22,12 @@ static int read_count(struct jinja *j, const struct string *s, size_t *at)
     for (; *at < s->size && s->bytes[*at] >= '0' && s->bytes[*at] <= '9'; ++*at) {
         count = count * 10 + (s->bytes[*at] - '0');
         if (count > 10000)
-            jinja_fail(&j->w, "a width or precision of more than 10000");
+            jinja_fail(&j->w, "a width or precision is larger than 10000");
     }
     return count;
 }
 
-/* Digits with "," between groups of three before the point. */
+/* Inserts "," between groups of three digits before the point. */
 static void add_commas(char *text, size_t room)
 {
     size_t start = text[0] == '-' || text[0] == '+' || text[0] == ' ', length = strlen(text);
@@ -199,7 +199,7 @@ static size_t read_percent(struct jinja *j, struct builder *b, const struct stri
         return at + 1;
     }
     if (!layout.type || !strchr("sradiuxXoeEfFgGc", layout.type))
-        jinja_fail(&j->w, "incomplete format, or a format that is not known");
+        jinja_fail(&j->w, "incomplete or unknown format");
     if (value.kind == VALUE_MISSING)
         value = next_argument(j, p);
     if (layout.type == 's' || layout.type == 'c' || layout.type == 'r' || layout.type == 'a') {
@@ -274,7 +274,7 @@ static void read_layout(struct jinja *j, const struct string *s, size_t at, size
         jinja_fail(&j->w, "invalid format specifier");
 }
 
-/* The value that a field such as "0", "name", "a.b" or "a[0]" names. */
+/* Finds the value of a field such as "0", "name", "a.b" or "a[0]". */
 static struct value find_field(struct jinja *j, const struct string *s, size_t at, size_t end,
                                const struct arguments *a, size_t *automatic)
 {
@@ -371,7 +371,7 @@ struct value string_format_braces(struct jinja *j, const struct string *s, const
 /* ---- time ---------------------------------------------------------------------------------------------------------
  */
 
-/* What a letter of strftime stands for that is no number; false: it stands for one. */
+/* Writes the value of a strftime letter. Returns false if the value is a number, which the caller writes. */
 static bool write_time_word(struct jinja *j, struct builder *b, char letter, const struct tm *t, int64_t now)
 {
     static const char *const days[] = {"Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"};
@@ -416,7 +416,7 @@ static bool write_time_word(struct jinja *j, struct builder *b, char letter, con
     case '%':
         builder_text(b, "%");
         return true;
-    case 'z': /* the clock has no zone */
+    case 'z': /* the clock has no time zone */
     case 'Z':
         return true;
     case 's':
@@ -468,7 +468,7 @@ static void write_time(struct jinja *j, struct builder *b, char letter, char fla
         builder_text(b, text);
         return;
     }
-    jinja_fail(&j->w, "strftime_now does not know %%%c", letter);
+    jinja_fail(&j->w, "strftime_now does not support %%%c", letter);
 }
 
 struct value time_format(struct jinja *j, const struct string *format, int64_t now)

@@ -1,4 +1,4 @@
-/* The methods of strings that look at their letters or change them, as Python has them. */
+/* Python's string methods that test letters or change their case. */
 #include "template/template_private.h"
 
 #include <utf8proc.h>
@@ -43,7 +43,7 @@ static struct value change_case(struct jinja *j, const struct string *s, enum le
         if (c < 0) {
             builder_part(&b, s, at, next);
         } else {
-            /* The one common letter whose upper case is two. */
+            /* The only common letter whose upper case has two letters. */
             utf8proc_uint8_t bytes[4] = "SS";
             utf8proc_ssize_t size = 2;
             if (!(up && c == 0xdf))
@@ -71,7 +71,7 @@ CASE_METHOD(title, CASE_TITLE)
 CASE_METHOD(capitalize, CASE_CAPITALIZE)
 CASE_METHOD(swapcase, CASE_SWAP)
 
-/* True when there is a character and all of them pass. */
+/* True if there is at least one character and all of them pass. */
 static struct value all_characters(struct jinja *j, const struct string *s, bool (*passes)(int32_t))
 {
     jinja_step(j, s->size / 16);
@@ -115,7 +115,7 @@ static struct value string_isidentifier(struct jinja *j, struct value self, args
     return value_boolean(!is_digit(first) && all_characters(j, self.string, is_name_character).boolean);
 }
 
-/* Some letter has case, and none the other one. */
+/* True if some letter has the wanted case and none the other one. */
 static struct value one_case(struct jinja *j, const struct string *s, bool (*wanted)(int32_t), bool (*other)(int32_t))
 {
     jinja_step(j, s->size / 16);

@@ -1,5 +1,4 @@
-/* From the text of a template to tokens, with white space controlled as Jinja does with trim_blocks and lstrip_blocks.
- */
+/* Splits a template into tokens. White space is controlled as in Jinja with trim_blocks and lstrip_blocks. */
 #include "template/template_private.h"
 
 #include <ctype.h>
@@ -12,7 +11,7 @@ struct lexer {
     struct workspace *w;
     const char *source;
     size_t size, at;
-    bool line_starting; /* nothing but a line break came before `at` */
+    bool line_starting; /* `at` is directly after a line break */
     struct token *tokens;
     size_t count, capacity;
 };
@@ -50,7 +49,7 @@ static size_t skip_space(const struct lexer *l, size_t at)
     return at;
 }
 
-/* The end of start .. end without white space at its end. */
+/* Returns the end of start .. end without trailing white space. */
 static size_t strip_end(const struct lexer *l, size_t start, size_t end)
 {
     while (end > start) {
@@ -65,7 +64,7 @@ static size_t strip_end(const struct lexer *l, size_t start, size_t end)
     return end;
 }
 
-/* After the name of a tag's end ("%}" or "#}") at `at`, with an optional sign before it: where the tag ends. */
+/* Returns where text goes on after the end of a tag ("%}" or "#}") at `at`, which a sign may precede. */
 static size_t after_end(const struct lexer *l, size_t at, char sign)
 {
     at += 2;
@@ -97,7 +96,7 @@ static void append_utf8(struct builder *b, uint32_t c)
     builder_bytes(b, (const char *)bytes, (size_t)size, false);
 }
 
-/* Reads up to `most` digits of a base; returns how many there were. */
+/* Reads up to `most` digits of a base and returns their count. */
 static size_t read_digits(const char *text, size_t size, size_t most, int base, uint32_t *number)
 {
     size_t count = 0;
@@ -116,7 +115,7 @@ static size_t read_digits(const char *text, size_t size, size_t most, int base, 
     return count;
 }
 
-/* What one backslash at text stands for, appended; returns its bytes. As Python reads a string literal. */
+/* Appends the value of the escape at text, as in a Python string literal, and returns the length of the escape. */
 static size_t read_escape(struct lexer *l, struct builder *b, const char *text, size_t size)
 {
     static const char letters[] = "\\'\"abfnrtv", meanings[] = "\\'\"\a\b\f\n\r\t\v";
@@ -137,8 +136,7 @@ static size_t read_escape(struct lexer *l, struct builder *b, const char *text, 
     size_t wanted = c == 'x' ? 2 : c == 'u' ? 4 : c == 'U' ? 8 : 0;
     if (wanted) {
         if (read_digits(text + 2, size - 2, wanted, 16, &number) != wanted || number > 0x10ffff)
-            jinja_fail(l->w, "a string has a \\%c that is not followed by %zu hexadecimal digits of a character", c,
-                       wanted);
+            jinja_fail(l->w, "a string has a \\%c without the %zu hexadecimal digits of a character", c, wanted);
         bool pair = number >= 0xd800 && number < 0xdc00 && size >= 12 && text[6] == '\\' && text[7] == 'u';
         uint32_t low;
         if (pair && read_digits(text + 8, 4, 4, 16, &low) == 4 && low >= 0xdc00 && low < 0xe000) {
@@ -146,7 +144,7 @@ static size_t read_escape(struct lexer *l, struct builder *b, const char *text, 
             return 12;
         }
         if (number >= 0xd800 && number < 0xe000)
-            jinja_fail(l->w, "a string has half of a surrogate pair");
+            jinja_fail(l->w, "a string has an unpaired surrogate");
         append_utf8(b, number);
         return 2 + wanted;
     }
@@ -240,11 +238,11 @@ static void read_number(struct lexer *l, bool after_dot)
     else
         token->value = value_integer(strtoll(text, &stop, base));
     if (length == 0 || *stop || (!real && errno == ERANGE))
-        jinja_fail(l->w, "%s is no number of at most 64 bits", text);
+        jinja_fail(l->w, "%s is not a number of at most 64 bits", text);
     move_to(l, end);
 }
 
-/* ---- inside a tag -------------------------------------------------------------------------------------------------
+/* ---- inside tags --------------------------------------------------------------------------------------------------
  */
 
 static bool is_name_byte(char c)
@@ -278,7 +276,7 @@ static void read_operator(struct lexer *l, char *brackets, size_t *depth, size_t
                l->source + l->at);
 }
 
-/* From after "{{" or "{%" to after the end of the tag. */
+/* Reads a tag, from after "{{" or "{%" to after its end. */
 static void read_tag(struct lexer *l, bool block)
 {
     char brackets[200];
@@ -318,10 +316,11 @@ static void read_tag(struct lexer *l, bool block)
     }
 }
 
-/* ---- outside ------------------------------------------------------------------------------------------------------
+/* ---- outside of tags
+ * ------------------------------------------------------------------------------------------------------
  */
 
-/* At "{%": the offset after "{% raw %}", or 0 when this is another tag. */
+/* If the tag at "{%" is "{% raw %}", returns the offset after it, or else 0. */
 static size_t raw_begin(const struct lexer *l, size_t at)
 {
     at += 2;
@@ -336,7 +335,7 @@ static size_t raw_begin(const struct lexer *l, size_t at)
     return looking_at(l, at, "%}") ? at + 2 : 0;
 }
 
-/* The end of text that comes before a tag at `tag`, whose sign is the byte after its two. */
+/* Returns the end of the text before a tag, after white space control. A sign may follow the tag's first two bytes. */
 static size_t text_end(const struct lexer *l, size_t start, size_t tag)
 {
     char sign = tag + 2 < l->size ? l->source[tag + 2] : 0;
@@ -395,7 +394,7 @@ static void read_comment(struct lexer *l)
 
 struct token *jinja_tokenize(struct workspace *w, const char *source, size_t size)
 {
-    /* Line breaks become "\n", and one at the end is dropped. */
+    /* Turns all line breaks into "\n" and drops one at the end. */
     char *text = jinja_allocate(w, size + 1);
     size_t length = 0;
     for (size_t i = 0; i < size; i++) {

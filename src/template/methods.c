@@ -1,4 +1,4 @@
-/* The methods of lists, dicts and loops, as Python has them, and where every method is found. */
+/* Python's methods of lists, dicts and loops, and the look-up of all methods. */
 #include "template/template_private.h"
 
 #include <string.h>

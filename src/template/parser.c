@@ -1,4 +1,4 @@
-/* From tokens to the tree of a template's statements. */
+/* Parses the statements of a template. */
 #include "template/template_private.h"
 
 #include <string.h>
@@ -19,7 +19,7 @@ static void expect_block_end(struct parser *p)
     next_token(p);
 }
 
-/* The rest of a block whose opening tag ends here: its body, then the name of its closing tag. */
+/* Parses the rest of a block after its opening tag: the body, and the name of the closing tag. */
 static struct node *parse_block(struct parser *p, const char *end)
 {
     const char *const ends[] = {end, NULL};
@@ -85,7 +85,7 @@ static struct node *parse_set(struct parser *p)
     return set;
 }
 
-/* The parameters of a macro, after "(". */
+/* Parses the parameters of a macro, after "(". */
 static struct node *parse_parameters(struct parser *p)
 {
     struct node *first = NULL, **end = &first;
@@ -100,7 +100,7 @@ static struct node *parse_parameters(struct parser *p)
             parameter->a = parse_expression(p);
             defaults = true;
         } else if (defaults) {
-            parser_fail_expected(p, "a default for this parameter, as one before it has one");
+            parser_fail_expected(p, "a default for this parameter, because an earlier one has a default");
         }
         *end = parameter;
         end = &parameter->next;
@@ -207,7 +207,8 @@ static bool at_any(const struct parser *p, const char *const *names)
     return false;
 }
 
-/* Statements up to a tag with one of the names, which becomes the current token; up to the end when ends is NULL. */
+/* Parses statements up to a tag with one of the names in ends, which becomes the current token. ends NULL: up to the
+ * end of the template. */
 static struct node *parse_body(struct parser *p, const char *const *ends)
 {
     struct node *first = NULL, **end = &first;

@@ -1,4 +1,4 @@
-/* How values print: as str() and repr() do, and as JSON. */
+/* Writes values as Python's str() and repr() do, and as JSON. */
 #include "template/template_private.h"
 
 #include <math.h>
@@ -7,14 +7,14 @@
 #include <string.h>
 #include <utf8proc.h>
 
-/* As repr(float), in 40 bytes. */
+/* Formats like repr(float). room is at least 40. */
 static void format_float(char *text, size_t room, double number)
 {
     if (isnan(number) || isinf(number)) {
         snprintf(text, room, "%s", isnan(number) ? "nan" : number < 0 ? "-inf" : "inf");
         return;
     }
-    /* The fewest digits that read back as the same number. */
+    /* Find the fewest digits that read back as the same number. */
     char digits[40];
     int precision = 0;
     do
@@ -32,7 +32,7 @@ static void format_float(char *text, size_t room, double number)
 
 #define ESCAPE_ROOM 16
 
-/* A text in quotes. escape_of writes what stands for a character, or leaves the escape empty. */
+/* Writes a quoted string. escape_of writes the escape of a character, or leaves it empty if none is needed. */
 static void write_quoted(struct builder *b, const struct string *s, char quote,
                          void (*escape_of)(int32_t c, char *escape))
 {
@@ -113,7 +113,7 @@ void value_write_repr(struct jinja *j, struct builder *b, struct value value, si
 {
     jinja_step(j, 1);
     if (depth > 120)
-        jinja_fail(&j->w, "prints a value that is nested more than 120 levels deep");
+        jinja_fail(&j->w, "prints a value nested more than 120 levels deep");
     char text[64];
     switch (value.kind) {
     case VALUE_MISSING:
@@ -279,7 +279,7 @@ void value_write_json(struct jinja *j, struct builder *b, struct value value, co
 {
     jinja_step(j, 1);
     if (depth > 120)
-        jinja_fail(&j->w, "tojson of a value that is nested more than 120 levels deep");
+        jinja_fail(&j->w, "tojson of a value nested more than 120 levels deep");
     char text[64];
     switch (value.kind) {
     case VALUE_NONE:

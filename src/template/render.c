@@ -1,4 +1,4 @@
-/* Running a template: statements, macros, loops. */
+/* Runs a template: statements, macros, loops. */
 #include "template/template_private.h"
 
 enum flow { FLOW_ON, FLOW_BREAK, FLOW_CONTINUE };
@@ -15,7 +15,7 @@ static struct scope *scope_new(struct jinja *j, struct scope *parent)
     return scope;
 }
 
-/* Runs a body in a scope of its own below a parent. */
+/* Runs a body in the given scope. */
 static enum flow execute_in(struct jinja *j, struct scope *scope, const struct node *body)
 {
     struct scope *outer = j->scope;
@@ -25,7 +25,7 @@ static enum flow execute_in(struct jinja *j, struct scope *scope, const struct n
     return flow;
 }
 
-/* What a body in a scope writes, as text. */
+/* Runs a body in a scope and returns its output as a string. */
 static struct value capture(struct jinja *j, struct scope *scope, const struct node *body)
 {
     struct builder text, *outer = j->out;
@@ -108,7 +108,7 @@ struct value jinja_call_macro(struct jinja *j, const struct callable *callable, 
     if (arguments->count > position && !macro->any_positional)
         jinja_fail(&j->w, "macro '%.*s' takes not more than %zu argument(s)", length, macro->text->bytes, position);
     if (arguments->named.count > named && !macro->any_named)
-        jinja_fail(&j->w, "macro '%.*s' takes no named argument of one of these names", length, macro->text->bytes);
+        jinja_fail(&j->w, "macro '%.*s' got an unexpected named argument", length, macro->text->bytes);
     if (macro->any_positional) {
         struct value rest = list_new(&j->w, LIST_TUPLE, 0);
         for (size_t i = position; i < arguments->count; i++)
@@ -182,7 +182,7 @@ struct value jinja_call_loop(struct jinja *j, struct loop *loop, const struct ar
 /* ---- statements ---------------------------------------------------------------------------------------------------
  */
 
-/* The value of an expression over the text that a body writes. */
+/* Evaluates an expression in which NODE_CAPTURED is the output of a body. */
 static struct value filtered(struct jinja *j, const struct node *expression, const struct node *body)
 {
     struct value outer = j->captured, text = capture(j, scope_new(j, j->scope), body);

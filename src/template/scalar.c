@@ -1,4 +1,4 @@
-/* What a value is, without looking into it; numbers. */
+/* Scalar values: constructors, types and numbers. */
 #include "template/template_private.h"
 
 #include <math.h>
@@ -136,7 +136,7 @@ double value_as_number(struct value value)
     return value.kind == VALUE_FLOAT ? value.number : (double)value_as_integer(value);
 }
 
-/* Exact between an integer and a float, as Python is. */
+/* Compares an integer and a float exactly, as Python does. */
 int value_compare_numbers(struct value a, struct value b)
 {
     if (a.kind != VALUE_FLOAT && b.kind != VALUE_FLOAT) {
@@ -148,7 +148,7 @@ int value_compare_numbers(struct value a, struct value b)
     if (a.kind == VALUE_FLOAT)
         return -value_compare_numbers(b, a);
     if (isnan(b.number))
-        return 0; /* as between two floats: neither is more */
+        return 0; /* NaN: neither is larger, as between two floats */
     if (b.number >= 0x1p63)
         return -1;
     if (b.number < -0x1p63)

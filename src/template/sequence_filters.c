@@ -1,4 +1,4 @@
-/* The filters of sequences and mappings: choosing, mapping, ordering, adding up. */
+/* The filters of sequences and mappings: select, map, sort, sum and so on. */
 #include "template/template_private.h"
 
 #include <string.h>
@@ -83,7 +83,7 @@ static struct value filter_reverse(struct jinja *j, struct value self, args a)
     return builder_end(&b);
 }
 
-/* item["a"]["b"] for the attribute "a.b"; an attribute of digits is an index. `otherwise` replaces what is undefined.
+/* Returns item["a"]["b"] for the attribute "a.b"; a part of digits is an index. `otherwise` replaces undefined values.
  */
 static struct value attribute_path(struct jinja *j, struct value item, struct value attribute, struct value otherwise)
 {
@@ -112,7 +112,7 @@ static struct value attribute_path(struct jinja *j, struct value item, struct va
     return item;
 }
 
-/* The rest of the arguments from `from` on, for a filter or test that an argument names. */
+/* Returns the arguments from `from` on, for a filter or test that an earlier argument names. */
 static struct arguments rest_of(args a, size_t from)
 {
     size_t skip = MIN(from, a->count);
@@ -122,7 +122,7 @@ static struct arguments rest_of(args a, size_t from)
     return rest;
 }
 
-/* Jinja's map and selections look at what they were given, and at their own arguments, only when it is true. */
+/* Like Jinja's, map and the selections ignore their arguments if the input is false, and return nothing. */
 static struct value filter_map(struct jinja *j, struct value self, args a)
 {
     if (!value_is_true(j, self))
@@ -222,7 +222,7 @@ static struct value filter_sum(struct jinja *j, struct value self, args a)
     return sum;
 }
 
-/* ---- order --------------------------------------------------------------------------------------------------------
+/* ---- sorting ------------------------------------------------------------------------------------------------------
  */
 
 static struct value fold_case(struct jinja *j, struct value value, bool case_sensitive)
@@ -231,7 +231,7 @@ static struct value fold_case(struct jinja *j, struct value value, bool case_sen
                                                          : value;
 }
 
-/* Sorts items by keys, keeping the order of equals. */
+/* Sorts items by keys. The sort is stable. */
 static void merge_sort(struct jinja *j, struct value *items, struct value *keys, size_t count, bool reverse)
 {
     struct value *from_items = items, *from_keys = keys;
@@ -271,7 +271,7 @@ static struct value filter_sort(struct jinja *j, struct value self, args a)
     struct value list = filter_list(j, self, NULL);
     size_t count = list.list->count;
     struct value *keys = jinja_allocate(&j->w, count * sizeof *keys);
-    /* Keys are lists, so equal ones need no order: none and what is undefined have none. */
+    /* Keys are lists: comparing equal ones never orders None or undefined values, which would fail. */
     struct value comma = value_from_text(&j->w, ","), names = list_new(&j->w, LIST_PLAIN, 1);
     if (attribute.kind == VALUE_STRING)
         names = jinja_call_method(j, attribute, "split", &(struct arguments){.positional = &comma, .count = 1});

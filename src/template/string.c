@@ -1,4 +1,4 @@
-/* Strings that know which of their bytes a user wrote. */
+/* Strings that record which of their bytes come from a user. */
 #include "template/template_private.h"
 
 #include <math.h>
@@ -20,7 +20,7 @@ void builder_begin(struct builder *b, struct workspace *w)
 static void reserve(struct builder *b, size_t size)
 {
     if (size > b->limit - b->size)
-        jinja_fail(b->w, "makes a text of more than %zu MiB", b->limit >> 20);
+        jinja_fail(b->w, "makes a text larger than %zu MiB", b->limit >> 20);
     if (size <= b->capacity - b->size)
         return;
     size_t capacity = MAX(b->size + size, b->capacity * 2);
@@ -58,7 +58,7 @@ void builder_text(struct builder *b, const char *text)
     builder_bytes(b, text, strlen(text), false);
 }
 
-/* The first span of s that ends after a byte. */
+/* Returns the first span of s that ends after a byte. */
 static size_t first_span(const struct string *s, size_t at)
 {
     size_t low = 0, high = s->span_count;
@@ -147,7 +147,7 @@ struct value string_part(struct workspace *w, const struct string *s, size_t sta
     return value_from_string(part);
 }
 
-/* ---- asking -------------------------------------------------------------------------------------------------------
+/* ---- queries ------------------------------------------------------------------------------------------------------
  */
 
 bool string_is(const struct string *s, const char *text)
@@ -155,7 +155,7 @@ bool string_is(const struct string *s, const char *text)
     return s->size == strlen(text) && memcmp(s->bytes, text, s->size) == 0;
 }
 
-/* A byte that is no UTF-8 counts as a character of its own, with the value -1. */
+/* A byte that is not UTF-8 counts as a character with the value -1. */
 size_t utf8_next(const char *bytes, size_t size, size_t at, int32_t *character)
 {
     utf8proc_int32_t found;

@@ -1,4 +1,4 @@
-/* The functions of the header: what a program is allowed, and the way back to who called. */
+/* The functions of template.h: they set the limits of a program, and errors jump back to them. */
 #include "template/template_private.h"
 
 #include <locale.h>
@@ -19,8 +19,8 @@ static void make_plain_locale(void)
     plain_locale = newlocale(LC_ALL_MASK, "C", (locale_t)0);
 }
 
-/* A program that uses the library may have set a locale in which 0.5 is written with a comma; in a template, and in the
- * text that it makes, it is not. Gives what to hand to uselocale afterwards. */
+/* Sets a locale in which 0.5 has a point, as in templates and their output; the application may have set another.
+ * Returns the locale to restore with uselocale. */
 static locale_t use_plain_locale(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -79,8 +79,8 @@ static hypura_status copy_result(const struct builder *out, struct rendered_text
 {
     struct rendered_text copy = {.size = out->size, .user_count = out->span_count};
     if (!work_may_take(out->w->watch, out->size + out->span_count * sizeof *copy.user))
-        return error_set(error, HYPURA_ERROR_MEMORY, "the prompt of %zu bytes needs more memory than there is for it",
-                         out->size);
+        return error_set(error, HYPURA_ERROR_MEMORY,
+                         "the prompt of %zu bytes needs more memory than is available to it", out->size);
     hypura_status status = ALLOCATE(&copy.text, out->size + 1, "rendered prompt", error);
     if (status == HYPURA_OK)
         status = ALLOCATE(&copy.user, out->span_count, "rendered prompt", error);

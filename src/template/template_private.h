@@ -1,7 +1,7 @@
-/* Private to template/: the values, the program and the state of a rendering.
+/* Private to template/: values, the program, and the state of a rendering.
  *
- * Everything lives in an arena: that of the template for the program, that of a rendering for what it makes. Nothing
- * is freed one by one, so an error may leave from any depth with a long jump. */
+ * All memory comes from an arena: the program's from the template's workspace, values' from the rendering's. Nothing is
+ * freed individually, so an error can leave from any depth with longjmp. */
 #ifndef HYPURA_TEMPLATE_PRIVATE_H
 #define HYPURA_TEMPLATE_PRIVATE_H
 
@@ -10,15 +10,15 @@
 
 #include <setjmp.h>
 
-/* ---- workspace: memory and the way out ----------------------------------------------------------------------------
+/* ---- workspace: memory and errors ---------------------------------------------------------------------------------
  */
 
 struct jinja_block;
 
 struct workspace {
     struct jinja_block *blocks;
-    size_t used, limit; /* bytes */
-    int line;           /* of the template, for messages */
+    size_t used, limit; /* in bytes */
+    int line;           /* the current line of the template, for messages */
     uint64_t steps;
     const struct work_watch *watch; /* or NULL */
     hypura_error *error;
@@ -28,25 +28,25 @@ struct workspace {
 
 _Noreturn void jinja_fail_memory(struct workspace *w);
 
-/* Zeroed, aligned for any type; leaves through escape when the limit is passed or no memory is there. */
+/* Returns zeroed memory, aligned for any type. Jumps to escape if the limit is exceeded or memory runs out. */
 void *jinja_allocate(struct workspace *w, size_t size);
 
-/* An array of count items with room for one more: items themselves, or a copy with a larger capacity, at least least.
- */
+/* Returns an array of count items with room for one more: items itself, or a copy with a larger capacity (at least
+ * `least`). */
 void *jinja_grow(struct workspace *w, void *items, size_t count, size_t *capacity, size_t least, size_t item_size);
 void workspace_free(struct workspace *w);
 
-/* Fills the error with "chat template, line N: ..." and leaves through escape. */
+/* Sets the error to "chat template, line N: ..." and jumps to escape. */
 _Noreturn void jinja_fail(struct workspace *w, const char *format, ...) PRINTF_LIKE(2, 3);
 
-/* Fails when the rendering has taken too many. */
+/* Counts steps. Fails if the rendering has taken too many. */
 void workspace_step(struct workspace *w, size_t cost);
 
 /* ---- values -------------------------------------------------------------------------------------------------------
  */
 
 enum value_kind {
-    VALUE_MISSING, /* an argument that was not given; templates never see it */
+    VALUE_MISSING, /* an argument that was not passed; templates never see it */
     VALUE_UNDEFINED,
     VALUE_NONE,
     VALUE_BOOLEAN,
@@ -61,7 +61,7 @@ enum value_kind {
     VALUE_CYCLER,
 };
 
-/* What Python would call a sequence or an iterable. */
+/* The kinds of sequences and iterables that Python distinguishes. */
 enum list_type { LIST_PLAIN, LIST_TUPLE, LIST_RANGE, LIST_VIEW, LIST_GENERATOR };
 
 struct value {
@@ -70,17 +70,17 @@ struct value {
         bool boolean;
         int64_t integer;
         double number;
-        const char *reason; /* undefined: what to say when it is used */
+        const char *reason; /* undefined: the error message for its use */
         const struct string *string;
         struct list *list;
-        struct dict *dict; /* also a namespace's */
+        struct dict *dict; /* also for VALUE_NAMESPACE */
         struct callable *callable;
         struct loop *loop;
         struct cycler *cycler;
     };
 };
 
-/* Bytes with their origin: spans are sorted, apart and not empty. Immutable once made. */
+/* Bytes and their origin. spans: the bytes from users, sorted, not adjacent and not empty. Immutable. */
 struct string {
     const char *bytes;
     size_t size;
@@ -91,7 +91,7 @@ struct string {
 
 struct list {
     enum list_type type;
-    const char *view; /* of a LIST_VIEW: "dict_items", ... */
+    const char *view; /* LIST_VIEW: "dict_items", ... */
     struct value *items;
     size_t count, capacity;
 };
@@ -101,7 +101,7 @@ struct dict_entry {
     uint64_t hash;
 };
 
-/* In order of insertion. slots is an open-addressed index of entries + 1, made when there are more than 8. */
+/* Entries are in order of insertion. slots is an open-addressed index of entries + 1, made for more than 8 of them. */
 struct dict {
     struct dict_entry *entries;
     size_t count, capacity;
@@ -120,8 +120,8 @@ struct jinja; /* one rendering, below */
 typedef struct value (*builtin_function)(struct jinja *j, struct value self, const struct arguments *arguments);
 
 /* A filter, test, method or global function. parameters: their names, each followed by a space; the function then gets
- * exactly that many positional arguments, VALUE_MISSING where none was given. NULL: it gets the arguments as they are.
- */
+ * exactly that many positional arguments, with VALUE_MISSING for those that were not passed. NULL: it gets the
+ * arguments unchanged. */
 struct builtin {
     const char *name;
     const char *parameters;
@@ -129,16 +129,16 @@ struct builtin {
 };
 
 struct callable {
-    const struct builtin *builtin; /* or NULL: a macro */
+    const struct builtin *builtin; /* NULL: a macro */
     struct value self;
     const struct node *macro;
-    struct scope *scope; /* where the macro was defined */
+    struct scope *scope; /* the scope that defines the macro */
 };
 
 struct loop {
     struct value *items;
     size_t count, index; /* index of the current item */
-    size_t depth;        /* 0 for the outermost of a recursion */
+    size_t depth;        /* 0: the outermost loop of a recursion */
     const struct node *node;
     struct scope *scope;
     struct value last_changed;
@@ -148,7 +148,7 @@ struct loop {
 struct cycler {
     struct value *items;
     size_t count, index;
-    bool joiner; /* gives "" the first time and items[0] afterwards */
+    bool joiner; /* returns "" the first time and items[0] afterwards */
 };
 
 struct value value_none(void);
@@ -157,15 +157,15 @@ struct value value_integer(int64_t integer);
 struct value value_float(double number);
 struct value value_undefined(struct workspace *w, const char *format, ...) PRINTF_LIKE(2, 3);
 struct value value_from_string(const struct string *string);
-struct value value_from_text(struct workspace *w, const char *text); /* copies nothing: text must live on */
+struct value value_from_text(struct workspace *w, const char *text); /* borrows text */
 struct value value_from_bytes(struct workspace *w, const char *bytes, size_t size, bool user);
 struct value value_from_json(struct workspace *w, const json_t *json, bool user, size_t depth);
 
 const char *value_type_name(struct value value); /* as Python prints it: "str", "list", ... */
 bool value_is_true(struct jinja *j, struct value value);
-bool value_is_number(struct value value); /* booleans are */
+bool value_is_number(struct value value); /* booleans are numbers */
 double value_as_number(struct value value);
-int64_t value_as_integer(struct value value); /* of a boolean or an integer */
+int64_t value_as_integer(struct value value); /* takes a boolean or an integer */
 bool value_equal(struct jinja *j, struct value a, struct value b);
 int value_compare(struct jinja *j, struct value a, struct value b, const char *operation); /* <0, 0, >0 */
 int value_compare_numbers(struct value a, struct value b);                                 /* <0, 0, >0 */
@@ -181,8 +181,8 @@ struct value *dict_find_text(struct jinja *j, const struct dict *dict, const cha
 void dict_set(struct workspace *w, struct dict *dict, struct value key, struct value value);
 bool dict_remove(struct workspace *w, struct dict *dict, struct value key);
 
-/* The items of whatever can be iterated; a generator is empty afterwards. Fails for what cannot. The caller must not
- * change them. */
+/* Returns the items of an iterable, which the caller must not change. A generator is empty afterwards. Fails if the
+ * value is not iterable. */
 struct list jinja_iterate(struct jinja *j, struct value value);
 
 /* ---- strings ------------------------------------------------------------------------------------------------------
@@ -200,7 +200,8 @@ void builder_begin(struct builder *b, struct workspace *w);
 void builder_bytes(struct builder *b, const char *bytes, size_t size, bool user);
 void builder_text(struct builder *b, const char *text); /* template text */
 void builder_string(struct builder *b, const struct string *s);
-void builder_part(struct builder *b, const struct string *s, size_t start, size_t end); /* bytes of s */
+void builder_part(struct builder *b, const struct string *s, size_t start,
+                  size_t end); /* bytes start .. end - 1 of s */
 struct value builder_end(struct builder *b);
 
 struct value string_part(struct workspace *w, const struct string *s, size_t start, size_t end);
@@ -208,17 +209,17 @@ bool string_is(const struct string *s, const char *text);
 size_t string_length(const struct string *s);                    /* in characters */
 size_t string_offset(const struct string *s, size_t characters); /* byte offset of a character */
 size_t string_find(const struct string *s, const struct string *needle, size_t from, size_t to); /* SIZE_MAX: none */
-bool string_is_user(const struct string *s, size_t start, size_t end); /* any byte of the part is */
+bool string_is_user(const struct string *s, size_t start, size_t end); /* whether any byte of the part is */
 size_t utf8_next(const char *bytes, size_t size, size_t at, int32_t *character);
-bool character_is_space(int32_t character); /* Python's str.isspace */
+bool character_is_space(int32_t character); /* like Python's str.isspace */
 
-/* The text of a value as str() gives it, and as repr() does. */
+/* The text of a value as Python's str() and repr() return it. */
 const struct string *value_string(struct jinja *j, struct value value);
 void value_write(struct jinja *j, struct builder *b, struct value value);
 void value_write_repr(struct jinja *j, struct builder *b, struct value value, size_t depth);
 
 struct json_layout {
-    const struct string *indent; /* or NULL: on one line */
+    const struct string *indent; /* NULL: all on one line */
     const char *item_separator, *key_separator;
     bool ascii, sort_keys;
 };
@@ -255,7 +256,7 @@ enum node_kind {
     NODE_COMPARE,  /* a, then first..: nodes NODE_OPERAND */
     NODE_OPERAND,  /* operation a */
     NODE_CHOICE,   /* a if b else c */
-    NODE_CAPTURED, /* the text of the block around it */
+    NODE_CAPTURED, /* the text of the enclosing block */
     /* arguments of a call */
     NODE_KEYWORD,         /* text = a */
     NODE_SPREAD,          /* *a */
@@ -271,7 +272,7 @@ enum node_kind {
     NODE_MACRO,        /* text, parameters second.. (NODE_KEYWORD, a may be NULL), body first.. */
     NODE_CALL_BLOCK,   /* a is the call, b the macro of the block */
     NODE_WITH,         /* second..: NODE_SET, body first.. */
-    NODE_SCOPE,        /* first.. in a scope of their own */
+    NODE_SCOPE,        /* first.. in their own scope */
     NODE_DO,           /* a */
     NODE_BREAK,
     NODE_CONTINUE,
@@ -300,8 +301,8 @@ struct node {
     enum operation operation;
     int line;
     bool recursive;                 /* for */
-    bool elif;                      /* if: the branch of an elif */
-    bool any_positional, any_named; /* macro: its body uses varargs, kwargs */
+    bool elif;                      /* if: an elif branch */
+    bool any_positional, any_named; /* macro: its body uses varargs or kwargs */
     struct node *next;
     struct node *a, *b, *c, *d;
     struct node *first, *second;
@@ -321,7 +322,7 @@ struct chat_template {
  */
 
 enum token_kind {
-    TOKEN_TEXT, /* between the tags */
+    TOKEN_TEXT, /* text between tags */
     TOKEN_OUTPUT_BEGIN,
     TOKEN_OUTPUT_END,
     TOKEN_BLOCK_BEGIN,
@@ -341,7 +342,7 @@ struct token {
     struct value value; /* a string (text, name, string) or a number */
 };
 
-/* The tokens of a template, ended by TOKEN_END, with white space controlled. */
+/* Splits a template into tokens, the last of which is TOKEN_END, and applies white space control. */
 struct token *jinja_tokenize(struct workspace *w, const char *source, size_t size);
 
 struct parser {
@@ -358,13 +359,13 @@ bool parser_accept(struct parser *p, const char *operator);
 bool parser_accept_name(struct parser *p, const char *name);
 void parser_expect(struct parser *p, const char *operator);
 _Noreturn void parser_fail_expected(struct parser *p, const char *expected);
-void parser_enter(struct parser *p); /* counts nesting; leave with p->depth-- */
+void parser_enter(struct parser *p); /* counts nesting; the caller undoes it with p->depth-- */
 struct node *parse_expression(struct parser *p);
-/* Expressions with commas between are a tuple. with_condition: "a if b else c" is one. A target is what can be assigned
- * to: names, with_attribute also attributes of names. */
+/* parse_tuple: expressions separated by commas form a tuple. with_condition: "a if b else c" is allowed. parse_target:
+ * a target of an assignment is one or more names; with_attribute: or an attribute of a name. */
 struct node *parse_tuple(struct parser *p, bool with_condition);
 struct node *parse_target(struct parser *p, bool with_attribute);
-struct node *parse_filters(struct parser *p, struct node *node); /* from "|" on */
+struct node *parse_filters(struct parser *p, struct node *node); /* starts at "|" */
 struct node *parse_filter_name(struct parser *p, struct node *input);
 
 /* ---- rendering ----------------------------------------------------------------------------------------------------
@@ -392,11 +393,11 @@ struct jinja {
 };
 
 void jinja_step(struct jinja *j, size_t cost); /* workspace_step */
-/* For what counts the characters of a text: one step for every 16 bytes that have to be looked at. */
+/* Counts the steps of an operation that must find the characters of a text: one per 16 bytes if it is not ASCII. */
 void jinja_step_characters(struct jinja *j, const struct string *text);
-void jinja_enter(struct jinja *j); /* counts depth; leave with j->depth-- */
+void jinja_enter(struct jinja *j); /* counts depth; the caller undoes it with j->depth-- */
 
-/* Runs a program with variables of a user's and trusted ones (or NULL), and writes into out. */
+/* Runs a program with user variables and trusted ones (or NULL), and writes to out. */
 void jinja_render(struct jinja *j, const struct node *program, const json_t *variables, const json_t *trusted,
                   struct builder *out);
 
@@ -407,7 +408,7 @@ bool jinja_compare(struct jinja *j, enum operation operation, struct value a, st
 struct value jinja_call(struct jinja *j, struct value function, const struct arguments *arguments);
 struct value jinja_call_builtin(struct jinja *j, const struct builtin *builtin, struct value self,
                                 const struct arguments *arguments);
-/* The method of that name, which must exist, of a value as text. */
+/* Converts a value to a string and calls the method of that name, which must exist. */
 struct value jinja_call_method(struct jinja *j, struct value self, const char *name, const struct arguments *arguments);
 struct value jinja_call_macro(struct jinja *j, const struct callable *macro, const struct arguments *arguments);
 struct value jinja_call_loop(struct jinja *j, struct loop *loop, const struct arguments *arguments);
@@ -419,7 +420,7 @@ struct value jinja_slice(struct jinja *j, struct value target, struct value star
 struct value *scope_find(struct jinja *j, const struct scope *scope, const struct string *name);
 void scope_set(struct jinja *j, const struct string *name, struct value value);
 
-/* The tables. NULL when there is no such thing. */
+/* Look up a name in the tables. Return NULL if it is unknown. */
 const struct builtin *jinja_find_sequence_filter(const struct string *name);
 const struct builtin *jinja_find_filter(const struct string *name);
 const struct builtin *jinja_find_test(const struct string *name);
@@ -429,7 +430,8 @@ const struct builtin *jinja_find_method(struct value self, const struct string *
 const struct builtin *jinja_find_global(const struct string *name);
 const struct builtin *builtin_find(const struct builtin *table, size_t count, const struct string *name);
 
-/* For the functions in the tables: an argument, or what stands for it. */
+/* Return an argument of a builtin function. Fail with `what` in the message if it has the wrong type.
+ * argument_integer: `otherwise` if the argument is missing. */
 const struct string *argument_string(struct jinja *j, struct value value, const char *what);
 int64_t argument_integer(struct jinja *j, struct value value, int64_t otherwise, const char *what);
 

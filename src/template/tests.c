@@ -1,4 +1,4 @@
-/* The tests ("is ...") and the global functions. */
+/* The tests ("is ...") and the global functions of the template language. */
 #include "template/template_private.h"
 
 #include <math.h>
@@ -24,7 +24,7 @@ static bool is_iterable(struct value value)
            value.kind == VALUE_UNDEFINED || value.kind == VALUE_LOOP;
 }
 
-/* Has a length and items. */
+/* Whether a value has a length and items. */
 static bool is_sequence(struct value value)
 {
     return value.kind == VALUE_STRING || value.kind == VALUE_DICT ||
@@ -38,7 +38,7 @@ static bool same_text(struct jinja *j, struct value self, const char *method)
     return value_is_true(j, jinja_call_builtin(j, function, text, &(struct arguments){0}));
 }
 
-/* Whether the remainder of a division by `by` is a number. */
+/* Whether the remainder of a division by `by` equals a number. */
 static bool leaves(struct jinja *j, struct value self, struct value by, int64_t number)
 {
     struct value rest = jinja_binary(j, OPERATION_MODULO, self, by);
@@ -149,7 +149,7 @@ static struct value global_range(struct jinja *j, struct value self, args a)
     struct value list = list_new(&j->w, LIST_RANGE, 0);
     for (int64_t i = first; step > 0 ? i < stop : i > stop;) {
         if (list.list->count == MOST)
-            jinja_fail(&j->w, "range of more than %d numbers", MOST);
+            jinja_fail(&j->w, "range() of more than %d numbers", MOST);
         list_append(&j->w, list.list, value_integer(i));
         if (__builtin_add_overflow(i, step, &i))
             break;

@@ -1,4 +1,4 @@
-/* The methods of strings, as Python has them. */
+/* Python's string methods. */
 #include "template/template_private.h"
 
 #include <stdio.h>
@@ -19,7 +19,7 @@ static bool in_set(const struct string *set, const char *bytes, size_t size)
     return memmem(set->bytes, set->size, bytes, size) != NULL;
 }
 
-/* Whether the character at start .. end - 1 is one to strip; set NULL: white space. */
+/* Whether the character in start .. end - 1 is to be stripped; set NULL: white space is. */
 static bool strippable(const struct string *s, const struct string *set, size_t start, size_t end)
 {
     int32_t c;
@@ -207,7 +207,7 @@ static struct value string_split(struct jinja *j, struct value self, args a)
     return list;
 }
 
-/* The last occurrence that ends at or before `to`. */
+/* Finds the last occurrence that ends at or before `to`. */
 static size_t find_last(struct jinja *j, const struct string *s, const struct string *needle, size_t from, size_t to)
 {
     if (from > to || needle->size > to - from)
@@ -293,7 +293,7 @@ static struct value string_rpartition(struct jinja *j, struct value self, args a
 /* ---- strings: searching -------------------------------------------------------------------------------------------
  */
 
-/* The characters before a byte offset, or -1 for none. */
+/* Returns the number of characters before a byte offset; -1 for SIZE_MAX. */
 static int64_t character_index(struct jinja *j, const struct string *s, size_t at)
 {
     return at == SIZE_MAX ? -1 : (int64_t)string_length(string_part(&j->w, s, 0, at).string);

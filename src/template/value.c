@@ -1,10 +1,10 @@
-/* Values that hold others: made of JSON, compared, searched; lists. */
+/* Compound values: conversion from JSON, comparison, search; lists. */
 #include "template/template_private.h"
 
 #include <math.h>
 #include <string.h>
 
-/* A role such as "user" may be part of a token that the template builds. */
+/* Whether a text can be a role such as "user", which a template may build into a token. */
 static bool is_role_word(const char *text, size_t size)
 {
     if (size > 64)
@@ -60,7 +60,7 @@ struct value value_from_json(struct workspace *w, const json_t *json, bool user,
     return value_none();
 }
 
-/* ---- comparing ----------------------------------------------------------------------------------------------------
+/* ---- comparison ---------------------------------------------------------------------------------------------------
  */
 
 static bool lists_comparable(struct value a, struct value b)
@@ -124,7 +124,7 @@ bool value_equal(struct jinja *j, struct value a, struct value b)
     case VALUE_BOOLEAN:
     case VALUE_INTEGER:
     case VALUE_FLOAT:
-        break; /* numbers, above */
+        break; /* numbers: handled above */
     }
     return false;
 }
@@ -236,7 +236,7 @@ struct list jinja_iterate(struct jinja *j, struct value value)
     case VALUE_UNDEFINED:
         return (struct list){.type = LIST_PLAIN};
     case VALUE_LOOP: {
-        /* What is left of it, as an iterator would give. */
+        /* A loop iterates over its remaining items, like a Python iterator. */
         struct loop *loop = value.loop;
         struct list rest = {.type = LIST_PLAIN, .items = loop->items + MIN(loop->index + 1, loop->count)};
         rest.count = loop->count - MIN(loop->index + 1, loop->count);

@@ -1,4 +1,4 @@
-/* What a rendering may take: memory and steps; and the way out of it. */
+/* Limits of a rendering: memory and steps; and the exit after an error. */
 #include "template/template_private.h"
 
 #include <stdarg.h>
@@ -7,7 +7,7 @@
 
 #define MAX_STEPS ((uint64_t)20 * 1000 * 1000)
 #define MAX_DEPTH 700
-#define WATCHED_STEPS ((uint64_t)4096) /* between two looks; a power of two */
+#define WATCHED_STEPS ((uint64_t)4096) /* steps between two calls of watch; a power of two */
 #define BLOCK_BYTES ((size_t)16 << 10)
 
 struct jinja_block {
@@ -49,7 +49,7 @@ void *jinja_allocate(struct workspace *w, size_t size)
         void *memory;
         if (!work_may_take(w->watch, room)) {
             w->status = error_set(w->error, HYPURA_ERROR_MEMORY,
-                                  "chat template, line %d: needs more memory than there is for it", w->line);
+                                  "chat template, line %d: needs more memory than is available to it", w->line);
             longjmp(w->escape, 1);
         }
         if (memory_allocate(&memory, 1, sizeof *block + room, "chat template", NULL) != HYPURA_OK)
