@@ -1,4 +1,4 @@
-/* A folder of its own for the files of a test: made before it and gone, with all that is in it, after it. */
+/* A temporary folder for a test's files. make_folder and remove_folder are its set-up and tear-down. */
 #ifndef HYPURA_TEST_FOLDER_H
 #define HYPURA_TEST_FOLDER_H
 
@@ -28,7 +28,7 @@ static int remove_folder(void **state)
     return nftw(test_folder, remove_in_folder, 8, FTW_DEPTH | FTW_PHYS);
 }
 
-/* Valid until the eighth call after. */
+/* The path of a file in the folder. The result is valid until the eighth further call. */
 __attribute__((unused)) static const char *path_in_folder(const char *name)
 {
     static char paths[8][512];

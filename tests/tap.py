@@ -1,17 +1,17 @@
-"""Runs the tests of a Python script, which are functions whose names say what is promised, and prints TAP."""
+"""Runs the tests of a Python script and prints TAP. Each test is a function whose name states what it checks."""
 import time
 import traceback
 
 
 def tests_of(script, helpers):
-    """The functions of a script in their order, but for its helpers. script is its globals()."""
+    """Returns a script's functions in order, without the helpers. script is the script's globals()."""
     return [value for value in script.values()
             if callable(value) and getattr(value, "__module__", "") == "__main__" and not isinstance(value, type) and
             value not in helpers]
 
 
 def run_tests(tests, after_failure=None):
-    """How many failed. A test that returns a text was skipped for that reason."""
+    """Returns the number of failed tests. A test that returns a text was skipped; the text is the reason."""
     print(f"1..{len(tests)}")
     failed = 0
     for number, test in enumerate(tests, 1):

@@ -1,4 +1,4 @@
-/* What every test file includes: cmocka, and assertions that show hypura's own error sentence when they fail. */
+/* Every test file includes this: cmocka, and an assertion that prints hypura's error message when it fails. */
 #ifndef HYPURA_TEST_H
 #define HYPURA_TEST_H
 
@@ -26,7 +26,7 @@ static hypura_error test_error __attribute__((unused));
             fail_msg("%s: %s", #call, test_error.message);                                                             \
     } while (0)
 
-/* The path of a file that the repository carries for tests; valid until the next call. */
+/* The path of a file in tests/data. The result is valid until the next call. */
 __attribute__((unused)) static const char *test_data(const char *name)
 {
     static char path[4096];

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What docs/architecture.md and CONTRIBUTING.md say of the shape of the source. Prints TAP.
+"""Checks the rules of docs/architecture.md and CONTRIBUTING.md about the structure of the source. Prints TAP.
 
     test_structure.py LIBRARY SOURCE_FOLDER COMPILER...
 """
@@ -15,31 +15,31 @@ import tempfile
 from tap import run_tests
 
 LIBRARY, SOURCE, COMPILER = sys.argv[1], sys.argv[2], sys.argv[3:]
-# A folder may include those before it.
+# A folder may include headers only of the folders before it.
 FOLDERS = ["core", "cluster", "format", "tokenizer", "template", "chat", "sampling", "grammar", "model", "compute", "steps", "hw", "plan", "store",
            "prefix", "engine", "api", "tools", "server", "cli"]
-# Folders whose files call each other in no circle.
+# Folders whose files must not call each other in circles.
 NO_CIRCLES = ("core", "format", "tokenizer", "sampling", "chat", "model", "compute/cpu", "compute/vulkan", "steps", "hw", "plan", "store",
               "prefix", "engine", "engine/cpu", "engine/gpu", "engine/cluster", "api", "template", "grammar", "tools", "server")
-# But for these: what they work on holds its like.
+# Exceptions: these files work on recursive data.
 RECURSIVE = {
-    # A value may be what a macro, a filter or a method gives, and each of these may ask for values.
+    # A value may come from a macro, a filter or a method, and each of these may evaluate further values.
     "template": {"arithmetic", "evaluate", "filters", "format", "methods", "render", "sequence_filters", "tests", "text_methods"},
-    # The parts of a schema are schemas.
+    # The parts of a schema are themselves schemas.
     "grammar": {"schema_arrays", "schema_break", "schema_combinations", "schema_goal", "schema_hold", "schema_objects", "schema_open"}}
-PEERS = {("model", "compute"), ("compute", "model")}  # know nothing of each other
+PEERS = {("model", "compute"), ("compute", "model")}  # do not include each other
 GPU_FILES = ("src_compute_vulkan_", "src_engine_gpu_", "src_hw_gpu_layer.", "src_hw_gpu_speed.", "src_store_device.",
              "src_store_in_place.",
              "src_store_moves.")
 STAND_INS = ("compute/vulkan/none.c", "engine/gpu/none.c", "hw/gpu_speed_none.c", "store/device_none.c")
-# Of folders with more headers than one: those that others may include.
+# In folders with several headers, those that other folders may include.
 PUBLIC = {"store": {"store/store.h", "store/device.h", "store/policy.h", "store/heap.h", "store/trace.h"}}
-# Commands of the program that use the library as other programs do.
+# Commands of the program that use only the library's public headers, as other programs do.
 ON_PUBLIC_HEADERS = ("batch", "batch_input", "batch_line", "batch_output", "bench", "child", "compare_llama", "completion", "compute_options",
                      "conversation", "embed", "inspect", "inspect_hosts", "layers", "logits", "manual", "names", "perplexity", "plot",
                      "plot_bars", "plot_lines", "plot_svg", "progress", "run", "sampling", "session", "summary", "talk", "template",
                      "terminal", "tier_map", "tokenize")
-# What the server includes from below the API, by file: docs/architecture.md says why. It only becomes less.
+# Headers below the API that the server includes, by file; docs/architecture.md gives the reasons. The list may only shrink.
 SERVER_FROM_BELOW = {
     "create_quantized.c": {"tools/quantize.h", "tools/quantize_recipe.h"}, "describe.c": {"model/model.h"}, "endpoint.c": {"api/opening.h"},
     "generation.c": {"grammar/grammar.h"}, "generation.h": {"chat/chat_output.h", "sampling/sampler.h"},
@@ -49,7 +49,7 @@ SERVER_FROM_BELOW = {
     "server.h": {"engine/engine.h"}}
 PRINTS_OR_ENDS = {"printf", "vprintf", "__printf_chk", "__vprintf_chk", "puts", "putchar", "perror", "stdout", "stderr", "exit", "_exit",
                   "quick_exit", "abort", "__assert_fail"}
-# What Linux offers without a guard that one could see at a call.
+# Functions that macOS lacks and that need no Linux header or flag, so nothing at a call gives them away.
 NOT_ON_MACOS = {"accept4", "clock_nanosleep", "explicit_bzero", "fallocate", "fdatasync", "getrandom", "memfd_create",
                 "mempcpy", "memrchr", "mremap", "pipe2", "posix_fallocate", "posix_fallocate64", "pthread_barrier_init",
                 "qsort_r", "rawmemchr", "renameat2", "secure_getenv", "sem_init", "sem_timedwait", "strchrnul"}
@@ -57,7 +57,7 @@ NOT_ON_MACOS = {"accept4", "clock_nanosleep", "explicit_bzero", "fallocate", "fd
 
 @functools.lru_cache
 def symbols(path):
-    """Of each object in a file: its name, what it defines and what it wants."""
+    """Returns, for each object in a library or object file, the symbols that it defines and those that it needs."""
     objects, name = {}, os.path.basename(path)
     for line in subprocess.run(["nm", path], check=True, capture_output=True, text=True).stdout.splitlines():
         if line.endswith(":"):
@@ -66,13 +66,13 @@ def symbols(path):
         words = line.split()
         if len(words) >= 2:
             defined, wanted = objects.setdefault(name, (set(), set()))
-            if words[-2].isupper():  # others are the object's own
+            if words[-2].isupper():  # lower case marks local symbols
                 (wanted if words[-2] == "U" else defined).add(words[-1])
     return objects
 
 
 def instructions_of_objects():
-    """Of each object of the library its path, and what its compiler was allowed beyond what every processor has."""
+    """Returns, for each object's path, the instruction sets that its compiler could use beyond the baseline."""
     build, objects = os.path.dirname(LIBRARY), {}
     with open(os.path.join(build, "compile_commands.json")) as file:
         for command in json.load(file):
@@ -83,12 +83,12 @@ def instructions_of_objects():
 
 
 def includes():
-    """(folder of a file, the file, folder of what it includes, that header)."""
+    """Yields (folder of a file, the file, folder of a header that it includes, that header)."""
     for path in glob.glob(os.path.join(SOURCE, "src", "**", "*.[ch]"), recursive=True):
         name = os.path.relpath(path, os.path.join(SOURCE, "src"))
         with open(path) as file:
             for header in re.findall(r'^#include "([a-z]+/[^"]*)"', file.read(), re.M):
-                if header.split("/")[0] in FOLDERS:  # else it was made by the build
+                if header.split("/")[0] in FOLDERS:  # otherwise the build generated it
                     yield name.split("/")[0], name, header.split("/")[0], header
 
 
@@ -107,7 +107,7 @@ def private_headers_stay_in_their_folder():
 
 
 def reached_from(name, found):
-    """All headers of the source that a file includes, by way of others too."""
+    """Returns all headers of the source that a file includes, directly or indirectly."""
     reached, ahead = set(), {name}
     while ahead:
         reached |= ahead
@@ -115,8 +115,8 @@ def reached_from(name, found):
     return reached - {name}
 
 
-def commands_stand_on_the_public_headers():
-    """Beyond these they see the command line's own."""
+def commands_use_only_the_public_headers():
+    """Besides the public headers, they include only headers of src/cli."""
     found = list(includes())
     for command in ON_PUBLIC_HEADERS:
         reached = reached_from(f"cli/{command}.c", found)
@@ -127,7 +127,7 @@ def commands_stand_on_the_public_headers():
         assert "#include <hypura/hypura.h>" in file.read()
 
 
-def the_server_takes_from_below_the_api_what_is_listed():
+def the_server_includes_only_listed_headers_below_the_api():
     found = {}
     for folder, name, other, header in includes():
         if folder == "server" and other not in ("server", "core"):
@@ -137,8 +137,8 @@ def the_server_takes_from_below_the_api_what_is_listed():
                                         if found.get(name) != SERVER_FROM_BELOW.get(name)}
 
 
-def the_waist_knows_no_device():
-    """What is on a device stands in store/device.h, which is for whoever computes there."""
+def the_store_header_depends_on_no_device():
+    """Only the GPU executor includes store/device.h, which says what is on a device."""
     found = list(includes())
     reached, ahead = set(), {"store/store.h"}
     while ahead:
@@ -150,8 +150,8 @@ def the_waist_knows_no_device():
 
 
 def calls_within(folder):
-    """Of each file of a folder: those of the folder that it calls, as the object files say."""
-    library = os.path.join(os.path.dirname(LIBRARY), f"libhypura-{folder}.a")  # tools and the server have their own
+    """Returns, for each file of a folder, the files of the same folder that it calls, according to the object files."""
+    library = os.path.join(os.path.dirname(LIBRARY), f"libhypura-{folder}.a")  # tools and server have their own libraries
     prefix, objects = "src_" + folder.replace("/", "_") + "_", symbols(library if os.path.exists(library) else LIBRARY)
     files = {name[len(prefix):-4]: name for name in objects if name.startswith(prefix)}
     files = {file: objects[name] for file, name in files.items() if os.path.exists(os.path.join(SOURCE, "src", folder, file + ".c"))}
@@ -160,16 +160,16 @@ def calls_within(folder):
 
 
 def circles(folder):
-    """The files of a folder that call each other in a circle."""
+    """Returns the groups of a folder's files that call each other in a circle."""
     below = calls_within(folder)
-    for middle in below:  # what a file calls, what that calls, and so on
+    for middle in below:  # transitive closure of the calls
         for file in below:
             if middle in below[file]:
                 below[file] |= below[middle]
     return {tuple(sorted(other for other in below[file] if file in below[other])) for file in below if file in below[file]}
 
 
-def files_of_a_folder_do_not_call_in_a_circle():
+def files_of_a_folder_do_not_call_in_circles():
     found = {folder: circles(folder) for folder in NO_CIRCLES}
     for folder, files in found.items():
         for circle in files:
@@ -181,7 +181,7 @@ def files_of_a_folder_do_not_call_in_a_circle():
 
 
 def files_of_the_store_call_those_below():
-    """As the lines in store_private.h say, and each header names the files that it is about."""
+    """A file calls only files on later lines of the list in store_private.h. Each header names its owners."""
     with open(os.path.join(SOURCE, "src", "store", "store_private.h")) as file:
         lines = [line.split() for line in re.findall(r"^ \*   ([a-z0-9_ ]+)$", file.read(), re.M)]
     lines = {name: number for number, line in enumerate(lines) for name in line}
@@ -198,7 +198,7 @@ def files_of_the_store_call_those_below():
 
 
 def the_store_has_one_word_for_one_thing():
-    """As docs/glossary.md says; and a piece is a part of a tensor, so that who reads and copies knows of none."""
+    """No name contains a word that docs/glossary.md rules out. Files that only read or copy do not mention pieces of tensors."""
     with open(os.path.join(SOURCE, "docs", "glossary.md")) as file:
         table = file.read().split("## In the source")[1].splitlines()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table if line.startswith("| ")][1:]
@@ -218,7 +218,7 @@ def the_store_has_one_word_for_one_thing():
 
 
 def experts_are_prefetched_and_tokens_drafted():
-    """What was a guess for both has the field's words."""
+    """No name speaks of guessing or speculation: experts are prefetched and tokens are drafted."""
     looked, found = 0, set()
     for folder in ("engine", "plan"):
         for path in glob.glob(os.path.join(SOURCE, "src", folder, "**", "*.[ch]"), recursive=True):
@@ -236,15 +236,15 @@ def the_library_never_prints_exits_or_aborts():
     assert not wanting, wanting
 
 
-def the_library_wants_nothing_that_macos_lacks():
+def the_library_needs_nothing_that_macos_lacks():
     wanting = {name: wanted & NOT_ON_MACOS for name, (_, wanted) in symbols(LIBRARY).items() if wanted & NOT_ON_MACOS}
     assert not wanting, wanting
 
 
-def what_is_built_for_an_instruction_set_is_reached_through_tables():
-    """Any function of such a file may use it, one that only fills a table too. So other files name none of its functions, only
-    data that holds them, and ask the processor before they read it. Nor has such a file a copy of a function that a linker
-    may take for that of another."""
+def code_for_an_instruction_set_is_reached_through_tables():
+    """Every function in a file that is compiled for an instruction set may use it, even one that only fills a table. So other files
+    refer to none of these functions, only to data that points to them, and check the processor before they read that data. Such
+    a file must not define weak symbols either: the linker might use its copy of a function for other files, too."""
     objects, functions, wanted, weak, path = instructions_of_objects(), {}, [], [], None
     for line in subprocess.run(["nm", *objects], check=True, capture_output=True, text=True).stdout.splitlines():
         words = line.split()
@@ -266,8 +266,8 @@ def read_source(name):
         return file.read()
 
 
-def both_processors_carry_out_one_list():
-    """A kind of step is one function of the CPU and at most one of a device; only what fusing makes for devices has none there."""
+def cpu_and_gpu_execute_the_same_list():
+    """Each kind of step has one function on the CPU and at most one on a GPU. Only the kind that fuse.c makes has none on the CPU."""
     kinds = re.search(r"enum step_kind \{(.*?)STEP_KINDS", read_source("steps/steps.h"), re.S).group(1)
     kinds = re.findall(r"^ *(STEP_[A-Z_]+),", kinds, re.M)
     functions = re.findall(r"\[(STEP_(?!KINDS)[A-Z_]+)\] = ", read_source("engine/cpu/execute.c"))
@@ -279,8 +279,8 @@ def both_processors_carry_out_one_list():
     assert made == ["fuse.c"], made
 
 
-def executors_know_no_architecture():
-    """What a layer is, the list of steps says; who carries it out asks neither for a name nor for a flag."""
+def executors_depend_on_no_architecture():
+    """The list of steps describes a layer, so executors look at no architecture's name and no flag of a layer."""
     looked = 0
     names = re.findall(r'\.name = "([^"]+)"', read_source("model/architecture.c"))
     assert len(names) > 50, names
@@ -297,8 +297,8 @@ def executors_know_no_architecture():
     assert looked > 15, looked
 
 
-def files_are_not_handed_to_other_programs():
-    """A program that has the library inside may start others: every file that is opened is closed there."""
+def other_programs_inherit_no_files():
+    """A program that uses the library may start other programs, so every file is opened with close-on-exec."""
     found = 0
     for path in glob.glob(os.path.join(SOURCE, "src", "**", "*.c"), recursive=True):
         with open(path) as file:
@@ -308,8 +308,8 @@ def files_are_not_handed_to_other_programs():
     assert found > 30, found
 
 
-def without_a_gpu_it_would_be_whole():
-    """What the rest calls of the GPU's files stands in the files that take their place."""
+def a_build_without_gpu_files_links():
+    """The stand-in files define every symbol of the GPU's files that the rest of the library uses."""
     objects = symbols(LIBRARY)
     gpu = {name for name in objects if name.startswith(GPU_FILES)}
     if not gpu:
@@ -327,11 +327,11 @@ def without_a_gpu_it_would_be_whole():
 
 
 if __name__ == "__main__":
-    sys.exit(1 if run_tests([calls_go_down_only, private_headers_stay_in_their_folder, commands_stand_on_the_public_headers,
-                             the_server_takes_from_below_the_api_what_is_listed, the_waist_knows_no_device,
-                             files_of_a_folder_do_not_call_in_a_circle, files_of_the_store_call_those_below,
+    sys.exit(1 if run_tests([calls_go_down_only, private_headers_stay_in_their_folder, commands_use_only_the_public_headers,
+                             the_server_includes_only_listed_headers_below_the_api, the_store_header_depends_on_no_device,
+                             files_of_a_folder_do_not_call_in_circles, files_of_the_store_call_those_below,
                              the_store_has_one_word_for_one_thing, experts_are_prefetched_and_tokens_drafted,
-                             the_library_never_prints_exits_or_aborts, the_library_wants_nothing_that_macos_lacks,
-                             what_is_built_for_an_instruction_set_is_reached_through_tables,
-                             both_processors_carry_out_one_list, executors_know_no_architecture,
-                             files_are_not_handed_to_other_programs, without_a_gpu_it_would_be_whole]) else 0)
+                             the_library_never_prints_exits_or_aborts, the_library_needs_nothing_that_macos_lacks,
+                             code_for_an_instruction_set_is_reached_through_tables,
+                             cpu_and_gpu_execute_the_same_list, executors_depend_on_no_architecture,
+                             other_programs_inherit_no_files, a_build_without_gpu_files_links]) else 0)

@@ -1,5 +1,5 @@
-"""How each coding agent is told of a server, asked a first question, and asked again in the same chat. An agent that does
-not stand here is added as one more class, and its version in versions.json."""
+"""How to point each coding agent at a server, ask it a first question, and ask again in the same chat. To add an agent, add
+a class here and its version to versions.json."""
 import json
 import os
 import queue
@@ -15,9 +15,10 @@ def write(path, content):
 
 
 class Agent:
-    """tool is what reads a file, and with which arguments it reads FILE. In commands and environments {url} is the server's
-    address, {model} the model's name, {home} a home folder of the agent's own, {file} the file. A question follows first, and
-    again in the same chat. goes_on is False where only a terminal does that."""
+    """tool names the agent's tool that reads a file, and the arguments for {file}. first and again are the commands for the first
+    question and for the next one in the same chat; the question is appended. In commands and environments, {url} stands for the
+    server's address, {model} for the model's name, {home} for a home folder of the agent's own, and {file} for the file to read.
+    goes_on is False if the agent can only continue a chat in a terminal."""
     environment, goes_on = {}, True
 
     def __init__(self, folder, home, project, values):
@@ -32,7 +33,7 @@ class Agent:
         return value.format(**self.values) if isinstance(value, str) else value
 
     def run(self, arguments, environment, seconds=300):
-        """(status, what it said); the status is None of one that took too long."""
+        """Returns (status, output). The status is None after a timeout."""
         try:
             done = subprocess.run([self.program, *self.fill(arguments)], cwd=self.project, timeout=seconds, stdin=subprocess.DEVNULL,
                                   env={**environment, **self.fill(self.environment)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -41,14 +42,14 @@ class Agent:
         return done.returncode, done.stdout.decode(errors="replace")
 
     def prepare(self, environment):
-        """Writes what the agent reads."""
+        """Writes the agent's configuration."""
 
     def ask(self, turn, question, environment):
-        """(status, what it said), in turn 0 or 1 of a chat."""
+        """Returns (status, output) of turn 0 or 1 of a chat."""
         return self.run([*(self.first, self.again)[turn], question], environment)
 
     def close(self):
-        """Ends what is left of it."""
+        """Ends the agent's process if it still runs."""
 
 
 class ClaudeCode(Agent):
@@ -72,7 +73,7 @@ class Codex(Agent):
 
 
 class CodexWithServer(Codex):
-    """Its tools of MCP servers are functions of namespaces."""
+    """Codex offers tools of MCP servers as functions in namespaces."""
     tool = ("read_notes", {})
 
     def prepare(self, environment):
@@ -161,7 +162,7 @@ class Cline(Agent):
 
 
 class ClineInEditor(Cline):
-    """As editors start it: one process, asked on its standard input (the Agent Client Protocol)."""
+    """Cline as editors run it: one process that takes requests on its standard input (the Agent Client Protocol)."""
     process, goes_on = None, True
     environment = {"CLINE_API_KEY": "any", "CLINE_PROVIDER": "openai-compatible", "CLINE_MODEL": "{model}"}
 
@@ -184,12 +185,12 @@ class ClineInEditor(Cline):
         self.process.stdin.flush()
 
     def call(self, method, params, seconds=300):
-        """The result, and what was said meanwhile."""
+        """Returns the result and the text that arrived before it."""
         self.calls, said, end = self.calls + 1, "", time.monotonic() + seconds
         self.send(id=self.calls, method=method, params=params)
         while True:
             message = json.loads(self.lines.get(timeout=max(0, end - time.monotonic())) or "null")
-            assert message, f"it ended with {self.process.poll()}"
+            assert message, f"the agent ended with status {self.process.poll()}"
             update = message.get("params", {}).get("update", {})
             if update.get("sessionUpdate") == "agent_message_chunk":
                 said += update["content"].get("text", "")

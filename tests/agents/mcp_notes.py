@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A server of the Model Context Protocol with one tool, which reads the file that it is called with: mcp_notes.py FILE"""
+"""An MCP server with one tool, which reads the file that the command line names: mcp_notes.py FILE"""
 import json
 import sys
 

@@ -1,6 +1,6 @@
-"""Stands between an agent and the server, and makes a model with random weights do what a trained one would: it is told which
-tool to call, with arguments that the tool's schema leaves no choice of, and what to answer. All else passes as it is. What
-passed is kept, with what the server said of the tokens."""
+"""A proxy between an agent and the server. It makes a model with random weights act as a trained one would: it changes requests so
+that the model must call a certain tool with certain arguments, or give a certain answer. It passes everything else unchanged.
+It keeps a record of all requests, with the server's token counts."""
 import gzip
 import http.client
 import http.server
@@ -11,7 +11,7 @@ import time
 
 
 class Pass:
-    """One request that made an answer."""
+    """One request to generate an answer, and the response."""
 
     def __init__(self, path, planned, status, text):
         self.path, self.planned, self.status, self.text = path, planned, status, text
@@ -26,7 +26,7 @@ def tool_name(tool):
 
 
 def tools_of(body):
-    """By name, with the namespace of each or None."""
+    """Returns {name: (tool, its namespace or None)}."""
     found = {}
     for tool in body.get("tools") or []:
         space = tool.get("name") if tool.get("type") == "namespace" else None
@@ -41,8 +41,8 @@ def parameters_of(tool):
 
 
 class Proxy:
-    """plan(body, tools by name) says what becomes of a request: ("call", tool), ("say", answer), or None. tools: the arguments
-    of those that may be called, by name."""
+    """plan(body, tools by name) decides on a request: ("call", tool) makes the model call a tool, ("say", answer) makes it answer,
+    None leaves it alone. tools: the arguments for each tool that the model may call, by name."""
 
     def __init__(self, server_port, plan):
         self.server_port, self.plan, self.tools = server_port, plan, {}
@@ -74,7 +74,7 @@ class Proxy:
         self.http.server_close()
 
     def settled(self, seconds=10):
-        """All that passed, once nothing is on its way any more."""
+        """Waits until no request is in progress, and returns the record."""
         end = time.monotonic() + seconds
         while self.at_work and time.monotonic() < end:
             time.sleep(0.05)
@@ -82,7 +82,7 @@ class Proxy:
             return list(self.passed)
 
     def change(self, path, body):
-        """A request as it goes on to the server. Its answer ends soon, whatever is drawn."""
+        """Changes a request for the server, and limits its answer's length. Returns the plan for it."""
         tools = tools_of(body)
         for name, values in self.tools.items():
             if name in tools:

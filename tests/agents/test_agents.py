@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Coding agents as they come from the npm registry, against the server: each is asked, reads a file with a tool of its own,
-answers, and is asked again in the same chat. Prints TAP.
+"""Coding agents from the npm registry with the server. Each agent gets a question, reads a file with its own tool, answers, and
+gets another question in the same chat. Prints TAP.
 
     test_agents.py HYPURA SOURCE_FOLDER [AGENT]...
 
-They are installed (some 2 GB) in a folder of the user's cache, in the versions of versions.json, and run in a network
-namespace that has nothing but loopback. The model has random weights; proxy.py has it call the tool and answer.
+Installs the agents (about 2 GB) in the user's cache folder, in the versions of versions.json, and runs them in a network namespace
+that has only the loopback device. The model has random weights; proxy.py makes it call the tool and answer.
 """
 import fcntl
 import json
@@ -30,7 +30,7 @@ MODEL = "random-weights"
 QUESTIONS = "Please read notes.txt and tell me what it says.", "Thank you. Is there anything else in it?"
 ANSWERS = "It speaks of a heron and of a number, no more.", "Nothing else stands in that file."
 SECRET = "blue heron 7319"
-INSIDE = "HYPURA_AGENTS_INSIDE"  # what could not be installed, for the process in the namespace
+INSIDE = "HYPURA_AGENTS_INSIDE"  # tells the process in the namespace what could not be installed
 
 
 # ---- outside: installing ----------------------------------------------------------------------------------------------
@@ -53,25 +53,25 @@ def is_in_reach(wanted):
 
 
 def install(package):
-    """None, or why it is not there."""
+    """Installs a package. Returns None, or the reason why it is missing."""
     folder, wanted = folder_of(package)
     if os.path.isdir(folder):
         return None
     if not is_in_reach(wanted):
-        return f"{wanted} is not installed, and npm does not reach it"
+        return f"{wanted} is not installed, and npm cannot reach it"
     with tempfile.TemporaryDirectory(dir=cache_folder()) as new:
         try:
             done = subprocess.run(["npm", "install", "--prefix", new, "--no-audit", "--no-fund", "--loglevel=error", wanted],
                                   timeout=600, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         except subprocess.TimeoutExpired:
-            return f"npm install {wanted} takes too long"
+            return f"npm install {wanted} took too long"
         if done.returncode:
             for line in done.stderr.decode(errors="replace").splitlines()[-6:]:
                 print("# " + line)
             return f"npm install {wanted} failed"
         os.mkdir(os.path.join(new, "whole"))
         os.rename(new, folder)
-        os.mkdir(new)  # to be removed
+        os.mkdir(new)  # for TemporaryDirectory to remove
     return None
 
 
@@ -83,7 +83,7 @@ def outside():
     if os.geteuid():
         alone.insert(1, "--map-root-user")
     if not shutil.which("unshare") or subprocess.run([*alone, "true"], stderr=subprocess.DEVNULL).returncode:
-        print("1..0 # SKIP no network namespace may be made here (unshare), and agents do not run with a network")
+        print("1..0 # SKIP unshare cannot make a network namespace here, and the agents must not reach the network")
         return 0
     os.makedirs(cache_folder(), exist_ok=True)
     with open(os.path.join(cache_folder(), "lock"), "w") as lock:
@@ -106,7 +106,7 @@ def raise_loopback():
 
 
 def make_model(path, work):
-    """One small layer that looks far back, with the template of Qwen2.5, which has tools."""
+    """Makes a model of one small layer with a long context and the chat template of Qwen2.5, which supports tools."""
     raw = os.path.join(work, "raw.gguf")
     geometry = {"arch": "qwen3", "layers": 1, "embedding": 64, "heads": 2, "kv-heads": 1, "head-size": 32, "feed-forward": 64,
                 "vocabulary": 4000, "context": 262144}
@@ -121,7 +121,7 @@ def make_model(path, work):
 
 
 class Chat:
-    """What the model is to do, of each request that has the tool: call it, tell what it gave, answer the second question."""
+    """The plan for requests that offer the tool: call it, report its result, then answer the second question."""
 
     def __init__(self, tool):
         self.tool, self.calls = tool, 0
@@ -172,7 +172,7 @@ def hold_chat(agent_class, port, work):
     assert [one.planned[0] for one in planned[0]] == ["call", "say"], seen
     call, answer = planned[0]
     assert call.prompt > 1000, seen
-    # What was computed is not computed again: with the tool's result, and in the next turn.
+    # The request with the tool's result and the next turn reuse what was computed before.
     assert answer.cached >= 0.95 * call.prompt and all(turn[0].cached >= 0.95 * answer.prompt for turn in planned[1:]), seen
     print("# " + ", ".join(f"{one.cached} of {one.prompt} tokens" for turn in planned for one in turn) + " from the cache")
 

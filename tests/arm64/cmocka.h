@@ -1,5 +1,5 @@
 /* The part of cmocka that the tests of the compute folder use, for machines without cmocka. A failed assertion ends its
- * test; results come out as TAP. */
+ * test. Results are printed as TAP. */
 #ifndef HYPURA_TESTS_ARM64_CMOCKA_H
 #define HYPURA_TESTS_ARM64_CMOCKA_H
 

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static void sizes_overflow_is_seen(void **state)
+static void size_overflow_is_detected(void **state)
 {
     (void)state;
     size_t out = 7;
@@ -71,7 +71,7 @@ static void a_cut_message_stays_utf8(void **state)
     assert_int_equal((length - 1) % 2, 0);
 }
 
-/* Names in files and requests are not trusted: a terminal would obey what they hold, and JSON refuse it. */
+/* Names from files and requests are not trusted: a terminal would obey control characters, and JSON rejects them. */
 static void messages_quote_no_control_characters(void **state)
 {
     (void)state;
@@ -155,7 +155,7 @@ static void every_task_runs_once(void **state)
     check_that_each_runs_once(false);
 }
 
-static void shares_are_everything_once(void **state)
+static void shares_cover_everything_once(void **state)
 {
     (void)state;
     check_that_each_runs_once(true);
@@ -166,7 +166,7 @@ struct held_up {
     atomic_size_t by_caller;
 };
 
-/* Whoever is not the caller loses its core in its first part, until the caller has done all the rest. */
+/* Each worker except the caller stalls in its first part until the caller has done all other parts. */
 static void hold_up(void *context, size_t first, size_t count, size_t worker)
 {
     struct held_up *held_up = context;
@@ -178,7 +178,7 @@ static void hold_up(void *context, size_t first, size_t count, size_t worker)
         usleep(1000);
 }
 
-static void a_worker_that_is_held_up_keeps_one_part(void **state)
+static void a_stalled_worker_keeps_only_one_part(void **state)
 {
     (void)state;
     static struct held_up held_up;
@@ -192,7 +192,7 @@ static void a_worker_that_is_held_up_keeps_one_part(void **state)
     thread_pool_destroy(pool);
 }
 
-static void tasks_can_be_left_out(void **state)
+static void tasks_can_be_skipped(void **state)
 {
     (void)state;
     for (size_t threads = 1; threads <= 4; threads += 3) {
@@ -236,7 +236,8 @@ static void random_numbers_repeat(void **state)
     assert_true(fabs(sum / 10000) < 0.05 && fabs(squares / 10000 - 1) < 0.05);
 }
 
-/* The values of its authors' test suite: names of files and digests of lines that were kept depend on them. */
+/* The expected values come from the test suite of FNV's authors. File names and stored digests depend on these hashes.
+ */
 static void hashes_are_fnv1a(void **state)
 {
     (void)state;
@@ -258,13 +259,20 @@ static void a_device_is_not_replaced(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sizes_overflow_is_seen),     cmocka_unit_test(byte_sizes_parse),
-        cmocka_unit_test(halves_round_trip),          cmocka_unit_test(a_cut_message_stays_utf8),
-        cmocka_unit_test(buffer_respects_its_limit),  cmocka_unit_test(decommitted_memory_reads_zero),
-        cmocka_unit_test(every_task_runs_once),       cmocka_unit_test(tasks_can_be_left_out),
-        cmocka_unit_test(shares_are_everything_once), cmocka_unit_test(a_worker_that_is_held_up_keeps_one_part),
-        cmocka_unit_test(random_numbers_repeat),      cmocka_unit_test(messages_quote_no_control_characters),
-        cmocka_unit_test(hashes_are_fnv1a),           cmocka_unit_test(a_device_is_not_replaced),
+        cmocka_unit_test(size_overflow_is_detected),
+        cmocka_unit_test(byte_sizes_parse),
+        cmocka_unit_test(halves_round_trip),
+        cmocka_unit_test(a_cut_message_stays_utf8),
+        cmocka_unit_test(buffer_respects_its_limit),
+        cmocka_unit_test(decommitted_memory_reads_zero),
+        cmocka_unit_test(every_task_runs_once),
+        cmocka_unit_test(tasks_can_be_skipped),
+        cmocka_unit_test(shares_cover_everything_once),
+        cmocka_unit_test(a_stalled_worker_keeps_only_one_part),
+        cmocka_unit_test(random_numbers_repeat),
+        cmocka_unit_test(messages_quote_no_control_characters),
+        cmocka_unit_test(hashes_are_fnv1a),
+        cmocka_unit_test(a_device_is_not_replaced),
     };
     return cmocka_run_group_tests_name("core", tests, NULL, NULL);
 }

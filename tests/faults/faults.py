@@ -1,4 +1,4 @@
-"""Walks over the calls of a program that may fail, n = 1, 2, 3 ..., lets the n-th fail, and judges what came of it."""
+"""Walks over a program's calls that may fail: lets the n-th call fail, for n = 1, 2, 3 ..., and judges the result."""
 import mmap
 import os
 import struct
@@ -13,7 +13,7 @@ SIZE = WHERE + 4000
 
 
 class Faults:
-    """What the shim is told, and what it tells."""
+    """The memory shared with the shim: commands to it, and its reports."""
 
     def __init__(self, shim):
         self.file = tempfile.NamedTemporaryFile(prefix="hypura-faults-")
@@ -23,14 +23,14 @@ class Faults:
         self.environment = {"LD_PRELOAD": shim, "HYPURA_FAULTS": self.file.name}
 
     def arm(self, kinds, at, lasting=False):
-        """at 0: none fails, they are only counted."""
+        """Lets call number "at" fail (with lasting, all later ones, too). With 0, none fails and calls are only counted."""
         self.disarm()
         self.shared[WHERE:SIZE] = bytes(SIZE - WHERE)
         self.shared[:WHERE] = struct.pack(FORMAT, 0, lasting, at, 0, 0)
         self.shared[:4] = struct.pack("=I", kinds)
 
     def disarm(self):
-        """How many calls there were, and how many failed."""
+        """Returns the number of calls and the number of failed ones."""
         self.shared[:4] = bytes(4)
         _, _, _, count, failed = struct.unpack(FORMAT, self.shared[:WHERE])
         return count, failed
@@ -40,14 +40,14 @@ class Faults:
 
 
 def points(count, most):
-    """All, or so many of them, evenly."""
+    """Returns the numbers of all calls, or an even selection of "most" of them."""
     if most is None or count <= most:
         return range(1, count + 1)
     return sorted({1 + i * (count - 1) // (most - 1) for i in range(most)})
 
 
 def say_where(where, program):
-    """The places of a failure, with lines where the program knows them."""
+    """Returns the call stack of a failure, with source lines where they are known."""
     lines = []
     for frame in where.splitlines()[:14]:
         name, address, symbol = (frame.split(" ") + ["", ""])[:3]

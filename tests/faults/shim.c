@@ -1,8 +1,8 @@
-/* Loaded before a program (LD_PRELOAD), this lets the n-th call of some kinds fail, as it does where memory, files,
- * threads or the kernel's queues are wanting. Whoever drives it shares a file with it, which $HYPURA_FAULTS names.
+/* A library for LD_PRELOAD that lets the n-th call of some kinds fail, as calls do without memory, files, threads or
+ * queues of the kernel. A test controls it through a shared file, which $HYPURA_FAULTS names.
  *
- * Linux with glibc: memory comes from __libc_malloc and its kin, so that nothing is looked up for it. */
-#undef _FILE_OFFSET_BITS /* open and open64 are two functions here */
+ * It needs Linux with glibc: it takes memory from __libc_malloc and related functions, which need no dlsym. */
+#undef _FILE_OFFSET_BITS /* this file defines both open and open64 */
 #include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
@@ -24,11 +24,11 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#pragma GCC visibility push(default) /* these take the place of others */
+#pragma GCC visibility push(default) /* these functions override the libraries' */
 
-/* As faults.py has them. */
+/* The same values as in faults.py. */
 enum kind {
-    MEMORY = 1, /* malloc and its kin, and mmap */
+    MEMORY = 1, /* malloc and related functions, and mmap */
     OPENING = 2,
     READING = 4,
     WRITING = 8,
@@ -37,16 +37,16 @@ enum kind {
 };
 
 struct control {
-    _Atomic uint32_t kinds;   /* that are counted; 0: none */
-    _Atomic uint32_t lasting; /* all that come after the one fail too */
-    _Atomic uint64_t at;      /* the number of the call that fails, from 1; 0: none */
+    _Atomic uint32_t kinds;   /* kinds of calls to count; 0: none */
+    _Atomic uint32_t lasting; /* whether all calls after number "at" fail, too */
+    _Atomic uint64_t at;      /* number of the call that fails, from 1; 0: none */
     _Atomic uint64_t count;   /* calls so far */
-    _Atomic uint64_t failed;
-    char where[4000]; /* the calls that led to the first that failed, a line each */
+    _Atomic uint64_t failed;  /* failed calls so far */
+    char where[4000];         /* call stack of the first failure, one frame per line */
 };
 
 static struct control *control;
-static _Thread_local bool inside __attribute__((tls_model("initial-exec"))); /* what this itself calls is not counted */
+static _Thread_local bool inside __attribute__((tls_model("initial-exec"))); /* the shim's own calls do not count */
 
 static void note_place(void)
 {
@@ -85,7 +85,7 @@ __attribute__((constructor)) static void start(void)
     const char *path = getenv("HYPURA_FAULTS");
     int file = path ? open(path, O_RDWR | O_CLOEXEC) : -1;
     inside = true;
-    backtrace(frames, 2); /* it loads a library at first */
+    backtrace(frames, 2); /* the first call loads a library */
     if (file >= 0) {
         void *shared = mmap(NULL, sizeof *control, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
         close(file);
@@ -144,7 +144,7 @@ int posix_memalign(void **out, size_t alignment, size_t size)
     return 0;
 }
 
-/* The function of that name that would have been called. */
+/* The overridden function of that name. */
 static void *next(const char *name)
 {
     bool before = inside;

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""What comes of a call that fails, at every point: the same answer, or a sentence. Prints TAP.
+"""Lets each call fail that can fail. The program must give the same answer as without the failure, or an error message. Prints TAP.
 
     test_points.py HYPURA SOURCE_FOLDER SHIM [long] [NAME...]
 
-Without "long" a few points of each walk, else all. Names: only the tests whose names hold one of them.
+Without "long", walks over only a few points. NAME: runs only tests whose names contain one of these words.
 """
 import http.client
 import json
@@ -23,9 +23,9 @@ from faults import KINDS, MEMORY, OPENING, READING, RING, THREAD, WRITING, Fault
 from harness import FILE, HYPURA, MODEL, QUESTION, WEATHER, WORK, Server, is_instrumented
 from tap import run_tests, tests_of
 
-SAMPLE = 6         # points of a walk in the short test
-MOST_TOLD = 12     # of those where something is wrong
-SECONDS = 300      # that nothing here takes: it hangs
+SAMPLE = 6         # points per walk in the short test
+MOST_TOLD = 12     # most failures to report
+SECONDS = 300      # after which a program counts as hung
 FAULTS = Faults(SHIM)
 CONTEXT = ["--context", "256", "--gpu", "none", "--threads", "2"]
 ALL = (MEMORY, OPENING, READING, WRITING, THREAD, RING)
@@ -39,19 +39,19 @@ def path(name):
 
 
 def expect_none(wrong):
-    assert not wrong, "\n".join([f"{len(wrong)} points, of which the first:", *(each[:1500] for each in wrong[:MOST_TOLD])])
+    assert not wrong, "\n".join([f"{len(wrong)} points are wrong; the first:", *(each[:1500] for each in wrong[:MOST_TOLD])])
 
 
 class Walk:
-    """Of one piece of work: which points there are, and what was wrong at them."""
+    """The points of one piece of work, and the failures at them."""
 
     def __init__(self, kind):
         self.kind, self.wrong, self.walked = kind, [], 0
 
     def over(self):
-        """The points, of as many calls as were counted last; and further, as threads make that vary."""
+        """Yields the points: as many as the last count of calls, and some more, because threads make the count vary."""
         count = FAULTS.disarm()[0]
-        assert count > 10 or self.kind != MEMORY, "nothing is counted"
+        assert count > 10 or self.kind != MEMORY, "the shim counted no calls"
         if not LONG:
             yield from points(count, SAMPLE)
             return
@@ -66,7 +66,7 @@ class Walk:
         self.walked += 1
         if what:
             self.wrong.append(f"{KINDS[self.kind]} {number}: {what}\n    {say_where(FAULTS.where(), HYPURA)}")
-            if LONG:  # it takes an hour, and may be ended before
+            if LONG:  # report at once: the test takes an hour and may be interrupted
                 print("# " + self.wrong[-1][:500].replace("\n", "\n# "), flush=True)
 
     def end(self):
@@ -77,7 +77,8 @@ class Walk:
 # ---- the program ----
 
 def run(arguments, stdin=None):
-    """Its status, standard output and standard error; status None: it hung. arguments: of hypura, or a program's with its path."""
+    """Returns status, standard output and standard error; status None means that the program hung. arguments: hypura's, or
+    another program's path and arguments."""
     process = subprocess.Popen([*([] if os.path.isabs(arguments[0]) else [HYPURA]), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                env={**ENVIRONMENT, **FAULTS.environment})
     try:
@@ -90,24 +91,24 @@ def run(arguments, stdin=None):
 
 
 def judge_run(result, expected):
-    """What is wrong with it, or None."""
+    """Returns what is wrong with a run, or None."""
     status, out, error = result
     if status is None:
-        return "it hangs"
+        return "the program hangs"
     if status < 0:
-        return f"it ends by signal {-status}: {error[-200:]}"
+        return f"ended by signal {-status}: {error[-200:]}"
     if status == 0:
         return None if out == expected else f"another answer: {out[:300]}"
     if status != 1:
         return f"exit status {status}: {error[-200:]}"
     sentence = re.search(rb"^(?:hypura|batch|search)[^\n:]*: \S[^\n]{8,}$", error, re.M)
-    return None if sentence else f"no sentence: {error[-300:]}"
+    return None if sentence else f"no error message: {error[-300:]}"
 
 
 def walk_run(arguments, kinds=ALL, stdin=None, clean=None, same=lambda out: out):
-    """All points of all kinds; fails with a list of those where something is wrong."""
+    """Walks over all points of all kinds. Fails with a list of the points that went wrong."""
     wrong = []
-    for _ in range(2):  # what the first run keeps for later ones is there then
+    for _ in range(2):  # the first run may leave files for later ones
         FAULTS.disarm()
         if clean:
             clean()
@@ -161,7 +162,7 @@ def run_with_penalties():
 
 
 def run_in_a_session():
-    """The file is what it was, or a whole one that has the answer."""
+    """After a failure, the session's file is unchanged or complete with the new answer."""
     session = path("session")
     FAULTS.disarm()
     run(["run", FILE, *CONTEXT, "--prompt", "What does cp do?", "--temperature", "0", "--max-tokens", "12", "--session", session])
@@ -174,7 +175,7 @@ def run_in_a_session():
         if now != first:
             said = json.loads(now.split(b"\n")[1])["messages"]
             assert [message["role"] for message in said] == ["user", "assistant"] * 2, said
-            assert len(now) > len(first), "what was computed is not there"
+            assert len(now) > len(first), "the file lacks the computed data"
         assert not [name for name in os.listdir(WORK.name) if name.startswith("session.")]
         with open(session, "wb") as file:
             file.write(first)
@@ -196,7 +197,7 @@ def commands_that_ask_the_library():
 
 
 def programs_of_the_library():
-    """Sessions of several threads, and of one: the answers, or a sentence. One that fails leaves the others as they are."""
+    """Sessions in several threads and in one give the answers or an error message. A failed session leaves the others intact."""
     right = []
 
     def answers(out):
@@ -227,7 +228,7 @@ def list_models():
 # ---- batch ----
 
 def batch_of_lines():
-    """What is stored is right, and the next run answers the rest."""
+    """Stored answers are right after a failure, and the next run answers the rest."""
     lines = [{"prompt": QUESTION, "max_tokens": 8}, {"messages": [{"role": "user", "content": "What does cp do?"}], "max_tokens": 6},
              {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions",
               "body": {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "mv?"}],
@@ -264,11 +265,11 @@ def batch_of_lines():
             result = run(command)
             count, failed = FAULTS.disarm()
             what = judge_run(result, b"")
-            # The shim's memory of what failed is kept until the next arming.
+            # The shim keeps the place of the failure until it is armed again.
             if not what and failed and result[0] == 1 and os.path.exists(path("out")):
                 done = [line for line in open(path("out")) if line.endswith("\n")]
                 if any(without_chance(json.loads(line)) not in expected for line in done):
-                    what = f"it stored {done}"
+                    what = f"the program stored {done}"
             if not what:
                 status, _, error = run(command)
                 what = None if status == 0 and stored("out") == expected else \
@@ -287,14 +288,14 @@ CHANCE = {"id", "created", "created_at", "completed_at", "total_duration", "load
 
 
 def without_chance(value):
-    """What is the same each time that it is asked."""
+    """Removes the values that differ between requests."""
     if isinstance(value, dict):
         return {key: without_chance(each) for key, each in value.items() if key not in CHANCE}
     return [without_chance(each) for each in value] if isinstance(value, list) else value
 
 
 def pieces(kind, text):
-    """The JSON values of an answer."""
+    """Returns the JSON values of an answer."""
     if "event-stream" in kind:
         data = [line[6:] for line in text.split("\n") if line.startswith("data: ")]
         return [each if each == "[DONE]" else without_chance(json.loads(each)) for each in data]
@@ -304,17 +305,17 @@ def pieces(kind, text):
 
 
 def sentence(value):
-    """Of an answer, or a piece of a stream, that is an error."""
+    """Returns the error message in an answer or in a part of a stream, or None."""
     if not isinstance(value, dict):
         return None
-    inner = value.get("response")  # of a stream of /v1/responses
+    inner = value.get("response")  # in a stream of /v1/responses
     error = value.get("error") or (inner.get("error") if isinstance(inner, dict) else None)
     words = error.get("message") if isinstance(error, dict) else error
     return words if isinstance(words, str) and len(words) > 8 else None
 
 
 def ask(server, method, place, body):
-    """The status and the pieces; what happened instead, as a text."""
+    """Returns the status and the JSON values. Without an answer, returns None and the reason."""
     try:
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=SECONDS)
         connection.request(method, place, json.dumps(body) if body is not None else None)
@@ -324,13 +325,13 @@ def ask(server, method, place, body):
         connection.close()
         return response.status, pieces(kind, text)
     except TimeoutError:
-        return None, "no answer comes"
+        return None, "no answer in time"
     except (OSError, http.client.HTTPException, ValueError) as error:
         return None, f"no answer: {type(error).__name__} {error}"
 
 
 def is_foreign(where):
-    """Whether only libmicrohttpd had to do with it: what it does to a connection before anybody here knows of it."""
+    """Whether the failed call came from libmicrohttpd alone, which may drop a connection before hypura sees it."""
     names = {line.split()[0] for line in where.splitlines()} - {os.path.basename(SHIM)}
     return any("microhttpd" in name for name in names) and os.path.basename(HYPURA) not in names
 
@@ -354,12 +355,12 @@ def judge_answer(kind, answer, expected):
 def start():
     FAULTS.disarm()
     server = Server(FILE, *CONTEXT, "--memory", "400M", "--parallel", "2", environment={**ENVIRONMENT, **FAULTS.environment})
-    server.post("/api/generate", {"model": MODEL, "keep_alive": -1, "stream": False})  # which loads it
+    server.post("/api/generate", {"model": MODEL, "keep_alive": -1, "stream": False})  # loads the model
     return server
 
 
 def walk_request(requests, kinds=(MEMORY,)):
-    """All points of the calls that a request makes, of a server that goes on from one to the next."""
+    """Walks over all points of each request, on one server, which must survive the failures."""
     wrong = []
     server = start()
     for method, place, body in requests:
@@ -378,9 +379,9 @@ def walk_request(requests, kinds=(MEMORY,)):
                 FAULTS.disarm()
                 what = judge_answer(kind, answer, expected)
                 if server.process.poll() is not None:
-                    what = f"the server ends: {server.process.returncode}"
+                    what = f"the server ended with status {server.process.returncode}"
                 elif ask(server, method, place, body) != expected:
-                    what = f"the answer after it is another one: {ask(server, method, place, body)}"
+                    what = f"the next answer differs: {ask(server, method, place, body)}"
                 walk.note(number, what and f"{place}: {what}")
                 if what and (server.process.poll() is not None or not what.startswith("another")):
                     server.process.kill()
@@ -480,7 +481,7 @@ HELPERS = {path, expect_none, run, judge_run, walk_run, without_chance, pieces, 
 
 if __name__ == "__main__":
     if is_instrumented():
-        print("1..0 # SKIP sanitizers have an allocator of their own")
+        print("1..0 # SKIP sanitizers replace the allocator")
         sys.exit(0)
     TESTS = [test for test in tests_of(globals(), HELPERS)
              if not ONLY or any(word in test.__name__ for word in ONLY)]

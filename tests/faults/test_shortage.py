@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A server whose address space ends little above what it holds, with clients that send long chats. Prints TAP.
+"""A server whose address space is limited to little more than it uses, with clients that send long chats. Prints TAP.
 
     test_shortage.py HYPURA SOURCE_FOLDER
 """
@@ -31,7 +31,7 @@ def long_chat(number, length):
 
 
 def request_of(number):
-    """Every API in turn; streams and whole answers."""
+    """Returns a request: each API in turn, with and without streaming."""
     turns, stream = long_chat(number, 40 + 97 * number % 1500), number % 2 == 0
     few = {"temperature": 0, "max_tokens": 4, "stream": stream, "model": MODEL}
     return [("/api/chat", {"model": MODEL, "messages": turns, "stream": stream, "options": {"temperature": 0, "num_predict": 4}}),
@@ -42,7 +42,7 @@ def request_of(number):
 
 
 def ask(server, place, body):
-    """Status and text; None: the connection ended without an answer."""
+    """Returns status and text. The status is None if the connection ended without an answer."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60 * PATIENCE)
     try:
         connection.request("POST", place, json.dumps(body))
@@ -55,7 +55,7 @@ def ask(server, place, body):
 
 
 def words_of(text):
-    """What an answer says, whatever its API and whether it is a stream."""
+    """Returns the text of an answer in any API, streamed or not, and whether it contains an error."""
     said, failed = "", False
     for line in text.splitlines():
         line = line.removeprefix("data: ")
@@ -79,7 +79,7 @@ def words_of(text):
 
 
 def limit(server, margin):
-    """margin: MiB above what there is; None: no limit."""
+    """Limits the server's address space to "margin" MiB above its current size. None removes the limit."""
     size = resource.RLIM_INFINITY
     if margin:
         with open(f"/proc/{server.process.pid}/statm") as file:
@@ -87,7 +87,7 @@ def limit(server, margin):
     resource.prlimit(server.process.pid, resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
 
 
-def the_server_lives_on_and_says_nothing_wrong():
+def the_server_survives_and_answers_right():
     options = (FILE, "--context", "512", "--gpu", "none", "--parallel", "4", "--memory", "600M")
     numbers = [CLIENTS * r + c for r in range(ROUNDS) for c in range(CLIENTS)]
     twin = Server(*options)
@@ -111,7 +111,7 @@ def the_server_lives_on_and_says_nothing_wrong():
                 wrong.append((number, status, text[:300]))
 
     for margin in MARGINS:
-        # What threads have reserved for themselves is no limit then.
+        # With one arena, no thread has spare memory of its own, so the limit applies to every request.
         server = Server(*options, environment={"MALLOC_ARENA_MAX": "1"})
         words_of(ask(server, "/api/chat", {"model": MODEL, "messages": [{"role": "user", "content": QUESTION}], "stream": False,
                                            "options": {"num_predict": 4}})[1])
@@ -133,6 +133,6 @@ def the_server_lives_on_and_says_nothing_wrong():
 
 if __name__ == "__main__":
     if is_instrumented():
-        print("1..0 # SKIP sanitizers take address space of their own")
+        print("1..0 # SKIP sanitizers need address space of their own")
         sys.exit(0)
-    sys.exit(1 if run_tests([the_server_lives_on_and_says_nothing_wrong]) else 0)
+    sys.exit(1 if run_tests([the_server_survives_and_answers_right]) else 0)

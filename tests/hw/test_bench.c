@@ -1,4 +1,4 @@
-/* The benches read what they should, choose sensibly, and leave nothing behind. */
+/* The benchmarks of a profile read the right bytes, choose sensible settings, and leave no files behind. */
 #include "test.h"
 
 #include "hw/hw_private.h"
@@ -64,12 +64,12 @@ static struct read_run make_run(int file, char *memory, bool threads)
                              .depth = 3,
                              .once = true,
                              .threads = threads,
-                             .seconds = 100, /* the end of the file comes first */
+                             .seconds = 100, /* more than enough to reach the end of the file */
                              .memory = memory,
                              .memory_bytes = 16 * MIB};
 }
 
-static void reads_bring_the_files_bytes(void **state)
+static void reads_return_the_files_bytes(void **state)
 {
     (void)state;
     int file = open(path, O_RDONLY);
@@ -81,7 +81,7 @@ static void reads_bring_the_files_bytes(void **state)
         double speed = 0;
         assert_ok(hw_run_reads(&run, &speed, &test_error));
         assert_true(speed > 0);
-        /* Each of the file's eight blocks is in a place of its own, whole. */
+        /* Each of the file's eight blocks is complete, in a slot of its own. */
         const uint8_t *bytes = memory;
         unsigned found = 0;
         for (size_t slot = 0; slot < 8; slot++) {
@@ -167,7 +167,7 @@ static void add_sample(struct storage *storage, uint32_t block, uint32_t depth, 
     storage->samples[storage->sample_count++] = (struct storage_sample){block, depth, direct, sequential, speed};
 }
 
-static void the_least_in_flight_of_the_best_is_chosen(void **state)
+static void the_smallest_depth_near_the_best_speed_is_chosen(void **state)
 {
     (void)state;
     struct storage storage = {.direct_supported = true};
@@ -183,12 +183,12 @@ static void the_least_in_flight_of_the_best_is_chosen(void **state)
     assert_int_equal(storage.depth, 32);
     assert_true(storage.latency_seconds > 99e-6 && storage.latency_seconds < 101e-6);
     assert_true(storage.direct_pays);
-    /* One that is quickest with more in flight than any drive needs. */
+    /* The fastest sample has more bytes in flight than any drive needs: the depth is reduced. */
     storage.samples[4].bytes_per_second = 4e9;
     hw_choose_reads(&storage);
     assert_int_equal(storage.block_bytes, 4 << 20);
     assert_int_equal(storage.depth, 8);
-    /* A drive that is quicker through the page cache. */
+    /* A drive that is faster through the page cache. */
     add_sample(&storage, 1 << 20, 16, false, true, 6e9);
     hw_choose_reads(&storage);
     assert_false(storage.direct_pays);
@@ -200,30 +200,31 @@ static void assert_speed(const struct storage *storage, uint64_t block, uint32_t
     assert_true(speed > expected * 0.999 && speed < expected * 1.001);
 }
 
-static void speeds_between_samples_are_between_them(void **state)
+static void speeds_between_samples_are_interpolated(void **state)
 {
     (void)state;
     struct storage storage = {.direct_supported = true, .bytes_per_second = 2e9, .latency_seconds = 100e-6};
-    /* Without samples: the latency, then the bandwidth. */
+    /* Without samples, the speed follows from latency and bandwidth. */
     assert_speed(&storage, 4096, 1, 4096 / (100e-6 + 4096 / 2e9));
     assert_speed(&storage, 1 << 20, 64, 2e9);
     static const uint32_t sizes[] = {4096, 65536, 1 << 20}, depths[] = {1, 16};
     for (size_t d = 0; d < COUNT_OF(depths); d++)
         for (size_t s = 0; s < COUNT_OF(sizes); s++)
             add_sample(&storage, sizes[s], depths[d], true, false, 1e8 * (double)(1 << 2 * s) * (double)(1 + 3 * d));
-    add_sample(&storage, 65536, 4, true, true, 9e12); /* of another kind */
+    add_sample(&storage, 65536, 4, true, true, 9e12); /* a different kind of reads */
     add_sample(&storage, 65536, 4, false, false, 9e12);
     assert_speed(&storage, 4096, 1, 1e8);
     assert_speed(&storage, 65536, 16, 16e8);
     assert_speed(&storage, 16384, 1, 2e8);       /* half way to 65536 */
     assert_speed(&storage, 4096, 4, 2e8);        /* half way to 16 */
     assert_speed(&storage, 16384, 4, 4e8);       /* both */
-    assert_speed(&storage, 1, 1, 1e8);           /* beyond the smallest */
-    assert_speed(&storage, 64 << 20, 256, 64e8); /* and the largest */
+    assert_speed(&storage, 1, 1, 1e8);           /* below the smallest sample */
+    assert_speed(&storage, 64 << 20, 256, 64e8); /* above the largest */
 }
 
-/* The drive was twice as quick in one second as in another, and gave three quarters beside computing in both. */
-static void shares_are_of_the_same_moment(void **state)
+/* The drive is twice as fast in one round as in another, but gives three quarters of its speed while computing in both.
+ */
+static void shares_compare_speeds_of_the_same_round(void **state)
 {
     (void)state;
     struct storage storage = {.bytes_per_second = 9e9};
@@ -235,7 +236,7 @@ static void shares_are_of_the_same_moment(void **state)
     assert_true(fabs(storage.bytes_per_second - 3e9) < 1);
     assert_true(fabs(storage.reading_beside - 0.75) < 1e-9);
     assert_true(fabs(storage.computing_beside - 0.75) < 1e-9);
-    /* Noise makes nothing quicker than it is alone. */
+    /* Noise must not make anything faster than it is alone. */
     static const struct beside_round lucky[] = {{2e9, 2.5e9, 40e9, 41e9}};
     hw_choose_beside(&storage, lucky, COUNT_OF(lucky));
     assert_true(storage.reading_beside <= 1 && storage.computing_beside <= 1);
@@ -245,13 +246,13 @@ static void side_by_side_both_are_slower_until_one_is_done(void **state)
 {
     (void)state;
     struct storage storage = {.reading_beside = 0.5, .computing_beside = 0.8};
-    /* Computing takes 5 s, meanwhile 2.5 of the 6 s of reading are done; the rest is read alone. */
+    /* Computing takes 5 s and covers 2.5 of the 6 s of reading. The rest is read alone. */
     assert_true(fabs(hardware_side_by_side(&storage, 4, 6) - (5 + 3.5)) < 1e-9);
-    /* Reading takes 2 s, meanwhile 1.6 of the 4 s of computing are done. */
+    /* Reading takes 2 s and covers 1.6 of the 4 s of computing. */
     assert_true(fabs(hardware_side_by_side(&storage, 4, 1) - (2 + 2.4)) < 1e-9);
     assert_true(fabs(hardware_side_by_side(&storage, 4, 0) - 4) < 1e-9);
     assert_true(fabs(hardware_side_by_side(&storage, 0, 6) - 6) < 1e-9);
-    /* What was not measured is not shared. */
+    /* Without measurements, neither slows the other down. */
     storage = (struct storage){0};
     assert_true(fabs(hardware_side_by_side(&storage, 4, 6) - 6) < 1e-9);
 }
@@ -278,12 +279,12 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_block_is_read_once_before_any_twice),
-        cmocka_unit_test(reads_bring_the_files_bytes),
+        cmocka_unit_test(reads_return_the_files_bytes),
         cmocka_unit_test(a_file_that_shrank_is_an_error),
         cmocka_unit_test(the_bench_covers_the_grid_and_chooses),
-        cmocka_unit_test(speeds_between_samples_are_between_them),
-        cmocka_unit_test(the_least_in_flight_of_the_best_is_chosen),
-        cmocka_unit_test(shares_are_of_the_same_moment),
+        cmocka_unit_test(speeds_between_samples_are_interpolated),
+        cmocka_unit_test(the_smallest_depth_near_the_best_speed_is_chosen),
+        cmocka_unit_test(shares_compare_speeds_of_the_same_round),
         cmocka_unit_test(side_by_side_both_are_slower_until_one_is_done),
         cmocka_unit_test(decoding_computes_only_when_it_is_told_to),
     };

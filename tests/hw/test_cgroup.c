@@ -1,5 +1,5 @@
-/* The limit on memory or time that counts is the tightest on the way up, whichever version of cgroups and however it is
- * mounted. */
+/* The effective limit on memory or time is the tightest of a cgroup and its ancestors, for both versions of cgroups and
+ * however they are mounted. */
 #include "folder.h"
 
 #include "hw/hw_private.h"
@@ -35,7 +35,7 @@ static void version_2_takes_the_group_with_least_room(void **state)
     put("proc/self/cgroup", "0::/user.slice/session.scope\n");
     put("proc/self/mountinfo", "25 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
                                "31 25 0:28 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n");
-    /* 4 GiB of which little is used, below a parent that allows 8 GiB and has 6 GiB of other people's memory. */
+    /* A limit of 4 GiB with little used, under a parent with a limit of 8 GiB, of which others use 6 GiB. */
     put("sys/fs/cgroup/user.slice/session.scope/memory.max", "4294967296\n");
     put("sys/fs/cgroup/user.slice/session.scope/memory.current", "104857600\n");
     put("sys/fs/cgroup/user.slice/memory.max", "8589934592\n");
@@ -62,7 +62,7 @@ static void version_2_counts_high_as_a_limit(void **state)
     assert_int_equal(used, 4096);
 }
 
-static void no_limit_is_said_so(void **state)
+static void no_limit_is_reported_as_such(void **state)
 {
     (void)state;
     put("proc/self/cgroup", "9:name=systemd:/\n4:memory:/a\n0::/\n");
@@ -77,7 +77,7 @@ static void no_limit_is_said_so(void **state)
     assert_int_equal(used, 0);
 }
 
-static void version_1_is_walked_up_too(void **state)
+static void version_1_counts_ancestors_too(void **state)
 {
     (void)state;
     put("proc/self/cgroup", "5:cpu,cpuacct:/other\n4:memory:/outer/inner\n");
@@ -94,7 +94,7 @@ static void version_1_is_walked_up_too(void **state)
     assert_int_equal(used, 7 * MIB);
 }
 
-/* A container sees the host's path of its group in /proc/self/cgroup but mounts only its own part of the tree. */
+/* A container sees the host's path of its group in /proc/self/cgroup, but mounts only its own part of the tree. */
 static void a_container_finds_its_own_group(void **state)
 {
     (void)state;
@@ -148,7 +148,7 @@ static void threads_of_a_core_count_once(void **state)
     assert_int_equal(hw_physical_cores(test_folder), thread_usable_cores());
     size_t usable = 0;
     for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
-        if (CPU_ISSET(cpu, &cpus)) { /* in pairs, as processors of a core often are told */
+        if (CPU_ISSET(cpu, &cpus)) { /* list them in pairs, like the threads of a core */
             char text[64];
             snprintf(text, sizeof text, "%zu,%zu\n", usable / 2, usable / 2 + 64);
             put_siblings(cpu, text);
@@ -204,8 +204,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(version_2_takes_the_group_with_least_room, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(version_2_counts_high_as_a_limit, make_folder, remove_folder),
-        cmocka_unit_test_setup_teardown(no_limit_is_said_so, make_folder, remove_folder),
-        cmocka_unit_test_setup_teardown(version_1_is_walked_up_too, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(no_limit_is_reported_as_such, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(version_1_counts_ancestors_too, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(a_container_finds_its_own_group, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(files_that_are_missing_or_nonsense_mean_no_limit, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(threads_of_a_core_count_once, make_folder, remove_folder),

@@ -1,4 +1,4 @@
-/* What hardware_detect says of the machine that it runs on. */
+/* hardware_detect describes the machine that it runs on. */
 #include "test.h"
 
 #include "core/sanitized.h"
@@ -59,12 +59,12 @@ static void the_default_budget_leaves_room(void **state)
     const uint64_t gib = (uint64_t)1 << 30;
     struct hardware hardware = {.memory_total = 64 * gib, .memory_available = 40 * gib, .cgroup_limit = UINT64_MAX};
     assert_int_equal(hardware_default_budget(&hardware), 38 * gib);
-    /* The cgroup's room counts, not its limit. */
+    /* The free part of the cgroup's limit counts, not the limit itself. */
     hardware.cgroup_limit = 8 * gib;
     hardware.cgroup_used = 4 * gib;
     uint64_t budget = hardware_default_budget(&hardware);
     assert_true(budget < 4 * gib && budget > 3 * gib);
-    /* Small and odd machines. */
+    /* Small and unusual machines. */
     hardware.cgroup_used = 9 * gib;
     assert_int_equal(hardware_default_budget(&hardware), 0);
     hardware.cgroup_limit = UINT64_MAX;
@@ -77,7 +77,7 @@ static void code_is_in_memory(void **state)
 {
     (void)state;
     uint64_t code = hardware_code_bytes();
-    assert_true(SANITIZED ? code == 0 : code > 0 && code < ((uint64_t)16 << 20)); /* a sanitizer counts none */
+    assert_true(SANITIZED ? code == 0 : code > 0 && code < ((uint64_t)16 << 20)); /* 0 with sanitizers */
 }
 
 int main(void)

@@ -1,4 +1,4 @@
-/* Several drives as one: copies are read side by side, parts in turn. */
+/* Several drives combined into one: copies are read in parallel, parts of a model in turn. */
 #include "folder.h"
 
 #include "hw/hw_private.h"
@@ -12,7 +12,7 @@ static void within(double value, double expected)
         fail_msg("%g, expected %g", value, expected);
 }
 
-/* Drives of 2 and 1 GB/s; files of 3 and 1 GB, with a copy of each or without. */
+/* Drives of 2 and 1 GB/s, and files of 3 and 1 GB. With copies, each drive has both files. */
 static struct drives *make(bool copies)
 {
     static struct drives drives;
@@ -51,9 +51,9 @@ static void copies_add_up(void **state)
     assert_int_equal(all.depth, 16);
     assert_int_equal(all.block_bytes, 1 << 19);
     within(hardware_read_speed(&all, 4 << 20, 64), 3e9);
-    /* One read at a time is no quicker with two drives. */
+    /* A single read at a time is no faster with two drives. */
     assert_true(hardware_read_speed(&all, 4096, 1) <= 1.01 * 4096 / 100e-6);
-    drives->together = 0.5; /* one bus */
+    drives->together = 0.5; /* they share a bus */
     drives_as_one(&all, drives);
     within(all.bytes_per_second, 1.5e9);
 }
@@ -91,7 +91,7 @@ static void files_of_one_drive_are_on_one(void **state)
     assert_null(drives->copies[3].path);
     double speed = hardware.storage.bytes_per_second;
     hardware_set_drives(&hardware, drives);
-    assert_true(hardware.storage.bytes_per_second == speed); /* one drive: as before */
+    assert_true(hardware.storage.bytes_per_second == speed); /* one drive: unchanged */
     hardware_drop_drives(&hardware);
     paths[1] = path_in_folder("none");
     assert_int_equal(hardware_find_drives(&drives, &hardware, paths, 2, 1, &test_error), HYPURA_ERROR_IO);

@@ -1,4 +1,4 @@
-/* Which GPU computes where there are several, or one that cannot be used. */
+/* The choice of GPUs if there are several, or if one cannot be used. */
 #include "test.h"
 
 #include "hw/hw_private.h"
@@ -21,11 +21,11 @@ static void takes_all_cards_or_the_best_device(void **state)
                           shared = device("shared", GPU_INTEGRATED, 32, ""),
                           remote = device("remote", GPU_VIRTUAL, 80, "");
     struct gpu_info shown = large, again = large;
-    shown.uuid[3] = again.uuid[3] = 1; /* by two drivers */
+    shown.uuid[3] = again.uuid[3] = 1; /* one card, shown by two drivers */
     const struct {
         struct gpu_info gpus[4];
         size_t count, taken, which[2];
-    } cases[] = {{{on_cpu, shared}, 2, 1, {1}},         {{shared, small}, 2, 1, {1}},
+    } cases[] = {{{on_cpu, shared}, 2, 1, {1}},          {{shared, small}, 2, 1, {1}},
                  {{small, large, shared}, 3, 2, {0, 1}}, {{large, on_cpu, large}, 3, 2, {0, 2}},
                  {{old, shared, on_cpu}, 3, 1, {1}},     {{old, small}, 2, 1, {1}},
                  {{remote, on_cpu, shared}, 3, 1, {2}},  {{on_cpu, remote, old}, 3, 1, {1}},
@@ -59,7 +59,7 @@ static void says_why_none_is_taken(void **state)
     assert_string_equal(why, "old lacks Vulkan 1.2");
 }
 
-static void refuses_what_is_no_list(void **state)
+static void refuses_malformed_lists(void **state)
 {
     (void)state;
     static const char *const wrong[] = {"fast", "0,", ",0", "0,,1", "0 1", "-1", "0,1,2,3,4,5,6,7,0", "5000"};
@@ -78,7 +78,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(takes_all_cards_or_the_best_device),
         cmocka_unit_test(says_why_none_is_taken),
-        cmocka_unit_test(refuses_what_is_no_list),
+        cmocka_unit_test(refuses_malformed_lists),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,5 @@
-/* The layer that a GPU's speed is measured by: it runs under the validation layers, and on no more weights than it
- * says; and what is measured goes for. */
+/* The layer that measures a GPU's speed runs under the validation layers and reads no more weights than it declares.
+ * Its times apply to other tensor types. */
 #include "../compute/gpu_test.h"
 
 #include "hw/gpu_layer.h"
@@ -24,8 +24,8 @@ static void layers_run(void **state)
     gpu_layer_free(&layer, gpu);
 }
 
-/* What was measured with Q4_K is what all types take that are multiplied as bytes. */
-static void types_take_what_their_kind_takes(void **state)
+/* All types that are multiplied as bytes take the time measured with Q4_K. */
+static void types_take_the_time_of_their_kind(void **state)
 {
     (void)state;
     const struct hardware_gpu gpu = {.layer_seconds = 1, .float_layer_seconds = 2, .router_seconds = 4};
@@ -43,6 +43,6 @@ static void types_take_what_their_kind_takes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(layers_run),
-                                       cmocka_unit_test(types_take_what_their_kind_takes)};
+                                       cmocka_unit_test(types_take_the_time_of_their_kind)};
     return cmocka_run_group_tests(tests, gpu_test_open, gpu_test_close);
 }

@@ -1,5 +1,5 @@
-/* Nodes of memory: what the system, cpusets, an affinity mask and numactl's policies leave of them. The machines are
- * made up; nothing here runs on several real nodes. */
+/* Memory nodes: those that the system, cpusets, an affinity mask and numactl's policies leave to the process. The
+ * machines are simulated by files; no test needs several real nodes. */
 #include "folder.h"
 
 #include "hw/hw_private.h"
@@ -23,7 +23,7 @@ static void put(const char *path, const char *text)
     fclose(file);
 }
 
-/* Two sockets of 8 cores with two threads each, numbered as Linux does, and a node of memory only. */
+/* Two sockets of 8 cores with two threads each, numbered as on Linux, and a node that has only memory. */
 static void put_machine(const char *cpus, const char *memory)
 {
     char status[256];
@@ -62,7 +62,7 @@ static void two_sockets_are_two_nodes(void **state)
     assert_int_equal(hardware_first_thread(&nodes, 1, 3), 2);
 }
 
-static void affinity_leaves_nodes_and_parts_of_them(void **state)
+static void affinity_leaves_whole_nodes_or_parts(void **state)
 {
     (void)state;
     put_machine("0-7,16-23", "0-2"); /* taskset, or a container's cpuset */
@@ -73,15 +73,15 @@ static void affinity_leaves_nodes_and_parts_of_them(void **state)
     assert_int_equal(nodes.nodes[0].cores, 4);
     assert_int_equal(nodes.nodes[1].cores, 2);
     assert_int_equal(nodes.nodes[1].cpus[0], 0x300);
-    assert_int_equal(hardware_first_thread(&nodes, 1, 6), 4); /* by their cores */
+    assert_int_equal(hardware_first_thread(&nodes, 1, 6), 4); /* in proportion to their cores */
 }
 
-static void memory_that_is_not_ours_is_not_asked_for(void **state)
+static void no_memory_is_placed_on_forbidden_nodes(void **state)
 {
     (void)state;
     put_machine("0-31", "0"); /* a cpuset with the memory of one node */
     struct hardware_nodes nodes = find(HW_POLICY_NONE, 0);
-    assert_int_equal(nodes.count, 2); /* threads are on both, and stay there */
+    assert_int_equal(nodes.count, 2); /* threads may run on both */
     assert_false(nodes.place);
     put_machine("0-31", "0-2");
     assert_false(find(HW_POLICY_BIND, 1).place);  /* numactl --membind=0 */
@@ -89,7 +89,7 @@ static void memory_that_is_not_ours_is_not_asked_for(void **state)
     assert_false(find(HW_POLICY_OTHER, 0).place); /* numactl --interleave, --preferred */
 }
 
-static void what_cannot_be_read_is_one_node(void **state)
+static void unreadable_files_mean_one_node(void **state)
 {
     (void)state;
     assert_int_equal(find(HW_POLICY_NONE, 0).count, 1);
@@ -105,7 +105,7 @@ static void what_cannot_be_read_is_one_node(void **state)
     assert_int_equal(find(HW_POLICY_NONE, 0).count, 1);
 }
 
-static void as_many_nodes_as_can_be(void **state)
+static void at_most_eight_nodes_are_used(void **state)
 {
     (void)state;
     char name[80], list[32];
@@ -116,7 +116,7 @@ static void as_many_nodes_as_can_be(void **state)
         snprintf(list, sizeof list, "%u-%u\n", 8 * i, 8 * i + 7);
         put(name, list);
     }
-    assert_int_equal(find(HW_POLICY_NONE, 0).count, 1); /* too many: nothing is decided */
+    assert_int_equal(find(HW_POLICY_NONE, 0).count, 1); /* more than are supported */
     put("sys/devices/system/node/online", "0-7\n");
     struct hardware_nodes nodes = find(HW_POLICY_NONE, 0);
     assert_int_equal(nodes.count, 8);
@@ -128,10 +128,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(two_sockets_are_two_nodes, make_folder, remove_folder),
-        cmocka_unit_test_setup_teardown(affinity_leaves_nodes_and_parts_of_them, make_folder, remove_folder),
-        cmocka_unit_test_setup_teardown(memory_that_is_not_ours_is_not_asked_for, make_folder, remove_folder),
-        cmocka_unit_test_setup_teardown(what_cannot_be_read_is_one_node, make_folder, remove_folder),
-        cmocka_unit_test_setup_teardown(as_many_nodes_as_can_be, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(affinity_leaves_whole_nodes_or_parts, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(no_memory_is_placed_on_forbidden_nodes, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(unreadable_files_mean_one_node, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(at_most_eight_nodes_are_used, make_folder, remove_folder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

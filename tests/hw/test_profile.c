@@ -1,4 +1,4 @@
-/* A whole profile, with a temporary file: longer than a quick test may take. */
+/* A whole profile, with a temporary file. This takes too long for a quick test. */
 #include "folder.h"
 
 #include "hw/hw_private.h"
@@ -6,7 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Samples of reads of that kind, of the largest block, one in flight and more. */
+/* Whether there are samples of this kind of reads with the largest block, with one read in flight and with several. */
 static bool has_kind(const struct storage *storage, bool direct, bool sequential)
 {
     bool one = false, more = false;
@@ -38,8 +38,8 @@ static void a_profile_measures_everything_in_time_and_leaves_nothing(void **stat
     char cached[4096];
     assert_true(hw_profile_path(&profile, cached, sizeof cached));
     unlink(cached);
-    assert_int_equal(rmdir(path_in_folder("hypura")), 0); /* of the cache; the file to read was made beside it */
-    assert_int_equal(rmdir(test_folder) || mkdir(test_folder, 0700), 0); /* nothing else was in it */
+    assert_int_equal(rmdir(path_in_folder("hypura")), 0);                /* the cache is empty */
+    assert_int_equal(rmdir(test_folder) || mkdir(test_folder, 0700), 0); /* the file to read was removed */
 }
 
 static void make(const char *name, size_t bytes, bool hole)
@@ -68,8 +68,8 @@ static void the_largest_file_without_holes_is_found(void **state)
     assert_false(hw_find_large_file(path_in_folder("nowhere"), 1, found, sizeof found));
 }
 
-/* A server's cache of 300 MiB is no memory. */
-static void what_is_read_is_in_no_cache(void **state)
+/* The data for measuring memory must exceed even a server's cache of 300 MiB. */
+static void the_data_to_read_exceeds_the_caches(void **state)
 {
     (void)state;
     struct hardware hardware = {
@@ -78,7 +78,7 @@ static void what_is_read_is_in_no_cache(void **state)
     assert_true(hw_test_bytes(&hardware) <= hardware.memory_available / 8);
     hardware.memory_available = (uint64_t)2 << 30;
     assert_int_equal(hw_test_bytes(&hardware), (uint64_t)256 << 20);
-    hardware.cgroup_limit = (uint64_t)1 << 30; /* of which half is taken */
+    hardware.cgroup_limit = (uint64_t)1 << 30; /* half of it in use */
     hardware.cgroup_used = (uint64_t)1 << 29;
     assert_int_equal(hw_test_bytes(&hardware), (uint64_t)64 << 20);
     hardware.cgroup_limit = UINT64_MAX;
@@ -86,8 +86,8 @@ static void what_is_read_is_in_no_cache(void **state)
     assert_int_equal(hw_test_bytes(&hardware), (uint64_t)64 << 20);
 }
 
-/* What was measured together is known the next time, whatever the order of the drives. */
-static void what_drives_do_together_is_kept(void **state)
+/* The speed of drives measured together is remembered, whatever the order of the drives. */
+static void the_joint_speed_of_drives_is_kept(void **state)
 {
     (void)state;
     const char *paths[2] = {test_folder, "/dev/shm"};
@@ -106,7 +106,7 @@ static void what_drives_do_together_is_kept(void **state)
     hypura_status status = hardware_measure_together(drives, alone, together, &test_error);
     double seen = drives->together;
     drives_free(drives);
-    if (status) /* no room for a file */
+    if (status) /* no room for the test's file */
         skip();
     assert_true(seen > 0 && seen <= 1 && alone[0] > 0 && alone[1] > 0 && together[0] > 0 && together[1] > 0);
     paths[0] = "/dev/shm";
@@ -119,9 +119,9 @@ static void what_drives_do_together_is_kept(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(what_is_read_is_in_no_cache),
+        cmocka_unit_test(the_data_to_read_exceeds_the_caches),
         cmocka_unit_test_setup_teardown(the_largest_file_without_holes_is_found, make_folder, remove_folder),
-        cmocka_unit_test_setup_teardown(what_drives_do_together_is_kept, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(the_joint_speed_of_drives_is_kept, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(a_profile_measures_everything_in_time_and_leaves_nothing, make_folder,
                                         remove_folder)};
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,4 +1,4 @@
-/* Profiles are kept, found again, and not believed when anything about them is odd. */
+/* Profiles are saved and found again. Damaged profiles are rejected. */
 #include "folder.h"
 
 #include "hw/hw_private.h"
@@ -66,7 +66,7 @@ static void assert_near(double a, double b)
     assert_true(a >= b * (1 - 1e-12) && a <= b * (1 + 1e-12));
 }
 
-static void what_is_kept_is_found(void **state)
+static void a_saved_profile_is_found(void **state)
 {
     (void)state;
     struct hardware saved = measured(), loaded = machine();
@@ -75,14 +75,15 @@ static void what_is_kept_is_found(void **state)
     loaded.memory_available = 12345;
     assert_true(hw_load_profile(&loaded));
     assert_true(loaded.measured);
-    assert_int_equal(loaded.memory_available, 12345); /* memory is never remembered */
+    assert_int_equal(loaded.memory_available, 12345); /* available memory is never cached */
     assert_near(loaded.memory_bytes_per_second, 41.5e9);
     assert_near(loaded.compute_bytes_per_second, 30.25e9);
     assert_near(loaded.multiply_adds_per_second, 123e9);
     assert_near(hardware_kernel_speed(&loaded, TENSOR_Q4_K), 33e9);
     assert_near(hardware_kernel_speed(&loaded, TENSOR_F32), 40e9);
     assert_near(hardware_kernel_speed(&loaded, TENSOR_Q6_K), 30.25e9);
-    /* What few tokens and many were measured with is met, and one that was not measured goes by the machine's speed. */
+    /* The cost reproduces the measurements for few and for many tokens. A type without them uses the machine's speed.
+     */
     struct product_cost cost = hardware_product_cost(&loaded, TENSOR_Q4_K, 0.5625e9, 1e9);
     assert_near(cost.start + KERNEL_FEW * cost.each, KERNEL_FEW * 1e9 / 1e12);
     assert_near(cost.start + KERNEL_MANY * cost.each, KERNEL_MANY * 1e9 / 4e12);
@@ -180,7 +181,7 @@ static void damage_is_noticed_and_repaired(void **state)
         replace_text(path, damages[i][0], damages[i][1]);
         struct hardware loaded = machine(), before = machine();
         if (hw_load_profile(&loaded))
-            fail_msg("%s was believed", damages[i][1]);
+            fail_msg("a profile with %s was accepted", damages[i][1]);
         assert_memory_equal(&loaded, &before, sizeof loaded);
     }
     assert_ok(hw_save_profile(&saved, &test_error));
@@ -198,7 +199,7 @@ static void every_cut_of_a_profile_is_refused(void **state)
     assert_ok(hw_save_profile(&saved, &test_error));
     struct stat info;
     assert_int_equal(stat(path, &info), 0);
-    /* The last characters may be a newline or two. */
+    /* The cut must reach beyond a trailing newline or two. */
     for (off_t size = info.st_size - 3; size >= 0; size -= 7) {
         assert_int_equal(truncate(path, size), 0);
         struct hardware loaded = machine();
@@ -238,7 +239,7 @@ static void a_cache_that_cannot_be_written_is_an_error_that_names_it(void **stat
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(what_is_kept_is_found, make_cache_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(a_saved_profile_is_found, make_cache_folder, remove_folder),
         cmocka_unit_test_setup_teardown(another_machine_or_drive_has_another_profile, make_cache_folder, remove_folder),
         cmocka_unit_test_setup_teardown(damage_is_noticed_and_repaired, make_cache_folder, remove_folder),
         cmocka_unit_test_setup_teardown(every_cut_of_a_profile_is_refused, make_cache_folder, remove_folder),

@@ -1,6 +1,5 @@
-/* A cache of experts on a drive that is watched, slowed down, stopped or broken: for the tests of prefetching and
- * filling.
- */
+/* For the tests of prefetching and filling: a cache of experts on a drive whose reads can be counted, slowed down, held
+ * back or made to fail. */
 #ifndef HYPURA_TEST_EXPERT_WORLD_H
 #define HYPURA_TEST_EXPERT_WORLD_H
 
@@ -19,12 +18,12 @@ struct world {
     uint64_t largest;
     atomic_uint reads, largest_read, sleep_microseconds;
     atomic_bool broken;
-    atomic_uint spared;         /* a unit that can be read from a broken drive all the same; 0: none */
-    atomic_bool stop_after_one; /* the drive answers one more read, and then nothing until io_hold is taken back */
+    atomic_uint spared;         /* the one unit that a broken drive still reads; 0: none */
+    atomic_bool stop_after_one; /* the drive answers one more read, then nothing until io_hold(false) */
     struct io_fault fault;
 };
 
-/* Whether a slice of a unit begins there. */
+/* Whether a segment of the unit begins at this offset. */
 static bool begins(const struct world *world, unit_number unit, uint32_t file, uint64_t offset)
 {
     struct unit_layout layout;

@@ -1,5 +1,5 @@
-/* Files of random bytes, and units that lie in them as a GGUF file's would: tensors one after the other, and experts
- * whose three slices lie in three stacked tensors. */
+/* Files of random bytes with units laid out as in a GGUF file: tensors one after another, and experts whose three
+ * slices lie in three stacked tensors. */
 #ifndef HYPURA_TEST_STORE_FIXTURE_H
 #define HYPURA_TEST_STORE_FIXTURE_H
 
@@ -18,22 +18,22 @@ struct fixture {
     const char *path_table[FIXTURE_FILES];
     uint8_t *bytes[FIXTURE_FILES];
     uint64_t sizes[FIXTURE_FILES];
-    uint32_t tensors, layers, experts; /* units: tensors, then layers x experts */
+    uint32_t tensors, layers, experts; /* the units: tensors, then layers x experts */
     uint32_t count;
     struct unit *units;
     uint8_t *tiers, *in_ring;
-    const struct plan_cut *cuts; /* NULL: all are whole */
+    const struct plan_cut *cuts; /* NULL: no tensor is in pieces */
     const uint8_t *streams;
-    const uint8_t *groups;                     /* [count]; NULL: none is held with others */
-    uint64_t tensor_footprint, largest_tensor; /* of all together, and of the largest, as fixture_make leaves them */
+    const uint8_t *groups;                     /* [count]; NULL: no tensors are held together */
+    uint64_t tensor_footprint, largest_tensor; /* sum and largest footprint when fixture_make returns */
     uint64_t expert_footprint, largest_expert;
 };
 
 struct fixture_shape {
     const char *folder; /* NULL: /tmp */
     uint32_t tensors, layers, experts;
-    uint32_t tensor_bytes; /* at most; they vary */
-    uint32_t slice_bytes;  /* of an expert; in every other layer the third is larger by half */
+    uint32_t tensor_bytes; /* largest size of a tensor; sizes vary */
+    uint32_t slice_bytes;  /* size of an expert's slices; in every other layer the third is larger by half */
     bool pin_tensors, pin_experts;
 };
 
@@ -56,7 +56,7 @@ __attribute__((unused)) static uint64_t footprint(const struct fixture *fixture,
     return layout.footprint;
 }
 
-/* Footprints of all units of a kind, and the largest. */
+/* The sum of the footprints of all units of a kind, and the largest of them. */
 static uint64_t footprints(const struct fixture *fixture, enum unit_kind kind, uint64_t *largest)
 {
     uint64_t sum = 0;
@@ -96,7 +96,7 @@ static void fixture_make(struct fixture *fixture, const struct fixture_shape *sh
     }
     for (uint32_t layer = 0; layer < shape->layers; layer++) {
         for (uint32_t j = 0; j < 3; j++) {
-            uint32_t file = (layer + (j == 2)) & 1; /* one slice in the other file */
+            uint32_t file = (layer + (j == 2)) & 1; /* the third slice is in the other file */
             uint64_t bytes = shape->slice_bytes + (j == 2 && layer % 2 ? shape->slice_bytes / 2 : 0);
             uint64_t start = take_range(fixture, file, bytes * shape->experts);
             for (uint32_t expert = 0; expert < shape->experts; expert++) {
@@ -169,13 +169,13 @@ __attribute__((unused)) static bool is_right(const struct fixture *fixture, unit
     return true;
 }
 
-/* Gets a unit, compares every byte with the file's, and puts it. */
+/* Gets a unit, compares every byte with the file's, and puts the unit back. */
 __attribute__((unused)) static void get_and_check(struct store *store, const struct fixture *fixture, unit_number unit)
 {
     struct store_view view;
     assert_ok(store_get(store, unit, &view, &test_error));
     if (!is_right(fixture, unit, &view))
-        fail_msg("unit %u has not the file's bytes", unit);
+        fail_msg("the bytes of unit %u differ from the file's", unit);
     store_put(store, unit);
 }
 
@@ -190,7 +190,7 @@ __attribute__((unused)) static struct store *open_store(const struct fixture *fi
     return store;
 }
 
-/* Until nothing is being read and nothing waits to be: whatever ends a read starts the next one with it. */
+/* Waits until no read is in flight. Whatever ends a read also starts the next one, so nothing is queued either. */
 __attribute__((unused)) static void wait_until_idle(struct store *store)
 {
     for (bool busy = true; busy;) {

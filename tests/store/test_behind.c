@@ -1,5 +1,5 @@
-/* Loading behind: what stays in memory comes while it is used, what is used first comes first, and a drive that fails
- * costs those who wanted what it did not give. */
+/* Loading behind: pinned units are read while the model is in use, in the order of use. If the drive fails, only
+ * callers that need a missing unit get an error. */
 #include "fixture.h"
 
 #include <errno.h>
@@ -21,7 +21,7 @@ static const struct store_options readers[2] = {
     {.reader = STORE_READER_THREADS, .block_bytes = 16384, .depth = 1, .load_behind = true},
 };
 
-/* A drive that has nothing from an offset of a file on, and notes what it was asked for. */
+/* A drive that fails from an offset of each file on, and records the reads. */
 struct drive {
     uint64_t from[FIXTURE_FILES];
     atomic_bool broken;
@@ -67,26 +67,26 @@ static void close_world(struct world *world)
     fixture_free(&world->fixture);
 }
 
-static void all_comes(void **state)
+static void every_unit_arrives(void **state)
 {
     (void)state;
     static struct world world;
     for (size_t reader = 0; reader < COUNT_OF(readers); reader++) {
         make_world(&world);
         start(&world, reader);
-        for (unit_number i = world.fixture.count; i-- > 0;) /* the last one first: it need not wait for the others */
+        for (unit_number i = world.fixture.count; i-- > 0;) /* the last unit first: it must not wait for the others */
             get_and_check(world.store, &world.fixture, i);
         struct store_statistics statistics;
         wait_until_idle(world.store);
         store_statistics(world.store, &statistics);
-        assert_int_equal(statistics.bytes_read, 0); /* it was the load */
+        assert_int_equal(statistics.bytes_read, 0); /* loading read everything */
         assert_true(statistics.bytes_loaded >= statistics.resident_bytes - 2 * IO_ALIGNMENT);
         close_world(&world);
     }
 }
 
-/* Of two files, so that the order of the file is not that of use. */
-static void what_is_used_first_comes_first(void **state)
+/* The units lie in two files, so the order in the files is not the order of use. */
+static void units_load_in_order_of_use(void **state)
 {
     (void)state;
     static struct world world;
@@ -108,7 +108,7 @@ static void what_is_used_first_comes_first(void **state)
     close_world(&world);
 }
 
-static void failures_are_those_of_who_asked(void **state)
+static void only_callers_that_need_missing_units_fail(void **state)
 {
     (void)state;
     static struct world world;
@@ -116,7 +116,7 @@ static void failures_are_those_of_who_asked(void **state)
         const unit_number last = shape.tensors + shape.layers * shape.experts - 1;
         struct store_view view;
         make_world(&world);
-        /* What lies behind the tensors is out of reach. */
+        /* The drive fails behind the tensors, so the experts cannot be read. */
         for (uint32_t file = 0; file < FIXTURE_FILES; file++)
             for (unit_number u = 0; u < shape.tensors; u++)
                 if (world.fixture.units[u].slices[0].file == file)
@@ -136,7 +136,7 @@ static void failures_are_those_of_who_asked(void **state)
     }
 }
 
-static void a_cancelled_pass_leaves_the_load(void **state)
+static void a_cancelled_pass_does_not_end_loading(void **state)
 {
     (void)state;
     static struct world world;
@@ -176,7 +176,7 @@ static bool show(void *context, uint64_t done, uint64_t total)
     return !shown->stop;
 }
 
-static void who_waits_is_told(void **state)
+static void a_waiting_caller_sees_progress(void **state)
 {
     (void)state;
     static struct world world;
@@ -186,7 +186,7 @@ static void who_waits_is_told(void **state)
     struct store_source source = fixture_source(&world.fixture, 0, 0);
     struct io_fault fault = {read_from, &world.drive};
     assert_ok(store_open_source(&world.store, &source, &readers[0], &fault, &test_error));
-    store_cancel(world.store, true); /* so that nothing comes yet */
+    store_cancel(world.store, true); /* prevents reads for now */
     assert_ok(store_load(world.store, show, &shown, &test_error));
     assert_int_equal(shown.calls, 0);
     store_begin(world.store);
@@ -197,7 +197,7 @@ static void who_waits_is_told(void **state)
     assert_int_equal(status, HYPURA_ERROR_CANCELLED);
     assert_true(shown.calls > 0 && shown.total >= shown.done);
     store_abandon(world.store);
-    assert_int_equal(shown.done, shown.total); /* the end */
+    assert_int_equal(shown.done, shown.total); /* the last report */
     const unsigned calls = shown.calls;
     for (unit_number i = 0; i < world.fixture.count; i++)
         get_and_check(world.store, &world.fixture, i);
@@ -208,12 +208,12 @@ static void who_waits_is_told(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(all_comes),
-        cmocka_unit_test(what_is_used_first_comes_first),
-        cmocka_unit_test(failures_are_those_of_who_asked),
-        cmocka_unit_test(a_cancelled_pass_leaves_the_load),
+        cmocka_unit_test(every_unit_arrives),
+        cmocka_unit_test(units_load_in_order_of_use),
+        cmocka_unit_test(only_callers_that_need_missing_units_fail),
+        cmocka_unit_test(a_cancelled_pass_does_not_end_loading),
         cmocka_unit_test(closing_does_not_wait),
-        cmocka_unit_test(who_waits_is_told),
+        cmocka_unit_test(a_waiting_caller_sees_progress),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,4 @@
-/* Which caches would have hit, from when each expert was used last. */
+/* The hits of caches of other sizes, computed from how long ago each expert was last used. */
 #include "test.h"
 
 #include "store/distances.h"
@@ -8,7 +8,7 @@
 
 #define EXPERTS 8u
 
-/* One layer; a pass uses one expert or two. */
+/* One layer, in which a pass uses one expert or two. */
 struct layer {
     struct distances distances;
     uint32_t last[EXPERTS], pass;
@@ -23,7 +23,7 @@ static void use(struct layer *layer, const char *experts)
         layer->last[*expert - 'a'] = layer->pass;
 }
 
-/* Uses that need from so many experts to so many. */
+/* The number of uses that hit only in a cache with room for more than "from" and at most "to" experts. */
 static double uses(const struct layer *layer, uint32_t from, uint32_t to)
 {
     double sum = 0;
@@ -32,7 +32,7 @@ static double uses(const struct layer *layer, uint32_t from, uint32_t to)
     return sum;
 }
 
-static void a_use_is_as_far_as_what_came_between(void **state)
+static void distance_counts_the_experts_in_between(void **state)
 {
     (void)state;
     struct layer layer = {0};
@@ -40,38 +40,38 @@ static void a_use_is_as_far_as_what_came_between(void **state)
     for (size_t i = 0; i < COUNT_OF(passes); i++)
         use(&layer, passes[i]);
     assert_float_equal(layer.distances.count, 3, 0);
-    assert_float_equal(uses(&layer, 0, 1), 1, 1e-9); /* a, a */
+    assert_float_equal(uses(&layer, 0, 1), 1, 1e-9); /* a after a */
     assert_float_equal(uses(&layer, 1, 2), 0, 1e-9);
-    assert_float_equal(uses(&layer, 2, 3), 2, 1e-9); /* a, b, c, a and b, c, a, a, b */
+    assert_float_equal(uses(&layer, 2, 3), 2, 1e-9); /* a after b, c; b after c, a */
     assert_float_equal(uses(&layer, 3, EXPERTS), 0, 1e-9);
-    /* First uses: none, one and two others were seen. */
+    /* At the three first uses, zero, one and two other experts had been seen. */
     for (uint32_t seen = 0; seen < EXPERTS; seen++)
         assert_float_equal(layer.distances.first_uses[seen * PLAN_CURVE_POINTS / EXPERTS], seen < 3 ? 1 : 0, 0);
 }
 
-/* Of two that were used in one pass either may be the one that LRU gives first. */
-static void those_of_one_pass_share_their_places(void **state)
+/* LRU may evict either of two experts that were used in the same pass first. */
+static void experts_of_one_pass_share_their_places(void **state)
 {
     (void)state;
     struct layer layer = {0};
     use(&layer, "ab");
     use(&layer, "cd");
-    use(&layer, "a"); /* third or fourth */
+    use(&layer, "a"); /* third or fourth most recent */
     assert_float_equal(uses(&layer, 2, 3), 0.5, 1e-9);
     assert_float_equal(uses(&layer, 3, 4), 0.5, 1e-9);
-    use(&layer, "d"); /* second or third */
+    use(&layer, "d"); /* second or third most recent */
     assert_float_equal(uses(&layer, 1, 2), 0.5, 1e-9);
 }
 
-/* Hits with room for so many experts. */
+/* The share of hits with room for this many experts. */
 static double hits(const struct plan_hit_curve *curve, uint32_t experts)
 {
     return (double)curve->hits[experts * PLAN_CURVE_POINTS / EXPERTS - 1];
 }
 
-/* 100 uses need room for one expert and 100 for three; of 100 more only is known that room for two is not enough, so
- * all of them need three. */
-static void first_uses_count_for_what_is_known_of_them(void **state)
+/* 100 uses need room for one expert, and 100 need room for three. Another 100 are only known to need room for more than
+ * two, so they are counted as needing three. */
+static void first_uses_count_by_their_lower_bound(void **state)
 {
     (void)state;
     struct distances distances = {.count = 200};
@@ -89,9 +89,9 @@ static void first_uses_count_for_what_is_known_of_them(void **state)
     assert_float_equal(hits(&curve, 2), 0.5, 1e-6);
 }
 
-/* Where a cache missed a quarter of what LRU would have missed half of, it misses a sixteenth where LRU misses a
- * quarter. */
-static void the_policy_is_as_much_better_at_other_sizes(void **state)
+/* If a cache missed a quarter of the uses where LRU would have missed half, it misses a sixteenth where LRU would miss
+ * a quarter. */
+static void the_policys_advantage_holds_at_other_sizes(void **state)
 {
     (void)state;
     struct distances distances = {.count = 400};
@@ -132,7 +132,7 @@ static void curves_rise_whatever_was_seen(void **state)
     }
 }
 
-static void a_run_that_saw_too_little_says_nothing(void **state)
+static void short_runs_give_no_curve(void **state)
 {
     (void)state;
     struct layer layer = {0};
@@ -143,7 +143,7 @@ static void a_run_that_saw_too_little_says_nothing(void **state)
     use(&layer, "ab");
     assert_true(distances_curve(&layer.distances, 0.25, &curve));
     assert_float_equal(hits(&curve, 2), 1, 0.05);
-    /* Runs of four passes between batches see no distances of more than three, and most uses are first ones. */
+    /* Runs of four passes between batches show no distance above three, and most uses in them are first uses. */
     struct layer other = {0};
     for (uint32_t pass = 0; pass < 800; pass++) {
         use(&other, (const char *const[]){"a", "b", "a", "c"}[pass % 4]);
@@ -159,12 +159,12 @@ static void a_run_that_saw_too_little_says_nothing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_use_is_as_far_as_what_came_between),
-        cmocka_unit_test(those_of_one_pass_share_their_places),
-        cmocka_unit_test(first_uses_count_for_what_is_known_of_them),
-        cmocka_unit_test(the_policy_is_as_much_better_at_other_sizes),
+        cmocka_unit_test(distance_counts_the_experts_in_between),
+        cmocka_unit_test(experts_of_one_pass_share_their_places),
+        cmocka_unit_test(first_uses_count_by_their_lower_bound),
+        cmocka_unit_test(the_policys_advantage_holds_at_other_sizes),
         cmocka_unit_test(curves_rise_whatever_was_seen),
-        cmocka_unit_test(a_run_that_saw_too_little_says_nothing),
+        cmocka_unit_test(short_runs_give_no_curve),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

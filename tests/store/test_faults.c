@@ -1,4 +1,4 @@
-/* Nothing that a drive does makes the store hang or hand out wrong bytes. */
+/* Whatever a drive does, the store neither hangs nor returns wrong bytes. */
 #include "fixture.h"
 
 #include <dlfcn.h>
@@ -17,8 +17,8 @@ static const struct fixture_shape mixed = {
 
 struct mischief {
     struct random random;
-    atomic_int number; /* errno to answer; 0: none */
-    unsigned every;    /* only every n-th read */
+    atomic_int number; /* errno of a failed read; 0: reads succeed */
+    unsigned every;    /* only every n-th read is affected */
     atomic_uint count;
     bool short_reads;
 };
@@ -31,7 +31,7 @@ static int play(void *context, uint32_t file, uint64_t offset, uint32_t *bytes)
     if (atomic_fetch_add(&mischief->count, 1) % MAX(mischief->every, 1u) != 0)
         return 0;
     if (mischief->short_reads) {
-        /* Whole blocks, parts of one, and nothing at all. */
+        /* Return whole blocks, part of a block, or nothing. */
         uint64_t dice = random_next(&mischief->random);
         *bytes = dice % 4 == 0 ? 0 : (uint32_t)align_down(random_next(&mischief->random) % *bytes, 512);
     }
@@ -77,7 +77,7 @@ static void short_reads_are_completed(void **state)
     }
 }
 
-static void passing_refusals_are_tried_again(void **state)
+static void temporary_errors_are_retried(void **state)
 {
     (void)state;
     const int numbers[] = {EAGAIN, EINTR, EBUSY, ENOMEM};
@@ -90,7 +90,7 @@ static void passing_refusals_are_tried_again(void **state)
     }
 }
 
-static void a_read_error_is_told_and_nothing_hangs(void **state)
+static void a_read_error_is_reported_and_nothing_hangs(void **state)
 {
     (void)state;
     const int numbers[] = {EIO, ENOMEM};
@@ -101,7 +101,7 @@ static void a_read_error_is_told_and_nothing_hangs(void **state)
         struct store_view view;
         get_and_check(store, fixture, 0);
         get_and_check(store, fixture, 20);
-        wait_until_idle(store); /* what is read ahead is there */
+        wait_until_idle(store); /* reading ahead has ended */
         atomic_store(&world.mischief.number, numbers[i]);
         const unit_number wanted[] = {30, 31, 32, 33, 34, 20};
         assert_ok(store_want(store, wanted, COUNT_OF(wanted), &test_error));
@@ -118,14 +118,14 @@ static void a_read_error_is_told_and_nothing_hangs(void **state)
             assert_non_null(strstr(test_error.message, strerror(numbers[i])));
         }
         assert_int_equal(store_get(store, 12, &view, &test_error), HYPURA_ERROR_IO);
-        /* A failure is settled: who waits for any of several hears of it. */
+        /* A failed unit counts as ready: store_wait_any returns it. */
         const unit_number failing = 35;
         size_t index = 7;
         assert_ok(store_want(store, &failing, 1, &test_error));
         assert_ok(store_wait_any(store, &failing, 1, 0, &index, &test_error));
         assert_int_equal(index, 0);
         assert_int_equal(store_get(store, failing, &view, &test_error), HYPURA_ERROR_IO);
-        /* The drive is well again, and so is the store. */
+        /* When the drive works again, the store does, too. */
         atomic_store(&world.mischief.number, 0);
         use_everything(store, fixture);
         store_close(store);
@@ -133,7 +133,7 @@ static void a_read_error_is_told_and_nothing_hangs(void **state)
     }
 }
 
-static void loading_tells_a_read_error(void **state)
+static void loading_reports_a_read_error(void **state)
 {
     (void)state;
     struct fixture fixture;
@@ -151,7 +151,7 @@ static void loading_tells_a_read_error(void **state)
     fixture_free(&fixture);
 }
 
-static void a_file_that_became_shorter_is_an_error(void **state)
+static void a_truncated_file_is_an_error(void **state)
 {
     (void)state;
     for (size_t reader = 0; reader < COUNT_OF(readers); reader++) {
@@ -166,7 +166,7 @@ static void a_file_that_became_shorter_is_an_error(void **state)
         assert_non_null(strstr(test_error.message, world.fixture.paths[slice->file]));
         get_and_check(store, &world.fixture, 0);
         uint8_t byte;
-        for (unit_number i = 0; i < world.fixture.tensors; i++) /* tensors lie before the experts */
+        for (unit_number i = 0; i < world.fixture.tensors; i++) /* the tensors lie before the experts */
             assert_ok(store_read(store, i, 0, 1, &byte, &test_error));
         assert_int_equal(truncate(world.fixture.paths[1], 10), 0);
         assert_int_equal(store_read(store, 3, 0, 1, &byte, &test_error), HYPURA_ERROR_IO);
@@ -178,7 +178,7 @@ static void a_file_that_became_shorter_is_an_error(void **state)
 
 static void overwrite(const char *path, off_t offset)
 {
-    usleep(20000); /* the clock of files is a coarse one */
+    usleep(20000); /* file times are coarse */
     int file = open(path, O_WRONLY);
     assert_int_equal(pwrite(file, "other", 5, offset), 5);
     close(file);
@@ -190,8 +190,8 @@ static void touch(const char *path)
     assert_int_equal(utimensat(AT_FDCWD, path, NULL, 0), 0);
 }
 
-/* A few bytes of what is in memory, which nothing reads again, may have changed: nobody can tell. */
-static void a_file_that_was_touched_counts_as_written_to(void **state)
+/* A touched file may have changed in bytes that are in memory and that nothing reads again. The store cannot tell. */
+static void a_touched_file_counts_as_modified(void **state)
 {
     (void)state;
     for (int touched = 0; touched < 2; touched++) {
@@ -204,7 +204,7 @@ static void a_file_that_was_touched_counts_as_written_to(void **state)
             touch(world.fixture.paths[slice->file]);
         else
             overwrite(world.fixture.paths[slice->file], (off_t)(slice->offset + slice->bytes / 2));
-        for (uint32_t i = 0; i < 16; i++) /* more than there is room for */
+        for (uint32_t i = 0; i < 16; i++) /* more than the cache holds */
             get_and_check(store, &world.fixture, world.fixture.tensors + i);
         assert_int_equal(store_advance(store, &test_error), HYPURA_ERROR_IO);
         assert_non_null(strstr(test_error.message, "or touched"));
@@ -213,7 +213,7 @@ static void a_file_that_was_touched_counts_as_written_to(void **state)
     }
 }
 
-static void a_file_that_was_written_to_is_an_error(void **state)
+static void a_modified_file_is_an_error(void **state)
 {
     (void)state;
     struct world world = {0};
@@ -230,7 +230,7 @@ static void a_file_that_was_written_to_is_an_error(void **state)
     store_close(store);
     fixture_free(&world.fixture);
 
-    /* What is all in memory stays what it was. */
+    /* A model that is entirely in memory is not affected. */
     struct fixture fixture;
     struct fixture_shape shape = mixed;
     shape.pin_tensors = shape.pin_experts = true;
@@ -267,7 +267,7 @@ static void a_cancel_from_another_thread_ends_a_wait(void **state)
         struct store *store = open_world(&world, reader);
         const unit_number wanted[] = {20, 21, 22, 23, 24, 25, 26, 27};
         for (int by_any = 0; by_any < 2; by_any++) {
-            /* A drive that answers nothing: only the cancel can end the wait. */
+            /* The drive does not answer: only the cancel can end the wait. */
             wait_until_idle(store);
             io_hold(store->io, true);
             assert_ok(store_want(store, wanted, COUNT_OF(wanted), &test_error));
@@ -287,7 +287,7 @@ static void a_cancel_from_another_thread_ends_a_wait(void **state)
             store_cancel(store, false);
             use_everything(store, &world.fixture);
         }
-        /* Closing does not wait for what is only wanted. */
+        /* Closing does not wait for units that are only wanted. */
         assert_ok(store_want(store, wanted, COUNT_OF(wanted), &test_error));
         store_close(store);
         fixture_free(&world.fixture);
@@ -336,7 +336,7 @@ static void the_pool_changes_size_under_load(void **state)
     atomic_store(&resizer.stop, true);
     pthread_join(thread, NULL);
     assert_true(resizer.resizes > 0);
-    /* Down to the least with a unit in use: it stays until it is put. */
+    /* A unit in use stays until it is put, even if the pool shrinks to its smallest size. */
     struct store_view view;
     uint64_t least = world.fixture.largest_tensor + world.fixture.largest_expert;
     assert_ok(store_resize(store, 20 * least, &test_error));
@@ -359,11 +359,11 @@ static void the_pool_changes_size_under_load(void **state)
 #if HYPURA_URING
 #include <liburing.h>
 
-/* These two stand in front of the libraries' own. */
+/* These override functions of liburing and libc. */
 static struct {
-    atomic_int calls_left;    /* that still go to the system */
-    atomic_int refusals_left; /* after them */
-    atomic_int number;        /* errno of a refusal */
+    atomic_int calls_left;    /* calls that still reach the system */
+    atomic_int refusals_left; /* calls that fail after those */
+    atomic_int number;        /* errno of a failure */
     atomic_bool no_threads;
 } system_seam = {.calls_left = INT32_MAX};
 
@@ -403,7 +403,7 @@ static struct store *open_with_ring(struct world *world)
     struct store *store = open_world(world, 0);
     if (strcmp(reader_of(store), "io_uring") == 0)
         return store;
-    store_close(store); /* this system has none */
+    store_close(store); /* this system has no io_uring */
     fixture_free(&world->fixture);
     skip();
     return NULL;
@@ -416,7 +416,7 @@ static void a_ring_that_fails_for_good_is_replaced_by_threads(void **state)
     for (int i = 0; i < (int)COUNT_OF(numbers); i++) {
         struct world world = {0};
         struct store *store = open_with_ring(&world);
-        refuse(numbers[i], i, INT32_MAX); /* with reads in flight, from the second on */
+        refuse(numbers[i], i, INT32_MAX); /* from the second round on, with reads in flight */
         use_everything(store, &world.fixture);
         assert_string_equal(reader_of(store), "threads");
         store_close(store);
@@ -438,7 +438,7 @@ static void a_ring_that_fails_for_a_while_goes_on(void **state)
     fixture_free(&world.fixture);
 }
 
-static void a_ring_that_fails_without_threads_is_told_and_can_be_left(void **state)
+static void a_ring_that_fails_without_threads_is_reported_and_can_be_closed(void **state)
 {
     (void)state;
     struct world world = {0};
@@ -457,7 +457,7 @@ static void a_ring_that_fails_without_threads_is_told_and_can_be_left(void **sta
     store_close(store);
     fixture_free(&world.fixture);
 
-    /* Reads that never come back are no reason to stay. */
+    /* Reads that never complete must not keep the store from closing. */
     store = open_with_ring(&world);
     const unit_number wanted[] = {20, 21, 22};
     refuse(EINTR, 0, INT32_MAX);
@@ -487,8 +487,8 @@ static int hold_back(void *context, uint32_t file, uint64_t offset, uint32_t *by
     return 0;
 }
 
-/* Whatever their order in the files, the first slices come first and are shown while the last is on its way. */
-static void the_first_slices_are_shown_first(void **state)
+/* Whatever their order in the files, the first slices are read first and can be used while the last is being read. */
+static void the_first_slices_are_available_first(void **state)
 {
     (void)state;
     static const struct fixture_shape shape = {
@@ -532,20 +532,20 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(short_reads_are_completed),
-        cmocka_unit_test(passing_refusals_are_tried_again),
-        cmocka_unit_test(a_read_error_is_told_and_nothing_hangs),
-        cmocka_unit_test(loading_tells_a_read_error),
-        cmocka_unit_test(a_file_that_became_shorter_is_an_error),
-        cmocka_unit_test(a_file_that_was_written_to_is_an_error),
-        cmocka_unit_test(a_file_that_was_touched_counts_as_written_to),
+        cmocka_unit_test(temporary_errors_are_retried),
+        cmocka_unit_test(a_read_error_is_reported_and_nothing_hangs),
+        cmocka_unit_test(loading_reports_a_read_error),
+        cmocka_unit_test(a_truncated_file_is_an_error),
+        cmocka_unit_test(a_modified_file_is_an_error),
+        cmocka_unit_test(a_touched_file_counts_as_modified),
         cmocka_unit_test(a_cancel_from_another_thread_ends_a_wait),
         cmocka_unit_test(the_pool_changes_size_under_load),
 #if HYPURA_URING
         cmocka_unit_test(a_ring_that_fails_for_good_is_replaced_by_threads),
         cmocka_unit_test(a_ring_that_fails_for_a_while_goes_on),
-        cmocka_unit_test(a_ring_that_fails_without_threads_is_told_and_can_be_left),
+        cmocka_unit_test(a_ring_that_fails_without_threads_is_reported_and_can_be_closed),
 #endif
-        cmocka_unit_test(the_first_slices_are_shown_first),
+        cmocka_unit_test(the_first_slices_are_available_first),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,9 +1,9 @@
-/* Filling: free slots of the expert cache get what is not there, between passes, and that costs nobody anything. */
+/* Filling reads experts into free slots of the cache between passes, and delays nothing else. */
 #include "expert_world.h"
 
 #define EXPERTS (4u * 16u)
 
-#define MILLISECONDS 60000 /* that nothing here takes */
+#define MILLISECONDS 60000 /* longer than anything here takes */
 
 static void open_filling(struct world *world, uint64_t slots)
 {
@@ -36,7 +36,7 @@ static uint32_t reads_when_idle(struct world *world)
     return atomic_load(&world->reads);
 }
 
-/* What is in flight comes back, after it nothing begins. What waits for the end of a pass is not finished either. */
+/* Reads in flight complete, and no new ones begin. Reads that wait for the end of a pass stay unfinished. */
 static void assert_rests(struct world *world)
 {
     uint32_t reads = atomic_load(&world->reads);
@@ -66,13 +66,13 @@ static void a_cache_with_room_for_all_gets_all(void **state)
     assert_int_equal(found.prefetches, 0);
     assert_int_equal(found.bytes_demanded, 0);
     assert_int_equal(found.bytes_filled, found.bytes_read);
-    assert_true(found.bytes_filled <= found.pool_bytes_used); /* the last block ends with its file */
+    assert_true(found.bytes_filled <= found.pool_bytes_used); /* less, as the last block ends with its file */
     assert_true(store_bytes_used(world.store) < found.bytes_filled);
     close_world(&world);
 }
 
-/* It stops where there is no free slot, puts nothing out, and goes on when there are more. */
-static void it_fills_what_is_free(void **state)
+/* Filling stops when no slot is free, evicts nothing, and resumes when more slots are free. */
+static void only_free_slots_are_filled(void **state)
 {
     (void)state;
     struct world world;
@@ -93,8 +93,8 @@ static void it_fills_what_is_free(void **state)
     close_world(&world);
 }
 
-/* What is wanted while it fills goes first, and then what comes next in the pass. */
-static void it_lets_demands_pass(void **state)
+/* Units that are wanted during filling go first, then the units that come next in the pass. */
+static void demands_go_before_filling(void **state)
 {
     (void)state;
     struct fixture_shape many = shape;
@@ -114,8 +114,8 @@ static void it_lets_demands_pass(void **state)
     close_world(&world);
 }
 
-/* While a pass runs, what was begun waits for its end. */
-static void it_rests_while_a_pass_runs(void **state)
+/* An expert whose reading has begun waits for the end of a running pass. */
+static void filling_pauses_during_a_pass(void **state)
 {
     (void)state;
     struct world world;
@@ -133,8 +133,8 @@ static void it_rests_while_a_pass_runs(void **state)
     close_world(&world);
 }
 
-/* The stores of a process share the drive. */
-static void it_rests_while_another_store_works(void **state)
+/* The stores of a process share the drive, so filling of one waits for the work of another. */
+static void filling_pauses_while_another_store_works(void **state)
 {
     (void)state;
     struct world world, other;
@@ -157,7 +157,7 @@ static void it_rests_while_another_store_works(void **state)
     close_world(&world);
 }
 
-static void it_goes_on_when_a_cancel_is_over(void **state)
+static void filling_resumes_after_a_cancel(void **state)
 {
     (void)state;
     struct world world;
@@ -174,8 +174,9 @@ static void it_goes_on_when_a_cancel_is_over(void **state)
     close_world(&world);
 }
 
-/* Some of what is expected of the next pass is read before it begins, the rest may not be: it has room all the same. */
-static void prefetches_that_wait_hold_nothing_up(void **state)
+/* Only some of the experts expected in the next pass can be prefetched before it begins. The others, which must wait,
+ * must not keep free slots from being filled. */
+static void waiting_prefetches_do_not_stop_filling(void **state)
 {
     (void)state;
     struct world world;
@@ -198,7 +199,7 @@ static void prefetches_that_wait_hold_nothing_up(void **state)
     close_world(&world);
 }
 
-static void its_blocks_are_small(void **state)
+static void filling_reads_small_blocks(void **state)
 {
     (void)state;
     struct fixture_shape large = shape;
@@ -231,8 +232,8 @@ static void a_broken_drive_is_left_alone(void **state)
     close_world(&world);
 }
 
-/* What failed comes too, once a read that was needed has shown that the drive works. */
-static void it_goes_on_when_the_drive_does(void **state)
+/* Experts whose reads failed are filled as well, once a demanded read has shown that the drive works. */
+static void filling_resumes_when_the_drive_works_again(void **state)
 {
     (void)state;
     struct world world;
@@ -250,8 +251,8 @@ static void it_goes_on_when_the_drive_does(void **state)
     close_world(&world);
 }
 
-/* However often something else can be read of it. */
-static void a_broken_drive_is_not_asked_without_end(void **state)
+/* This holds however often other reads from the drive succeed. */
+static void retries_on_a_broken_drive_are_limited(void **state)
 {
     (void)state;
     struct world world;
@@ -274,16 +275,16 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_cache_with_room_for_all_gets_all),
-        cmocka_unit_test(it_fills_what_is_free),
-        cmocka_unit_test(it_lets_demands_pass),
-        cmocka_unit_test(it_rests_while_a_pass_runs),
-        cmocka_unit_test(it_rests_while_another_store_works),
-        cmocka_unit_test(it_goes_on_when_a_cancel_is_over),
-        cmocka_unit_test(prefetches_that_wait_hold_nothing_up),
-        cmocka_unit_test(its_blocks_are_small),
+        cmocka_unit_test(only_free_slots_are_filled),
+        cmocka_unit_test(demands_go_before_filling),
+        cmocka_unit_test(filling_pauses_during_a_pass),
+        cmocka_unit_test(filling_pauses_while_another_store_works),
+        cmocka_unit_test(filling_resumes_after_a_cancel),
+        cmocka_unit_test(waiting_prefetches_do_not_stop_filling),
+        cmocka_unit_test(filling_reads_small_blocks),
         cmocka_unit_test(a_broken_drive_is_left_alone),
-        cmocka_unit_test(it_goes_on_when_the_drive_does),
-        cmocka_unit_test(a_broken_drive_is_not_asked_without_end),
+        cmocka_unit_test(filling_resumes_when_the_drive_works_again),
+        cmocka_unit_test(retries_on_a_broken_drive_are_limited),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

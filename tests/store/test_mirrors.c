@@ -1,5 +1,5 @@
-/* Copies of a model's files on other drives: what stands for what, which drive a read goes to, and what happens when a
- * copy fails. */
+/* Copies of a model's files on other drives: which files are accepted as copies, which drive serves a read, and what
+ * happens if a copy fails. */
 #include "fixture.h"
 
 #include "store/mirrors.h"
@@ -35,7 +35,7 @@ static int expect_no_warnings(void **state)
 /* ---- which drive ---------------------------------------------------------------------------------------------------
  */
 
-/* Drives in a world without chance: each reads what it has in order, so many bytes a second. Seconds until all is read.
+/* Simulates drives that serve their reads in order, at constant speeds. Returns the seconds until everything is read.
  */
 static double simulate(const double *speeds, const double *believed, uint32_t count, uint64_t bytes, uint64_t shares[])
 {
@@ -81,7 +81,7 @@ static double simulate(const double *speeds, const double *believed, uint32_t co
             wish.bytes = MIN(left, (uint64_t)8 << 20);
             wish.behind = left - wish.bytes;
         }
-        assert_true(flying > 0); /* something is always on its way */
+        assert_true(flying > 0); /* a read is always in flight */
         struct flight *next = NULL;
         for (size_t i = 0; i < COUNT_OF(flights); i++)
             if (flights[i].flies && (!next || flights[i].done < next->done))
@@ -101,12 +101,12 @@ static void drives_share_by_speed(void **state)
     const struct {
         double speeds[3], believed[3];
         uint32_t count;
-        double least; /* times the first alone */
+        double least; /* smallest speed, as a multiple of the first drive's alone */
     } cases[] = {{{fast, fast}, {fast, fast}, 2, 1.95},
                  {{fast, fast / 2}, {fast, fast / 2}, 2, 1.45},
                  {{fast, fast / 10}, {fast, fast / 10}, 2, 1.05},
                  {{fast, fast, fast}, {fast, fast, fast}, 3, 2.9},
-                 /* What a profile says is learned better. */
+                 /* Measurements correct a wrong profile. */
                  {{fast, fast / 2}, {fast / 8, fast}, 2, 1.4},
                  {{fast, fast}, {fast, fast / 20}, 2, 1.8}};
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
@@ -118,7 +118,7 @@ static void drives_share_by_speed(void **state)
     }
 }
 
-static void one_read_is_split_where_that_ends_sooner(void **state)
+static void a_read_is_split_if_that_is_faster(void **state)
 {
     (void)state;
     struct storage storages[2] = {
@@ -138,7 +138,7 @@ static void one_read_is_split_where_that_ends_sooner(void **state)
     assert_true(spread_choose(&spread, &wish, &drive, &bytes));
     assert_int_equal(bytes, 1 << 20);
     assert_int_not_equal(drive, first);
-    /* A small one is not, and one with others behind it goes whole, since nothing is idle meanwhile. */
+    /* A small read is not split. Neither is one with other reads behind it, since these keep both drives busy. */
     spread_prepare(&spread, storages, 2, 0, 0);
     wish.bytes = 128 << 10;
     assert_true(spread_choose(&spread, &wish, &drive, &bytes));
@@ -147,7 +147,7 @@ static void one_read_is_split_where_that_ends_sooner(void **state)
     wish.behind = 64 << 20;
     assert_true(spread_choose(&spread, &wish, &drive, &bytes));
     assert_int_equal(bytes, wish.bytes);
-    /* Nothing for a drive that takes longer than the other with all that it has to do. */
+    /* A drive gets nothing if the other one is done sooner with all of its reads. */
     storages[1].bytes_per_second = 1e7;
     spread_prepare(&spread, storages, 2, 0, 0);
     wish.bytes = 1 << 20;
@@ -161,7 +161,7 @@ static void one_read_is_split_where_that_ends_sooner(void **state)
     assert_false(spread_choose(&spread, &wish, &drive, &bytes));
 }
 
-/* ---- what stands for what ------------------------------------------------------------------------------------------
+/* ---- which files are copies ----------------------------------------------------------------------------------------
  */
 
 struct copies {
@@ -199,12 +199,13 @@ static struct drives *find(const struct fixture *fixture, const char *mirror)
     struct hardware hardware;
     struct drives *drives;
     assert_ok(hardware_detect(&hardware, "/tmp", &test_error));
-    assert_ok(mirrors_find(&drives, &hardware, fixture->path_table, FIXTURE_FILES, FIXTURE_FILES, &mirror, 1, &test_error));
+    assert_ok(
+        mirrors_find(&drives, &hardware, fixture->path_table, FIXTURE_FILES, FIXTURE_FILES, &mirror, 1, &test_error));
     assert_int_equal(drives->copy_count, 2);
     return drives;
 }
 
-static void what_differs_is_left(void **state)
+static void differing_copies_are_rejected(void **state)
 {
     (void)state;
     struct fixture fixture;
@@ -220,7 +221,7 @@ static void what_differs_is_left(void **state)
     const struct {
         const char *says;
         off_t size;
-        off_t from; /* what is written over, to the end */
+        off_t from; /* the copy is overwritten from here to its end */
         bool remove, itself;
     } cases[] = {{.says = "another size", .size = (off_t)fixture.sizes[1] - 1},
                  {.says = "other bytes", .size = (off_t)fixture.sizes[1], .from = (off_t)fixture.sizes[1] - 1},
@@ -243,7 +244,7 @@ static void what_differs_is_left(void **state)
         if (!strstr(last_warning, cases[i].says) || !strstr(last_warning, copies.paths[1]))
             fail_msg("case %zu: %s", i, last_warning);
         assert_null(drives->copies[3].path);
-        assert_non_null(drives->copies[2].path); /* the other part is good */
+        assert_non_null(drives->copies[2].path); /* the copy of the other part is good */
         drives_free(drives);
     }
     remove_copies(&copies);
@@ -254,7 +255,7 @@ static void what_differs_is_left(void **state)
  */
 
 struct mischief {
-    atomic_uint sick; /* files (a bit each) that answer number */
+    atomic_uint sick; /* bit mask of files whose reads fail with "number" */
     int number;
     atomic_uint asked[2 * FIXTURE_FILES];
     uint32_t least_bytes;
@@ -278,7 +279,7 @@ struct world {
     struct store *store;
 };
 
-/* As if the copies were on a drive of their own. */
+/* The store takes the copies' folder for a separate drive. */
 static void make_world(struct world *world, enum store_reader reader)
 {
     memset(world, 0, sizeof *world);
@@ -337,7 +338,7 @@ static void both_drives_read(void **state)
     }
 }
 
-static void a_drive_that_fails_is_left(void **state)
+static void a_failing_drive_is_abandoned(void **state)
 {
     (void)state;
     const struct {
@@ -358,7 +359,7 @@ static void a_drive_that_fails_is_left(void **state)
         store_statistics(world.store, &statistics);
         assert_int_equal(statistics.drives[0].copies_left, cases[i].left[0]);
         assert_int_equal(statistics.drives[1].copies_left, cases[i].left[1]);
-        assert_int_equal(warnings, before + cases[i].left[0] + cases[i].left[1]); /* each is told of once */
+        assert_int_equal(warnings, before + cases[i].left[0] + cases[i].left[1]); /* one warning per copy */
         assert_non_null(strstr(last_warning, "is left"));
         end_world(&world);
     }
@@ -379,14 +380,14 @@ static void without_any_copy_it_is_an_error_and_passes(void **state)
     end_world(&world);
 }
 
-static void a_copy_that_is_written_to_is_left(void **state)
+static void a_modified_copy_is_abandoned(void **state)
 {
     (void)state;
     struct world world;
     make_world(&world, STORE_READER_AUTO);
     use_everything(&world);
-    usleep(20000); /* the clock of files is a coarse one */
-    /* All of it, so that any read of it would be wrong. */
+    usleep(20000); /* file times are coarse */
+    /* Overwrite bytes throughout, so that any read from the copy would be wrong. */
     for (uint32_t f = 0; f < FIXTURE_FILES; f++) {
         int file = open(world.copies.paths[f], O_WRONLY);
         for (uint64_t at = 0; at < world.fixture.sizes[f]; at += 100)
@@ -402,7 +403,7 @@ static void a_copy_that_is_written_to_is_left(void **state)
     end_world(&world);
 }
 
-/* Rows are read by whoever asks, not by the reader. */
+/* The calling thread reads rows, not the reader. */
 static void rows_come_from_a_copy_too(void **state)
 {
     (void)state;
@@ -424,12 +425,12 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(drives_share_by_speed, expect_no_warnings),
-        cmocka_unit_test_setup(one_read_is_split_where_that_ends_sooner, expect_no_warnings),
-        cmocka_unit_test_setup(what_differs_is_left, expect_no_warnings),
+        cmocka_unit_test_setup(a_read_is_split_if_that_is_faster, expect_no_warnings),
+        cmocka_unit_test_setup(differing_copies_are_rejected, expect_no_warnings),
         cmocka_unit_test_setup(both_drives_read, expect_no_warnings),
-        cmocka_unit_test_setup(a_drive_that_fails_is_left, expect_no_warnings),
+        cmocka_unit_test_setup(a_failing_drive_is_abandoned, expect_no_warnings),
         cmocka_unit_test_setup(without_any_copy_it_is_an_error_and_passes, expect_no_warnings),
-        cmocka_unit_test_setup(a_copy_that_is_written_to_is_left, expect_no_warnings),
+        cmocka_unit_test_setup(a_modified_copy_is_abandoned, expect_no_warnings),
         cmocka_unit_test_setup(rows_come_from_a_copy_too, expect_no_warnings),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

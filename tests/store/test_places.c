@@ -1,5 +1,5 @@
-/* On which node of memory weights lie, and that the system is told so. Both nodes are the first one here, since
- * machines that test have no more; where there is a second, nothing of this was run. */
+/* The memory nodes of weights, and the policies that the store sets. Both simulated nodes are the machine's first one,
+ * so the test runs on machines with one node. It has not been run with two. */
 #include "fixture.h"
 
 #ifdef __linux__
@@ -18,7 +18,7 @@ static struct hardware_nodes two_nodes(bool place)
     return nodes;
 }
 
-/* -1: the system does not say. */
+/* The memory policy at an address; -1 if the system does not report it. */
 static int policy_at(const void *memory)
 {
 #if defined(__linux__) && defined(SYS_get_mempolicy)
@@ -42,7 +42,7 @@ static void get_all(struct store *store, const struct fixture *fixture, uint32_t
         } else {
             assert_in_range(node, 0, 1);
             of_node[node]++;
-            for (uint32_t j = 1; j < 3; j++) /* whole */
+            for (uint32_t j = 1; j < 3; j++) /* all slices are on one node */
                 assert_int_equal(store_node_of(store, view.slices[j]), node);
             if (fixture->tiers[i] == TIER_RAM)
                 assert_int_equal(node, (uint32_t)fixture->units[i].expert >= fixture->experts / 2);
@@ -55,7 +55,7 @@ static void get_all(struct store *store, const struct fixture *fixture, uint32_t
     }
 }
 
-static void experts_lie_whole_on_a_node(void **state)
+static void each_expert_is_on_one_node(void **state)
 {
     (void)state;
     for (int pinned = 0; pinned < 2; pinned++) {
@@ -75,7 +75,7 @@ static void experts_lie_whole_on_a_node(void **state)
     }
 }
 
-static void without_leave_nothing_is_placed(void **state)
+static void without_permission_nothing_is_placed(void **state)
 {
     (void)state;
     struct fixture fixture;
@@ -96,8 +96,8 @@ static void without_leave_nothing_is_placed(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(experts_lie_whole_on_a_node),
-        cmocka_unit_test(without_leave_nothing_is_placed),
+        cmocka_unit_test(each_expert_is_on_one_node),
+        cmocka_unit_test(without_permission_nothing_is_placed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

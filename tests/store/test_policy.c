@@ -1,4 +1,4 @@
-/* Policies against traces whose best answer is known, and against a plain implementation of Belady's rule. */
+/* Cache policies on traces with known optimum, and compared with a plain implementation of Belady's rule. */
 #include "test.h"
 
 #include "store/policy.h"
@@ -54,8 +54,8 @@ static void a_cycle_larger_than_the_cache(void **state)
 {
     (void)state;
     struct trace *trace = make_trace(10, 16, 2, 100, 1, same);
-    /* 20 experts go round through 15 slots: LRU loses every one just before it comes again. The best keeps what it can:
-     * one place must take what comes in, so 14 of 20 can stay. */
+    /* 20 experts cycle through 15 slots. LRU evicts each just before its next use. The optimal policy needs one slot
+     * for incoming experts, so 14 of the 20 can stay. */
     assert_true(hit_rate(trace, "lru", 15, 10) < 1e-9);
     assert_true(hit_rate(trace, "belady", 15, 10) > 0.69);
     assert_true(hit_rate(trace, "cycle", 15, 10) > 0.65);
@@ -64,7 +64,7 @@ static void a_cycle_larger_than_the_cache(void **state)
     trace_free(trace);
 }
 
-/* Every layer has four favourites; the rest comes at random. */
+/* Each layer has four favourites; the other uses are random. */
 static uint32_t favourites(struct random *random, size_t pass, uint32_t layer, uint32_t which)
 {
     (void)pass;
@@ -79,25 +79,26 @@ static void policies_that_count_keep_favourites(void **state)
     (void)state;
     struct trace *trace = make_trace(8, 64, 2, 2000, 1, favourites);
     double best = hit_rate(trace, "belady", 32, 200);
-    /* 32 slots hold the favourites of 8 layers, half of all uses; their first slot is needed for the rest. */
+    /* 32 slots could hold the favourites of 8 layers, which are half of all uses, but the other uses need a slot, too.
+     */
     assert_true(hit_rate(trace, "lfu", 32, 200) > 0.45);
     assert_true(hit_rate(trace, "cycle", 32, 200) > 0.42);
     assert_true(hit_rate(trace, "lru", 32, 200) < 0.40);
     for (size_t i = 0; i < replay_policy_count(); i++) {
         double rate = hit_rate(trace, replay_policy_name(i), 32, 200);
         assert_true(rate > 0 && rate <= best);
-        /* A cache that holds all misses each once. */
+        /* A cache with room for all experts misses each one once. */
         struct replay_result result;
         assert_ok(replay_run(trace, replay_policy_name(i), replay_total_bytes(trace), 0, &result, &test_error));
         assert_true(result.misses <= 8 * 64);
-        /* One that holds none never hits, and ends. */
+        /* A cache without room for any expert never hits, and the replay still ends. */
         assert_ok(replay_run(trace, replay_policy_name(i), 99, 0, &result, &test_error));
         assert_int_equal(result.hits, 0);
     }
     trace_free(trace);
 }
 
-/* Belady's rule written the slow way: of what is not in use, that with the farthest next use goes. */
+/* A slow implementation of Belady's rule: of the experts not in use, it evicts the one with the farthest next use. */
 static uint64_t slow_belady(const struct trace *trace, uint32_t slots)
 {
     uint32_t layers = trace->shape.layer_count, experts = trace->shape.experts, used = trace->shape.used;
@@ -188,7 +189,7 @@ static void an_unknown_policy_is_named(void **state)
     trace_free(trace);
 }
 
-/* What may not go does not go, for any policy, and what was removed is not given. */
+/* No policy evicts an item that must stay, or returns an item that was removed. */
 static bool is_odd(void *context, uint32_t item)
 {
     (void)context;
@@ -209,7 +210,7 @@ static bool may_go_always(void *context, uint32_t item)
     return true;
 }
 
-static void victims_are_there_and_may_go(void **state)
+static void victims_are_present_and_may_go(void **state)
 {
     (void)state;
     uint32_t group_of[60];
@@ -250,7 +251,7 @@ static void victims_are_there_and_may_go(void **state)
     }
 }
 
-/* Of a prompt in which one item is used by every token and each other by one, only that one is a favourite. */
+/* If every token of a prompt uses one item, and each other item has a single use, only the first is a favourite. */
 static void tokens_of_a_prompt_count_one_by_one(void **state)
 {
     (void)state;
@@ -286,7 +287,7 @@ int main(void)
         cmocka_unit_test(belady_is_belady),
         cmocka_unit_test(tokens_of_a_pass_share_their_experts),
         cmocka_unit_test(an_unknown_policy_is_named),
-        cmocka_unit_test(victims_are_there_and_may_go),
+        cmocka_unit_test(victims_are_present_and_may_go),
         cmocka_unit_test(tokens_of_a_prompt_count_one_by_one),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

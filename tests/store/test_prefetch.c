@@ -1,5 +1,5 @@
-/* Prefetches cost only what is idle: they wait for demands, take no slot that was needed lately, and stop when they do
- * not pay. And what was used most in one run is there at the start of the next. */
+/* Prefetches use only idle resources: they wait for demands, take no slot that was needed recently, and stop when they
+ * do not pay. The experts used most in one run are in the cache at the start of the next. */
 #include "expert_world.h"
 #include "folder.h"
 
@@ -26,7 +26,7 @@ static void wait_until_cached(struct world *world, unit_number unit)
     assert_true(is_cached(world, unit));
 }
 
-/* What was held back goes on with the next read: of another expert. */
+/* Stops holding reads back, and reads another expert so that the held reads continue. */
 static void let_go(struct world *world, unit_number other)
 {
     io_hold(world->store->io, false);
@@ -51,7 +51,7 @@ static void a_right_prefetch_is_a_hit(void **state)
     assert_int_equal(found.bytes_prefetched, footprint(&world.fixture, right));
     assert_int_equal(found.bytes_wasted, 0);
     assert_int_equal(found.bytes_read, found.bytes_demanded + found.bytes_prefetched);
-    /* What is hardly probable is not read, nor is what the arguments get wrong. */
+    /* Improbable experts and invalid arguments are ignored. */
     predict(&world, expert(2, 0), 0.01f);
     predict(&world, world.fixture.count, 1);
     predict(&world, 0, 1);
@@ -59,8 +59,9 @@ static void a_right_prefetch_is_a_hit(void **state)
     close_world(&world);
 }
 
-/* Read at once, though another read is under way and nothing is prefetched; kept until its layer was there. */
-static void what_is_certain_is_a_demand(void **state)
+/* Certain experts are read at once, although another read is in flight and prefetching is off. They stay until their
+ * layer has run. */
+static void certain_experts_are_demanded(void **state)
 {
     (void)state;
     struct world world;
@@ -84,7 +85,7 @@ static void what_is_certain_is_a_demand(void **state)
     get_and_check(world.store, &world.fixture, known[0]);
     get_and_check(world.store, &world.fixture, known[1]);
     assert_int_equal(statistics(&world).expert_hits, 2);
-    /* Of what others hold no more than half goes for it; what the arguments get wrong is passed over. */
+    /* They evict at most half of the cache. Invalid arguments are ignored. */
     unit_number many[16] = {world.fixture.count};
     for (uint32_t i = 1; i < 16; i++)
         many[i] = expert(0, i);
@@ -98,7 +99,7 @@ static void what_is_certain_is_a_demand(void **state)
     close_world(&world);
 }
 
-static void a_prefetch_that_came_too_late_is_given_up(void **state)
+static void a_late_prefetch_is_given_up(void **state)
 {
     (void)state;
     struct world world;
@@ -109,7 +110,7 @@ static void a_prefetch_that_came_too_late_is_given_up(void **state)
     predict(&world, wrong, 0.8f);
     while (statistics(&world).bytes_prefetched == 0)
         usleep(1000);
-    assert_ok(store_want(world.store, &wanted, 1, &test_error)); /* its layer wants another one */
+    assert_ok(store_want(world.store, &wanted, 1, &test_error)); /* the layer of "wrong" wants another expert */
     let_go(&world, expert(0, 1));
     get_and_check(world.store, &world.fixture, wanted);
     wait_until_idle(world.store);
@@ -121,7 +122,7 @@ static void a_prefetch_that_came_too_late_is_given_up(void **state)
     close_world(&world);
 }
 
-static void what_is_needed_often_stays(void **state)
+static void frequently_used_experts_stay(void **state)
 {
     (void)state;
     struct world world;
@@ -133,7 +134,7 @@ static void what_is_needed_often_stays(void **state)
     }
     predict(&world, expert(1, 0), 0.5f);
     assert_int_equal(statistics(&world).prefetches, 0);
-    /* Prefetches get a quarter of the slots. */
+    /* Prefetches may use a quarter of the slots. */
     const unit_number units[] = {expert(1, 0), expert(1, 1)};
     const float probabilities[] = {0.9f, 0.9f};
     store_prefetch(world.store, units, probabilities, 2);
@@ -142,7 +143,7 @@ static void what_is_needed_often_stays(void **state)
     close_world(&world);
 }
 
-/* Of a prompt's experts the one that every token used is no victim. */
+/* The one expert that every token of a prompt used is not evicted. */
 static void tokens_of_a_prompt_count_one_by_one(void **state)
 {
     (void)state;
@@ -164,7 +165,7 @@ static void tokens_of_a_prompt_count_one_by_one(void **state)
     close_world(&world);
 }
 
-/* A later offer for the same layer takes the place of an earlier one, and nearer layers go first. */
+/* A later offer for a layer replaces an earlier one, and nearer layers go first. */
 static void the_last_offer_for_a_layer_counts(void **state)
 {
     (void)state;
@@ -172,7 +173,7 @@ static void the_last_offer_for_a_layer_counts(void **state)
     open_prefetching(&world, 40, STORE_PREFETCH_ON, NULL);
     unit_number wanted = expert(0, 0);
     io_hold(world.store->io, true);
-    assert_ok(store_want(world.store, &wanted, 1, &test_error)); /* nothing is prefetched while this is read */
+    assert_ok(store_want(world.store, &wanted, 1, &test_error)); /* while this is read, nothing is prefetched */
     predict(&world, expert(2, 7), 0.9f);
     predict(&world, expert(1, 3), 0.9f);
     predict(&world, expert(1, 4), 0.9f);
@@ -185,13 +186,13 @@ static void the_last_offer_for_a_layer_counts(void **state)
     assert_int_equal(store_unit_state(world.store, expert(1, 3)), UNIT_ON_STORAGE);
     assert_int_equal(statistics(&world).prefetches, 2);
     assert_true(store_wants_prefetch(world.store, 3));
-    for (int pass = 0; pass < 10; pass++) /* without a miss there is nothing to prefetch for */
+    for (int pass = 0; pass < 10; pass++) /* without misses, prefetches have no use */
         assert_ok(store_advance(world.store, &test_error));
     assert_false(store_wants_prefetch(world.store, 1));
     close_world(&world);
 }
 
-/* Seconds that an expert has taken to read so far. */
+/* The mean time to read an expert so far, in seconds. */
 static double read_seconds(struct world *world)
 {
     struct io_counters counters;
@@ -203,15 +204,15 @@ static double read_seconds(struct world *world)
     return (double)world->store->cache.classes[0].stride * 1e-9 * (double)counters.busy_nanoseconds / (double)bytes;
 }
 
-/* Where an expert is read while one layer computes, an offer for a layer far away can wait. */
-static void prefetches_look_as_far_as_reads_take(void **state)
+/* If reading an expert takes as long as computing one layer, offers for distant layers can wait. */
+static void prefetches_look_ahead_as_far_as_reads_take(void **state)
 {
     (void)state;
     struct world world;
     open_prefetching(&world, 64, STORE_PREFETCH_ON, NULL);
     for (uint32_t layer = 0; layer < 4; layer++) {
         get_and_check(world.store, &world.fixture, expert(layer, 0));
-        usleep(5000); /* at least */
+        usleep(5000);
     }
     assert_true(world.store->prefetch.tick_seconds >= 0.005);
     world.store->prefetch.tick_seconds = 0.99 * read_seconds(&world);
@@ -228,16 +229,16 @@ static bool is_near(float value, double expected)
     return fabs((double)value - expected) < 1e-3;
 }
 
-/* What is wrong keeps what is needed waiting for the rest of it. */
-static void the_slower_the_drive_the_surer_a_prefetch_must_be(void **state)
+/* A demand has to wait until a wrong prefetch in flight has ended. */
+static void slow_drives_need_surer_prefetches(void **state)
 {
     (void)state;
-    assert_true(is_near(prefetch_least_probability(0, 0, 0), 0.4)); /* nothing is known */
+    assert_true(is_near(prefetch_least_probability(0, 0, 0), 0.4)); /* nothing was measured */
     assert_true(is_near(prefetch_least_probability(1e-3, 1e-3, 1e-3), 0.4));
     assert_true(is_near(prefetch_least_probability(1e-3, 1e-3, 5e-3), 0.4));
     assert_true(is_near(prefetch_least_probability(2e-3, 5e-3, 1e-3), 2.0 / 3));
     assert_true(is_near(prefetch_least_probability(10e-3, 30e-3, 1e-3), 18.0 / 19));
-    /* Of large experts only a part is in flight when something else is needed. */
+    /* Only part of a large expert is in flight when a demand comes. */
     assert_true(is_near(prefetch_least_probability(50e-3, 2e-3, 4e-3), 0.5));
     /* A drive that is never idle. */
     assert_true(is_near(prefetch_least_probability(1e-3, 1e-3, 0), 1));
@@ -260,7 +261,8 @@ static void likely_experts_of_a_slow_drive_wait_until_they_are_needed(void **sta
         open_prefetching(&world, 64, modes[i], NULL);
         get_and_check(world.store, &world.fixture, expert(0, 0));
         double seconds = read_seconds(&world);
-        world.store->prefetch.tick_seconds = 10 * seconds; /* that one layer computes, mostly while the drive reads */
+        world.store->prefetch.tick_seconds =
+            10 * seconds; /* a layer computes this long, mostly while the drive reads */
         world.store->prefetch.idle_seconds = seconds / 10;
         assert_int_equal(is_prefetched(&world, expert(1, 1), 0.8f), modes[i] == STORE_PREFETCH_ON);
         assert_true(is_prefetched(&world, expert(1, 2), 0.99f));
@@ -270,8 +272,8 @@ static void likely_experts_of_a_slow_drive_wait_until_they_are_needed(void **sta
     }
 }
 
-/* The drive is idle while nothing is wanted of it. */
-static void how_long_a_layer_leaves_the_drive_idle_is_measured(void **state)
+/* The drive counts as idle while no demand is open. */
+static void idle_time_per_layer_is_measured(void **state)
 {
     (void)state;
     struct world world;
@@ -280,7 +282,7 @@ static void how_long_a_layer_leaves_the_drive_idle_is_measured(void **state)
     atomic_store(&world.sleep_microseconds, 20000);
     for (uint32_t layer = 0; layer < 4; layer++) {
         uint64_t start = clock_nanoseconds();
-        get_and_check(world.store, &world.fixture, expert(layer, 0)); /* its reads take 20 ms each */
+        get_and_check(world.store, &world.fixture, expert(layer, 0)); /* each read takes 20 ms */
         usleep(5000);
         longest = fmax(longest, clock_seconds_since(start));
     }
@@ -289,7 +291,7 @@ static void how_long_a_layer_leaves_the_drive_idle_is_measured(void **state)
     close_world(&world);
 }
 
-static void what_is_expected_stays_until_its_layer_was_there(void **state)
+static void expected_experts_stay_until_their_layer_has_run(void **state)
 {
     (void)state;
     struct world world;
@@ -299,19 +301,19 @@ static void what_is_expected_stays_until_its_layer_was_there(void **state)
             get_and_check(world.store, &world.fixture, expert(1, i));
         assert_ok(store_advance(world.store, &test_error));
     }
-    get_and_check(world.store, &world.fixture, expert(3, 9)); /* used once: the next to go */
+    get_and_check(world.store, &world.fixture, expert(3, 9)); /* used only once: the next victim */
     assert_ok(store_advance(world.store, &test_error));
     predict(&world, expert(3, 9), 0.9f);
     get_and_check(world.store, &world.fixture, expert(1, 10));
     assert_true(is_cached(&world, expert(3, 9)));
-    get_and_check(world.store, &world.fixture, expert(3, 10)); /* its layer: it was not wanted */
+    get_and_check(world.store, &world.fixture, expert(3, 10)); /* its layer runs without it */
     get_and_check(world.store, &world.fixture, expert(3, 11));
     get_and_check(world.store, &world.fixture, expert(3, 12));
     assert_false(is_cached(&world, expert(3, 9)));
     close_world(&world);
 }
 
-/* Passes whose prefetches are all wrong, or right. */
+/* Runs passes whose prefetches are all wrong or all right. Returns how many of them prefetched. */
 static unsigned prefetched_passes(struct world *world, bool wrong)
 {
     unsigned with_prefetches = 0;
@@ -320,7 +322,7 @@ static unsigned prefetched_passes(struct world *world, bool wrong)
         with_prefetches += pass >= 50 && prefetching;
         unit_number next = expert(1, (pass * 3 + 1) % 16), other = expert(1, (pass * 3 + 9) % 16);
         get_and_check(world->store, &world->fixture, expert(0, (pass * 3) % 16));
-        world->store->prefetch.idle_seconds = 1; /* however long reads take here */
+        world->store->prefetch.idle_seconds = 1; /* independent of this machine's drive */
         predict(world, wrong ? other : next, 0.9f);
         if (prefetching)
             wait_until_cached(world, wrong ? other : next);
@@ -364,7 +366,7 @@ static void run_passes(struct world *world, uint32_t passes)
 #define CURVE_AT 24
 #define USAGE_BYTES (CURVE_AT + 2 * (PLAN_CURVE_POINTS + 64))
 
-/* Of experts' uses those that a cache of this share serves. */
+/* The share of uses that a cache with this share of the experts serves, according to the file. */
 static double saved_hits(const char *path, double share)
 {
     uint8_t bytes[CURVE_AT + 2 * PLAN_CURVE_POINTS];
@@ -386,7 +388,7 @@ static void nothing_is_known(const char *path)
     close_world(&world);
 }
 
-static void the_next_run_starts_with_what_was_used_most(void **state)
+static void the_next_run_starts_with_the_most_used_experts(void **state)
 {
     (void)state;
     char path[300];
@@ -396,7 +398,7 @@ static void the_next_run_starts_with_what_was_used_most(void **state)
     open_prefetching(&world, 10, STORE_PREFETCH_AUTO, path);
     run_passes(&world, 5);
     close_world(&world);
-    assert_int_not_equal(stat(path, &info), 0); /* too short a run to say anything */
+    assert_int_not_equal(stat(path, &info), 0); /* the run was too short for statistics */
 
     open_prefetching(&world, 10, STORE_PREFETCH_AUTO, path);
     run_passes(&world, 100);
@@ -404,8 +406,8 @@ static void the_next_run_starts_with_what_was_used_most(void **state)
     assert_int_equal(stat(path, &info), 0);
     assert_int_equal(info.st_size, USAGE_BYTES);
 
-    /* Nearly all favourites were kept, nothing else: half of the hits with 10 slots of 64, and no more with most of
-     * them, since the others come in turn. */
+    /* The cache kept nearly all favourites and nothing else, so half of the uses hit with 10 slots of 64. More slots do
+     * not help, since the other experts are used in turn. */
     assert_float_equal(saved_hits(path, 10 / 64.0), 0.5, 0.05);
     assert_float_equal(saved_hits(path, 0.75), 0.5, 0.05);
     assert_float_equal(saved_hits(path, 1), 1, 0);
@@ -422,7 +424,7 @@ static void the_next_run_starts_with_what_was_used_most(void **state)
     assert_int_equal(found.prefetches_used, 4);
     close_world(&world);
 
-    /* A program that ends while the drive is busy keeps it too. */
+    /* The statistics are saved even if the program ends while the drive is busy. */
     open_prefetching(&world, 10, STORE_PREFETCH_OFF, path);
     run_passes(&world, 30);
     assert_int_equal(unlink(path), 0);
@@ -435,7 +437,7 @@ static void the_next_run_starts_with_what_was_used_most(void **state)
     io_hold(world.store->io, false);
     close_world(&world);
 
-    /* A file of another version, or one that does not fit, is as none. */
+    /* A file of another version, or of another shape, is ignored. */
     FILE *file = fopen(path, "rb+");
     assert_non_null(file);
     assert_int_equal(fseek(file, 8, SEEK_SET), 0);
@@ -451,8 +453,8 @@ static void the_next_run_starts_with_what_was_used_most(void **state)
     assert_int_equal(info.st_size, USAGE_BYTES);
 }
 
-/* It uses nearly everything, nobody knows in what order. */
-static void a_long_batch_tells_no_distance(void **state)
+/* A long batch uses nearly every expert, in no known order. */
+static void a_long_batch_gives_no_distances(void **state)
 {
     (void)state;
     char path[300];
@@ -469,7 +471,7 @@ static void a_long_batch_tells_no_distance(void **state)
         assert_ok(store_advance(world.store, &test_error));
         assert_float_equal(distances->count, known[pass], 0);
     }
-    /* The batch filled the cache; the expert, used in every pass before, stayed. */
+    /* The batch filled the cache, but the expert that every earlier pass used stayed. */
     assert_float_equal(distances->wants, 2, 0);
     assert_float_equal(distances->missed, 0, 0);
     assert_float_equal(distances->shares / distances->wants, 10 / 64.0, 0.05);
@@ -479,7 +481,7 @@ static void a_long_batch_tells_no_distance(void **state)
 /* ---- other sizes ------------------------------------------------------------------------------------------------- */
 
 #define TRACE_PASSES 600u
-#define TOPIC 6u /* experts that a text uses while its topic lasts */
+#define TOPIC 6u /* experts that a text uses during one topic */
 
 static uint16_t choices[TRACE_PASSES][4][2];
 static struct trace_pass trace_passes[TRACE_PASSES];
@@ -511,11 +513,11 @@ static double replayed(uint32_t slots)
     return (double)result.hits / (double)(result.hits + result.misses);
 }
 
-/* Layers of nearly one size, so that a slot is a slot. */
+/* Layers of nearly the same size, so that all slots are nearly equal. */
 static const struct fixture_shape small = {
     .tensors = 2, .layers = 4, .experts = 16, .tensor_bytes = 5000, .slice_bytes = 1000, .pin_tensors = true};
 
-static void one_run_tells_the_hits_of_other_sizes(void **state)
+static void one_run_predicts_the_hits_at_other_sizes(void **state)
 {
     (void)state;
     char path[300];
@@ -540,7 +542,7 @@ static void one_run_tells_the_hits_of_other_sizes(void **state)
     for (uint32_t i = 1; i <= 3; i++) {
         assert_float_equal(saved_hits(path, 0.25 * i), replayed(16 * i), 0.03);
     }
-    /* One exponent that fits the run's own size does not fit the others. */
+    /* An exponent that fits the run's own size of cache would not fit the other sizes. */
     assert_true(fabs(pow(0.25, power) - replayed(16)) > 0.1);
 }
 
@@ -548,20 +550,20 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_right_prefetch_is_a_hit),
-        cmocka_unit_test(what_is_certain_is_a_demand),
-        cmocka_unit_test(a_prefetch_that_came_too_late_is_given_up),
-        cmocka_unit_test(what_is_needed_often_stays),
+        cmocka_unit_test(certain_experts_are_demanded),
+        cmocka_unit_test(a_late_prefetch_is_given_up),
+        cmocka_unit_test(frequently_used_experts_stay),
         cmocka_unit_test(tokens_of_a_prompt_count_one_by_one),
         cmocka_unit_test(the_last_offer_for_a_layer_counts),
-        cmocka_unit_test(prefetches_look_as_far_as_reads_take),
-        cmocka_unit_test(the_slower_the_drive_the_surer_a_prefetch_must_be),
+        cmocka_unit_test(prefetches_look_ahead_as_far_as_reads_take),
+        cmocka_unit_test(slow_drives_need_surer_prefetches),
         cmocka_unit_test(likely_experts_of_a_slow_drive_wait_until_they_are_needed),
-        cmocka_unit_test(how_long_a_layer_leaves_the_drive_idle_is_measured),
-        cmocka_unit_test(what_is_expected_stays_until_its_layer_was_there),
+        cmocka_unit_test(idle_time_per_layer_is_measured),
+        cmocka_unit_test(expected_experts_stay_until_their_layer_has_run),
         cmocka_unit_test(prefetches_that_do_not_pay_stop),
-        cmocka_unit_test_setup_teardown(the_next_run_starts_with_what_was_used_most, make_folder, remove_folder),
-        cmocka_unit_test_setup_teardown(a_long_batch_tells_no_distance, make_folder, remove_folder),
-        cmocka_unit_test_setup_teardown(one_run_tells_the_hits_of_other_sizes, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(the_next_run_starts_with_the_most_used_experts, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(a_long_batch_gives_no_distances, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(one_run_predicts_the_hits_at_other_sizes, make_folder, remove_folder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,5 @@
-/* The ring of streamed tensors reads each once a cycle, whole or in pieces, whatever its size is and becomes. */
+/* The ring reads each streamed tensor once per cycle, whole or in pieces, whatever the ring's size and however it
+ * changes. */
 #include "fixture.h"
 
 static const struct store_options readers[2] = {
@@ -19,7 +20,7 @@ static uint64_t demanded(struct store *store)
     return statistics.bytes_demanded;
 }
 
-/* What direct reads of all streamed tensors bring: the last block of a file ends with the file. */
+/* The bytes that direct reads of all streamed tensors return. The last block of a file ends with the file. */
 static uint64_t cycle_bytes(const struct fixture *fixture)
 {
     uint64_t sum = fixture->tensor_footprint;
@@ -43,14 +44,14 @@ static void a_ring_reads_each_tensor_once_a_cycle(void **state)
     for (int i = 0; i < 5; i++)
         get_all(store, &fixture);
     wait_until_idle(store);
-    /* Five cycles, and what is read ahead of the sixth already. */
+    /* Five cycles, and what has been read ahead for the sixth. */
     uint64_t read = demanded(store);
     assert_true(read > 5 * cycle && read <= 5 * cycle + 3 * fixture.largest_tensor);
-    /* It goes on across the end of a pass: the next pass finds its first tensors there. */
+    /* Reading continues across the end of a pass: the next pass finds its first tensors in the ring. */
     assert_int_equal(store_unit_state(store, 0), UNIT_CACHED);
     store_close(store);
 
-    /* A ring that holds all reads all once. */
+    /* A ring that holds all tensors reads each once. */
     store = open_store(&fixture, fixture.tensor_footprint + fixture.largest_tensor, 0, &readers[0], NULL);
     for (int i = 0; i < 3; i++)
         get_all(store, &fixture);
@@ -89,7 +90,7 @@ static uint32_t pinned_pieces(struct store *store, const struct fixture *fixture
 
 enum { CUT_TENSORS = 12, PIECE = 20000, MOST_PIECES = 16, CUT_RING = 3 * (PIECE + 8192) };
 
-/* Tensors in pieces, of which every third stays. */
+/* Tensors in pieces, every third of which stays. */
 struct cut_world {
     struct fixture fixture;
     struct plan_cut cuts[CUT_TENSORS];
@@ -116,7 +117,7 @@ static void cut_world_make(struct cut_world *world)
     world->fixture.streams = world->streams;
 }
 
-/* A tensor's bytes stand where they are said to be, and are the file's. */
+/* Each piece has the file's bytes at the address that the store returns. */
 static void check_pieces(struct store *store, const struct cut_world *world, unit_number tensor)
 {
     const struct unit_slice *slice = &world->fixture.units[tensor].slices[0];
@@ -148,8 +149,8 @@ static void check_pieces(struct store *store, const struct cut_world *world, uni
     assert_memory_equal(row, expected + at, part);
 }
 
-/* What stays is not read again, and the ring need not hold a tensor. */
-static void pieces_stream_beside_others_that_stay(void **state)
+/* Pieces that stay are not read again, and the ring need not have room for a whole tensor. */
+static void pieces_stream_next_to_others_that_stay(void **state)
 {
     (void)state;
     struct cut_world world;
@@ -164,7 +165,7 @@ static void pieces_stream_beside_others_that_stay(void **state)
                 check_pieces(store, &world, i);
         store_statistics(store, &statistics);
         assert_true(statistics.bytes_demanded >= 4 * world.streamed_bytes);
-        /* Whole pages, rows that were read by themselves, and what is there for the next cycle. */
+        /* The bound allows for whole pages, rows read separately, and pieces read for the next cycle. */
         assert_true(statistics.bytes_demanded <=
                     4 * (world.streamed_bytes + world.streamed_pieces * 8192 + CUT_TENSORS * 8192) + CUT_RING);
         struct store_view view;
@@ -174,7 +175,7 @@ static void pieces_stream_beside_others_that_stay(void **state)
         store_close(store);
     }
 
-    world.cuts[3].bytes = 7; /* other bytes than the tensor has */
+    world.cuts[3].bytes = 7; /* does not match the tensor's size */
     struct store *store = NULL;
     struct store_source source = fixture_source(&world.fixture, CUT_RING, 0);
     assert_true(world.cuts[3].count > 1);
@@ -182,7 +183,7 @@ static void pieces_stream_beside_others_that_stay(void **state)
     fixture_free(&world.fixture);
 }
 
-/* Pieces that stay are given up for a smaller pool, after the pass that runs, and are kept again in a larger one. */
+/* If the pool shrinks, pieces that stay are given up after the running pass. If it grows, they are kept again. */
 static void pieces_that_stay_follow_the_size_of_the_pool(void **state)
 {
     (void)state;
@@ -196,12 +197,12 @@ static void pieces_that_stay_follow_the_size_of_the_pool(void **state)
         uint32_t kept_pieces = pinned_pieces(store, fixture);
         uint64_t before = statistics.resident_bytes, pool = statistics.pool_bytes;
 
-        /* Less room: what is given up goes after the pass, and until then the ring does without as much. */
+        /* Less room: pieces are given up only after the pass. Until then the ring is smaller by as much. */
         store_begin(store);
         assert_ok(store_resize(store, CUT_RING - 20000, &test_error));
         store_statistics(store, &statistics);
         assert_true(statistics.resident_bytes == before && statistics.pool_bytes <= pool - 20000);
-        wait_until_idle(store); /* reads that are under way end first */
+        wait_until_idle(store); /* reads in flight end first */
         store_statistics(store, &statistics);
         assert_true(statistics.pool_bytes_used <= statistics.pool_bytes);
         get_pieces(store, fixture);
@@ -222,14 +223,14 @@ static void pieces_that_stay_follow_the_size_of_the_pool(void **state)
         store_statistics(store, &statistics);
         kept_pieces = pinned_pieces(store, fixture);
 
-        /* Less room than nothing: half of what stays is given up. */
+        /* Negative room: half of the pieces that stay are given up. */
         before = statistics.resident_bytes;
         store_begin(store);
         assert_ok(store_resize(store, -100000, &test_error));
-        assert_ok(store_resize(store, CUT_RING, &test_error)); /* in time */
+        assert_ok(store_resize(store, CUT_RING, &test_error)); /* before the pass ends */
         assert_ok(store_advance(store, &test_error));
         assert_int_equal(pinned_pieces(store, fixture), kept_pieces);
-        assert_ok(store_resize(store, -100000, &test_error)); /* no pass runs: at once */
+        assert_ok(store_resize(store, -100000, &test_error)); /* at once, as no pass runs */
         store_statistics(store, &statistics);
         assert_true(statistics.resident_bytes <= before - 100000 && statistics.resident_bytes > before - 300000);
         assert_true(statistics.pool_bytes <= CUT_RING);
@@ -237,7 +238,7 @@ static void pieces_that_stay_follow_the_size_of_the_pool(void **state)
         get_pieces(store, fixture);
         get_pieces(store, fixture);
         assert_int_equal(store_resize(store, -10000000, &test_error), HYPURA_ERROR_MEMORY);
-        /* More room: everything is kept again. */
+        /* More room: all pieces are kept again. */
         assert_ok(store_resize(store, 4000000, &test_error));
         get_pieces(store, fixture);
         wait_until_idle(store);
@@ -249,7 +250,7 @@ static void pieces_that_stay_follow_the_size_of_the_pool(void **state)
     fixture_free(&world.fixture);
 }
 
-/* A plan may stream small tensors and keep one whose pieces its ring cannot hold: those are never given up. */
+/* A plan may stream small tensors but keep one whose pieces do not fit in its ring. Those pieces are never given up. */
 static void pieces_that_the_ring_cannot_hold_stay(void **state)
 {
     (void)state;
@@ -262,7 +263,7 @@ static void pieces_that_the_ring_cannot_hold_stay(void **state)
     uint32_t large = 0;
     for (unit_number i = 0; i < fixture.tensors; i++) {
         cuts[i] = (struct plan_cut){0, 1, fixture.units[i].bytes};
-        if (i % 2 == 0) { /* streams */
+        if (i % 2 == 0) { /* this one streams */
             fixture.units[i].bytes = fixture.units[i].slices[0].bytes = MIN(fixture.units[i].bytes, 15000);
             continue;
         }
@@ -294,7 +295,8 @@ static void pieces_that_the_ring_cannot_hold_stay(void **state)
     fixture_free(&fixture);
 }
 
-/* The smallest pool that store_resize takes has room for tensors that are held together, wherever the first lies. */
+/* The smallest pool that store_resize accepts has room for tensors that are held together, wherever the first one lies
+ * in the ring. */
 static void the_smallest_ring_holds_a_group(void **state)
 {
     (void)state;
@@ -342,14 +344,14 @@ static void memory_beyond_the_window_keeps_tensors(void **state)
     for (int i = 0; i < 4; i++)
         get_all(store, &fixture);
     wait_until_idle(store);
-    /* Half of the tensors stay; some of that is lost to tensors of other sizes. */
+    /* There is room for half of the tensors to stay. Their different sizes waste some of it. */
     uint64_t a_cycle = (demanded(store) - before) / 4;
     assert_true(a_cycle < fixture.tensor_footprint * 3 / 4);
     store_close(store);
     fixture_free(&fixture);
 }
 
-static void a_tensor_that_is_skipped_is_not_read_for_ever(void **state)
+static void a_skipped_tensor_is_not_read_for_ever(void **state)
 {
     (void)state;
     struct fixture fixture;
@@ -369,7 +371,7 @@ static void a_tensor_that_is_skipped_is_not_read_for_ever(void **state)
     }
     wait_until_idle(store);
     assert_true(demanded(store) - before <= half + 3 * fixture.largest_tensor);
-    /* Asked for out of order it is there all the same, and the order goes on from it. */
+    /* A tensor requested out of order is read all the same, and the order continues from it. */
     get_and_check(store, &fixture, 21);
     get_and_check(store, &fixture, 7);
     wait_until_idle(store);
@@ -382,12 +384,12 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_ring_reads_each_tensor_once_a_cycle),
-        cmocka_unit_test(pieces_stream_beside_others_that_stay),
+        cmocka_unit_test(pieces_stream_next_to_others_that_stay),
         cmocka_unit_test(pieces_that_stay_follow_the_size_of_the_pool),
         cmocka_unit_test(pieces_that_the_ring_cannot_hold_stay),
         cmocka_unit_test(the_smallest_ring_holds_a_group),
         cmocka_unit_test(memory_beyond_the_window_keeps_tensors),
-        cmocka_unit_test(a_tensor_that_is_skipped_is_not_read_for_ever),
+        cmocka_unit_test(a_skipped_tensor_is_not_read_for_ever),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,4 @@
-/* Whatever the budget, the reader, the order of use: every unit has the file's bytes, and every byte is counted. */
+/* Whatever the budget, the reader and the order of use, every unit has the file's bytes, and every byte is counted. */
 #include "fixture.h"
 
 static const struct store_options readers[2] = {
@@ -9,7 +9,7 @@ static const struct store_options readers[2] = {
 static const struct fixture_shape mixed = {
     .tensors = 24, .layers = 4, .experts = 16, .tensor_bytes = 150000, .slice_bytes = 9000};
 
-/* io_uring may be forbidden where the tests run; then only the threads are tested. */
+/* io_uring may be forbidden on this system. Then only the threads are tested. */
 static bool can_use(const struct fixture *fixture, const struct store_options *options)
 {
     struct store *store;
@@ -41,7 +41,7 @@ static void pinned_units_are_loaded(void **state)
         store_statistics(store, &statistics);
         assert_int_equal(statistics.bytes_read, 0);
         assert_int_equal(statistics.pool_bytes, 0);
-        /* Neighbours share the pages between them: not more is read and held than the files have. */
+        /* Neighbours share pages, so no more is read and held than the files contain. */
         assert_true(statistics.bytes_loaded <= fixture.sizes[0] + fixture.sizes[1]);
         assert_true(statistics.resident_bytes <= align_up(fixture.sizes[0], 4096) + align_up(fixture.sizes[1], 4096));
         assert_string_equal(statistics.reader, reader ? "threads" : "io_uring");
@@ -87,14 +87,14 @@ static void loading_reports_and_can_be_stopped(void **state)
     store_cancel(store, true);
     assert_int_equal(store_load(store, NULL, NULL, &test_error), HYPURA_ERROR_CANCELLED);
     store_cancel(store, false);
-    assert_ok(store_load(store, NULL, NULL, &test_error)); /* and tried again */
+    assert_ok(store_load(store, NULL, NULL, &test_error)); /* try again */
     get_and_check(store, &fixture, 3);
     store_close(store);
     fixture_free(&fixture);
 }
 
-/* One forward pass, as an engine does it: the dense tensors in order, the experts of a layer as a batch, taken as they
- * arrive. */
+/* Uses units as a forward pass does: dense tensors in order, and the experts of a layer as a batch, in order of
+ * arrival. */
 static void pass(struct store *store, const struct fixture *fixture, struct random *random, uint32_t used)
 {
     uint32_t tensors_a_layer = fixture->layers ? fixture->tensors / fixture->layers : fixture->tensors;
@@ -200,7 +200,7 @@ static void holding_everything_is_an_error_and_no_deadlock(void **state)
     size_t index;
     assert_ok(store_get(store, 30, &held, &test_error));
     assert_int_equal(store_get(store, other, &view, &test_error), HYPURA_ERROR_MEMORY);
-    /* Who did not say before that he wants it wants it no more. */
+    /* The failed store_get has withdrawn its want, so there is nothing to wait for. */
     assert_int_equal(store_wait_any(store, &other, 1, 0, &index, &test_error), HYPURA_ERROR_ARGUMENT);
     assert_ok(store_want(store, &other, 1, &test_error));
     assert_int_equal(store_get(store, other, &view, &test_error), HYPURA_ERROR_MEMORY);
@@ -226,7 +226,7 @@ static void wrong_calls_are_refused(void **state)
     (void)state;
     struct fixture fixture;
     fixture_make(&fixture, &mixed);
-    fixture.in_ring[5] = 0; /* held by nobody */
+    fixture.in_ring[5] = 0; /* neither pinned nor in the ring */
     struct store *store;
     struct store_source source = fixture_source(&fixture, fixture.largest_tensor, 4095);
     assert_int_equal(store_open_source(&store, &source, &readers[1], NULL, &test_error), HYPURA_ERROR_MEMORY);
@@ -240,7 +240,7 @@ static void wrong_calls_are_refused(void **state)
     assert_int_equal(store_want(store, &unit, 1, &test_error), HYPURA_ERROR_ARGUMENT);
     assert_int_equal(store_wait_any(store, &unit, 1, 0, &index, &test_error), HYPURA_ERROR_ARGUMENT);
     assert_int_equal(store_wait_any(store, &unit, 0, 0, &index, &test_error), HYPURA_ERROR_ARGUMENT);
-    unit = 30; /* not wanted: it would never come */
+    unit = 30; /* not wanted, so waiting for it would never end */
     assert_int_equal(store_wait_any(store, &unit, 1, 0, &index, &test_error), HYPURA_ERROR_ARGUMENT);
     assert_int_equal(store_get(store, 5, &view, &test_error), HYPURA_ERROR_ARGUMENT);
     assert_false(store_ready(store, fixture.count));
@@ -256,7 +256,7 @@ static void parts_of_a_tensor_are_read(void **state)
     (void)state;
     struct fixture fixture;
     struct fixture_shape shape = mixed;
-    shape.tensor_bytes = 900000; /* beyond the buffer for small reads */
+    shape.tensor_bytes = 900000; /* larger than the buffer for small reads */
     fixture_make(&fixture, &shape);
     fixture.in_ring[5] = 0;
     fixture.tiers[6] = TIER_RAM;
@@ -319,8 +319,8 @@ static void a_prompt_keeps_part_of_the_cache(void **state)
     struct fixture_shape shape = mixed;
     shape.pin_tensors = true;
     fixture_make(&fixture, &shape);
-    /* Half of the experts fit, and every pass wants them all, a layer at a time: an eighth of them is on its way at
-     * once, so that three eighths can stay for the next pass. */
+    /* Half of the experts fit. Every pass wants all of them, a layer at a time. At most an eighth of them is being read
+     * at once, so three eighths can stay for the next pass. */
     struct store *store = open_store(&fixture, 0, 32 * fixture.largest_expert, &readers[1], NULL);
     struct store_statistics before = {0}, after;
     unit_number wanted[16];

@@ -1,7 +1,7 @@
-/* A random forward pass over random pools, while another thread resizes and cancels and the drive misbehaves: every
- * unit that is handed out has the file's bytes, and between passes nothing is left over.
+/* Random forward passes over random pools, while another thread resizes and cancels, and the drive misbehaves. Every
+ * unit that the store returns has the file's bytes, and nothing is left over between passes.
  *
- * HYPURA_STRESS_SECONDS goes on for so long; HYPURA_STRESS_SEED begins at another world. */
+ * HYPURA_STRESS_SECONDS sets the duration, HYPURA_STRESS_SEED the first seed. */
 #include "fixture.h"
 
 #include <errno.h>
@@ -21,9 +21,9 @@ struct world {
     struct store *store;
     struct random random, drive;
     uint64_t seed;
-    unsigned trouble; /* of so many reads one goes wrong; 0: none does */
-    bool errors;      /* those that go wrong are told */
-    uint32_t slow;    /* microseconds */
+    unsigned trouble; /* one of this many reads goes wrong; 0: none */
+    bool errors;      /* reads that go wrong return an error */
+    uint32_t slow;    /* delay of a read, in microseconds */
     atomic_bool stop;
     bool resizes, cancels;
     uint64_t pool;
@@ -84,7 +84,7 @@ static void make_world(struct world *world, uint64_t seed)
 /* ---- one pass ------------------------------------------------------------------------------------------------------
  */
 
-/* What may come of asking for a unit. True: it is held. */
+/* Whether the unit is held. Fails if the status is not among those that may occur in this world. */
 static bool is_held(struct world *world, hypura_status status)
 {
     if (status == HYPURA_ERROR_IO && world->trouble)
@@ -102,7 +102,7 @@ static void check_bytes(const struct world *world, unit_number unit, const struc
     for (uint32_t i = 0; i < what->slice_count; i++) {
         const struct unit_slice *slice = &what->slices[i];
         if (memcmp(view->slices[i], world->fixture.bytes[slice->file] + slice->offset, slice->bytes) != 0)
-            fail_msg("seed %llu: unit %u has not the file's bytes", (unsigned long long)world->seed, unit);
+            fail_msg("seed %llu: the bytes of unit %u differ from the file's", (unsigned long long)world->seed, unit);
     }
 }
 
@@ -153,7 +153,7 @@ static void prefetch(struct world *world, uint32_t layer)
     store_prefetch(world->store, units, probabilities, count);
 }
 
-/* Takes those that are there, or whichever it likes, until none is left. */
+/* Gets the experts of a layer, either those that have arrived or in random order, until none is left. */
 static bool use_experts(struct world *world, uint32_t layer)
 {
     unit_number units[24];

@@ -1,4 +1,5 @@
-/* Rows of tables: read as demands of a pass, many at once, kept where they come again, and nothing else of a table. */
+/* Rows of tables are read as demands of a pass, many at once, and rows that are used often are kept. No other part of a
+ * table is read. */
 #include "fixture.h"
 
 #include <errno.h>
@@ -8,7 +9,7 @@ enum { ROWS = 900, ROW_BYTES = 172 };
 static const struct fixture_shape shape = {
     .tensors = 3, .tensor_bytes = 40000, .layers = 2, .experts = 4, .slice_bytes = 9000, .pin_tensors = true};
 
-/* The fixture with its second tensor as a table. */
+/* Makes a fixture whose second tensor is a table. */
 static void make(struct fixture *fixture, struct plan_rows *table, uint64_t cache)
 {
     fixture_make(fixture, &shape);
@@ -16,7 +17,8 @@ static void make(struct fixture *fixture, struct plan_rows *table, uint64_t cach
     *table = (struct plan_rows){.unit = 1, .row_bytes = ROW_BYTES, .cache_bytes = cache};
 }
 
-static struct store *open_tables(const struct fixture *fixture, const struct plan_rows *tables, const struct io_fault *fault)
+static struct store *open_tables(const struct fixture *fixture, const struct plan_rows *tables,
+                                 const struct io_fault *fault)
 {
     struct store *store;
     struct store_source source = fixture_source(fixture, 0, fixture->largest_expert * 2);
@@ -43,11 +45,11 @@ static void check(struct store *store, const struct fixture *fixture, const uint
     for (size_t i = 0; i < count; i++)
         assert_memory_equal(out + i * ROW_BYTES,
                             fixture->bytes[slice->file] + slice->offset + rows[i] * (uint64_t)ROW_BYTES, ROW_BYTES);
-    assert_ok(store_get_rows(store, 1, &test_error)); /* they are there */
+    assert_ok(store_get_rows(store, 1, &test_error)); /* nothing is left to read */
     assert_ok(store_advance(store, &test_error));
 }
 
-static void rows_come_as_they_are_in_the_file(void **state)
+static void rows_match_the_file(void **state)
 {
     (void)state;
     const uint64_t caches[] = {0, 5000, 1 << 20};
@@ -82,7 +84,7 @@ static void hot_rows_are_kept(void **state)
     const uint32_t hot[] = {3, 9, 17};
     check(store, &fixture, hot, COUNT_OF(hot));
     check(store, &fixture, hot, COUNT_OF(hot));
-    for (uint32_t i = 0; i < rows_of_table(&fixture); i++) /* each once: they do not put out what is asked for often */
+    for (uint32_t i = 0; i < rows_of_table(&fixture); i++) /* rows used once do not evict the hot ones */
         check(store, &fixture, (const uint32_t[]){i, 3, 9, 17}, 4);
     store_statistics(store, &before);
     check(store, &fixture, hot, COUNT_OF(hot));
@@ -94,7 +96,7 @@ static void hot_rows_are_kept(void **state)
     fixture_free(&fixture);
 }
 
-/* The table is never read but in rows: two pages for each at most. */
+/* The table is read only by rows, with at most two pages per row. */
 static void nothing_but_rows_is_read(void **state)
 {
     (void)state;
@@ -142,10 +144,10 @@ static void errors_end_the_pass_and_the_next_one_reads_again(void **state)
     store_abandon(store);
     check(store, &fixture, rows, COUNT_OF(rows));
 
-    store_begin(store); /* wanted, and the pass ends before */
+    store_begin(store); /* the pass ends before the wanted rows arrive */
     assert_ok(store_want_rows(store, 1, &(struct store_rows){rows, COUNT_OF(rows), out}, &test_error));
     store_abandon(store);
-    memset(out, 0x5a, sizeof out); /* nobody writes to it any more */
+    memset(out, 0x5a, sizeof out); /* nothing may write to it any more */
     wait_until_idle(store);
     for (size_t i = 0; i < sizeof out; i++)
         assert_int_equal(out[i], 0x5a);
@@ -164,8 +166,8 @@ static void errors_end_the_pass_and_the_next_one_reads_again(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(rows_come_as_they_are_in_the_file),
-                                       cmocka_unit_test(hot_rows_are_kept), cmocka_unit_test(nothing_but_rows_is_read),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(rows_match_the_file), cmocka_unit_test(hot_rows_are_kept),
+                                       cmocka_unit_test(nothing_but_rows_is_read),
                                        cmocka_unit_test(errors_end_the_pass_and_the_next_one_reads_again)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

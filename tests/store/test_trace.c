@@ -1,4 +1,4 @@
-/* A routing trace says what was written, and a damaged one says where it is damaged. */
+/* A routing trace returns what was written. The error for a damaged trace says where the damage is. */
 #include "test.h"
 
 #include "store/trace.h"
@@ -47,11 +47,11 @@ static struct trace_writer *write_two_passes(void)
     return writer;
 }
 
-static void what_was_written_is_read(void **state)
+static void a_trace_reads_back_as_written(void **state)
 {
     (void)state;
     struct trace_writer *writer = write_two_passes();
-    /* A pass that was not ended leaves nothing behind. */
+    /* A pass without an end leaves nothing in the file. */
     assert_ok(trace_writer_begin(writer, 2, &test_error));
     assert_ok(trace_writer_close(writer, &test_error));
     struct trace *trace;
@@ -91,7 +91,7 @@ static void wrong_calls_are_refused(void **state)
     assert_int_equal(trace_writer_create(&writer, "/nowhere/at/all", &shape, &test_error), HYPURA_ERROR_IO);
 }
 
-static void every_cut_and_every_flip_is_survived(void **state)
+static void every_cut_and_bit_flip_is_survived(void **state)
 {
     (void)state;
     assert_ok(trace_writer_close(write_two_passes(), &test_error));
@@ -143,8 +143,8 @@ static void limit_files(rlim_t bytes)
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
 }
 
-/* Whoever computes goes on, the file ends with the last whole pass, and the end says what is missing. */
-static void a_full_disk_ends_the_trace_only(void **state)
+/* The engine continues, the file ends with the last complete pass, and closing reports the missing ones. */
+static void a_full_disk_ends_only_the_trace(void **state)
 {
     (void)state;
     const size_t header = 28 + 7 + 2 * 12, pass = 4 + 8;
@@ -155,7 +155,7 @@ static void a_full_disk_ends_the_trace_only(void **state)
     for (int i = 0; i < 4; i++)
         write_pass(writer);
     limit_files(RLIM_INFINITY);
-    write_pass(writer); /* there is room again, but what lies between is lost */
+    write_pass(writer); /* there is room again, but the passes in between are lost */
     hypura_error error = {0};
     assert_int_equal(trace_writer_close(writer, &error), HYPURA_ERROR_IO);
     assert_non_null(strstr(error.message, path));
@@ -168,10 +168,10 @@ static void a_full_disk_ends_the_trace_only(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(what_was_written_is_read, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_trace_reads_back_as_written, set_up, tear_down),
         cmocka_unit_test_setup_teardown(wrong_calls_are_refused, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(every_cut_and_every_flip_is_survived, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(a_full_disk_ends_the_trace_only, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(every_cut_and_bit_flip_is_survived, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_full_disk_ends_only_the_trace, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
