@@ -1,4 +1,4 @@
-/* What a token sees of those before it, by way of the KV cache. */
+/* Attention: prepares and stores heads, and attends to the rows of the KV cache. */
 #include "engine/cpu/execute.h"
 
 #include <string.h>
@@ -6,7 +6,7 @@
 /* ---- heads ---------------------------------------------------------------------------------------------------------
  */
 
-/* Queries that stand before their gates, head by head. */
+/* Takes queries out of rows in which each head's query precedes its gate. */
 static void take_queries(struct batch *batch, const struct step_heads *h)
 {
     const float *raw = rows_of(batch, h->raw);
@@ -85,7 +85,7 @@ static void sharpen(struct batch *batch, const struct step_head *head)
     }
 }
 
-/* A section of the pool pays from so many elements on. */
+/* Fewer elements than this are not worth a parallel section. */
 #define SHARED_ELEMENTS ((size_t)32 << 10)
 
 struct storing {
@@ -158,7 +158,7 @@ hypura_status run_heads(struct batch *batch, const struct step *step, struct hel
 /* ---- attention -----------------------------------------------------------------------------------------------------
  */
 
-/* The window, and what stands compressed behind it. */
+/* The choice of a layer with compressed rows: the window, and the compressed rows before it. */
 static const struct attention_choice *compressed_choice(struct batch *batch, const struct step_attend *a,
                                                         struct attention_choice *out)
 {
@@ -214,7 +214,7 @@ hypura_status run_attend(struct batch *batch, const struct step *step, struct he
 /* ---- in the latent space -------------------------------------------------------------------------------------------
  */
 
-/* One product per head, of rows of [rows][heads]: with the matrices of all heads one after another in "all". */
+/* One product per head, with rows of [rows][heads]. "all" holds the matrices of all heads, one after another. */
 static void multiply_heads(struct batch *batch, unit_number unit, const struct matrix *all, size_t heads, uint32_t rows,
                            const float *values, size_t columns, size_t stride, float *out, size_t out_stride)
 {
@@ -242,7 +242,7 @@ static void multiply_heads(struct batch *batch, unit_number unit, const struct m
     }
 }
 
-/* Some rows of one sequence. */
+/* Attention for some rows of one sequence. */
 static void attend_part(struct batch *batch, const struct step *step, const struct span *span, uint32_t first,
                         uint32_t rows, const struct matrix *key_matrix, const struct matrix *value_matrix,
                         const float *sinks)

@@ -1,5 +1,5 @@
-/* Experts that groups of the chosen ones share: they read what these gave together. There are few and small ones, so
- * the matrices of all of them are held. */
+/* Experts that groups of experts share (GroveMoE). They read the sum of the chosen experts, and each chosen expert adds
+ * the shared one of its group. They are few and small, so the matrices of all are held. */
 #include "engine/cpu/execute.h"
 
 #include <string.h>
@@ -29,7 +29,7 @@ static void sort_rows(struct batch *batch, const struct step_chunk_experts *x, u
     first[0] = 0;
 }
 
-/* Products of rows with their own expert's part of a matrix of all. */
+/* Adds one product per expert, with its part of "all" and its rows. Returns the number of jobs. */
 static size_t add_jobs(struct batch *batch, const struct step_chunk_experts *x, const struct matrix *all,
                        struct activation *input, float *output, size_t jobs)
 {
@@ -49,7 +49,7 @@ static size_t add_jobs(struct batch *batch, const struct step_chunk_experts *x, 
     return jobs;
 }
 
-/* What one choice of each row gives, to expert_out. */
+/* Computes the shared experts of one choice of each row, into expert_out. */
 static void compute_choice(struct batch *batch, const struct step_chunk_experts *x, const struct chunk_matrices *m)
 {
     struct scratch *s = &batch->scratch;

@@ -1,9 +1,9 @@
-/* Blocks of positions become rows of the cache (compute.h says how). */
+/* Compresses blocks of positions to rows of the cache (compute.h says how). */
 #include "engine/cpu/execute.h"
 
 #include <string.h>
 
-/* Block by block: normed, and turned to the position where it begins. */
+/* Norms each block's row and rotates it to the block's first position. */
 static void finish_blocks(struct batch *batch, const struct step_compress *c, const float *norm, size_t first,
                           size_t count, float *rows)
 {

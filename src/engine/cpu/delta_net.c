@@ -3,8 +3,8 @@
 
 #include <math.h>
 
-/* beta and decay of every value head from what their projections gave: those of each key head's group together, or in
- * the two buffers themselves. */
+/* Computes beta and decay for each value head from their projections. The raw values are grouped by key head in one
+ * buffer, or already in the two buffers. */
 static void make_gates(struct batch *batch, const struct step_delta_net *d, const float *bias, const float *rate)
 {
     const float *raw = d->gates == BUFFER_NONE ? NULL : rows_of(batch, d->gates);

@@ -3,8 +3,8 @@
 
 #include <string.h>
 
-/* All rows of the batch together, to the end of where their floats will be: these are at least as long, and so reach a
- * row that is yet to be converted only when they are its own. */
+/* Reads the embeddings of all rows to the end of the buffer of their floats. A row's floats are at least as long as its
+ * data, so converting in order overwrites only rows that were already converted, and the row itself. */
 static hypura_status read_embeddings(struct batch *batch, unit_number unit, size_t row_bytes, size_t width,
                                      uint8_t **out, hypura_error *error)
 {
@@ -67,8 +67,8 @@ hypura_status run_output(struct batch *batch, const struct step *step, struct he
     struct scratch *s = &batch->scratch;
     if (batch->wanted == 0)
         return HYPURA_OK;
-    /* Who takes them as they come gets them from all memory that the layers left: the matrix, which may stream, is gone
-     * through as rarely as can be. */
+    /* A caller that takes logits piecewise (on_logits) gets them in all memory that the layers have left: a matrix that
+     * streams is then read as few times as possible. */
     float *logits = asked->on_logits ? rows_of(batch, BUFFER_BRANCH) : s->logits;
     size_t room = asked->on_logits ? s->output_rows : batch->open->geometry.logits_rows;
     struct product product = {.unit = o->unit,

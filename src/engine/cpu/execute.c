@@ -20,7 +20,7 @@ hypura_status run_norm(struct batch *batch, const struct step *step, struct held
     size_t rows = batch->rows * n->groups;
     TRY(hold_vector(batch, held, n->weight, &weight, error));
     TRY(hold_vector(batch, held, n->bias, &bias, error));
-    if (n->each) { /* weights of a whole row */
+    if (n->each) { /* a separate weight for each element of a row */
         compute_rms_norm(batch->compute, out, in, NULL, rows, n->width, n->epsilon);
         size_t row = (size_t)n->groups * n->width;
         compute_glu(batch->compute, GLU_PRODUCT, out, row, weight, 0, out, row, batch->rows, row, 0.0f, 0.0f);

@@ -1,65 +1,64 @@
-/* The CPU's executor: walks a list of steps (steps/steps.h) with the functions of compute, holding units from the store
- * as it goes. Only the files of this folder, and those of the engine that start a list, include it.
+/* The CPU's executor: carries out a list of steps (steps/steps.h) with the functions of compute, and holds units of the
+ * store meanwhile. Only the files of this folder, and those of the engine that start a list, include this.
  *
- *   execute.c    the walk, and the steps that are one call
+ *   execute.c    the walk over a list; steps that are a single call
  *   rows.c       the buffers of a batch
- *   narrow.c     a layer after which fewer rows go on
- *   multiply.c   products with matrices that may come in pieces
- *   attend.c     heads, attention, its latent kind
- *   index.c      the search for positions that attention sees
- *   compress.c   blocks of positions as rows of the cache
- *   states.c     what a sequence keeps, short convolutions and scans over it
+ *   narrow.c     the layer in which rows leave the batch
+ *   multiply.c   products with matrices that may stream in pieces
+ *   attend.c     heads; attention, also in the latent space
+ *   index.c      the search for the positions that attention sees
+ *   compress.c   compresses blocks of positions to rows of the cache
+ *   states.c     states of sequences, short convolutions and scans
  *   delta_net.c  gated delta nets
- *   streams.c    residual streams
- *   router.c     how a router chooses
- *   experts.c    which experts, and their work in the order of arrival
- *   chunks.c     experts that groups of them share
+ *   streams.c    several residual streams
+ *   router.c     a router's choice
+ *   experts.c    the chosen experts, computed as they arrive
+ *   chunks.c     experts that groups of experts share
  *   sides.c      residual streams next to the first one
  *   ends.c       embeddings and logits
  *   look_up.c    rows of tables
  *   known.c      experts that follow from the tokens
- *   pool.c       keys of several positions
+ *   pool.c       keys for several positions
+ *   watch.c      reports the inputs of products to a watcher
  *
- * A step kind is one function here. It knows no architecture and asks about no other place of computation: which lists
- * are carried out here is the caller's business.
- */
+ * Each kind of step has one function here. None depends on an architecture or on devices: the caller decides which
+ * lists the CPU carries out. */
 #ifndef HYPURA_ENGINE_CPU_EXECUTE_H
 #define HYPURA_ENGINE_CPU_EXECUTE_H
 
 #include "engine/engine_private.h"
 
-/* Carries out all steps of a list for the batch at hand. After an error nothing is held, and no read of an expert is
- * left wanted. */
+/* Carries out all steps of a list for the current batch. After an error, nothing is held, and no expert is wanted. */
 hypura_status execute(struct batch *batch, struct step_list list, hypura_error *error);
 
-/* The same of the layer in which rows that nobody wants leave the batch (struct narrowing). */
+/* Carries out the layer in which unwanted rows leave the batch (struct narrowing). */
 hypura_status execute_narrowing(struct batch *batch, uint32_t layer, hypura_error *error);
 
-/* After a batch with drafts (engine_accept): the steps of a list that have a state, for the batch's first rows. */
+/* After a batch with drafts (engine_accept): carries out the steps of a list that have a state, for the batch's first
+ * rows. */
 hypura_status execute_again(struct batch *batch, struct step_list list, hypura_error *error);
 
-/* What a step with a state reads, kept of a batch with drafts, and brought back. */
+/* keep_inputs keeps what a step with a state reads in a batch with drafts; bring_inputs restores it. */
 void keep_inputs(struct batch *batch, const struct step *step);
 void bring_inputs(struct batch *batch, const struct step *step);
 
-/* What steps start with: a buffer's rows, and the same as the input of products, whose copies in other types are kept
- * until the buffer is written. */
+/* A buffer's rows; and these rows as the input of products. Copies of the input in other types are kept until the
+ * buffer is written (forget_inputs). */
 float *rows_of(struct batch *batch, enum step_buffer buffer);
 struct activation *input_of(struct batch *batch, enum step_buffer buffer, size_t columns, size_t stride, size_t offset);
 
-/* Asks for the rows of tables that the batch wants. */
+/* Starts to read the rows of tables that the batch needs. */
 hypura_status look_up_begin(struct batch *batch, hypura_error *error);
 
-/* Likewise: experts that follow from the tokens are asked for. And which they are, [rows][used]. */
+/* known_begin starts to read the experts that follow from the tokens. known_experts finds them, [rows][used]. */
 hypura_status known_begin(struct batch *batch, hypura_error *error);
 hypura_status known_experts(struct batch *batch, const struct step_route *route, uint32_t *chosen, hypura_error *error);
 
-/* The positions chosen for a span's rows, as compute_attention takes them; NULL: all of its rows see everything. */
+/* The positions chosen for a span's rows, as compute_attention takes them. NULL: all of its rows see all positions. */
 const struct attention_choice *choice_of(struct batch *batch, const struct step_choice *chosen, const struct span *span,
                                          struct attention_choice *out);
 
-/* A step's part of what the sequence of a span keeps: before the batch, zero before its first position, and after it.
- */
+/* A step's part of the state of a span's sequence: before the batch (zeros at its first position), and after it. */
 struct states {
     const float *now;
     float *next;
@@ -83,7 +82,8 @@ step_function run_gather, run_gather_gated, run_agree, run_scatter;
 step_function run_predict, run_correct, run_match, run_sparse, run_join;
 step_function run_route, run_experts, run_mix, run_chunk_experts;
 
-/* watch.c: tells who watches the batch what a job read. matrix: which of the tensor's, an expert or a head. */
+/* watch.c: passes what a job read to the batch's watcher, if any. matrix: the number of the tensor's matrix (an expert
+ * or a head). */
 void watch_inputs(const struct batch *batch, const struct unit_slice *slice, uint32_t matrix, const struct matmul *job);
 
 #endif

@@ -1,10 +1,10 @@
-/* Mixtures: the router's choice, the chosen experts as they arrive, and their sum. */
+/* Mixtures of experts: the router's choice, the chosen experts as they arrive, and their sum. */
 #include "engine/cluster/share.h"
 #include "engine/cpu/execute.h"
 
 #include <string.h>
 
-/* Which experts each row wants. */
+/* Chooses the experts of each row, and their weights. */
 static hypura_status choose(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
 {
     const struct step_route *r = &step->route;
@@ -31,20 +31,21 @@ static hypura_status choose(struct batch *batch, const struct step *step, struct
     }
     for (size_t i = 0; scales && i < batch->rows * r->rule.used; i++)
         s->chosen_weights[i] *= scales[s->chosen[i]];
-    /* What the router said of the expert whose number is that of the group. */
+    /* A shared expert's weight is the router's value for the expert whose number is that of the group. */
     for (size_t i = 0; r->rule.chunk_group && i < batch->rows * r->rule.used; i++)
         s->chunk_weights[i] = s->router[i / r->rule.used * r->rule.experts + s->chosen[i] / r->rule.chunk_group];
     return HYPURA_OK;
 }
 
-/* Whether an expert of the layer is computed by a device (NULL: there is none), or by another host. */
+/* Whether a device (elsewhere, or NULL) or another host computes this expert of the layer. */
 static bool is_elsewhere(const struct batch *batch, unit_number first_expert, const bool *elsewhere, uint32_t expert)
 {
     const struct plan *plan = batch->open->plan;
     return (elsewhere && elsewhere[expert]) || (plan->elsewhere && plan->elsewhere[first_expert + expert]);
 }
 
-/* Sorts the rows' choices by expert, and lists the experts that are needed in units[]; those elsewhere are left out. */
+/* Sorts the rows' choices by expert, lists the needed experts in expert_units[], and returns their number. Leaves out
+ * those that are computed elsewhere. */
 static uint32_t group_by_expert(struct batch *batch, unit_number first_expert, const bool *elsewhere)
 {
     const struct model_parameters *p = model_parameters(batch->open->model);
@@ -60,7 +61,7 @@ static uint32_t group_by_expert(struct batch *batch, unit_number first_expert, c
             s->expert_units[needed++] = first_expert + e;
         first[e + 1] += first[e];
     }
-    /* Filling moves first[e] to its end, which is where the next begins: the table is shifted back afterwards. */
+    /* Filling moves first[e] to its end, where the next expert begins, so the table is shifted back afterwards. */
     for (size_t i = 0; i < choices; i++) {
         if (is_elsewhere(batch, first_expert, elsewhere, s->chosen[i]))
             continue;
@@ -73,7 +74,7 @@ static uint32_t group_by_expert(struct batch *batch, unit_number first_expert, c
     return needed;
 }
 
-/* For engine_take_used, and for the cache. */
+/* Notes used experts, for engine_take_used and for the cache. */
 static void note_used(struct batch *batch, uint32_t number, unit_number first_expert, uint32_t count)
 {
     if (batch->rows > 1)
@@ -86,13 +87,13 @@ static void note_used(struct batch *batch, uint32_t number, unit_number first_ex
         atomic_store_explicit(&used[batch->scratch.expert_units[i] - first_expert], true, memory_order_relaxed);
 }
 
-/* Small tensors of all experts of a layer; NULL: there is none. */
+/* Small tensors of all experts of a layer; NULL: none. */
 struct expert_biases {
     const float *gate, *up, *down;
     const float *gate_scale, *up_scale, *down_scale;
 };
 
-/* A bias is added to what was scaled, so products that are scaled leave it out. */
+/* A bias is added after the scale, so products with a scale leave it out. */
 static const float *bias_of(const float *biases, const float *scales, uint32_t expert, size_t width)
 {
     return biases && !scales ? biases + expert * width : NULL;
@@ -105,8 +106,8 @@ static void scale_expert(struct batch *batch, const struct matmul *job, const fl
         scale_job(batch, job, scales[expert], biases ? biases + expert * job->weights.rows : NULL);
 }
 
-/* Experts whose weights are there, computed together: every product of the first kind, the gate, every product of the
- * second kind. Each writes rows of its own, so that which experts share a call changes nothing. */
+/* Experts whose weights have arrived, computed together: all gate and up products, the activation, all down products.
+ * Each writes its own rows, so the grouping changes no bit. */
 struct expert_group {
     uint32_t count;
     uint32_t first, rows; /* of gate and up */
@@ -114,7 +115,7 @@ struct expert_group {
     struct store_view views[64];
 };
 
-/* Weights of what experts read: their products are linear, so the weight can come after them. */
+/* Applies the weights of experts' inputs: the products are linear, so the weights can follow them. */
 static void weigh_inputs(struct batch *batch, size_t width, const struct expert_group *group)
 {
     struct scratch *s = &batch->scratch;
@@ -129,7 +130,7 @@ static void weigh_inputs(struct batch *batch, size_t width, const struct expert_
         }
 }
 
-/* Experts of two matrices: what the first gives is its own gate. */
+/* Experts with two matrices: the first one's result serves as its own gate. */
 static void compute_inner_ungated(struct batch *batch, const struct step *step, const struct expert_group *group,
                                   const struct expert_biases *biases)
 {
@@ -245,8 +246,8 @@ static void compute_down(struct batch *batch, const struct step *step, const str
         watch_inputs(batch, &unit->slices[down], group->experts[i], &s->jobs[i]);
 }
 
-/* Takes those of the waiting experts that are there, as many as the buffers hold beside one that was begun, out of
- * units[]. */
+/* Takes experts that have arrived out of expert_units[], as many as fit into the buffers next to the one that was
+ * begun. */
 static hypura_status take_ready(struct batch *batch, const struct step *step, uint32_t *waiting,
                                 const struct expert_group *begun, struct expert_group *group, hypura_error *error)
 {
@@ -281,8 +282,8 @@ static void put_group(struct batch *batch, const struct step *step, struct exper
     group->count = 0;
 }
 
-/* Of an expert whose last slice is still on its way what comes before that, while there is nothing else to do: what is
- * left when it arrives is a third. */
+/* Computes what precedes the last slice of an expert while that slice is still being read and nothing else is to be
+ * done. A third of the work is left when it arrives. */
 static void begin_expert(struct batch *batch, const struct step *step, uint32_t waiting, uint32_t slices,
                          const struct expert_biases *biases, struct expert_group *begun)
 {
@@ -312,10 +313,11 @@ static hypura_status end_expert(struct batch *batch, const struct step *step, ui
     return HYPURA_OK;
 }
 
-/* What comes before a smaller last slice takes as long to begin as to compute. */
+/* With a smaller last slice, beginning early costs as much time as it saves. */
 #define BEGUN_LEAST_BYTES ((uint64_t)1 << 20)
 
-/* Slices of an expert with which it is worth beginning; 0: none. What was begun needs rows of its own. */
+/* The number of slices with which an expert can begin; 0: beginning is not worth it. A begun expert needs rows of its
+ * own. */
 static uint32_t slices_to_begin(const struct batch *batch, const struct step *step)
 {
     const struct unit *unit = model_unit(batch->open->model, step->experts.first);
@@ -324,7 +326,7 @@ static uint32_t slices_to_begin(const struct batch *batch, const struct step *st
     return all_fit && unit->slices[last].bytes >= BEGUN_LEAST_BYTES ? last : 0;
 }
 
-/* Hits first, then misses as they arrive. */
+/* Computes hits first, then misses as they arrive. */
 static hypura_status run_waiting(struct batch *batch, const struct step *step, uint32_t *waiting,
                                  const struct expert_biases *biases, hypura_error *error)
 {
@@ -369,7 +371,7 @@ struct mix {
     float scale;
 };
 
-/* In the router's order, whichever expert came first. */
+/* Sums in the router's order, whichever expert arrived first. */
 static void mix_row(void *context, size_t row, size_t worker)
 {
     const struct mix *mix = context;

@@ -1,4 +1,4 @@
-/* Which of the positions before it a token's attention sees. */
+/* Chooses the earlier positions that a token's attention sees. */
 #include "engine/cpu/execute.h"
 
 hypura_status run_index(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
@@ -38,7 +38,7 @@ hypura_status run_index(struct batch *batch, const struct step *step, struct hel
 const struct attention_choice *choice_of(struct batch *batch, const struct step_choice *chosen, const struct span *span,
                                          struct attention_choice *out)
 {
-    /* Who sees few enough sees all of them: the same bits in less time. */
+    /* Rows that see few enough positions see all: the same bits in less time. */
     if (chosen->buffer == BUFFER_NONE || batch->scratch.positions[span->first_row + span->rows - 1] < chosen->all)
         return NULL;
     *out = (struct attention_choice){.words = (const uint32_t *)(const void *)rows_of(batch, chosen->buffer),

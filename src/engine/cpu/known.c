@@ -1,5 +1,5 @@
-/* Experts that follow from the token ids alone (hash-routed layers): which ones a pass needs is known when it begins,
- * and their reads begin then, layer by layer. */
+/* Experts that follow from the token ids alone (hash-routed layers). They are known when a pass begins, so their reads
+ * begin then, layer by layer. */
 #include "engine/cpu/execute.h"
 #include "engine/gpu/pass.h"
 
@@ -17,7 +17,7 @@ hypura_status known_experts(struct batch *batch, const struct step_route *r, uin
         for (uint32_t i = 0; i < r->rule.used && !status; i++)
             if (chosen[i] >= r->rule.experts)
                 status =
-                    error_set(error, HYPURA_ERROR_FORMAT, "%s: tensor '%s' names expert %u; there are %u",
+                    error_set(error, HYPURA_ERROR_FORMAT, "%s: tensor '%s' names expert %u, but there are %u",
                               gguf_file_path(model_file(model), 0),
                               model_unit(model, r->table)->slices[0].tensor->name.data, chosen[i], r->rule.experts);
     }
@@ -25,7 +25,7 @@ hypura_status known_experts(struct batch *batch, const struct step_route *r, uin
     return status;
 }
 
-/* The experts of a layer, each once. */
+/* Lists the experts of a layer, each once, and returns their number. */
 static uint32_t list_known(struct batch *batch, const struct step_route *r)
 {
     struct scratch *s = &batch->scratch;
@@ -43,7 +43,7 @@ hypura_status known_begin(struct batch *batch, hypura_error *error)
     uint32_t layers = model_parameters(batch->open->model)->layers;
     for (uint32_t i = 0; i < layers && plan->expert_cache_bytes; i++) {
         const struct step *step = steps_find(steps_of_layer(batch->open->steps, i), STEP_ROUTE);
-        /* A table that streams itself comes when its layer does. */
+        /* A table that streams is read only with its layer. */
         if (!step || step->route.table == NO_UNIT || gpu_pass_has(batch, i) || plan_in_ring(plan, step->route.table) ||
             narrow_rows_in(batch, i) < batch->rows)
             continue;

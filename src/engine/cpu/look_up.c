@@ -1,11 +1,11 @@
-/* Rows of a table that stays on the drive: what they are follows from the tokens, so all of a pass are asked for when
- * it begins, and come while it computes. */
+/* Rows of a table that stays on the drive. They follow from the tokens, so all reads begin with the pass and go on
+ * while it computes. */
 #include "engine/cpu/execute.h"
 
 #include <string.h>
 
-/* The tokens of a sequence stand in its cache, as far back as hashes reach and farther, so that they go where the
- * sequence goes. */
+/* Finds the rows of the table. Hashes need earlier tokens, which are kept in the sequence's cache, so that they move
+ * with the sequence. */
 static void find_rows(struct batch *batch, const struct step_look_up *l)
 {
     const int32_t *tokens = batch->asked->tokens;

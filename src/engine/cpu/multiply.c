@@ -1,16 +1,16 @@
 #include "engine/cpu/execute.h"
 
-/* Matrices, or pieces of them, that are multiplied in one parallel section. */
+/* The most matrices, or pieces of them, per parallel section. */
 #define PARTS_MAX 32u
 
-/* And at most this many bytes of pieces: while some are held, the ring has no room for the next ones. */
+/* The most bytes of pieces per section: while some are held, the ring has no room for the next ones. */
 #define PARTS_BYTES ((uint64_t)32 << 20)
 
 struct parts {
     unit_number units[PARTS_MAX];
     struct matmul jobs[PARTS_MAX];
     uint32_t unit_count, job_count;
-    uint64_t bytes; /* of those that are pieces */
+    uint64_t bytes; /* of pieces only */
 };
 
 static void put_parts(struct batch *batch, struct parts *parts)
@@ -28,8 +28,8 @@ static void compute_parts(struct batch *batch, struct parts *parts)
     put_parts(batch, parts);
 }
 
-/* What is there is computed before anything is waited for: meanwhile it comes, and it finds room, since nothing is
- * held. */
+/* Gets a unit. Before it waits for one, it computes and releases all that it has: that takes the time of the read, and
+ * frees room for it. */
 static hypura_status get_part(struct batch *batch, struct parts *parts, unit_number unit, struct store_view *view,
                               hypura_error *error)
 {
@@ -41,7 +41,7 @@ static hypura_status get_part(struct batch *batch, struct parts *parts, unit_num
     return HYPURA_OK;
 }
 
-/* Rows of a tensor, from "from" on, which several products may want. */
+/* Adds jobs for rows of a tensor, from "from" on, which several products may read. */
 static void add_rows(struct parts *parts, const struct product *products, size_t count, unit_number unit,
                      const struct matrix *rows, size_t from)
 {
@@ -100,7 +100,7 @@ static bool is_first_of_unit(const struct product *products, size_t index)
     return true;
 }
 
-/* Whether a product is of another tensor, or of other rows, than those before it. */
+/* Whether a product reads another tensor or other rows than those before it. */
 static bool reads_anew(const struct product *products, size_t index)
 {
     for (size_t i = 0; i < index; i++)
@@ -183,7 +183,8 @@ hypura_status multiply(struct batch *batch, int32_t layer, struct product *produ
     return HYPURA_OK;
 }
 
-/* Groups of the input's columns with groups of one matrix's rows: the input as rows of one group each. */
+/* Multiplies each group of the input's columns with a group of the matrix's rows. The input is taken as rows of one
+ * group each. */
 static hypura_status multiply_groups(struct batch *batch, const struct step *step, struct held *held,
                                      hypura_error *error)
 {

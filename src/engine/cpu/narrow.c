@@ -1,4 +1,4 @@
-/* The layer in which rows that nobody wants leave the batch. */
+/* The layer in which unwanted rows leave the batch. */
 #include "engine/cpu/execute.h"
 
 #include <string.h>
@@ -18,7 +18,7 @@ static void leave_behind(struct batch *batch, uint32_t layer, const struct step 
     narrow_rows(batch, batch->wanted);
 }
 
-/* A router that is asked before attention is asked behind it, where it reads the wanted rows only. */
+/* A router before attention runs after it here, and reads only the wanted rows. */
 hypura_status execute_narrowing(struct batch *batch, uint32_t layer, hypura_error *error)
 {
     const struct step_list list = steps_of_layer(batch->open->steps, layer);

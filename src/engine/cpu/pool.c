@@ -1,10 +1,10 @@
-/* Keys of several positions at once, for the search for positions worth attention. */
+/* Keys that stand for several positions, for the search for positions worth attention. */
 #include "engine/cpu/execute.h"
 
 #include <string.h>
 
-/* What is done once the last position of a block is there: the mean, normed, turned as its first position, and stored.
- */
+/* Finishes a block after its last position: takes the mean, norms it, rotates it to the block's first position, and
+ * stores it. */
 static void store_block(struct batch *batch, const struct step *step, const struct span *span, const float *sum,
                         const float *weight, uint32_t block)
 {

@@ -2,11 +2,11 @@
 
 #include <math.h>
 
-/* The sum of the chosen weights is not let below this (the smallest normal half-precision number), as everybody
- * does it: routers of sigmoids may give nearly nothing. */
+/* The least sum of the chosen weights, as in other engines (the smallest normal half-precision number): sigmoid routers
+ * may give almost nothing. */
 #define LEAST_SUM 6.103515625e-5f
 
-/* Rows that one task takes. */
+/* Rows per task. */
 #define ROWS_A_TASK 8
 
 struct router {
@@ -14,7 +14,7 @@ struct router {
     float *logits, *selection;
     const float *bias;
     size_t rows;
-    bool given; /* the choice */
+    bool given; /* the choice is given */
     uint32_t *chosen;
     float *weights;
 };
@@ -32,8 +32,8 @@ static void softmax(float *values, size_t count)
         values[i] /= sum;
 }
 
-/* The greatest that was not taken yet; of equal ones the first. Those taken are no numbers from then on, so that none
- * is taken twice, whatever the others are. */
+/* Takes the greatest value not yet taken; of equal ones, the first. A taken value becomes NaN, so none is taken twice,
+ * whatever the others are. */
 static uint32_t take_greatest(float *values, size_t count)
 {
     size_t best = 0;
@@ -46,8 +46,8 @@ static uint32_t take_greatest(float *values, size_t count)
     return (uint32_t)best;
 }
 
-/* Group-limited choice (DeepSeek V3): a group counts as much as its two best experts together; experts of groups that
- * are not among the best are out. */
+/* Group-limited choice (DeepSeek V3): a group's score is the sum of its two best experts. Experts outside the best
+ * groups are excluded. */
 static void mask_groups(const struct router_rule *p, float *selection)
 {
     size_t size = p->experts / p->groups;
@@ -66,7 +66,7 @@ static void mask_groups(const struct router_rule *p, float *selection)
                 }
             }
             float score = size > 1 ? first + second : first;
-            /* Of equal groups the later goes first, so that ties stay with the lower index. */
+            /* Of equal groups, the last is excluded first, so ties go to the lower index. */
             if (first > -INFINITY && score <= worst_score) {
                 worst_score = score;
                 worst = g;

@@ -1,4 +1,4 @@
-/* What steps read and write. */
+/* The buffers that steps read and write. */
 #include "engine/cpu/execute.h"
 
 #include <string.h>
@@ -8,7 +8,7 @@ float *rows_of(struct batch *batch, enum step_buffer buffer)
     return batch->scratch.buffers[buffer];
 }
 
-/* Inner rows of a feed forward have an activation of their own: what it read is wanted again by the experts. */
+/* Inner rows of a feed forward have their own activation, because experts read its input again. */
 static struct input *place_of(struct batch *batch, enum step_buffer buffer)
 {
     return &batch->scratch.inputs[buffer == BUFFER_GATE];

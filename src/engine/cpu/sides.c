@@ -1,4 +1,4 @@
-/* Residual streams next to the first one (compute.h says what they do). */
+/* Residual streams next to the first one (compute.h describes them). */
 #include "engine/cpu/execute.h"
 
 static hypura_status hold_sides(struct batch *batch, const struct step_sides *s, struct held *held,

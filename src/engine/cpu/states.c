@@ -1,4 +1,4 @@
-/* What a sequence keeps instead of a cache, and its plainest users. */
+/* States of sequences, and the simplest steps that use them. */
 #include "engine/cpu/execute.h"
 
 #include <string.h>
@@ -38,7 +38,7 @@ hypura_status run_convolve(struct batch *batch, const struct step *step, struct 
     return HYPURA_OK;
 }
 
-/* The lengths of the steps, made positive. */
+/* Adds the bias to the lengths of the scan's steps, and makes them positive. */
 static void make_steps(struct batch *batch, const struct step_scan *s, const float *bias)
 {
     float *steps = rows_of(batch, s->steps);
