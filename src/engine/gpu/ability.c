@@ -1,9 +1,9 @@
-/* Which layers the GPU can compute, and what that takes there besides weights. */
+/* Which layers a GPU can compute, and the memory that they need there besides weights. */
 #include "engine/gpu/pass.h"
 
 #include <string.h>
 
-/* What a layer is asked with. */
+/* A question about a layer. */
 struct question {
     const struct gpu *gpu;
     const struct geometry *geometry;
@@ -11,7 +11,7 @@ struct question {
     uint32_t layer;
 };
 
-/* Whether a unit can be used where it is for what it is. */
+/* Whether the GPU can use a unit for its purpose. */
 static bool can_use(const struct question *q, const struct step_unit *unit)
 {
     const struct gguf_tensor *tensor = model_unit(q->geometry->model, unit->unit)->slices[0].tensor;
@@ -27,7 +27,7 @@ static bool can_use(const struct question *q, const struct step_unit *unit)
     case USE_HEADS:
         return gpu_supports(q->gpu, tensor->type) ||
                (tensor->type == TENSOR_I32 && unit->use == USE_ROUTER); /* experts by token */
-    case USE_TRIPLE:                                                    /* of all experts that chunks share */
+    case USE_TRIPLE:                                                    /* of all experts that groups share */
         return gpu_supports(q->gpu, tensor->type);
     case USE_ROWS:
     case USE_TABLE:
@@ -37,7 +37,7 @@ static bool can_use(const struct question *q, const struct step_unit *unit)
     return false;
 }
 
-/* What kernels read of weights at once, in bytes: parts of a matrix begin at rows, which must be placed so. */
+/* Bytes of weights that kernels read at once. Parts of a matrix begin at rows, which must be aligned to this. */
 #define PART_ALIGNMENT 16u
 
 static bool can_split(const struct question *q, const struct step_multiply *m)
@@ -57,8 +57,8 @@ static bool can_split(const struct question *q, const struct step_multiply *m)
     return true;
 }
 
-/* Norms over all heads as one row by length alone, where queries stand by themselves, and where values are not the keys
- * from before. */
+/* Whether the kernel for heads can do a step. It norms all heads as one row only by RMS, without gates next to queries,
+ * and unless values are the keys before the norm. */
 static bool can_turn(const struct question *q, const struct step_heads *h)
 {
     const struct step_head *heads[] = {&h->query, &h->key};
@@ -67,7 +67,7 @@ static bool can_turn(const struct question *q, const struct step_heads *h)
         (h->values_are_keys && h->key.size != h->value_size) ||
         (h->raw != BUFFER_NONE && h->query.size != h->value_size))
         return false;
-    if (h->plane && h->key.heads != 1) /* a row of it is one head */
+    if (h->plane && h->key.heads != 1) /* a row of a plane is one head */
         return false;
     bool each = h->query.norm_each || h->key.norm_each;
     for (size_t i = 0; i < COUNT_OF(heads); i++) {
@@ -88,12 +88,12 @@ static bool can_attend(const struct question *q, const struct step_attend *a)
 
 static bool can_attend_latent(const struct question *q, const struct step_attend_latent *a)
 {
-    /* The table of heads is that of all layers. */
+    /* All layers share one table of heads. */
     return a->heads == q->geometry->heads && a->heads <= GPU_ROUTER_EXPERTS &&
            gpu_attention_supports(q->kv_type, a->rank + a->rotary, a->rank);
 }
 
-/* What becomes of blocks is stored as a head of keys is. */
+/* A compressed row is stored as a head of keys. */
 static bool can_compress(const struct question *q, uint32_t size, uint32_t plane)
 {
     uint32_t every[PASS_BLOCKS];
@@ -101,7 +101,7 @@ static bool can_compress(const struct question *q, uint32_t size, uint32_t plane
            gpu_attention_supports(plane ? kv_plane_type(q->kv_type) : q->kv_type, size, size);
 }
 
-/* Each of the experts that chunks share begins as well placed as a matrix of its own. */
+/* Whether each of the experts that groups share is aligned as a matrix of its own would be. */
 static bool can_share(const struct question *q, const struct step_chunk_experts *x)
 {
     const unit_number units[] = {x->gate, x->up, x->down};
@@ -113,7 +113,7 @@ static bool can_share(const struct question *q, const struct step_chunk_experts 
     return x->experts <= GPU_ROUTER_EXPERTS;
 }
 
-/* What the kernels of a kind cannot do of it. */
+/* Whether the kernels can do a step. */
 static bool can_record(const struct question *q, const struct step *step)
 {
     struct step_unit units[STEP_UNITS];
@@ -121,7 +121,7 @@ static bool can_record(const struct question *q, const struct step *step)
     if (!pass_records(step->kind))
         return false;
     for (size_t i = 0; i < count; i++)
-        if (units[i].use != USE_TABLE && !can_use(q, &units[i])) /* of a table rows come from the drive */
+        if (units[i].use != USE_TABLE && !can_use(q, &units[i])) /* a table's rows come from the drive */
             return false;
     switch (step->kind) {
     case STEP_MULTIPLY:
@@ -164,7 +164,7 @@ static bool can_record(const struct question *q, const struct step *step)
     }
 }
 
-/* Whether there are commands for all that a layer does, in both of the ways in which it is rewritten. */
+/* Whether the GPU can do all steps of a layer, in both rewritten lists. */
 static bool can_compute(const struct question *q)
 {
     bool can = true;
@@ -180,7 +180,7 @@ static bool can_compute(const struct question *q)
     return can;
 }
 
-/* Whether the thin matrices for one that is there can be used there too. */
+/* Whether the GPU can use the thin matrices of a role. */
 static bool can_adapt(const struct gpu *gpu, const struct adapters *adapters, int32_t layer, enum tensor_role role)
 {
     const struct thin_pair *pair = adapters ? adapters_find(adapters, layer, role) : NULL;
@@ -190,7 +190,7 @@ static bool can_adapt(const struct gpu *gpu, const struct adapters *adapters, in
     return pass_adapter_bytes(adapters, layer) <= gpu_get_info(gpu)->max_allocation;
 }
 
-/* Adapters add to experts on the CPU only. */
+/* Whether adapters add to experts of the layer, which only the CPU can do. */
 static bool adapts_experts(const struct adapters *adapters, uint32_t layer)
 {
     bool any = false;
@@ -270,7 +270,7 @@ static uint64_t wanted_scratch(const void *context, uint32_t chunk, uint32_t pos
     return gpu_pass_scratch_bytes(context, chunk, positions);
 }
 
-/* Layers that share a cache can be there together only. */
+/* Layers that share a cache must be on the same side. */
 static void agree_on_caches(const struct geometry *geometry, uint8_t *abilities)
 {
     const struct step_list all = steps_all(geometry->steps);
@@ -298,7 +298,7 @@ void gpu_pass_request(struct plan_gpu_request *out, uint8_t *abilities, const st
     memset(abilities, GPU_CAN, layers);
     out->max_allocation = UINT64_MAX;
     out->output = out->embedding = true;
-    for (uint32_t d = 0; d < devices->count; d++) { /* what all of them can */
+    for (uint32_t d = 0; d < devices->count; d++) { /* only what all of them can do */
         struct gpu *gpu = devices->gpus[d];
         for (uint32_t i = 0; i < layers; i++)
             abilities[i] = MIN(abilities[i], (uint8_t)ability_of(geometry, gpu, i, kv_type));

@@ -1,14 +1,14 @@
-/* What LoRA adapters add to products, as commands: adapter.c says what they are. Of experts they add to those that the
- * CPU computes only, so ability.c leaves experts that are adapted there. */
+/* What LoRA adapters add to products, as commands (adapter.c explains them). They can add to experts on the CPU only,
+ * so ability.c leaves adapted experts there. */
 #include "engine/gpu/pass.h"
 
-/* Both thin matrices, one after the other. */
+/* Bytes of both thin matrices. */
 static uint64_t pair_bytes(const struct thin_pair *pair)
 {
     return align_up(pair->a->bytes, GPU_ALIGNMENT) + align_up(pair->b->bytes, GPU_ALIGNMENT);
 }
 
-/* Of experts the CPU has them. */
+/* The CPU has the adapters of experts. */
 static bool is_expert(enum tensor_role role)
 {
     return role >= ROLE_EXPERT_GATE_UP && role <= ROLE_EXPERT_DOWN;
@@ -36,7 +36,7 @@ static hypura_status upload(struct gpu *gpu, struct gpu_buffer *buffer, uint64_t
     return gpu_upload(gpu, *out, data, tensor->bytes, arrived, error);
 }
 
-/* What belongs to a layer, or to the model, has a buffer of its own. */
+/* The adapters of a layer, or of the whole model (-1), have their own buffer. */
 static hypura_status bring(struct batch *batch, int32_t layer, gpu_ticket *arrived, hypura_error *error)
 {
     struct gpu_pass *pass = batch->pass;
@@ -75,7 +75,7 @@ hypura_status pass_open_adapters(struct batch *batch, hypura_error *error)
     TRY(ALLOCATE(&pass->thin, adapters_pairs(batch->open->adapters), "table of adapters", error));
     TRY(ALLOCATE(&pass->thin_buffers, (size_t)pass->plan->layer_count + 1, "table of adapters", error));
     hypura_status status = bring_all(batch, &arrived, error);
-    /* After an error too: nothing may be on its way to buffers that are given back. */
+    /* Wait after an error, too: no upload to a buffer may be under way when it is freed. */
     hypura_status waited = gpu_upload_wait(pass->gpu, arrived, status ? NULL : error);
     return status ? status : waited;
 }
@@ -111,7 +111,7 @@ static struct gpu_matrix thin_matrix(const struct gguf_tensor *tensor, struct gp
                                .row_bytes = matrix.row_bytes};
 }
 
-/* One adapter of each product: A of all of them, then B. */
+/* Adds one adapter of each product: first multiplies all by A, then by B. */
 static void add_pairs(struct batch *batch, const struct pass_product *products, const struct thin_pair *const *pairs,
                       size_t count)
 {
@@ -156,7 +156,7 @@ static void add_pairs(struct batch *batch, const struct pass_product *products, 
     gpu_matmul(pass->gpu, up, jobs);
 }
 
-/* To products that were recorded. */
+/* Adds the adapters to recorded products. */
 static void add_adapters(struct batch *batch, int32_t layer, const struct pass_product *products, size_t count)
 {
     const struct thin_pair *pairs[PASS_PRODUCTS] = {0};
@@ -164,7 +164,7 @@ static void add_adapters(struct batch *batch, int32_t layer, const struct pass_p
     for (size_t i = 0; i < count && batch->open->adapters; i++)
         any |= (pairs[i] = find(batch, layer, products[i].role)) != NULL;
     while (any) {
-        /* They add to what was written before. */
+        /* They add to what the products write. */
         gpu_barrier(batch->pass->gpu);
         add_pairs(batch, products, pairs, count);
         any = false;
@@ -173,7 +173,7 @@ static void add_adapters(struct batch *batch, int32_t layer, const struct pass_p
     }
 }
 
-/* In place; whatever comes next waits for it. */
+/* Works in place; the caller records the barrier after it. */
 void pass_scale(struct batch *batch, const struct pass_product *products, size_t count)
 {
     struct gpu *gpu = batch->pass->gpu;

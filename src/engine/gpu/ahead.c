@@ -1,12 +1,12 @@
-/* The commands of the next token, recorded while the device computes this one: so it starts as soon as the token is
- * chosen, and need not wait for the CPU between layers. What the token is, and what depends on positions alone, is read
- * from mapped memory, which is filled when it is known; all else is as if it had been recorded then. */
+/* The commands of the next token, recorded while the device computes this one. So it starts as soon as the token is
+ * chosen, and need not wait for the CPU between layers. The commands read the token, and what depends only on
+ * positions, from mapped memory, which is filled in once they are known. */
 #include "engine/gpu/pass.h"
 
-/* A token that takes longer is sent in parts, so that a device which hangs is told from one that is slow. */
+/* A token that takes longer is sent in parts, so that a slow device can be told from one that hangs. */
 #define MOST_SECONDS 2.0
 
-/* Whether devices compute all of a token, but perhaps the embedding, and each is passed once. */
+/* Whether devices compute all of a token, except perhaps the embedding, and it passes each only once. */
 bool pass_devices_do_all(const struct batch *batch)
 {
     const struct plan_gpu *plan = batch->open->plan->gpu;
@@ -18,7 +18,7 @@ bool pass_devices_do_all(const struct batch *batch)
     return plan->parts[plan->devices[plan->layer_count - 1]].output;
 }
 
-/* Whether a batch is one token of each of a few sequences, with logits of all. */
+/* Whether a batch has one token of each of a few sequences, and all logits are wanted. */
 static bool is_step(const struct batch *batch)
 {
     return batch->rows <= GPU_VECTOR_TOKENS && batch->span_count == batch->rows && batch->wanted == batch->rows &&
@@ -45,13 +45,13 @@ void pass_expect(struct batch *batch)
     }
 }
 
-/* What the device at work does of a token, from what comes to it to what it leaves. */
+/* Records the current device's part of a token. */
 static hypura_status record(struct batch *batch)
 {
     const struct gpu_pass *pass = batch->pass;
     bool done;
     if (pass->plan->layers[0])
-        TRY(gpu_pass_embed(batch, NULL, &done, NULL)); /* or the CPU does it */
+        TRY(gpu_pass_embed(batch, NULL, &done, NULL)); /* else the CPU embeds */
     for (uint32_t i = 0; i < pass->plan->layer_count; i++)
         if (pass->plan->layers[i])
             TRY(pass_run_layer(batch, i, NULL));
@@ -65,7 +65,7 @@ void pass_record_ahead(struct batch *batch)
 {
     struct gpu_pass *pass = batch->pass;
     struct ahead *ahead = &pass->ahead;
-    /* One that was expected is likely to be followed by another. */
+    /* An expected batch is likely to be followed by another. */
     if (!ahead->possible || !ahead->expected || ahead->seconds > MOST_SECONDS)
         return;
     for (uint32_t r = 0; r < ahead->rows; r++)

@@ -1,6 +1,6 @@
-/* What the routers of the next layers say of the residual stream as it is when a layer's own router is asked: the host
- * learns it together with that choice, and has experts read ahead by it (engine/prefetch.c). Their steps write to
- * buffers of their own, since the layer at work needs what is in the usual ones. */
+/* Runs the routers of the next layers on the residual stream as it is at a layer's own router. The host gets their
+ * results together with that layer's choice, and has experts read ahead (engine/prefetch.c). Their steps write to
+ * separate buffers, since the current layer needs the usual ones. */
 #include "engine/gpu/pass.h"
 
 #include <string.h>
@@ -24,7 +24,7 @@ uint32_t pass_asked_buffers(const struct geometry *geometry)
     return written;
 }
 
-/* Whether the device at work has a layer, and the drive may have some of its experts. */
+/* Whether the current device has a layer some of whose experts may be on the drive. */
 static bool may_ask(const struct batch *batch, uint32_t layer, struct step_router *router)
 {
     const struct gpu_pass *pass = batch->pass;
@@ -39,7 +39,7 @@ static bool may_ask(const struct batch *batch, uint32_t layer, struct step_route
 }
 
 static hypura_status ask_router(struct batch *batch, const struct step_router *router, uint32_t ahead,
-                                  hypura_error *error)
+                                hypura_error *error)
 {
     struct gpu_pass *pass = batch->pass;
     const struct step_route *r = &router->route->route;
@@ -76,7 +76,7 @@ hypura_status pass_ask_routers(struct batch *batch, uint32_t number, hypura_erro
     uint32_t states[BUFFER_COUNT];
     pass->asked.made = 0;
     if (pass->slots[number].count == model_parameters(batch->open->model)->experts)
-        return HYPURA_OK; /* nobody asks what was chosen */
+        return HYPURA_OK; /* the host does not read the choice */
     for (uint32_t ahead = 0; ahead < PREFETCH_ASKED; ahead++) {
         struct step_router router;
         if (!may_ask(batch, number + 1 + ahead, &router))

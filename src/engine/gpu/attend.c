@@ -1,16 +1,16 @@
-/* Heads, attention over the cache, and its latent kind, as commands.
+/* Heads, attention and latent attention, as commands.
  *
- * In latent attention a head's products with its own matrices, the queries' with that of the keys and the sums' with
- * that of the values, are those of a mixture whose every token chose all experts: head h is expert h, in slot h. */
+ * In latent attention, each head has two matrices: one for its queries, and one for its sums. Products with these run
+ * as those of a mixture in which every token chose all experts: head h is expert h, in slot h. */
 #include "engine/gpu/pass.h"
 
-/* Queries against the cache's rows are as wide as those (576 floats in DeepSeek V3), so only so many heads' are there
- * at once: a batch is cut into parts. */
+/* Queries against the cache's rows are as wide as these rows (576 floats in DeepSeek V3). So only this many heads'
+ * queries exist at a time, and a batch is cut into parts. */
 #define HEADS_AT_ONCE 16384u
 #define LEAST_ROWS (2 * (GPU_VECTOR_TOKENS + 1))
 #define MOST_ROWS (GPU_MAX_SEQUENCES - LATENT_MORE_ROWS)
 
-/* Heads of tokens whose attention is cut into spans at the same time. */
+/* Heads, counted over tokens, whose attention is cut into spans at the same time. */
 #define SPAN_HEADS 256u
 
 uint32_t pass_latent_rows(const struct geometry *g, uint32_t chunk)
@@ -43,7 +43,7 @@ hypura_status pass_open_latent(struct batch *batch, hypura_error *error)
 /* ---- heads ---------------------------------------------------------------------------------------------------------
  */
 
-/* A norm over all heads as one row (OLMoE) is a norm of rows; true when it was one. */
+/* Records a norm over all heads as one row (OLMoE). false: the step has none. */
 static bool norm_whole_rows(struct batch *batch, const struct step_heads *h, const struct step_head *head)
 {
     struct gpu_pass *pass = batch->pass;
@@ -76,7 +76,7 @@ hypura_status pass_record_heads(struct batch *batch, const struct step *step, hy
     const struct step_head *query = &h->query, *key = &h->key;
     bool gated = h->raw != BUFFER_NONE;
     (void)error;
-    /* What is not stored is written where it stands, as queries are. */
+    /* Keys that are not stored are written in place, as queries are. */
     if (query->buffer == BUFFER_NONE && !h->stores) {
         query = &h->key;
         key = &h->query;
@@ -193,7 +193,7 @@ hypura_status pass_record_attend(struct batch *batch, const struct step *step, h
 /* ---- on latents ----------------------------------------------------------------------------------------------------
  */
 
-/* Rows of all heads, [rows][heads], each by its head's matrix. */
+/* Multiplies rows of all heads, [rows][heads], each by its head's matrix. */
 static void multiply_heads(struct batch *batch, uint32_t heads, unit_number unit, uint32_t rows, struct gpu_range in,
                            uint32_t in_stride, struct gpu_range out, uint32_t out_stride)
 {
@@ -216,7 +216,8 @@ static void multiply_heads(struct batch *batch, uint32_t heads, unit_number unit
     gpu_expert_matmul(pass->gpu, &job, 1);
 }
 
-/* Queries as they are go next to what the key matrices make of them, turned on the way if they are not yet. */
+/* Copies the rotary part of queries next to their products with the key matrices, and rotates it if that is not done
+ * yet. */
 static void hand_turned(struct batch *batch, const struct step_attend_latent *a, uint32_t first, uint32_t rows,
                         struct gpu_range query)
 {
@@ -236,7 +237,7 @@ static void hand_turned(struct batch *batch, const struct step_attend_latent *a,
                                              .key_size = a->rotary});
 }
 
-/* Some rows of the batch. */
+/* Attention for some rows of the batch. */
 static void attend_part(struct batch *batch, const struct step *step, uint32_t first, uint32_t rows,
                         const struct gpu_sequence *sequences, uint32_t count)
 {
@@ -245,7 +246,7 @@ static void attend_part(struct batch *batch, const struct step *step, uint32_t f
     const struct kv_layer *kv = &batch->kv.layers[step->layer];
     uint32_t heads = a->heads, size = a->plain + a->rotary, width = a->rank + a->rotary;
     struct gpu_range query = range_at(pass->rows[a->query], (uint64_t)first * heads * size);
-    if (first > 0) /* what the part before reads is written anew */
+    if (first > 0) /* this part overwrites what the previous one reads */
         gpu_barrier(pass->gpu);
     if (rows > GPU_VECTOR_TOKENS && pass->latent.grouped != rows) {
         gpu_expert_group(pass->gpu, pass->latent.heads, pass->latent.groups, heads, heads, rows);
@@ -280,9 +281,9 @@ static void attend_part(struct batch *batch, const struct step *step, uint32_t f
                    range_at(pass->rows[a->out], (uint64_t)first * heads * a->value_size), 0);
 }
 
-/* Cuts the batch into parts. A sequence with few rows is handed over row by row, since the states of all heads' spans
- * take much memory; with more it is cut evenly. No part, and no piece of a prompt, has so few rows that it would go
- * through other kernels than the whole: how a batch is cut changes no bit. */
+/* Cuts the batch into parts. A sequence with few rows is passed row by row, since the states of all heads' spans take
+ * much memory; one with more rows is cut evenly. Each part, and each piece of a prompt, has enough rows to use the same
+ * kernels as the whole, so cutting changes no bit. */
 hypura_status pass_record_attend_latent(struct batch *batch, const struct step *step, hypura_error *error)
 {
     const struct gpu_sequence *sequences = pass_find_sequences(batch, (uint32_t)step->layer);

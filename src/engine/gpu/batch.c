@@ -1,4 +1,4 @@
-/* A batch from its begin to its logits. */
+/* A batch from its beginning to its logits. */
 #include "engine/gpu/pass.h"
 
 #include <string.h>
@@ -20,12 +20,12 @@ void gpu_pass_begin(struct batch *batch)
     }
 }
 
-/* Batches that wait for the CPU would wait for ever. */
+/* Ends all work of a device. Without its signal, batches that wait for the CPU would wait forever. */
 static void abandon(struct batch *batch)
 {
     struct gpu_pass *pass = batch->pass;
     if (pass->open) {
-        /* What was recorded may run at once: nobody reads what it writes. */
+        /* What was recorded may run at once: nothing reads what it writes. */
         pass->wait_value = 0;
         pass_send(pass, NULL);
     }
@@ -33,7 +33,8 @@ static void abandon(struct batch *batch)
         gpu_signal_host(pass->gpu, pass->host_share.value, NULL);
         pass->host_share.waiting = false;
     }
-    /* Commands recorded ahead that were taken for this batch and not sent: the next ones would be added to them. */
+    /* Drops commands that were recorded ahead for this batch and not sent; otherwise the next ones would be added to
+     * them. */
     gpu_drop(pass->gpu);
     pass->ahead.ready = false;
     gpu_wait(pass->gpu, pass->last, NULL);
@@ -63,7 +64,7 @@ static hypura_status finish(struct batch *batch, bool last, hypura_error *error)
     return HYPURA_OK;
 }
 
-/* What the last layer left goes by the host to the device of the next one, where that is another. */
+/* If the next layer is on another device, moves what the last layer left there, by way of the host. */
 static hypura_status hand_on(struct batch *batch, uint32_t layer, hypura_error *error)
 {
     const struct gpu_pass *pass = batch->pass;

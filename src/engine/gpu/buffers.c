@@ -1,4 +1,4 @@
-/* What a pass has on the device besides weights: which part of which buffer is what, and the caches. */
+/* A pass's device memory besides weights: the layout of its buffers, and the caches. */
 #include "engine/gpu/pass.h"
 
 /* Rows whose attention is cut into parts at the same time. */
@@ -23,7 +23,7 @@ static struct shared_part cut_shared(struct gpu_buffer *buffer, uint64_t *used, 
     return part;
 }
 
-/* Room for the largest matrix of a product as halves. */
+/* Bytes for the largest matrix of a product as halves. */
 static uint64_t unpacked_bytes(const struct geometry *g, uint32_t chunk)
 {
     struct step_list all = steps_all(g->steps);
@@ -42,7 +42,8 @@ static uint64_t unpacked_bytes(const struct geometry *g, uint32_t chunk)
     return most;
 }
 
-/* What attention leaves of rows of sequences that have few, so many rows at a time, which keep a device busy. */
+/* Bytes for partial results of attention, which sequences with few rows need. This many rows at a time keep a device
+ * busy. */
 static uint64_t attention_bytes(const struct geometry *g, uint32_t chunk, uint32_t positions)
 {
     struct step_list all = steps_all(g->steps);
@@ -56,7 +57,7 @@ static uint64_t attention_bytes(const struct geometry *g, uint32_t chunk, uint32
     return most;
 }
 
-/* Without buffers only the sizes count. */
+/* Lays out the buffers; before they exist, it only counts their sizes. */
 static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, uint32_t chunk, uint32_t positions)
 {
     const struct model_parameters *p = model_parameters(g->model);
@@ -151,8 +152,8 @@ uint64_t gpu_pass_scratch_bytes(const struct geometry *geometry, uint32_t chunk,
     for (int32_t i = -1; i < (int32_t)model_parameters(geometry->model)->layers; i++)
         adapters += pass_adapter_bytes(geometry->adapters, i);
     if (geometry->largest_buffer && MAX(MAX(used.scratch, used.upload), used.readback) > geometry->largest_buffer)
-        return UINT64_MAX; /* a shorter batch has room */
-    /* Memory that the host sees may be the device's too. */
+        return UINT64_MAX; /* a shorter batch may fit */
+    /* Memory that the host sees may be the device's, too. */
     return used.scratch + used.upload + used.readback + adapters;
 }
 

@@ -1,4 +1,4 @@
-/* Bytes of caches that are there, to the host and back, between batches. */
+/* Copies parts of caches on a device to the host and back, between batches. */
 #include "engine/gpu/pass.h"
 
 #include <string.h>
@@ -15,14 +15,14 @@ static hypura_status take_read(struct gpu_pass *pass, hypura_error *error)
     return HYPURA_OK;
 }
 
-/* Pieces that follow one another on the host come together, as many as the way back has room for. */
+/* Collects pieces that are adjacent on the host, as many as the buffer for reading back holds. */
 hypura_status gpu_pass_read_cache(struct batch *batch, uint32_t layer, uint64_t offset, uint64_t bytes, uint8_t *out,
                                   hypura_error *error)
 {
     pass_choose(batch, layer);
     struct gpu_pass *pass = batch->pass;
     const uint64_t room = gpu_buffer_bytes(pass->readback);
-    pass_drop_ahead(pass); /* commands recorded ahead know the states and positions from before */
+    pass_drop_ahead(pass); /* commands recorded ahead use the states and positions from before */
     while (bytes) {
         if (pass->reading.bytes == room || out != pass->reading.out + pass->reading.bytes)
             TRY(take_read(pass, error));

@@ -1,7 +1,7 @@
-/* The search for positions worth attention, and attention to those only, as commands. */
+/* The search for positions worth attention, and attention to only those, as commands. */
 #include "engine/gpu/pass.h"
 
-/* Scores of this many rows at once keep a device busy. */
+/* Scores of this size keep a device busy. */
 #define SCORE_BYTES ((uint64_t)32 << 20)
 
 static size_t row_words(const struct step_index *x)

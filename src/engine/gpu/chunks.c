@@ -1,5 +1,5 @@
-/* Experts that chunks of the chosen ones share, as commands: they read what these gave together, and are a mixture
- * whose every expert is there, in the slot of its number. */
+/* Experts that groups of experts share, as commands. They read the sum of the chosen experts. They run as a mixture
+ * whose experts are all on the device, each in the slot of its number. */
 #include "engine/gpu/pass.h"
 
 void pass_find_chunks(struct gpu_pass *pass, const struct geometry *geometry)
@@ -55,7 +55,7 @@ hypura_status pass_record_chunk_experts(struct batch *batch, const struct step *
     down.in = gate;
     down.out = pass->expert_out;
     down.per_choice = true;
-    pass_settle(pass); /* the sum of the others has read where these give theirs */
+    pass_settle(pass); /* the sum of the chosen experts must have read expert_out, which these overwrite */
     if (rows > GPU_VECTOR_TOKENS) {
         gpu_expert_group(pass->gpu, pass->chunks.ids, pass->chunks.groups, x->experts, x->used, rows);
         gpu_barrier(pass->gpu);

@@ -1,5 +1,5 @@
-/* Blocks of positions that become rows of the cache, as commands: first the rows, then what heads of keys get too,
- * their norm, their turn and their place. */
+/* Compresses blocks of positions to rows of the cache, as commands. These rows then get their norm, rotation and place
+ * as heads of keys do. */
 #include "engine/gpu/pass.h"
 
 uint32_t pass_find_blocks(const struct geometry *geometry, uint32_t out[PASS_BLOCKS])
@@ -40,7 +40,7 @@ uint32_t pass_fill_blocks(struct batch *batch, uint32_t every, float *angles)
     return count;
 }
 
-/* What is common to both kinds. */
+/* What STEP_COMPRESS and STEP_POOL have in common. */
 struct blocks {
     const struct step *step;
     enum step_buffer values, gates, out;
@@ -51,7 +51,8 @@ struct blocks {
     float epsilon;
 };
 
-/* Where the blocks of each sequence that end in this batch go: behind its ring, or to a plane. */
+/* Finds where the blocks that end in this batch go, per sequence: after its ring, or to a plane. Returns the number of
+ * sequences that have some. */
 static uint32_t place_blocks(const struct batch *batch, const struct blocks *b, struct gpu_sequence *out)
 {
     const uint32_t layer = (uint32_t)b->step->layer;

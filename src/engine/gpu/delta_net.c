@@ -6,7 +6,7 @@ hypura_status pass_record_delta_net(struct batch *batch, const struct step *step
     struct gpu_pass *pass = batch->pass;
     const struct step_delta_net *d = &step->delta_net;
     struct gpu_state_sequence sequences[GPU_MAX_SEQUENCES];
-    /* Of one matrix of both the parts are [beta of a group, alpha of it] for each key head's group. */
+    /* If one matrix gives both, its rows are [beta of a group, alpha of the same group] for each key head. */
     bool together = d->gates != BUFFER_NONE;
     uint32_t group = d->heads_v / d->heads_k;
     const uint32_t sizes[DELTA_PARTS] = {d->heads_k * d->key_size, d->heads_k * d->key_size, 0};

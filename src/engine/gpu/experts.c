@@ -1,10 +1,10 @@
-/* Mixtures of experts as commands, and the CPU's share of them at the same time. */
+/* Mixtures of experts as commands. The CPU computes its share at the same time. */
 #include "engine/gpu/pass.h"
 
 /* ---- the router's choice -------------------------------------------------------------------------------------------
  */
 
-/* The step that computes what a router chose. */
+/* The step that computes the chosen experts. */
 static const struct step *experts_after(const struct step *route)
 {
     const struct step *step = route;
@@ -13,7 +13,7 @@ static const struct step *experts_after(const struct step *route)
     return step;
 }
 
-/* Whether what experts read is made after the choice only. */
+/* Whether a step after the router writes the experts' input. */
 static bool reads_later(const struct step *route, const struct step *experts)
 {
     for (const struct step *step = route; step < experts; step++)
@@ -22,7 +22,7 @@ static bool reads_later(const struct step *route, const struct step *experts)
     return false;
 }
 
-/* What the CPU needs for its share goes to it; it has time for that while the device goes on with the layer. */
+/* Sends the CPU what it needs for its share, so that it can compute while the device continues with the layer. */
 static hypura_status hand_over(struct batch *batch, const struct step *experts, hypura_error *error)
 {
     struct gpu_pass *pass = batch->pass;
@@ -40,7 +40,7 @@ static hypura_status hand_over(struct batch *batch, const struct step *experts, 
     return HYPURA_OK;
 }
 
-/* Where the experts that the device does not have are computed. */
+/* Decides where experts that the device lacks are computed. */
 static void divide(struct batch *batch, const struct step *experts)
 {
     struct gpu_pass *pass = batch->pass;
@@ -100,8 +100,8 @@ hypura_status pass_record_route(struct batch *batch, const struct step *step, hy
 /* ---- experts --------------------------------------------------------------------------------------------------------
  */
 
-/* The experts that are there, sent at once; the CPU's rows are waited for by what comes next. The layer before this one
- * has its turn now that there is work for the device. */
+/* Sends the device's experts at once; the next batch of commands waits for the CPU's rows. Now that the device has
+ * work, the CPU computes its share of the previous layer. */
 static hypura_status run_divided(struct batch *batch, const struct step *step, hypura_error *error)
 {
     struct gpu_pass *pass = batch->pass;

@@ -1,15 +1,16 @@
-/* Mixtures on a device that shares memory with the host: experts stand in the store's cache, and the GPU reads them
- * there. The host learns what the router chose, and sends the experts that are there as one batch, those that the drive
- * brings as others. What a batch reads is held until it is done. */
+/* Mixtures on a device that shares memory with the host: the GPU reads experts in the store's cache. The host reads the
+ * router's choice, sends the experts in memory as one batch, and those that arrive from the drive as further ones.
+ * Experts are held until the batch that reads them is done. */
 #include "engine/gpu/pass.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* Slots of a table count in this many bytes: 32 bits reach 64 GiB so, and every kernel reads from such addresses. */
+/* Slots of a table count in this many bytes. So 32 bits reach 64 GiB, and every kernel can read at these addresses. */
 #define STEP 16u
 
-/* Whether all experts begin at multiples of STEP in their files, and so in memory; and the device takes host memory. */
+/* Whether all experts begin at multiples of STEP in their files, and so in memory, and the device accepts host
+ * memory. */
 bool pass_can_read_in_place(struct gpu *gpu, const struct model *model)
 {
     const struct gpu_info *info = gpu_get_info(gpu);
@@ -50,7 +51,8 @@ void pass_free_holds(struct batch *batch)
         memory_free(batch->pass->visits[i].held);
 }
 
-/* When its batch is done. After an error as well: then nobody reads what that writes. */
+/* Waits for the batch of a group, then releases its experts. Does so after an error, too: nothing reads the results
+ * then. */
 static hypura_status let_go(struct batch *batch, struct visit *visit, hypura_error *error)
 {
     hypura_status status = visit->held_count ? gpu_wait(batch->pass->gpu, visit->used, error) : HYPURA_OK;
@@ -70,7 +72,7 @@ hypura_status pass_let_go(struct batch *batch, hypura_error *error)
     return status;
 }
 
-/* The experts of the layer that were chosen. */
+/* Lists the chosen experts of the layer, and returns their number. */
 static uint32_t list_chosen(struct batch *batch, unit_number first_expert)
 {
     const struct model_parameters *p = model_parameters(batch->open->model);
@@ -85,7 +87,7 @@ static uint32_t list_chosen(struct batch *batch, unit_number first_expert)
     return count;
 }
 
-/* Holds one expert more for a group. */
+/* Holds another expert for a group. */
 static hypura_status take(struct batch *batch, unit_number unit, struct visit *visit, struct gpu_range *ranges,
                           hypura_error *error)
 {
@@ -104,7 +106,7 @@ static uint64_t address_of(struct gpu_range range)
     return gpu_buffer_address(range.buffer) + range.offset;
 }
 
-/* Tables of where the experts of a group are, each slice counted from the one that lies lowest. */
+/* Fills in tables of the experts' places: for each slice, the distance from the lowest one. */
 static hypura_status fill_tables(struct batch *batch, unit_number first_expert, struct visit *visit,
                                  struct gpu_range (*ranges)[UNIT_MAX_SLICES], struct store_slots *out,
                                  hypura_error *error)
@@ -129,10 +131,10 @@ static hypura_status fill_tables(struct batch *batch, unit_number first_expert, 
     return HYPURA_OK;
 }
 
-/* At a time, so that the device has work while the next are looked up. */
+/* Experts per group, so that the device has work while the next ones are looked up. */
 #define MOST_A_GROUP 64u
 
-/* Those of the experts that are there, or the first that comes, as one batch; takes them off the list. */
+/* Runs the experts that are in memory, or else the first one to arrive, as one batch. Takes them off the list. */
 static hypura_status run_group(struct batch *batch, const struct step *step, unit_number *units, uint32_t *count,
                                hypura_error *error)
 {
@@ -146,7 +148,7 @@ static hypura_status run_group(struct batch *batch, const struct step *step, uni
     for (uint32_t i = 0; i < *count && first == SIZE_MAX; i++)
         first = store_ready(batch->open->store, units[i]) ? i : SIZE_MAX;
     if (first == SIZE_MAX) {
-        /* What is held would keep the next from finding room. */
+        /* Held experts could leave no room for the next one. */
         TRY(pass_let_go(batch, error));
         TRY(store_wait_any(batch->open->store, units, *count, 0, &first, error));
     }

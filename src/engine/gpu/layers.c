@@ -1,17 +1,17 @@
-/* The way of the residual stream through the layers that are there, and from one side to the other. */
+/* Passes the residual stream through the device's layers, and between host and device. */
 #include "engine/gpu/pass.h"
 
 #include <string.h>
 
-/* Layers that one batch of commands holds at most: the device starts on it while the next is recorded. Drivers reset a
- * device that takes some seconds for a batch, so of a long prompt on a slow one it holds fewer. */
+/* The most layers per batch of commands: the device computes one batch while the next is recorded. Drivers reset a
+ * device that takes some seconds for a batch, so a long prompt on a slow device gets fewer layers. */
 #define LAYERS_A_BATCH 4u
 #define BATCH_SECONDS 1.0
 
 const enum step_buffer pass_carried[PASS_CARRIED] = {BUFFER_HIDDEN, BUFFER_BANK, BUFFER_CHOSEN, BUFFER_SIDES,
                                                      BUFFER_TOKEN};
 
-/* ---- the way there and back ----------------------------------------------------------------------------------------
+/* ---- between host and device ---------------------------------------------------------------------------------------
  */
 
 hypura_status pass_finish(struct batch *batch, hypura_error *error)
@@ -30,13 +30,13 @@ static void fill_scales(const struct batch *batch, float *out)
     }
 }
 
-/* Whether the commands of the batch at hand are there, so that only what they read is to be filled in. */
+/* Whether the current batch's commands were recorded ahead, so that only what they read must be filled in. */
 static bool runs_ahead(const struct gpu_pass *pass)
 {
     return pass->ahead.used && !pass->ahead.recording;
 }
 
-/* Where rows of this many bytes each begin in what both sides see: every part of a prompt has rows of its own there. */
+/* Where rows of the current part begin in memory that both sides see. Each part of a prompt has its own rows there. */
 static struct shared_part at_first_row(const struct gpu_pass *pass, const struct shared_part *part, size_t row_bytes)
 {
     struct shared_part at = *part;
@@ -68,7 +68,7 @@ static bool reads_tokens(const struct batch *batch)
     return false;
 }
 
-/* The angles where blocks begin that end in this batch. */
+/* Sends the angles of the first positions of blocks that end in this batch. */
 static void send_blocks(struct batch *batch)
 {
     struct gpu_pass *pass = batch->pass;
@@ -82,7 +82,7 @@ static void send_blocks(struct batch *batch)
     }
 }
 
-/* What depends on the positions and tokens of the batch. */
+/* Sends what depends on the positions and tokens of the batch. */
 static void send_inputs(struct batch *batch)
 {
     struct gpu_pass *pass = batch->pass;
@@ -106,7 +106,7 @@ static void send_inputs(struct batch *batch)
     pass->inputs_sent = true;
 }
 
-/* Of a row. */
+/* Bytes per row. */
 static size_t carried_bytes(const struct batch *batch, size_t number)
 {
     return batch->open->geometry.widths[pass_carried[number]] * sizeof(float);
@@ -131,7 +131,7 @@ void pass_record_leaving(struct batch *batch)
 {
     struct gpu_pass *pass = batch->pass;
     if (runs_ahead(pass) && !pass->plan->output)
-        return; /* it was */
+        return; /* it was recorded ahead */
     pass_record(pass);
     pass_settle(pass);
     for (size_t i = 0; i < PASS_CARRIED; i++)
@@ -230,7 +230,7 @@ hypura_status pass_run_layer(struct batch *batch, uint32_t number, hypura_error 
         TRY(pass_record_narrowing(batch, pass_steps(batch, number), error));
     else
         TRY(record_layer(batch, number, error));
-    /* The first layer goes alone, so that the device starts early. */
+    /* The first layer is sent alone, so that the device starts early. */
     uint32_t most = pass->sent == 0 ? 1 : layers_a_batch(batch);
     return ++pass->recorded >= most && !pass->ahead.recording ? pass_send(pass, error) : HYPURA_OK;
 }
@@ -245,7 +245,7 @@ hypura_status gpu_pass_again(struct batch *batch, uint32_t number, hypura_error 
         if (!step_state(&list.steps[i]))
             continue;
         pass_record(pass);
-        pass_settle(pass); /* the step before reads what is brought back */
+        pass_settle(pass); /* the previous step reads the buffers that are restored */
         pass_move_inputs(batch, &list.steps[i], true);
         TRY(pass_record_steps(batch, (struct step_list){&list.steps[i], 1}, error));
     }

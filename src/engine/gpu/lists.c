@@ -1,4 +1,4 @@
-/* The lists of the layers that are there, rewritten for a device. */
+/* The lists of steps of the device's layers, rewritten for the device. */
 #include "engine/gpu/pass.h"
 
 /* Neighbouring layers are rewritten together, so that one ends with the norm that the next begins with. */

@@ -1,4 +1,4 @@
-/* Rows of a table that stays on the drive: the CPU waits for them, and they go to the device. */
+/* Rows of a table that stays on the drive: the CPU waits for them, and passes them to the device. */
 #include "engine/gpu/pass.h"
 
 static uint64_t bytes_of(const struct batch *batch, const struct step_look_up *l)

@@ -51,7 +51,7 @@ bool pass_glu(struct batch *batch, const struct gpu_glu_kind *glu, const struct 
     return halves;
 }
 
-/* The product that reads a buffer next, if it is the next step, and adapters do not read it too. */
+/* The next step, if it is a product that reads this buffer, and no adapter reads it, too; else NULL. */
 static const struct step_multiply *next_product(const struct batch *batch, const struct step *step,
                                                 enum step_buffer buffer)
 {
@@ -60,7 +60,7 @@ static const struct step_multiply *next_product(const struct batch *batch, const
     return reads && !pass_is_adapted(batch, step->layer, next->matrices[0].role) ? next : NULL;
 }
 
-/* Groups of the input's columns with groups of one matrix's rows. */
+/* Multiplies each group of the input's columns with a group of the matrix's rows. */
 static void multiply_groups(struct batch *batch, const struct step_multiply *m)
 {
     const struct pass_product whole = product_of(batch, m, 0);

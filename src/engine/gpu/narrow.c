@@ -1,11 +1,12 @@
-/* The layer in which rows that nobody wants leave the batch (struct narrowing). A batch of more than GPU_VECTOR_TOKENS
- * rows stays one, so that the wanted rows get the bits that they would have had among the others: the last of them is
- * there several times. */
+/* The layer in which unwanted rows leave the batch (struct narrowing). A batch of more than GPU_VECTOR_TOKENS rows
+ * keeps more than that, so that the same kernels compute the wanted rows, with the same bits: the last wanted row is
+ * repeated. */
 #include "engine/gpu/pass.h"
 
 #include <string.h>
 
-/* Behind this step rows are by themselves: what the sequence keeps is written, and attention has seen all. */
+/* The number of steps after which rows are independent: what the sequence keeps is written, and attention has seen
+ * all. */
 static size_t split_of(struct step_list list)
 {
     size_t split = 0;
@@ -36,7 +37,7 @@ bool gpu_pass_can_narrow(const struct batch *batch, uint32_t layer)
     return can_split(pass->lists[batch->rows <= GPU_VECTOR_TOKENS].layers[layer]);
 }
 
-/* The wanted rows, and how many there are with those that fill up. */
+/* Lists the wanted rows, then repeats the last one as often as needed. Returns the number of rows. */
 static size_t fill_left(struct batch *batch)
 {
     struct scratch *s = &batch->scratch;
@@ -51,7 +52,8 @@ static size_t fill_left(struct batch *batch)
     return count;
 }
 
-/* Rows to the front, neighbours at once. A row that was read may be written once that is over. */
+/* Moves rows to the front, adjacent ones in one copy. A barrier comes before a copy that overwrites rows that an
+ * earlier one reads. */
 static void move_rows(struct batch *batch, struct gpu_range rows, uint64_t row_bytes, size_t count)
 {
     struct gpu_pass *pass = batch->pass;
@@ -80,7 +82,7 @@ static hypura_status leave_behind(struct batch *batch, uint32_t layer, struct st
     struct gpu_pass *pass = batch->pass;
     struct step_touch buffers[BUFFER_COUNT];
     TRY(pass_send(pass, error));
-    TRY(pass_host_share(batch, error)); /* of the layer before, for all rows */
+    TRY(pass_host_share(batch, error)); /* the CPU's share of the previous layer, for all rows */
     pass_record(pass);
     const size_t left = fill_left(batch), count = narrow_buffers(batch, NULL, rest, layer, buffers);
     for (size_t b = 0; b < count; b++) {

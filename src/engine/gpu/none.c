@@ -1,4 +1,4 @@
-/* In place of the other files of this folder where the build has no GPU. */
+/* Replaces the other files of this folder in a build without a GPU. */
 #include "engine/gpu/pass.h"
 
 #include <string.h>

@@ -1,14 +1,14 @@
-/* Which device computes, and what goes there. */
+/* Opens devices, and plans what goes to them. */
 #include "engine/gpu/pass.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* Of the memory that is free on a GPU, this part is left alone: the driver's own, and other programs'. */
+/* The part of a GPU's free memory that is left to the driver and to other programs. */
 #define GPU_HEADROOM_SHARE 16u
 
-/* Where memory is shared with the host, what GPUs hold is a part of the budget for memory, an even one. */
+/* The memory that a device may use. If it shares the host's memory, that is an even part of the budget for memory. */
 static uint64_t gpu_budget(const struct devices *devices, uint32_t number, const struct hardware *hardware,
                            const struct engine_options *options)
 {
@@ -18,12 +18,12 @@ static uint64_t gpu_budget(const struct devices *devices, uint32_t number, const
     uint32_t sharing = 0, same = 0;
     for (uint32_t d = 0; d < devices->count; d++) {
         sharing += gpu_get_info(devices->gpus[d])->unified;
-        same += devices->infos[d].index == devices->infos[number].index; /* stands there twice */
+        same += devices->infos[d].index == devices->infos[number].index; /* it may be listed twice */
     }
     asked = asked ? asked : options->gpu_budget;
     if (gpu_get_info(gpu)->unified)
         room = MIN(room / same, memory / 4 * 3 / sharing);
-    /* A driver may have put others' memory elsewhere by then, so more than what is free can be asked of a card. */
+    /* The driver can move other programs' memory elsewhere, so a request may exceed what is free now. */
     else if (asked)
         room = gpu_get_info(gpu)->memory_bytes / same;
     else
@@ -31,7 +31,6 @@ static uint64_t gpu_budget(const struct devices *devices, uint32_t number, const
     return asked ? MIN(room, asked) : room;
 }
 
-/* What goes to GPUs, before the rest is planned. *out stays NULL when nothing does. */
 hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, const struct devices *devices,
                             const struct hardware *hardware, const struct engine_options *options, hypura_error *error)
 {
@@ -57,8 +56,7 @@ hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, co
         if (info->unified)
             request.memory -= MIN(request.memory, request.budgets[d]);
         geometry->halves |= info->cooperative_matrix;
-        geometry->largest_buffer =
-            d ? MIN(geometry->largest_buffer, info->max_allocation) : info->max_allocation;
+        geometry->largest_buffer = d ? MIN(geometry->largest_buffer, info->max_allocation) : info->max_allocation;
     }
     request.in_place = devices->count == 1 && pass_can_read_in_place(devices->gpus[0], geometry->model);
     TRY(ALLOCATE(&abilities, model_parameters(geometry->model)->layers, "table of layers", error));
@@ -99,7 +97,8 @@ static hypura_status open_device(struct devices *out, struct hardware_gpu *devic
     return HYPURA_OK;
 }
 
-/* Devices of another machine. Whether the memory of one that is the host's can be read in place nobody knows. */
+/* Describes the devices of another machine. Whether they could read host memory in place is unknown, so assume that
+ * they cannot. */
 static hypura_status imagine_devices(struct devices *out, const struct hardware *hardware, hypura_error *error)
 {
     hypura_status status = HYPURA_OK;
@@ -114,7 +113,6 @@ static hypura_status imagine_devices(struct devices *out, const struct hardware 
     return status;
 }
 
-/* No device is no error: everything is then computed here, and whoever asked for one hears why. */
 hypura_status gpu_pass_open_devices(struct devices *out, const struct hardware *hardware,
                                     const struct engine_options *options, hypura_error *error)
 {

@@ -1,4 +1,4 @@
-/* What commands read and write, and where it is. */
+/* Operands of commands: where units, buffers and caches are on the device. */
 #include "engine/gpu/pass.h"
 
 bool gpu_pass_has(const struct batch *batch, uint32_t layer)
@@ -50,7 +50,7 @@ struct gpu_range range_at(struct gpu_range range, uint64_t floats)
     return range;
 }
 
-/* The same rows as halves, where products read those; and whether this batch has them. */
+/* A buffer's rows as halves, if products read those. */
 static struct gpu_range halves_of(const struct gpu_pass *pass, enum step_buffer buffer)
 {
     switch (buffer) {
@@ -58,7 +58,7 @@ static struct gpu_range halves_of(const struct gpu_pass *pass, enum step_buffer 
         return pass->normed_halves;
     case BUFFER_GATE:
         return pass->inner_halves;
-    case BUFFER_ATTENDED: /* in place of floats */
+    case BUFFER_ATTENDED: /* instead of floats */
         return pass->rows[BUFFER_ATTENDED];
     default:
         return (struct gpu_range){0};
@@ -81,7 +81,7 @@ bool pass_takes_halves(const struct batch *batch)
            batch->rows * model_parameters(batch->open->model)->embedding % 8 == 0;
 }
 
-/* Where the sequences of the batch are in a part of a layer's cache, whose bytes for each sequence these are. */
+/* Finds the batch's sequences in a part of a layer's cache. key_bytes, value_bytes: per sequence. */
 static const struct gpu_sequence *find_sequences(const struct batch *batch, uint64_t capacity, uint64_t keys,
                                                  uint64_t key_bytes, uint64_t values, uint64_t value_bytes)
 {

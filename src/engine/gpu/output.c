@@ -1,4 +1,4 @@
-/* Logits of the rows that are wanted, where the output matrix is on the GPU. */
+/* Logits of the wanted rows, if the output matrix is on the GPU. */
 #include "engine/gpu/pass.h"
 
 static const struct step_output *output_of(const struct batch *batch)
@@ -6,7 +6,7 @@ static const struct step_output *output_of(const struct batch *batch)
     return &steps_find(steps_after(batch->open->steps), STEP_OUTPUT)->output;
 }
 
-/* Rows first to first + count of those whose logits are wanted, as one block. */
+/* Wanted rows first to first + count, contiguous. */
 static struct gpu_range pick_rows(struct batch *batch, size_t first, size_t count)
 {
     struct gpu_pass *pass = batch->pass;
@@ -52,7 +52,7 @@ void pass_record_logits(struct batch *batch, const struct step_output *o, struct
     gpu_copy(pass->gpu, pass->back_parts.logits.range, pass->logits, elements * sizeof(float));
 }
 
-/* The residual stream as the output's norm leaves it goes back first. */
+/* First copies the residual stream to the host, as the output's norm leaves it. */
 hypura_status pass_record_output(struct batch *batch, size_t first, size_t count, hypura_error *error)
 {
     struct gpu_pass *pass = batch->pass;

@@ -3,7 +3,7 @@
 /* ---- opening ------------------------------------------------------------------------------------------------------
  */
 
-/* Biases of experts: the CPU needs them for those that are in RAM. */
+/* Copies a small tensor to the host, since the CPU needs it for experts in RAM. */
 static hypura_status copy_vector(struct batch *batch, unit_number unit, hypura_error *error)
 {
     if (unit == NO_UNIT)
@@ -14,7 +14,7 @@ static hypura_status copy_vector(struct batch *batch, unit_number unit, hypura_e
     return store_read(batch->open->store, unit, 0, what->bytes, *out, error);
 }
 
-/* The norm that the block which drafts shares with the output: the block is computed by the CPU. */
+/* Copies the norm that the prediction block shares with the output, since the CPU computes the block. */
 static hypura_status copy_predicting(struct batch *batch, hypura_error *error)
 {
     enum step_buffer left;
@@ -50,7 +50,8 @@ static hypura_status find_units(struct batch *batch, hypura_error *error)
         store_slots(batch->open->store, pass->number, i, &pass->slots[i]);
         if (!pass->plan->layers[i] || !step || pass->slots[i].count == model_parameters(batch->open->model)->experts)
             continue;
-        TRY(copy_vector(batch, steps_find(steps_of_layer(batch->open->steps, i), STEP_ROUTE)->route.selection_bias, error));
+        TRY(copy_vector(batch, steps_find(steps_of_layer(batch->open->steps, i), STEP_ROUTE)->route.selection_bias,
+                        error));
         TRY(copy_vector(batch, step->experts.gate_bias, error));
         TRY(copy_vector(batch, step->experts.up_bias, error));
         TRY(copy_vector(batch, step->experts.down_bias, error));
@@ -72,7 +73,7 @@ static uint64_t elements_of(const struct batch *batch, unit_number unit)
     return elements;
 }
 
-/* What the matrices of the greatest layer multiply and add for a row. */
+/* The multiply-adds per row of the largest layer. */
 static double layer_work(const struct batch *batch)
 {
     const struct model_parameters *p = model_parameters(batch->open->model);
@@ -123,7 +124,7 @@ bool gpu_pass_failed(const struct batch *batch, uint32_t *number)
 {
     const struct devices *devices = &batch->open->devices;
     if (batch->pass)
-        *number = batch->pass->number; /* was being opened */
+        *number = batch->pass->number; /* it was being opened */
     bool found = batch->pass;
     for (uint32_t d = 0; d < devices->count && !found; d++)
         if ((found = gpu_is_lost(devices->gpus[d])))

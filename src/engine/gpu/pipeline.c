@@ -1,22 +1,24 @@
-/* A prompt on several devices: while one has a part of the batch, the one before it has the next part.
+/* A prompt on several devices: while one computes a part of the batch, the one before it computes the next part.
  *
- * Parts go through all devices one after the other, each as a batch of its own: the batch is narrowed to the part's
- * rows (struct view), which nothing below it notices, and its rows have places of their own in what both sides see
- * (gpu_pass.first_row). A device gets its next part while it has one, and what a part left goes on when it is done.
- * Only a batch that the devices compute alone goes so, of one sequence, without states, which a part would have to hand
- * to the next, and whose rows' last states nobody wants but those of the last part. */
+ * Each part passes the devices one after the other, as a batch of its own. The batch is narrowed to the part's rows
+ * (struct view), which the functions below do not notice. In memory that both sides see, each part has its own rows
+ * (gpu_pass.first_row). A device gets its next part while it still computes one. When a part is done, its rows go on to
+ * the next device.
+ *
+ * Only batches that devices compute alone pass in parts: those of one sequence, without states, which a part would have
+ * to hand to the next, and with wanted rows in the last part only. */
 #include "engine/gpu/pass.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* Fewer rows cost a device more than waiting for the one before saves. */
+/* The least rows per part. With fewer, devices lose more time than the overlap saves. */
 #define PART_ROWS 256u
 
-/* Of so many parts the last device waits for one only. */
+/* The most parts: the last device then waits for only one of this many. */
 #define MOST_PARTS 4u
 
-/* What is seen of the batch while a part passes, and what it was. */
+/* What a part replaces in the batch, as it is for the whole batch. */
 struct view {
     size_t rows, wanted;
     struct span span;
@@ -55,7 +57,7 @@ struct part {
     bool last;
 };
 
-/* part: what is asked of it. */
+/* Narrows the batch to a part. asked: gets the request for the part. */
 static void show(struct batch *batch, const struct view *whole, const struct part *part, struct engine_batch *asked)
 {
     const struct model_parameters *p = model_parameters(batch->open->model);
@@ -73,7 +75,8 @@ static void show(struct batch *batch, const struct view *whole, const struct par
     s->buffers[BUFFER_HIDDEN] = whole->hidden + part->first * batch->open->geometry.widths[BUFFER_HIDDEN];
 }
 
-/* ---- whether ------------------------------------------------------------------------------------------------------ */
+/* ---- whether ------------------------------------------------------------------------------------------------------
+ */
 
 static bool keeps_states(const struct batch *batch)
 {
@@ -93,8 +96,8 @@ static bool carries_more(const struct batch *batch)
     return widths[BUFFER_HIDDEN] != model_parameters(batch->open->model)->embedding;
 }
 
-/* For measurements: as many as the environment says (0: it says nothing). Each keeps the kernels for many rows, and thus
- * its bits. */
+/* The number of parts that the environment requests, for measurements; 0: no request. Each part still uses the kernels
+ * for many rows, so its bits stay the same. */
 static size_t asked_parts(const struct batch *batch)
 {
     const char *asked = getenv("HYPURA_GPU_PARTS");
@@ -114,23 +117,24 @@ static size_t count_parts(const struct batch *batch)
     return batch->wanted && wanted[0] < (parts - 1) * (batch->rows / parts) ? 0 : parts;
 }
 
-/* ---- carrying it out ---------------------------------------------------------------------------------------------- */
+/* ---- carrying it out ----------------------------------------------------------------------------------------------
+ */
 
-/* Parts that a device may have before it: one to compute, and the next, so that it never waits for commands. */
+/* Parts that a device may have at a time: the current one, and the next, so that it never waits for commands. */
 #define PARTS_AHEAD 2u
 
-/* A device, and how many parts it was given, and has done. */
+/* A device, and how many parts it was sent and has finished. */
 struct stage {
     struct gpu_pass *pass;
     size_t sent, taken;
-    gpu_ticket tickets[PARTS_AHEAD]; /* of the parts before it */
+    gpu_ticket tickets[PARTS_AHEAD]; /* of its current parts */
 };
 
 struct pipeline {
     struct view whole;
     struct stage stages[HARDWARE_MAX_GPUS];
     size_t count, parts;
-    uint64_t begun; /* 0: nobody wants to know when */
+    uint64_t begun; /* 0: times are not logged */
 };
 
 static struct part part_of(const struct pipeline *pipeline, size_t number)
@@ -149,7 +153,7 @@ static void begin(struct gpu_pass *pass, const struct part *part)
     pass->on_device = pass->inputs_sent = pass->hidden_on_device = false;
 }
 
-/* Next to HYPURA_GPU_PARTS: when a device got a part, and when it was seen to be done with it. */
+/* With HYPURA_GPU_PARTS, logs when a device got a part, and when it was seen to be done with it. */
 static void tell(const struct pipeline *pipeline, const struct stage *stage, size_t part, const char *what)
 {
     if (pipeline->begun)
@@ -157,7 +161,7 @@ static void tell(const struct pipeline *pipeline, const struct stage *stage, siz
                   clock_seconds_since(pipeline->begun) * 1e3, stage->pass->number, what, part + 1, pipeline->parts);
 }
 
-/* Gives a device what it does with its next part. */
+/* Records and sends a device's commands for its next part. */
 static hypura_status send_part(struct batch *batch, struct pipeline *pipeline, size_t number, hypura_error *error)
 {
     struct stage *stage = &pipeline->stages[number];
@@ -173,7 +177,7 @@ static hypura_status send_part(struct batch *batch, struct pipeline *pipeline, s
     }
     batch->pass = pass;
     begin(pass, &part);
-    if (pass->plan->layers[0]) /* or the CPU did for all rows */
+    if (pass->plan->layers[0]) /* else the CPU has embedded all rows */
         TRY(gpu_pass_embed(batch, batch->asked->tokens, &done, error));
     for (uint32_t i = 0; i < pass->plan->layer_count; i++)
         if (pass->plan->layers[i])
@@ -187,7 +191,7 @@ static hypura_status send_part(struct batch *batch, struct pipeline *pipeline, s
     return HYPURA_OK;
 }
 
-/* Whether a device can be given its next part. */
+/* Whether a device can get its next part. */
 static bool is_ready(const struct pipeline *pipeline, size_t number)
 {
     const struct stage *stage = &pipeline->stages[number];
@@ -195,7 +199,7 @@ static bool is_ready(const struct pipeline *pipeline, size_t number)
            (number == 0 || stage[-1].taken > stage->sent);
 }
 
-/* The device whose part is waited for: one that is done, else the one whose part is the farthest behind. */
+/* The device to wait for: one whose part is done, else the one that is farthest behind. */
 static struct stage *next_done(struct pipeline *pipeline)
 {
     struct stage *next = NULL;
@@ -234,7 +238,7 @@ static hypura_status run(struct batch *batch, struct pipeline *pipeline, hypura_
         if (batch_is_to_end(batch))
             return error_set(error, HYPURA_ERROR_CANCELLED, "cancelled");
     }
-    /* The last part's rows are on the last device still. */
+    /* The rows of the last part are still on the last device. */
     batch->asked = pipeline->whole.asked;
     return HYPURA_OK;
 }
@@ -255,7 +259,7 @@ hypura_status gpu_pass_pipeline(struct batch *batch, hypura_error *error)
     bool done;
     look(batch, whole);
     const size_t first = part_of(&pipeline, pipeline.parts - 1).first;
-    batch->narrowing.layer = NO_LAYER; /* a part is narrow */
+    batch->narrowing.layer = NO_LAYER; /* a part does not narrow further */
     for (size_t i = 0; i < whole->wanted; i++)
         batch->scratch.wanted[i] -= (uint32_t)first;
     hypura_status status = run(batch, &pipeline, error);

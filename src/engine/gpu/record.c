@@ -1,11 +1,11 @@
-/* The device's executor: what each kind of step is in commands, and when one has to wait for another. */
+/* The device's executor: the commands of each kind of step, and the barriers between steps. */
 #include "engine/gpu/pass.h"
 
-/* ---- who waits for whom --------------------------------------------------------------------------------------------
+/* ---- barriers ------------------------------------------------------------------------------------------------------
  */
 
-/* Commands between two barriers run in any order: a step that reads what was written since, or writes what was touched,
- * needs one in front. */
+/* Records a barrier if a step needs one. Commands between two barriers run in any order, so a step needs one if it
+ * reads what was written since the last, or writes what was read or written since. */
 static void wait_for(struct gpu_pass *pass, uint32_t reads, uint32_t writes)
 {
     if ((reads & pass->pending_writes) || (writes & (pass->pending_reads | pass->pending_writes)))
@@ -17,7 +17,7 @@ static void wait_for(struct gpu_pass *pass, uint32_t reads, uint32_t writes)
 /* ---- steps of few commands ------------------------------------------------------------------------------------------
  */
 
-/* What was normed, as halves too, for products that read those. */
+/* Also makes halves of normed rows, for products that read those. */
 static void halve_normed(struct batch *batch, enum step_buffer buffer)
 {
     struct gpu_pass *pass = batch->pass;
@@ -36,7 +36,7 @@ static hypura_status record_norm(struct batch *batch, const struct step *step, h
     struct gpu_range out = pass->rows[n->out];
     uint32_t rows = (uint32_t)batch->rows * n->groups;
     (void)error;
-    if (n->each) { /* weights of a whole row */
+    if (n->each) { /* a separate weight for each element of a row */
         const uint32_t row = n->groups * n->width;
         gpu_rms_norm(pass->gpu, out, pass->rows[n->in], (struct gpu_range){0}, (struct gpu_range){0}, rows, n->width,
                      n->epsilon);
@@ -167,12 +167,12 @@ static hypura_status record_recall(struct batch *batch, const struct step *step,
 /* ---- the walk ------------------------------------------------------------------------------------------------------
  */
 
-/* What the cache of keys and values is to wait_for. */
+/* The KV cache, as wait_for sees it. */
 #define CACHE (1u << 31)
 
 static const struct {
     record_function *record;
-    uint32_t reads; /* besides buffers */
+    uint32_t reads; /* besides the step's buffers */
 } kinds[STEP_KINDS] = {
     [STEP_NORM] = {record_norm},
     [STEP_MULTIPLY] = {pass_record_multiply},
@@ -226,9 +226,9 @@ hypura_status pass_record_steps(struct batch *batch, struct step_list list, hypu
         const struct step *step = &list.steps[i];
         bool mixture = step->kind == STEP_ROUTE || step->kind == STEP_EXPERTS;
         if (!kinds[step->kind].record)
-            continue; /* embeddings and logits are recorded by those who have tokens and readers */
+            continue; /* layers.c records embeddings, and output.c records logits */
         uint32_t writes = step->writes | (stores(step) ? CACHE : 0);
-        if (mixture) /* has parts that wait for each other, and sends */
+        if (mixture) /* it has barriers of its own, and sends commands */
             pass_settle(pass);
         else
             wait_for(pass, step->reads | kinds[step->kind].reads, writes);

@@ -1,4 +1,4 @@
-/* The CPU's share of a layer's experts: those that are in memory, while the device computes its own. */
+/* The CPU's share of a layer's experts: it computes those in memory while the device computes its own. */
 #include "engine/gpu/pass.h"
 
 #include <string.h>

@@ -1,4 +1,4 @@
-/* Residual streams next to the first one, and gates that close, as commands. */
+/* Residual streams next to the first one, and sparse gates, as commands. */
 #include "engine/gpu/pass.h"
 
 static void record(struct batch *batch, const struct step_sides *s, bool corrects)

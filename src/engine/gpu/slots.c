@@ -1,4 +1,4 @@
-/* The experts of a layer that stand in slots, as commands. */
+/* The experts of a layer that are in slots, as commands. */
 #include "engine/gpu/pass.h"
 
 static struct gpu_expert_matmul expert_job(const struct batch *batch, const struct step_experts *x,
@@ -23,7 +23,8 @@ static struct gpu_expert_matmul expert_job(const struct batch *batch, const stru
                                       .tokens = (uint32_t)batch->rows};
 }
 
-/* Times their scales, one per expert, plus the biases; only rows of experts that are here. Nothing without scales. */
+/* Multiplies rows by the scales of their experts and adds the biases, for experts on this device. Does nothing without
+ * scales. */
 static void scale_experts(const struct batch *batch, const struct gpu_expert_matmul *job, unit_number scales,
                           unit_number biases)
 {

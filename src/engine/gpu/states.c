@@ -1,4 +1,4 @@
-/* What a sequence keeps, and short convolutions and scans over it, as commands. */
+/* States of sequences, and short convolutions and scans over them, as commands. */
 #include "engine/gpu/pass.h"
 
 void pass_find_states(const struct batch *batch, const struct step *step, struct gpu_state_sequence *out)

@@ -1,6 +1,5 @@
-/* A device that fails at its first batch is one that the model is opened without. So before anybody asks, one row of
- * zeros goes through a layer of each kind, as far as the device computes it alone, and through the output matrix.
- * Nothing of it is kept. */
+/* Tests a device while the model is opened, since the model can still be opened without it then. One row of zeros
+ * passes a layer of each kind, as far as the device computes it alone, and the output matrix. No result is kept. */
 #include "engine/gpu/pass.h"
 
 #include <string.h>
@@ -21,7 +20,7 @@ static bool same_steps(struct step_list a, struct step_list b)
     return true;
 }
 
-/* Whether a layer before it is like it. */
+/* Whether an earlier layer is of the same kind. */
 static bool is_known(const struct batch *batch, uint32_t number)
 {
     for (uint32_t i = 0; i < number; i++)
@@ -31,7 +30,7 @@ static bool is_known(const struct batch *batch, uint32_t number)
     return false;
 }
 
-/* Of a layer whose experts are divided what comes before the router. */
+/* The steps before the router, for a layer whose experts are divided. */
 static struct step_list up_to_router(struct step_list list)
 {
     const struct step *route = steps_find(list, STEP_ROUTE);

@@ -1,6 +1,6 @@
-/* Prompts on a model with experts on both sides: a long batch uses nearly every expert many times, and to bring an
- * expert to the GPU can take less time than to compute so many rows of it here. Experts come in groups into two buffers
- * in turn: while the GPU computes one group the next is on its way. */
+/* Prompts on a model with experts on both sides. A long batch uses nearly every expert many times, so copying an expert
+ * to the GPU can take less time than computing its rows on the CPU. Experts are copied in groups, to two buffers in
+ * turn: while the GPU computes one group, the next is copied. */
 #include "engine/gpu/pass.h"
 
 #include <string.h>
