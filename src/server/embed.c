@@ -1,4 +1,4 @@
-/* Embeddings, by Ollama's two requests and OpenAI's. */
+/* Embeddings: Ollama's /api/embed and /api/embeddings, and OpenAI's /v1/embeddings. */
 #include "server/generation.h"
 #include "server/worker.h"
 
@@ -7,35 +7,35 @@
 #include <string.h>
 
 #define MAX_INPUTS 2048
-#define SMALL_ANSWER ((size_t)64 << 10) /* numbers: it is written at once */
+#define SMALL_ANSWER ((size_t)64 << 10) /* numbers, up to which an answer is written at once */
 #define PIECE_BYTES ((size_t)16 << 10)
 
 enum embed_style { EMBED_OLLAMA, EMBED_OLLAMA_OLD, EMBED_OPENAI };
 
-/* Vectors on their way to the client. As text they take several times as much, so they become text as they are sent. */
+/* The vectors of an answer. Text takes several times their memory, so they become text only when they are sent. */
 struct answer {
     enum embed_style style;
     bool base64;
     size_t count, width;
     float *values; /* [count][width], each of length 1 */
-    size_t next;   /* number to be written */
+    size_t next;   /* index of the next number to write */
     bool begun;
-    char *begin, *end; /* around the vectors */
+    char *begin, *end; /* JSON before and after the vectors */
 };
 
 struct embedding {
     struct job job; /* first */
     enum embed_style style;
     const char *model_name;
-    const json_t *inputs; /* the exchange's: one or an array */
+    const json_t *inputs; /* owned by the exchange: one, or an array */
     size_t count;
     uint32_t dimensions; /* 0: all */
     bool truncate, base64;
     uint64_t start, load_nanoseconds, tokens;
     struct token_array *prompts; /* of each input */
     hypura_status prepared;
-    hypura_error error; /* of these */
-    float *vector;      /* as the model gave it */
+    hypura_error error; /* of preparing them */
+    float *vector;      /* output of the model */
     size_t done;        /* inputs */
     struct answer *answer;
 };
@@ -54,7 +54,7 @@ static void answer_free(void *context)
     memory_free(answer);
 }
 
-/* Little-endian floats, as OpenAI gives them. */
+/* Writes little-endian floats in Base64, as OpenAI does. */
 static void write_base64(struct buffer *out, const float *values, size_t width)
 {
     static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -91,7 +91,7 @@ static void end_vector(const struct answer *answer, struct buffer *out)
         buffer_append_char(out, '}');
 }
 
-/* Nine digits are enough for a float to be read as the same one. */
+/* Nine significant digits identify a float exactly. */
 static bool write_piece(void *context, struct buffer *out)
 {
     struct answer *answer = context;
@@ -120,7 +120,7 @@ static bool write_piece(void *context, struct buffer *out)
     return false;
 }
 
-/* The model's name and figures as JSON, cut where the vectors belong. */
+/* Makes the JSON around the vectors, with the model's name and the figures. */
 static bool write_frame(struct embedding *embedding)
 {
     struct answer *answer = embedding->answer;
@@ -263,10 +263,11 @@ static hypura_status begin(struct embedding *embedding, struct loaded_model *loa
     if (embedding->dimensions && embedding->dimensions < width)
         width = embedding->dimensions;
     if (!size_multiply(&values, count, width) || values > limit / sizeof(float))
-        return error_set(error, HYPURA_ERROR_ARGUMENT,
-                         "%zu vectors of %zu numbers are more than one answer may hold (%llu bytes, as a request): ask "
-                         "for fewer at once",
-                         count, width, (unsigned long long)limit);
+        return error_set(
+            error, HYPURA_ERROR_ARGUMENT,
+            "%zu vectors of %zu numbers exceed the limit of an answer (%llu bytes, as --body-limit sets it): "
+            "send fewer inputs at once",
+            count, width, (unsigned long long)limit);
     if (!exchange_reserve(exchange, values * sizeof(float)))
         return error_set(error, HYPURA_ERROR_MEMORY, "server busy, please try again.  too many large answers at once");
     *embedding->answer =
@@ -275,7 +276,7 @@ static hypura_status begin(struct embedding *embedding, struct loaded_model *loa
     return status ? status : loaded_clear_sequences(exchange_server(exchange)->models, loaded, error);
 }
 
-/* Cut to the numbers that were asked for, and of length 1 again. */
+/* Stores the vector, truncated to the requested width and normalised to length 1. */
 static void keep_vector(struct embedding *embedding)
 {
     const struct answer *answer = embedding->answer;
@@ -317,7 +318,7 @@ static void end_with(struct embedding *embedding, const hypura_error *error)
     embedding_free(embedding);
 }
 
-/* A text at a time, so that answers of other models go on in between. */
+/* Embeds one text, so that answers of other models continue in between. */
 static void step(struct job *job, struct loaded_model *loaded)
 {
     struct embedding *embedding = (struct embedding *)job;
@@ -342,7 +343,8 @@ static void start(struct job *job, struct loaded_model *loaded, uint64_t load_na
 /* ---- the requests ---------------------------------------------------------------------------------------------------
  */
 
-/* One text, texts, token ids, or arrays of token ids. OpenAI's may not be empty; Ollama's only load the model then. */
+/* Accepts a text, texts, token ids or, from OpenAI's clients, arrays of token ids. No input is an error in OpenAI's
+ * API; Ollama's only loads the model. */
 static bool check_inputs(struct embedding *embedding, const json_t *inputs)
 {
     bool openai = embedding->style == EMBED_OPENAI;
@@ -387,14 +389,14 @@ static hypura_status read_fields(struct embedding *embedding, const json_t *json
     bool old = embedding->style == EMBED_OLLAMA_OLD;
     if (embedding->style == EMBED_OPENAI && encoding && !json_is_null(encoding)) {
         if (!name || (strcmp(name, "float") != 0 && strcmp(name, "base64") != 0))
-            return error_set(error, HYPURA_ERROR_ARGUMENT, "\"encoding_format\" is \"float\" or \"base64\"");
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "\"encoding_format\" must be \"float\" or \"base64\"");
         embedding->base64 = strcmp(name, "base64") == 0;
     }
     if (!old && dimensions && !json_is_null(dimensions)) {
         if (!read_count(json, "dimensions", &embedding->dimensions, error))
             return error->status;
         if (embedding->dimensions == 0)
-            return error_set(error, HYPURA_ERROR_ARGUMENT, "\"dimensions\" is at least 1");
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "\"dimensions\" must be at least 1");
     }
     if (keep_alive && !json_is_null(keep_alive)) {
         if (!duration_of_json(keep_alive, &embedding->job.keep_alive))

@@ -1,4 +1,4 @@
-/* Fields that the APIs' requests have in common. */
+/* Reads fields that the requests of all APIs have in common. */
 #include "server/generation.h"
 
 #include <math.h>
@@ -10,7 +10,7 @@ json_t *buffer_json(const struct buffer *buffer)
 {
     const char *text = buffer->data ? buffer->data : "";
     json_t *json = json_stringn(text, buffer->size);
-    /* One token may be part of a character. */
+    /* A single token may be part of a character. */
     return json ? json : json_string("\xEF\xBF\xBD");
 }
 
@@ -34,7 +34,7 @@ bool read_count(const json_t *object, const char *key, uint32_t *out, hypura_err
         return true;
     double number = json_number_value(value);
     if (!json_is_number(value) || !(number >= 0 && number <= INT32_MAX) || floor(number) != number) {
-        error_set(error, HYPURA_ERROR_ARGUMENT, "option \"%s\" must be a whole number, not negative", key);
+        error_set(error, HYPURA_ERROR_ARGUMENT, "option \"%s\" must be a whole number and not negative", key);
         return false;
     }
     *out = (uint32_t)number;
@@ -56,7 +56,7 @@ bool read_stops(struct generation *generation, const json_t *value, hypura_error
         return true;
     size_t count = json_is_array(value) ? json_array_size(value) : 1;
     if (count > 64) {
-        error_set(error, HYPURA_ERROR_ARGUMENT, "\"stop\" has %zu texts; at most 64 are possible", count);
+        error_set(error, HYPURA_ERROR_ARGUMENT, "\"stop\" has %zu strings, more than the limit of 64", count);
         return false;
     }
     memory_free(generation->stops);
@@ -67,7 +67,7 @@ bool read_stops(struct generation *generation, const json_t *value, hypura_error
     for (size_t i = 0; i < count; i++) {
         const char *stop = json_string_value(json_is_array(value) ? json_array_get(value, i) : value);
         if (!stop) {
-            error_set(error, HYPURA_ERROR_ARGUMENT, "\"stop\" must be a text or an array of texts");
+            error_set(error, HYPURA_ERROR_ARGUMENT, "\"stop\" must be a string or an array of strings");
             return false;
         }
         if (*stop)
@@ -89,7 +89,7 @@ bool read_seed(struct generation *generation, const json_t *value, hypura_error 
     return true;
 }
 
-/* A whole number that may be -1. */
+/* A whole number that may be -1 or -2. */
 static bool read_signed(const json_t *options, const char *key, int32_t *out, hypura_error *error)
 {
     const json_t *value = json_object_get(options, key);
@@ -132,11 +132,11 @@ bool read_model_options(struct generation *generation, const json_t *options, hy
     if (!fine)
         return false;
     if (s->mirostat == 1) {
-        error_set(error, HYPURA_ERROR_ARGUMENT, "mirostat 1 is not offered, its second version is: \"mirostat\": 2");
+        error_set(error, HYPURA_ERROR_ARGUMENT, "mirostat 1 is not supported: use \"mirostat\": 2");
         return false;
     }
     s->repeat_last_n = MAX(s->repeat_last_n, -1);
-    /* 0 tokens are none, which only makes sense as one that is not shown; Ollama gives one too. */
+    /* 0 gives one token, as in Ollama; to the generator, 0 means no limit. */
     generation->max_tokens = predict < 0 ? 0 : MAX((uint32_t)predict, 1u);
     generation->positions = generation->job.context = context;
     return true;
@@ -200,13 +200,13 @@ const char *known_role(const char *said)
 void leave_out(const struct generation *generation, const char *what, const char *type)
 {
     char message[96];
-    snprintf(message, sizeof message, "%s of this type is not known here and is left out", what);
-    /* The type comes from the request: only what is harmless in a log. */
+    snprintf(message, sizeof message, "%s has an unknown type and is ignored", what);
+    /* The type comes from the request: log only harmless characters. */
     server_log("warning", message, "id=%s type=%.*s", exchange_id(generation->job.exchange),
                (int)MIN(strspn(type, "abcdefghijklmnopqrstuvwxyz_0123456789"), (size_t)64), type);
 }
 
-/* Other parts that are text: a document, what a search found, a summary of what was said before. */
+/* Appends other parts that contain text: a document, a search result, a summary of the conversation. */
 static bool append_texts(struct generation *generation, struct buffer *text, const char *role, const json_t *part,
                          const char *type, bool *known, hypura_error *error)
 {
@@ -257,15 +257,16 @@ bool append_part(struct generation *generation, struct buffer *text, const char 
         return true;
     }
     if (type && strcmp(role, "tool") == 0) {
-        /* It is sent again and again, so it must not end the chat: the model is told that it cannot see it. */
-        const char *name = json_string_value(json_object_get(part, "tool_name")); /* that a search for tools found */
+        /* Clients send it again with each turn, so an error would end the chat. Tell the model that something is
+         * missing. */
+        const char *name = json_string_value(json_object_get(part, "tool_name")); /* found by a search for tools */
         if (name)
             buffer_append_format(text, "%s\n", name);
         else
             buffer_append_format(text, "[%.40s: left out, since only text can be read]\n", type);
         return true;
     }
-    error_set(error, HYPURA_ERROR_ARGUMENT, "this server takes text only: a part of type \"%.40s\" was sent",
+    error_set(error, HYPURA_ERROR_ARGUMENT, "this server accepts text only: parts of type \"%.40s\" are not supported",
               type ? type : "?");
     return false;
 }
@@ -280,7 +281,7 @@ json_t *content_text(struct generation *generation, const char *role, const json
                     : json_incref((json_t *)content);
     }
     if (!json_is_array(content)) {
-        error_set(error, HYPURA_ERROR_ARGUMENT, "a message's \"content\" must be a text or an array of parts");
+        error_set(error, HYPURA_ERROR_ARGUMENT, "a message's \"content\" must be a string or an array of parts");
         return NULL;
     }
     struct buffer text = {0};

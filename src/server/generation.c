@@ -7,7 +7,7 @@
 #include <sys/random.h>
 #include <time.h>
 
-/* ---- making one ----------------------------------------------------------------------------------------------------
+/* ---- creating ------------------------------------------------------------------------------------------------------
  */
 
 static void prepare_job(struct job *job, struct loaded_model *loaded);
@@ -112,7 +112,7 @@ void generation_handle_count(struct exchange *exchange, const char *object, requ
 /* ---- the answer ----------------------------------------------------------------------------------------------------
  */
 
-/* What is wrong with the form of a grammar is the request's fault, not that of a file. */
+/* A malformed grammar is an error of the request, not of a file. */
 static void blame_request(struct generation *generation, hypura_error *error)
 {
     bool constrained = generation->schema || generation->any_json;
@@ -148,7 +148,7 @@ static void prepare_job(struct job *job, struct loaded_model *loaded)
         generation->prepared = keep_tokens(job->exchange, &generation->prompt, &generation->error);
 }
 
-/* Keeps and, in a stream, writes a piece of an answer. */
+/* Stores a piece of an answer and, in a stream, writes it. */
 static void take_delta(void *context, const struct chat_delta *delta)
 {
     struct choice *choice = context;
@@ -210,12 +210,12 @@ static bool on_token(void *context, const struct generated_token *token)
     struct generation *generation = choice->generation;
     const struct vocabulary *vocabulary = generation->loaded->vocabulary;
     size_t size = token->size;
-    choice->result.cached_tokens = token->cached_tokens; /* a stream begins with it */
+    choice->result.cached_tokens = token->cached_tokens; /* the first event of a stream has it */
     exchange_start_work();
     bool end = token->id != NO_TOKEN && vocabulary_is_end_of_generation(vocabulary, token->id);
     choice->ended = choice->ended || end;
     if (choice->ended && choice->parser && size) {
-        /* Marks are control tokens, so their text is shown; that of the end is no part of the answer. */
+        /* The parser sees control tokens as text. The text of the token that ends the answer is not part of it. */
         struct buffer piece = {0};
         for (int32_t id = end ? token->id : choice->result.stop_token; id != NO_TOKEN; id = NO_TOKEN)
             vocabulary_piece(vocabulary, id, true, &piece);
@@ -275,7 +275,7 @@ static void finish_generation(struct generation *generation)
     generation_free(generation);
 }
 
-/* What was written under the grammar of a forced call is that call. */
+/* Turns content that was written under the grammar of a forced call into that call. */
 static void take_forced_call(struct choice *choice)
 {
     json_t *call =
@@ -325,7 +325,7 @@ static hypura_status make_choice(struct generation *generation, struct choice *c
             sampler_set_constraint(choice->sampler, &constraint);
         }
     }
-    /* A constrained answer is what was asked for, whatever it looks like. */
+    /* An answer under a grammar is taken literally, not parsed. */
     bool marks = generation->messages && !generation->grammar &&
                  (generation->format.think_start || generation->format.channels || generation->tools);
     if (!status && marks)
@@ -398,7 +398,7 @@ static void start_job(struct job *job, struct loaded_model *loaded, uint64_t loa
     }
     worker_keep(worker, job, loaded);
     if (status) {
-        /* Some answers are on their way; without the others they are of no use. */
+        /* Cancels the answers already submitted, since the request fails without the others. */
         for (size_t i = submitted; i < generation->count; i++) {
             generation->choices[i].result = (struct generation_result){.reason = FINISH_ERROR, .error = error};
             generation->remaining--;

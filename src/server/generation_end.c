@@ -1,4 +1,4 @@
-/* How a request ends without an answer, and what is freed then. */
+/* Refuses, fails and frees generations. */
 #include "server/generation.h"
 
 static void free_generation(struct generation *generation)

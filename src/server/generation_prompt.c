@@ -1,10 +1,10 @@
-/* What was asked, as the tokens that the model is given; at the desk. */
+/* Makes the tokens of a request's prompt, at the desk. */
 #include "engine/prompt.h"
 #include "server/generation.h"
 
 #include <string.h>
 
-#define MOST_CONTEXTS 10u /* that an answer may fill by shifts */
+#define MOST_CONTEXTS 10u /* limit of an answer that shifts, in contexts */
 
 static hypura_status append_ids(struct generation *generation, const json_t *ids, hypura_error *error)
 {
@@ -13,7 +13,7 @@ static hypura_status append_ids(struct generation *generation, const json_t *ids
     json_array_foreach(ids, i, id)
     {
         if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) > INT32_MAX)
-            return error_set(error, HYPURA_ERROR_ARGUMENT, "element %zu of the tokens is not a token", i);
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "element %zu of the token ids is not a token id", i);
         hypura_status status = token_array_append(&generation->prompt, (int32_t)json_integer_value(id), error);
         if (status)
             return status;
@@ -42,7 +42,7 @@ static hypura_status append_text(struct generation *generation, const char *text
                                        &generation->prompt, error);
 }
 
-/* Fill in the middle: the text around the place, each behind its token. */
+/* Fill in the middle: the texts before and after the gap, each after its special token. */
 static hypura_status make_insert(struct generation *generation, hypura_error *error)
 {
     hypura_status status = append_special(generation, SPECIAL_FIM_PREFIX, error);
@@ -57,7 +57,7 @@ static hypura_status make_insert(struct generation *generation, hypura_error *er
     return status;
 }
 
-/* These messages as tokens; format: to be learnt from the text, or NULL. */
+/* Renders messages and appends their tokens. format: set from the rendered text; or NULL. asks: for an answer. */
 static hypura_status render(struct generation *generation, json_t *messages, bool asks, struct token_array *tokens,
                             struct chat_format *format, hypura_error *error)
 {
@@ -80,7 +80,7 @@ static hypura_status render(struct generation *generation, json_t *messages, boo
                                .watch = &watch};
     if (!status)
         status = prompt_from_chat(template, loaded->vocabulary, &input, tokens, &rendered, error);
-    /* The template has been read without a fault: it is these messages that it does not take. */
+    /* The template itself was read without errors, so it rejects these messages. */
     if (status == HYPURA_ERROR_FORMAT || status == HYPURA_ERROR_UNSUPPORTED)
         status = error->status = HYPURA_ERROR_ARGUMENT;
     if (!status && format)
@@ -90,7 +90,7 @@ static hypura_status render(struct generation *generation, json_t *messages, boo
     return status;
 }
 
-/* A text that goes on has its beginning already. */
+/* Removes the BOS token of a text that continues other tokens. */
 static void drop_beginning(struct generation *generation, size_t at)
 {
     const struct vocabulary *vocabulary = generation->loaded->vocabulary;
@@ -122,7 +122,7 @@ static hypura_status fill_prompt(struct generation *generation, hypura_error *er
     return status;
 }
 
-/* How far the prompt is marked: to the end of a message. What precedes the messages counts with the first of them. */
+/* Counts the tokens up to the end of the last marked message. What precedes the messages counts with the first one. */
 static hypura_status count_marked(struct generation *generation, hypura_error *error)
 {
     size_t count = json_array_size(generation->messages), marked = count - MIN(count, generation->behind_mark), i;
@@ -137,7 +137,7 @@ static hypura_status count_marked(struct generation *generation, hypura_error *e
     hypura_status status = HYPURA_OK;
     if (marked < count)
         status = render(generation, in_front, false, &tokens, NULL, error);
-    if (status == HYPURA_ERROR_ARGUMENT) /* a template that wants more than these: nothing is counted */
+    if (status == HYPURA_ERROR_ARGUMENT) /* the template does not accept only these: count none */
         *error = (hypura_error){0};
     else if (status == HYPURA_OK && marked < count)
         while (generation->marked_tokens < MIN(tokens.count, generation->prompt.count) &&
@@ -148,7 +148,7 @@ static hypura_status count_marked(struct generation *generation, hypura_error *e
     return error->status;
 }
 
-/* ---- what does not fit ----------------------------------------------------------------------------------------------
+/* ---- cutting -------------------------------------------------------------------------------------------------------
  */
 
 static bool is_system(const json_t *message)
@@ -156,7 +156,7 @@ static bool is_system(const json_t *message)
     return !json_object_get(message, "role") || has_role(message, "system");
 }
 
-/* Without this many of the oldest messages; those of the system stay. */
+/* The messages without this many of the oldest; system messages stay. A new reference; NULL: out of memory. */
 static json_t *without_oldest(const json_t *messages, size_t going)
 {
     json_t *left = json_array(), *message;
@@ -175,7 +175,7 @@ static json_t *without_oldest(const json_t *messages, size_t going)
     return left;
 }
 
-/* The prompt of what is left then. */
+/* Drops them, and makes the prompt of the rest. */
 static hypura_status drop_oldest(struct generation *generation, const json_t *messages, size_t going,
                                  hypura_error *error)
 {
@@ -186,8 +186,8 @@ static hypura_status drop_oldest(struct generation *generation, const json_t *me
     return fill_prompt(generation, error);
 }
 
-/* Drops the oldest messages, no more than it takes, but leaves one to answer. How many is searched for, since each try
- * reads all that is left: from what they would be if all were of a size, in growing steps. */
+/* Drops as few of the oldest messages as needed, but leaves one to answer. Each try tokenizes the rest, so it searches:
+ * it starts from the number for messages of equal size, goes in growing steps, and then bisects. */
 static hypura_status drop_messages(struct generation *generation, uint32_t positions, hypura_error *error)
 {
     json_t *all = json_incref(generation->messages);
@@ -219,7 +219,7 @@ static void cut_prompt(struct generation *generation, uint32_t positions)
 {
     struct token_array *prompt = &generation->prompt;
     size_t most = positions - 1, first = MIN((size_t)generation->keep_first, most / 2);
-    /* The beginning and the end stay; room for an answer of a quarter of the context is made. */
+    /* Keeps the beginning and the end, and leaves a quarter of the context for the answer. */
     size_t last = most - first > positions / 4 ? most - first - positions / 4 : 1;
     memmove(prompt->ids + first, prompt->ids + prompt->count - last, last * sizeof *prompt->ids);
     prompt->count = first + last;
@@ -234,7 +234,7 @@ hypura_status generation_make_prompt(struct generation *generation, hypura_error
     if (status)
         return status;
     generation->too_long = generation->prompt.count >= positions && generation->keep_first == UINT32_MAX;
-    /* Clients know it by these words, and make their chat shorter. */
+    /* Clients recognise these texts and shorten the chat. */
     if (generation->too_long && exchange_api(generation->job.exchange) == API_ANTHROPIC)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "prompt is too long: %zu tokens > %u maximum",
                          generation->prompt.count, positions - 1);
@@ -251,7 +251,7 @@ hypura_status generation_make_prompt(struct generation *generation, hypura_error
         cut_prompt(generation, positions);
     if (generation->marked && generation->messages && count_marked(generation, error))
         return error->status;
-    /* Some models never end; Ollama has the same limit. */
+    /* Some models never stop; Ollama has the same limit. */
     if (generation->shift && (!generation->max_tokens || generation->max_tokens / MOST_CONTEXTS >= positions))
         generation->max_tokens = positions * MOST_CONTEXTS;
     return HYPURA_OK;

@@ -1,4 +1,4 @@
-/* Anthropic's /v1/messages. A message is a list of blocks: text, thinking, calls of tools. */
+/* Anthropic's /v1/messages. A message is a list of blocks: text, thinking, tool calls. */
 #include "server/openai.h"
 
 #include <stdlib.h>
@@ -12,8 +12,8 @@ static const char *stop_reason(const struct choice *choice)
                                                     : "end_turn";
 }
 
-/* The prompt's tokens are those that were read from the cache, those that came to it up to the last mark, and
- * input_tokens. The rest is of services that are not offered. */
+/* The tokens of the prompt are those read from the cache, those added to it up to the last mark, and input_tokens. The
+ * other fields are for services that this server does not have. */
 static json_t *usage_json(const struct generation *generation, uint32_t generated, bool whole)
 {
     uint32_t cached = generation->choices[0].result.cached_tokens;
@@ -155,8 +155,8 @@ static const struct dialect dialect = {write_delta, end_choice, end, NULL};
 /* ---- reading -------------------------------------------------------------------------------------------------------
  */
 
-/* Turns of one role after another are one turn, as the API has it: many templates want roles to alternate. Their texts
- * are kept side by side until all are there (join_turns): there may be many. */
+/* Merges consecutive turns of the same role, as the API does, since many templates require roles to alternate. Collects
+ * their texts in an array, because there may be many; join_turns joins them. */
 static bool add_turn(struct generation *generation, const char *role, json_t *content)
 {
     size_t count = json_array_size(generation->messages);
@@ -206,7 +206,7 @@ static bool collect_call(json_t *calls, const json_t *block, hypura_error *error
     json_t *name = json_object_get(block, "name"), *input = json_object_get(block, "input");
     json_t *id = json_object_get(block, "id");
     if (!json_is_string(name)) {
-        error_set(error, HYPURA_ERROR_ARGUMENT, "a tool_use block without a name was sent");
+        error_set(error, HYPURA_ERROR_ARGUMENT, "a tool_use block has no name");
         return false;
     }
     json_array_append_new(calls,
@@ -215,7 +215,7 @@ static bool collect_call(json_t *calls, const json_t *block, hypura_error *error
     return true;
 }
 
-/* The answer of a tool that the service itself ran, in another chat. */
+/* The result of a tool that a service ran itself. */
 static bool is_result_of_service(const char *type)
 {
     static const char end[] = "_tool_result";
@@ -223,7 +223,7 @@ static bool is_result_of_service(const char *type)
     return length >= sizeof end && strcmp(type + length - (sizeof end - 1), end) == 0;
 }
 
-/* The blocks of one message: its text, its calls, and the results of calls, which are messages of their own here. */
+/* Reads the blocks of a message: text, calls, and results of calls, which become messages of their own. */
 static bool read_blocks(struct generation *generation, const char *role, const json_t *blocks, hypura_error *error)
 {
     struct buffer text = {0};
@@ -252,10 +252,10 @@ static bool read_blocks(struct generation *generation, const char *role, const j
     return fine;
 }
 
-/* ---- marks of the cache: cache_control of a tool, a block, or the whole request ------------------------------------
+/* ---- cache marks: cache_control of a tool, a block, or the whole request -------------------------------------------
  */
 
-/* The last mark in what was read so far is this one, if it is one. */
+/* Notes the mark of a tool, block or request, if it has one; the last one counts. */
 static void note_mark(struct generation *generation, const json_t *owner)
 {
     const json_t *mark = json_object_get(owner, "cache_control");
@@ -264,10 +264,11 @@ static void note_mark(struct generation *generation, const json_t *owner)
         return;
     generation->marked = true;
     generation->marked_for_hour = time && strcmp(time, "1h") == 0;
-    generation->behind_mark = json_array_size(generation->messages); /* in front, until all are read */
+    generation->behind_mark =
+        json_array_size(generation->messages); /* messages before it; read_prompt turns that into messages after it */
 }
 
-/* A block has its mark, or one of the blocks that a tool gave back. */
+/* Blocks may have marks, and so may the blocks within a tool's result. */
 static void note_marks(struct generation *generation, const json_t *blocks)
 {
     size_t i;
@@ -305,7 +306,7 @@ static bool read_tools(struct generation *generation, const json_t *json, hypura
     return choose_tools(generation, any ? "required" : type, json_string_value(json_object_get(choice, "name")), error);
 }
 
-/* One of which nothing is left is none: the service would have said something in its place. */
+/* A system message that is empty without its volatile heads is left out. */
 static bool read_system(struct generation *generation, const json_t *system, hypura_error *error)
 {
     json_t *text = content_text(generation, "system", system, error);
@@ -320,7 +321,7 @@ static bool read_message(struct generation *generation, size_t i, const json_t *
 {
     const char *role = json_string_value(json_object_get(message, "role"));
     const json_t *content = json_object_get(message, "content");
-    /* A message of the system may stand between the turns. */
+    /* System messages are allowed between turns. */
     if (!role || (strcmp(role, "user") != 0 && strcmp(role, "assistant") != 0 && strcmp(role, "system") != 0)) {
         error_set(error, HYPURA_ERROR_ARGUMENT, "messages.%zu.role: expected user, assistant or system", i);
         return false;
@@ -329,7 +330,7 @@ static bool read_message(struct generation *generation, size_t i, const json_t *
                                   : add_turn(generation, role, content_text(generation, role, content, error));
 }
 
-/* What makes the prompt. */
+/* Reads the fields that determine the prompt. */
 static bool read_prompt(struct generation *generation, json_t *json, hypura_error *error)
 {
     const json_t *messages = json_object_get(json, "messages"), *system = json_object_get(json, "system");
@@ -369,7 +370,7 @@ static bool read_request(struct generation *generation, json_t *json, hypura_err
     if (!read_openai_sampling(generation, json, error) || !read_count(json, "max_tokens", &most, error) ||
         !read_stops(generation, json_object_get(json, "stop_sequences"), error) ||
         !read_format(generation, json_object_get(output, "format"), error) ||
-        !read_format(generation, json_object_get(json, "output_format"), error)) /* as it was called before */
+        !read_format(generation, json_object_get(json, "output_format"), error)) /* its former name */
         return false;
     if (most == 0) {
         error_set(error, HYPURA_ERROR_ARGUMENT, "max_tokens: Field required");

@@ -4,7 +4,7 @@
 #include <string.h>
 #include <time.h>
 
-/* ---- what is written -----------------------------------------------------------------------------------------------
+/* ---- writing -------------------------------------------------------------------------------------------------------
  */
 
 static json_t *chunk(const struct generation *generation, bool done)
@@ -14,7 +14,7 @@ static json_t *chunk(const struct generation *generation, bool done)
     return json_pack("{s:s, s:s, s:b}", "model", generation->model_name, "created_at", now, "done", (int)done);
 }
 
-/* The calls from first on. */
+/* The calls from index first on. */
 static json_t *calls_json(const struct choice *choice, size_t first)
 {
     json_t *calls = json_array();
@@ -116,7 +116,7 @@ static void end(struct generation *generation)
 
 static const struct dialect dialect = {write_delta, end_choice, end, NULL};
 
-/* ---- what is read --------------------------------------------------------------------------------------------------
+/* ---- reading -------------------------------------------------------------------------------------------------------
  */
 
 static const char *const known_options[] = {"num_keep",
@@ -152,9 +152,9 @@ static void warn_of_unknown(const struct generation *generation, json_t *options
         size_t i = 0;
         while (i < COUNT_OF(known_options) && strcmp(known_options[i], key) != 0)
             i++;
-        /* The name comes from the request: only what is harmless in a log. */
+        /* The name comes from the request: log only harmless characters. */
         if (i == COUNT_OF(known_options))
-            server_log("warning", "an option is not known and has no effect", "id=%s option=%.*s",
+            server_log("warning", "an unknown option is ignored", "id=%s option=%.*s",
                        exchange_id(generation->job.exchange), (int)strspn(key, "abcdefghijklmnopqrstuvwxyz_0123456789"),
                        key);
     }
@@ -166,7 +166,7 @@ static bool read_options(struct generation *generation, json_t *options, hypura_
     s->top_p = 0.9f;
     s->min_p = 0;
     s->repeat_penalty = 1.1f;
-    bool keep_all = json_number_value(json_object_get(options, "num_keep")) < 0; /* that can stay */
+    bool keep_all = json_number_value(json_object_get(options, "num_keep")) < 0; /* of the prompt, as far as possible */
     generation->keep_first = keep_all ? INT32_MAX : 4;
     if (!read_model_options(generation, options, error) ||
         !(keep_all || read_count(options, "num_keep", &generation->keep_first, error)))
@@ -207,7 +207,7 @@ static bool read_common(struct generation *generation, json_t *json, hypura_erro
     if (json_is_object(given))
         json_object_update(options, given);
     warn_of_unknown(generation, given);
-    generation->state = json_pack("{s:o}", "options", options); /* the stop texts live in there */
+    generation->state = json_pack("{s:o}", "options", options); /* keeps the stop strings alive */
     const json_t *keep_alive = json_object_get(json, "keep_alive");
     if (keep_alive && !json_is_null(keep_alive)) {
         if (!duration_of_json(keep_alive, &generation->job.keep_alive)) {
@@ -245,7 +245,7 @@ static bool has_images(const json_t *object, hypura_error *error)
 {
     if (json_array_size(json_object_get(object, "images")) == 0)
         return false;
-    error_set(error, HYPURA_ERROR_ARGUMENT, "this server takes text only: \"images\" cannot be used");
+    error_set(error, HYPURA_ERROR_ARGUMENT, "this server accepts text only: \"images\" is not supported");
     return true;
 }
 
@@ -296,7 +296,6 @@ static json_t *message(const char *role, const char *text)
     return json_pack("{s:s, s:s}", "role", role, "content", text);
 }
 
-/* A Go template cannot be run here; one that only gives the prompt is the same as none at all. */
 bool template_is_plain(const char *text)
 {
     char bare[32];
@@ -322,7 +321,7 @@ void handle_ollama_generate(struct exchange *exchange)
     bool raw = json_is_true(json_object_get(json, "raw"));
     if ((prompt && !json_is_string(prompt) && !json_is_null(prompt)) ||
         (suffix && !json_is_string(suffix) && !json_is_null(suffix))) {
-        generation_refuse(generation, "\"prompt\" and \"suffix\" must be texts");
+        generation_refuse(generation, "\"prompt\" and \"suffix\" must be strings");
         return;
     }
     if (!read_common(generation, json, &error) || has_images(json, &error)) {
@@ -334,9 +333,10 @@ void handle_ollama_generate(struct exchange *exchange)
         system += volatile_head(generation, "system", system);
     const char *own_template = json_string_value(json_object_get(generation->job.model.manifest, "template"));
     if (template && *template && !template_is_plain(template)) {
-        generation_refuse(generation,
-                          "\"template\" is a Go template, which this server cannot run: the model's own chat "
-                          "template is used, or none with \"raw\": true");
+        generation_refuse(
+            generation,
+            "\"template\" is a Go template, which this server cannot run: leave it out to use the model's own "
+            "chat template, or send \"raw\": true to use none");
         return;
     }
     raw |= (template && *template) || (own_template && !(template && *template));

@@ -24,7 +24,7 @@ static bool read_biases(struct generation *generation, const json_t *value, hypu
         char *end;
         long token = strtol(key, &end, 10);
         if (end == key || *end || token < 0 || token > INT32_MAX || !json_is_number(bias)) {
-            error_set(error, HYPURA_ERROR_ARGUMENT, "\"logit_bias\" maps token ids to numbers");
+            error_set(error, HYPURA_ERROR_ARGUMENT, "\"logit_bias\" must map token ids to numbers");
             return false;
         }
         double number = json_number_value(bias);
@@ -57,11 +57,11 @@ bool read_openai_sampling(struct generation *generation, const json_t *json, hyp
           read_biases(generation, json_object_get(json, "logit_bias"), error)))
         return false;
     if (json_is_number(json_object_get(json, "temperature")) && (s->temperature < 0 || s->temperature > 2)) {
-        error_set(error, HYPURA_ERROR_ARGUMENT, "\"temperature\" is from 0 to 2");
+        error_set(error, HYPURA_ERROR_ARGUMENT, "\"temperature\" must be between 0 and 2");
         return false;
     }
     if (count < 1 || count > MAX_ANSWERS) {
-        error_set(error, HYPURA_ERROR_ARGUMENT, "\"n\" is from 1 to %d", MAX_ANSWERS);
+        error_set(error, HYPURA_ERROR_ARGUMENT, "\"n\" must be between 1 and %d", MAX_ANSWERS);
         return false;
     }
     generation->count = count;
@@ -131,7 +131,7 @@ void allow_tools(struct generation *generation, const json_t *allowed)
     }
 }
 
-/* Arguments that are no JSON stay text: the template sees what the model once wrote. */
+/* Arguments that are not JSON stay a string, as the model once wrote them. */
 static json_t *call_for_template(const json_t *call)
 {
     json_t *copy = json_deep_copy(call), *function = json_object_get(copy, "function");
@@ -172,7 +172,7 @@ bool add_openai_message(struct generation *generation, const json_t *given, hypu
     return true;
 }
 
-/* What a tool takes. What cannot be held is left out unless the tool is marked strict. */
+/* The schema of a tool's parameters. Unless the tool is strict, parts that a grammar cannot enforce are removed. */
 static json_t *held_parameters(const struct generation *generation, const json_t *function, size_t index)
 {
     const json_t *parameters = json_object_get(function, "parameters");
@@ -182,7 +182,7 @@ static json_t *held_parameters(const struct generation *generation, const json_t
     json_t *own = json_deep_copy(parameters);
     if (!json_is_true(json_object_get(function, "strict"))) {
         if (grammar_relax_schema(own, &left_out, NULL) != HYPURA_OK) {
-            memory_note_failure(); /* the request is not whole */
+            memory_note_failure(); /* makes generation_is_whole false */
             json_decref(own);
             own = NULL;
         }
@@ -193,13 +193,13 @@ static json_t *held_parameters(const struct generation *generation, const json_t
         }
         buffer_free(&left_out);
     }
-    /* An address of its own: "#/..." in it leads to its own parts. */
+    /* A URI of its own, so that "#/..." in the schema refers to its own parts. */
     if (own && !json_is_string(json_object_get(own, "$id")))
         json_object_set_new(own, "$id", json_sprintf("urn:tool:%zu", index));
     return own;
 }
 
-/* {"name": NAME, "arguments": its parameters}, of one tool or of any. */
+/* A schema for {"name": NAME, "arguments": PARAMETERS} of one tool or, without a name, of any. */
 static json_t *forced_schema(const struct generation *generation, const char *name)
 {
     json_t *any = json_array();
@@ -241,7 +241,7 @@ bool choose_tools(struct generation *generation, const char *choice, const char 
     if (!choice || strcmp(choice, "auto") == 0 || strcmp(choice, "none") == 0)
         return true;
     if (strcmp(choice, "required") != 0 && strcmp(choice, "any") != 0) {
-        error_set(error, HYPURA_ERROR_ARGUMENT, "\"tool_choice\" is none, auto, required, or names a function");
+        error_set(error, HYPURA_ERROR_ARGUMENT, "\"tool_choice\" must be none, auto, required, or name a function");
         return false;
     }
     generation->forced = forced_schema(generation, name);
@@ -252,7 +252,7 @@ bool choose_tools(struct generation *generation, const char *choice, const char 
     return generation->forced != NULL;
 }
 
-/* Templates know it by one or the other name. */
+/* Templates use either name. */
 static void set_thinking(struct generation *generation, bool on)
 {
     json_object_set_new(generation->variables, "enable_thinking", json_boolean(on));
@@ -265,7 +265,7 @@ bool read_effort(struct generation *generation, const json_t *effort, hypura_err
     if (!effort || json_is_null(effort))
         return true;
     if (!text) {
-        error_set(error, HYPURA_ERROR_ARGUMENT, "the reasoning effort must be a text such as \"low\"");
+        error_set(error, HYPURA_ERROR_ARGUMENT, "the reasoning effort must be a string such as \"low\"");
         return false;
     }
     bool on = strcmp(text, "none") != 0;
@@ -294,7 +294,7 @@ json_t *openai_usage(const struct generation *generation)
 /* ---- models --------------------------------------------------------------------------------------------------------
  */
 
-/* A tag that everybody has by default is left out, so that the name is the one that users type. */
+/* Leaves out the tag ":latest", so that the name is what users type. */
 static json_t *model_json(const char *name, int64_t created)
 {
     size_t length = strlen(name), tag = sizeof ":latest" - 1;

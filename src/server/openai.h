@@ -1,41 +1,42 @@
-/* What OpenAI's and Anthropic's requests have in common when they are read. */
+/* Reading of requests that the files of OpenAI's and Anthropic's APIs share. */
 #ifndef HYPURA_SERVER_OPENAI_H
 #define HYPURA_SERVER_OPENAI_H
 
 #include "server/generation.h"
 
-/* temperature, top_p, penalties, seed, stop, logit_bias, n; with the defaults of OpenAI, not Ollama, where /api/create
- * gave the model none. max_tokens is what /api/create gave, too. */
+/* Reads temperature, top_p, penalties, seed, stop, logit_bias and n. Defaults are those that /api/create gave the
+ * model, then OpenAI's. Also sets max_tokens from /api/create. */
 bool read_openai_sampling(struct generation *generation, const json_t *json, hypura_error *error);
 
-/* Appends a message of OpenAI's kind to generation->messages: "developer" is "system", parts become text, arguments of
- * calls become objects, which is what chat templates expect. */
+/* Appends a message in OpenAI's format to generation->messages, as chat templates expect it: "developer" becomes
+ * "system", parts become text, and arguments of calls become objects. */
 bool add_openai_message(struct generation *generation, const json_t *given, hypura_error *error);
 bool add_message(struct generation *generation, const char *role, json_t *content); /* takes the content */
-bool add_call(struct generation *generation, json_t *call); /* to the assistant's turn at hand; takes the call */
+bool add_call(struct generation *generation, json_t *call); /* to the last message, of the assistant; takes the call */
 
-/* The function that a tool of any API describes, for the template: takes no reference. */
+/* Adds a function in the format of templates; description, parameters and strict may be NULL. Takes no reference. */
 void add_tool(struct generation *generation, json_t *name, const json_t *description, const json_t *parameters,
               const json_t *strict);
 
-/* Only these, given by name, of the tools. */
+/* Removes the tools that are not among these names. */
 void allow_tools(struct generation *generation, const json_t *allowed);
 
-/* Refuses a tool_choice that is an object and wants a tool that was left out. */
+/* False with an error if tool_choice is an object that requires a tool of a type that this server does not run. */
 bool check_choice(const json_t *choice, hypura_error *error);
 
-/* tool_choice: "none", "auto", "required", or one tool's name. Forced calls are written under a grammar. */
+/* Applies tool_choice: "none", "auto", "required", "any", or a tool's name. A grammar enforces required calls. */
 bool choose_tools(struct generation *generation, const char *choice, const char *name, hypura_error *error);
 
+/* Reads the reasoning effort; "none" turns thinking off. */
 bool read_effort(struct generation *generation, const json_t *effort, hypura_error *error);
 
-/* true, false, or {"type": "enabled", "adaptive" ... "disabled"}; anything else says nothing. */
+/* Turns thinking on or off: true, false, or {"type": "disabled"} and other types. Ignores anything else. */
 void read_thinking(struct generation *generation, const json_t *thinking);
 
 /* {"prompt_tokens", ...}; a new reference. */
 json_t *openai_usage(const struct generation *generation);
 
-/* Ends a stream of chunks: with the usage where it was asked for, in a last chunk, which is taken over. */
+/* Ends a stream of chunks. If the request wants the usage, writes it in a last chunk. Takes the reference. */
 void openai_end_stream(struct generation *generation, json_t *last);
 
 #endif

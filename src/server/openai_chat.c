@@ -25,7 +25,7 @@ static void write_choice(struct generation *generation, struct choice *choice, j
     exchange_write_event(generation->job.exchange, NULL, chunk(generation, json_pack("[o]", one)));
 }
 
-/* The first chunk of each answer says who speaks. */
+/* The first chunk of each answer has the role. */
 static void begin(struct generation *generation, struct choice *choice)
 {
     if (choice->begun)
@@ -59,7 +59,7 @@ static void write_delta(struct generation *generation, struct choice *choice, co
         if (!text)
             text = json_string("\xEF\xBF\xBD");
         if (delta->kind == CHAT_REASONING) {
-            /* Clients know it by one or the other name. */
+            /* Clients use either name. */
             json_object_set(json, "reasoning_content", text);
             json_object_set(json, "reasoning", text);
         } else {
@@ -162,7 +162,7 @@ static bool read_request(struct generation *generation, json_t *json, hypura_err
 {
     const json_t *messages = json_object_get(json, "messages"), *options = json_object_get(json, "stream_options");
     const json_t *extra = json_object_get(json, "chat_template_kwargs");
-    const json_t *reasoning = json_object_get(json, "reasoning"); /* as the newer API has it */
+    const json_t *reasoning = json_object_get(json, "reasoning"); /* in the format of /v1/responses */
     uint32_t top = 0;
     generation->include_usage = generation->stream && json_is_true(json_object_get(options, "include_usage"));
     if (!json_is_array(messages) || json_array_size(messages) == 0) {
@@ -180,7 +180,7 @@ static bool read_request(struct generation *generation, json_t *json, hypura_err
         if (!read_count(json, "top_logprobs", &top, error))
             return false;
         if (top > 20) {
-            error_set(error, HYPURA_ERROR_ARGUMENT, "\"top_logprobs\" is from 0 to 20");
+            error_set(error, HYPURA_ERROR_ARGUMENT, "\"top_logprobs\" must be between 0 and 20");
             return false;
         }
         generation->top_logprobs = (int32_t)top;

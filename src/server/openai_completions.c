@@ -1,4 +1,4 @@
-/* OpenAI's older /v1/completions: a text goes on. */
+/* OpenAI's older /v1/completions, which continues a text. */
 #include "server/openai.h"
 
 #include <string.h>
@@ -10,7 +10,7 @@ static json_t *answer(const struct generation *generation, json_t *choices)
                      "fp_hypura", "choices", choices);
 }
 
-/* The older form: lists side by side. */
+/* The older format: parallel lists. */
 static json_t *logprobs_json(struct choice *choice)
 {
     json_t *entries = fresh_logprobs(choice);
@@ -105,8 +105,8 @@ static bool read_prompt(struct generation *generation, const json_t *prompt, hyp
         return true;
     }
     error_set(error, HYPURA_ERROR_ARGUMENT,
-              json_is_array(prompt) ? "one prompt a request: a text, or an array of token ids"
-                                    : "\"prompt\" is required: a text, or an array of token ids");
+              json_is_array(prompt) ? "a request has one prompt: a string, or an array of token ids"
+                                    : "\"prompt\" is required: a string, or an array of token ids");
     return false;
 }
 
@@ -123,14 +123,14 @@ static bool read_request(struct generation *generation, json_t *json, hypura_err
         !read_count(json, "best_of", &best, error))
         return false;
     if (top > 20 || best > generation->count) {
-        error_set(error, HYPURA_ERROR_ARGUMENT, "\"logprobs\" is at most 20, and \"best_of\" no more than \"n\"");
+        error_set(error, HYPURA_ERROR_ARGUMENT, "\"logprobs\" must be at most 20, and \"best_of\" at most \"n\"");
         return false;
     }
     bool endless = json_number_value(json_object_get(json, "max_tokens")) < 0;
     generation->max_tokens = endless ? 0 : MAX(most, 1u);
     generation->echo = json_is_true(json_object_get(json, "echo"));
     if (generation->echo && !generation->text) {
-        error_set(error, HYPURA_ERROR_ARGUMENT, "\"echo\" wants a prompt that is a text");
+        error_set(error, HYPURA_ERROR_ARGUMENT, "\"echo\" requires a prompt that is a string");
         return false;
     }
     if (json_is_integer(json_object_get(json, "logprobs")))

@@ -1,12 +1,12 @@
-/* Dates, ids and the like early in a prompt, where a template or a client puts them: what follows is computed again
- * whenever they change. The log says so once per model. */
+/* Warns once per model if a template or client puts a changing date, id or the like early in the prompt: all that
+ * follows is then computed again for each request. */
 #include "server/generation.h"
 
 #include <ctype.h>
 #include <string.h>
 
-#define WORTH_A_NOTE 64u /* tokens that are computed again */
-#define SHOWN_BEFORE 12u /* tokens in front of what differs, so that one sees where it is */
+#define WORTH_A_NOTE 64u /* least number of tokens computed again */
+#define SHOWN_BEFORE 12u /* tokens shown before the difference, to locate it */
 
 static void append_pieces(const struct vocabulary *vocabulary, const int32_t *tokens, uint32_t count,
                           struct buffer *text)
@@ -24,7 +24,7 @@ static bool has_digit(const struct buffer *text)
     return false;
 }
 
-/* Texts that are equal only became other tokens. */
+/* Equal texts were only split into different tokens. */
 static bool is_date_or_id(const struct buffer *a, const struct buffer *b)
 {
     bool equal = a->size == b->size && (a->size == 0 || memcmp(a->data, b->data, a->size) == 0);
@@ -54,11 +54,12 @@ void prompt_note_find(struct generation *generation)
 void prompt_note_say(struct generation *generation)
 {
     struct loaded_model *loaded = generation->loaded;
-    static const char message[] = "a date, an id or the like early in the prompt is not the one of the request before: "
-                                  "what follows it is computed again";
+    static const char message[] =
+        "a date, id or the like early in the prompt differs from the previous request: what follows is "
+        "computed again";
     if (!generation->cut_tokens || loaded->cut_noted ||
         generation->choices[0].result.cached_tokens > generation->cut_position)
-        return; /* the rest was found elsewhere */
+        return; /* another sequence or kept data had the rest */
     loaded->cut_noted = true;
     server_log("warning", message, "id=%s model=%s position=%u tokens=%u", exchange_id(generation->job.exchange),
                loaded->entry.name, generation->cut_position, generation->cut_tokens);

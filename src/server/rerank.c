@@ -1,4 +1,4 @@
-/* How well documents answer a query, as the model of a re-ranker judges: the request of Jina, Cohere and llama.cpp. */
+/* /v1/rerank, as Jina, Cohere and llama.cpp have it: a reranking model scores how well documents answer a query. */
 #include "engine/prompt.h"
 #include "server/generation.h"
 #include "server/worker.h"
@@ -17,14 +17,14 @@ struct ranked {
 struct ranking {
     struct job job; /* first */
     const char *model_name;
-    const json_t *query, *documents; /* the exchange's */
+    const json_t *query, *documents; /* owned by the exchange */
     size_t count;
     uint32_t top; /* 0: all */
-    bool shows;   /* documents, in the answer */
+    bool shows;   /* the answer includes the documents */
     uint64_t tokens;
     struct token_array *prompts; /* of each document */
     hypura_status prepared;
-    hypura_error error; /* of these */
+    hypura_error error; /* of preparing them */
     struct ranked *ranked;
     size_t done;
 };
@@ -32,7 +32,7 @@ struct ranking {
 /* ---- the answer ----------------------------------------------------------------------------------------------------
  */
 
-/* The better one first; of equal ones the earlier. */
+/* Sorts by falling score, then by rising index. */
 static int compare_ranked(const void *a, const void *b)
 {
     const struct ranked *one = a, *other = b;
@@ -113,7 +113,7 @@ static hypura_status tokens_of(struct ranking *ranking, struct loaded_model *loa
                                                 &watch, tokens, error);
     if (!status && tokens->count > engine_plan(loaded->engine)->positions)
         return error_set(error, HYPURA_ERROR_ARGUMENT,
-                         "document %zu and the query are %zu tokens together, more than the context of %u", index,
+                         "the query and document %zu have %zu tokens together, more than the context of %u", index,
                          tokens->count, engine_plan(loaded->engine)->positions);
     return status;
 }
@@ -176,7 +176,7 @@ static void end_with(struct ranking *ranking, const hypura_error *error)
     ranking_free(ranking);
 }
 
-/* A document at a time, so that answers of other models go on in between. */
+/* Scores one document, so that answers of other models continue in between. */
 static void step(struct job *job, struct loaded_model *loaded)
 {
     struct ranking *ranking = (struct ranking *)job;
@@ -206,10 +206,10 @@ static hypura_status read_documents(struct ranking *ranking, const json_t *docum
     size_t i;
     json_t *each;
     if (!json_is_array(documents) || json_array_size(documents) == 0 || json_array_size(documents) > MAX_DOCUMENTS)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "\"documents\" must be an array of 1 to %d texts",
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "\"documents\" must be an array of 1 to %d documents",
                          MAX_DOCUMENTS);
     json_array_foreach(documents, i, each) if (!json_is_string(text_of(each))) return error_set(
-        error, HYPURA_ERROR_ARGUMENT, "\"documents\" are strings, or objects with a \"text\"; document %zu is not", i);
+        error, HYPURA_ERROR_ARGUMENT, "document %zu is neither a string nor an object with a \"text\"", i);
     ranking->documents = documents;
     ranking->count = json_array_size(documents);
     return HYPURA_OK;
@@ -220,15 +220,15 @@ static hypura_status read_fields(struct ranking *ranking, const json_t *json, hy
     const json_t *top = json_object_get(json, "top_n"), *shows = json_object_get(json, "return_documents");
     ranking->query = json_object_get(json, "query");
     if (!json_is_string(ranking->query) || json_string_length(ranking->query) == 0)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "\"query\" must be provided, as a text");
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "\"query\" is required: a string that is not empty");
     if (top && !json_is_null(top)) {
         if (!read_count(json, "top_n", &ranking->top, error))
             return error->status;
         if (ranking->top == 0)
-            return error_set(error, HYPURA_ERROR_ARGUMENT, "\"top_n\" is at least 1");
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "\"top_n\" must be at least 1");
     }
     if (shows && !json_is_null(shows) && !json_is_boolean(shows))
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "\"return_documents\" is true or false");
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "\"return_documents\" must be true or false");
     ranking->shows = json_is_true(shows);
     return read_documents(ranking, json_object_get(json, "documents"), error);
 }

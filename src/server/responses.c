@@ -1,5 +1,5 @@
-/* OpenAI's /v1/responses. An answer is a list of items: reasoning, a message, calls of functions. Answers are
- * kept for a while (conversations.c), so that a request can go on from one by its id. */
+/* OpenAI's /v1/responses. An answer is a list of items: reasoning, a message, function calls. Answers are kept for a
+ * while (conversations.c), so that a request can continue one by its id. */
 #include "server/openai.h"
 
 #include <stdlib.h>
@@ -16,14 +16,14 @@ static bool is_kept(const json_t *request)
     return !json_is_false(json_object_get(request, "store"));
 }
 
-/* Of a conversation that does not fit, the oldest messages are dropped; else it is refused. */
+/* Whether the oldest messages of a conversation that does not fit are dropped; otherwise it is refused. */
 static bool is_truncated(const json_t *request)
 {
     const char *how = json_string_value(json_object_get(request, "truncation"));
     return how && strcmp(how, "auto") == 0;
 }
 
-/* As the response tells them: with what was not said. */
+/* The settings as the response has them, with defaults. */
 static json_t *text_settings(const json_t *text)
 {
     json_t *settings = json_is_object(text) ? json_copy((json_t *)text) : json_object();
@@ -49,7 +49,7 @@ static json_t *tool_list(const json_t *tools)
     return list;
 }
 
-/* The response's object; output is taken over, usage may be NULL. */
+/* The response object. Takes the references to output and usage; usage may be NULL. */
 static json_t *response_json(const struct generation *generation, const char *status, json_t *output, json_t *usage)
 {
     const json_t *request = exchange_json(generation->job.exchange);
@@ -145,7 +145,7 @@ static void event(struct generation *generation, const char *type, json_t *json)
     exchange_write_event(generation->job.exchange, type, json);
 }
 
-/* An event about the item at hand. */
+/* Writes an event about the current item. */
 static void item_event(struct generation *generation, const char *type, json_t *item, json_t *json)
 {
     json_object_set_new(json, "output_index", json_integer((json_int_t)generation->block_index));
@@ -294,7 +294,7 @@ static void end(struct generation *generation)
     exchange_end(generation->job.exchange);
 }
 
-/* What was written of the answer is not told again. */
+/* Ends a stream with an error. The output already written is not repeated. */
 static void fail(struct generation *generation, const char *message)
 {
     json_t *json = response_json(generation, "failed", json_array(), NULL), *text = json_string(message);
@@ -310,7 +310,7 @@ static const struct dialect dialect = {write_delta, end_choice, end, fail};
 /* ---- reading -------------------------------------------------------------------------------------------------------
  */
 
-/* What the model knows a function of a namespace by: a new reference. */
+/* The name under which the model sees a function of a namespace; a new reference, or NULL. */
 static json_t *whole_name(const json_t *namespace, const json_t *name)
 {
     const char *outer = json_string_value(namespace), *inner = json_string_value(name);
@@ -320,8 +320,8 @@ static json_t *whole_name(const json_t *namespace, const json_t *name)
     return json_sprintf("%s%s%s", outer, outer[length - 1] == '_' ? "" : "__", inner);
 }
 
-/* A call that the model made: of a function, of a tool that takes a text, or of one that the client runs itself and
- * whose action is the argument. */
+/* Adds a call that the model made: of a function, of a tool with text input, or of a tool that the client runs, whose
+ * action is the argument. */
 static bool add_item_call(struct generation *generation, const json_t *item, const char *type)
 {
     json_t *name = whole_name(json_object_get(item, "namespace"), json_object_get(item, "name"));
@@ -339,7 +339,7 @@ static bool add_item_call(struct generation *generation, const json_t *item, con
                                           "arguments", arguments));
 }
 
-/* What came back: text, parts, or for some tools objects of their own, which the model gets as they are. */
+/* The result of a call: text, parts, or a tool's own objects, which the model gets as JSON. */
 static json_t *output_text(struct generation *generation, json_t *output, hypura_error *error)
 {
     json_t *parts = json_is_object(output) ? json_pack("[O]", output) : json_incref(output), *part;
@@ -386,7 +386,7 @@ static bool add_item(struct generation *generation, const json_t *item, hypura_e
         json_decref(kept);
         return fine;
     }
-    /* What the client answers has the call's id. Calls without are of tools that a service ran by itself. */
+    /* Calls without an id are of tools that a service ran itself. */
     if (json_is_string(id) && ends_with(type, "_call"))
         return add_item_call(generation, item, type);
     if (ends_with(type, "_call_output")) {
@@ -409,8 +409,7 @@ static bool add_item(struct generation *generation, const json_t *item, hypura_e
     return true;
 }
 
-/* The functions of a namespace, such as those of one MCP server: each under a name of its own, which a call is told by.
- */
+/* Adds the functions of a namespace, such as an MCP server's, under whole names that call_json translates back. */
 static void add_namespace(struct generation *generation, const json_t *namespace)
 {
     json_t *outer = json_object_get(namespace, "name"), *known = json_object_get(generation->state, "namespaces"),
@@ -478,7 +477,7 @@ static bool read_tools(struct generation *generation, const json_t *json, hypura
     return fine;
 }
 
-/* What would be another answer than was asked for, if it were passed over. */
+/* Refuses fields that cannot be ignored without changing the meaning of the request. */
 static bool check_fields(const json_t *json, hypura_error *error)
 {
     static const char *const fields[] = {"conversation", "prompt"};
@@ -486,13 +485,12 @@ static bool check_fields(const json_t *json, hypura_error *error)
         const json_t *value = json_object_get(json, fields[i]);
         if (value && !json_is_null(value)) {
             error_set(error, HYPURA_ERROR_ARGUMENT,
-                      "\"%s\" is not supported: send the items as \"input\", or \"previous_response_id\"", fields[i]);
+                      "\"%s\" is not supported: use \"input\" or \"previous_response_id\" instead", fields[i]);
             return false;
         }
     }
     if (json_is_true(json_object_get(json, "background"))) {
-        error_set(error, HYPURA_ERROR_ARGUMENT,
-                  "\"background\" is not supported: an answer is written while its client waits");
+        error_set(error, HYPURA_ERROR_ARGUMENT, "\"background\" is not supported: the client must wait for the answer");
         return false;
     }
     return true;
@@ -510,11 +508,11 @@ static bool read_input(struct generation *generation, const json_t *input, hypur
             return false;
     }
     if (json_array_size(input) == 0)
-        error_set(error, HYPURA_ERROR_ARGUMENT, "\"input\" is required: a text or an array of items");
+        error_set(error, HYPURA_ERROR_ARGUMENT, "\"input\" is required: a string or an array of items");
     return json_array_size(input) > 0;
 }
 
-/* What makes the prompt. */
+/* Reads the fields that determine the prompt. */
 static bool read_prompt(struct generation *generation, json_t *json, hypura_error *error)
 {
     const json_t *before = json_object_get(json, "previous_response_id");
@@ -532,7 +530,7 @@ static bool read_prompt(struct generation *generation, json_t *json, hypura_erro
     }
     if (!read_input(generation, json_object_get(json, "input"), error))
         return false;
-    /* Instructions hold for one request: who goes on from it gives his own. */
+    /* Instructions are not kept: a request that continues this one has its own. */
     generation->state = json_pack("{s:o}", "messages", json_copy(generation->messages));
     if (instructions)
         json_array_insert_new(generation->messages, 0,

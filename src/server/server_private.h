@@ -72,7 +72,7 @@ bool duration_of_json(const json_t *value, int64_t *nanoseconds);
 /* Numbers of JSON that are limits in a schema ("maximum") and have more than 18 digits are rounded, in place. */
 void shorten_limits(char *text, size_t size);
 
-/* Whether a Go template only gives the prompt: no other can be run here. */
+/* Whether a Go template only inserts the prompt, which equals no template. Others are not supported. */
 bool template_is_plain(const char *text);
 
 /* "model" of a request, or "name" as older clients say. NULL when the answer is given. */

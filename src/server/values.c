@@ -1,4 +1,4 @@
-/* Small things that the server's files share: log lines, times, random names, durations. */
+/* Small functions that the server's files share: log lines, times, random names, durations. */
 #include "server/server_private.h"
 
 #include <math.h>
@@ -16,7 +16,7 @@ void server_log_to(void (*write)(const char *line, size_t size))
     log_line = write;
 }
 
-/* One line of key=value pairs, written at once so that threads do not mix. The message is quoted. */
+/* Writes one line of key=value pairs in one call, so that lines of threads do not mix. The message is quoted. */
 void server_log(const char *level, const char *message, const char *format, ...)
 {
     struct buffer line = {.limit = 8192};
@@ -98,7 +98,7 @@ static bool duration_of_text(const char *text, int64_t *nanoseconds)
         while (u < COUNT_OF(units) && (strlen(units[u].name) != length || strncmp(end, units[u].name, length) != 0))
             u++;
         if (u == COUNT_OF(units)) {
-            /* A bare number in a string is one of seconds. */
+            /* A bare number in a string means seconds. */
             if (*end || total > 0)
                 return false;
             u = 3;
@@ -120,11 +120,11 @@ bool duration_of_json(const json_t *value, int64_t *nanoseconds)
     return json_is_string(value) && duration_of_text(json_string_value(value), nanoseconds);
 }
 
-/* Programs in Rust and Go write the largest of their numbers as "maximum", which is beyond what jansson reads. */
+/* Programs in Rust and Go write their largest numbers as "maximum", which jansson cannot read. */
 void shorten_limits(char *text, size_t size)
 {
     static const char key[] = "imum\"", digits[] = "0123456789";
-    const size_t kept = 16, most = 18; /* digits that stay, and that an integer of 64 bits has in any case */
+    const size_t kept = 16, most = 18; /* kept: digits that stay; most: digits that always fit 64 bits */
     char *end = text + size, *at = text;
     while ((at = memmem(at, (size_t)(end - at), key, sizeof key - 1))) {
         at += sizeof key - 1;

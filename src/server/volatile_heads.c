@@ -1,10 +1,10 @@
-/* What clients put in front of a system message for others than the model, and change from one session or request to
- * the next: with it nothing that follows would be found among what is known. */
+/* Lines that clients put in front of a system message but that are not meant for the model. They change with each
+ * session or request, so that no kept prefix would ever match. */
 #include "server/generation.h"
 
 #include <string.h>
 
-/* Each is a line of its own. Claude Code's tells the service whose account pays: "x-anthropic-billing-header:
+/* Each begins a line. Claude Code sends billing data to the service: "x-anthropic-billing-header:
  * cc_version=2.1.37.3a3; cc_entrypoint=cli; cch=00000;". */
 static const char *const heads[] = {"x-anthropic-billing-header:"};
 
