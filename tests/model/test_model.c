@@ -37,7 +37,7 @@ static void reads_llama(void **state)
     model_close(model);
 }
 
-static void ties_the_output_where_there_is_none(void **state)
+static void ties_the_output_if_there_is_none(void **state)
 {
     (void)state;
     struct model *model = open_data("llama-tied");
@@ -59,7 +59,7 @@ static void reads_yarn(void **state)
     model_close(model);
 }
 
-/* Every byte of every tensor is in exactly one unit, and the order is that of use. */
+/* Each byte of each tensor is in exactly one unit, and units are in the order of use. */
 static void units_cover_the_file(void **state)
 {
     (void)state;
@@ -118,15 +118,15 @@ static void experts_are_slices_of_their_tensors(void **state)
     model_close(model);
 }
 
-/* ---- files that are not right --------------------------------------------------------------------------------------
+/* ---- invalid files -------------------------------------------------------------------------------------------------
  */
 
 struct variant {
     const char *architecture;
-    const char *without; /* a tensor that is left out */
-    const char *extra;   /* a tensor too many */
+    const char *without; /* a tensor to leave out */
+    const char *extra;   /* an additional tensor */
     uint32_t heads, embedding, vocabulary_rows;
-    const char *real; /* a key of the architecture, with this value; NULL: none */
+    const char *real; /* a key of the architecture, which gets "value"; NULL: none */
     float value;
 };
 
@@ -201,7 +201,7 @@ static void refuses(const struct variant *variant, hypura_status status, const c
     assert_int_equal(found, status);
     assert_null(model);
     if (!strstr(test_error.message, word))
-        fail_msg("'%s' does not name '%s'", test_error.message, word);
+        fail_msg("the error '%s' does not mention '%s'", test_error.message, word);
 }
 
 static const struct variant good = {"llama", NULL, NULL, 2, 16, 32, NULL, 0};
@@ -224,7 +224,7 @@ static void names_what_is_wrong(void **state)
     struct variant variant = good;
     variant.architecture = "mamba17";
     refuses(&variant, HYPURA_ERROR_UNSUPPORTED, "mamba17");
-    refuses(&variant, HYPURA_ERROR_UNSUPPORTED, "qwen3moe"); /* what there is instead */
+    refuses(&variant, HYPURA_ERROR_UNSUPPORTED, "qwen3moe"); /* the message lists supported ones */
 
     variant = good;
     variant.without = "blk.0.attn_k.weight";
@@ -235,11 +235,11 @@ static void names_what_is_wrong(void **state)
     refuses(&variant, HYPURA_ERROR_FORMAT, "token_embd.weight");
 
     variant = good;
-    variant.extra = "blk.0.attn_magic.weight"; /* left out, it would change the answer silently */
+    variant.extra = "blk.0.attn_magic.weight"; /* ignoring it would silently change answers */
     refuses(&variant, HYPURA_ERROR_UNSUPPORTED, "blk.0.attn_magic.weight");
-    variant.extra = "blk.0.attn_kv_a_norm.weight"; /* known, but of another kind of layer */
+    variant.extra = "blk.0.attn_kv_a_norm.weight"; /* known, but belongs to another kind of layer */
     refuses(&variant, HYPURA_ERROR_UNSUPPORTED, "blk.0.attn_kv_a_norm.weight");
-    variant.extra = "blk.00.attn_norm.weight"; /* one of the two would be passed over */
+    variant.extra = "blk.00.attn_norm.weight"; /* one of the two would be ignored */
     refuses(&variant, HYPURA_ERROR_FORMAT, "'blk.0.attn_norm.weight' and 'blk.00.attn_norm.weight'");
 
     variant = good;
@@ -253,7 +253,7 @@ static void names_what_is_wrong(void **state)
     variant = good;
     variant.heads = 0;
     refuses(&variant, HYPURA_ERROR_FORMAT, "head");
-    variant.heads = 3; /* keys of 5 elements cannot turn in pairs */
+    variant.heads = 3; /* keys of 5 elements cannot rotate in pairs */
     refuses(&variant, HYPURA_ERROR_FORMAT, "rotary");
 
     static const struct {
@@ -284,7 +284,7 @@ struct number {
 
 struct shape {
     const char *name;
-    uint64_t extents[3]; /* 0: no such dimension */
+    uint64_t extents[3]; /* 0 marks the end */
 };
 
 static void add_tensor(struct gguf_writer *writer, const char *name, const uint64_t *extents, uint64_t *bytes)
@@ -297,7 +297,7 @@ static void add_tensor(struct gguf_writer *writer, const char *name, const uint6
     *bytes += size;
 }
 
-/* Opens a model of zeros: an embedding of width x 8, an output norm, and in every layer tensors of these shapes. */
+/* Opens a model of zeros with an embedding of width x 8, an output norm, and tensors of these shapes in every layer. */
 static hypura_status open_layers(struct model **model, const char *architecture, uint64_t width, int layers,
                                  const struct number *numbers, const struct shape *shapes)
 {
@@ -335,7 +335,7 @@ static hypura_status open_layers(struct model **model, const char *architecture,
     return status;
 }
 
-/* A unit takes more memory than the numbers that a file needs to ask for it. */
+/* A unit takes more memory than a file needs to declare it, so a small file could request too many. */
 static void more_experts_than_any_model_has_are_refused(void **state)
 {
     (void)state;
@@ -363,8 +363,9 @@ static void more_experts_than_any_model_has_are_refused(void **state)
     assert_non_null(strstr(test_error.message, "experts"));
 }
 
-/* OLMo 3 calls itself olmo2: with a window, three of four layers slide and turn as if rope were not scaled. */
-static void olmo_slides_where_the_file_has_a_window(void **state)
+/* OLMo 3 uses the architecture name olmo2. If the file has a window, three of four layers slide and rotate without the
+ * scaling of rope. */
+static void olmo_slides_if_the_file_has_a_window(void **state)
 {
     (void)state;
     enum { LAYERS = 5 };
@@ -395,20 +396,20 @@ static void olmo_slides_where_the_file_has_a_window(void **state)
     }
 }
 
-/* Which layers slide and which turn follows from the architecture's row and the file's keys. */
-static void layers_slide_and_turn_as_their_architecture_does(void **state)
+/* The architecture's row and the file's keys decide which layers slide and which rotate. */
+static void layers_slide_and_rotate_as_their_architecture_says(void **state)
 {
     (void)state;
     enum { LAYERS = 5, WINDOW = 6 };
     static const struct {
         const char *architecture;
-        uint32_t asked, window; /* what the file says, and what becomes of it */
+        uint32_t asked, window; /* the file's value and the resulting one */
         const char *slide, *turn;
     } cases[] = {{"laguna", WINDOW, WINDOW, ".###.", "#####"},
                  {"laguna", 0, 0, ".....", "#####"},
-                 {"cohere2moe", WINDOW, WINDOW, ".###.", "####."}, /* the leading one is dense */
+                 {"cohere2moe", WINDOW, WINDOW, ".###.", "####."}, /* the first layer is dense */
                  {"exaone-moe", WINDOW, WINDOW, "###.#", "###.#"},
-                 {"exaone4", WINDOW, 0, ".....", "#####"}, /* only with 64 layers */
+                 {"exaone4", WINDOW, 0, ".....", "#####"}, /* slides only with 64 layers */
                  {"afmoe", WINDOW, WINDOW, "###.#", "###.#"},
                  {"smallthinker", WINDOW, 4096, ".###.", ".###."},
                  {"smallthinker", 0, 0, ".....", "#####"}};
@@ -459,15 +460,15 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reads_llama),
-        cmocka_unit_test(ties_the_output_where_there_is_none),
+        cmocka_unit_test(ties_the_output_if_there_is_none),
         cmocka_unit_test(reads_yarn),
         cmocka_unit_test(units_cover_the_file),
         cmocka_unit_test(experts_are_slices_of_their_tensors),
         cmocka_unit_test(opens_what_the_writer_wrote),
         cmocka_unit_test(names_what_is_wrong),
         cmocka_unit_test(more_experts_than_any_model_has_are_refused),
-        cmocka_unit_test(olmo_slides_where_the_file_has_a_window),
-        cmocka_unit_test(layers_slide_and_turn_as_their_architecture_does),
+        cmocka_unit_test(olmo_slides_if_the_file_has_a_window),
+        cmocka_unit_test(layers_slide_and_rotate_as_their_architecture_says),
         cmocka_unit_test(every_role_has_a_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,4 +1,5 @@
-/* Rows of a table of n-grams: hashes of 64 bits, which neither 32 bits nor doubles give, and what cuts them. */
+/* Rows of a table of n-grams: 64-bit hashes, which neither 32-bit integers nor doubles could compute, and the tokens
+ * that cut n-grams. */
 #include "test.h"
 
 #include "model/model.h"
@@ -13,13 +14,14 @@ static const struct model_ngrams ngrams = {
     .moduli = {101, 103, 107, 109},
 };
 
-/* Before the text stands the end; an end in front of a token hides all before it, and itself is hashed as it is. */
+/* An end token stands before the text. An end token hides all tokens before it from those after it, and is itself
+ * hashed like any other token. */
 static void rows_follow_from_the_last_tokens(void **state)
 {
     static const int32_t tokens[] = {351, 7, 13, 200, 13, 13, 90, 91, 92};
-    static const uint32_t expected[][4] = {
-        {48, 182, 292, 315}, {21, 154, 280, 387}, {58, 117, 278, 392}, {58, 124, 227, 395}, {55, 161, 236, 397},
-        {2, 109, 272, 376},  {17, 176, 204, 332}, {70, 123, 260, 329}, {54, 103, 255, 412}};
+    static const uint32_t expected[][4] = {{48, 182, 292, 315}, {21, 154, 280, 387}, {58, 117, 278, 392},
+                                           {58, 124, 227, 395}, {55, 161, 236, 397}, {2, 109, 272, 376},
+                                           {17, 176, 204, 332}, {70, 123, 260, 329}, {54, 103, 255, 412}};
     (void)state;
     for (size_t i = 0; i < COUNT_OF(tokens); i++) {
         uint32_t rows[4];

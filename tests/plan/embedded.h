@@ -1,4 +1,4 @@
-/* The embedded model, opened once for a file's tests, and a machine to plan it for. */
+/* The embedded model, opened once for all tests of a file, and a machine to plan for. */
 #ifndef HYPURA_TEST_PLAN_EMBEDDED_H
 #define HYPURA_TEST_PLAN_EMBEDDED_H
 

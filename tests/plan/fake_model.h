@@ -1,4 +1,4 @@
-/* Tables of units made by hand, so that planning is tested without a file. */
+/* Tables of units without a model's file, to test planning. */
 #ifndef FAKE_MODEL_H
 #define FAKE_MODEL_H
 
@@ -51,8 +51,8 @@ static inline void fake_add(struct fake *fake, enum tensor_role role, int32_t la
                                .layer = layer};
 }
 
-/* Dense tensors in pieces of so many bytes, the last one of what is left; those of one footprint in pieces of their
- * own. After the last change of a footprint. */
+/* Cuts dense tensors into pieces of "usual" bytes; tensors of one footprint get pieces of "other" bytes. The last piece
+ * is what remains. Call it after the last change of a footprint. */
 static inline void fake_cut_unlike(struct fake *fake, uint64_t usual, uint64_t footprint, uint64_t other)
 {
     fake->table.piece_count = 0;
@@ -76,7 +76,7 @@ static inline void fake_cut(struct fake *fake, uint64_t piece)
     fake_cut_unlike(fake, piece, 0, 0);
 }
 
-/* The shape of a transformer. Sizes in bytes; 0: there is none. */
+/* The shape of a transformer. Sizes are in bytes; 0: no such tensor. */
 struct fake_shape {
     uint32_t layers;
     uint64_t norm, q, k, output_projection, gate, down;

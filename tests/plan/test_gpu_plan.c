@@ -1,4 +1,4 @@
-/* What goes to a GPU of the embedded model, and how long batches are there. */
+/* Which units of the embedded model go to a GPU, and the length of batches there. */
 #include "embedded.h"
 
 #include <math.h>
@@ -71,7 +71,7 @@ static uint32_t chunk_for(const struct plan_gpu_request *request)
     return chunk;
 }
 
-/* All layers, and half of the experts beside the longest batch. */
+/* Room for all layers, half of the experts, and the longest batch. */
 static uint64_t half_of_the_experts(void)
 {
     struct plan_gpu_request request = request_for(1024 * MIB);
@@ -84,7 +84,7 @@ static uint64_t half_of_the_experts(void)
     return budget;
 }
 
-/* The longest whose buffers take an eighth. */
+/* The longest batch whose buffers take at most an eighth of the budget. */
 static uint32_t eighth_of(uint64_t budget)
 {
     uint32_t chunk = 2048;
@@ -100,11 +100,11 @@ static void batches_take_an_eighth(void **state)
     struct hardware_gpu device = {.upload_bytes_per_second = 1e9};
     uint64_t budget = half_of_the_experts();
     struct plan_gpu_request request = request_for(budget);
-    assert_int_equal(chunk_for(&request), eighth_of(budget)); /* nobody knows what a longer one would bring */
+    assert_int_equal(chunk_for(&request), eighth_of(budget)); /* without speeds, a longer batch has no known gain */
     assert_true(eighth_of(budget) < 2048);
     request.chunk = 1024;
     assert_int_equal(chunk_for(&request), 1024);
-    /* Where all experts have room no batch brings any. */
+    /* If all experts have room, no batch uploads any. */
     request = request_for(1024 * MIB);
     request.hardware = &hardware;
     request.devices = &device;
@@ -115,8 +115,8 @@ static void batches_take_an_eighth(void **state)
     plan_gpu_free(plan);
 }
 
-/* The cheapest of all lengths for a prompt and its answer, and no layer is given up for it. */
-static void divided_mixtures_take_what_a_request_gains_by(void **state)
+/* The chunk has the length that is cheapest for a prompt and its answer, and takes no layer off the GPU. */
+static void divided_mixtures_take_the_cheapest_chunk(void **state)
 {
     (void)state;
     static const double speeds[] = {1e8, 1e9, 1e10, 1e11};
@@ -148,11 +148,12 @@ static void divided_mixtures_take_what_a_request_gains_by(void **state)
         }
         plan_gpu_free(chosen);
     }
-    assert_int_equal(seen & (shortest | 2048), shortest | 2048); /* both ends are best for somebody */
+    assert_int_equal(seen & (shortest | 2048),
+                     shortest | 2048); /* the shortest and the longest are each best for some machine */
 }
 
-/* Where the drive reads what has no room, nine tenths of the device hold weights, or keys and values. */
-static void buffers_leave_room_where_the_drive_reads(void **state)
+/* If experts without room are read from the drive, nine tenths of the device hold weights, keys and values. */
+static void buffers_leave_room_if_the_drive_reads(void **state)
 {
     (void)state;
     struct hardware hardware = machine();
@@ -168,13 +169,14 @@ static void buffers_leave_room_where_the_drive_reads(void **state)
         const uint64_t held = plan->resident_bytes + plan->kv_bytes + plan->expert_bytes;
         assert_true(plan->visit_slots > 0 && plan->expert_bytes > 0);
         if (held < budget / 10 * 9)
-            fail_msg("%.3f of the device, %u tokens", (double)held / (double)budget, plan->chunk);
+            fail_msg("weights take %.3f of the device, with batches of %u tokens", (double)held / (double)budget,
+                     plan->chunk);
         plan_gpu_free(plan);
     }
 }
 
-/* A prompt that the CPU computes slowly, and that uploads of experts make no quicker, wants few batches; an answer
- * whose experts the CPU computes slowly wants them on the GPU. */
+/* If the CPU computes prompts slowly, and uploading experts would not help, long batches are better. If the CPU
+ * computes the experts of an answer slowly, more experts on the GPU are better. */
 static void prompts_want_long_batches_and_answers_want_experts(void **state)
 {
     (void)state;
@@ -209,9 +211,9 @@ static double seconds_a_token(const struct plan_gpu *gpu, double share_seconds)
     return seconds;
 }
 
-/* A layer whose experts are on both sides is handed over and back; one that is whole on a side, or whose experts the
- * GPU reads where they stand, is not. */
-static void every_share_of_the_cpu_is_handed_over(void **state)
+/* A layer with experts on both sides is handed to the CPU and back. A layer that is entirely on one side, or whose
+ * experts the GPU reads in place, is not. */
+static void layers_on_both_sides_are_handed_over(void **state)
 {
     (void)state;
     for (int kind = 0; kind < 3; kind++) {
@@ -226,9 +228,9 @@ static void every_share_of_the_cpu_is_handed_over(void **state)
     }
 }
 
-/* Memory that has room for all other experts has room for those that leave the GPU too, before others take their place
- * there: none has to be read twice. */
-static void what_leaves_the_gpu_has_room_in_memory(void **state)
+/* Memory with room for all other experts also has room for experts that leave the GPU before others replace them there.
+ * So no expert is read twice. */
+static void experts_that_leave_the_gpu_have_room_in_memory(void **state)
 {
     (void)state;
     struct hardware hardware = machine();
@@ -252,8 +254,8 @@ static void what_leaves_the_gpu_has_room_in_memory(void **state)
     plan_gpu_free(gpu);
 }
 
-/* What brings an expert to the GPU for one batch. */
-static void a_visit_pays_by_the_tokens(void **state)
+/* The costs that decide whether an expert is uploaded to the GPU for one batch. */
+static void the_gain_of_a_visit_depends_on_the_tokens(void **state)
 {
     (void)state;
     struct hardware hardware = machine();
@@ -277,7 +279,8 @@ static struct hardware_gpu card(double speed)
                                  .upload_bytes_per_second = 1e10};
 }
 
-/* Where all fits the quicker of two has more; where one has no room for its part the other takes it. */
+/* If everything fits, the faster of two devices gets more layers. If one has no room for its share, the other gets it.
+ */
 static void devices_share_by_speed_and_room(void **state)
 {
     (void)state;
@@ -317,7 +320,7 @@ static void devices_share_by_speed_and_room(void **state)
     }
 }
 
-/* A third of a mixture on each. */
+/* Each device holds a third of a mixture. */
 static void devices_share_experts_by_room(void **state)
 {
     (void)state;
@@ -347,8 +350,8 @@ static void devices_share_experts_by_room(void **state)
     plan_gpu_free(two);
 }
 
-/* Unless somebody names the devices. */
-static void a_small_model_stays_on_the_quickest(void **state)
+/* A small model is spread only if handing it over costs nothing, or if the request says so. */
+static void a_small_model_stays_on_the_fastest(void **state)
 {
     (void)state;
     struct plan_gpu_request request = request_for(1024 * MIB);
@@ -373,12 +376,13 @@ int main(void)
         cmocka_unit_test(batches_take_an_eighth),
         cmocka_unit_test(devices_share_by_speed_and_room),
         cmocka_unit_test(devices_share_experts_by_room),
-        cmocka_unit_test(a_small_model_stays_on_the_quickest),
-        cmocka_unit_test(divided_mixtures_take_what_a_request_gains_by),
+        cmocka_unit_test(a_small_model_stays_on_the_fastest),
+        cmocka_unit_test(divided_mixtures_take_the_cheapest_chunk),
         cmocka_unit_test(prompts_want_long_batches_and_answers_want_experts),
-        cmocka_unit_test(every_share_of_the_cpu_is_handed_over),
-        cmocka_unit_test(what_leaves_the_gpu_has_room_in_memory),
-        cmocka_unit_test(a_visit_pays_by_the_tokens), cmocka_unit_test(buffers_leave_room_where_the_drive_reads),
+        cmocka_unit_test(layers_on_both_sides_are_handed_over),
+        cmocka_unit_test(experts_that_leave_the_gpu_have_room_in_memory),
+        cmocka_unit_test(the_gain_of_a_visit_depends_on_the_tokens),
+        cmocka_unit_test(buffers_leave_room_if_the_drive_reads),
     };
     return cmocka_run_group_tests(tests, open_able_model, close_model);
 }

@@ -1,4 +1,4 @@
-/* One model over several hosts: what is promised of shares and speed. */
+/* One model over several hosts: shares and expected speed. */
 #include "embedded.h"
 
 #include "plan/hosts.h"
@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-/* A search ends where nothing brings a ten-thousandth more. */
+/* The search ends when no change gains a ten-thousandth. */
 #define NEARLY (1 - 3e-4)
 
 static struct hardware hardware;
@@ -25,8 +25,8 @@ static void plan_first_with(uint64_t budget, double drive)
 {
     hardware = machine();
     hardware.storage.bytes_per_second = drive;
-    request = (struct plan_request){.budget = budget, .overhead = 2 * MIB, .positions = 256, .chunk = 16,
-                                    .kv_type = TENSOR_F16};
+    request = (struct plan_request){
+        .budget = budget, .overhead = 2 * MIB, .positions = 256, .chunk = 16, .kv_type = TENSOR_F16};
     assert_ok(plan_make(&first, model, steps, &hardware, &request, &test_error));
 }
 
@@ -35,7 +35,7 @@ static void plan_first(uint64_t budget)
     plan_first_with(budget, 1e9);
 }
 
-/* The first has what its plan leaves, the others so much for experts, and such a link. */
+/* The first host has the room that its plan leaves. The others have the given room for experts and the given link. */
 static void describe(struct plan_host *hosts, uint32_t count, uint64_t room, double link, double seconds)
 {
     memset(hosts, 0, count * sizeof *hosts);
@@ -59,7 +59,7 @@ static struct plan_hosts solve(const struct plan_host *hosts, uint32_t count)
     return plan;
 }
 
-static void one_host_is_the_plan_of_one(void **state)
+static void one_host_equals_a_plan_without_hosts(void **state)
 {
     (void)state;
     struct plan_host host;
@@ -108,7 +108,7 @@ static void more_hosts_are_never_slower(void **state)
     plan_free(first);
 }
 
-static void a_link_binds_when_it_is_slow_and_costs_nothing_when_it_is_quick(void **state)
+static void a_slow_link_limits_and_a_fast_one_costs_nothing(void **state)
 {
     (void)state;
     struct plan_host hosts[2];
@@ -121,7 +121,7 @@ static void a_link_binds_when_it_is_slow_and_costs_nothing_when_it_is_quick(void
     assert_true(plan.parts[1].share <= 0);
     assert_true(fabs(plan.tokens_per_second / plan.alone_tokens_per_second - 1) < 1e-9);
     bool bound = false;
-    for (double seconds = 0.1; seconds > 1e-7; seconds /= 2) { /* of a message, and with it of a byte */
+    for (double seconds = 0.1; seconds > 1e-7; seconds /= 2) { /* per message, and bytes in proportion */
         describe(hosts, 2, all, 1e3 / seconds, seconds);
         plan = solve(hosts, 2);
         assert_true(plan.tokens_per_second >= before * NEARLY);
@@ -135,8 +135,8 @@ static void a_link_binds_when_it_is_slow_and_costs_nothing_when_it_is_quick(void
     plan_free(first);
 }
 
-/* Rows per token: each host that is asked gets one, and gives one back for each of its experts. */
-static void what_travels_follows_from_the_shares(void **state)
+/* Rows per token: a host that computes experts receives one row, and returns one row per expert. */
+static void traffic_follows_from_the_shares(void **state)
 {
     (void)state;
     struct plan_host hosts[2];
@@ -151,7 +151,7 @@ static void what_travels_follows_from_the_shares(void **state)
     plan_free(first);
 }
 
-static void a_quicker_drive_gets_more_of_what_no_memory_has(void **state)
+static void a_faster_drive_gets_more_of_the_streamed_experts(void **state)
 {
     (void)state;
     struct plan_host hosts[3];
@@ -182,7 +182,7 @@ static void experts_are_dealt_out_by_shares_in_each_layer(void **state)
         for (uint32_t h = 0; h < 3; h++)
             assert_true(fabs(counts[h] - plan.parts[h].share * p->experts) <= 1);
     }
-    /* Who has only some of them gets no others. */
+    /* A host that has only some experts gets no others. */
     uint8_t *some = calloc(p->layers, p->experts);
     const uint8_t *const has[3] = {NULL, some, NULL};
     for (size_t i = 0; i < (size_t)p->layers * p->experts; i += 5)
@@ -206,8 +206,9 @@ static void too_many_hosts_are_refused(void **state)
     struct plan_hosts plan;
     plan_first(8 * MIB);
     describe(hosts, PLAN_MOST_HOSTS + 1, MIB, 1e9, 1e-5);
-    assert_int_equal(plan_hosts_make(&plan, first, model, steps, &hardware, &request, hosts, PLAN_MOST_HOSTS + 1,
-                                     &test_error), HYPURA_ERROR_ARGUMENT);
+    assert_int_equal(
+        plan_hosts_make(&plan, first, model, steps, &hardware, &request, hosts, PLAN_MOST_HOSTS + 1, &test_error),
+        HYPURA_ERROR_ARGUMENT);
     assert_non_null(strstr(test_error.message, "1 to 64"));
     plan_free(first);
 }
@@ -215,12 +216,12 @@ static void too_many_hosts_are_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(one_host_is_the_plan_of_one),
+        cmocka_unit_test(one_host_equals_a_plan_without_hosts),
         cmocka_unit_test(more_memory_is_never_slower),
         cmocka_unit_test(more_hosts_are_never_slower),
-        cmocka_unit_test(a_link_binds_when_it_is_slow_and_costs_nothing_when_it_is_quick),
-        cmocka_unit_test(what_travels_follows_from_the_shares),
-        cmocka_unit_test(a_quicker_drive_gets_more_of_what_no_memory_has),
+        cmocka_unit_test(a_slow_link_limits_and_a_fast_one_costs_nothing),
+        cmocka_unit_test(traffic_follows_from_the_shares),
+        cmocka_unit_test(a_faster_drive_gets_more_of_the_streamed_experts),
         cmocka_unit_test(experts_are_dealt_out_by_shares_in_each_layer),
         cmocka_unit_test(too_many_hosts_are_refused),
     };

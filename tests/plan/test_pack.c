@@ -1,4 +1,4 @@
-/* The packer finds the best sum, as trying every subset does. */
+/* The packer finds the best sum, the same as trying every subset. */
 #include "test.h"
 
 #include "plan/plan_private.h"
@@ -53,7 +53,7 @@ static void earlier_classes_win_ties(void **state)
     assert_int_equal(classes[2].taken, 0);
 }
 
-/* Llama 70B's four sizes, 80 layers: what is left over is far below the smallest tensor. */
+/* Llama 70B's four sizes and 80 layers: the remaining room is far smaller than the smallest tensor. */
 static void a_large_model_is_packed_tightly_and_at_once(void **state)
 {
     (void)state;
@@ -69,7 +69,7 @@ static void a_large_model_is_packed_tightly_and_at_once(void **state)
     }
 }
 
-/* A search that gives up is still no worse than taking what fits in order. */
+/* A search that gives up is still no worse than greedily taking classes in order. */
 static void many_sizes_are_never_worse_than_greedy(void **state)
 {
     (void)state;

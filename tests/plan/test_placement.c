@@ -1,14 +1,14 @@
-/* Placement on small models is as good as trying everything. */
+/* On small models, the placement is as good as the best of all possible ones. */
 #include "test.h"
 
 #include "fake_model.h"
 
 #include <math.h>
 
-/* What the rules allow: always-pinned kinds stay; when any tensor of a size and kind streams the ring is sized for the
- * kinds and sizes that may stream at all. */
+/* The rules for streaming: tensors that are always pinned stay. If any tensor streams, the ring is sized for all kinds
+ * and sizes that may stream. */
 struct rule {
-    int first; /* the earliest priority that may stream */
+    int first; /* the first priority that may stream */
     uint64_t limit;
 };
 
@@ -37,11 +37,11 @@ static uint64_t ring_for(const struct plan_table *table, const struct rule *rule
 }
 
 struct best {
-    uint64_t attention, total; /* streamed bytes of dense tensors */
+    uint64_t attention, total; /* bytes of dense tensors that stream */
     bool found;
 };
 
-/* Every subset of the dense tensors that a rule lets stream. */
+/* Tries every subset of the dense tensors that a rule allows to stream. */
 static void try_subsets(const struct plan_table *table, const struct rule *rule, uint64_t capacity, uint64_t cache,
                         struct best *best)
 {
@@ -89,13 +89,13 @@ static void small_model(struct fake *fake, struct random *random)
                                .gate = random_size(random),
                                .down = random_size(random),
                                .embedding = random_size(random)};
-    /* Keys and values of grouped heads are a half of the queries or less. */
+    /* With grouped heads, keys and values have at most half the size of queries. */
     shape.k = MAX(shape.q / (2 << random_next(random) % 3), 16 * KIB);
     shape.q = MAX(shape.q, 2 * shape.k);
     if (random_next(random) % 2)
         shape.output = random_size(random);
     fake_build(fake, &shape);
-    /* Some layers carry better quantised tensors. */
+    /* Some layers have tensors in more bits. */
     for (uint32_t i = 0; i < fake->table.count; i++) {
         if (fake->units[i].priority > PRIORITY_ATTENTION && random_next(random) % 4 == 0)
             fake->units[i].footprint += random_size(random);
@@ -166,7 +166,7 @@ static void dense_placement_matches_brute_force(void **state)
         assert_true(smallest <= dense);
         uint64_t capacity = smallest + random_next(&random) % (dense - smallest + 64 * KIB);
 
-        /* The earliest level at which anything fits, then the best subset under any limit of size. */
+        /* Take the first level at which anything fits, then the best subset under any limit of size. */
         struct best best = {0};
         const int firsts[] = {PRIORITY_EXPERT, PRIORITY_SHARED, PRIORITY_ATTENTION, PRIORITY_ROUTER};
         for (size_t level = 0; level < COUNT_OF(firsts) && !best.found; level++) {
@@ -182,7 +182,7 @@ static void dense_placement_matches_brute_force(void **state)
     }
 }
 
-/* No rule of kinds, no levels: any subset may stream. The smallest capacity is the smallest of all of them. */
+/* Without rules of kinds and levels, any subset may stream. No subset needs less than the smallest capacity. */
 static void the_smallest_capacity_is_the_smallest(void **state)
 {
     (void)state;
@@ -216,8 +216,8 @@ static void the_smallest_capacity_is_the_smallest(void **state)
     }
 }
 
-/* With experts: no way to pin tensors and single experts reads less per token than the plan does, when all experts of a
- * layer are equally likely and the cache holds its share of them. */
+/* With experts: if all experts of a layer are equally likely and the cache holds its share of them, no way to pin
+ * tensors and single experts reads less per token than the plan does. */
 static void no_static_pinning_beats_the_cache(void **state)
 {
     (void)state;
@@ -260,7 +260,7 @@ static void no_static_pinning_beats_the_cache(void **state)
     }
 }
 
-/* Up to any layer the share that was streamed is within so many bytes of the even share. */
+/* Checks that, up to any layer, the streamed bytes differ from the even share by at most "slack". */
 static void check_even(uint64_t slack)
 {
     uint64_t streamed = 0, total = 0;
@@ -290,7 +290,7 @@ static void streamed_tensors_are_spread_evenly(void **state)
     }
 }
 
-/* In pieces: as evenly, between the tensors of a layer too, and next to nothing is left over. */
+/* Pieces spread as evenly, also among the tensors of a layer, and almost no room is left over. */
 static void pieces_are_spread_evenly(void **state)
 {
     (void)state;
@@ -302,7 +302,7 @@ static void pieces_are_spread_evenly(void **state)
         check_consistent(&fake.table, &placement, gib * GIB);
         assert_int_equal(placement.mode, gib < 7 ? PLAN_FULL_STREAMING : PLAN_DENSE_STREAMING);
         check_even(8 * piece);
-        /* Each matrix of the feed forward streams in the same share, once the output matrix stays. */
+        /* Once the output matrix stays, the same share of each feed forward matrix streams. */
         double streamed = 0, all = 0;
         for (uint32_t i = 0; i < fake.table.count; i++) {
             bool counts = fake.units[i].priority == PRIORITY_FEED_FORWARD;
@@ -333,7 +333,7 @@ static double streamed_share(uint64_t footprint)
     return streamed / all;
 }
 
-/* Rows differ in length, so pieces do: no kind of matrix is read more than another because its pieces are smaller. */
+/* Rows differ in length, so pieces do, too. A kind of matrix with smaller pieces is not read more than another. */
 static void kinds_with_unlike_pieces_stream_alike(void **state)
 {
     (void)state;
@@ -346,8 +346,8 @@ static void kinds_with_unlike_pieces_stream_alike(void **state)
     }
 }
 
-/* The ring is as long as was asked for, unless that were much of what is read anyway: then it is shorter. */
-static void the_ring_follows_what_is_read(void **state)
+/* The ring has the requested length, or is shorter if that would be much compared with the bytes that stream. */
+static void the_ring_follows_the_bytes_read(void **state)
 {
     (void)state;
     const uint64_t lookahead = 100 * MIB;
@@ -365,7 +365,7 @@ static void the_ring_follows_what_is_read(void **state)
     assert_true(shortest < lookahead / 2);
 }
 
-/* A matrix that is larger than the rest together stays when a ring for it would take twice its size. */
+/* A matrix that is larger than all others together stays if a ring for it would need twice its size. */
 static void a_giant_is_pinned_rather_than_streamed(void **state)
 {
     (void)state;
@@ -384,7 +384,7 @@ static void a_giant_is_pinned_rather_than_streamed(void **state)
     assert_int_equal(placement.mode, PLAN_FULL_STREAMING);
 }
 
-/* Three tensors of equal size that are held together: with two held anywhere, the third finds a place. */
+/* Three tensors of equal size are held together: wherever two of them are, the third finds room. */
 static void three_equal_tensors_of_a_group_fit_however_they_lie(void **state)
 {
     (void)state;
@@ -401,8 +401,8 @@ static void three_equal_tensors_of_a_group_fit_however_they_lie(void **state)
     assert_true(placement.ring_bytes >= (3 + 4) * 4 * MIB);
 }
 
-/* Whatever a model in pieces cannot hold streams: two pieces are enough. And it reads at most a piece a token more than
- * the best choice of pieces would. */
+/* A model in pieces streams whatever it cannot hold, and room for two pieces is enough. It reads at most one piece per
+ * token more than with the best choice of pieces. */
 static void pieces_need_little_and_waste_little(void **state)
 {
     (void)state;
@@ -437,7 +437,7 @@ int main(void)
         cmocka_unit_test(streamed_tensors_are_spread_evenly),
         cmocka_unit_test(pieces_are_spread_evenly),
         cmocka_unit_test(kinds_with_unlike_pieces_stream_alike),
-        cmocka_unit_test(the_ring_follows_what_is_read),
+        cmocka_unit_test(the_ring_follows_the_bytes_read),
         cmocka_unit_test(pieces_need_little_and_waste_little),
         cmocka_unit_test(three_equal_tensors_of_a_group_fit_however_they_lie),
         cmocka_unit_test(a_giant_is_pinned_rather_than_streamed),

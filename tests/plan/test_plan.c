@@ -1,4 +1,4 @@
-/* From budgets to plans: the accounts add up, modes change in order, and the smallest budget is exactly that. */
+/* Plans for budgets: the sums are right, modes change in order, and no smaller budget than the smallest works. */
 #include "test.h"
 
 #include "fake_model.h"
@@ -67,7 +67,7 @@ static void check_account(const struct plan *plan, const struct plan_request *re
     assert_true(plan->predicted_hit_rate >= 0 && plan->predicted_hit_rate <= 1);
 }
 
-/* More memory never reads more for a token, at a given context and chunk. */
+/* For a given context and chunk, more memory never reads more per token. */
 static void sweep(const struct fake_shape *shape, uint64_t piece, struct plan_request request, uint64_t to)
 {
     static struct fake fake;
@@ -91,7 +91,7 @@ static void sweep(const struct fake_shape *shape, uint64_t piece, struct plan_re
         assert_int_equal(plan->smallest_budget, smallest);
         assert_true(plan->mode <= mode);
         mode = plan->mode;
-        /* A tensor's worth of slack: a mode change may re-pack, never more. */
+        /* A change of mode may pack differently, which costs at most one tensor. */
         if (i > 0)
             assert_true(plan->predicted_bytes_per_token <= before + (double)shape->down);
         before = plan->predicted_bytes_per_token;
@@ -148,20 +148,20 @@ static void the_smallest_budget_works_and_one_byte_less_does_not(void **state)
     check_smallest(&fake_experts, request, 100 * GIB);
     request.chunk = 1024;
     check_smallest(&fake_dense, request, 100 * GIB);
-    /* Just above the line from which code counts. */
+    /* Just above the limit from which code is part of the budget. */
     struct fake_shape shape = fake_tiny;
     shape.embedding = 240 * MIB;
     check_smallest(&shape, make_tiny_request(0), GIB);
 }
 
-/* Five layers of six look back on 512 positions only. */
+/* Five of six layers have a window of 512 positions. */
 static uint64_t windowed_kv(const void *context, uint32_t positions, uint32_t sequences, enum tensor_type type)
 {
     (void)context, (void)type;
     return (uint64_t)sequences * (positions + 5 * MIN(positions, 512u)) * 16 * KIB;
 }
 
-/* Each block in memory of its own. */
+/* The bytes of a cache in shared blocks. */
 static uint64_t shared_kv(const void *context, uint32_t positions, uint32_t sequences, uint64_t kv_positions,
                           enum tensor_type type)
 {
@@ -191,7 +191,7 @@ static struct plan *smallest_plan(struct plan_request request)
     return plan;
 }
 
-/* As blocks, two contexts of which most is in windows would take more than they do whole. */
+/* Two contexts with mostly windowed layers would take more memory in shared blocks than whole. */
 static void shared_room_takes_no_more_than_whole_contexts(void **state)
 {
     (void)state;
@@ -270,7 +270,7 @@ static void the_embedding_is_held_last(void **state)
     assert_true(rows_at_first);
 }
 
-/* Whatever the budget; what it leaves is for the other weights, but for a cache of rows. */
+/* This holds for any budget. All memory but a cache of rows is for the other weights. */
 static void a_table_is_never_held(void **state)
 {
     (void)state;
@@ -295,13 +295,13 @@ static void a_table_is_never_held(void **state)
         assert_true(plan->row_cache_bytes <= plan->table_bytes && plan->row_cache_bytes <= budget / 64);
         assert_true(plan->predicted_bytes_per_token >= (double)fake.table.table_bytes_per_token);
         assert_non_null(strstr(plan->reason, "only rows are read"));
-        assert_int_equal(plan->mode == PLAN_FULL_RESIDENT, budget > 24 * GIB); /* the others are 17 GiB */
+        assert_int_equal(plan->mode == PLAN_FULL_RESIDENT, budget > 24 * GIB); /* the other weights are 17 GiB */
         plan_free(plan);
     }
 }
 
-/* Where matrices stream, what rows of the embedding take is read for every token instead. */
-static void rows_of_the_embedding_take_nothing_from_matrices_that_stream(void **state)
+/* If matrices stream, the embedding takes no memory from them: its rows are read per token. */
+static void the_embedding_takes_no_memory_from_matrices_that_stream(void **state)
 {
     (void)state;
     static struct fake fake;
@@ -320,7 +320,7 @@ static void rows_of_the_embedding_take_nothing_from_matrices_that_stream(void **
     }
 }
 
-/* A tied embedding is the output matrix: streamed whole, and read by rows as well. */
+/* A tied embedding is also the output matrix: it streams whole, and is read by rows, too. */
 static void a_tied_embedding_that_streams_is_read_by_rows_too(void **state)
 {
     (void)state;
@@ -343,7 +343,7 @@ static void a_tied_embedding_that_streams_is_read_by_rows_too(void **state)
     plan_free(plan);
 }
 
-static void context_and_chunk_are_kept_when_asked_for(void **state)
+static void a_requested_context_and_chunk_are_kept(void **state)
 {
     (void)state;
     static struct fake fake;
@@ -359,7 +359,7 @@ static void context_and_chunk_are_kept_when_asked_for(void **state)
     assert_int_equal(plan->chunk, 100);
     assert_int_equal(plan->sequences, 2);
     plan_free(plan);
-    /* Chosen: 4096 where there is room, less where weights need it more. */
+    /* Otherwise the plan chooses 4096 if there is room, and less if weights need the room more. */
     request = make_request(60 * GIB);
     assert_ok(plan_make_units(&plan, &fake.table, &hardware, &request, &test_error));
     assert_int_equal(plan->positions, 4096);
@@ -375,8 +375,8 @@ static void context_and_chunk_are_kept_when_asked_for(void **state)
     plan_free(plan);
 }
 
-/* Experts that change sides stand in the cache however large it is: where it holds all of them nothing streams. */
-static void experts_that_move_stream_only_where_they_do_not_fit(void **state)
+/* Experts that change sides are in the cache, however large it is. If it holds all of them, nothing streams. */
+static void experts_that_move_stream_only_if_they_do_not_fit(void **state)
 {
     (void)state;
     static struct fake fake;
@@ -424,7 +424,7 @@ static void count_warnings(void *context, enum log_level level, const char *mess
     *(int *)context += level == LOG_WARNING;
 }
 
-static void more_than_there_is_is_warned_of(void **state)
+static void a_budget_beyond_the_memory_gives_a_warning(void **state)
 {
     (void)state;
     static struct fake fake;
@@ -460,13 +460,13 @@ int main(void)
         cmocka_unit_test(shared_room_takes_no_more_than_whole_contexts),
         cmocka_unit_test(modes_follow_the_budget),
         cmocka_unit_test(a_table_is_never_held),
-        cmocka_unit_test(rows_of_the_embedding_take_nothing_from_matrices_that_stream),
+        cmocka_unit_test(the_embedding_takes_no_memory_from_matrices_that_stream),
         cmocka_unit_test(the_embedding_is_held_last),
         cmocka_unit_test(a_tied_embedding_that_streams_is_read_by_rows_too),
-        cmocka_unit_test(context_and_chunk_are_kept_when_asked_for),
-        cmocka_unit_test(experts_that_move_stream_only_where_they_do_not_fit),
+        cmocka_unit_test(a_requested_context_and_chunk_are_kept),
+        cmocka_unit_test(experts_that_move_stream_only_if_they_do_not_fit),
         cmocka_unit_test(no_budget_means_what_the_machine_can_spare),
-        cmocka_unit_test(more_than_there_is_is_warned_of),
+        cmocka_unit_test(a_budget_beyond_the_memory_gives_a_warning),
         cmocka_unit_test(footprints_are_the_enclosing_pages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

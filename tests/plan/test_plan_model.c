@@ -84,8 +84,8 @@ static void every_unit_has_a_place_at_every_budget(void **state)
     assert_true(seen[PLAN_FULL_RESIDENT] && seen[PLAN_EXPERT_STREAMING] && seen[PLAN_FULL_STREAMING] && cut);
 }
 
-/* Nobody knows how experts are used before a run: between all alike and what is usual. After one there is one number.
- */
+/* Before the first run, the use of experts is unknown, so the speed is a range: from even use to typical use. After a
+ * run, it is one number. */
 static void unknown_routing_is_a_range(void **state)
 {
     (void)state;
@@ -104,7 +104,7 @@ static void unknown_routing_is_a_range(void **state)
         uses[u] = model_unit(model, u)->kind == UNIT_EXPERT;
     request.uses = uses;
     assert_ok(plan_make(&plan, model, steps, &hardware, &request, &test_error));
-    assert_true(plan->even_tokens_per_second >= plan->predicted_tokens_per_second); /* to the last bit the same */
+    assert_true(plan->even_tokens_per_second >= plan->predicted_tokens_per_second); /* they are equal */
     plan_speed_text(plan, 6, text);
     assert_null(strstr(text, " to "));
     plan_free(plan);

@@ -1,4 +1,4 @@
-/* Predicted speeds follow from bytes and bandwidths, and a plan is never worse than leaving it to the page cache. */
+/* Predicted speeds follow from bytes and bandwidths, and a plan is never worse than the page cache. */
 #include "test.h"
 
 #include "fake_model.h"
@@ -59,7 +59,7 @@ static void a_streamed_dense_model_runs_at_the_speed_of_the_disk(void **state)
     struct plan *plan = plan_for(&fake, &hardware, 60 * GIB, NULL);
     assert_int_equal(plan->bound, BOUND_COMPUTE);
     assert_within(plan->predicted_tokens_per_second, 1 / plan->predicted_compute_seconds, 0.001);
-    /* Kernels at the memory's speed. */
+    /* Kernels as fast as the memory. */
     plan_free(plan);
     hardware.compute_bytes_per_second = hardware.memory_bytes_per_second;
     plan = plan_for(&fake, &hardware, 60 * GIB, NULL);
@@ -67,7 +67,7 @@ static void a_streamed_dense_model_runs_at_the_speed_of_the_disk(void **state)
     plan_free(plan);
 }
 
-/* A short sample may catch what a limited drive saved up. */
+/* A short sample may catch a burst of a rate-limited drive. */
 static void a_lucky_sample_is_not_the_drives_speed(void **state)
 {
     (void)state;
@@ -80,9 +80,8 @@ static void a_lucky_sample_is_not_the_drives_speed(void **state)
         struct hardware lucky = steady;
         for (uint32_t block = 4096; block <= 4 << 20; block *= 4)
             for (uint32_t depth = 1; depth <= 64; depth *= 4)
-                lucky.storage.samples[lucky.storage.sample_count++] =
-                    (struct storage_sample){block, depth, steady.storage.direct_supported, false,
-                                            1.5 * steady.storage.bytes_per_second};
+                lucky.storage.samples[lucky.storage.sample_count++] = (struct storage_sample){
+                    block, depth, steady.storage.direct_supported, false, 1.5 * steady.storage.bytes_per_second};
         struct plan *plan = plan_for(&fakes[m], &lucky, 8 * GIB, NULL);
         assert_true(plan->predicted_bytes_per_token > 0);
         assert_true(plan->predicted_tokens_per_second <=
@@ -107,7 +106,7 @@ static void experts_overlap_hits_with_misses_but_not_the_whole_token(void **stat
     }
 }
 
-/* The drive gives three quarters beside cores that compute, and they keep four fifths. */
+/* While both work, the drive gives three quarters of its speed, and the cores keep four fifths of theirs. */
 static void reading_and_computing_share_the_memory(void **state)
 {
     (void)state;
@@ -169,7 +168,7 @@ static void hit_rates_follow_the_statistics(void **state)
     shape.layers = 2;
     fake_build(&fake, &shape);
     double rate;
-    /* Of each layer's 128 experts 16 get nine tenths of the uses. */
+    /* 16 of each layer's 128 experts get nine tenths of the uses. */
     for (uint32_t i = 0; i < fake.table.count; i++)
         uses[i] = fake.units[i].priority != PRIORITY_EXPERT ? 0 : fake.units[i].expert % 8 == 0 ? 63 : 1;
     assert_ok(hit_rate(&rate, &fake.table, 32 * shape.expert, uses));
@@ -180,7 +179,7 @@ static void hit_rates_follow_the_statistics(void **state)
     assert_true(rate <= 0);
     assert_ok(hit_rate(&rate, &fake.table, 256 * shape.expert, uses));
     assert_true(rate >= 1);
-    /* Statistics that are all zero are none. */
+    /* Statistics of zeros count as none. */
     memset(uses, 0, sizeof uses);
     double without;
     assert_ok(hit_rate(&rate, &fake.table, 64 * shape.expert, uses));
@@ -188,7 +187,7 @@ static void hit_rates_follow_the_statistics(void **state)
     assert_true(rate > 0.25 && rate <= without && rate >= without);
 }
 
-static void what_earlier_runs_showed_is_expected_again(void **state)
+static void hit_rates_of_earlier_runs_are_expected_again(void **state)
 {
     (void)state;
     static struct fake fake;
@@ -210,7 +209,8 @@ static void what_earlier_runs_showed_is_expected_again(void **state)
     }
 }
 
-/* Nothing up to a quarter of the experts, all from a half on: between two points of a curve hits rise evenly. */
+/* No hits with up to a quarter of the experts, only hits from a half on. Between two points of the curve, hits rise
+ * linearly. */
 static void hit_rates_follow_a_curve_of_any_form(void **state)
 {
     (void)state;
@@ -232,8 +232,9 @@ static void hit_rates_follow_a_curve_of_any_form(void **state)
     }
 }
 
-/* flash-moe's figures for 512 experts a layer; those of the offloading of Mixtral's eight; and the embedded model's. */
-static void without_statistics_hit_rates_are_careful(void **state)
+/* The expected rates come from flash-moe (512 experts per layer), from offloading Mixtral's eight experts, and from the
+ * embedded model. */
+static void without_statistics_hit_rates_are_conservative(void **state)
 {
     (void)state;
     static struct fake fake;
@@ -266,9 +267,9 @@ static void without_statistics_hit_rates_are_careful(void **state)
     }
 }
 
-/* The page cache keeps what was used last: of a cycle that does not fit nothing is left when it comes round again; of
- * experts it keeps as much as memory is left beside what every token uses. It gets the same disk, and no page faults.
- */
+/* The bytes that the page cache would read per token. It keeps the most recently used pages: of a cycle that does not
+ * fit, nothing is left when it repeats; of the experts, it keeps as much as the memory holds next to what every token
+ * uses. It has the same drive, and no page faults. */
 static double naive_bytes_per_token(const struct plan_table *table, uint64_t memory)
 {
     double used = table->experts ? (double)table->experts_used / table->experts : 0;
@@ -303,19 +304,19 @@ static void never_worse_than_the_page_cache(void **state)
             if (budget < smallest)
                 continue;
             plan = plan_for(&fake, &hardware, budget, NULL);
-            /* Page tables, and the row of the embedding, are the same for both. */
+            /* The overhead and the row of the embedding are the same for both. */
             uint64_t memory =
                 budget - plan->overhead_bytes - plan->reserve_bytes - plan->kv_bytes - plan->scratch_bytes;
             double naive = naive_bytes_per_token(&fake.table, memory);
             if (plan->predicted_bytes_per_token > naive + 8192 + 1)
-                fail_msg("%d %%: %.0f bytes a token, and the page cache reads %.0f", percent,
+                fail_msg("with %d %% of the memory, the plan reads %.0f bytes per token, the page cache %.0f", percent,
                          plan->predicted_bytes_per_token, naive);
             plan_free(plan);
         }
     }
 }
 
-static void long_chunks_where_the_disk_is_slow(void **state)
+static void slow_drives_get_long_chunks(void **state)
 {
     (void)state;
     static struct fake fake;
@@ -335,9 +336,9 @@ static void long_chunks_where_the_disk_is_slow(void **state)
     plan_free(plan);
 }
 
-/* A mixture of large experts reads nearly all of them for every chunk, whatever fits: a chunk that computes for as long
- * is worth more room than one that is only pleasant to have. */
-static void long_enough_chunks_for_large_experts(void **state)
+/* A mixture of large experts reads almost all missing ones for every chunk. A chunk that computes long enough to hide
+ * these reads may take more memory than a chunk otherwise does. */
+static void large_experts_get_long_enough_chunks(void **state)
 {
     (void)state;
     static struct fake fake;
@@ -354,7 +355,8 @@ static void long_enough_chunks_for_large_experts(void **state)
     request.positions = 2048;
     struct plan *plan;
     double experts = 32.0 * (double)shape.expert, work = 8.0 * (double)shape.expert * 16 / 9;
-    /* Half of the experts have no room, so 1.3 GiB or more are read, 0.7 s; 512 tokens take 2.4 s, 256 take 1.2. */
+    /* Half of the experts have no room, so a chunk reads at least 1.3 GiB. The fastest drive here takes 0.35 s for
+     * that; 512 tokens take 2.4 s, 256 take 1.2 s. */
     for (uint32_t speed = 1; speed <= 8; speed *= 2) {
         hardware.storage.bytes_per_second = 0.5e9 * speed;
         assert_ok(plan_make_units(&plan, &fake.table, &hardware, &request, &test_error));
@@ -370,7 +372,8 @@ static void long_enough_chunks_for_large_experts(void **state)
     }
 }
 
-/* Parts of a model on two drives, of which one has half the speed: each byte takes what its own drive takes. */
+/* A model's parts are on two drives, one with half the speed of the other. Each byte takes the time of its own drive.
+ */
 static void parts_are_read_at_the_speed_of_their_drives(void **state)
 {
     (void)state;
@@ -388,7 +391,7 @@ static void parts_are_read_at_the_speed_of_their_drives(void **state)
             of_files[1].samples[i].bytes_per_second /= 2;
         drives = (struct drives){.count = 2, .file_count = 2, .copy_count = 1, .of_files = of_files};
         hardware.drives = &drives;
-        struct plan *both = plan_for(&fake, &hardware, 6 * GIB, NULL); /* all of it on the first */
+        struct plan *both = plan_for(&fake, &hardware, 6 * GIB, NULL); /* the whole model is on the first */
         assert_within(both->predicted_tokens_per_second, one->predicted_tokens_per_second, 1e-9);
         plan_free(both);
         double halves[2] = {0};
@@ -415,12 +418,12 @@ int main(void)
         cmocka_unit_test(reading_and_computing_share_the_memory),
         cmocka_unit_test(more_memory_is_never_slower),
         cmocka_unit_test(hit_rates_follow_the_statistics),
-        cmocka_unit_test(what_earlier_runs_showed_is_expected_again),
+        cmocka_unit_test(hit_rates_of_earlier_runs_are_expected_again),
         cmocka_unit_test(hit_rates_follow_a_curve_of_any_form),
-        cmocka_unit_test(without_statistics_hit_rates_are_careful),
+        cmocka_unit_test(without_statistics_hit_rates_are_conservative),
         cmocka_unit_test(never_worse_than_the_page_cache),
-        cmocka_unit_test(long_chunks_where_the_disk_is_slow),
-        cmocka_unit_test(long_enough_chunks_for_large_experts),
+        cmocka_unit_test(slow_drives_get_long_chunks),
+        cmocka_unit_test(large_experts_get_long_enough_chunks),
         cmocka_unit_test(parts_are_read_at_the_speed_of_their_drives),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

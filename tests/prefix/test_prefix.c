@@ -1,4 +1,4 @@
-/* The store of prefixes, with data that says of which tokens it is. */
+/* The prefix store, with rows and checkpoints that identify their tokens. */
 #include "prefix/prefix.h"
 
 #include "folder.h"
@@ -18,11 +18,11 @@
 #define CHECKPOINT 512u
 #define LONG 1000u
 
-/* A sequence: what it knows at a position is a digest of all tokens before. */
+/* A sequence. Its data at a position is a digest of all tokens before it. */
 struct sequence {
     int32_t tokens[LONG];
     uint32_t count, reads, checkpoint;
-    uint8_t rows[LONG * ROW]; /* as they were restored */
+    uint8_t rows[LONG * ROW]; /* as restored */
     uint32_t restored_first, restored_end, restored_position;
     bool wrong;
 };
@@ -101,7 +101,7 @@ static hypura_status write_checkpoint(void *context, uint32_t position, const vo
     return HYPURA_OK;
 }
 
-/* Brings a sequence as far as the store can, and holds every row to what it must be. Returns the position. */
+/* Restores as much of a sequence as the store has, and checks every row. Returns the position. */
 static uint32_t restore(struct prefix_store *store, struct sequence *sequence, uint32_t have)
 {
     struct prefix_target target = {write_rows, write_checkpoint, sequence};
@@ -177,14 +177,14 @@ static void finds_the_longest_beginning_to_the_token(void **state)
         assert_int_equal(restore(store, &b, 0), shared);
         assert_int_equal(restore(store, &b, shared), shared);
     }
-    /* It goes on: the last block is replaced by the whole one, the others are not read again. */
+    /* A longer text replaces the incomplete last block by a complete one. The other blocks are not read again. */
     text(&b, 130, 130, 0);
     assert_int_equal(restore(store, &b, 50), 100);
     assert_int_equal(b.restored_first, 48);
     save(store, &b, 0);
     assert_int_equal(b.reads, 17 - 12);
     assert_int_equal(restore(store, &b, 0), 130);
-    /* Another branch shares what is the same. */
+    /* A branch shares the common blocks. */
     text(&c, 90, 60, 2);
     save(store, &c, 0);
     assert_int_equal(c.reads, 12 - 7);
@@ -202,7 +202,7 @@ static void goes_to_checkpoints_only_where_they_are_needed(void **state)
     text(&a, 100, 100, 0);
     assert_true(mark(store, &a, 37));
     assert_true(mark(store, &a, 80));
-    assert_int_equal(prefix_find(store, a.tokens, 100, 0).position, 0); /* no rows yet */
+    assert_int_equal(prefix_find(store, a.tokens, 100, 0).position, 0); /* the store has no rows yet */
     assert_int_equal(restore(store, &a, 85), 80);                       /* the sequence has them */
     assert_int_equal(prefix_find(store, a.tokens, 79, 85).position, 37);
     save(store, &a, 0);
@@ -232,7 +232,7 @@ static bool lend(void *context, uint64_t bytes)
     return true;
 }
 
-static void keeps_what_was_used_last_within_its_memory(void **state)
+static void keeps_the_most_recently_used_texts_within_its_memory(void **state)
 {
     (void)state;
     uint64_t free = 192 << 10;
@@ -241,10 +241,10 @@ static void keeps_what_was_used_last_within_its_memory(void **state)
     options.lend_context = &free;
     struct prefix_store *store = open_with(&options);
     struct prefix_statistics statistics;
-    for (int32_t i = 1; i <= 20; i++) { /* 50 KiB each */
+    for (int32_t i = 1; i <= 20; i++) { /* 50 KiB per text */
         text(&a, 100, 0, i);
         save(store, &a, 0);
-        text(&b, 100, 0, 1); /* is used again and again */
+        text(&b, 100, 0, 1); /* this text is used in every round */
         assert_int_equal(restore(store, &b, 0), 100);
         prefix_statistics(store, &statistics);
         assert_true(statistics.bytes <= free && lent <= free);
@@ -254,7 +254,7 @@ static void keeps_what_was_used_last_within_its_memory(void **state)
     assert_int_equal(restore(store, &b, 0), 100);
     text(&b, 100, 0, 5);
     assert_int_equal(restore(store, &b, 0), 0);
-    /* Of a text that is too long its beginning is kept. */
+    /* If a text is too long, its beginning is kept. */
     text(&b, LONG, 0, 30);
     save(store, &b, 0);
     uint32_t kept = restore(store, &b, 0);
@@ -283,7 +283,7 @@ static uint32_t files_in(const char *name, const char *ending, uint64_t *bytes)
     return count;
 }
 
-/* Writes over a byte of each file; a negative place counts from its end. */
+/* Overwrites a byte of each file. A negative place counts from the end. */
 static void damage(const char *name, long place)
 {
     DIR *folder = opendir(path_in_folder(name));
@@ -304,7 +304,7 @@ static void damage(const char *name, long place)
     closedir(folder);
 }
 
-static void is_there_after_a_restart(void **state)
+static void texts_survive_a_restart(void **state)
 {
     (void)state;
     struct prefix_options options = on_drive("restart");
@@ -315,9 +315,9 @@ static void is_there_after_a_restart(void **state)
     mark(store, &a, 64);
     mark(store, &a, 100);
     save(store, &a, 0);
-    assert_int_equal(files_in("restart", ".prefix", &bytes), 0); /* late */
+    assert_int_equal(files_in("restart", ".prefix", &bytes), 0); /* nothing is written yet */
     prefix_close(store, false);
-    assert_int_equal(files_in("restart", ".prefix", &bytes), 1); /* and in one piece */
+    assert_int_equal(files_in("restart", ".prefix", &bytes), 1); /* one file for the whole text */
     store = open_with(&options);
     assert_int_equal(restore(store, &a, 0), 100);
     text(&b, 200, 90, 1);
@@ -332,13 +332,13 @@ static void is_there_after_a_restart(void **state)
     assert_int_equal(restore(store, &a, 0), 100);
     prefix_close(store, false);
     assert_int_equal(files_in("restart", ".prefix", &bytes), 2); /* nothing is written twice */
-    /* Who leaves at once writes nothing. */
+    /* Closing at once writes nothing. */
     store = open_with(&options);
     text(&c, 50, 0, 3);
     save(store, &c, 0);
     prefix_close(store, true);
     assert_int_equal(files_in("restart", ".prefix", &bytes), 2);
-    /* Another model, or other blocks: nothing is found, and nothing harmed. */
+    /* With another model or other sizes of blocks, nothing is found and no file is changed. */
     options.digest = 2;
     store = open_with(&options);
     assert_int_equal(restore(store, &a, 0), 0);
@@ -353,7 +353,7 @@ static void is_there_after_a_restart(void **state)
     assert_int_equal(info.st_mode & 0777, 0700);
 }
 
-static void what_has_no_room_in_memory_goes_to_the_drive(void **state)
+static void texts_beyond_the_memory_go_to_the_drive(void **state)
 {
     (void)state;
     struct prefix_options options = on_drive("through");
@@ -380,13 +380,13 @@ static void the_folder_is_bounded(void **state)
     struct prefix_options options = on_drive("bounded");
     options.folder_bytes = 256 << 10;
     uint64_t bytes;
-    for (int32_t i = 1; i <= 12; i++) { /* some 52 KiB each */
+    for (int32_t i = 1; i <= 12; i++) { /* about 52 KiB per file */
         struct prefix_store *store = open_with(&options);
         text(&a, 100, 0, i);
         save(store, &a, 0);
         text(&b, 100, 0, 1);
-        assert_int_equal(restore(store, &b, 0), 100);     /* its file was used last */
-        nanosleep(&(struct timespec){0, 12000000}, NULL); /* times of files are in ticks */
+        assert_int_equal(restore(store, &b, 0), 100);     /* makes its file the most recently used */
+        nanosleep(&(struct timespec){0, 12000000}, NULL); /* file times are coarse */
         prefix_close(store, false);
         files_in("bounded", ".prefix", &bytes);
         assert_true(bytes <= options.folder_bytes);
@@ -396,7 +396,7 @@ static void the_folder_is_bounded(void **state)
     assert_int_equal(restore(store, &a, 0), 100);
     text(&a, 100, 0, 3);
     assert_int_equal(restore(store, &a, 0), 0);
-    /* One that is larger than the folder may be: its beginning. */
+    /* If a text exceeds the folder's limit, its beginning is kept. */
     text(&c, LONG, 0, 40);
     save(store, &c, 0);
     prefix_close(store, false);
@@ -408,7 +408,7 @@ static void the_folder_is_bounded(void **state)
     prefix_close(store, false);
 }
 
-static void damaged_files_are_never_believed(void **state)
+static void damaged_files_are_never_used(void **state)
 {
     (void)state;
     for (int i = 0; i < 5; i++) {
@@ -424,14 +424,14 @@ static void damaged_files_are_never_believed(void **state)
         const long places[] = {8, 20, 100, 500, -1}; /* version, digest, tokens, table, the last rows */
         damage(name, places[i]);
         store = open_with(&options);
-        uint32_t kept = restore(store, &a, 0); /* which holds each row to what it must be */
+        uint32_t kept = restore(store, &a, 0); /* also checks each row */
         assert_int_equal(kept, 0);
-        save(store, &a, 0); /* written anew */
+        save(store, &a, 0); /* writes the file again */
         prefix_close(store, false);
         store = open_with(&options);
         assert_int_equal(restore(store, &a, 0), 100);
         prefix_close(store, false);
-        /* cut off */
+        /* Truncate the files. */
         DIR *folder = opendir(options.folder);
         const struct dirent *entry;
         while ((entry = readdir(folder))) {
@@ -447,7 +447,7 @@ static void damaged_files_are_never_believed(void **state)
     }
 }
 
-static void files_that_go_while_it_runs_are_missed_only(void **state)
+static void files_that_vanish_are_only_missed(void **state)
 {
     (void)state;
     struct prefix_options options = on_drive("gone");
@@ -482,7 +482,7 @@ static void two_processes_share_a_folder(void **state)
     prefix_close(one, false);
     assert_int_equal(restore(two, &a, 0), 100);
     prefix_close(two, false);
-    /* Six processes that write and read at once, within one bound. */
+    /* Six processes write and read at the same time, within a common limit. */
     options.folder_bytes = 400 << 10;
     options.bytes = 160 << 10;
     pid_t children[6];
@@ -513,8 +513,9 @@ static void two_processes_share_a_folder(void **state)
     assert_true(bytes <= options.folder_bytes);
 }
 
-/* A process that is killed while it writes leaves whole files, and one that is in the way of nobody. */
-static void a_killed_process_leaves_nothing_that_misleads(void **state)
+/* A process that is killed while it writes leaves complete files and at most one partial one, which disturbs nothing.
+ */
+static void a_killed_process_leaves_nothing_misleading(void **state)
 {
     (void)state;
     struct prefix_options options = on_drive("killed");
@@ -543,7 +544,7 @@ static void a_killed_process_leaves_nothing_that_misleads(void **state)
         struct prefix_store *store = open_with(&options);
         for (int32_t i = 0; i < 9; i++) {
             text(&a, 600, 0, i);
-            restore(store, &a, 0); /* holds each row to what it must be */
+            restore(store, &a, 0); /* checks each row */
         }
         text(&a, 600, 0, 3);
         save(store, &a, 0);
@@ -565,7 +566,7 @@ static void sink(void *context, enum log_level level, const char *message)
         snprintf(logged, sizeof logged, "%s", message);
 }
 
-static void a_drive_that_refuses_costs_a_warning(void **state)
+static void a_failing_drive_causes_only_a_warning(void **state)
 {
     (void)state;
     struct prefix_options options = on_drive("full");
@@ -574,7 +575,7 @@ static void a_drive_that_refuses_costs_a_warning(void **state)
     struct rlimit limit, small;
     assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
     small = limit;
-    small.rlim_cur = 5000; /* a write beyond it fails, as on a full drive */
+    small.rlim_cur = 5000; /* writes beyond this fail, as on a full drive */
     signal(SIGXFSZ, SIG_IGN);
     log_set_sink(sink, NULL);
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
@@ -585,24 +586,24 @@ static void a_drive_that_refuses_costs_a_warning(void **state)
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
     log_set_sink(NULL, NULL);
     if (!strstr(logged, "cannot write"))
-        fail_msg("logged: %s", logged);
-    assert_true(kept > 80 && kept < 400); /* what memory has */
+        fail_msg("no warning about a failed write, but '%s'", logged);
+    assert_true(kept > 80 && kept < 400); /* only the part in memory */
     uint64_t bytes;
     assert_int_equal(files_in("full", ".prefix", &bytes), 0);
     assert_int_equal(files_in("full", ".partial", &bytes), 0);
-    /* It has room again. */
+    /* The drive has room again. */
     store = open_with(&options);
     save(store, &a, 0);
     prefix_close(store, false);
     store = open_with(&options);
     assert_int_equal(restore(store, &a, 0), LONG);
     prefix_close(store, false);
-    /* No folder at all is said at once. */
+    /* A folder that cannot be made is an error at once. */
     options.folder = "/dev/null/folder";
     assert_int_equal(prefix_open(&store, &options, &test_error), HYPURA_ERROR_IO);
 }
 
-/* Random texts with common beginnings, against what they were saved as. */
+/* Random texts with common beginnings, compared with the data saved for them. */
 static void random_texts_come_back_as_they_were(void **state)
 {
     (void)state;
@@ -636,15 +637,15 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(finds_the_longest_beginning_to_the_token),
         cmocka_unit_test(goes_to_checkpoints_only_where_they_are_needed),
-        cmocka_unit_test(keeps_what_was_used_last_within_its_memory),
-        cmocka_unit_test(is_there_after_a_restart),
-        cmocka_unit_test(what_has_no_room_in_memory_goes_to_the_drive),
+        cmocka_unit_test(keeps_the_most_recently_used_texts_within_its_memory),
+        cmocka_unit_test(texts_survive_a_restart),
+        cmocka_unit_test(texts_beyond_the_memory_go_to_the_drive),
         cmocka_unit_test(the_folder_is_bounded),
-        cmocka_unit_test(damaged_files_are_never_believed),
-        cmocka_unit_test(files_that_go_while_it_runs_are_missed_only),
+        cmocka_unit_test(damaged_files_are_never_used),
+        cmocka_unit_test(files_that_vanish_are_only_missed),
         cmocka_unit_test(two_processes_share_a_folder),
-        cmocka_unit_test(a_killed_process_leaves_nothing_that_misleads),
-        cmocka_unit_test(a_drive_that_refuses_costs_a_warning),
+        cmocka_unit_test(a_killed_process_leaves_nothing_misleading),
+        cmocka_unit_test(a_failing_drive_causes_only_a_warning),
         cmocka_unit_test(random_texts_come_back_as_they_were),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);

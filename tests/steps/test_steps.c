@@ -1,5 +1,5 @@
-/* Lists of steps: whatever a model's file has is read by some step, in the order in which it lies; rewriting a list for
- * a device leaves what it says. */
+/* Lists of steps: some step reads each tensor of the file, in the order of the units. Rewriting a list for a device
+ * does not change what it reads. */
 #include "test.h"
 
 #include "steps/steps.h"
@@ -34,7 +34,7 @@ static void close_model(void)
     model = NULL;
 }
 
-/* All reference models that there are. */
+/* Calls a function for each reference model that is present. */
 static void each_model(void (*look)(void))
 {
     char path[4096];
@@ -61,7 +61,7 @@ static void each_model(void (*look)(void))
 /* ---- units ---------------------------------------------------------------------------------------------------------
  */
 
-/* [units] how many steps of a list read each. */
+/* [units] the number of steps that read each unit. */
 static uint32_t *count_reads(struct step_list list)
 {
     uint32_t *reads = calloc(model_unit_count(model), sizeof *reads);
@@ -95,7 +95,7 @@ static void every_unit_is_read(void **state)
     each_model(look_whether_all_are_read);
 }
 
-/* What streams comes in the order of unit numbers. */
+/* Matrices are read in the order of unit numbers. */
 static void look_at_order(void)
 {
     struct step_list all = steps_all(steps);
@@ -107,7 +107,7 @@ static void look_at_order(void)
             if (units[u].use != USE_MATRIX)
                 continue;
             if (units[u].unit < last)
-                fail_msg("%s: '%s' is read late", model_name(model),
+                fail_msg("%s: '%s' is read after a later unit", model_name(model),
                          model_unit(model, units[u].unit)->slices[0].tensor->name.data);
             last = units[u].unit;
         }
@@ -126,10 +126,11 @@ static void matrices_are_read_in_order(void **state)
 static void look_at_writers(void)
 {
     struct step_list all = steps_all(steps);
-    uint32_t written = 1u << BUFFER_BANK; /* a recall reads what it put there itself */
+    uint32_t written = 1u << BUFFER_BANK; /* a recall step reads what it wrote itself */
     for (size_t i = 0; i < all.count; i++) {
         if (all.steps[i].reads & ~written)
-            fail_msg("%s: step %zu (%s) reads what nobody wrote", model_name(model), i, step_name(all.steps[i].kind));
+            fail_msg("%s: step %zu (%s) reads a buffer that no step wrote", model_name(model), i,
+                     step_name(all.steps[i].kind));
         written |= all.steps[i].writes;
     }
 }
@@ -143,8 +144,7 @@ static void steps_read_what_was_written(void **state)
 /* ---- states --------------------------------------------------------------------------------------------------------
  */
 
-/* What the steps of a layer keep of a sequence does not overlap, and leaves no gap; layers that say so keep something.
- */
+/* The states that the steps of a layer keep per sequence neither overlap nor leave gaps. Recurrent layers keep some. */
 static void look_at_states(void)
 {
     for (uint32_t i = 0; i < model_parameters(model)->layers; i++) {
@@ -152,16 +152,16 @@ static void look_at_states(void)
         size_t floats = 0;
         for (size_t s = 0; s < list.count; s++) {
             if (step_state(&list.steps[s]) && list.steps[s].state != floats)
-                fail_msg("%s: the state of step %zu of layer %u begins at %zu, behind %zu floats", model_name(model), s,
-                         i, list.steps[s].state, floats);
+                fail_msg("%s: the state of step %zu of layer %u begins at %zu instead of %zu", model_name(model), s, i,
+                         list.steps[s].state, floats);
             floats += step_state(&list.steps[s]);
         }
         if (model_layer(model, i)->recurrent && floats == 0)
-            fail_msg("%s: layer %u is recurrent and keeps nothing", model_name(model), i);
+            fail_msg("%s: layer %u is recurrent but keeps no state", model_name(model), i);
     }
 }
 
-static void states_stand_side_by_side(void **state)
+static void states_are_adjacent(void **state)
 {
     (void)state;
     each_model(look_at_states);
@@ -180,7 +180,8 @@ static void look_for_routers(void)
         assert_int_equal(found, router.route && router.route->route.table == NO_UNIT);
         if (!found)
             continue;
-        uint32_t there = 1u << BUFFER_HIDDEN | 1u << BUFFER_BANK; /* what stays; all that is read follows from it */
+        uint32_t there =
+            1u << BUFFER_HIDDEN | 1u << BUFFER_BANK; /* the router's steps read only these and what they write */
         for (uint32_t s = 0; s < router.count; s++) {
             assert_false(router.steps[s]->reads & ~there);
             assert_false(step_writes(router.steps[s], BUFFER_HIDDEN));
@@ -206,19 +207,19 @@ static void look_at_fused(void)
         struct step *own;
         assert_ok(steps_fuse(all, few, &own, &fused.count, &test_error));
         fused.steps = own;
-        if (fused.count > all.count) /* layer norms stay by themselves */
-            fail_msg("%s: %zu steps are %zu fused ones", model_name(model), all.count, fused.count);
+        if (fused.count > all.count) /* layer norms are not fused */
+            fail_msg("%s: fusing turned %zu steps into %zu", model_name(model), all.count, fused.count);
         assert_int_equal(own[fused.count].kind, STEP_KINDS);
         uint32_t *before = count_reads(all), *after = count_reads(fused);
         uint32_t written = 1u << BUFFER_BANK;
         for (unit_number u = 0; u < model_unit_count(model); u++)
             if (!before[u] != !after[u])
-                fail_msg("%s: '%s' is read by %u steps, and by %u of the fused list", model_name(model),
+                fail_msg("%s: '%s' is read by %u steps, but by %u of the fused list", model_name(model),
                          model_unit(model, u)->slices[0].tensor->name.data, before[u], after[u]);
         for (size_t i = 0; i < fused.count; i++) {
             assert_true(i == 0 || own[i - 1].layer <= own[i].layer || own[i].layer < 0);
             if (own[i].reads & ~written)
-                fail_msg("%s: fused step %zu (%s) reads what nobody wrote", model_name(model), i,
+                fail_msg("%s: fused step %zu (%s) reads a buffer that no step wrote", model_name(model), i,
                          step_name(own[i].kind));
             written |= own[i].writes;
         }
@@ -261,38 +262,38 @@ static void expect_fused(const char *name, uint32_t layer, bool few, const char 
 static void each_pattern_is_found(void **state)
 {
     (void)state;
-    /* Of many rows what stands between is one step; of few rows the products norm and add. */
+    /* For many rows, the steps between products become one. For few rows, the products themselves norm and add. */
     expect_fused("llama", 0, false, "norm, multiply, heads, attend, multiply, residual, multiply, multiply, residual");
     expect_fused("llama", 0, true, "multiply, heads, attend, multiply, multiply, multiply");
-    /* The sum of the experts, the weight of the shared one, and both norms. */
+    /* A residual step adds the experts' outputs, weights the shared expert, and applies both norms. */
     expect_fused("mixtral", 0, true, "multiply, heads, attend, multiply, residual, route, experts, residual");
     expect_fused("qwen2moe", 0, false,
                  "norm, multiply, heads, attend, multiply, residual, route, multiply, multiply, multiply, experts, "
                  "residual");
     expect_fused("gemma2", 0, true, "multiply, heads, attend, multiply, residual, multiply, multiply, residual");
-    /* Queries are turned on their way to the key matrices. */
+    /* Queries are rotated before the key matrices. */
     expect_fused("deepseek2-v3", 0, true, "multiply, multiply, heads, attend latent, multiply, multiply, multiply");
 }
 
-/* Of the larger set, where it is. */
+/* Uses the larger set of reference models, if it is present. */
 static void mixtures_begin_where_their_router_reads(void **state)
 {
     (void)state;
     if (!getenv("HYPURA_ORACLE"))
         return;
-    /* A router that reads the layer's input stands before attention; what comes between is time for reads. */
+    /* A router that reads the layer's input comes before attention, which leaves time to read experts. */
     expect_fused("smallthinker", 1, false,
                  "route, norm, multiply, heads, attend, multiply, residual, experts, residual");
     expect_fused("arctic", 1, false,
                  "norm, route, norm, multiply, heads, attend, multiply, residual, multiply, multiply, experts, "
                  "residual, residual");
-    /* Attention's gate is one product more; experts of groups follow the sum of the chosen ones. */
+    /* The gate of attention is one more product. Group experts follow the sum of the chosen ones. */
     expect_fused("laguna", 0, true, "multiply, heads, attend, glu, multiply, multiply, multiply");
     expect_fused("grovemoe", 1, true,
                  "multiply, heads, attend, multiply, residual, route, experts, mix, chunk experts, residual");
 }
 
-static void says_what_it_does(void **state)
+static void steps_describe_themselves(void **state)
 {
     (void)state;
     char text[256];
@@ -302,7 +303,7 @@ static void says_what_it_does(void **state)
     assert_string_equal(text, "hidden -> normed: rms norm of 96");
     step_describe(&list.steps[1], text, sizeof text);
     assert_non_null(strstr(text, "normed -> query ("));
-    step_describe(&list.steps[1], text, 8); /* cut, not overrun */
+    step_describe(&list.steps[1], text, 8); /* truncated to the buffer */
     assert_int_equal(strlen(text), 7);
     close_model();
 }
@@ -317,8 +318,8 @@ int main(void)
         cmocka_unit_test(fused_lists_read_the_same),
         cmocka_unit_test(each_pattern_is_found),
         cmocka_unit_test(mixtures_begin_where_their_router_reads),
-        cmocka_unit_test(says_what_it_does),
-        cmocka_unit_test(states_stand_side_by_side),
+        cmocka_unit_test(steps_describe_themselves),
+        cmocka_unit_test(states_are_adjacent),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
