@@ -7,9 +7,11 @@
  * Determinism: logits depend on the file and on the tokens up to a position. Budget, tier, order of arrival, number of
  * threads and the way tokens were cut into batches change no bit.
  *
- * Threads: one thread at a time uses an engine. Any thread may call engine_cancel, engine_statistics and
- * engine_set_budget meanwhile.
- */
+ * Ownership: the caller of engine_open calls engine_close or engine_leave. The engine owns what these functions return
+ * pointers to, except plans, which the caller frees with plan_free.
+ *
+ * Threads: one thread at a time uses an engine. Meanwhile, any thread may call engine_cancel, engine_stop, engine_lost,
+ * engine_statistics, engine_set_budget, engine_ranks and engine_take_used. */
 #ifndef HYPURA_ENGINE_H
 #define HYPURA_ENGINE_H
 
@@ -69,19 +71,20 @@ struct engine_options {
     uint64_t gpu_budgets[HARDWARE_MAX_GPUS]; /* per device, in the order of gpu; 0: gpu_budget */
     bool gpu_fixed;                          /* experts stay where they were when the model was opened */
     void *progress_context;
-    const struct hardware_nodes *nodes;   /* nodes of memory; NULL: the machine's. For tests */
+    const struct hardware_nodes *nodes;   /* NUMA nodes; NULL: the machine's. For tests */
     const struct plan_hit_curve *routing; /* the use of experts, instead of what earlier runs showed; or NULL */
     bool alone;                           /* compute nothing on other hosts, even under mpirun */
-    const uint8_t *elsewhere;             /* [units] what other hosts hold, once that is known */
+    const uint8_t *elsewhere;             /* [units] 1: another host holds it; set while the engine is opened */
     bool experts_only;                    /* this rank computes experts for another one */
 };
 
 void engine_default_options(struct engine_options *options);
 
-/* Opens a model as engine_open does: with its prediction block (model_open_predicting) if that is going to draft. It
- * drafts if drafting is on, no other model drafts, nothing is computed on a GPU, and the memory that it takes costs
- * hardly any speed (with DRAFTING_ON: whatever it costs). Otherwise why[ENGINE_WHY] (may be NULL) says why not; it is
- * empty if the file has no such block. The hardware gets the model's drives, which hardware_drop_drives frees. */
+/* Opens a model as engine_open does: with its prediction block (model_open_predicting) if that will draft. It will if
+ * drafting is on, no smaller model drafts, no routing is recorded, the CPU can keep up with the GPUs, and the memory of
+ * the block costs hardly any speed or context; with DRAFTING_ON, the last two do not matter. Otherwise why[ENGINE_WHY]
+ * (may be NULL) says why not; it is empty if the file has no such block. The hardware gets the model's drives, which
+ * hardware_drop_drives frees. */
 #define ENGINE_WHY 512
 hypura_status engine_open_file(struct model **out, const char *path, struct hardware *hardware,
                                const struct engine_options *options, char *why, hypura_error *error);
@@ -94,21 +97,21 @@ void engine_close(struct engine *engine);
  * opens, until rank 0 ends. */
 hypura_status engine_serve(const struct engine_options *options, hypura_error *error);
 
-/* Replaces engine_close in a program that is about to exit: saves what has to be saved, and does not wait for reads in
- * flight, which may take long on a slow drive. The engine must not be used or closed afterwards. */
+/* Replaces engine_close in a program that is about to exit: saves what must outlast the process, and does not wait for
+ * reads in flight, which may take long on a slow drive. The engine must not be used or closed afterwards. */
 void engine_leave(struct engine *engine);
 
 const struct model *engine_model(const struct engine *engine);
 const struct plan *engine_plan(const struct engine *engine);
 const struct hardware *engine_hardware(const struct engine *engine);
 
-/* The devices that compute parts of the model, by number; engine_gpu is the first. NULL: there is no such device. */
+/* The devices that compute parts of the model, by number; engine_gpu is the first. NULL: no such device. */
 const struct gpu_info *engine_gpu(const struct engine *engine);
 const struct gpu_info *engine_gpu_at(const struct engine *engine, uint32_t number);
 const struct hardware_gpu *engine_device_at(const struct engine *engine, uint32_t number); /* as measured */
 
 /* Whether a device was lost. Then every forward pass fails with HYPURA_ERROR_DEVICE until the model is opened again,
- * with that device if it is back, else with the others. From any thread. */
+ * with that device if it is back, else with the others. Any thread may call it. */
 bool engine_lost(const struct engine *engine);
 struct store *engine_store(struct engine *engine);
 
@@ -124,7 +127,7 @@ hypura_status engine_plan_only(struct plan **out, const struct model *model, con
 /* The description of a host, for plans over hosts that need not exist. */
 struct engine_host {
     char name[64];
-    uint64_t memory;                            /* that the process may hold */
+    uint64_t memory;                            /* bytes that the process may hold */
     double link_bytes_per_second, link_seconds; /* as in struct plan_host */
     const struct hardware *hardware;
 };
@@ -143,7 +146,7 @@ hypura_status engine_hosts_part(uint8_t *units, const struct model *model, const
 /* A digest of a model's header and of samples of its weights. */
 hypura_status engine_weights_digest(uint64_t *out, const struct model *model, hypura_error *error);
 
-/* What a sequence of this many positions keeps, by kind: bytes per position, and bytes that do not grow with them. */
+/* What a sequence of this many positions keeps, by kind: bytes per position (double), or bytes in all (uint64_t). */
 struct engine_kept {
     double keys;       /* keys and values, or latent vectors */
     double compressed; /* rows that stand for several positions each */
@@ -172,8 +175,8 @@ struct engine_batch {
     const uint32_t *sequences; /* below plan->sequences; tokens of a sequence are adjacent. NULL: all 0 */
     const bool *want_logits;   /* NULL: of the last token only */
     bool want_hidden;          /* fill engine_hidden: all tokens pass all layers, whichever want logits */
-    uint32_t drafted;          /* the last so many tokens of the only sequence are drafts; engine_accept says
-                                * which of them were right. At most engine_drafts */
+    uint32_t drafted; /* this many last tokens of the only sequence are drafts, at most engine_drafts; engine_accept
+                         says which of them were right */
 
     /* Called for each token that wants logits, in order; false stops with HYPURA_ERROR_CANCELLED. If NULL, at most
      * engine_logits_rows tokens may want logits, and engine_logits returns them afterwards. */
@@ -195,13 +198,13 @@ struct engine *engine_draft_model(const struct engine *engine);
  * has states. */
 uint32_t engine_drafts(const struct engine *engine);
 
-/* After a batch with drafted tokens: keeps the first so many of them, and makes the sequence forget the others. States
- * are computed again from those before the batch, by the steps that have one. After an error the sequence is empty. */
+/* After a batch with drafted tokens: keeps the first "accepted" of them, and makes the sequence forget the others. The
+ * steps with a state compute it again from the state before the batch. After an error, the sequence is empty. */
 hypura_status engine_accept(struct engine *engine, uint32_t accepted, hypura_error *error);
 
 /* Watches what the CPU multiplies the matrices of layers by: "see" gets each input row, in no particular order, on the
- * thread that runs the batch. matrix is the number of the expert or head within the tensor, or 0. While watched, all
- * rows pass all layers. NULL ends it. */
+ * thread that runs the batch. matrix: the number of the expert or head within the tensor, or 0. While a watch is set,
+ * all rows pass all layers. NULL removes it. */
 struct engine_watch {
     void (*see)(void *context, const struct gguf_tensor *tensor, uint32_t matrix, const float *row, size_t columns);
     void *context;
@@ -236,21 +239,24 @@ const float *engine_hidden(const struct engine *engine);
  * tokens it is zero. In an encoder the text must fit one batch, and thus the context. */
 hypura_status engine_embed(struct engine *engine, const int32_t *tokens, size_t count, float *out, hypura_error *error);
 
-/* Whether the model is a re-ranker (pooling_type 4), and a text's score: the first output of its classifier, for a
- * decoder its share of all outputs. Otherwise as engine_embed. */
+/* engine_judges: whether the model is a re-ranker (pooling_type 4). engine_judge: the score of a text, which is the
+ * first output of the classifier; for a decoder, that output's share of all outputs. The rest is as for
+ * engine_embed. */
 bool engine_judges(const struct engine *engine);
 hypura_status engine_judge(struct engine *engine, const int32_t *tokens, size_t count, float *score,
                            hypura_error *error);
 
-/* How many positions a sequence holds, and forgetting all from a position on. Recurrent layers and layers with a window
- * cannot go back; then engine_truncate clears the sequence and returns false. */
+/* engine_positions: how many positions a sequence holds. engine_truncate: forgets all from a position on. Layers with a
+ * state cannot go back, and layers with a window not far. If a layer cannot, engine_truncate clears the sequence and
+ * returns false. */
 uint32_t engine_positions(const struct engine *engine, uint32_t sequence);
 bool engine_truncate(struct engine *engine, uint32_t sequence, uint32_t positions);
 
-/* ---- what a sequence knows, as data --------------------------------------------------------------------------------
+/* ---- a sequence's data ---------------------------------------------------------------------------------------------
  *
- * Between batches, what layers keep of a sequence can be read, and written to any sequence of an engine with the same
- * engine_state_digest, in this process or a later one. What is computed from it has the same bits. It has two parts:
+ * Between batches, the data that layers keep of a sequence can be read, and written to any sequence of an engine with
+ * the same engine_state_digest, in this process or a later one. What is computed from it has the same bits. It has two
+ * parts:
  *
  *   rows        what layers keep per position: keys, values, latent rows, keys of an indexer, rows that represent
  *               several positions. The rows of positions first to end depend only on the tokens before end, and never
@@ -259,8 +265,8 @@ bool engine_truncate(struct engine *engine, uint32_t sequence, uint32_t position
  *   checkpoint  what exists for one position only: the states of recurrent layers, what is not yet compressed, and the
  *               last positions of layers with a window. Models without these need no checkpoint.
  *
- * Rows up to a position and a checkpoint that was read at it bring a sequence there. When engine_truncate cannot go
- * back, the rows stay, and a checkpoint alone brings the sequence to an earlier position. */
+ * Rows up to a position, and a checkpoint that was read there, bring a sequence to that position. If engine_truncate
+ * cannot go back, the rows stay, and a checkpoint alone brings the sequence to an earlier position. */
 
 /* The bytes of the rows of positions first to end, 0 if first is not below end; the most bytes of a checkpoint, 0 if
  * the model needs none. */
@@ -285,9 +291,9 @@ hypura_status engine_write_rows(struct engine *engine, uint32_t sequence, uint32
                                 hypura_error *error);
 
 /* Clears a sequence and gives it the rows of the first positions of another one, at most as many as that has, in whole
- * blocks of PLAN_KV_BLOCK. Both share the memory until one of them writes there, which then gets its own copy; what is
- * in a device's memory is copied there, since it has room for all rows of each sequence.
- * HYPURA_ERROR_UNSUPPORTED if some rows are not keys and values of single positions. */
+ * blocks of PLAN_KV_BLOCK. Both share the memory until one of them writes there; that one then gets its own copy. On
+ * devices, which have room for all rows of each sequence, the rows are copied. HYPURA_ERROR_UNSUPPORTED: some rows are
+ * not keys and values of single positions. */
 hypura_status engine_share_rows(struct engine *engine, uint32_t sequence, uint32_t from, uint32_t positions,
                                 hypura_error *error);
 
@@ -299,8 +305,8 @@ hypura_status engine_read_checkpoint(struct engine *engine, uint32_t sequence, v
 hypura_status engine_write_checkpoint(struct engine *engine, uint32_t sequence, uint32_t position,
                                       const int32_t *tokens, const void *in, hypura_error *error);
 
-/* A digest of everything on which such data depend: the model's header and samples of its weights, adapters, the type
- * of the cache, where layers are computed and how. Reads from the model's files. */
+/* A digest of everything that this data depends on: the model's header and samples of its weights, adapters, the type
+ * of the cache, and where and how layers are computed. Reads from the model's files. */
 hypura_status engine_state_digest(uint64_t *out, const struct engine *engine, hypura_error *error);
 
 /* Whether layers have states, so that engine_truncate cannot go back at all. */
@@ -342,8 +348,8 @@ struct engine_device {
 
 struct engine_statistics {
     double load_seconds;
-    uint64_t prompt_tokens, generated_tokens; /* tokens of batches with several known tokens per sequence, and with
-                                               * one; accepted drafts count */
+    uint64_t prompt_tokens, generated_tokens; /* tokens of batches with several known tokens per sequence; tokens of
+                                                 batches with one, and accepted drafts */
     uint64_t decode_passes;                   /* batches that generated tokens */
     uint64_t drafted_tokens, accepted_tokens; /* drafts in those passes, and those that were right */
     double prompt_seconds, decode_seconds;
@@ -358,23 +364,23 @@ struct engine_statistics {
 };
 void engine_statistics(struct engine *engine, struct engine_statistics *out);
 
-/* What each host did, rank 0 first. Returns their number, 0 without other hosts. From any thread. */
+/* What each rank did, rank 0 first. Returns the number of ranks, 0 without other hosts. Any thread may call it. */
 struct engine_rank {
     uint32_t rank;
     const char *name;          /* valid until the engine is closed */
-    uint32_t layers;           /* of a model without experts: whose matrices it has */
+    uint32_t layers;           /* whose matrices it has, in a model without experts */
     uint64_t experts_computed; /* counted per token */
     uint64_t expert_hits, expert_misses, bytes_read;
-    uint64_t bytes_sent, bytes_received; /* to and from it */
-    double busy_seconds, wait_seconds;   /* it computed; rank 0 waited for it */
-    double link_seconds, link_bytes_per_second; /* as measured at the start; of rank 0 none */
+    uint64_t bytes_sent, bytes_received;        /* to and from it */
+    double busy_seconds, wait_seconds;          /* while it computed; while rank 0 waited for it */
+    double link_seconds, link_bytes_per_second; /* as measured at the start; zeros for rank 0 */
 };
 uint32_t engine_ranks(struct engine *engine, struct engine_rank *out, uint32_t most);
 
-/* Tokens a second of an answer that the plan over them expects; 0: there is none. */
+/* The tokens per second that the plan for these ranks expects; 0: there is no such plan. */
 double engine_ranks_expect(const struct engine *engine);
 
-/* Which experts were used since the last call, as used[layer * experts + expert]; from any thread. */
+/* Gets the experts that were used since the last call, as used[layer * experts + expert]. Any thread may call it. */
 void engine_take_used(struct engine *engine, bool *used);
 
 #endif

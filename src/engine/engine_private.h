@@ -23,6 +23,7 @@
  *   draft_states.c what a batch keeps so that states can go back
  *   budget.c       the budget while the process runs
  *   prefixes.c     opens the store of prefixes
+ *   hosts.c        plans for several hosts;  nodes.c  NUMA nodes
  */
 #ifndef HYPURA_ENGINE_PRIVATE_H
 #define HYPURA_ENGINE_PRIVATE_H
@@ -65,11 +66,11 @@ struct geometry {
     size_t threads;
     uint32_t sequences;
     uint32_t logits_rows;
-    const struct step *look_up; /* the one that reads a table; NULL: none */
+    const struct step *look_up; /* the step that reads a table; NULL: none */
     bool windows;               /* some layer has a sliding window */
     bool halves;                /* a GPU multiplies prompts as halves, and needs room for them */
     bool foreign;               /* a GPU can compute no layer */
-    uint64_t largest_buffer;    /* of a GPU; 0: there is none */
+    uint64_t largest_buffer;    /* of a GPU; 0: no GPU */
     /* The most floats per token over all steps: in each buffer, in inputs of products, in inner rows of feed forwards,
      * and in small tensors that must be converted. */
     size_t widths[BUFFER_COUNT], input, inner, vector;
@@ -100,7 +101,7 @@ void geometry_make(struct geometry *out, const struct model *model, const struct
 #define PREFETCH_ROWS 8u
 #define PREFETCH_MAX_RANKS 64u
 
-/* How far ahead at most. Even on the residual stream of several layers before, routers predict most of their choice,
+/* The most layers ahead. Even on the residual stream of several layers before, routers predict most of their choice,
  * and reading a large expert takes as long as computing several layers. */
 #define PREFETCH_LAYERS 8u
 
@@ -117,7 +118,7 @@ struct look {
 struct prefetcher {
     uint32_t ranks; /* experts prefetched per token: as many as it uses, and as many runners-up */
     struct look looks[PREFETCH_LAYERS][PREFETCH_LAYERS]; /* by layers ahead minus one, by layer */
-    const float *said[PREFETCH_ASKED]; /* results of routers on a device, by layers ahead minus one; NULL: none */
+    const float *said[PREFETCH_ASKED]; /* logits of routers on a device, by layers ahead minus one; NULL: none */
     uint32_t made[PREFETCH_LAYERS][PREFETCH_MARGINS], right[PREFETCH_LAYERS][PREFETCH_MARGINS];
 };
 
@@ -167,7 +168,7 @@ struct scratch {
     float *unpassed;                       /* [PREDICTION_ROWS][E] for a prediction block (predict.c) */
     int32_t *unpassed_tokens;              /* [C] */
     uint32_t *positions;                   /* [C] */
-    uint32_t *wanted;                      /* [C] rows whose logits were asked for */
+    uint32_t *wanted;                      /* [C] rows whose logits are wanted */
     uint32_t *left;                        /* [C] rows that stay to the end of the pass (struct narrowing) */
     int32_t *left_tokens;                  /* [C] */
     struct span *spans, *all_spans;        /* [sequences]; all_spans: of all rows, if some were dropped */
@@ -290,8 +291,8 @@ void kv_cache_write(struct kv_cache *cache, uint32_t layer, uint32_t sequence, u
 void kv_cache_write_compressed(struct kv_cache *cache, uint32_t layer, uint32_t sequence, uint32_t first, uint32_t rows,
                                const float *keys);
 
-/* Writes rows first to first + rows of a sequence in a further plane, where rows are adjacent; and the address of its
- * row 0. */
+/* kv_cache_write_plane writes rows first to first + rows of a sequence in a further plane, where rows are contiguous.
+ * kv_cache_plane: the address of the sequence's row 0 there. */
 void kv_cache_write_plane(struct kv_cache *cache, uint32_t layer, uint32_t plane, uint32_t sequence, uint32_t first,
                           uint32_t rows, const float *values);
 uint8_t *kv_cache_plane(const struct kv_cache *cache, uint32_t layer, uint32_t plane, uint32_t sequence);
@@ -299,8 +300,8 @@ uint8_t *kv_cache_plane(const struct kv_cache *cache, uint32_t layer, uint32_t p
 /* The type of rows in further planes. Quantised keys would order positions differently. */
 enum tensor_type kv_plane_type(enum tensor_type cache_type);
 
-/* The layout of a layer's keys and values for attention, whose other fields the caller sets; and the part for a
- * sequence with its rows from first on. */
+/* kv_cache_attention: the layout of a layer's keys and values; the caller sets the other fields. kv_cache_sequence: the
+ * part for a sequence with the batch's rows from first on. */
 struct attention kv_cache_attention(const struct kv_cache *cache, uint32_t layer);
 struct attention_sequence kv_cache_sequence(const struct kv_cache *cache, uint32_t layer, uint32_t sequence,
                                             uint32_t first, uint32_t rows);
@@ -318,17 +319,17 @@ bool kv_cache_can_share(const struct geometry *geometry, enum tensor_type type);
  * too little. */
 bool kv_cache_take_room(struct kv_cache *cache, const struct span *spans, uint32_t count);
 
-/* The room that sequences take if they hold positions[sequences]; whole blocks that they share count once. */
+/* The room that sequences take if they hold positions[sequences]; full blocks that they share count once. */
 uint64_t kv_cache_room_of(const struct kv_cache *cache, const uint32_t *positions);
 
-/* Before that: gives the sequence its own copy of the blocks of positions first to end, with the rows before first.
- * Other sequences keep the shared ones. */
+/* Before kv_cache_take_room: gives the sequence its own copy of shared blocks of positions first to end, with the rows
+ * before first. Other sequences keep the shared ones. */
 void kv_cache_own(struct kv_cache *cache, uint32_t sequence, uint32_t first, uint32_t end);
 
 /* Makes the first positions of a sequence, in whole blocks, share the rows of another one. */
 void kv_cache_share(struct kv_cache *cache, uint32_t sequence, uint32_t from, uint32_t positions);
 
-/* The offset of a head's keys (or values) at an index; reduces *rows to those that are adjacent. */
+/* The offset of a head's keys (or values) at an index. Reduces *rows to those that are contiguous there. */
 uint64_t kv_cache_rows_at(const struct kv_cache *cache, uint32_t layer, uint32_t sequence, bool values, size_t head,
                           size_t index, size_t *rows);
 
@@ -425,7 +426,7 @@ struct narrowing {
 };
 
 /* The running batch: its rows, their sequences, and all buffers. The executors see this and, through it, the opened
- * model; they update only those counters that they alone know. Owner: forward.c; one thread at a time, except for the
+ * model; they update only counters that no other code can. Owner: forward.c; one thread at a time, except for the
  * flags. */
 struct batch {
     const struct opened *open;
@@ -459,7 +460,7 @@ struct engine {
     struct engine *draft_model;  /* NULL: none */
     struct predictor *predictor; /* NULL: none */
     pthread_mutex_t budget_mutex;
-    uint64_t lent;                 /* under it: of the budget, to prefixes */
+    uint64_t lent;                 /* bytes of the budget lent to prefixes; under the mutex */
     struct prefix_store *prefixes; /* NULL: none are kept */
 };
 
@@ -469,7 +470,7 @@ struct engine {
 /* The part of the budget that only the pool uses. */
 uint64_t budget_spare(const struct engine *engine);
 
-/* Lends this much of it in all to prefixes; the pool shrinks by that. false: impossible, and nothing changed. */
+/* Lends prefixes this many bytes of it in all; the pool shrinks accordingly. false: impossible, nothing changed. */
 bool budget_lend(struct engine *engine, uint64_t bytes);
 
 /* ---- kept prefixes -------------------------------------------------------------------------------------------------
@@ -504,21 +505,21 @@ hypura_status engine_open_model(struct engine **out, const char *path, const str
                                 hypura_error *error);
 hypura_status engine_open_places(struct engine *engine, const struct engine_options *options, hypura_error *error);
 
-/* Replaces the first for a rank that computes only experts. predicting: with the prediction block. */
+/* Replaces engine_open_model on a rank that computes only experts. predicting: with the prediction block. */
 hypura_status engine_open_part(struct engine **out, const char *path, bool predicting,
                                const struct engine_options *options, hypura_error *error);
 
-/* What is planned: a model, and what it is to run on. */
+/* The input of a plan: a model, and what it will run on. */
 struct planned {
     const struct model *model;
     const struct steps *steps;
     const struct adapters *adapters;
     const struct hardware *hardware;
-    const struct devices *devices; /* maybe of no GPU */
+    const struct devices *devices; /* may have no GPU */
     const struct engine_options *options;
 };
 
-/* Returns the request and geometry from which the plan was made, too. */
+/* Also returns the request and the geometry from which the plan was made. */
 hypura_status make_plan(struct plan **out, struct plan_request *request, struct geometry *geometry,
                         const struct planned *planned, hypura_error *error);
 
@@ -560,7 +561,7 @@ hypura_status hold_matrix(struct batch *batch, struct held *held, unit_number un
 bool are_floats(const struct unit_slice *slice);
 size_t vector_elements(const struct gguf_tensor *tensor);
 
-/* A small tensor as floats; NULL for NO_UNIT. */
+/* A small tensor as floats; NULL for NO_UNIT. Valid until release. */
 hypura_status hold_vector(struct batch *batch, struct held *held, unit_number unit, const float **out,
                           hypura_error *error);
 void release(struct batch *batch, struct held *held);
@@ -590,7 +591,7 @@ struct product {
  * of the weights in jobs. layer -1: of the whole model. */
 hypura_status multiply(struct batch *batch, int32_t layer, struct product *products, size_t count, hypura_error *error);
 
-/* Of a job that was computed without a bias: its rows times the scale, plus the bias (or NULL). */
+/* Multiplies the rows of a job, which was computed without a bias, by the scale, and adds the bias (or NULL). */
 void scale_job(struct batch *batch, const struct matmul *job, float scale, const float *bias);
 
 /* ---- adapters ------------------------------------------------------------------------------------------------------
@@ -631,18 +632,18 @@ bool draft_model_wanted(const struct model *model, const struct engine_options *
 /* Opens it as engine->draft_model, and reserves the memory that it has yet to touch. */
 hypura_status draft_model_open(struct engine *engine, struct engine_options *options, hypura_error *error);
 
-/* What a draft model holds before weights are loaded; the process's memory includes it. */
+/* The parts of a draft model that are open before weights are loaded; the process's memory includes them. */
 struct planned_draft {
     struct model *model;
     struct vocabulary *vocabulary;
 };
 
-/* Reserves what it would take in addition. Close it even after an error. */
+/* Opens them, and reserves what the draft model would take in addition. Close *out even after an error. */
 hypura_status draft_model_plan(struct planned_draft *out, const struct model *model, const struct hardware *hardware,
                                struct engine_options *options, hypura_error *error);
 void planned_draft_close(struct planned_draft *draft);
 
-/* engine_plan_only after the vocabulary was opened and a draft model, if any, reserved. */
+/* The rest of engine_plan_only: the vocabulary is open, and memory for a draft model, if any, is reserved. */
 hypura_status engine_plan_beside(struct plan **out, const struct model *model, const struct hardware *hardware,
                                  const struct engine_options *options, hypura_error *error);
 
@@ -652,7 +653,7 @@ hypura_status engine_plan_beside(struct plan **out, const struct model *model, c
 /* The most last rows that wait for the block. */
 #define PREDICTION_ROWS 64u
 
-/* Whether the model generates text (is no encoder), so that tokens can be drafted. */
+/* Whether the model generates text (is not an encoder), so that tokens can be drafted. */
 bool model_writes_text(const struct model *model);
 
 /* *out is NULL if the model was opened without a prediction block. */
@@ -664,7 +665,8 @@ void predictor_destroy(struct predictor *predictor);
 void predictor_before(struct predictor *predictor, struct batch *batch, const struct engine_batch *asked);
 void predictor_after(struct predictor *predictor, struct batch *batch, const struct engine_batch *asked,
                      const float *hidden);
-bool predictor_wants(const struct predictor *predictor, const struct engine_batch *asked); /* the last rows of all */
+bool predictor_wants(const struct predictor *predictor,
+                     const struct engine_batch *asked); /* whether it needs all rows after the last layer */
 void predictor_truncate(struct predictor *predictor, uint32_t sequence, uint32_t positions, uint32_t removed);
 
 /* Logits of the token after "token", which follows what the sequence holds (further: which follows the token of the
@@ -719,10 +721,10 @@ hypura_status look_up_rows(struct batch *batch, const struct step *step, float *
 hypura_status run_chosen_experts(struct batch *batch, const struct step *experts, const bool *elsewhere,
                                  hypura_error *error);
 
-/* Tells that these buffers (bits) were written, so that products convert them again. */
+/* Marks these buffers (bits) as written, so that products convert them again. */
 void forget_inputs(struct batch *batch, uint32_t written);
 
-/* What each device has and did; returns their number. From any thread. */
+/* Gets what each device has and did; returns the number of devices. Any thread may call it. */
 uint32_t gpu_pass_statistics(const struct batch *batch, struct engine_device *out);
 
 /* Device memory for batches of this many tokens, without weights and caches. */
@@ -739,8 +741,8 @@ hypura_status prefetch_start(struct batch *batch, hypura_error *error); /* the s
 void prefetch_prompt(struct batch *batch, uint32_t number);
 void prefetch_check(struct batch *batch, uint32_t number); /* counts which offers were right */
 
-/* For layers on a device: whether it should evaluate a layer's router ahead; and the offers that follow from such
- * routers and from this layer's choice (prefetcher.said). */
+/* For layers on a device. prefetch_may_ask: whether the device should run a layer's router ahead. prefetch_asked:
+ * offers the experts that such routers (prefetcher.said) would choose. */
 bool prefetch_may_ask(const struct batch *batch, uint32_t number);
 hypura_status prefetch_asked(struct batch *batch, uint32_t number, hypura_error *error);
 uint32_t prefetch_ranks(const struct model_parameters *parameters);
@@ -749,7 +751,7 @@ uint32_t prefetch_ranks(const struct model_parameters *parameters);
 void router_choose(struct compute *compute, const struct router_rule *rule, float *logits, float *selection,
                    const float *selection_bias, size_t rows, uint32_t *chosen, float *weights);
 
-/* The weights of experts that were chosen otherwise. */
+/* The weights of experts that were chosen by other means. */
 void router_weigh(struct compute *compute, const struct router_rule *rule, float *logits, size_t rows, uint32_t *chosen,
                   float *weights);
 
