@@ -1,4 +1,4 @@
-/* What commands need, from core: so that memory is counted, and texts are cut and cleaned, as everywhere. */
+/* base.h on top of core, so that commands share its counting of memory and its cutting and cleaning of text. */
 #include "cli/base.h"
 #include "core/durable.h"
 
@@ -77,7 +77,7 @@ hypura_status check_memory(uint64_t lost_before, const char *what, hypura_error 
 
 /* ---- texts ---- */
 
-/* Both structs have the same fields. */
+/* text_buffer and buffer have the same fields. */
 static struct buffer buffer_of(const struct text_buffer *text)
 {
     return (struct buffer){text->data, text->size, text->capacity, text->limit, text->failed};

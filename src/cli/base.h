@@ -1,7 +1,7 @@
-/* What commands need that are written with the library's public headers: errors, memory, growing texts, sizes, files.
+/* Utilities for commands that use only the library's public headers: errors, memory, text buffers, sizes, files.
  *
- * hypura's own libraries have the same in core, which other commands include. This is a header of its own so that
- * commands see of the library what every program sees.
+ * They wrap functions of core, which other commands include directly. This separate header ensures that these commands
+ * use nothing that other programs could not use.
  */
 #ifndef HYPURA_CLI_BASE_H
 #define HYPURA_CLI_BASE_H
@@ -19,36 +19,36 @@
 
 /* ---- errors ---- */
 
-/* Fills the error (NULL is fine) and returns the status. A message that does not fit is cut. */
+/* Fills the error (may be NULL) and returns the status. A message that is too long is cut. */
 hypura_status set_error(hypura_error *error, hypura_status status, const char *format, ...) PRINTF_LIKE(3, 4);
 /* HYPURA_ERROR_IO, with the text of an errno value at the end. */
 hypura_status set_error_errno(hypura_error *error, int number, const char *format, ...) PRINTF_LIKE(3, 4);
-/* "CONTEXT: message"; returns its status. */
+/* Changes the message to "CONTEXT: message"; returns its status. */
 hypura_status prefix_error(hypura_error *error, const char *format, ...) PRINTF_LIKE(2, 3);
 
-/* A warning, as the library's go. */
+/* Reports a warning, as the library does. */
 void log_warning(const char *format, ...) PRINTF_LIKE(1, 2);
 
 /* ---- memory ---- */
 
-/* Zeroed memory for count elements, NULL for none; "what" is the noun in the error. */
+/* Zeroed memory for count elements; NULL if count is 0. what: the noun in the error. */
 hypura_status new_array(void **out, size_t count, size_t size, const char *what, hypura_error *error);
 #define NEW_ARRAY(pointer, count, what, error)                                                                         \
     new_array((void **)(pointer), (count), sizeof(**(pointer)), (what), (error))
 hypura_status resize_array(void **array, size_t old_count, size_t count, size_t size, const char *what,
                            hypura_error *error);
 void free_memory(void *memory);
-hypura_status copy_text(char **out, const char *text, hypura_error *error); /* NULL of NULL */
+hypura_status copy_text(char **out, const char *text, hypura_error *error); /* *out is NULL if text is */
 
-/* How often this thread found no memory without an error to say so: in texts here and in JSON. Code that makes
- * something of many parts compares before and after. */
+/* How many allocations of this thread failed without an error being reported, in text buffers and in JSON. Code that
+ * builds a result from many parts compares this number before and after. */
 uint64_t lost_memory(void);
 hypura_status check_memory(uint64_t lost_before, const char *what, hypura_error *error);
 
 /* ---- texts ---- */
 
-/* One that grows; zeros at first. Where memory is short, or the limit reached, it has failed, and later additions do
- * nothing. data, unless NULL, ends with a NUL. */
+/* A text that grows. Zero-initialise it. When memory runs out or the limit is reached, failed is set, and later
+ * additions do nothing. data is NULL or NUL-terminated. */
 struct text_buffer {
     char *data;
     size_t size, capacity;
@@ -62,14 +62,14 @@ void text_add_format(struct text_buffer *text, const char *format, ...) PRINTF_L
 void text_clear(struct text_buffer *text);
 void text_free(struct text_buffer *text);
 
-/* Control characters become spaces, and what is not UTF-8 question marks. */
+/* Replaces control characters with spaces, and invalid UTF-8 with question marks. */
 void clean_text(char *text);
 
-/* "12.3 GiB" into text, which has room for 32 bytes; and the number of "4G". */
+/* Writes a size such as "12.3 GiB" to text, which should have room for 32 bytes; reads a size such as "4G". */
 char *size_text(char *text, size_t room, double bytes);
 hypura_status read_size(const char *text, uint64_t *bytes, hypura_error *error);
 
-/* FNV-1a of bytes behind those that gave hash; HASH_START at first. Files depend on it. */
+/* FNV-1a: continues a hash with more bytes; begin with HASH_START. File formats depend on it. */
 #define HASH_START UINT64_C(0xcbf29ce484222325)
 uint64_t hash_bytes(uint64_t hash, const void *bytes, size_t size);
 
@@ -78,11 +78,11 @@ uint64_t hash_bytes(uint64_t hash, const void *bytes, size_t size);
 uint64_t now_nanoseconds(void); /* monotonic */
 double seconds_since(uint64_t start);
 
-/* ---- files that outlast a power cut ---- */
+/* ---- files that survive a power failure ---- */
 
 hypura_status flush_file(int file, const char *path, hypura_error *error);
 hypura_status flush_folder_of(const char *path, hypura_error *error);
-/* Whether a file may be renamed to this: never over a device or a pipe. */
+/* Checks that a file may be renamed to this path: an error if it is a device, a pipe or a folder. */
 hypura_status may_replace_file(const char *path, hypura_error *error);
 
 #endif

@@ -1,5 +1,5 @@
-/* hypura batch: many requests from a file, answered together, so that weights that stream are read once for several of
- * them. What is answered is written at once; the same command goes on where an earlier run was ended. */
+/* hypura batch: answers many requests from a file. Requests that run together share each read of streamed weights.
+ * Answers are written as soon as they are complete, and the same command continues where an earlier run ended. */
 #include "cli/batch.h"
 
 #include <errno.h>
@@ -8,10 +8,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#define TERMINAL_NANOSECONDS UINT64_C(250000000) /* between two states of the line in a terminal */
-#define LOG_NANOSECONDS UINT64_C(60000000000)    /* and between two lines elsewhere */
-#define LATER_MILLISECONDS 100                   /* that answers, and lines of a pipe, are waited for at a time */
-#define AHEAD 2                                  /* requests that are handed over for each that can be in work */
+#define TERMINAL_NANOSECONDS UINT64_C(250000000) /* between updates of the status line in a terminal */
+#define LOG_NANOSECONDS UINT64_C(60000000000)    /* between status lines in a log */
+#define LATER_MILLISECONDS 100                   /* how long to wait for answers, or for a line from a pipe */
+#define AHEAD 2                                  /* requests submitted per answer that can run */
 
 static const char *input_path, *output_path, *system_text;
 static uint32_t parallel, max_tokens;
@@ -20,18 +20,19 @@ static struct texts fields;
 static const struct option_row batch_rows[] = {
     {"input", "FILE", OPTION_TEXT, &input_path, "the requests, one JSON object per line; - is standard input"},
     {"output", "FILE", OPTION_TEXT, &output_path,
-     "where the answers go; lines that it answers already are not asked again. - is standard output: answers come "
-     "in the order in which they are done, and no later run can continue"},
-    {"parallel", "N", OPTION_COUNT, &parallel, "answers that are written at the same time (default: 8)"},
-    {"max-tokens", "N", OPTION_LIMIT, &max_tokens, "end each answer after N tokens (default: when the model ends it)"},
+     "the answers; requests already answered in this file are skipped. - is standard output: answers come in the order "
+     "in which they are completed, and a later run cannot continue"},
+    {"parallel", "N", OPTION_COUNT, &parallel, "answers computed at the same time (default: 8)"},
+    {"max-tokens", "N", OPTION_LIMIT, &max_tokens, "end each answer after N tokens (default: no limit)"},
     {"seed", "N", OPTION_SEED, &compute_options.seed,
-     "seed of each answer (default: 0); the same seed gives the same text"},
+     "seed for each answer (default: 0); the same seed gives the same text"},
     {"system", "TEXT", OPTION_TEXT, &system_text, "a system message before each prompt"},
-    {"set", "NAME=VALUE", OPTION_TEXTS, &fields, "a field of each request, such as temperature=0; may be repeated"},
+    {"set", "NAME=VALUE", OPTION_TEXTS, &fields,
+     "default for a field of each request, such as temperature=0; may be repeated"},
     {0},
 };
 
-/* A line from when it is asked until its answer is written. */
+/* A request, from its submission until its answer is written. */
 struct request {
     struct request *next;
     struct batch *batch;
@@ -50,13 +51,13 @@ struct batch {
 
     struct batch_input *input;
     enum batch_reading reading;
-    struct batch_text text; /* to be asked next, when reading is BATCH_LINE */
+    struct batch_text text; /* the next request to submit, if reading is BATCH_LINE */
 
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    struct request *answered; /* under the mutex; the newest first */
+    struct request *answered; /* guarded by the mutex; newest first */
 
-    uint64_t in_work, before, done, refused; /* lines; before: by earlier runs; refused: of those done */
+    uint64_t in_work, before, done, refused; /* counts of lines. before: done by earlier runs; refused: part of done */
     uint64_t written_tokens, budget;
     uint64_t start;
 
@@ -65,7 +66,7 @@ struct batch {
 
 /* ---- progress ---- */
 
-/* ", about 2 h 10 min left, until 06:40", once that can be said. */
+/* ", about 2 h 10 min left, until 06:40"; empty until it can be estimated. */
 static void say_rest(const struct batch *batch, char *out, size_t room, uint64_t now)
 {
     uint64_t finished = batch->before + batch->done, total = batch_input_lines(batch->input);
@@ -112,7 +113,7 @@ static void say_budget(struct batch *batch, uint64_t budget)
     batch->budget = budget;
 }
 
-/* Looks in, and shows what it saw where it is time for that. */
+/* Looks at the endpoint's state, and shows a status line when it is due. */
 static void look(struct batch *batch)
 {
     uint64_t now = now_nanoseconds();
@@ -150,7 +151,7 @@ static void say_end(const struct batch *batch)
 
 /* ---- the input ---- */
 
-/* Reads the next line that is not answered yet, if it comes within this many milliseconds. */
+/* Reads the next line that has no answer yet, if it comes within this many milliseconds. */
 static hypura_status next_line(struct batch *batch, int milliseconds, hypura_error *error)
 {
     bool has = true;
@@ -165,7 +166,7 @@ static hypura_status next_line(struct batch *batch, int milliseconds, hypura_err
     return HYPURA_OK;
 }
 
-/* ---- asking and writing ---- */
+/* ---- submitting and writing ---- */
 
 static void take_answer(void *asker, unsigned status, const char *text, size_t size)
 {
@@ -199,7 +200,7 @@ static hypura_status write_line(struct batch *batch, const struct batch_line *li
         return set_error(error, HYPURA_ERROR_MEMORY, "no memory for the answer of line %llu",
                          (unsigned long long)line->number);
     if (batch_output_is_standard(batch->output))
-        clear_line(); /* both may be one terminal */
+        clear_line(); /* the status line may be on the same terminal */
     hypura_status status = batch_output_write(batch->output, line->number, json, error);
     json_decref(json);
     if (!status) {
@@ -223,7 +224,7 @@ static hypura_status hand_over(struct batch *batch, struct request *request, con
     return status;
 }
 
-/* The line that was read. */
+/* Submits the line that was read. */
 static hypura_status ask(struct batch *batch, hypura_error *error)
 {
     struct request *request;
@@ -244,7 +245,7 @@ static hypura_status ask(struct batch *batch, hypura_error *error)
         batch->in_work++;
         return HYPURA_OK;
     }
-    if (status == HYPURA_ERROR_MEMORY) { /* not the line's fault, which the next run asks */
+    if (status == HYPURA_ERROR_MEMORY) { /* the line is valid: the next run submits it again */
         request_free(request);
         return set_error(error, HYPURA_ERROR_MEMORY, "line %llu: no memory for the request",
                          (unsigned long long)batch->text.number);
@@ -269,7 +270,8 @@ static void count_tokens(struct batch *batch, const json_t *json)
     }
 }
 
-/* What is the line's own fault is its answer. What is not ends the run, and the line is asked again by the next. */
+/* An error in the request is written as its answer. Any other error ends the run, and the next run submits the request
+ * again. */
 static hypura_status write_answer(struct batch *batch, struct request *request, hypura_error *error)
 {
     hypura_status status;
@@ -294,7 +296,7 @@ static hypura_status write_answer(struct batch *batch, struct request *request, 
     return status;
 }
 
-/* Writes what is answered. wait: a moment, where nothing is. */
+/* Writes the answers that have come. wait: if there are none, wait a moment for one. */
 static hypura_status write_answers(struct batch *batch, bool wait, hypura_error *error)
 {
     struct timespec until;
@@ -344,7 +346,7 @@ static hypura_status answer_all(struct batch *batch, hypura_error *error)
         look(batch);
     }
     if (!error->status)
-        write_answers(batch, false, error); /* that came with an interrupt */
+        write_answers(batch, false, error); /* answers that came together with an interrupt */
     clear_line();
     say_end(batch);
     return error->status;
@@ -391,7 +393,7 @@ static void close_batch(struct batch *batch)
     live_memory_stop();
     hypura_endpoint_close(batch->endpoint);
     free_memory(batch->adapters);
-    while (batch->answered) { /* what was in work */
+    while (batch->answered) { /* requests that were still running */
         struct request *next = batch->answered->next;
         request_free(batch->answered);
         batch->answered = next;
@@ -410,7 +412,7 @@ static int run(size_t count, char **arguments)
     if (!input_path || !output_path)
         return report_usage(&command_batch, "--input and --output are needed");
     if (parallel < 1 || parallel > HYPURA_ENDPOINT_SESSIONS)
-        return report_usage(&command_batch, "--parallel is 1 to %d", HYPURA_ENDPOINT_SESSIONS);
+        return report_usage(&command_batch, "--parallel: expected 1 to %d", HYPURA_ENDPOINT_SESSIONS);
     interrupts_cancel_session(NULL);
     bool begun = false;
     const char *path = NULL;
@@ -453,17 +455,17 @@ static void prepare(void)
 const struct command command_batch = {
     .name = "batch",
     .arguments = "[MODEL] --input FILE --output FILE",
-    .summary = "answer many requests from a file, together",
+    .summary = "answer many requests from a file",
     .details = MODEL_HELP
-    "It answers all lines, whatever model they name. A line is {\"prompt\": \"...\"} (with \"system\", if you "
-    "like) or {\"messages\": [...]}, with fields of OpenAI's chat requests such as temperature, max_tokens or "
-    "response_format; or a line of OpenAI's batches: custom_id, url and body. Several answers are written at the "
-    "same time. Weights that stream are read once for all of them, so a larger --parallel brings more tokens per "
-    "second, as far as memory goes.\n\n"
-    "An answer is a line with \"line\", the number of its line in the input, and \"answer\", or \"error\" if the "
-    "line was wrong; for OpenAI's lines, \"response\". It is written as soon as it is there. When all are, they "
-    "are put in the order of the input. After Ctrl-C, a full disk or a power cut, the same command continues with "
-    "the lines that have no answer yet. Overnight:\n\n"
+    "It answers every request, whatever model the request names.\n\n"
+    "Each input line is a JSON object: {\"prompt\": \"...\"}, optionally with \"system\", or {\"messages\": [...]}. "
+    "Both may have any fields of OpenAI's chat requests, such as temperature, max_tokens or response_format. Lines "
+    "of OpenAI's batches, with custom_id, url and body, work too. Answers that are computed at the same time share "
+    "each read of streamed weights, so a larger --parallel gives more tokens per second, as far as memory allows.\n\n"
+    "Each output line has \"line\", the number of the input line, and \"answer\", or \"error\" if the request was "
+    "invalid; for OpenAI's lines, \"response\". hypura writes a line as soon as it is complete. At the end, it puts "
+    "the lines in the order of the input. After Ctrl-C, a full disk or a power failure, the same command continues "
+    "with the requests that have no answer yet. To run it overnight:\n\n"
     "  nohup hypura batch MODEL --input in.jsonl --output out.jsonl 2>log &",
     .options = {batch_rows, plan_option_rows, engine_option_rows, prefix_option_rows},
     .most = 1,

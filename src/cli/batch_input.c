@@ -8,9 +8,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define LARGE ((size_t)1 << 20) /* a line whose memory is not kept for the next */
+#define LARGE ((size_t)1 << 20) /* the memory of longer lines is freed after use */
 
-/* Of UTF-8; some editors begin a file with it. It is no part of the first line. */
+/* The byte order mark of UTF-8, with which some editors begin a file. It is skipped. */
 static const char MARK[] = "\xEF\xBB\xBF";
 #define MARK_BYTES (sizeof MARK - 1)
 
@@ -20,12 +20,12 @@ struct batch_input {
     char bytes[1 << 16]; /* read ahead */
     size_t at, end;
     bool ended;
-    size_t mark; /* bytes of MARK that were found; all of them also once it is known that it is not there */
+    size_t mark; /* bytes of MARK found so far; MARK_BYTES once the file is known to have none */
     uint64_t lines;
 
-    /* Of the line that is being read, or the last, when it is whole. */
+    /* The line that is being read, or the last line if whole. */
     bool whole;
-    uint64_t number, size, hash; /* it tells an edited line from the one that was answered */
+    uint64_t number, size, hash; /* the hash detects lines that were edited after they were answered */
     bool blank;
     struct text_buffer text;
 };
@@ -37,7 +37,7 @@ static void begin_line(struct batch_input *input)
     input->hash = HASH_START;
     input->blank = true;
     input->whole = false;
-    if (input->text.capacity > LARGE) /* that memory is the model's */
+    if (input->text.capacity > LARGE) /* the model needs that memory */
         text_free(&input->text);
     else
         text_clear(&input->text);
@@ -65,7 +65,7 @@ static void skip_mark(struct batch_input *input)
     }
 }
 
-/* Nothing may have come, whatever poll said. */
+/* Reads more bytes. May return without any, even if poll reported some. */
 static hypura_status fill(struct batch_input *input, int milliseconds, hypura_error *error)
 {
     struct pollfd ready = {.fd = input->file, .events = POLLIN};

@@ -5,16 +5,16 @@
 
 static const char *const paths[] = {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"};
 
-/* ---- what it asks ---- */
+/* ---- requests ---- */
 
-/* A member; one that is null is not there, as in the APIs. */
+/* A member; null counts as absent, as in the APIs. */
 static json_t *member(const json_t *json, const char *name)
 {
     json_t *value = json_object_get(json, name);
     return json_is_null(value) ? NULL : value;
 }
 
-/* {"custom_id", "method", "url", "body"}, as OpenAI's batches have it. */
+/* {"custom_id", "method", "url", "body"}: a line of an OpenAI batch. */
 static json_t *read_request(struct batch_line *line, const json_t *json, hypura_error *error)
 {
     const char *url = json_string_value(json_object_get(json, "url"));
@@ -26,28 +26,28 @@ static json_t *read_request(struct batch_line *line, const json_t *json, hypura_
     }
     if (!line->path)
         set_error(error, HYPURA_ERROR_ARGUMENT,
-                  "\"url\" is /v1/chat/completions, /v1/completions, /v1/embeddings or /v1/responses");
+                  "\"url\": expected /v1/chat/completions, /v1/completions, /v1/embeddings or /v1/responses");
     else if (method && strcmp(method, "POST") != 0)
-        set_error(error, HYPURA_ERROR_ARGUMENT, "\"method\" is POST");
+        set_error(error, HYPURA_ERROR_ARGUMENT, "\"method\": expected POST");
     else if (!json_is_object(body))
-        set_error(error, HYPURA_ERROR_ARGUMENT, "\"body\" is missing, or is not an object");
+        set_error(error, HYPURA_ERROR_ARGUMENT, "\"body\" is missing or is not an object");
     else
         return json_deep_copy(body);
     return NULL;
 }
 
-/* {"prompt": TEXT} or {"messages": [...]}, with the fields of a chat request next to it. */
+/* {"prompt": TEXT} or {"messages": [...]}, with further fields of a chat request. */
 static json_t *read_plain(struct batch_line *line, const json_t *json, const char *system, hypura_error *error)
 {
     const json_t *prompt = member(json, "prompt"), *own = member(json, "system"), *messages = member(json, "messages");
     line->path = paths[0];
     if (!messages == !json_is_string(prompt)) {
         set_error(error, HYPURA_ERROR_ARGUMENT,
-                  "a line has a \"prompt\" that is a text, or \"messages\", or \"url\" and \"body\"");
+                  "expected a \"prompt\" that is a string, or \"messages\", or \"url\" and \"body\"");
         return NULL;
     }
     if ((own && !json_is_string(own)) || (own && messages)) {
-        set_error(error, HYPURA_ERROR_ARGUMENT, "\"system\" is a text next to a \"prompt\"");
+        set_error(error, HYPURA_ERROR_ARGUMENT, "\"system\" must be a string, and needs a \"prompt\"");
         return NULL;
     }
     json_t *body = json_deep_copy(json);
@@ -84,16 +84,18 @@ json_t *batch_read_line(struct batch_line *line, const char *text, size_t size, 
     json_error_t where;
     line->plain = true;
     if (!text) {
-        set_error(error, HYPURA_ERROR_ARGUMENT, "the line has more than %llu bytes",
+        set_error(error, HYPURA_ERROR_ARGUMENT, "the line is longer than %llu bytes",
                   (unsigned long long)BATCH_LINE_LIMIT);
         return NULL;
     }
     json_t *json = json_loadb(text, size, 0, &where);
     if (!json_is_object(json)) {
         if (json)
-            set_error(error, HYPURA_ERROR_ARGUMENT, "it is JSON, but not an object such as {\"prompt\": \"Why?\"}");
+            set_error(error, HYPURA_ERROR_ARGUMENT,
+                      "the line is JSON, but not an object such as {\"prompt\": \"Why?\"}");
         else
-            set_error(error, HYPURA_ERROR_ARGUMENT, "it is not JSON: column %d: %s", where.column, where.text);
+            set_error(error, HYPURA_ERROR_ARGUMENT, "the line is not valid JSON: column %d: %s", where.column,
+                      where.text);
         json_decref(json);
         return NULL;
     }
@@ -114,7 +116,7 @@ json_t *batch_read_line(struct batch_line *line, const char *text, size_t size, 
     return body;
 }
 
-/* ---- its answer ---- */
+/* ---- answers ---- */
 
 static json_t *begin(const struct batch_line *line)
 {
@@ -136,7 +138,7 @@ json_t *batch_error(const struct batch_line *line, const char *message)
     return json;
 }
 
-/* Of a chat's answer. */
+/* The output line for the reply to a chat request. */
 static json_t *plain_answer(const struct batch_line *line, const json_t *body)
 {
     const json_t *choice = json_array_get(json_object_get(body, "choices"), 0), *usage = json_object_get(body, "usage");
@@ -158,12 +160,12 @@ static json_t *plain_answer(const struct batch_line *line, const json_t *body)
 
 json_t *batch_answer(const struct batch_line *line, unsigned status, const char *text, size_t size)
 {
-    json_t *body = json_loadb(text, size, JSON_ALLOW_NUL, NULL), *json; /* a model may write one */
+    json_t *body = json_loadb(text, size, JSON_ALLOW_NUL, NULL), *json; /* a model may write a NUL */
     const char *message = json_string_value(json_object_get(json_object_get(body, "error"), "message"));
     if (line->plain && status == 200) {
         json = plain_answer(line, body);
     } else if (line->plain) {
-        json = batch_error(line, message ? message : "it was refused");
+        json = batch_error(line, message ? message : "the request was refused");
     } else {
         json = begin(line);
         json_object_set_new(

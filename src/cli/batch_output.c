@@ -8,10 +8,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define FLOAT_DIGITS 9                        /* make the same float when they are read */
-#define SYNC_NANOSECONDS UINT64_C(1000000000) /* lines that a power cut may cost */
+#define FLOAT_DIGITS 9                        /* enough to read back the same float */
+#define SYNC_NANOSECONDS UINT64_C(1000000000) /* a power failure loses at most the lines of this time */
 
-/* A line that is there. */
+/* A line of the output. */
 struct answered {
     uint64_t number, offset, size;
     char digest[BATCH_DIGEST];
@@ -20,13 +20,13 @@ struct answered {
 struct batch_output {
     char *path; /* without symbolic links */
     int file;
-    bool standard; /* output of the program */
-    bool regular;  /* else what is written cannot be read again */
+    bool standard; /* standard output */
+    bool regular;  /* a regular file: can be read back and sorted */
     struct answered *lines;
     size_t count, room;
     size_t known; /* lines of earlier runs, by their numbers */
     uint64_t size;
-    uint64_t synced; /* when */
+    uint64_t synced; /* time of the last fsync */
 };
 
 static hypura_status add_line(struct batch_output *output, const struct answered *line, hypura_error *error)
@@ -49,7 +49,7 @@ static int by_number(const void *a, const void *b)
 
 /* ---- what an earlier run left ---- */
 
-/* Whether a line that breaks off may be one of ours. */
+/* Whether an incomplete last line may be one that hypura began. */
 static bool may_be_cut(const char *text, size_t size)
 {
     static const char beginning[] = "{\"line\":";
@@ -59,7 +59,7 @@ static bool may_be_cut(const char *text, size_t size)
 static hypura_status not_ours(const struct batch_output *output, hypura_error *error)
 {
     return set_error(error, HYPURA_ERROR_ARGUMENT,
-                     "%s exists already and is not an output of hypura batch: name another file", output->path);
+                     "%s already exists and was not written by hypura batch: name another file", output->path);
 }
 
 static hypura_status read_line(struct batch_output *output, const char *text, size_t size, hypura_error *error)
@@ -98,7 +98,7 @@ static hypura_status read_places(struct batch_output *output, hypura_error *erro
     }
     if (!status && size > 0 && feof(file) && !may_be_cut(text, (size_t)size))
         status = not_ours(output, error);
-    if (!status && !feof(file)) /* or no memory for a line: what is not read is not cut off */
+    if (!status && !feof(file)) /* or memory ran out: do not truncate what was not read */
         status = set_error_errno(error, errno, "cannot read %s", output->path);
     free(text);
     if (file)
@@ -111,7 +111,7 @@ static hypura_status read_places(struct batch_output *output, hypura_error *erro
     return status;
 }
 
-/* A run that ended just now may have put another file in the place of the one that was opened. */
+/* Whether path is still the opened file: a run that has just ended may have replaced it with its sorted output. */
 static bool is_still_there(const char *path, const struct stat *opened)
 {
     struct stat now;
@@ -125,13 +125,12 @@ static hypura_status open_standard(struct batch_output *output, hypura_error *er
     output->file = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
     if (output->file < 0 || fstat(output->file, &info))
         return set_error_errno(error, errno, "cannot write standard output");
-    /* As by ">>", to go on with what is there. */
+    /* As with ">>", which suggests that the run should continue. */
     if (S_ISREG(info.st_mode) && info.st_size > 0 && (fcntl(output->file, F_GETFL) & O_APPEND))
-        return set_error(
-            error, HYPURA_ERROR_ARGUMENT,
-            "standard output is appended to a file that is not empty, and of what it answers nothing can be "
-            "read: name that file with --output instead of -, and the lines that it answers are not asked "
-            "again");
+        return set_error(error, HYPURA_ERROR_ARGUMENT,
+                         "standard output appends to a file that is not empty, but cannot be read back: to continue "
+                         "that file, name it with "
+                         "--output instead of -");
     return copy_text(&output->path, "standard output", error);
 }
 
@@ -201,7 +200,7 @@ hypura_status batch_output_has(struct batch_output *output, uint64_t number, con
     *has = line != NULL;
     if (line && strcmp(line->digest, digest) != 0)
         return set_error(error, HYPURA_ERROR_ARGUMENT,
-                         "line %llu of the input is not the one that %s answers: name another output",
+                         "line %llu of the input has changed since %s answered it: name another output",
                          (unsigned long long)number, output->path);
     return HYPURA_OK;
 }
@@ -226,7 +225,7 @@ hypura_status batch_output_write(struct batch_output *output, uint64_t number, c
 {
     uint64_t failures = lost_memory();
     char *text = json_dumps(json, JSON_COMPACT | JSON_REAL_PRECISION(FLOAT_DIGITS));
-    bool whole = text && lost_memory() == failures; /* it may give a text of which a part is missing */
+    bool whole = text && lost_memory() == failures; /* if memory ran out, the text may be incomplete */
     if (!whole)
         free(text);
     if (!whole)
@@ -240,7 +239,7 @@ hypura_status batch_output_write(struct batch_output *output, uint64_t number, c
         status = set_error_errno(error, errno, "cannot write %s", output->path);
         output->count--;
         if (output->regular && ftruncate(output->file, (off_t)output->size))
-            log_warning("the last line of %s is not whole", output->path);
+            log_warning("the last line of %s is incomplete", output->path);
     }
     if (!status)
         output->size += size;

@@ -1,4 +1,4 @@
-/* hypura bench: how fast a model runs here, next to what the memory allows. */
+/* hypura bench: how fast a model runs here, compared with the bandwidth of the memory. */
 #include "cli/cli.h"
 #include "cli/compare_llama.h"
 
@@ -12,14 +12,14 @@ static bool as_json, compare;
 static const struct option_row bench_rows[] = {
     {"prompt-tokens", "N", OPTION_COUNT, &prompt_tokens, "length of the prompt (default: 512; 0: none)"},
     {"gen-tokens", "N", OPTION_COUNT, &generated_tokens, "tokens to decode (default: 128; 0: none)"},
-    {"context-fill", "N", OPTION_COUNT, &context_fill, "tokens that are in the context already (default: 0)"},
-    {"parallel", "N", OPTION_COUNT, &parallel, "sequences that decode at once (default: 1)"},
-    {"repeat", "N", OPTION_COUNT, &repeat, "rounds; the median counts (default: 3)"},
-    {"seed", "N", OPTION_SEED, &compute_options.seed, "seed of the random tokens (default: 0)"},
-    {"trace", "FILE", OPTION_TEXT, &compute_options.trace, "record which experts are chosen, for hypura estimate"},
+    {"context-fill", "N", OPTION_COUNT, &context_fill, "tokens already in the context (default: 0)"},
+    {"parallel", "N", OPTION_COUNT, &parallel, "sequences that decode at the same time (default: 1)"},
+    {"repeat", "N", OPTION_COUNT, &repeat, "rounds, of which the median is reported (default: 3)"},
+    {"seed", "N", OPTION_SEED, &compute_options.seed, "seed for the random tokens (default: 0)"},
+    {"trace", "FILE", OPTION_TEXT, &compute_options.trace, "record which experts are chosen, for \"hypura estimate\""},
     {"compare", NULL, OPTION_FLAG, &compare,
-     "also run llama.cpp's llama-bench ($LLAMA_BENCH, else from the PATH), with the same file and threads, in turn"},
-    {"json", NULL, OPTION_FLAG, &as_json, "print one JSON object instead; hypura plot draws it"},
+     "alternate with llama.cpp's llama-bench ($LLAMA_BENCH, else from the PATH), with the same file and threads"},
+    {"json", NULL, OPTION_FLAG, &as_json, "print one JSON object instead, which \"hypura plot\" draws"},
     {0},
 };
 
@@ -66,13 +66,13 @@ static void report(hypura_model *model, const hypura_speed *speed)
     print_speed("prompt", prompt_tokens, &speed->prompt_tokens_per_second);
     print_speed("decode", generated_tokens, &speed->answer_tokens_per_second);
     if (generated_tokens && parallel > 1)
-        printf("The tokens are those of each of %u sequences, the speed is of all together.\n", parallel);
+        printf("Tokens are per sequence; the speed is that of all %u sequences together.\n", parallel);
     if (generated_tokens && memory > 0)
-        printf("Decoding moved %.0f %% of what the memory gave in this run (%s/s).\n",
+        printf("Decoding reached %.0f %% of the memory bandwidth measured in this run (%s/s).\n",
                100 * speed->share_of_memory.median, size_text(text, sizeof text, memory));
 }
 
-/* What the memory gives is measured only where it is the limit, since that needs memory of its own: sequences that
+/* The memory bandwidth is measured only if it is the limit, since measuring needs memory itself. Several sequences that
  * share a pass are bound by compute. */
 static hypura_status measure(hypura_model *model, hypura_session *session, hypura_speed *speed, hypura_error *error)
 {
@@ -97,14 +97,14 @@ static int run(size_t count, char **arguments)
     hypura_speed speed = {.struct_size = sizeof speed};
     uint64_t needed = (uint64_t)context_fill + MAX(MAX(prompt_tokens, generated_tokens), 8u);
     if (repeat == 0 || needed > UINT32_MAX)
-        return report_usage(&command_bench, "--repeat must be at least 1, and the lengths fit a context");
+        return report_usage(&command_bench, "--repeat must be at least 1, and the lengths must fit a context");
     if (parallel == 0 || parallel > PARALLEL_MOST)
         return report_usage(&command_bench, "--parallel %u: expected 1 to %d", parallel, PARALLEL_MOST);
     if (compare && (parallel > 1 || compute_options.stats || compute_options.adapters.count))
         return report_usage(&command_bench,
-                            "--compare takes no --parallel, --stats or --lora: llama-bench has nothing like them");
+                            "--compare does not work with --parallel, --stats or --lora, which llama-bench lacks");
     if (compare && prompt_tokens == 0 && generated_tokens == 0)
-        return report_usage(&command_bench, "--compare needs tokens of a prompt or to decode");
+        return report_usage(&command_bench, "--compare needs --prompt-tokens or --gen-tokens above 0");
     if (compare)
         return compare_with_llama(&(struct llama_comparison){.command = &command_bench,
                                                              .model = count ? arguments[0] : NULL,
@@ -131,8 +131,8 @@ const struct command command_bench = {
     .arguments = "[MODEL]",
     .summary = "measure how fast a model reads prompts and decodes",
     .details =
-        "Runs random tokens. Between decoded tokens it measures what plain reading gets from the memory, to state "
-        "what share of that decoding reached.",
+        "Runs random tokens. Between decoded tokens it measures the memory bandwidth that plain reading reaches, and "
+        "reports what share of it decoding used.",
     .options = {bench_rows, plan_option_rows, engine_option_rows, report_option_rows},
     .most = 1,
     .run = run,

@@ -124,7 +124,7 @@ bool child_exists(const char *name)
     return false;
 }
 
-/* The last line of a file that says something. */
+/* The last line of a file that is not blank. */
 static void last_line(FILE *file, char *out, size_t room)
 {
     char line[512];
@@ -152,7 +152,7 @@ static hypura_status start(pid_t *child, const struct arguments *arguments, int 
     return number ? set_error_errno(error, number, "cannot start %s", arguments->items[0]) : HYPURA_OK;
 }
 
-/* All that it prints, and its exit status. */
+/* Reads the whole output of the child, and its exit status. */
 static hypura_status collect(struct text_buffer *buffer, pid_t child, int from, int *result, hypura_error *error)
 {
     uint64_t failures = lost_memory();

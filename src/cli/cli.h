@@ -1,7 +1,8 @@
-/* cli: the program. One file a command; this header is what the commands share.
+/* cli: the program. Each command has its own file; this header is what they share.
  *
- * A command describes its options in tables; parsing, --help and the shell completions all come from these, so that
- * they cannot drift apart. Only an answer goes to standard output; progress, notes and errors go to standard error.
+ * A command describes its options in tables. Parsing, --help, the man pages and the shell completions all come from
+ * these tables, so they cannot disagree. Only results go to standard output; progress, notes and errors go to standard
+ * error.
  */
 #ifndef HYPURA_CLI_H
 #define HYPURA_CLI_H
@@ -22,18 +23,18 @@ enum {
 
 enum option_kind {
     OPTION_FLAG,  /* bool: present or not */
-    OPTION_WHICH, /* struct which: present, perhaps with a whole number behind it */
+    OPTION_WHICH, /* struct which: present, optionally followed by a whole number */
     OPTION_TEXT,  /* const char * */
-    OPTION_TEXTS, /* struct texts: may be given several times */
+    OPTION_TEXTS, /* struct texts: may be repeated */
     OPTION_BYTES, /* uint64_t: "4G" */
     OPTION_SIZES, /* struct sizes: "4G", or "4G,8G" */
     OPTION_COUNT, /* uint32_t */
-    OPTION_LIMIT, /* uint32_t: a negative number is none, which is 0 */
+    OPTION_LIMIT, /* uint32_t: a negative number means no limit and becomes 0 */
     OPTION_SEED,  /* uint64_t */
     OPTION_NUMBER /* float */
 };
 
-/* As many as there are devices in a machine (hw/hw.h). */
+/* As many as HARDWARE_MAX_GPUS (hw/hw.h). */
 #define MOST_SIZES 8
 
 struct sizes {
@@ -48,18 +49,18 @@ struct texts {
 
 struct which {
     bool given, one;
-    uint32_t number; /* where one is meant */
+    uint32_t number; /* if one */
 };
 
 struct option_row {
     const char *name;     /* without the dashes */
     const char *argument; /* "SIZE" for the help; NULL for a flag */
     enum option_kind kind;
-    void *target; /* where the value goes; what stands there before is the default */
+    void *target; /* where the value goes; initially the default */
     const char *help;
 };
 
-/* A table that ends with a row without a name. */
+/* Tables of options end with a row without a name. */
 struct command {
     const char *name;
     const char *arguments;               /* "[MODEL]" */
@@ -67,7 +68,7 @@ struct command {
     const char *details;                 /* paragraphs for --help, or NULL */
     const struct option_row *options[8]; /* tables, NULL after the last */
     size_t least, most;                  /* positional arguments */
-    bool lives_on;                       /* where memory is wanting for a part of what it does */
+    bool lives_on;                       /* a part that fails for lack of memory does not end it */
     void (*prepare)(void);               /* sets defaults before options are parsed, or NULL */
     int (*run)(size_t count, char **arguments);
 };
@@ -88,20 +89,20 @@ void command_help(const struct command *command, FILE *out);
 /* Sets the target of an option from text. */
 bool set_option(const struct option_row *row, const char *text, hypura_error *error);
 
-/* What a table of options that several commands have is about; NULL for one that a command has alone. */
+/* The heading of a table of options that several commands share; NULL for a command's own table. */
 const char *option_table_title(const struct option_row *rows);
 
-/* What an option of llama.cpp or Ollama, such as "-n", is called here: the one of that index, as one letter means
- * different things to different commands; NULL after the last. */
+/* The name that an option of llama.cpp or Ollama, such as "-n", has here. One letter may have several, for different
+ * commands: this returns the one of that index, NULL after the last. */
 const char *option_of_others(size_t index, const char *given);
 
-/* What to do instead of an option or a command of theirs that is not here; or NULL. */
+/* What to use instead of an option or command of theirs that hypura lacks; NULL: no advice. */
 const char *option_hint(const char *given);
 const char *command_hint(const char *given);
 
-/* The name that is so like the one that was given that it may have been meant; zero-initialised before. */
+/* Finds the known name that is nearest to a mistyped one. Zero-initialise it, then consider each known name. */
 struct nearest {
-    const char *name; /* NULL: none */
+    const char *name; /* NULL: none is near */
     size_t distance;
 };
 void nearest_consider(struct nearest *nearest, const char *given, const char *name);
@@ -110,8 +111,7 @@ void nearest_consider(struct nearest *nearest, const char *given, const char *na
 int report_error(const hypura_error *error);
 int report_usage(const struct command *command, const char *format, ...) PRINTF_LIKE(2, 3);
 
-/* ---- options of every command that computes
- * --------------------------------------------------------------------------- */
+/* ---- options of commands that compute ---------------------------------------------------------------------------- */
 
 struct compute_options {
     uint64_t memory;
@@ -140,121 +140,124 @@ struct compute_options {
 };
 
 extern struct compute_options compute_options;
-extern const struct option_row plan_option_rows[];   /* what the plan depends on: --memory --threads --context ... */
-extern const struct option_row engine_option_rows[]; /* how it is carried out: --reader --prefetch --lora ... */
-extern const struct option_row draft_option_rows[];  /* tokens ahead: --draft --drafting */
-extern const struct option_row prefix_option_rows[]; /* what was read before: --prefix-cache ... */
-extern const struct option_row report_option_rows[]; /* --stats --progress */
+extern const struct option_row plan_option_rows[];   /* what the plan depends on: --memory, --threads, --context, ... */
+extern const struct option_row engine_option_rows[]; /* how it is carried out: --reader, --prefetch, --lora, ... */
+extern const struct option_row draft_option_rows[];  /* --draft, --drafting */
+extern const struct option_row prefix_option_rows[]; /* --prefix-cache, ... */
+extern const struct option_row report_option_rows[]; /* --stats, --progress */
 
-/* What the command line asked for, as programs ask the library; answers at once: 1, unless --sequences says more.
- * *adapters is to be freed (memory_free). */
+/* The options of the command line as options of the library. sessions is compute_options.sequences, at least 1. The
+ * caller frees *adapters (free_memory). */
 hypura_status given_options(hypura_options *out, hypura_adapter **adapters, hypura_error *error);
 
-/* The line that tells how a model is being loaded, in a terminal; and an interrupt ends the loading anywhere. clear_line
- * ends it. */
+/* Sets on_load: in a terminal, it shows how far a model is loaded; anywhere, an interrupt ends the loading. Call
+ * clear_line afterwards. */
 struct load_line {
     uint64_t start, last;
 };
 void load_line_start(struct load_line *line, hypura_options *options);
 
-/* Opens a model (as model_path takes it) and a session under these options, with a progress line while it loads.
- * Interrupts cancel the session. Both are to be closed after an error too; NULL before. MEASURES: no text is generated,
- * and all weights are there; ANSWERS: it may draft, and answers while weights still come. */
+/* Opens a model (see model_path) and a session with the options of the command line, and shows a progress line while it
+ * loads. Interrupts cancel the session. *out and *session must be NULL before; close both even after an error.
+ * OPEN_MEASURES loads all weights and never drafts. OPEN_ANSWERS may draft, and answers while weights are still being
+ * loaded. */
 enum open_for { OPEN_MEASURES, OPEN_ANSWERS };
 hypura_status open_model(hypura_model **out, hypura_session **session, const char *model, enum open_for what,
                          hypura_error *error);
 
-/* And what --progress started; after an interrupt what need not wait for the drive. NULL is fine. */
+/* Closes both, and ends the line of --progress. After an interrupt, it does not wait for reads in flight. Both may be
+ * NULL. */
 void close_model(hypura_model *model, hypura_session *session);
 
-/* Only what reads and writes texts, without the weights. */
+/* Opens a model for hypura/text.h only, without its weights. */
 hypura_status open_texts(hypura_model **out, const char *model, hypura_error *error);
 
-/* Some lines about a model. */
+/* Prints a few lines about a model. */
 void print_summary(FILE *out, const hypura_model_info *model);
 
-/* Where its weights are now, a bar per layer. */
+/* Draws where the weights are now, with a bar per layer. */
 void draw_tier_map(FILE *out, hypura_model *model);
 
-/* The line of --progress, from a thread of its own. While it is paused nothing is shown. */
+/* Shows the line of --progress from its own thread, except while paused. */
 void progress_start(hypura_model *model);
 void progress_pause(bool pause);
 void progress_stop(void);
 
-/* In a terminal, without --progress: a line that tells how far the reading of a prompt has come, until the first token,
- * or the end. tokens: of the prompt, that have not been read before. */
+/* In a terminal without --progress: shows how much of the prompt has been read. Stop it at the first token, or at the
+ * end. tokens: those of the prompt that must be computed. */
 void prompt_line_start(hypura_model *model, uint32_t tokens);
 void prompt_line_stop(void);
 
-/* SIGUSR1 changes the memory budget. Prepare at the start of the program, and stop before the model is closed. model
- * NULL: of the server. */
+/* SIGUSR1 changes the memory budget of the model, or of the server if model is NULL. Prepare at the start of the
+ * program, and stop before closing the model. */
 void live_memory_prepare(void);
 void live_memory_start(hypura_model *model);
 void live_memory_start_endpoint(hypura_endpoint *endpoint);
 void live_memory_stop(void);
 hypura_status memory_from_file(uint64_t *out, const char *path, hypura_error *error);
 
-/* Writes --stats, when asked for. Returns false after reporting that it could not. */
+/* Writes the file of --stats, if given. Returns false after reporting an error. */
 bool write_model_statistics(hypura_model *model);
 
-/* One JSON object with the project's stable keys; NULL where memory was wanting. */
+/* The statistics as one JSON object; NULL: out of memory. */
 json_t *model_statistics_json(hypura_model *model);
 
-/* A JSON string of a text that may not be UTF-8 (text_clean). */
+/* A JSON string from text that may not be valid UTF-8 (see clean_text). */
 json_t *json_text(const char *text);
 
 /* Prints a JSON value to standard output, with a newline. */
 void print_json(const json_t *value);
 
-/* The file of a model that was given on the command line: a path, or a name as "hypura list" tells them. NULL: the
- * default model. *path is static, or given itself. */
+/* Finds the file of a model given on the command line: a path, or a name that "hypura list" shows; NULL: the default
+ * model. *path is given itself, or static and valid until the next call. */
 hypura_status model_path(const char **path, const char *given, const char *folder, hypura_error *error);
-#define MODEL_HELP "MODEL is a GGUF file, or a name of the model folder, as \"hypura list\" tells them. "
+#define MODEL_HELP "MODEL is a GGUF file, or a name that \"hypura list\" shows. "
 
-/* The model that runs when none is named: $HYPURA_MODEL, else the embedded one next to the program or where it was
- * installed. NULL with an error when it is not found. */
+/* The model that is used if none is named: $HYPURA_MODEL, else the embedded one next to the program or where it was
+ * installed. NULL with an error if it is not found. */
 const char *default_model_path(hypura_error *error);
 
-/* ---- interrupts
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- interrupts -------------------------------------------------------------------------------------------------- */
 
-/* From now on the first SIGINT cancels the session and sets interrupted(); the second ends the program. NULL: before
- * the session is closed. */
+/* From now on, the first SIGINT cancels the session and sets interrupted(); the second ends the program. Call it with
+ * NULL before closing the session. */
 void interrupts_cancel_session(hypura_session *session);
 bool interrupted(void);
 
-/* While a line editor has changed the terminal, no interrupt ends the program. */
+/* While wait is set, no interrupt ends the program: the line editor must restore the terminal first. */
 void interrupts_wait_for_line(bool wait);
 
-/* Until there is something to read; false after an interrupt. */
+/* Waits until the file can be read. Returns false after an interrupt. */
 bool interrupts_wait_for_input(int file);
 
-/* ---- reading and drawing
- * ------------------------------------------------------------------------------------------------ */
+/* ---- reading and drawing ----------------------------------------------------------------------------------------- */
 
-/* All of a file, or of standard input for "-"; NUL-terminated; at most limit bytes. */
+/* Reads a whole file, or standard input for "-", of at most limit bytes. The caller frees *text (free_memory), which is
+ * NUL-terminated. */
 hypura_status read_whole_file(const char *path, uint64_t limit, char **text, size_t *size, hypura_error *error);
 
-/* NAME=VALUE as the members of an object: JSON where the value is JSON, else text. NULL when there are none. */
+/* Makes an object of NAME=VALUE pairs. A value that is not JSON becomes a string. *out stays as it is if none are
+ * given. option: its name, for errors. */
 hypura_status named_values(const char *option, const struct texts *given, json_t **out, hypura_error *error);
 #define TEMPLATE_VARIABLES_HELP "a variable of the chat template, such as enable_thinking=false; may be repeated"
 
-/* A bar a layer: what is pinned in memory, what is cached, what is on disk. A row for each layer, and one more for what
- * belongs to none. The sums go to the end of the line that was begun. */
+/* Draws a bar per layer: on the GPU, pinned in memory, cached, on storage. rows[layers + 1], the last one for weights
+ * outside layers. The totals complete the line that the caller has begun. */
 enum map_place { MAP_GPU, MAP_MEMORY, MAP_CACHED, MAP_STORAGE, MAP_PLACES };
 struct layer_places {
     uint64_t bytes[MAP_PLACES];
 };
 void draw_places_of_layers(FILE *out, const struct layer_places *rows, uint32_t layers);
 
-/* Whether lines can be redrawn there; whether colours are wanted besides; and whether characters beyond ASCII are. */
+/* Whether lines can be redrawn there, whether to use colours too, and whether to use characters beyond ASCII. */
 bool is_terminal(FILE *file);
 bool use_colour(FILE *file);
 bool use_blocks(void);
 
-/* A line of standard error in place of the one before, cut to the terminal's width; elsewhere it does nothing. Between
- * answer_starts and answer_ends it leaves what show_answer writes to standard output alone, which may be the same
- * terminal. From any thread. answer_ends ends a line that was begun. */
+/* show_line replaces the status line on standard error, cut to the terminal's width; without a terminal it does
+ * nothing. show_answer writes a part of an answer to standard output. Between answer_starts and answer_ends, status
+ * lines do not disturb the answer, which may be on the same terminal. answer_ends completes an unfinished line. Any
+ * thread may call these. */
 void show_line(const char *format, ...) PRINTF_LIKE(1, 2);
 void clear_line(void);
 void answer_starts(void);
@@ -264,13 +267,14 @@ void answer_ends(void);
 /* "12 s", "4 min", "3 h 20 min" */
 const char *format_time(char *out, size_t room, double seconds);
 
-/* Columns of a line there. */
+/* Columns per line. */
 int text_width(FILE *file);
 
-/* Wrapped, from a line that has this many columns already, which later ones are indented by; ends the line. */
+/* Prints text wrapped, and ends the line. The current line already has indent columns; later lines are indented by as
+ * many. */
 void print_paragraph(FILE *out, const char *text, int indent);
 
-/* A bar of this share of the width, in eighths of a cell, and blanks for the rest. */
+/* Draws a bar that fills this share of the width, in eighths of a cell, and blanks for the rest. */
 void draw_bar(FILE *out, double share, int width);
 
 #endif

@@ -1,4 +1,4 @@
-/* Options from tables: parsing and help. */
+/* Parses options by their tables, and prints help from them. */
 #include "cli/engine_cli.h"
 #include "cli/sampling.h"
 
@@ -25,9 +25,9 @@ int report_error(const hypura_error *error)
         return EXIT_INTERRUPTED;
     if (error->status == HYPURA_ERROR_HOST && !first_to_say_lost())
         return EXIT_FAILED;
-    /* What seems to be wrong may be what is missing. */
+    /* A part that was lost for lack of memory can make the rest look wrong. */
     if (error->status == HYPURA_ERROR_ARGUMENT && memory_failures()) {
-        fprintf(stderr, "hypura: no memory for what was asked, of which was left: %s\n", error->message);
+        fprintf(stderr, "hypura: out of memory; the incomplete input then failed: %s\n", error->message);
         return EXIT_FAILED;
     }
     fprintf(stderr, "hypura: %s\n", error->message);
@@ -40,7 +40,7 @@ int report_usage(const struct command *command, const char *format, ...)
     va_start(arguments, format);
     fprintf(stderr, "hypura %s: ", command->name);
     vfprintf(stderr, format, arguments);
-    fprintf(stderr, "\nUsage: hypura %s [OPTION]...%s%s\n\"hypura %s --help\" tells more.\n", command->name,
+    fprintf(stderr, "\nUsage: hypura %s [OPTION]...%s%s\n\"hypura %s --help\" explains it.\n", command->name,
             *command->arguments ? " " : "", command->arguments, command->name);
     va_end(arguments);
     return EXIT_USAGE;
@@ -59,7 +59,7 @@ static bool parse_whole_number(const char *text, uint64_t most, uint64_t *out)
     return true;
 }
 
-/* of_memory: so few bytes that a unit is missing are refused. */
+/* of_memory: rejects less than 1024 bytes, where a unit was forgotten. */
 static bool parse_size(const char *text, uint64_t *out, bool of_memory, hypura_error *error)
 {
     if (parse_bytes(text, out, error))
@@ -67,7 +67,7 @@ static bool parse_size(const char *text, uint64_t *out, bool of_memory, hypura_e
     if (*out == 0)
         error_set(error, HYPURA_ERROR_ARGUMENT, "expected a size above 0, such as 8G");
     if (*out > 0 && *out < 1024 && of_memory) /* "16" */
-        error_set(error, HYPURA_ERROR_ARGUMENT, "that is %d bytes; with a unit it would be %dG", (int)*out, (int)*out);
+        error_set(error, HYPURA_ERROR_ARGUMENT, "that is %d bytes; write %dG for GiB", (int)*out, (int)*out);
     return *out > 0 && (*out >= 1024 || !of_memory);
 }
 
@@ -83,7 +83,7 @@ static bool parse_sizes(const char *text, struct sizes *out, hypura_error *error
             return true;
         text += length + 1;
     }
-    error_set(error, HYPURA_ERROR_ARGUMENT, "at most %zu sizes, one for each GPU", COUNT_OF(out->bytes));
+    error_set(error, HYPURA_ERROR_ARGUMENT, "expected at most %zu sizes, one for each GPU", COUNT_OF(out->bytes));
     return false;
 }
 
@@ -151,12 +151,12 @@ bool set_option(const struct option_row *row, const char *text, hypura_error *er
 
 const char *option_table_title(const struct option_row *rows)
 {
-    return rows == sampling_rows        ? "How tokens are chosen"
+    return rows == sampling_rows        ? "Sampling"
            : rows == plan_option_rows   ? "Memory and speed"
-           : rows == engine_option_rows ? "Adapters, and how weights are read"
-           : rows == draft_option_rows  ? "Tokens that are drafted ahead"
-           : rows == prefix_option_rows ? "Texts that were read before"
-           : rows == report_option_rows ? "Figures"
+           : rows == engine_option_rows ? "Adapters, and reading weights"
+           : rows == draft_option_rows  ? "Speculative decoding"
+           : rows == prefix_option_rows ? "Prefix cache"
+           : rows == report_option_rows ? "Statistics"
                                         : NULL;
 }
 
@@ -184,7 +184,7 @@ void command_help(const struct command *command, FILE *out)
             print_paragraph(out, row->help, column);
         }
     }
-    fprintf(out, "\n  --help%*sthis text\n", column - 8, "");
+    fprintf(out, "\n  --help%*sprint this help\n", column - 8, "");
 }
 
 static const struct option_row *find_any(const struct command *command, const char *given, size_t length)
@@ -217,7 +217,7 @@ static int report_unknown(const struct command *command, const char *given, size
     return EXIT_USAGE;
 }
 
-/* As llama.cpp has it; here the model is the first argument. */
+/* -m and --model of llama.cpp; here the model is the first argument. */
 static bool names_model(const struct command *command, const char *given, size_t length)
 {
     bool option = (length == 2 && memcmp(given, "-m", 2) == 0) || (length == 7 && memcmp(given, "--model", 7) == 0);
@@ -271,17 +271,17 @@ int command_main(const struct command *command, int count, char **arguments)
                        ? report_error(&error)
                        : report_usage(command, "%.*s: %s", (int)length, argument, error.message);
     }
-    /* Its option took at least the place that it needs. */
+    /* The option and its value made room for it. */
     if (model) {
         memmove(arguments + 1, arguments, positional++ * sizeof *arguments);
         arguments[0] = model;
     }
     if (positional < command->least)
-        return report_usage(command, "something is missing");
+        return report_usage(command, "an argument is missing");
     if (positional > command->most)
         return report_usage(command, "too many arguments, beginning with \"%s\"", arguments[command->most]);
     int status = run_on_hosts(command, positional, arguments);
-    /* What was shown is not all there is. */
+    /* Memory ran out somewhere: the output is incomplete. */
     if (status == EXIT_OK && !command->lives_on && memory_check(0, "whole answer", &error))
         status = report_error(&error);
     return status;

@@ -1,4 +1,4 @@
-/* hypura compare: how far one model's predictions are from another's. */
+/* hypura compare: how far one model's predictions differ from another's. */
 #include "tools/compare.h"
 #include "cli/engine_cli.h"
 #include "tokenizer/vocabulary.h"
@@ -11,14 +11,15 @@ static uint32_t window = 512;
 static bool as_json;
 
 static const struct option_row compare_rows[] = {
-    {"text", "FILE", OPTION_TEXT, &text_path, "what both read: best of the kind that the model is for"},
-    {"window", "N", OPTION_COUNT, &window, "tokens of a window, of which the second half counts (default: 512)"},
+    {"text", "FILE", OPTION_TEXT, &text_path,
+     "the text that both read, best of the kind that the model will be used for"},
+    {"window", "N", OPTION_COUNT, &window, "tokens per window, of which the second half counts (default: 512)"},
     {"json", NULL, OPTION_FLAG, &as_json, "print one JSON object instead"},
     {0},
 };
 
 #define TEXT_LIMIT ((uint64_t)1 << 30)
-#define BESIDE ((int64_t)96 << 20) /* what comparing takes itself */
+#define BESIDE ((int64_t)96 << 20) /* memory that comparing itself needs */
 
 static bool show_progress(void *context, const struct comparison *so_far, uint64_t windows)
 {
@@ -36,18 +37,18 @@ static json_t *value_json(struct compared_value value)
 static void print_result(const struct comparison *c)
 {
     if (as_json) {
-        json_t *json = json_pack("{s:[o,o], s:o, s:o, s:f, s:f, s:f, s:o, s:I, s:I}", "perplexity",
-                                 value_json(c->perplexity[0]), value_json(c->perplexity[1]), "log_ratio",
-                                 value_json(c->log_ratio), "divergence", value_json(c->divergence), "divergence_median",
-                                 c->median, "divergence_99", c->percentile_99, "divergence_greatest", c->greatest,
-                                 "agreement", value_json(c->agreement), "counted_tokens", (json_int_t)c->counted,
-                                 "windows", (json_int_t)c->windows);
+        json_t *json =
+            json_pack("{s:[o,o], s:o, s:o, s:f, s:f, s:f, s:o, s:I, s:I}", "perplexity", value_json(c->perplexity[0]),
+                      value_json(c->perplexity[1]), "log_ratio", value_json(c->log_ratio), "divergence",
+                      value_json(c->divergence), "divergence_median", c->median, "divergence_99", c->percentile_99,
+                      "divergence_greatest", c->greatest, "agreement", value_json(c->agreement), "counted_tokens",
+                      (json_int_t)c->counted, "windows", (json_int_t)c->windows);
         print_json(json);
         json_decref(json);
         return;
     }
-    printf("perplexity          %.4f +/- %.4f and %.4f +/- %.4f\n", c->perplexity[0].value, c->perplexity[0].uncertainty,
-           c->perplexity[1].value, c->perplexity[1].uncertainty);
+    printf("perplexity          %.4f +/- %.4f and %.4f +/- %.4f\n", c->perplexity[0].value,
+           c->perplexity[0].uncertainty, c->perplexity[1].value, c->perplexity[1].uncertainty);
     printf("log of their ratio  %.5f +/- %.5f\n", c->log_ratio.value, c->log_ratio.uncertainty);
     printf("KL divergence       %.5f +/- %.5f, median %.5f, 99 %% below %.5f, greatest %.5f\n", c->divergence.value,
            c->divergence.uncertainty, c->median, c->percentile_99, c->greatest);
@@ -56,7 +57,7 @@ static void print_result(const struct comparison *c)
            window);
 }
 
-/* Of a budget each gets half; without one the first leaves what the other's file takes. */
+/* Each model gets half of --memory. Without --memory, the first leaves room for the file of the second. */
 static hypura_status open_both(struct engine *engines[2], char **arguments, hypura_error *error)
 {
     struct engine_options options;
@@ -89,7 +90,7 @@ static int run(size_t count, char **arguments)
     size_t size = 0;
     (void)count;
     if (!text_path)
-        return report_usage(&command_compare, "--text is missing: what both are to read");
+        return report_usage(&command_compare, "--text is missing: name the text that both models read");
     hypura_status status = read_whole_file(text_path, TEXT_LIMIT, &text, &size, &error);
     if (compute_options.context == 0)
         compute_options.context = window;
@@ -119,10 +120,11 @@ static int run(size_t count, char **arguments)
 const struct command command_compare = {
     .name = "compare",
     .arguments = "A B",
-    .summary = "measure how far one model's predictions are from another's",
-    .details = "A and B are GGUF files, or names of the model folder: two quantisations, or a quantisation (B) and what it was "
-               "made of (A). Both read the same text and share --memory. It tells the perplexity of each, how far B's "
-               "probabilities diverge from A's, and how often both find the same token most likely.",
+    .summary = "measure how far one model's predictions differ from another's",
+    .details =
+        "A and B are GGUF files, or names that \"hypura list\" shows: two quantisations, or the original (A) and a "
+        "quantisation of it (B). Both read the same text and share --memory. hypura prints the perplexity of each, "
+        "how far B's probabilities diverge from A's, and how often both find the same token most likely.",
     .options = {compare_rows, plan_option_rows, engine_option_rows},
     .least = 2,
     .most = 2,

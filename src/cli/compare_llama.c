@@ -1,5 +1,4 @@
-/* Both programs run one after the other, each alone on the machine and in a process of its own: neither holds memory
- * while the other is measured. */
+/* The two programs run in turn, each in its own process, so neither holds memory while the other is measured. */
 #include "cli/compare_llama.h"
 #include "cli/child.h"
 
@@ -22,7 +21,7 @@ struct measured {
 
 static const char *const left_out[] = {"compare", "json", "repeat", "stats", "prompt-tokens", "gen-tokens", NULL};
 
-/* $LLAMA_BENCH may be a command with arguments of its own. */
+/* $LLAMA_BENCH may be a command with arguments. */
 static hypura_status llama_command(struct arguments *arguments, hypura_error *error)
 {
     const char *command = getenv("LLAMA_BENCH");
@@ -80,12 +79,12 @@ static hypura_status this_program(struct arguments *arguments, hypura_error *err
 {
     char path[PATH_MAX];
     if (!program_path(path, sizeof path))
-        return set_error(error, HYPURA_ERROR_UNSUPPORTED, "this system does not say where the program is");
+        return set_error(error, HYPURA_ERROR_UNSUPPORTED, "the system does not tell the path of this program");
     return arguments_add(arguments, path, error);
 }
 
-/* llama.cpp maps the whole file. Where that is more than there is to give, the machine does nothing but read it, over
- * and over; with swap it may not come back for hours. */
+/* llama.cpp maps the whole file. If the file exceeds the free memory, the machine only reads it again and again; with
+ * swap, it may not respond for hours. */
 static hypura_status check_room(const struct llama_comparison *comparison, const char *model, hypura_error *error)
 {
     struct arguments arguments = {0};
@@ -104,11 +103,12 @@ static hypura_status check_room(const struct llama_comparison *comparison, const
         double free_bytes = number_of(plan, "budget_bytes");
         char a[32], b[32];
         if (needed > free_bytes)
-            status = set_error(error, HYPURA_ERROR_MEMORY,
-                               "llama.cpp would hold %s for this model and %s are free: this machine would do nothing "
-                               "but read the file again and again; compare with a smaller model, or in a control group "
-                               "with bench/oversize.sh",
-                               size_text(a, sizeof a, needed), size_text(b, sizeof b, free_bytes));
+            status =
+                set_error(error, HYPURA_ERROR_MEMORY,
+                          "llama.cpp would need %s for this model, but only %s are free, so it would read the file "
+                          "again and again; compare with a smaller model, or in a control group with "
+                          "bench/oversize.sh",
+                          size_text(a, sizeof a, needed), size_text(b, sizeof b, free_bytes));
     }
     json_decref(json);
     arguments_free(&arguments);
@@ -155,7 +155,7 @@ static hypura_status their_round(const struct llama_comparison *comparison, cons
                            (const char *const[]){"-m", model, "-r", "1", "-o", "json", "-ctk", kv, "-ctv", kv, "-ngl",
                                                  on_gpu ? "99" : "0", NULL},
                            error);
-    /* A cache of blocks wants its attention in one pass. */
+    /* llama.cpp needs flash attention for a quantised cache. */
     if (!status && kv[0] == 'q')
         status = add_texts(&arguments, (const char *const[]){"-fa", "1", NULL}, error);
     if (!status)
@@ -182,7 +182,7 @@ static hypura_status their_round(const struct llama_comparison *comparison, cons
         struct rounds *rounds = &measured->of[kind];
         bool wanted = kind == PROMPT ? comparison->prompt_tokens : comparison->generated_tokens;
         if (wanted && !(rounds->theirs[round] > 0))
-            status = set_error(error, HYPURA_ERROR_FORMAT, "%s gave no speed of %s", arguments.items[0],
+            status = set_error(error, HYPURA_ERROR_FORMAT, "%s printed no speed for %s", arguments.items[0],
                                kind == PROMPT ? "the prompt" : "decoding");
         rounds->ratios[round] = wanted ? rounds->ours[round] / rounds->theirs[round] : 0;
     }
@@ -247,7 +247,7 @@ static void report(const struct llama_comparison *comparison, const char *model,
                    median(of->ratios, rounds));
     }
     if (compute_options.memory && !comparison->json)
-        printf("\n--memory bounds hypura only: llama.cpp had all of the machine's.\n");
+        printf("\n--memory limits only hypura; llama.cpp could use all memory.\n");
     if (comparison->json)
         print_json(json);
     json_decref(llama);

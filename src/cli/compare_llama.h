@@ -1,11 +1,11 @@
-/* hypura bench --compare: rounds of llama.cpp between rounds of hypura. */
+/* hypura bench --compare: rounds of hypura and llama.cpp in turn. */
 #ifndef HYPURA_CLI_COMPARE_LLAMA_H
 #define HYPURA_CLI_COMPARE_LLAMA_H
 
 #include "cli/cli.h"
 
 struct llama_comparison {
-    const struct command *command; /* hypura bench, whose options go to each of its rounds */
+    const struct command *command; /* hypura bench; its options are passed to each round */
     const char *model;             /* as given, or NULL */
     uint32_t prompt_tokens, generated_tokens, context_fill, rounds;
     bool json;

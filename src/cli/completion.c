@@ -57,7 +57,7 @@ static void print_zsh(void)
            "    fi\n"
            "    case $words[2] in\n");
     for (size_t i = 0; i < command_count; i++) {
-        printf("    %s) _arguments '--help[this text]'", commands[i]->name);
+        printf("    %s) _arguments '--help[print help]'", commands[i]->name);
         for (size_t t = 0; t < COUNT_OF(commands[i]->options) && commands[i]->options[t]; t++) {
             for (const struct option_row *row = commands[i]->options[t]; row->name; row++) {
                 printf(" \\\n        \"%s--%s%s[", row->kind == OPTION_TEXTS ? "*" : "", row->name,
@@ -78,7 +78,7 @@ static void print_fish(void)
         printf("complete -c hypura -n __fish_use_subcommand -a %s -d \"", commands[i]->name);
         print_escaped(commands[i]->summary, "\"$\\");
         printf("\"\n");
-        printf("complete -c hypura -n '__fish_seen_subcommand_from %s' -l help -d \"this text\"\n", commands[i]->name);
+        printf("complete -c hypura -n '__fish_seen_subcommand_from %s' -l help -d \"print help\"\n", commands[i]->name);
         for (size_t t = 0; t < COUNT_OF(commands[i]->options) && commands[i]->options[t]; t++) {
             for (const struct option_row *row = commands[i]->options[t]; row->name; row++) {
                 printf("complete -c hypura -n '__fish_seen_subcommand_from %s' -l %s%s -d \"", commands[i]->name,
@@ -107,7 +107,7 @@ static int run(size_t count, char **arguments)
 const struct command command_completion = {
     .name = "completion",
     .arguments = "bash|zsh|fish",
-    .summary = "print completions for a shell",
+    .summary = "print shell completions",
     .least = 1,
     .most = 1,
     .run = run,

@@ -1,4 +1,4 @@
-/* What every command that computes shares: its options, opening a model with a progress line, and the statistics. */
+/* What commands that compute share: options, opening a model with a progress line, statistics. */
 #include "cli/cli.h"
 
 #include <errno.h>
@@ -17,75 +17,73 @@ struct compute_options compute_options = {.kv_type = "f16",
 
 const struct option_row plan_option_rows[] = {
     {"memory", "SIZE", OPTION_BYTES, &compute_options.memory,
-     "bound for everything that the process holds, such as 8G (default: what is free, less a head-room)"},
+     "limit for all memory of the process, such as 8G (default: the free memory, less some headroom)"},
     {"memory-file", "FILE", OPTION_TEXT, &compute_options.memory_file,
-     "read the bound from a file, and again at each SIGUSR1 (without a file, SIGUSR1 fits it to what is free)"},
+     "read the limit from a file, and again at each SIGUSR1 (without this option, SIGUSR1 adapts the limit to the free "
+     "memory)"},
     {"mirror", "PATH", OPTION_TEXTS, &compute_options.mirrors,
-     "a copy of the model on another drive (a file, or a folder with files of the same names); each read goes to "
-     "the drive that will finish first; may be repeated"},
+     "a copy of the model on another drive: a file, or a folder with files of the same names; each read goes to the "
+     "drive that will finish it first; may be repeated"},
     {"context", "N", OPTION_COUNT, &compute_options.context,
-     "tokens that the model can look back on (default: chosen)"},
+     "most tokens of a prompt with its answer (default: automatic)"},
     {"threads", "N", OPTION_COUNT, &compute_options.threads,
-     "threads that compute (default: the cores that this process may use)"},
+     "compute threads (default: one per core that this process may use)"},
     {"gpu", "WHICH", OPTION_TEXT, &compute_options.gpu,
-     "auto (all cards), none, or numbers of \"hypura profile\", such as 0 or 0,2 (default: $HYPURA_GPU, else auto)"},
+     "auto (all GPUs), none, or numbers from \"hypura profile\", such as 0 or 0,2 (default: $HYPURA_GPU, else auto)"},
     {"gpu-memory", "SIZE", OPTION_SIZES, &compute_options.gpu_memory,
-     "bound for what each GPU's own memory holds, or one for each, such as 20G,8G (default: what is free there, "
-     "less a head-room)"},
+     "limit for each GPU's memory, or a list with one per GPU, such as 20G,8G (default: the free memory, less some "
+     "headroom)"},
     {"kv-type", "TYPE", OPTION_TEXT, &compute_options.kv_type,
-     "precision of keys and values: f32, f16, bf16, q8_0, q4_0 (default: f16)"},
-    {"chunk", "N", OPTION_COUNT, &compute_options.chunk,
-     "tokens of a prompt that go through each layer together (default: chosen)"},
+     "type of the KV cache: f32, f16, bf16, q8_0, q4_0 (default: f16)"},
+    {"chunk", "N", OPTION_COUNT, &compute_options.chunk, "prompt tokens per pass (default: automatic)"},
     {"no-state", NULL, OPTION_FLAG, &compute_options.no_state,
-     "do not remember from run to run which experts a model uses"},
+     "do not read or write the record of which experts a model uses"},
     {0},
 };
 
 const struct option_row engine_option_rows[] = {
     {"lora", "FILE[:SCALE]", OPTION_TEXTS, &compute_options.adapters,
-     "add a LoRA adapter (GGUF) with this strength (default: 1); may be repeated"},
+     "apply a LoRA adapter (GGUF) with this strength (default: 1); may be repeated"},
     {"gpu-fixed", NULL, OPTION_FLAG, &compute_options.gpu_fixed,
-     "leave experts where they are at the start (otherwise the GPU gets those used most)"},
+     "do not move experts while running (by default, those used most move to the GPU)"},
     {"reader", "KIND", OPTION_TEXT, &compute_options.reader,
      "how weights are read: auto, io_uring, threads (default: auto)"},
-    {"depth", "N", OPTION_COUNT, &compute_options.depth, "reads in flight (default: as measured)"},
+    {"depth", "N", OPTION_COUNT, &compute_options.depth, "reads in flight per drive (default: as measured)"},
     {"prefetch", "KIND", OPTION_TEXT, &compute_options.prefetch,
-     "read experts before they are needed: auto (while it pays), on, off (default: auto); --guess means the same"},
+     "read experts that are likely to be needed: auto (while it pays), on, off (default: auto); --guess is an alias"},
     {"fill", "KIND", OPTION_TEXT, &compute_options.fill,
      "read experts into free memory between answers: on, off (for comparison; default: on)"},
     {"cache-policy", "NAME", OPTION_TEXT, &compute_options.cache_policy,
      "which streamed experts stay in memory: cycle, lru, lfu, s3fifo (default: cycle)"},
     {"overlap", "KIND", OPTION_TEXT, &compute_options.overlap,
-     "compute some experts while others are read: on, off (for comparison; default: on)"},
+     "compute experts while others are being read: on, off (for comparison; default: on)"},
     {0},
 };
 
 const struct option_row draft_option_rows[] = {
     {"draft", "MODEL", OPTION_TEXT, &compute_options.draft,
-     "a smaller model of the same family that drafts tokens; the large model checks several in one pass: faster if "
-     "the drive is the limit, and the text stays the same"},
+     "a smaller model with the same vocabulary that drafts tokens; the large model checks several in one pass, which "
+     "is faster if the drive is the limit and does not change the text"},
     {"drafting", "KIND", OPTION_TEXT, &compute_options.drafting,
-     "draft tokens, by --draft, by the model's own prediction block, or from what the text repeats: auto (while it "
-     "pays), on, off (default: auto)"},
+     "draft tokens with --draft, with the model's own prediction block, or from repetitions in the text: auto (while "
+     "it pays), on, off (default: auto)"},
     {0},
 };
 
 const struct option_row prefix_option_rows[] = {
     {"prefix-cache", "DIR[:SIZE]", OPTION_TEXT, &compute_options.prefix_cache,
-     "keep what was computed of texts in a folder, at most this much (default: 16G), so that a text with the same "
-     "beginning is not computed again after a restart; written when memory is full, and at the end"},
+     "keep computed prefixes in this folder, at most SIZE (default: 16G): after a restart, a text that begins the same "
+     "computes only the rest; written when memory is full and at exit"},
     {"prefix-memory", "SIZE", OPTION_BYTES, &compute_options.prefix_memory,
-     "keep at most this much of it in memory; it is part of --memory, and taken only when used (default: a "
-     "sixteenth)"},
+     "memory for computed prefixes; part of --memory, and taken only when used (default: a sixteenth of it)"},
     {"no-prefixes", NULL, OPTION_FLAG, &compute_options.no_prefixes,
      "keep only the last text of each sequence (for comparison)"},
     {0},
 };
 
 const struct option_row report_option_rows[] = {
-    {"progress", NULL, OPTION_FLAG, &compute_options.progress,
-     "show a line with speed, disk, hit rate and stalls while it runs"},
-    {"stats", "FILE", OPTION_TEXT, &compute_options.stats, "write statistics there as one JSON object"},
+    {"progress", NULL, OPTION_FLAG, &compute_options.progress, "show speed, drive, hit rate and stalls while running"},
+    {"stats", "FILE", OPTION_TEXT, &compute_options.stats, "write statistics to this file as one JSON object"},
     {0},
 };
 
@@ -115,7 +113,7 @@ static hypura_status set_adapters(hypura_adapter **out, hypura_error *error)
     return status;
 }
 
-/* Words that an option may be given. */
+/* The values that an option takes. */
 struct words {
     const char *option, *const *given;
     const char *words[6];
@@ -143,7 +141,7 @@ static hypura_status check_words(const struct words *choice, hypura_error *error
     return set_error(error, HYPURA_ERROR_ARGUMENT, "--%s %s: expected %s", choice->option, *choice->given, expected);
 }
 
-/* Of auto, on and off. */
+/* word: auto, on or off. */
 static hypura_switch switch_of(const char *word)
 {
     return strcmp(word, "on") == 0 ? HYPURA_ON : strcmp(word, "off") == 0 ? HYPURA_OFF : HYPURA_AUTO;
@@ -158,7 +156,7 @@ static hypura_status set_prefixes(hypura_options *out, hypura_error *error)
     if (compute_options.no_prefixes)
         return set_error(error, HYPURA_ERROR_ARGUMENT, "--prefix-cache and --no-prefixes exclude each other");
     if (snprintf(folder, sizeof folder, "%s", compute_options.prefix_cache) >= (int)sizeof folder || !folder[0])
-        return set_error(error, HYPURA_ERROR_ARGUMENT, "--prefix-cache: expected a folder, or a folder:size");
+        return set_error(error, HYPURA_ERROR_ARGUMENT, "--prefix-cache: expected DIR or DIR:SIZE");
     char *colon = strrchr(folder, ':');
     if (colon && !read_size(colon + 1, &out->prefix_folder_bytes, NULL) && out->prefix_folder_bytes)
         *colon = '\0';
@@ -180,7 +178,7 @@ static hypura_status check_gpus(hypura_error *error)
 
 static hypura_status set_draft(hypura_options *out, hypura_error *error)
 {
-    static char draft[PATH_MAX]; /* what model_path finds lasts until it is asked again */
+    static char draft[PATH_MAX]; /* model_path overwrites its result at the next call */
     if (!compute_options.draft)
         return HYPURA_OK;
     if (out->drafting == HYPURA_OFF)
@@ -254,7 +252,7 @@ static bool show_load(void *context, uint64_t done, uint64_t total)
         clear_line();
         line->last = 0;
     }
-    /* Quick loads stay silent. */
+    /* Quick loads show no line. */
     if (done < total && now - line->start > 500000000u && now - line->last > 100000000u && total > 0 && done > 0) {
         char a[32], b[32], rate[32], left[32];
         double seconds = (double)(now - line->start) * 1e-9, speed = (double)done / seconds;
@@ -283,7 +281,7 @@ void load_line_start(struct load_line *line, hypura_options *options)
 hypura_status open_model(hypura_model **out, hypura_session **session, const char *model, enum open_for what,
                          hypura_error *error)
 {
-    static struct load_line line; /* the first answer may show it too */
+    static struct load_line line; /* shown until all weights are loaded, which may be during the first answer */
     hypura_options options;
     hypura_adapter *adapters = NULL;
     const char *path;
@@ -319,7 +317,7 @@ hypura_status open_model(hypura_model **out, hypura_session **session, const cha
 
 void close_model(hypura_model *model, hypura_session *session)
 {
-    static hypura_model *left; /* so that what is left to the end of the program is known to be meant */
+    static hypura_model *left; /* a leak checker must see that this memory is kept on purpose */
     interrupts_cancel_session(NULL);
     progress_stop();
     live_memory_stop();

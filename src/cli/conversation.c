@@ -1,4 +1,4 @@
-/* One turn of a conversation: the question becomes tokens, the answer is shown as it comes. */
+/* One turn of a conversation: makes the prompt, and shows the answer while it is written. */
 #include "cli/conversation.h"
 
 #include <stdlib.h>
@@ -19,7 +19,7 @@ void conversation_set_system(struct conversation *chat, const char *text)
     chat->changed = true;
 }
 
-/* An answer wants some room too. */
+/* Whether a prompt of this many tokens leaves room for an answer. */
 static bool fits(const struct conversation *chat, size_t tokens)
 {
     uint32_t context = hypura_get_plan(chat->model)->context_tokens;
@@ -45,8 +45,8 @@ static hypura_status chat_prompt(const struct conversation *chat, struct prompt 
     return status;
 }
 
-/* Of the whole conversation, most of which was computed before. When it is too long, the oldest question that is not
- * the last is left out with its answer. */
+/* The prompt of the whole conversation. While it is too long, the oldest question is removed with its answer, but never
+ * the last question. */
 static hypura_status fitting_prompt(struct conversation *chat, struct prompt *out, hypura_error *error)
 {
     bool shortened = false;
@@ -64,8 +64,8 @@ static hypura_status fitting_prompt(struct conversation *chat, struct prompt *ou
     }
     if (shortened)
         fprintf(stderr,
-                "hypura: the conversation no longer fits the context of %u tokens: its oldest part is left out "
-                "(--context makes room)\n",
+                "hypura: the conversation exceeds the context of %u tokens: its oldest part is left out "
+                "(--context allows more)\n",
                 hypura_get_plan(chat->model)->context_tokens);
     return status;
 }
@@ -81,10 +81,11 @@ static hypura_status turn_prompt(struct conversation *chat, const char *text, si
                                                  &out->tokens, &out->count, error)
                                : fitting_prompt(chat, out, error);
     if (!status && out->count >= context)
-        return set_error(error, HYPURA_ERROR_ARGUMENT,
-                         "the prompt has %zu tokens, which leaves no room for an answer in a context of %u: --context "
-                         "%zu would make room; the model was trained for %u",
-                         out->count, context, out->count + 1024, hypura_get_info(chat->model)->trained_tokens);
+        return set_error(
+            error, HYPURA_ERROR_ARGUMENT,
+            "the prompt has %zu tokens, which leaves no room for an answer in a context of %u: use --context "
+            "%zu or more; the model was trained for %u",
+            out->count, context, out->count + 1024, hypura_get_info(chat->model)->trained_tokens);
     return status;
 }
 
@@ -93,13 +94,13 @@ static void say_figures(const hypura_result *result)
     double prompt = result->prompt_seconds, answer = result->answer_seconds;
     uint32_t fresh = result->prompt_tokens - result->cached_tokens;
     fprintf(stderr,
-            "(prompt: %u tokens, %u of them known, %.2f s, %.1f tokens/s; answer: %u tokens, %.2f s, %.1f "
+            "(prompt: %u tokens, %u of them cached, %.2f s, %.1f tokens/s; answer: %u tokens, %.2f s, %.1f "
             "tokens/s)\n",
             result->prompt_tokens, result->cached_tokens, prompt, prompt > 0 ? fresh / prompt : 0,
             result->answer_tokens, answer, answer > 0 ? result->answer_tokens / answer : 0);
 }
 
-/* Tokens of the prompt that the session does not hold. */
+/* How many tokens of the prompt the session does not hold. */
 static uint32_t new_tokens(const struct conversation *chat, const struct prompt *prompt)
 {
     size_t held, same = 0;
@@ -109,7 +110,7 @@ static uint32_t new_tokens(const struct conversation *chat, const struct prompt 
     return (uint32_t)(prompt->count - same);
 }
 
-/* An answer that was interrupted is one, too. */
+/* Shows the answer. An interrupted answer is no error. */
 static hypura_status show_events(struct conversation *chat, hypura_error *error)
 {
     const hypura_event *event;
@@ -155,7 +156,7 @@ static hypura_status answer(struct conversation *chat, const struct prompt *prom
     const hypura_result *result = hypura_session_result(chat->session);
     if (result->finish == HYPURA_FINISH_CONTEXT)
         fprintf(stderr,
-                "hypura: the answer ends here because the context of %u tokens is full (--context makes room)\n",
+                "hypura: the answer ends here because the context of %u tokens is full (--context allows more)\n",
                 hypura_get_plan(chat->model)->context_tokens);
     if (chat->verbose)
         say_figures(result);

@@ -1,4 +1,4 @@
-/* What hypura run holds while it answers: a model, how tokens are chosen, and what was said so far. */
+/* The conversation of hypura run: its model, its sampling, and its messages so far. */
 #ifndef HYPURA_CLI_CONVERSATION_H
 #define HYPURA_CLI_CONVERSATION_H
 
@@ -8,34 +8,34 @@
 struct conversation {
     hypura_model *model;
     hypura_session *session;
-    bool raw; /* no template: the model goes on with the text as it is */
+    bool raw; /* no template: the model continues the plain text */
     struct sampling sampling;
-    json_t *messages, *variables; /* variables: NULL without any */
-    uint32_t max_tokens;          /* 0: as many as there is room for */
+    json_t *messages, *variables; /* variables: may be NULL */
+    uint32_t max_tokens;          /* 0: no limit */
     struct texts stops;
     bool ignore_end, verbose;
-    const char *file; /* that keeps the conversation, or NULL */
-    bool changed;     /* since it was kept there */
+    const char *file; /* of --session, or NULL */
+    bool changed;     /* since it was saved there */
     struct text_buffer answer;
 };
 
-/* Asks and shows the answer. What could not be answered is not part of the conversation. */
+/* Asks, and shows the answer. After an error, neither the question nor the answer is part of the conversation. */
 hypura_status conversation_turn(struct conversation *chat, const char *text, size_t size, hypura_error *error);
 
-/* NULL or an empty text: no system message any more. */
+/* NULL or an empty text removes the system message. */
 void conversation_set_system(struct conversation *chat, const char *text);
 
 /* ---- session.c ---- */
-/* Into a file, as a whole or not at all; state: with what the model computed of it, if not too large for a copy after
- * each answer (SAVE_SMALL). */
+/* Writes the conversation to a file, completely or not at all. SAVE_ALL includes its computed data; SAVE_SMALL leaves
+ * them out if they are too large to be written after each answer. */
 enum conversation_state { SAVE_ALL, SAVE_SMALL };
 hypura_status conversation_save(const struct conversation *chat, const char *path, enum conversation_state state,
                                 hypura_error *error);
 
-/* The conversation of a file in place of this one; after an error this one is as it was. */
+/* Replaces the conversation with that of a file. An error changes nothing. */
 hypura_status conversation_load(struct conversation *chat, const char *path, hypura_error *error);
 
-/* Reads what the user says until the end of the input or /bye. */
+/* Reads and answers the user's input until it ends, or until /bye. */
 hypura_status conversation_hold(struct conversation *chat, hypura_error *error);
 
 #endif

@@ -1,4 +1,4 @@
-/* hypura embed: texts to vectors. */
+/* hypura embed: converts texts to embedding vectors. */
 #include "cli/cli.h"
 
 #include <errno.h>
@@ -37,7 +37,7 @@ static hypura_status show_text(const struct embedder *embedder, const char *text
     hypura_status status = NEW_ARRAY(&vector, width, "embedding", error);
     if (!status)
         status = embed_text(embedder, text, size, vector, error);
-    json_t *row = as_json ? json_array() : NULL; /* lines are not kept: there may be many */
+    json_t *row = as_json ? json_array() : NULL; /* lines are printed at once: there may be many */
     for (size_t d = 0; !status && d < width; d++) {
         if (as_json)
             json_array_append_new(row, json_real((double)vector[d]));
@@ -61,7 +61,7 @@ static hypura_status show_lines(const struct embedder *embedder, hypura_error *e
     errno = 0;
     while (!status && (length = getline(&line, &room, stdin)) >= 0)
         status = show_text(embedder, line, (size_t)length - (length > 0 && line[length - 1] == '\n'), error);
-    if (!status && !feof(stdin)) /* or no memory for a line */
+    if (!status && !feof(stdin)) /* a read error, or no memory for a line */
         status = set_error_errno(error, errno, "cannot read standard input");
     free(line);
     return status;
@@ -87,11 +87,11 @@ static int run(size_t count, char **arguments)
 const struct command command_embed = {
     .name = "embed",
     .arguments = "MODEL [TEXT]...",
-    .summary = "turn texts into vectors",
+    .summary = "convert texts to embedding vectors",
     .details =
-        "Without a TEXT, each line of standard input is one. Vectors have length 1 and are pooled as the model's "
-        "file says, or by the mean of all tokens. If a model wants an instruction before a text (\"query: \", "
-        "\"search_document: \"), write it as part of the text.",
+        "Without TEXT, each line of standard input is one text. Vectors have length 1. They are pooled as the model's "
+        "file says, by default as the mean of all tokens. If a model expects a prefix such as \"query: \" or "
+        "\"search_document: \", write it as part of the text.",
     .options = {embed_rows, plan_option_rows, engine_option_rows, report_option_rows},
     .least = 1,
     .most = 1024,

@@ -1,4 +1,4 @@
-/* The options of the command line for commands that use an engine. */
+/* Converts the options of the command line for commands that use an engine directly. */
 #include "api/opening.h"
 #include "cli/engine_cli.h"
 
@@ -6,7 +6,7 @@ hypura_status engine_options_of(struct engine_options *out, hypura_error *error)
 {
     hypura_options given;
     hypura_adapter *adapters;
-    struct opening opening; /* lives as long as the program, as the command line does */
+    struct opening opening; /* never closed: the options point into it */
     hypura_status status = given_options(&given, &adapters, error);
     if (!status)
         status = read_options(&opening, &given, error);

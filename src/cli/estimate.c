@@ -1,8 +1,8 @@
-/* hypura estimate: how a model would run on a machine, before it is downloaded. */
+/* hypura estimate: predicts how a model would run on a machine, without downloading it. */
 #include "tools/estimate.h"
-#include "tools/optimize.h"
 #include "cli/engine_cli.h"
 #include "server/header.h"
+#include "tools/optimize.h"
 #include "tools/synth.h"
 
 #include <math.h>
@@ -15,27 +15,28 @@ static bool quantisations, as_json, list_machines;
 
 static const struct option_row estimate_rows[] = {
     {"machine", "NAME|FILE", OPTION_TEXT, &machine_name,
-     "a machine of --list-machines, or a file that \"hypura profile --json\" wrote there (default: this one)"},
-    {"memory", "SIZES", OPTION_SIZES, &memory_sizes, "bounds to look at, such as 8G,16G,32G (default: chosen)"},
+     "a machine in --list-machines, or the output of \"hypura profile --json\" on it (default: this machine)"},
+    {"memory", "SIZES", OPTION_SIZES, &memory_sizes,
+     "memory limits to compare, such as 8G,16G,32G (default: automatic)"},
     {"quantisations", NULL, OPTION_FLAG, &quantisations,
-     "the model's other quantisations too: their size and speed there, and what each costs of quality"},
+     "also show the model's other quantisations: size, speed and loss of quality"},
     {"context", "N", OPTION_COUNT, &compute_options.context,
-     "tokens that the model can look back on (default: chosen)"},
+     "most tokens of a prompt with its answer (default: automatic)"},
     {"trace", "FILE", OPTION_TEXT, &trace_path,
-     "a routing that \"hypura run --trace\" recorded of this model, instead of what is usual"},
-    {"type", "TYPE", OPTION_TEXT, &preset_type, "of a preset's weights, instead of the usual one"},
+     "use the routing that \"hypura run --trace\" recorded for this model, instead of typical routing"},
+    {"type", "TYPE", OPTION_TEXT, &preset_type, "type of a preset's weights, instead of its default"},
     {"gpu", "WHICH", OPTION_TEXT, &compute_options.gpu,
-     "none leaves a GPU out; of this machine also auto or numbers (default: what there is)"},
+     "none ignores all GPUs; for this machine also auto, or GPU numbers (default: auto)"},
     {"gpu-memory", "SIZE", OPTION_SIZES, &compute_options.gpu_memory,
-     "bound for what each GPU's own memory holds (default: what there is, less a head-room)"},
+     "limit for each GPU's memory (default: all of it, less some headroom)"},
     {"kv-type", "TYPE", OPTION_TEXT, &compute_options.kv_type,
-     "precision of keys and values: f32, f16, bf16, q8_0, q4_0 (default: f16)"},
-    {"list-machines", NULL, OPTION_FLAG, &list_machines, "list the machines that have a name"},
+     "type of the KV cache: f32, f16, bf16, q8_0, q4_0 (default: f16)"},
+    {"list-machines", NULL, OPTION_FLAG, &list_machines, "list the machines that can be named"},
     {"json", NULL, OPTION_FLAG, &as_json, "print one JSON object instead"},
     {0},
 };
 
-/* What an answer is read at, by somebody who reads along. */
+/* The speed at which a person reads an answer. */
 #define READING_TOKENS_PER_SECOND 5.0
 
 #define BAR_WIDTH 36
@@ -47,8 +48,8 @@ struct machine {
 
 struct subject {
     struct model *model;
-    struct model_header header; /* of one on a server */
-    int descriptor;             /* of one that is no file; -1: none */
+    struct model_header header; /* of a model on a server */
+    int descriptor;             /* of a preset, which has no file; -1: none */
     const char *preset;
 };
 
@@ -89,9 +90,10 @@ static hypura_status find_machine(struct machine *out, const char *drive, hypura
     char *text = NULL;
     size_t size = 0;
     if (access(machine_name, F_OK))
-        return error_set(error, HYPURA_ERROR_ARGUMENT,
-                         "\"%.100s\" is neither a machine of --list-machines nor a file that \"hypura profile --json\" wrote",
-                         machine_name);
+        return error_set(
+            error, HYPURA_ERROR_ARGUMENT,
+            "\"%.100s\" is neither a machine of --list-machines nor a file that \"hypura profile --json\" wrote",
+            machine_name);
     hypura_status status = read_whole_file(machine_name, LARGEST_PROFILE, &text, &size, error);
     if (!status)
         status = hardware_of_profile(&out->hardware, text, size, machine_name, error);
@@ -112,7 +114,7 @@ static hypura_status open_preset(struct subject *out, const struct synth_preset 
     return status ? status : model_open(&out->model, path, error);
 }
 
-/* A URL, a file, the name of a model that is here, or of a preset. */
+/* Opens a URL, a file, the name of an installed model, or a preset. */
 static hypura_status open_subject(struct subject *out, const char *name, const struct hardware *hardware,
                                   struct engine_options *options, hypura_error *error)
 {
@@ -122,11 +124,12 @@ static hypura_status open_subject(struct subject *out, const char *name, const s
         return open_preset(out, preset, error);
     if (preset_type)
         return error_set(error, HYPURA_ERROR_ARGUMENT,
-                         "--type is for a preset; of a model that there is, --quantisations shows others");
+                         "--type needs a preset; for other types of an existing model, use --quantisations");
     if (name && header_is_remote(name)) {
         int64_t before = (int64_t)memory_resident_bytes();
         hypura_status status = header_fetch(&out->header, name, error);
-        options->reserved -= (int64_t)memory_resident_bytes() - before; /* a run carries no client of servers */
+        options->reserved -=
+            (int64_t)memory_resident_bytes() - before; /* a run would not need the memory of the HTTP client */
         if (!status)
             status = model_open(&out->model, out->header.path, error);
         header_forget(&out->header);
@@ -138,7 +141,8 @@ static hypura_status open_subject(struct subject *out, const char *name, const s
     return engine_open_file(&out->model, path, (struct hardware *)hardware, options, NULL, error);
 }
 
-/* ---- text ---------------------------------------------------------------------------------------------------------- */
+/* ---- text ----------------------------------------------------------------------------------------------------------
+ */
 
 static const char *number(char *out, size_t room, double value)
 {
@@ -201,7 +205,7 @@ static void print_rows(const struct estimate *rows, size_t count)
     }
 }
 
-/* A bar for each size: full up to the worst, light up to what is usual. */
+/* A bar per size: dark up to the speed with even use of experts, light up to that with typical use. */
 static void plot_rows(const struct estimate *rows, size_t count)
 {
     double most = 0;
@@ -229,14 +233,15 @@ static void print_machine_of(const struct machine *machine)
            format_bytes(memory, sizeof memory, (double)h->memory_total), h->memory_bytes_per_second / 1e9,
            h->storage.bytes_per_second / 1e9);
     for (size_t i = 0; i < h->gpu_count && h->elsewhere; i++)
-        printf(", %s with %s", h->gpus[i].info.name, format_bytes(memory, sizeof memory, (double)h->gpus[i].info.memory_bytes));
+        printf(", %s with %s", h->gpus[i].info.name,
+               format_bytes(memory, sizeof memory, (double)h->gpus[i].info.memory_bytes));
     printf("\n");
     if (machine->source) {
         printf("  ");
         print_paragraph(stdout, machine->source, 2);
     }
     if (!h->measured)
-        printf("  Its speed is a careful guess: \"hypura profile\" measures it.\n");
+        printf("  Its speed is a conservative estimate: \"hypura profile\" measures it.\n");
 }
 
 static void print_remarks(const struct estimate *rows, size_t count, bool mixture)
@@ -248,37 +253,40 @@ static void print_remarks(const struct estimate *rows, size_t count, bool mixtur
         range |= rows[i].possible && rows[i].tokens_per_second > rows[i].least_tokens_per_second * 1.01;
     printf("\n");
     if (range)
-        printf("A range is from experts that are all used alike to experts that are used as unevenly as is usual.\n");
+        printf("Ranges go from even to typically uneven use of experts.\n");
     if (trace_path && mixture)
-        printf("Experts are used as %s shows.\n", trace_path);
+        printf("The use of experts is taken from %s.\n", trace_path);
     const struct estimate *best = last;
     for (size_t i = 0; i < count; i++)
         best = rows[i].optimize_brings > best->optimize_brings ? &rows[i] : best;
     if (best->optimize_brings >= OPTIMIZE_WORTH)
-        printf("\"hypura optimize\" is worth it: about %.0f %% more tokens/s with %s, with each expert in one place.\n",
+        printf("\"hypura optimize\" is worth it: about %.0f %% more tokens/s with %s, since it stores each expert in "
+               "one piece.\n",
                100 * best->optimize_brings, format_bytes(time, sizeof time, (double)best->memory));
     if (last->possible && last->load_seconds > 0)
-        printf("Loading takes %s more, once, with %s.\n", format_time(time, sizeof time, last->load_seconds),
+        printf("Loading takes another %s, once, with %s.\n", format_time(time, sizeof time, last->load_seconds),
                count > 1 ? "the most memory" : "this memory");
 }
 
-/* ---- JSON ---------------------------------------------------------------------------------------------------------- */
+/* ---- JSON ----------------------------------------------------------------------------------------------------------
+ */
 
 static json_t *row_json(const struct estimate *row)
 {
     if (!row->possible)
         return json_pack("{s:I, s:b, s:s}", "memory_bytes", (json_int_t)row->memory, "possible", false, "why_not",
                          row->why_not);
-    json_t *json = json_pack(
-        "{s:I, s:b, s:s, s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:f, s:b}", "memory_bytes",
-        (json_int_t)row->memory, "possible", true, "mode", plan_mode_name(row->mode), "bound", plan_bound_name(row->bound),
-        "smallest_budget_bytes", (json_int_t)row->least, "context", (json_int_t)row->context,
-        "decode_tokens_per_second_even", row->least_tokens_per_second, "decode_tokens_per_second", row->tokens_per_second,
-        "prompt_tokens_per_second", row->prompt_tokens_per_second, "first_token_seconds_500", row->short_seconds,
-        "bytes_per_token_gpu", row->bytes_from_gpu, "bytes_per_token_memory", row->bytes_from_memory,
-        "bytes_per_token_storage", row->bytes_from_storage, "expert_hit_rate", row->hit_rate, "load_seconds",
-        row->load_seconds, "bytes_gpu", (json_int_t)row->bytes_gpu, "bytes_memory", (json_int_t)row->bytes_memory,
-        "optimize_faster", row->optimize_brings, "optimize_worth_it", row->optimize_brings >= OPTIMIZE_WORTH);
+    json_t *json =
+        json_pack("{s:I, s:b, s:s, s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:f, s:b}",
+                  "memory_bytes", (json_int_t)row->memory, "possible", true, "mode", plan_mode_name(row->mode), "bound",
+                  plan_bound_name(row->bound), "smallest_budget_bytes", (json_int_t)row->least, "context",
+                  (json_int_t)row->context, "decode_tokens_per_second_even", row->least_tokens_per_second,
+                  "decode_tokens_per_second", row->tokens_per_second, "prompt_tokens_per_second",
+                  row->prompt_tokens_per_second, "first_token_seconds_500", row->short_seconds, "bytes_per_token_gpu",
+                  row->bytes_from_gpu, "bytes_per_token_memory", row->bytes_from_memory, "bytes_per_token_storage",
+                  row->bytes_from_storage, "expert_hit_rate", row->hit_rate, "load_seconds", row->load_seconds,
+                  "bytes_gpu", (json_int_t)row->bytes_gpu, "bytes_memory", (json_int_t)row->bytes_memory,
+                  "optimize_faster", row->optimize_brings, "optimize_worth_it", row->optimize_brings >= OPTIMIZE_WORTH);
     if (json)
         json_object_set_new(json, "first_token_seconds_20000",
                             row->long_seconds > 0 ? json_real(row->long_seconds) : json_null());
@@ -291,13 +299,14 @@ static json_t *machine_json(const struct machine *machine)
     json_t *gpus = json_array();
     for (size_t i = 0; i < h->gpu_count; i++)
         json_array_append_new(gpus, json_string(h->gpus[i].info.name));
-    return json_pack("{s:s, s:s*, s:s, s:I, s:f, s:f, s:b, s:o}", "title", machine->title, "source", machine->source, "cpu",
-                     h->cpu, "memory_bytes", (json_int_t)h->memory_total, "memory_bytes_per_second",
+    return json_pack("{s:s, s:s*, s:s, s:I, s:f, s:f, s:b, s:o}", "title", machine->title, "source", machine->source,
+                     "cpu", h->cpu, "memory_bytes", (json_int_t)h->memory_total, "memory_bytes_per_second",
                      h->memory_bytes_per_second, "drive_bytes_per_second", h->storage.bytes_per_second, "measured",
                      h->measured, "gpus", gpus);
 }
 
-/* ---- quantisations ------------------------------------------------------------------------------------------------- */
+/* ---- quantisations -------------------------------------------------------------------------------------------------
+ */
 
 struct choice {
     const struct quality *quality;
@@ -305,8 +314,10 @@ struct choice {
     struct estimate estimate;
 };
 
-/* One that cannot be, since a row of the model does not fill its blocks or nobody computes with it, is left out. */
-static bool look_at(struct choice *out, const struct estimate_request *request, const struct quality *quality, uint64_t memory)
+/* Returns false for a quantisation that is impossible: the model's rows do not fill its blocks, or hypura cannot
+ * compute with it. */
+static bool look_at(struct choice *out, const struct estimate_request *request, const struct quality *quality,
+                    uint64_t memory)
 {
     char path[32];
     int descriptor;
@@ -314,7 +325,7 @@ static bool look_at(struct choice *out, const struct estimate_request *request, 
     struct model *model = NULL;
     struct estimate_request other = *request;
     struct engine_options options = *request->options;
-    options.remember_usage = false; /* of this one only */
+    options.remember_usage = false; /* the record is for the original only */
     other.options = &options;
     if (estimate_header(&descriptor, path, sizeof path, request->model, quality->name, &error))
         return false;
@@ -330,7 +341,7 @@ static bool look_at(struct choice *out, const struct estimate_request *request, 
     return good;
 }
 
-/* The best quality that can be read along with; where none can, the quickest. */
+/* The best quality that is at least as fast as a person reads; if none is, the fastest. */
 static size_t best_choice(const struct choice *choices, size_t count)
 {
     size_t best = 0;
@@ -361,12 +372,12 @@ static void print_choices(const struct choice *choices, size_t count, uint64_t m
     print_paragraph(stdout, quality_source, 3);
     printf("   * made with an importance matrix (\"hypura imatrix\")\n");
     if (choices[best].estimate.tokens_per_second >= READING_TOKENS_PER_SECOND)
-        printf("   > suits this machine: the best quality that still gives %.0f tokens/s, at which one can read along.\n",
+        printf("   > suits this machine: the best quality that reaches %.0f tokens/s, about reading speed.\n",
                READING_TOKENS_PER_SECOND);
     else
-        printf("   > is the quickest here; none gives the %.0f tokens/s at which one can read along.\n",
+        printf("   > is the fastest here; none reaches %.0f tokens/s, about reading speed.\n",
                READING_TOKENS_PER_SECOND);
-    printf("   \"hypura compare\" measures the difference with your own text.\n");
+    printf("   \"hypura compare\" measures the difference on your own text.\n");
 }
 
 static json_t *choices_json(const struct choice *choices, size_t count)
@@ -374,22 +385,23 @@ static json_t *choices_json(const struct choice *choices, size_t count)
     json_t *list = json_array();
     size_t best = best_choice(choices, count);
     for (size_t i = 0; i < count; i++)
-        json_array_append_new(list, json_pack("{s:s, s:I, s:f, s:f, s:b, s:b, s:o}", "quantisation", choices[i].quality->name,
-                                              "bytes", (json_int_t)choices[i].bytes, "divergence",
-                                              choices[i].quality->divergence, "added_perplexity",
+        json_array_append_new(list, json_pack("{s:s, s:I, s:f, s:f, s:b, s:b, s:o}", "quantisation",
+                                              choices[i].quality->name, "bytes", (json_int_t)choices[i].bytes,
+                                              "divergence", choices[i].quality->divergence, "added_perplexity",
                                               choices[i].quality->perplexity, "with_importance",
                                               choices[i].quality->importance, "suits", i == best, "estimate",
                                               row_json(&choices[i].estimate)));
     return list;
 }
 
-/* ---- the command --------------------------------------------------------------------------------------------------- */
+/* ---- the command ---------------------------------------------------------------------------------------------------
+ */
 
-static hypura_status make_rows(struct estimate rows[ESTIMATE_SIZES], size_t *count, const struct estimate_request *request,
-                               hypura_error *error)
+static hypura_status make_rows(struct estimate rows[ESTIMATE_SIZES], size_t *count,
+                               const struct estimate_request *request, hypura_error *error)
 {
     uint64_t sizes[ESTIMATE_SIZES];
-    _Static_assert((size_t)ESTIMATE_SIZES >= (size_t)MOST_SIZES, "as many as can be asked for");
+    _Static_assert((size_t)ESTIMATE_SIZES >= (size_t)MOST_SIZES, "--memory takes up to MOST_SIZES");
     *count = memory_sizes.count;
     memcpy(sizes, memory_sizes.bytes, sizeof memory_sizes.bytes);
     if (*count == 0)
@@ -400,24 +412,25 @@ static hypura_status make_rows(struct estimate rows[ESTIMATE_SIZES], size_t *cou
         status = estimate_make(&rows[made], request, sizes[made], error);
         bool whole = !status && rows[made].possible && rows[made].mode == PLAN_FULL_RESIDENT;
         made++;
-        if (whole && memory_sizes.count == 0) /* more brings nothing */
+        if (whole && memory_sizes.count == 0) /* more memory gains nothing */
             break;
     }
     *count = made;
     return status;
 }
 
-static void show(const struct subject *subject, const struct machine *machine, const struct estimate *rows, size_t count,
-                 const struct choice *choices, size_t choice_count)
+static void show(const struct subject *subject, const struct machine *machine, const struct estimate *rows,
+                 size_t count, const struct choice *choices, size_t choice_count)
 {
     if (as_json) {
         json_t *list = json_array();
         for (size_t i = 0; i < count; i++)
             json_array_append_new(list, row_json(&rows[i]));
-        json_t *json = json_pack("{s:s, s:s, s:I, s:I, s:o, s:o}", "model", model_name(subject->model), "architecture",
-                                 model_architecture(subject->model)->name, "bytes", (json_int_t)model_bytes(subject->model),
-                                 "header_bytes_read", (json_int_t)subject->header.bytes_read, "machine",
-                                 machine_json(machine), "rows", list);
+        json_t *json =
+            json_pack("{s:s, s:s, s:I, s:I, s:o, s:o}", "model", model_name(subject->model), "architecture",
+                      model_architecture(subject->model)->name, "bytes", (json_int_t)model_bytes(subject->model),
+                      "header_bytes_read", (json_int_t)subject->header.bytes_read, "machine", machine_json(machine),
+                      "rows", list);
         if (json && choice_count) {
             json_object_set_new(json, "quantisations", choices_json(choices, choice_count));
             json_object_set_new(json, "quality_source", json_string(quality_source));
@@ -431,7 +444,7 @@ static void show(const struct subject *subject, const struct machine *machine, c
     print_summary(stdout, &info);
     if (subject->header.bytes_read) {
         char text[32];
-        printf("  %s of it were read\n", format_bytes(text, sizeof text, (double)subject->header.bytes_read));
+        printf("  %s of it were downloaded\n", format_bytes(text, sizeof text, (double)subject->header.bytes_read));
     }
     print_machine_of(machine);
     print_rows(rows, count);
@@ -481,11 +494,14 @@ static int run(size_t count, char **arguments)
 const struct command command_estimate = {
     .name = "estimate",
     .arguments = "[MODEL|URL|PRESET]",
-    .summary = "tell how a model would run here or on another machine, before it is downloaded",
-    .details = "MODEL is a GGUF file, or a name of the model folder. Of a URL, or hf.co/USER/REPOSITORY[:QUANTISATION], only "
-               "the header is downloaded: some MiB, never more than 60. PRESET is a geometry of \"hypura synth --list\", "
-               "which needs no file at all. The figures are those of the plan that \"hypura run\" would follow with that much "
-               "memory on that machine. A prompt's speed and the time to the first token are for a loaded model.",
+    .summary = "predict how a model would run, here or elsewhere, before downloading it",
+    .details =
+        "MODEL is a GGUF file, or a name that \"hypura list\" shows. For a URL, or "
+        "hf.co/USER/REPOSITORY[:QUANTISATION], hypura downloads only the header: a few MiB, at most 60. PRESET is a "
+        "geometry of \"hypura synth --list\" and needs no file. The figures come from the plan that \"hypura run\" "
+        "would "
+        "make with that much memory on that machine. The speed of prompts and the time to the first token are for a "
+        "loaded model.",
     .options = {estimate_rows},
     .most = 1,
     .run = run,

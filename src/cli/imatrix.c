@@ -10,8 +10,9 @@ static uint32_t window = 512;
 static bool as_json;
 
 static const struct option_row imatrix_rows[] = {
-    {"text", "FILE", OPTION_TEXT, &text_path, "what the model reads; the more like its use, the better"},
-    {"window", "N", OPTION_COUNT, &window, "tokens that it reads at a time (default: 512)"},
+    {"text", "FILE", OPTION_TEXT, &text_path,
+     "the text that the model reads, best of the kind that it will be used for"},
+    {"window", "N", OPTION_COUNT, &window, "tokens per window (default: 512)"},
     {"json", NULL, OPTION_FLAG, &as_json, "print one JSON object instead"},
     {0},
 };
@@ -31,8 +32,8 @@ static void print_result(const struct imatrix *imatrix, const char *path)
     imatrix_summary(imatrix, &summary);
     if (as_json) {
         json_t *json = json_pack("{s:I, s:I, s:I, s:I}", "tensors", (json_int_t)summary.matrices, "windows",
-                                 (json_int_t)summary.windows, "matrices", (json_int_t)summary.experts, "unused_matrices",
-                                 (json_int_t)summary.unused);
+                                 (json_int_t)summary.windows, "matrices", (json_int_t)summary.experts,
+                                 "unused_matrices", (json_int_t)summary.unused);
         print_json(json);
         json_decref(json);
         return;
@@ -40,7 +41,7 @@ static void print_result(const struct imatrix *imatrix, const char *path)
     printf("%s: importance for %zu tensors from %llu windows of %u tokens", path, summary.matrices,
            (unsigned long long)summary.windows, window);
     if (summary.unused)
-        printf("; nothing came to %llu of %llu matrices (experts): a longer text reaches more of them",
+        printf("; %llu of %llu matrices (experts) were never used: a longer text reaches more of them",
                (unsigned long long)summary.unused, (unsigned long long)summary.experts);
     printf("\n");
 }
@@ -75,7 +76,7 @@ static int run(size_t count, char **arguments)
     size_t size = 0;
     (void)count;
     if (!text_path)
-        return report_usage(&command_imatrix, "--text is missing: what the model is to read");
+        return report_usage(&command_imatrix, "--text is missing: name the text that the model reads");
     hypura_status status = read_whole_file(text_path, TEXT_LIMIT, &text, &size, &error);
     if (compute_options.context == 0)
         compute_options.context = window;
@@ -107,11 +108,11 @@ static int run(size_t count, char **arguments)
 const struct command command_imatrix = {
     .name = "imatrix",
     .arguments = "MODEL OUT.gguf",
-    .summary = "collect how much each column of a model's matrices matters",
+    .summary = "measure how much each column of a model's matrices matters",
     .details = MODEL_HELP
-        "It reads a text, and OUT gets the mean squares of what its matrices are multiplied by, as llama-imatrix writes "
-        "them: for \"hypura quantize --imatrix\" and for llama-quantize. Take some 100,000 tokens of the kind that the "
-        "model is for.",
+    "The model reads a text, and OUT gets the mean squares of the inputs of its matrices, in the format of "
+    "llama-imatrix, for \"hypura quantize --imatrix\" and llama-quantize. Use a text of about 100,000 tokens, of the "
+    "kind that the model will be used for.",
     .options = {imatrix_rows, plan_option_rows, engine_option_rows},
     .least = 2,
     .most = 2,

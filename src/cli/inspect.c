@@ -1,4 +1,4 @@
-/* hypura inspect: what a file holds, and where its weights would live on this machine. */
+/* hypura inspect: what a file contains, and where its weights would be kept on this machine. */
 #include "cli/inspect.h"
 
 #include <string.h>
@@ -10,20 +10,17 @@ static struct which steps_of;
 static const struct option_row inspect_rows[] = {
     {"tensors", NULL, OPTION_FLAG, &list_tensors, "list every tensor with its type, shape, size and place"},
     {"layers", "[N]", OPTION_WHICH, &steps_of,
-     "show what the layers do, step by step, and with which tensors; or only layer N"},
-    {"preset", "NAME", OPTION_TEXT, &preset_name,
-     "a model of the geometry that \"hypura synth --list\" names, without a file"},
-    {"type", "TYPE", OPTION_TEXT, &preset_type, "of its weights, instead of the usual one"},
+     "show what each layer does, or only layer N: its steps and their tensors"},
+    {"preset", "NAME", OPTION_TEXT, &preset_name, "inspect this geometry of \"hypura synth --list\" instead of a file"},
+    {"type", "TYPE", OPTION_TEXT, &preset_type, "with --preset: type of the weights, instead of the default"},
     {"hosts", "FILE", OPTION_TEXT, &hosts_path,
-     "plan for the hosts that this JSON file describes, which need not be there"},
-    {"parts", "HOST=FILE", OPTION_TEXT, &parts_path,
-     "with --hosts: write what that host serves of the model, for its drive"},
+     "plan for the hosts that this JSON file describes, which need not be running"},
+    {"parts", "HOST=FILE", OPTION_TEXT, &parts_path, "with --hosts: write the part of the model that this host serves"},
     {"json", NULL, OPTION_FLAG, &as_json, "print one JSON object instead"},
     {0},
 };
 
-/* ---- the object
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- the object -------------------------------------------------------------------------------------------------- */
 
 const char *text_of(const json_t *json, const char *key)
 {
@@ -41,7 +38,7 @@ static bool is(const json_t *json, const char *key)
     return json_is_true(json_object_get(json, key));
 }
 
-/* Its bytes as "1.2 GiB", in one of four texts. */
+/* A member as "1.2 GiB", in one of four buffers that are used in turn. */
 static const char *bytes_of(const json_t *json, const char *key)
 {
     static char texts[4][32];
@@ -66,8 +63,7 @@ void print_header(const json_t *json)
     print_summary(stdout, &info);
 }
 
-/* ---- what the file holds
- * --------------------------------------------------------------------------------------------- */
+/* ---- contents of the file ---------------------------------------------------------------------------------------- */
 
 static void add_number(struct text_buffer *out, const json_t *value)
 {
@@ -164,7 +160,7 @@ static void print_tensor(const json_t *tensor)
     putchar('\n');
 }
 
-/* The slices of an expert in one line; they follow one another. */
+/* Shows an expert as one line: its slices are adjacent in the list. */
 static void print_tensors(const json_t *tensors)
 {
     printf("\nUnits\n");
@@ -187,8 +183,7 @@ static void print_tensors(const json_t *tensors)
     }
 }
 
-/* ---- the plan
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- the plan ---------------------------------------------------------------------------------------------------- */
 
 static void draw_plan(const json_t *places)
 {
@@ -224,7 +219,7 @@ static void print_budget(const json_t *plan)
     char text[32];
     const double budget = number_of(plan, "budget_bytes");
     double left = budget;
-    printf("  %-28s %10s   the least that works is %s\n", "memory budget", bytes_of(plan, "budget_bytes"),
+    printf("  %-28s %10s   smallest that works: %s\n", "memory budget", bytes_of(plan, "budget_bytes"),
            bytes_of(plan, "smallest_budget_bytes"));
     for (size_t i = 0; i < COUNT_OF(uses); i++) {
         const double bytes = number_of(plan, uses[i].key) - (uses[i].less ? number_of(plan, uses[i].less) : 0);
@@ -259,7 +254,7 @@ static void print_gpu(const json_t *plan)
     printf("    %-26s %10s\n", "scratch", bytes_of(gpu, "scratch_bytes"));
 }
 
-/* What a sequence keeps: for each position, and besides. */
+/* What a sequence keeps in memory, per position and in all. */
 static void print_kept(const json_t *kept)
 {
     static const struct {
@@ -267,19 +262,19 @@ static void print_kept(const json_t *kept)
         bool each;
     } kinds[] = {{"keys and values", "keys_per_position", true},
                  {"compressed positions", "compressed_per_position", true},
-                 {"keys that are searched", "index_per_position", true},
+                 {"index keys", "index_per_position", true},
                  {"windows", "windows", false},
                  {"states", "states", false}};
     if (!json_is_object(kept))
         return;
-    printf("  a sequence keeps\n");
+    printf("  kept per sequence\n");
     for (size_t i = 0; i < COUNT_OF(kinds); i++)
         if (number_of(kept, kinds[i].key) > 0)
             printf("    %-26s %10s%s\n", kinds[i].name, bytes_of(kept, kinds[i].key),
                    kinds[i].each ? " per position" : "");
 }
 
-/* Of several: what each is to bring. */
+/* With several drives: the share of each. */
 static void print_drives(const json_t *json, const json_t *plan)
 {
     const json_t *drives = json_object_get(json, "drives"), *drive;
@@ -290,10 +285,10 @@ static void print_drives(const json_t *json, const json_t *plan)
     {
         printf("  %-28s %9.0f %% of what is read, from %s at %s/s%s\n", i ? "" : "drives",
                100 * number_of(drive, "share"), text_of(drive, "device"), bytes_of(drive, "bytes_per_second"),
-               is(drive, "measured") ? "" : " (a guess: \"hypura profile\" measures it)");
+               is(drive, "measured") ? "" : " (estimated: \"hypura profile\" measures it)");
     }
-    printf("  %-28s %10s/s of all of them%s\n", "", bytes_of(plan, "drive_bytes_per_second"),
-           is(json, "drives_at_once") ? "" : ", one after the other");
+    printf("  %-28s %10s/s from all of them%s\n", "", bytes_of(plan, "drive_bytes_per_second"),
+           is(json, "drives_at_once") ? "" : ", one at a time");
 }
 
 static void print_speed(const json_t *json, const json_t *plan, bool resident)
@@ -305,9 +300,9 @@ static void print_speed(const json_t *json, const json_t *plan, bool resident)
     char text[SPEED_TEXT];
     printf("  %-28s %s tokens/s, bound by %s\n", "expected", speed_text(text, even, speed), text_of(plan, "bound"));
     if (even < speed)
-        printf("  %-28s (from experts all used alike to as unevenly as is usual: a run shows which)\n", "");
+        printf("  %-28s (from even to typically uneven use of experts; a run measures it)\n", "");
     if (!is(plan, "measured"))
-        printf("  %-28s (a careful guess: \"hypura profile\" measures the machine)\n", "");
+        printf("  %-28s (a conservative estimate: \"hypura profile\" measures the machine)\n", "");
     if (resident)
         printf("  %-28s nothing: all weights are in memory\n", "one more GiB would bring");
     else if (more > 0)
@@ -315,10 +310,10 @@ static void print_speed(const json_t *json, const json_t *plan, bool resident)
     if (json_object_get(json, "expert_file"))
         printf("  %-28s %s\n", "experts are read from", text_of(json, "expert_file"));
     else if (is(gain, "worth_it"))
-        printf("  %-28s about %.0f %% more tokens/s: each expert in one place\n", "\"hypura optimize\" would bring",
+        printf("  %-28s about %.0f %% more tokens/s: each expert in one piece\n", "\"hypura optimize\" would bring",
                100 * number_of(gain, "faster"));
     if (number_of(plan, "bytes_read_per_token") > 0)
-        printf("  %-28s %10s\n", "read from disk a token", bytes_of(plan, "bytes_read_per_token"));
+        printf("  %-28s %10s\n", "read from disk per token", bytes_of(plan, "bytes_read_per_token"));
 }
 
 static void print_plan(const json_t *json)
@@ -338,22 +333,21 @@ static void print_plan(const json_t *json)
            format_time(b, sizeof b, first / number_of(plan, "drive_bytes_per_second")));
     print_drives(json, plan);
     if (!is(plan, "direct_io"))
-        printf("  %-28s passes through the page cache, since there is no direct I/O, and is dropped afterwards\n",
-               "what is read");
+        printf("  %-28s through the page cache, which is dropped afterwards: direct I/O is not possible\n", "reads go");
     printf("  %-28s %.0f tokens, KV in %s, prompts in chunks of %.0f\n", "context", number_of(plan, "context"),
            text_of(plan, "kv_type"), number_of(plan, "chunk"));
     print_kept(json_object_get(plan, "kv_cache_bytes"));
     print_speed(json, plan, strcmp(text_of(plan, "mode"), "full-resident") == 0);
 }
 
-/* Of the blocks behind the layers that predict further tokens; a file may have several, of which the first is used. */
+/* The prediction blocks after the layers. A file may have several, of which only the first is used. */
 static void print_predictions(const json_t *json)
 {
     const json_t *prediction = json_object_get(json, "prediction");
     if (is(prediction, "used"))
-        printf("  a block that predicts further tokens, which drafts: layer %.0f\n", number_of(json, "layers"));
+        printf("  a prediction block, which drafts tokens: layer %.0f\n", number_of(json, "layers"));
     else if (prediction)
-        printf("  a block that predicts further tokens is not used: %s\n", text_of(prediction, "why_not"));
+        printf("  a prediction block, which is not used: %s\n", text_of(prediction, "why_not"));
 }
 
 static void print_all(const json_t *json)
@@ -371,8 +365,7 @@ static void print_all(const json_t *json)
     print_plan(json);
 }
 
-/* ---- the command
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- the command ------------------------------------------------------------------------------------------------- */
 
 int show_description(char *text, bool raw, void (*print)(const json_t *json))
 {
@@ -409,14 +402,14 @@ static int run(size_t count, char **arguments)
     char *text = NULL;
     hypura_status status = HYPURA_OK;
     if (!hosts_path && parts_path)
-        return report_usage(&command_inspect, "--parts needs --hosts, which says what each host has");
+        return report_usage(&command_inspect, "--parts needs --hosts, which describes the hosts");
     if (preset_name && parts_path)
-        status = set_error(&error, HYPURA_ERROR_ARGUMENT, "--parts needs a model, and a preset has no weights");
+        status = set_error(&error, HYPURA_ERROR_ARGUMENT, "--parts needs a model: a preset has no weights");
     else if (hosts_path && (list_tensors || steps_of.given))
-        status = set_error(&error, HYPURA_ERROR_ARGUMENT,
-                           "--hosts shows a plan: it goes with neither --tensors nor --layers");
+        status =
+            set_error(&error, HYPURA_ERROR_ARGUMENT, "--hosts shows only a plan: leave out --tensors and --layers");
     else if (preset_name && count)
-        status = set_error(&error, HYPURA_ERROR_ARGUMENT, "--preset stands for a model: name no other");
+        status = set_error(&error, HYPURA_ERROR_ARGUMENT, "--preset replaces MODEL: leave one of them out");
     else if (!preset_name)
         status = model_path(&path, count ? arguments[0] : NULL, NULL, &error);
     if (!status)
@@ -435,21 +428,19 @@ static int run(size_t count, char **arguments)
 const struct command command_inspect = {
     .name = "inspect",
     .arguments = "[MODEL]",
-    .summary = "show what a model holds and where its weights would live here",
+    .summary = "show what a model contains and where its weights would be kept here",
     .details = MODEL_HELP
-    "Reads the metadata only. The plan is the one that \"hypura run\" would follow with the same options: which "
-    "weights stay in memory, which are read from the disk, how fast that should be and why.\n\n"
-    "With --hosts the plan is that of several hosts, whose first holds what every token uses, while experts are dealt "
-    "out "
-    "over all of them. The file is JSON: {\"hosts\": [{\"name\": \"box\", \"count\": 4, \"memory\": \"64G\", "
+    "It reads only the metadata. The plan is the one that \"hypura run\" would make with the same options: which "
+    "weights stay in memory, which are read from the drive, the expected speed, and why.\n\n"
+    "With --hosts, the plan is for several hosts. The first holds the weights that every token uses; the experts are "
+    "divided among all. The file is JSON: {\"hosts\": [{\"name\": \"box\", \"count\": 4, \"memory\": \"64G\", "
     "\"memory_bytes_per_second\": 8e10, \"drive_bytes_per_second\": 7e9, \"link_bits_per_second\": 1e10}]}. "
-    "\"memory\" is what the process may hold there. \"compute_bytes_per_second\" (weights through the kernels, as "
-    "\"hypura profile --json\" tells; otherwise that of memory), \"cores\" and \"link_seconds\" (a short message there "
-    "and back; otherwise 1e-4) may be given as well. Keys next to \"hosts\" are those of all hosts. "
-    "Instead of such figures \"profile\" may name what \"hypura profile --json\" wrote on a host.\n\n"
-    "--parts box=model.gguf.parts writes the experts of that host, in the model's layout with holes for the rest. It "
-    "goes "
-    "to where that host would have the model, and is taken there instead of it.",
+    "\"memory\" limits the process on that host. Optional keys are \"compute_bytes_per_second\" (the speed of the "
+    "kernels, as \"hypura profile --json\" prints it; default: that of memory), \"cores\", and \"link_seconds\" (the "
+    "round trip of a short message; default: 1e-4). Keys next to \"hosts\" apply to all hosts. Instead of these "
+    "figures, \"profile\" may name the output of \"hypura profile --json\" on a host.\n\n"
+    "--parts box=model.gguf.parts writes the experts of that host, in the model's layout with holes for the rest. Put "
+    "the file where that host would have the model; it is used instead.",
     .options = {inspect_rows, plan_option_rows},
     .most = 1,
     .run = run,

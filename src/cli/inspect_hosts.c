@@ -1,15 +1,15 @@
-/* hypura inspect --hosts: what several hosts would do with a model together, without them. */
+/* hypura inspect --hosts: the plan for several hosts, without running on them. */
 #include "cli/inspect.h"
 
 #include <string.h>
 
-/* What binds, by its name in the plan. */
+/* Describes the bound that the plan names. */
 static const char *bound_text(const char *name)
 {
-    static const char *const texts[][2] = {{"first host", "what all tokens use, on the first host"},
+    static const char *const texts[][2] = {{"first host", "the weights that all tokens use, on the first host"},
                                            {"experts", "computing experts, or layers on other hosts"},
                                            {"drives", "reading experts from drives"},
-                                           {"links", "what travels between hosts"}};
+                                           {"links", "sending data between hosts"}};
     for (size_t i = 0; i < COUNT_OF(texts); i++)
         if (strcmp(texts[i][0], name) == 0)
             return texts[i][1];
@@ -47,8 +47,8 @@ static void print_host(const json_t *host, bool first, size_t alike)
         printf("%5.0f layers%s", number_of(host, "layers"), alike > 1 ? " each" : "");
     else
         printf("%5.1f %% of the experts%s", 100 * share, alike > 1 ? " each" : "");
-    printf(": %s, %s in memory",
-           size_text(a, sizeof a, number_of(host, "bytes")), size_text(b, sizeof b, number_of(host, "held_bytes")));
+    printf(": %s, %s in memory", size_text(a, sizeof a, number_of(host, "bytes")),
+           size_text(b, sizeof b, number_of(host, "held_bytes")));
     if (number_of(host, "hit_rate") < 1)
         printf(", %s read per token", size_text(c, sizeof c, number_of(host, "drive_bytes_per_token")));
     putchar('\n');
@@ -68,14 +68,14 @@ static void print_hosts(const json_t *json)
             ;
         print_host(json_array_get(hosts, h), h == 0, alike);
     }
-    printf("  %-28s %10s per token, in %.0f messages\n", "travels",
+    printf("  %-28s %10s per token, in %.0f messages\n", "sent between hosts",
            size_text(text, sizeof text, number_of(json, "link_bytes_per_token")),
            number_of(json, "messages_per_token"));
     printf("  %-28s %10s per token\n", "read from drives",
            size_text(text, sizeof text, number_of(json, "drive_bytes_per_token")));
     speed_text(text, number_of(json, "decode_tokens_per_second_even"), number_of(json, "decode_tokens_per_second"));
     printf("  %-28s %s tokens/s, bound by %s\n", "expected", text, bound_text(bound));
-    printf("  %-28s %.4g tokens/s of a prompt of 512\n", "", number_of(json, "prompt_tokens_per_second"));
+    printf("  %-28s %.4g tokens/s for a prompt of 512 tokens\n", "", number_of(json, "prompt_tokens_per_second"));
     printf("  %-28s %.2f tokens/s if that took no time; %.2f without the other hosts\n", "",
            number_of(json_object_get(json, "decode_tokens_per_second_without"), bound),
            number_of(json, "decode_tokens_per_second_alone"));
@@ -90,14 +90,14 @@ static bool show_progress(void *context, bool checking, uint64_t done, uint64_t 
     return !interrupted();
 }
 
-/* HOST=FILE: what that host serves. */
+/* wanted: HOST=FILE. Writes the part of the model that this host serves. */
 static hypura_status write_parts(const char *path, const char *file, const char *wanted, const hypura_options *options,
                                  hypura_error *error)
 {
     const char *equals = strchr(wanted, '=');
     char host[128];
     if (!equals || equals == wanted || !equals[1])
-        return set_error(error, HYPURA_ERROR_ARGUMENT, "--parts takes HOST=FILE, not \"%.100s\"", wanted);
+        return set_error(error, HYPURA_ERROR_ARGUMENT, "--parts %.100s: expected HOST=FILE", wanted);
     snprintf(host, sizeof host, "%.*s", (int)MIN(equals - wanted, 120), wanted);
     interrupts_cancel_session(NULL);
     hypura_status status = hypura_write_part(path, file, options, host, equals + 1, show_progress, NULL, error);

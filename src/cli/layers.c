@@ -1,9 +1,9 @@
-/* What a model does, for "hypura inspect --layers": its steps with their tensors, and where they run. */
+/* hypura inspect --layers: a model's steps with their tensors, and where they run. */
 #include "cli/inspect.h"
 
 #include <string.h>
 
-/* "attn_q.weight" of "blk.7.attn_q.weight", so that equal layers read the same. */
+/* "attn_q.weight" from "blk.7.attn_q.weight", so that identical layers read the same. */
 static const char *short_name(const char *name)
 {
     const char *dot = strncmp(name, "blk.", 4) == 0 ? strchr(name + 4, '.') : NULL;
@@ -37,7 +37,7 @@ static void describe_layer(struct text_buffer *out, const json_t *layer)
     describe_list(out, json_object_get(layer, "steps"));
 }
 
-/* "0 to 2, 4", of those that are marked with a number. */
+/* Prints the layers of a group, such as "0 to 2, 4". */
 static void print_numbers(const uint32_t *groups, uint32_t layers, uint32_t group)
 {
     const char *between = "";
@@ -53,11 +53,11 @@ static void print_numbers(const uint32_t *groups, uint32_t layers, uint32_t grou
     }
 }
 
-/* Layers that read the same are shown once. */
+/* Prints layers that read the same only once. */
 static void print_groups(const json_t *list, uint32_t layers)
 {
     struct text_buffer first = {0}, other = {0};
-    uint32_t *groups; /* [layers] number of the first of its group, and one */
+    uint32_t *groups; /* [layers] first layer of its group, plus 1; 0: no group yet */
     if (NEW_ARRAY(&groups, layers, "groups of layers", NULL))
         return;
     for (uint32_t i = 0; i < layers; i++) {
@@ -90,7 +90,7 @@ static void print_part(const char *title, const json_t *list)
     text_free(&text);
 }
 
-/* A block that predicts stands behind the layers in the list. */
+/* In the list, the prediction block comes after the layers. */
 void print_layers(const json_t *json)
 {
     const json_t *steps = json_object_get(json, "steps"), *layers = json_object_get(steps, "layers");
@@ -107,6 +107,5 @@ void print_layers(const json_t *json)
     print_groups(layers, (uint32_t)count);
     print_part("After the layers", json_object_get(steps, "after"));
     if (json_array_size(layers) > count)
-        print_part("The block that predicts further tokens, on the CPU",
-                   json_object_get(json_array_get(layers, count), "steps"));
+        print_part("Prediction block, on the CPU", json_object_get(json_array_get(layers, count), "steps"));
 }

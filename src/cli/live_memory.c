@@ -1,8 +1,8 @@
-/* SIGUSR1: another memory budget while it runs, without losing what was said and computed so far.
+/* SIGUSR1 changes the memory budget of a running program, which keeps its conversations and computed data.
  *
- * The new budget is what the file of --memory-file says by then; without one it is what this process holds and what is
- * free next to it, less the usual headroom: what a start without --memory would choose now. A thread waits for the
- * signal, so that it is answered in the middle of a long prompt too. */
+ * The new budget is read from the file of --memory-file. Without that option it is chosen as at a start without
+ * --memory: what this process holds, plus what is free, less the headroom. A thread waits for the signal, so it also
+ * works in the middle of a long prompt. */
 #include "cli/engine_cli.h"
 #include "hw/hw.h"
 #include "server/server.h"
@@ -12,7 +12,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-static hypura_model *model_to_change; /* both NULL: the server */
+static hypura_model *model_to_change; /* if both are NULL: the server */
 static hypura_endpoint *endpoint_to_change;
 static bool running;
 static pthread_t thread;
@@ -33,7 +33,7 @@ hypura_status memory_from_file(uint64_t *out, const char *path, hypura_error *er
     return status ? error_prefix(error, "%s", path) : HYPURA_OK;
 }
 
-/* What a start would choose now, for a server, which opens models on any drive. */
+/* The budget that a start without --memory would choose now. For a server, whose models may be on any drive. */
 static hypura_status usual_budget(uint64_t *out, hypura_error *error)
 {
     struct hardware hardware;
@@ -60,15 +60,15 @@ static void change(void)
         return;
     }
     if (!status && model_to_change)
-        status = hypura_set_memory(model_to_change, bytes, &error); /* 0: as a start would choose */
+        status = hypura_set_memory(model_to_change, bytes, &error); /* 0: as at a start */
     else if (!status)
         status = hypura_endpoint_set_memory(endpoint_to_change, bytes, &error);
     if (status) {
-        fprintf(stderr, "hypura: the memory stays as it is: %s\n", error.message);
+        fprintf(stderr, "hypura: the memory budget stays as it is: %s\n", error.message);
         return;
     }
     if (!model_to_change)
-        return; /* who looks at its state says how it went */
+        return; /* hypura batch reports the result, from the endpoint's state */
     hypura_get_statistics(model_to_change, &now);
     fprintf(stderr, "hypura: the memory budget is now %s\n", format_bytes(text, sizeof text, (double)now.memory_bytes));
 }
@@ -93,8 +93,8 @@ static void *wait_for_signal(void *argument)
 
 void live_memory_prepare(void)
 {
-    /* Threads that are made from now on inherit this, so that only the one that waits gets the signal. Until there is
-     * one, while a prompt is typed or a model is loaded, it waits too instead of ending the program. */
+    /* Later threads inherit this mask, so only the waiting thread gets the signal. Until that thread exists, while a
+     * prompt is typed or a model is loaded, the signal stays pending and does not end the program. */
     sigset_t set = signals();
     pthread_sigmask(SIG_BLOCK, &set, NULL);
 }
@@ -102,8 +102,7 @@ void live_memory_prepare(void)
 static void start_waiting(void)
 {
     atomic_store(&stop, false);
-    running =
-        !pthread_create(&thread, NULL, wait_for_signal, NULL); /* else the signal stays blocked: better than none */
+    running = !pthread_create(&thread, NULL, wait_for_signal, NULL); /* on failure, the signal just stays blocked */
 }
 
 void live_memory_start(hypura_model *model)

@@ -1,4 +1,4 @@
-/* hypura logits: the raw output of the model after each of some tokens. */
+/* hypura logits: writes a model's raw output after each token. */
 #include "cli/cli.h"
 
 #include <errno.h>
@@ -8,7 +8,7 @@ static const char *token_text, *out_path;
 
 static const struct option_row logits_rows[] = {
     {"tokens", "IDS", OPTION_TEXT, &token_text, "token ids, separated by commas, such as 1,306,4658"},
-    {"out", "FILE", OPTION_TEXT, &out_path, "where the logits go: float32, little endian, [tokens][vocabulary]"},
+    {"out", "FILE", OPTION_TEXT, &out_path, "the output file: float32, little endian, [tokens][vocabulary]"},
     {0},
 };
 
@@ -87,7 +87,7 @@ static int run(size_t count, char **arguments)
 const struct command command_logits = {
     .name = "logits",
     .arguments = "[MODEL] --tokens IDS --out FILE",
-    .summary = "write the logits after each of some tokens to a file",
+    .summary = "write the logits after each of the given tokens to a file",
     .options = {logits_rows, plan_option_rows, engine_option_rows, report_option_rows},
     .most = 1,
     .run = run,

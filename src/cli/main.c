@@ -19,24 +19,24 @@ const size_t command_count = COUNT_OF(commands);
 
 static void print_help(FILE *out)
 {
-    fprintf(out, "hypura runs GGUF language models: those that do not fit in memory at the speed of the drive,\n"
-                 "those that fit at the speed of the memory.\n\n"
+    fprintf(out, "hypura runs GGUF language models. Models that fit in memory run at its speed, larger ones at\n"
+                 "the speed of the drive.\n\n"
                  "Usage: hypura COMMAND [OPTION]... [ARGUMENT]...\n\n");
     for (size_t i = 0; i < command_count; i++)
         fprintf(out, "  %-12s %s\n", commands[i]->name, commands[i]->summary);
-    fprintf(
-        out,
-        "\nStart here:\n"
-        "  hypura run                              talk to the embedded model\n"
-        "  hypura run model.gguf --memory 8G       a model of any size in 8 GiB\n"
-        "  hypura inspect model.gguf               where its weights would live here, and how fast it would be\n"
-        "  hypura pull hf.co/USER/REPOSITORY       download a model; hypura list shows its name, hypura run takes it\n"
-        "  hypura serve                            the APIs of Ollama, OpenAI and Anthropic, and a page at /ui\n"
-        "  mpirun --hostfile FILE --bind-to none hypura run model.gguf\n"
-        "                                          a mixture of experts over several hosts\n"
-        "\n\"hypura COMMAND --help\" or \"man hypura-COMMAND\" explains a command,\n"
-        "\"man hypura\" the rest, \"hypura --version\" the version.\n"
-        "Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.\n");
+    fprintf(out,
+            "\nStart here:\n"
+            "  hypura run                              talk to the embedded model\n"
+            "  hypura run model.gguf --memory 8G       a model of any size in 8 GiB\n"
+            "  hypura inspect model.gguf               where its weights would be kept, and how fast it would run\n"
+            "  hypura pull hf.co/USER/REPOSITORY       download a model; \"hypura list\" shows its name for \"hypura "
+            "run\"\n"
+            "  hypura serve                            the APIs of Ollama, OpenAI and Anthropic, and a page at /ui\n"
+            "  mpirun --hostfile FILE --bind-to none hypura run model.gguf\n"
+            "                                          a mixture of experts over several hosts\n"
+            "\n\"hypura COMMAND --help\" or \"man hypura-COMMAND\" explains a command, \"man hypura\" the rest.\n"
+            "\"hypura --version\" prints the version.\n"
+            "Exit status: 0 success, 1 failure, 2 wrong usage, 130 interrupted.\n");
 }
 
 static const struct command *find_command(const char *name)
@@ -55,7 +55,7 @@ static const struct command *find_command(const char *name)
     else if (name[0] == '-')
         fprintf(stderr, ": options come after a command, as in \"hypura run --memory 8G\"\n");
     else if ((length > 5 && strcasecmp(name + length - 5, ".gguf") == 0) || access(name, F_OK) == 0)
-        fprintf(stderr, ": \"hypura run %s\" talks to a model\n", name);
+        fprintf(stderr, ": \"hypura run %s\" runs a model\n", name);
     else if (nearest.name)
         fprintf(stderr, ": perhaps \"hypura %s\"\n", nearest.name);
     else
@@ -63,7 +63,7 @@ static const struct command *find_command(const char *name)
     return NULL;
 }
 
-/* hypura serve has a log of its own. */
+/* Not used by hypura serve, which has its own log. */
 static void print_warning(void *context, enum log_level level, const char *message)
 {
     (void)context;
@@ -106,9 +106,9 @@ int main(int count, char **arguments)
     hosts_be_quiet();
     log_set_sink(print_warning, NULL);
     live_memory_prepare();
-    signal(SIGXFSZ, SIG_IGN); /* a file that grows too large is a write that fails, with a sentence */
+    signal(SIGXFSZ, SIG_IGN); /* writing beyond the file size limit then fails with an error message */
     int status = run_command(count, arguments);
-    /* What did not arrive was not done. */
+    /* Output that was not written is a failure. */
     errno = 0;
     if (fflush(stdout) || ferror(stdout)) {
         fprintf(stderr, "hypura: cannot write to standard output%s%s\n", errno ? ": " : "",

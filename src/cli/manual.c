@@ -1,4 +1,4 @@
-/* hypura manual: the man pages, from the same tables as --help. */
+/* hypura manual: man pages, from the same tables as --help. */
 #include "cli/cli.h"
 
 #include <ctype.h>
@@ -8,11 +8,11 @@
 static const char *folder;
 
 static const struct option_row manual_rows[] = {
-    {"folder", "DIR", OPTION_TEXT, &folder, "write the pages of hypura and of all its commands to files there"},
+    {"folder", "DIR", OPTION_TEXT, &folder, "write the pages of hypura and of all commands to files in this folder"},
     {0},
 };
 
-/* Text for roff: dashes that can be copied, no line that begins like a request. */
+/* Escapes text for roff: dashes can be copied, and no line begins like a request. */
 static void print_text(FILE *out, const char *text)
 {
     bool line_start = true;
@@ -81,7 +81,7 @@ static void print_command(FILE *out, const struct command *command)
     }
     if (!command->options[0])
         fprintf(out, ".TP\n\\fB\\-\\-help\\fR\nPrint a summary.\n");
-    fprintf(out, ".SH EXIT STATUS\n0: done. 1: it failed. 2: wrong usage. 130: interrupted.\n"
+    fprintf(out, ".SH EXIT STATUS\n0: success. 1: failure. 2: wrong usage. 130: interrupted.\n"
                  ".SH SEE ALSO\n.BR hypura (1)\n");
 }
 
@@ -158,7 +158,7 @@ static void print_program(FILE *out)
         fprintf(out, ".BR hypura\\-%s (1)%s\n", commands[i]->name, i + 1 < command_count ? "," : "");
 }
 
-/* command NULL: of the program. */
+/* command NULL: the page of the program. */
 static hypura_status write_page(const struct command *command, hypura_error *error)
 {
     char path[4096];
@@ -182,7 +182,7 @@ static int run(size_t count, char **arguments)
     hypura_error error = {0};
     const struct command *command = NULL;
     if (folder && count)
-        return report_usage(&command_manual, "--folder writes all pages: it takes no command");
+        return report_usage(&command_manual, "--folder writes all pages and takes no command");
     if (folder) {
         hypura_status status = write_page(NULL, &error);
         for (size_t i = 0; !status && i < command_count; i++)
@@ -203,7 +203,7 @@ static int run(size_t count, char **arguments)
 const struct command command_manual = {
     .name = "manual",
     .arguments = "[COMMAND]",
-    .summary = "print the manual page of hypura or of a command, for man",
+    .summary = "print the man page of hypura or of a command",
     .options = {manual_rows},
     .most = 1,
     .run = run,

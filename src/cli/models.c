@@ -1,4 +1,4 @@
-/* hypura list, pull, rm: the model folder, without a server. */
+/* hypura list, pull and rm: manage the model folder, without a server. */
 #include "cli/engine_cli.h"
 #include "server/server.h"
 
@@ -14,7 +14,7 @@ static const struct option_row folder_rows[] = {
 };
 
 static const struct option_row list_rows[] = {
-    {"json", NULL, OPTION_FLAG, &as_json, "print one JSON object, as GET /api/tags gives it"},
+    {"json", NULL, OPTION_FLAG, &as_json, "print one JSON object, like GET /api/tags"},
     {0},
 };
 
@@ -47,17 +47,17 @@ static int run_list(size_t count, char **arguments)
 }
 
 struct pull_line {
-    uint64_t start; /* of the part in work; 0: none */
-    double first;   /* bytes that were there then */
+    uint64_t start; /* when the current part began; 0: none */
+    double first;   /* bytes that were present then */
     double last, total;
 };
 
-/* "12.3 MiB/s, 4 min left" once that can be said. */
+/* "12.3 MiB/s, 4 min left"; empty until it can be estimated. */
 static void tell_rate(struct pull_line *line, double done, double total, char *out, size_t room)
 {
     char rate[32], time[32];
     uint64_t now = clock_nanoseconds();
-    if (line->start == 0 || done < line->last || total != line->total) { /* another part, or from the beginning */
+    if (line->start == 0 || done < line->last || total != line->total) { /* another part, or a restart */
         line->start = now;
         line->first = done;
     }
@@ -104,7 +104,7 @@ static int run_pull(size_t count, char **arguments)
     return status ? report_error(&error) : EXIT_OK;
 }
 
-/* One that the folder does not have may be one of a server that has a folder of its own. */
+/* Asks the running server to delete a model that the folder lacks: it may have another folder. */
 static hypura_status remove_model(struct registry *registry, const char *name, hypura_error *error)
 {
     char path[4096];
@@ -135,7 +135,7 @@ static int run_rm(size_t count, char **arguments)
 const struct command command_list = {
     .name = "list",
     .arguments = "",
-    .summary = "list the models of the model folder",
+    .summary = "list the models in the model folder",
     .options = {list_rows, folder_rows},
     .run = run_list,
 };
@@ -146,8 +146,8 @@ const struct command command_pull = {
     .summary = "download a model into the model folder",
     .details =
         "MODEL is the URL of a GGUF file, hf.co/USER/REPOSITORY or hf.co/USER/REPOSITORY:QUANTISATION, or a name "
-        "of Ollama's library. When the header has arrived, it says whether and how fast the model would run here, "
-        "under --memory and --context if given. An interrupted download continues where it stopped.",
+        "in Ollama's library. Once it has the header, hypura reports whether and how fast the model would run "
+        "here, with --memory and --context if given. An interrupted download continues where it stopped.",
     .options = {folder_rows, plan_option_rows},
     .least = 1,
     .most = 1,
@@ -159,9 +159,9 @@ const struct command command_rm = {
     .arguments = "MODEL...",
     .summary = "delete models from the model folder",
     .details =
-        "If a model is not in the folder and --models is not given, the running server is asked to delete it, if "
-        "it is hypura's: that of $HYPURA_HOST (default: 127.0.0.1:11434), with the key $HYPURA_API_KEY if it needs "
-        "one. A loaded model is unloaded there.",
+        "If a model is not in the folder and --models is not given, hypura asks its running server to delete the "
+        "model: the one at $HYPURA_HOST (default: 127.0.0.1:11434), with the key $HYPURA_API_KEY if it needs one. "
+        "The server unloads the model first if it is loaded.",
     .options = {folder_rows},
     .least = 1,
     .most = 64,

@@ -1,5 +1,5 @@
-/* What people who know llama.cpp and Ollama type, and what they mistype: options that mean the same are taken as they
- * are, others get a sentence that says what does that here. */
+/* Options and commands of llama.cpp and Ollama, and mistyped ones. Options with the same meaning are accepted; for
+ * others, the error names what hypura has instead. */
 #include "cli/cli.h"
 
 #include <string.h>
@@ -8,7 +8,7 @@ struct pair {
     const char *given, *here;
 };
 
-/* The first that the command has. */
+/* The first row whose option the command has applies. */
 static const struct pair same[] = {
     {"-p", "prompt"},
     {"-p", "prompt-tokens"},
@@ -45,22 +45,21 @@ static const struct pair same[] = {
     {"-md", "draft"},
     {"--model-draft", "draft"},
     {"--keepalive", "keep-alive"},
-    {"--guess", "prefetch"}, /* as it was called here before */
+    {"--guess", "prefetch"}, /* its former name */
 };
 
-/* What has no option of that meaning. */
-static const char gpu_layers[] = "layers go to the GPU by themselves; --gpu-memory SIZE bounds that, --gpu none keeps "
-                                 "them off it",
-                  no_mapping[] = "files are not mapped: weights are read into memory of the program's own, within "
+/* Advice for what has no equivalent option. */
+static const char gpu_layers[] = "layers go to the GPU automatically; --gpu-memory SIZE limits that, --gpu none "
+                                 "prevents it",
+                  no_mapping[] = "hypura does not map files: it reads weights into its own memory, limited by "
                                  "--memory",
-                  fetching[] = "a model is downloaded once, with \"hypura pull hf.co/USER/REPOSITORY\", and then has "
-                               "a name",
-                  experts[] = "experts find their place by themselves; --memory and --gpu-memory bound it",
-                  attention[] = "attention is always computed in one pass over the cache",
-                  figures[] = "--map shows the figures of a run, --stats FILE writes them",
-                  drafts[] = "how many tokens are drafted follows from what is measured while it runs; --drafting off "
-                             "drafts none",
-                  thinking[] = "--var enable_thinking=true or =false says so to models that know it";
+                  fetching[] = "\"hypura pull hf.co/USER/REPOSITORY\" downloads a model; then use the name that "
+                               "\"hypura list\" shows",
+                  experts[] = "experts are placed automatically, within --memory and --gpu-memory",
+                  attention[] = "hypura always computes attention in one pass over the cache",
+                  figures[] = "--map shows statistics of a run, --stats FILE writes them to a file",
+                  drafts[] = "hypura chooses the number of drafted tokens by measuring; --drafting off drafts none",
+                  thinking[] = "--var enable_thinking=true or =false sets it for models that support it";
 
 static const struct pair differs[] = {
     {"-ngl", gpu_layers},
@@ -86,10 +85,10 @@ static const struct pair differs[] = {
     {"--model-url", "\"hypura pull URL\" downloads a model"},
     {"-fa", attention},
     {"--flash-attn", attention},
-    {"-ctk", "--kv-type is the precision of keys and values"},
-    {"--cache-type-k", "--kv-type is the precision of keys and values"},
-    {"-ctv", "--kv-type is the precision of keys and values"},
-    {"--cache-type-v", "--kv-type is the precision of keys and values"},
+    {"-ctk", "--kv-type sets the type of keys and values"},
+    {"--cache-type-k", "--kv-type sets the type of keys and values"},
+    {"-ctv", "--kv-type sets the type of keys and values"},
+    {"--cache-type-v", "--kv-type sets the type of keys and values"},
     {"--verbose", figures},
     {"-v", figures},
     {"--draft-max", drafts},
@@ -99,16 +98,16 @@ static const struct pair differs[] = {
     {"--spec-type", drafts},
     {"--think", thinking},
     {"--reasoning-budget", thinking},
-    {"-no-cnv", "--raw goes on with a text without a chat template"},
-    {"--no-conversation", "--raw goes on with a text without a chat template"},
-    {"--color", "what is written by the program and not by the model is on standard error"},
+    {"-no-cnv", "--raw continues a text without a chat template"},
+    {"--no-conversation", "--raw continues a text without a chat template"},
+    {"--color", "only the model's answer goes to standard output; everything else goes to standard error"},
     {"-j", "--format takes a file with a JSON schema"},
     {"--json-schema", "--format takes a file with a JSON schema"},
-    {"-e", "texts are taken as they are; $'...' of the shell has line feeds and tabs"},
-    {"--escape", "texts are taken as they are; $'...' of the shell has line feeds and tabs"},
-    {"--no-warmup", "there is no warming up to be left out"},
-    {"--insecure", "HYPURA_HUB=http://HOST is where models are pulled from"},
-    {"--nowordwrap", "lines are never wrapped"},
+    {"-e", "hypura takes texts literally; write line feeds and tabs as $'...' in the shell"},
+    {"--escape", "hypura takes texts literally; write line feeds and tabs as $'...' in the shell"},
+    {"--no-warmup", "hypura does no warm-up"},
+    {"--insecure", "set HYPURA_HUB=http://HOST to pull from a server without TLS"},
+    {"--nowordwrap", "hypura never wraps lines"},
 };
 
 static const struct pair commands_elsewhere[] = {
@@ -126,8 +125,8 @@ static const struct pair commands_elsewhere[] = {
     {"start", "\"hypura serve\" does that here"},
     {"create", "POST /api/create of \"hypura serve\" does that"},
     {"cp", "POST /api/copy of \"hypura serve\" does that"},
-    {"push", "hypura sends nothing anywhere"},
-    {"convert", "hypura runs GGUF files and makes none; convert_hf_to_gguf.py of llama.cpp does"},
+    {"push", "hypura does not upload models"},
+    {"convert", "hypura does not convert models to GGUF; convert_hf_to_gguf.py of llama.cpp does"},
 };
 
 const char *option_of_others(size_t index, const char *given)
@@ -158,7 +157,7 @@ const char *command_hint(const char *given)
 
 #define WORD_ROOM 32
 
-/* Letters to change, insert, leave out or swap with their neighbour; WORD_ROOM: too many. */
+/* How many letters to change, insert, delete or swap with their neighbour; WORD_ROOM: a word is too long. */
 static size_t distance(const char *a, const char *b)
 {
     size_t rows[3][WORD_ROOM + 1], n = strlen(a), m = strlen(b);
@@ -181,8 +180,8 @@ static size_t distance(const char *a, const char *b)
 void nearest_consider(struct nearest *nearest, const char *given, const char *name)
 {
     size_t length = strlen(given), far = distance(given, name);
-    size_t most = MIN((size_t)2, length / 3); /* of a short word every other is near */
-    /* The beginning of a word means it, however much is missing. */
+    size_t most = MIN((size_t)2, length / 3); /* almost any word is near to a short one */
+    /* The beginning of a name stands for it, however much is missing. */
     if (length >= 3 && strncmp(given, name, length) == 0)
         far = 0;
     if (far <= most && (!nearest->name || far < nearest->distance))

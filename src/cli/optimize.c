@@ -1,4 +1,4 @@
-/* hypura optimize: a model's experts in a file of their own, each in one place. */
+/* hypura optimize: writes a model's experts to a separate file, each in one piece. */
 #include "tools/optimize.h"
 #include "cli/engine_cli.h"
 
@@ -12,9 +12,9 @@ static bool dry_run, as_json;
 
 static const struct option_row optimize_rows[] = {
     {"trace", "FILE", OPTION_TEXT, &trace,
-     "put the experts of each layer first that this trace uses most (\"hypura run --trace\" records one)"},
-    {"threads", "N", OPTION_COUNT, &threads, "(default: the cores that this process may use)"},
-    {"dry-run", NULL, OPTION_FLAG, &dry_run, "tell what would be written and gained, and write nothing"},
+     "place the experts that this trace uses most first in each layer (\"hypura run --trace\" records one)"},
+    {"threads", "N", OPTION_COUNT, &threads, "threads that copy (default: one per core that this process may use)"},
+    {"dry-run", NULL, OPTION_FLAG, &dry_run, "report the size and the gain, but write nothing"},
     {"json", NULL, OPTION_FLAG, &as_json, "print JSON instead"},
     {0},
 };
@@ -28,13 +28,13 @@ static json_t *reads_json(const struct optimize_reads *reads)
 static void print_gain(const struct optimize_gain *gain, bool measured)
 {
     char a[32], b[32];
-    printf("experts of a token, none of them in memory: %" PRIu64 " reads of %s -> %" PRIu64 " of %s\n", gain->before.reads,
-           format_bytes(a, sizeof a, (double)gain->before.bytes), gain->after.reads,
+    printf("experts per token, if none is in memory: %" PRIu64 " reads of %s -> %" PRIu64 " of %s\n",
+           gain->before.reads, format_bytes(a, sizeof a, (double)gain->before.bytes), gain->after.reads,
            format_bytes(b, sizeof b, (double)gain->after.bytes));
     printf("on this drive%s about %.1f %% more tokens/s: %s\n",
            measured ? "" : " (not measured yet: run \"hypura profile\")", 100 * MAX(gain->faster, 0),
-           gain->faster >= OPTIMIZE_WORTH ? "worth it where the model does not fit in memory"
-                                          : "not worth it here, its reads are large enough");
+           gain->faster >= OPTIMIZE_WORTH ? "worth it if the model does not fit in memory"
+                                          : "not worth it here: reads are large enough already");
 }
 
 static void print_result(const struct optimize *optimize, const char *path, const struct hardware *hardware,
@@ -107,19 +107,19 @@ static int run(size_t count, char **arguments)
 const struct command command_optimize = {
     .name = "optimize",
     .arguments = "MODEL [OUT]",
-    .summary = "write a model's experts once more, each in one place, for slow drives",
-    .details =
-        MODEL_HELP
-        "In a GGUF file each expert lies in three places. OUT holds the experts of a mixture once more, each as one range "
-        "that begins at a page, so that reading one takes one read. It is nearly as large as the model, which stays as it is "
-        "and is needed too. Answers do not change by a bit.\n\n"
-        "By default OUT is MODEL.experts, next to the model: there it is used by whatever opens the model. Elsewhere, say on a "
-        "faster drive, OUT is opened in place of the model. If the model is changed or copied, the file no longer counts "
-        "and is left with a warning (copies that keep the time, as cp -p makes them, are fine).\n\n"
-        "This pays where the drive gives few reads a second, or experts are small; --dry-run and \"hypura inspect\" say how "
-        "much.\n\n"
-        "OUT has its name when it is whole and was checked; until then it is OUT.partial with a list of what is in it, and "
-        "the same command goes on from there, whatever ended it. The model is never written to.",
+    .summary = "write a second copy of a model's experts, each in one piece, for slow drives",
+    .details = MODEL_HELP
+    "In a GGUF file, each expert is stored in three places. OUT stores each expert of a mixture in one page-aligned "
+    "piece, so a single read loads it. OUT is nearly as large as the model, which does not change and is still needed. "
+    "Answers stay the same to the last bit.\n\n"
+    "By default OUT is MODEL.experts, next to the model, and every command that opens the model uses it. Otherwise, "
+    "for example on a faster drive, open OUT in place of the model. If the model is changed or copied, OUT is ignored "
+    "with a warning, except for copies that keep the time of change, such as with cp -p.\n\n"
+    "This pays if the drive does few reads per second or the experts are small; --dry-run and \"hypura inspect\" show "
+    "how much.\n\n"
+    "While it is being written, OUT is named OUT.partial, and OUT.partial.pieces lists its finished parts. If anything "
+    "interrupts the command, run it again to continue. OUT is checked before it gets its name. The model is never "
+    "written to.",
     .options = {optimize_rows},
     .most = 2,
     .run = run,

@@ -1,5 +1,5 @@
-/* hypura perplexity: how well a model predicts a text. The text is cut into windows of equal length; of each the second
- * half counts, where the model has seen at least half a window. */
+/* hypura perplexity: how well a model predicts a text. The text is cut into windows of equal length. Only the second
+ * half of each counts, for which the model has seen at least half a window. */
 #include "cli/cli.h"
 
 #include <math.h>
@@ -9,7 +9,7 @@ static uint32_t window = 512;
 static bool as_json;
 
 static const struct option_row perplexity_rows[] = {
-    {"window", "N", OPTION_COUNT, &window, "tokens of a window, of which the second half counts (default: 512)"},
+    {"window", "N", OPTION_COUNT, &window, "tokens per window, of which the second half counts (default: 512)"},
     {"json", NULL, OPTION_FLAG, &as_json, "print one JSON object instead"},
     {0},
 };
@@ -18,7 +18,7 @@ static const struct option_row perplexity_rows[] = {
 
 struct measured {
     double perplexity;
-    double uncertainty; /* one standard error of the mean, carried over to the perplexity */
+    double uncertainty; /* one standard error of the mean, converted to perplexity */
     uint64_t counted;   /* tokens that counted */
     uint64_t windows;
 };
@@ -26,11 +26,11 @@ struct measured {
 struct sums {
     double total, squares;
     uint64_t count;
-    const int32_t *tokens; /* of the window */
+    const int32_t *tokens; /* of the current window */
     size_t vocabulary;
 };
 
-/* Minus the log of the softmax at one id; in double, since a text has many tokens to add up. */
+/* The negative logarithm of the softmax at one id. In double, since many tokens are added up. */
 static double surprise(const float *logits, size_t vocabulary, int32_t id)
 {
     float best = logits[0];
@@ -63,7 +63,7 @@ static void conclude(const struct sums *sums, struct measured *out)
     out->windows++;
 }
 
-/* begin: stands in place of the first token of each window, where the model wants one. */
+/* begin: replaces the first token of each window; HYPURA_NO_TOKEN: the model expects none. */
 static hypura_status measure_windows(hypura_session *session, int32_t *tokens, uint64_t windows, int32_t begin,
                                      struct sums *sums, struct measured *out, hypura_error *error)
 {
@@ -96,11 +96,11 @@ static hypura_status measure(hypura_model *model, hypura_session *session, const
     size_t count = 0;
     hypura_status status = hypura_tokenize(model, text, size, HYPURA_ADD_SPECIAL, &tokens, &count, error);
     if (!status && (window < 4 || window > context))
-        status = set_error(error, HYPURA_ERROR_ARGUMENT, "windows of %u tokens: expected 4 to the context, %u", window,
-                           context);
+        status = set_error(error, HYPURA_ERROR_ARGUMENT, "--window %u: expected at least 4 and at most the context, %u",
+                           window, context);
     if (!status && count < window)
-        status = set_error(error, HYPURA_ERROR_ARGUMENT, "the text has %zu tokens: at least one window of %u is needed",
-                           count, window);
+        status =
+            set_error(error, HYPURA_ERROR_ARGUMENT, "the text has %zu tokens, but one window needs %u", count, window);
     if (!status)
         status = measure_windows(session, tokens, count / window, hypura_begin_token(model), &sums, out, error);
     hypura_free(tokens);
@@ -133,7 +133,7 @@ static int run(size_t count, char **arguments)
     size_t size = 0;
     hypura_status status = read_whole_file(arguments[count - 1], TEXT_LIMIT, &text, &size, &error);
     if (!status && size > 4 && memcmp(text, "GGUF", 4) == 0)
-        status = set_error(&error, HYPURA_ERROR_ARGUMENT, "%s is a model; the text to measure comes after it",
+        status = set_error(&error, HYPURA_ERROR_ARGUMENT, "%s is a model; name the text to measure after it",
                            arguments[count - 1]);
     if (compute_options.context == 0)
         compute_options.context = window;
@@ -154,8 +154,8 @@ const struct command command_perplexity = {
     .arguments = "[MODEL] FILE",
     .summary = "measure how well a model predicts a text",
     .details =
-        "The text is cut into windows, and the second half of each counts, as in llama-perplexity, so that figures "
-        "compare (with llama.cpp's --no-escape).",
+        "The text is cut into windows, and the second half of each counts. llama-perplexity --no-escape does the same, "
+        "so the results can be compared.",
     .options = {perplexity_rows, plan_option_rows, engine_option_rows, report_option_rows},
     .least = 1,
     .most = 2,

@@ -1,6 +1,6 @@
-/* How the making of a file in pieces goes. */
-#include "cli/engine_cli.h"
+/* The progress line while a file is written in pieces. */
 #include "tools/pieces.h"
+#include "cli/engine_cli.h"
 
 bool show_pieces(void *context, const struct pieces_moment *moment)
 {
@@ -9,7 +9,7 @@ bool show_pieces(void *context, const struct pieces_moment *moment)
     double seconds = clock_seconds_since(*start);
     uint64_t made = moment->done > moment->kept ? moment->done - moment->kept : 0;
     if (moment->verifying)
-        show_line("checking what is written: %s of %s", format_bytes(a, sizeof a, (double)moment->done),
+        show_line("checking the file: %s of %s", format_bytes(a, sizeof a, (double)moment->done),
                   format_bytes(b, sizeof b, (double)moment->total));
     else if (seconds > 0.5 && made)
         show_line("%s of %s, %s left", format_bytes(a, sizeof a, (double)moment->done),

@@ -1,4 +1,4 @@
-/* hypura plot: draws what hypura bench --json wrote. */
+/* hypura plot: draws the output of hypura bench --json. */
 #include "cli/plot.h"
 
 #include <errno.h>
@@ -13,9 +13,9 @@ static const char *by, *title;
 
 static const struct option_row plot_rows[] = {
     {"by", "WHAT", OPTION_TEXT, &by,
-     "runs: a bar for each; memory: a line against --memory (default: memory where one model ran with three budgets or "
-     "more, else runs)"},
-    {"title", "TEXT", OPTION_TEXT, &title, "what stands above (default: the model, where all runs have the same)"},
+     "runs: a bar per run; memory: a line over --memory (default: memory if one model ran with three or more budgets, "
+     "else runs)"},
+    {"title", "TEXT", OPTION_TEXT, &title, "title of the drawing (default: the model, if all runs have the same)"},
     {0},
 };
 
@@ -33,7 +33,7 @@ static bool read_figure(const json_t *object, const char *name, struct plot_figu
            figure->least >= 0 && figure->least <= figure->most;
 }
 
-/* The name of a file without folders and ".json". */
+/* The file name without its folders and ".json". */
 static void label_of(char *out, size_t room, const char *path, size_t number)
 {
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
@@ -55,9 +55,10 @@ static hypura_status add_run(struct plot *plot, const json_t *json, const char *
     const char *model = json_string_value(json_object_get(json, "model"));
     const char *mode = json_string_value(json_object_get(json, "mode"));
     if (!model || !json_object_get(json, names[PLOT_DECODE]) || !json_object_get(json, names[PLOT_PROMPT]))
-        return set_error(error, HYPURA_ERROR_FORMAT, "%s is not what hypura bench --json writes", path);
+        return set_error(error, HYPURA_ERROR_FORMAT, "%s is not the output of hypura bench --json", path);
     if (plot->count == MOST_RUNS)
-        return set_error(error, HYPURA_ERROR_ARGUMENT, "more than %d runs are too many for one drawing", MOST_RUNS);
+        return set_error(error, HYPURA_ERROR_ARGUMENT, "too many runs for one drawing: at most %d are possible",
+                         MOST_RUNS);
     struct plot_run *run = &plot->runs[plot->count];
     const json_t *llama = json_object_get(json, "llama");
     label_of(run->label, sizeof run->label, path, number);
@@ -71,14 +72,14 @@ static hypura_status add_run(struct plot *plot, const json_t *json, const char *
     for (int kind = 0; kind < PLOT_KINDS; kind++) {
         if (!read_figure(json, names[kind], &run->ours[kind]) ||
             (run->compared && !read_figure(llama, names[kind], &run->theirs[kind])))
-            return set_error(error, HYPURA_ERROR_FORMAT, "%s has a speed that is none", path);
+            return set_error(error, HYPURA_ERROR_FORMAT, "%s has an invalid speed", path);
         run->ratio[kind] = run->compared ? json_number_value(json_object_get(json, ratios[kind])) : 0;
     }
     plot->count++;
     return HYPURA_OK;
 }
 
-/* A file may hold several objects, one after the other or in a list. */
+/* A file may contain several objects, one after the other or in an array. */
 static hypura_status read_runs(struct plot *plot, const char *path, hypura_error *error)
 {
     char *text = NULL;
@@ -111,7 +112,7 @@ static hypura_status read_runs(struct plot *plot, const char *path, hypura_error
     return status;
 }
 
-/* Whether the runs are of one model; and how many budgets they had. */
+/* Whether all runs are of one model, and how many different budgets they had. */
 static bool one_model(const struct plot *plot, size_t *budgets)
 {
     bool same = true;
@@ -132,7 +133,7 @@ static hypura_status draw(struct plot *plot, const char *path, hypura_error *err
     bool same = one_model(plot, &budgets);
     bool lines = by ? strcmp(by, "memory") == 0 : same && budgets >= 3;
     if (lines && !same)
-        return set_error(error, HYPURA_ERROR_ARGUMENT, "--by memory draws runs of one model, and these are of several");
+        return set_error(error, HYPURA_ERROR_ARGUMENT, "--by memory needs runs of one model, but these are of several");
     plot->title = title ? title : same ? plot->runs[0].model : "Tokens per second";
     plot->name_models = !same;
     struct text_buffer svg = {0};
@@ -165,7 +166,8 @@ static int run(size_t count, char **arguments)
     if (by && strcmp(by, "runs") && strcmp(by, "memory"))
         return report_usage(&command_plot, "--by %.40s: expected runs or memory", by);
     if (strcmp(out, "-") && (length < 5 || strcmp(out + length - 4, ".svg")))
-        return report_usage(&command_plot, "the drawing comes last and ends in .svg, or is - for standard output");
+        return report_usage(&command_plot,
+                            "the last argument is the drawing: a name that ends in .svg, or - for standard output");
     hypura_status status = NEW_ARRAY(&plot.runs, MOST_RUNS, "runs", &error);
     for (size_t i = 0; !status && i + 1 < count; i++)
         status = read_runs(&plot, arguments[i], &error);
@@ -178,11 +180,12 @@ static int run(size_t count, char **arguments)
 const struct command command_plot = {
     .name = "plot",
     .arguments = "FILE... OUT.svg",
-    .summary = "draw what hypura bench --json wrote",
+    .summary = "draw the output of hypura bench --json",
     .details =
-        "Each FILE holds what one or more runs of hypura bench --json printed, with --compare or without. The drawing "
-        "has an axis from 0 for prompts and one for decoding, marks the slowest and the fastest round, and "
-        "follows the reader's light or dark theme.",
+        "Each FILE is the output of one or more runs of hypura bench --json, with or without --compare. The drawing "
+        "has "
+        "one axis for prompts and one for decoding, both from 0. It marks the slowest and the fastest round, and "
+        "adapts to the reader's light or dark theme.",
     .options = {plot_rows},
     .least = 2,
     .most = MOST_RUNS + 1,

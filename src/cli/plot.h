@@ -1,4 +1,4 @@
-/* Drawings of speeds as SVG, with an axis from 0 for each kind. */
+/* Draws speeds as SVG, with an axis that begins at 0 for each kind. */
 #ifndef HYPURA_CLI_PLOT_H
 #define HYPURA_CLI_PLOT_H
 
@@ -14,7 +14,7 @@ struct plot_figure {
 struct plot_run {
     char label[96], model[96], mode[48];
     double budget, weights; /* bytes */
-    bool compared;          /* theirs are there */
+    bool compared;          /* theirs is set */
     struct plot_figure ours[PLOT_KINDS], theirs[PLOT_KINDS];
     double ratio[PLOT_KINDS]; /* 0: not compared */
 };
@@ -23,13 +23,13 @@ struct plot {
     struct plot_run *runs;
     size_t count;
     const char *title;
-    bool name_models; /* they differ */
+    bool name_models; /* the runs are of different models */
 };
 
-/* A bar for each run. */
+/* Draws a bar per run. */
 void plot_bars(struct text_buffer *svg, const struct plot *plot);
 
-/* A line against the budget of memory, with a mark where all weights fit. */
+/* Draws speed as a line over the memory budget, with a mark where all weights fit. */
 void plot_lines(struct text_buffer *svg, const struct plot *plot);
 
 #endif

@@ -1,4 +1,4 @@
-/* hypura profile: what this machine is and how fast, as pictures; hypura iobench: the storage part at length. */
+/* hypura profile: measures this machine and shows the results; hypura iobench: measures a drive in more detail. */
 #include "cli/engine_cli.h"
 
 #include <math.h>
@@ -11,7 +11,7 @@ static uint64_t bench_block;
 static uint32_t bench_depth;
 
 static const struct option_row profile_rows[] = {
-    {"force", NULL, OPTION_FLAG, &force, "measure again, although a profile is cached"},
+    {"force", NULL, OPTION_FLAG, &force, "measure again, even if a profile is cached"},
     {"gpu", "WHICH", OPTION_TEXT, &gpu_choice,
      "which GPU to measure: auto, none, or its number (default: $HYPURA_GPU, else auto)"},
     {"json", NULL, OPTION_FLAG, &as_json, "print one JSON object instead"},
@@ -19,8 +19,9 @@ static const struct option_row profile_rows[] = {
 };
 
 static const struct option_row iobench_rows[] = {
-    {"seconds", "X", OPTION_NUMBER, &bench_seconds, "for each combination (default: 1)"},
-    {"block", "SIZE", OPTION_BYTES, &bench_block, "only random reads of this size, a multiple of 4K (default: many)"},
+    {"seconds", "X", OPTION_NUMBER, &bench_seconds, "time per combination (default: 1)"},
+    {"block", "SIZE", OPTION_BYTES, &bench_block,
+     "only random reads of this size, a multiple of 4K (default: many sizes)"},
     {"depth", "N", OPTION_COUNT, &bench_depth, "with --block: reads in flight (default: 8)"},
     {"json", NULL, OPTION_FLAG, &bench_json, "print one JSON object instead"},
     {0},
@@ -46,7 +47,7 @@ static const struct storage_sample *find_sample(const struct storage *storage, u
 
 #define TABLE_WIDTH 80
 
-/* One table: a row a block size, a column for each depth that was measured, and a bar for the best of the row. */
+/* Draws a table with a row per block size, a column per measured depth, and a bar for the best of each row. */
 static void draw_table(const struct storage *storage, bool direct, bool sequential, double best)
 {
     static const uint32_t depths[] = {1, 2, 4, 8, 16, 32, 64};
@@ -97,24 +98,24 @@ static void print_storage(const struct storage *storage)
     double best = 1;
     for (size_t i = 0; i < storage->sample_count; i++)
         best = fmax(best, storage->samples[i].bytes_per_second);
-    printf("\nStorage under %s: %s%s%s\n", storage->path, storage->file_system, storage->device[0] ? " on " : "",
+    printf("\nDrive of %s: %s%s%s\n", storage->path, storage->file_system, storage->device[0] ? " on " : "",
            storage->device);
     for (int direct = 1; direct >= 0; direct--) {
         for (int sequential = 0; sequential < 2; sequential++)
             draw_table(storage, direct, sequential, best);
     }
-    printf("\n  Chosen for the reader: blocks of %s, %u in flight: %.2f GB/s.",
+    printf("\n  Chosen for reading weights: blocks of %s, %u in flight: %.2f GB/s.",
            format_bytes(text, sizeof text, storage->block_bytes), storage->depth, storage->bytes_per_second / 1e9);
     if (storage->latency_seconds > 0)
         printf(" One 4 KiB read takes %.0f us.", storage->latency_seconds * 1e6);
-    printf("\n  %s\n", !storage->direct_supported
-                           ? "This file system has no direct I/O: reads pass the page cache and are dropped behind."
-                       : storage->direct_pays
-                           ? "Direct I/O pays on this drive."
-                           : "Direct I/O is no quicker on this drive than the page cache, but does not use memory.");
+    printf("\n  %s\n",
+           !storage->direct_supported
+               ? "This file system has no direct I/O: reads go through the page cache, which is dropped afterwards."
+           : storage->direct_pays ? "Direct I/O is faster on this drive."
+                                  : "Direct I/O is no faster on this drive than the page cache, but uses no memory.");
 }
 
-/* What the drive and the cores leave each other of the memory. */
+/* How much reading and computing slow each other down. */
 static void print_beside(const struct hardware *h)
 {
     double kernel = hardware_kernel_speed(h, TENSOR_Q4_K) / 1e9, drive = h->storage.bytes_per_second / 1e9;
@@ -149,14 +150,14 @@ static void print_machine(const struct hardware *h)
 {
     char a[32], b[32];
     printf("CPU      %s, %zu %s, %s\n", h->cpu, h->cores, h->cores == 1 ? "core" : "cores", h->instructions);
-    printf("         caches: %s L1 and %s L2 a core,", format_bytes(a, sizeof a, (double)h->cache_l1),
+    printf("         caches: %s L1 and %s L2 per core,", format_bytes(a, sizeof a, (double)h->cache_l1),
            format_bytes(b, sizeof b, (double)h->cache_l2));
     printf(" %s L3\n", format_bytes(a, sizeof a, (double)h->cache_l3));
     printf("Memory   %s, %s free, read at %.1f GB/s\n", format_bytes(a, sizeof a, (double)h->memory_total),
            format_bytes(b, sizeof b, (double)h->memory_available), h->memory_bytes_per_second / 1e9);
     if (h->cgroup_limit != UINT64_MAX)
-        printf("         this process may use %s (control group), %s are used\n",
-               format_bytes(a, sizeof a, (double)h->cgroup_limit), format_bytes(b, sizeof b, (double)h->cgroup_used));
+        printf("         control group: limit %s, %s in use\n", format_bytes(a, sizeof a, (double)h->cgroup_limit),
+               format_bytes(b, sizeof b, (double)h->cgroup_used));
     if (h->kernel_count)
         printf("\nWeights through the kernels of decoding, GB/s\n");
     for (size_t i = 0; i < h->kernel_count; i++) {
@@ -180,9 +181,9 @@ static void print_speeds(const struct hardware_gpu *gpu)
 {
     printf("         memory read at %.1f GB/s, uploads at %.1f GB/s\n", gpu->memory_bytes_per_second / 1e9,
            gpu->upload_bytes_per_second / 1e9);
-    printf("         a batch there and back takes %.0f us, a share of the CPU's between two batches %.0f us\n",
-           gpu->turn_seconds * 1e6, gpu->share_seconds * 1e6);
-    printf("         a layer takes %.0f us besides its weights, %.0f of floats, %.0f more with experts\n",
+    printf("         round trip of a batch %.0f us, with work on the CPU in between %.0f us\n", gpu->turn_seconds * 1e6,
+           gpu->share_seconds * 1e6);
+    printf("         per layer, besides its weights: %.0f us, %.0f us with float weights, %.0f us more with experts\n",
            gpu->layer_seconds * 1e6, gpu->float_layer_seconds * 1e6, gpu->router_seconds * 1e6);
     for (size_t i = 0; i < gpu->kernel_count; i++) {
         printf("  %-8s %6.1f  ", tensor_type_info(gpu->kernels[i].type)->name, gpu->kernels[i].bytes_per_second / 1e9);
@@ -194,7 +195,7 @@ static void print_speeds(const struct hardware_gpu *gpu)
 
 static const char *const gpu_kinds[] = {"discrete", "integrated", "virtual", "a program on the CPU"};
 
-/* Only when a GPU is asked for or may be there: to look costs a loader and its drivers. */
+/* Looks for GPUs only if they may be used: the search loads Vulkan and its drivers. */
 static void print_gpus(const struct hardware *h)
 {
     struct hardware_choice chosen;
@@ -213,7 +214,7 @@ static void print_gpus(const struct hardware *h)
     for (size_t i = 0; i < MIN(count, (size_t)HARDWARE_MAX_GPUS); i++) {
         printf("GPU %zu    %s, %s, %s of memory%s%s%s\n", i, gpus[i].name, gpu_kinds[gpus[i].kind],
                format_bytes(text, sizeof text, (double)gpus[i].memory_bytes),
-               gpus[i].unified ? ", which is the host's" : "", gpus[i].lacks[0] ? "; cannot be used, lacks " : "",
+               gpus[i].unified ? ", shared with the CPU" : "", gpus[i].lacks[0] ? "; cannot be used: it lacks " : "",
                gpus[i].lacks);
         const struct hardware_gpu *speeds = measured(h, &gpus[i]);
         if (speeds)
@@ -223,7 +224,7 @@ static void print_gpus(const struct hardware *h)
 
 static const char *const kind_names[] = {"discrete", "integrated", "virtual", "program"};
 
-/* Of a device that is here now: for who plans with the profile elsewhere. */
+/* Adds facts about a present device, for planning with this profile on another machine. */
 static void add_what_it_is(json_t *row, const struct gpu_info *measured_one)
 {
     struct gpu_info gpus[HARDWARE_MAX_GPUS];
@@ -254,12 +255,13 @@ static json_t *gpus_json(const struct hardware *h)
         for (size_t k = 0; k < gpu->kernel_count; k++)
             json_object_set_new(kernels, tensor_type_info(gpu->kernels[k].type)->name,
                                 json_real(gpu->kernels[k].bytes_per_second));
-        json_t *row = json_pack("{s:s, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "name", gpu->info.name,
-                                "host_bytes", (json_int_t)gpu->host_bytes, "memory_bytes_per_second", gpu->memory_bytes_per_second, "upload_bytes_per_second",
-                                gpu->upload_bytes_per_second, "turn_seconds", gpu->turn_seconds, "layer_seconds",
-                                gpu->layer_seconds, "float_layer_seconds", gpu->float_layer_seconds, "router_seconds",
-                                gpu->router_seconds, "share_seconds", gpu->share_seconds, "multiply_adds_per_second",
-                                gpu->multiply_adds_per_second, "kernels", kernels);
+        json_t *row =
+            json_pack("{s:s, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "name", gpu->info.name, "host_bytes",
+                      (json_int_t)gpu->host_bytes, "memory_bytes_per_second", gpu->memory_bytes_per_second,
+                      "upload_bytes_per_second", gpu->upload_bytes_per_second, "turn_seconds", gpu->turn_seconds,
+                      "layer_seconds", gpu->layer_seconds, "float_layer_seconds", gpu->float_layer_seconds,
+                      "router_seconds", gpu->router_seconds, "share_seconds", gpu->share_seconds,
+                      "multiply_adds_per_second", gpu->multiply_adds_per_second, "kernels", kernels);
         add_what_it_is(row, &gpu->info);
         json_array_append_new(array, row);
     }
@@ -274,14 +276,15 @@ static json_t *machine_json(const struct hardware *h)
         const char *name = tensor_type_info(kernel->type)->name;
         json_object_set_new(kernels, name, json_real(kernel->bytes_per_second));
         if (kernel->many_per_second > 0)
-            json_object_set_new(products, name, json_pack("{s:f, s:f}", "few", kernel->few_per_second, "many",
-                                                          kernel->many_per_second));
+            json_object_set_new(
+                products, name,
+                json_pack("{s:f, s:f}", "few", kernel->few_per_second, "many", kernel->many_per_second));
     }
     json_t *storage = storage_json(&h->storage);
     json_object_set_new(storage, "reading_beside", json_real(h->storage.reading_beside));
     json_object_set_new(storage, "computing_beside", json_real(h->storage.computing_beside));
-    return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:f, s:f, s:f, s:o, s:o, s:b, s:o, s:o}", "cpu", h->cpu,
-                     "instructions", h->instructions, "cores", (json_int_t)h->cores, "cache_l1_bytes",
+    return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:f, s:f, s:f, s:o, s:o, s:b, s:o, s:o}", "cpu",
+                     h->cpu, "instructions", h->instructions, "cores", (json_int_t)h->cores, "cache_l1_bytes",
                      (json_int_t)h->cache_l1, "cache_l2_bytes", (json_int_t)h->cache_l2, "cache_l3_bytes",
                      (json_int_t)h->cache_l3, "memory_bytes", (json_int_t)h->memory_total, "memory_available_bytes",
                      (json_int_t)h->memory_available, "cgroup_limit_bytes",
@@ -291,7 +294,7 @@ static json_t *machine_json(const struct hardware *h)
                      kernels, "products", products, "measured", h->measured, "gpus", gpus_json(h), "storage", storage);
 }
 
-/* A device that was not there, or not asked for, when the profile was made. */
+/* Whether a chosen device is not in the profile, since it was missing or not chosen when that was made. */
 static bool needs_gpu(const struct hardware *h)
 {
     struct hardware_choice chosen;
@@ -345,11 +348,10 @@ static void print_together(const struct drives *drives, const double *alone, con
     }
     printf("  %-38s %8.0f %8.0f, %.0f %%\n", "all", sum[0] / 1e6, sum[1] / 1e6, 100 * drives->together);
     if (drives->together < 0.9)
-        printf(
-            "  They share something on the way (a bus, a controller, a host): plans count on what they do together.\n");
+        printf("  They share a bus, a controller or a host: plans use the speed that they reach together.\n");
 }
 
-/* Each by itself, and then all at once. */
+/* Measures each drive alone, then all at once. */
 static int profile_together(size_t count, char **paths)
 {
     hypura_error error = {0};
@@ -360,13 +362,13 @@ static int profile_together(size_t count, char **paths)
     if (!status)
         status = hardware_find_drives(&drives, &hardware, (const char *const *)paths, (uint32_t)count, 1, &error);
     if (!status && drives->count < count)
-        status = error_set(&error, HYPURA_ERROR_ARGUMENT, "these %zu paths are on %u %s: name one path of each", count,
-                           drives->count, drives->count == 1 ? "drive" : "drives");
+        status = error_set(&error, HYPURA_ERROR_ARGUMENT, "these %zu paths are on %u %s: name one path per drive",
+                           count, drives->count, drives->count == 1 ? "drive" : "drives");
     for (size_t i = 0; !status && i < count; i++)
         status = measure_drive(&hardware, paths[i], &error);
     drives_free(drives);
     drives = NULL;
-    if (!status) /* with what was measured */
+    if (!status) /* again, with the new profiles */
         status = hardware_find_drives(&drives, &hardware, (const char *const *)paths, (uint32_t)count, 1, &error);
     if (!status) {
         show_progress(NULL, "storage: all drives at once", 0.9);
@@ -414,7 +416,8 @@ static int run_profile(size_t count, char **arguments)
     print_gpus(&hardware);
     print_storage(&hardware.storage);
     print_beside(&hardware);
-    printf("\nA GB of weights takes %.0f ms from this drive and %.0f ms from memory. What that makes of a model:\n"
+    printf("\nReading 1 GB of weights takes %.0f ms from this drive and %.0f ms from memory. What this means for a "
+           "model:\n"
            "  hypura inspect MODEL --memory 8G\n",
            1e12 / hardware.storage.bytes_per_second, 1e12 / hardware.memory_bytes_per_second);
     return EXIT_OK;
@@ -473,13 +476,14 @@ static int run_iobench(size_t count, char **arguments)
 const struct command command_profile = {
     .name = "profile",
     .arguments = "[PATH]...",
-    .summary = "measure this machine: memory, kernels, and the drive that a path is on",
+    .summary = "measure this machine: memory, kernels, and the drive of a path",
     .details =
-        "Takes less than 20 seconds. The result is cached for each machine and drive, and plans use it from then "
-        "on. PATH is a model or a folder (default: here). A large file is read itself; in a folder, the largest "
-        "file of 1 GiB or more. Without one, a temporary file is written, which may be faster to read than older "
-        "files. Several paths are measured one by one and then together, since drives may share a bus: for a model "
-        "with --mirror, or with parts on several drives.",
+        "Takes less than 20 seconds. The result is cached per machine and drive, and plans use it from then on. PATH "
+        "is "
+        "a model or a folder (default: the current folder). hypura reads PATH itself if it is a large file, or the "
+        "largest file of at least 1 GiB in a folder. Otherwise it writes a temporary file, which may be faster to "
+        "read than older files. Several paths are measured one by one and then together, since their drives may share "
+        "a bus. Do this for a model with --mirror, or with parts on several drives.",
     .options = {profile_rows},
     .most = HARDWARE_MAX_DRIVES,
     .run = run_profile,
@@ -488,7 +492,7 @@ const struct command command_profile = {
 const struct command command_iobench = {
     .name = "iobench",
     .arguments = "FILE",
-    .summary = "measure a drive at length: every block size at every depth",
+    .summary = "measure a drive in detail: each block size at each queue depth",
     .options = {iobench_rows},
     .least = 1,
     .most = 1,

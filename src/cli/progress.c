@@ -1,5 +1,5 @@
-/* Lines that a thread of their own shows while the engine works: what --progress asks for, and how the reading of a
- * long prompt goes. */
+/* Status lines that a separate thread shows while the engine works: the line of --progress, and how much of a long
+ * prompt has been read. */
 #include "cli/cli.h"
 
 #include <pthread.h>
@@ -7,16 +7,16 @@
 
 #define TERMINAL_NANOSECONDS UINT64_C(250000000)
 #define FILE_NANOSECONDS UINT64_C(500000000)
-#define SILENT_NANOSECONDS UINT64_C(1000000000) /* prompts that are read so soon need no line */
+#define SILENT_NANOSECONDS UINT64_C(1000000000) /* prompts that take less show no line */
 
-/* A moment of the engine. */
+/* A snapshot of the statistics. */
 struct moment {
     hypura_statistics statistics;
     uint64_t time;
 };
 
 static struct watch {
-    hypura_model *model; /* NULL: there is no thread */
+    hypura_model *model; /* NULL: the thread is not running */
     void (*show)(const struct moment *now, const struct moment *before);
     uint64_t interval, silent;
     bool at_least_once;
@@ -48,7 +48,7 @@ static void show_rates(const struct moment *now, const struct moment *before)
     char text[200], share[40] = "";
     if (uses)
         snprintf(share, sizeof share, ", expert hits %.0f %%", 100.0 * (double)hits / (double)uses);
-    /* All of it in 80 columns. */
+    /* The line fits 80 columns. */
     snprintf(text, sizeof text, "%.1f tokens/s, disk %.0f of %.0f MB/s, waiting for it %.0f %%%s",
              (double)tokens / seconds, disk / 1e6, n->drive_bytes_per_second / 1e6, 100 * MIN(stalled, 1.0), share);
     if (is_terminal(stderr))
@@ -72,7 +72,7 @@ static void show_prompt(const struct moment *now, const struct moment *before)
               known ? " left" : "", rate);
 }
 
-/* True when it is to end. */
+/* Returns true if the thread is to end. */
 static bool wait_until(uint64_t time)
 {
     bool stop;
@@ -117,7 +117,7 @@ static void start(hypura_model *model)
     watch.stop = watch.paused = false;
     watch.start = look();
     if (pthread_create(&watch.thread, NULL, run, NULL))
-        watch.model = NULL; /* a run without the line is better than none */
+        watch.model = NULL; /* run without the line */
 }
 
 void progress_start(hypura_model *model)
@@ -125,7 +125,7 @@ void progress_start(hypura_model *model)
     bool terminal = is_terminal(stderr);
     watch.show = show_rates;
     watch.interval = watch.silent = terminal ? TERMINAL_NANOSECONDS : FILE_NANOSECONDS;
-    watch.at_least_once = !terminal; /* a log has at least one line, however short the run */
+    watch.at_least_once = !terminal; /* even a short run leaves one line in a log */
     start(model);
 }
 

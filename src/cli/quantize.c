@@ -1,4 +1,4 @@
-/* hypura quantize: a model's matrices in another type. */
+/* hypura quantize: converts a model's matrices to another type. */
 #include "tools/quantize.h"
 #include "cli/engine_cli.h"
 #include "tools/quantize_recipe.h"
@@ -12,17 +12,18 @@ static uint32_t threads;
 static bool requantize, pure, dry_run, list_types, as_json;
 
 static const struct option_row quantize_rows[] = {
-    {"type", "TYPE", OPTION_TEXT, &type, "what matrices become: Q4_K_M, Q8_0 ...; see --list"},
+    {"type", "TYPE", OPTION_TEXT, &type, "the new type: Q4_K_M, Q8_0, ...; see --list"},
     {"imatrix", "FILE", OPTION_TEXT, &importance,
-     "how much each column matters, as \"hypura imatrix\" or llama-imatrix writes it"},
+     "importance of each column, written by \"hypura imatrix\" or llama-imatrix"},
     {"tensor-type", "RE=TYPE", OPTION_TEXTS, &tensor_types,
-     "another type for tensors whose name the regular expression is found in; may be given several times, the first "
-     "that fits counts"},
-    {"pure", NULL, OPTION_FLAG, &pure, "give every matrix that type, without the mixture's exceptions"},
-    {"allow-requantize", NULL, OPTION_FLAG, &requantize, "take matrices that are quantised already"},
-    {"memory", "SIZE", OPTION_BYTES, &memory, "the most that the process may hold (default: what its threads need)"},
-    {"threads", "N", OPTION_COUNT, &threads, "(default: the cores that this process may use)"},
-    {"dry-run", NULL, OPTION_FLAG, &dry_run, "tell what would be written, and write nothing"},
+     "use another type for tensors whose names match this regular expression; may be repeated, the first match "
+     "counts"},
+    {"pure", NULL, OPTION_FLAG, &pure,
+     "use --type for every matrix, without the exceptions of mixtures such as Q4_K_M"},
+    {"allow-requantize", NULL, OPTION_FLAG, &requantize, "accept matrices that are already quantised"},
+    {"memory", "SIZE", OPTION_BYTES, &memory, "limit for all memory of the process (default: what its threads need)"},
+    {"threads", "N", OPTION_COUNT, &threads, "threads that convert (default: one per core that this process may use)"},
+    {"dry-run", NULL, OPTION_FLAG, &dry_run, "report what would be written, but write nothing"},
     {"list", NULL, OPTION_FLAG, &list_types, "list the types"},
     {"json", NULL, OPTION_FLAG, &as_json, "print JSON instead"},
     {0},
@@ -53,11 +54,12 @@ static hypura_status read_overrides(struct quantize_override *out, char **copies
             return status;
         char *equals = strrchr(copies[i], '=');
         if (!equals || equals == copies[i])
-            return error_set(error, HYPURA_ERROR_ARGUMENT, "--tensor-type takes RE=TYPE, not \"%.100s\"", copies[i]);
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "--tensor-type %.100s: expected RE=TYPE", copies[i]);
         *equals = 0;
         out[i].expression = copies[i];
         if (!tensor_type_by_name(equals + 1, &out[i].type))
-            return error_set(error, HYPURA_ERROR_ARGUMENT, "--tensor-type: there is no tensor type \"%.50s\"", equals + 1);
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "--tensor-type: there is no tensor type \"%.50s\"",
+                             equals + 1);
     }
     return HYPURA_OK;
 }
@@ -70,19 +72,22 @@ static void print_result(const struct quantize *quantize, const char *path, doub
     json_t *tensors = json_array();
     for (size_t i = 0; i < quantize_count(quantize); i++) {
         const struct quantize_tensor *tensor = quantize_at(quantize, i);
-        const char *before = tensor_type_info(tensor->source->type)->name, *after = tensor_type_info(tensor->type)->name;
+        const char *before = tensor_type_info(tensor->source->type)->name,
+                   *after = tensor_type_info(tensor->type)->name;
         changed += tensor->type != tensor->source->type;
         if (dry_run && !as_json)
             printf("%-40s %7s -> %-7s %s%s\n", tensor->source->name.data, before, after,
                    format_bytes(to, sizeof to, (double)tensor->bytes), tensor->weighted ? ", by importance" : "");
-        json_array_append_new(tensors, json_pack("{s:o, s:s, s:s, s:I, s:b}", "name", json_text(tensor->source->name.data),
-                                                 "from", before, "to", after, "bytes", (json_int_t)tensor->bytes,
-                                                 "by_importance", tensor->weighted));
+        json_array_append_new(tensors,
+                              json_pack("{s:o, s:s, s:s, s:I, s:b}", "name", json_text(tensor->source->name.data),
+                                        "from", before, "to", after, "bytes", (json_int_t)tensor->bytes,
+                                        "by_importance", tensor->weighted));
     }
     if (as_json) {
-        json_t *json = json_pack("{s:I, s:I, s:f, s:I, s:o}", "source_bytes", (json_int_t)quantize_source_bytes(quantize),
-                                 "bytes", (json_int_t)quantize_bytes(quantize), "bits_per_weight", bits, "quantised",
-                                 (json_int_t)changed, "tensors", tensors);
+        json_t *json =
+            json_pack("{s:I, s:I, s:f, s:I, s:o}", "source_bytes", (json_int_t)quantize_source_bytes(quantize), "bytes",
+                      (json_int_t)quantize_bytes(quantize), "bits_per_weight", bits, "quantised", (json_int_t)changed,
+                      "tensors", tensors);
         if (json && !dry_run)
             json_object_set_new(json, "seconds", json_real(seconds));
         print_json(json);
@@ -143,9 +148,10 @@ static int run(size_t count, char **arguments)
     if (list_types)
         return print_types();
     if (!type)
-        return report_usage(&command_quantize, "--type is missing: \"hypura quantize --list\" tells the types");
+        return report_usage(&command_quantize, "--type is missing: \"hypura quantize --list\" lists the types");
     if (!recipe_find(type))
-        return report_usage(&command_quantize, "there is no type \"%.50s\": \"hypura quantize --list\" tells them", type);
+        return report_usage(&command_quantize, "there is no type \"%.50s\": \"hypura quantize --list\" lists them",
+                            type);
     if (count != (dry_run ? 1 : 2) && !(dry_run && count == 2))
         return report_usage(&command_quantize, dry_run ? "MODEL is missing" : "MODEL and OUT are needed");
     return quantize(arguments[0], count > 1 ? arguments[1] : NULL, &error) ? report_error(&error) : EXIT_OK;
@@ -154,15 +160,14 @@ static int run(size_t count, char **arguments)
 const struct command command_quantize = {
     .name = "quantize",
     .arguments = "MODEL OUT.gguf",
-    .summary = "write a model with its matrices in another type",
-    .details =
-        MODEL_HELP "It is best one of F16, BF16 or F32, and may be in parts; OUT is one file.\n\n"
-                   "Types and the mixtures of them (Q4_K_M ...) are those of llama.cpp, tensor by tensor, and the file runs "
-                   "there too. Those below three bits, and IQ3_XXS, want importance (--imatrix), and the others gain by "
-                   "it.\n\n"
-                   "The model is read in pieces, so that its size is no matter of memory, and never written to. OUT has its "
-                   "name when it is whole and was checked; until then it is OUT.partial with a list of what is in it, and "
-                   "the same command goes on from there, whatever ended it.",
+    .summary = "convert a model's matrices to another type",
+    .details = MODEL_HELP
+    "Its type should be F16, BF16 or F32. It may be split into several files; OUT is one file.\n\n"
+    "The types and the mixtures of types, such as Q4_K_M, are those of llama.cpp, tensor by tensor, and OUT runs "
+    "there too. Types below three bits and IQ3_XXS should be used with --imatrix, and the others gain by it.\n\n"
+    "The model is read in pieces, so it need not fit in memory, and it is never written to. While it is being "
+    "written, OUT is named OUT.partial, and OUT.partial.pieces lists its finished parts. If anything interrupts the "
+    "command, run it again to continue. OUT is checked before it gets its name.",
     .options = {quantize_rows},
     .most = 2,
     .run = run,

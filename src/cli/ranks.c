@@ -1,4 +1,4 @@
-/* Under mpirun: rank 0 carries the command out, the others compute for it. */
+/* Under mpirun: rank 0 runs the command, and the other ranks compute for it. */
 #include "cli/engine_cli.h"
 
 #include "cluster/cluster.h"
@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Leaving must not take longer than the longest stall. */
+/* The longest time that leaving may take. */
 #define LEAVE_SECONDS 10u
 
 static atomic_flag said = ATOMIC_FLAG_INIT;
@@ -40,8 +40,8 @@ static void catch_signal(int number, void (*handler)(int))
     sigaction(number, &action, NULL);
 }
 
-/* On a thread of the cluster's. Rank 0 says what happened, or rank 1 where rank 0 is lost; mpirun then ends the rest. A
- * server stays, and answers 503, unless it is being ended. */
+/* Runs on the cluster's thread. Rank 0 reports what happened, or rank 1 if rank 0 is lost; mpirun then ends the other
+ * ranks. A server keeps running and answers with status 503, unless it is being ended. */
 static void on_event(void *context, enum cluster_event event, const char *sentence)
 {
     (void)context;
@@ -50,7 +50,7 @@ static void on_event(void *context, enum cluster_event event, const char *senten
         if (rank)
             _exit(EXIT_FAILED);
         if (serving)
-            return; /* it ends by itself */
+            return; /* the server ends itself */
         catch_signal(SIGTERM, SIG_DFL);
         raise(SIGTERM);
         return;
@@ -66,7 +66,6 @@ static void on_event(void *context, enum cluster_event event, const char *senten
     _exit(EXIT_FAILED);
 }
 
-/* What is wrong with a command line rank 0 says. */
 void hosts_be_quiet(void)
 {
     if (cluster_rank_started() == 0)
@@ -107,7 +106,7 @@ static int work_for_rank_0(void)
         status = engine_serve(&options, &error);
     if (!status)
         return EXIT_OK;
-    if (status != HYPURA_ERROR_HOST) /* that is said by who found it out */
+    if (status != HYPURA_ERROR_HOST) /* on_event reports that */
         report_error(&error);
     return EXIT_FAILED;
 }
@@ -118,7 +117,7 @@ static int leave(int status)
     const bool lost = cluster_here() && cluster_check(cluster_here(), &error);
     fflush(stdout);
     catch_signal(SIGALRM, SIG_DFL);
-    alarm(LEAVE_SECONDS); /* what others do is not known */
+    alarm(LEAVE_SECONDS); /* other ranks may not respond */
     cluster_end();
     alarm(0);
     if (lost)

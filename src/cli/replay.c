@@ -1,4 +1,4 @@
-/* hypura replay: what a recorded routing would have hit, by cache policy and size. */
+/* hypura replay: the hit rate that each cache policy and size would have had on recorded routing. */
 #include "tools/replay.h"
 #include "cli/engine_cli.h"
 
@@ -66,7 +66,7 @@ static hypura_status replay_size(const struct trace *trace, uint64_t bytes, json
     if (!as_json)
         printf("\n%s, %.0f %% of all experts%s\n", format_bytes(size, sizeof size, (double)bytes),
                100.0 * (double)bytes / (double)replay_total_bytes(trace),
-               bytes < replay_cycle_bytes(trace) ? ": less than one token uses, where plain LRU never hits" : "");
+               bytes < replay_cycle_bytes(trace) ? ": less than one token uses, so plain LRU never hits" : "");
     for (size_t p = 0; p < replay_policy_count(); p++) {
         struct replay_result result;
         const char *policy = replay_policy_name(p);
@@ -82,7 +82,7 @@ static hypura_status replay_size(const struct trace *trace, uint64_t bytes, json
         }
         printf("  %-10s %5.1f %%  ", policy, 100 * hit_rate(&result));
         draw_rate(hit_rate(&result));
-        printf("  %s a token\n",
+        printf("  %s per token\n",
                format_bytes(missed, sizeof missed, (double)result.bytes_missed / (double)MAX(trace->tokens, 1u)));
     }
     return HYPURA_OK;
@@ -105,7 +105,7 @@ static int run(size_t count, char **arguments)
                trace->shape.name, (unsigned long long)trace->tokens, trace->pass_count, trace->shape.layer_count,
                trace->shape.experts, trace->shape.used, format_bytes(a, sizeof a, (double)replay_total_bytes(trace)),
                format_bytes(b, sizeof b, (double)replay_cycle_bytes(trace)));
-        printf("The first policy is the one that hypura uses; belady knows the future.\n");
+        printf("hypura uses the first policy. belady is the optimum, which would need to know the future.\n");
     }
     for (size_t i = 0; !status && i < size_count; i++)
         status = replay_size(trace, sizes[i], list, &error);
@@ -124,8 +124,9 @@ static int run(size_t count, char **arguments)
 const struct command command_replay = {
     .name = "replay",
     .arguments = "TRACE",
-    .summary = "compare cache policies and sizes on a recorded routing",
-    .details = "Record one with \"hypura run --trace TRACE\". Nothing is computed and no weights are read.",
+    .summary = "compare cache policies and sizes on recorded routing",
+    .details =
+        "Record the routing with \"hypura run --trace TRACE\". This command computes nothing and reads no weights.",
     .options = {replay_rows},
     .least = 1,
     .most = 1,

@@ -1,4 +1,4 @@
-/* hypura run: answers from a model, once or in a conversation. */
+/* hypura run: answers a prompt, or holds a conversation. */
 #include "cli/conversation.h"
 
 #include <string.h>
@@ -12,28 +12,28 @@ static struct texts stops, variables;
 
 static const struct option_row run_rows[] = {
     {"prompt", "TEXT", OPTION_TEXT, &prompt_text, "the prompt"},
-    {"file", "FILE", OPTION_TEXT, &prompt_path, "read the prompt from a file; - is standard input"},
+    {"file", "FILE", OPTION_TEXT, &prompt_path, "read the prompt from a file; -: standard input"},
     {"interactive", NULL, OPTION_FLAG, &interactive,
      "hold a conversation (the default in a terminal without a prompt)"},
-    {"system", "TEXT", OPTION_TEXT, &system_text, "a system message for the conversation"},
+    {"system", "TEXT", OPTION_TEXT, &system_text, "the system message of the conversation"},
     {"session", "FILE", OPTION_TEXT, &session_path,
-     "continue the conversation in this file and save it there, with what was computed of it"},
-    {"raw", NULL, OPTION_FLAG, &raw, "use no chat template: the model continues the text as it is"},
-    {"max-tokens", "N", OPTION_LIMIT, &max_tokens, "end the answer after N tokens (default: when the model ends it)"},
+     "continue the conversation in this file, and save it there with its computed data"},
+    {"raw", NULL, OPTION_FLAG, &raw, "use no chat template: the model continues the plain text"},
+    {"max-tokens", "N", OPTION_LIMIT, &max_tokens, "end the answer after N tokens (default: no limit)"},
     {"stop", "TEXT", OPTION_TEXTS, &stops, "end the answer before this text; may be repeated"},
     {"var", "NAME=VALUE", OPTION_TEXTS, &variables, TEMPLATE_VARIABLES_HELP},
     {"ignore-eos", NULL, OPTION_FLAG, &ignore_end, "continue after the model has ended its answer"},
-    {"trace", "FILE", OPTION_TEXT, &compute_options.trace, "record which experts are chosen, for hypura replay"},
-    {"map", NULL, OPTION_FLAG, &draw_map, "at the end, show where the weights are, and figures of the run"},
+    {"trace", "FILE", OPTION_TEXT, &compute_options.trace, "record which experts are chosen, for \"hypura replay\""},
+    {"map", NULL, OPTION_FLAG, &draw_map, "at the end, show where the weights are, and statistics"},
     {0},
 };
 
 #define PROMPT_LIMIT ((uint64_t)256 << 20)
 
-/* A machine that others use too is now and then a little quicker than it was. */
+/* The speed of a shared machine varies a little without a new profile being needed. */
 #define QUICKER_THAN_PROFILED 1.2
 
-/* Of several drives what each brought. */
+/* With several drives: what was read from each. */
 static void print_drives(hypura_model *model)
 {
     json_t *all = model_statistics_json(model), *drives = json_object_get(all, "drives"), *drive;
@@ -122,7 +122,7 @@ static void print_figures(hypura_model *model)
     print_memory(&s);
 }
 
-/* "12.3", or "10.1 to 12.3" where use of experts makes a difference. */
+/* "12.3", or "10.1 to 12.3" if the speed depends on which experts are used. */
 static void speed_text(const hypura_plan *plan, int decimals, char *out, size_t room)
 {
     char even[32], expected[32];
@@ -132,7 +132,7 @@ static void speed_text(const hypura_plan *plan, int decimals, char *out, size_t 
     snprintf(out, room, "%s%s%s", same ? "" : even, same ? "" : " to ", expected);
 }
 
-/* What to expect of a model that streams, for a person who waits at a terminal. */
+/* In a terminal, the expected speed of a model that streams. */
 static void say_expectation(const hypura_plan *plan)
 {
     char bytes[32], budget[32], text[200], expected[80];
@@ -171,7 +171,7 @@ static hypura_status open_conversation(struct conversation *chat, const char *mo
     return status ? status : check_memory(failures, "conversation", error);
 }
 
-/* Also after an error: what was said until then. */
+/* Also saves after an error: the conversation up to there. */
 static hypura_status keep_session(struct conversation *chat, hypura_status status, hypura_error *error)
 {
     hypura_error unkept;
@@ -193,14 +193,14 @@ static void close_conversation(struct conversation *chat)
     text_free(&chat->answer);
 }
 
-/* Something is sent to the program, as by "cat FILE | hypura run MODEL ...". */
+/* Standard input is a pipe or a file, as in "cat FILE | hypura run MODEL ...". */
 static bool input_is_sent(void)
 {
     struct stat info;
     return !fstat(STDIN_FILENO, &info) && (S_ISFIFO(info.st_mode) || S_ISREG(info.st_mode));
 }
 
-/* The prompt from the arguments behind the model, which follow a text that is sent: as Ollama has it. */
+/* Makes the prompt as Ollama does: the text of standard input, if any, then the arguments after the model. */
 static hypura_status read_arguments(struct text_buffer *prompt, size_t count, char **arguments, hypura_error *error)
 {
     char *text;
@@ -221,7 +221,6 @@ static hypura_status read_arguments(struct text_buffer *prompt, size_t count, ch
     return prompt->failed ? set_error(error, HYPURA_ERROR_MEMORY, "no memory for the prompt") : HYPURA_OK;
 }
 
-/* Nothing of it is left out without a word. */
 static hypura_status read_prompt(struct text_buffer *prompt, size_t count, char **arguments, hypura_error *error)
 {
     char *text;
@@ -245,7 +244,7 @@ static int run(size_t count, char **arguments)
     struct text_buffer prompt = {0};
     hypura_status status = HYPURA_OK;
     if (count > 1 && (prompt_text || prompt_path))
-        return report_usage(&command_run, "\"%s\" is a prompt, and --prompt or --file gives another", arguments[1]);
+        return report_usage(&command_run, "\"%s\" is a prompt, but --prompt or --file already gives one", arguments[1]);
     if (raw && session_path)
         return report_usage(&command_run, "--session and --raw exclude each other: --raw holds no conversation");
     if (prompt_text && prompt_path)
@@ -290,9 +289,9 @@ const struct command command_run = {
     .arguments = "[MODEL [PROMPT]...]",
     .summary = "answer a prompt or hold a conversation",
     .details = MODEL_HELP
-    "Without a prompt, it reads one from a pipe or, in a terminal, holds a conversation; /? shows the commands "
-    "there. A PROMPT follows the text of a pipe, as in: cat FILE | hypura run MODEL \"Summarize this.\" Only the "
-    "answer goes to standard output. Ctrl-C ends an answer; twice, the program.",
+    "Without a prompt, hypura reads one from a pipe or, in a terminal, holds a conversation, where /? lists the "
+    "commands. The text of a pipe comes before PROMPT, as in: cat FILE | hypura run MODEL \"Summarize this.\" Only "
+    "the answer goes to standard output. Ctrl-C ends an answer; a second Ctrl-C ends the program.",
     .options = {run_rows, sampling_rows, plan_option_rows, engine_option_rows, draft_option_rows, prefix_option_rows,
                 report_option_rows},
     .most = 1024,

@@ -1,4 +1,4 @@
-/* hypura ps, stop: a server that runs. */
+/* hypura ps and stop: talk to a running server. */
 #include "cli/engine_cli.h"
 #include "server/server.h"
 
@@ -9,14 +9,14 @@
 static bool as_json;
 
 static const struct option_row ps_rows[] = {
-    {"json", NULL, OPTION_FLAG, &as_json, "print one JSON object, as GET /api/ps gives it"},
+    {"json", NULL, OPTION_FLAG, &as_json, "print one JSON object, like GET /api/ps"},
     {0},
 };
 
-static const char details[] = "The server is that of $HYPURA_HOST (default: 127.0.0.1:11434), with the key "
-                              "$HYPURA_API_KEY where it asks for one.";
+static const char details[] = "The server is the one at $HYPURA_HOST (default: 127.0.0.1:11434), with the key "
+                              "$HYPURA_API_KEY if it needs one.";
 
-/* "4 min" for a time in RFC 3339, UTC. What is kept for good ends in a century. */
+/* "4 min" for a time in RFC 3339, UTC. For models that stay forever, servers give a time in the far future. */
 static const char *time_left(char *out, size_t room, const char *until)
 {
     struct tm parts = {0};
@@ -28,7 +28,7 @@ static const char *time_left(char *out, size_t room, const char *until)
     parts.tm_mon = month - 1;
     double left = MAX(difftime(timegm(&parts), time(NULL)), 0.0);
     if (left > 10 * 365 * 86400.0)
-        return "for good";
+        return "forever";
     return format_time(out, room, left);
 }
 
@@ -79,7 +79,7 @@ static int run_stop(size_t count, char **arguments)
 const struct command command_ps = {
     .name = "ps",
     .arguments = "",
-    .summary = "show which models a running server holds",
+    .summary = "show which models a running server has loaded",
     .details = details,
     .options = {ps_rows},
     .run = run_ps,
@@ -88,7 +88,7 @@ const struct command command_ps = {
 const struct command command_stop = {
     .name = "stop",
     .arguments = "MODEL",
-    .summary = "let a running server unload a model",
+    .summary = "tell a running server to unload a model",
     .details = details,
     .least = 1,
     .most = 1,

@@ -1,4 +1,4 @@
-/* How hypura run chooses tokens: the options, and the grammar that an answer must keep to. */
+/* The sampling options, and the grammar or schema that restricts an answer. */
 #include "cli/sampling.h"
 
 #include <math.h>
@@ -11,51 +11,55 @@ static uint32_t repeat_last_n, dry_last_n;
 static struct texts biases, breakers;
 
 const struct option_row sampling_rows[] = {
-    {"temperature", "X", OPTION_NUMBER, &options.temperature, "0 takes the likeliest token (default: 0.8)"},
-    {"temp", "X", OPTION_NUMBER, &options.temperature, "the same"},
+    {"temperature", "X", OPTION_NUMBER, &options.temperature,
+     "randomness of the choice; 0: always the likeliest token (default: 0.8)"},
+    {"temp", "X", OPTION_NUMBER, &options.temperature, "same as --temperature"},
     {"seed", "N", OPTION_SEED, &compute_options.seed,
-     "seed of the random numbers (default: 0); the same seed gives the same text"},
+     "seed for the random choices (default: 0); the same seed gives the same text"},
     {"dynamic-range", "X", OPTION_NUMBER, &options.dynamic_range,
-     "let the temperature vary by this much with the entropy (default: 0)"},
-    {"dynamic-exponent", "X", OPTION_NUMBER, &options.dynamic_exponent, "how fast it varies (default: 1)"},
-    {"top-k", "N", OPTION_LIMIT, &options.top_k, "keep only the N likeliest tokens; 0: all (default: 40)"},
+     "vary the temperature with the entropy by up to X, up and down; 0: off (default: 0)"},
+    {"dynamic-exponent", "X", OPTION_NUMBER, &options.dynamic_exponent,
+     "how strongly the temperature varies (default: 1)"},
+    {"top-k", "N", OPTION_LIMIT, &options.top_k, "keep only the N likeliest tokens; 0: off (default: 40)"},
     {"top-p", "X", OPTION_NUMBER, &options.top_p,
-     "keep only the likeliest tokens that together reach probability X (default: 0.95)"},
+     "keep only the likeliest tokens that together reach probability X; 1: off (default: 0.95)"},
     {"min-p", "X", OPTION_NUMBER, &options.min_p,
-     "keep only tokens at least X times as likely as the likeliest (default: 0.05)"},
+     "keep only tokens at least X times as likely as the likeliest; 0: off (default: 0.05)"},
     {"typical", "X", OPTION_NUMBER, &options.typical_p, "keep only tokens of typical surprise; 1: off (default: 1)"},
     {"top-n-sigma", "X", OPTION_NUMBER, &options.top_n_sigma,
-     "keep only logits within X standard deviations of the best; 0: off (default: 0)"},
+     "keep only logits within X standard deviations of the highest; 0: off (default: 0)"},
     {"xtc-probability", "X", OPTION_NUMBER, &options.xtc_probability,
-     "chance of leaving out the likeliest choices; 0: off (default: 0)"},
+     "chance to drop all tokens above --xtc-threshold but the least likely of them; 0: off (default: 0)"},
     {"xtc-threshold", "X", OPTION_NUMBER, &options.xtc_threshold,
-     "how likely a token must be to count as such a choice (default: 0.1)"},
+     "probability from which --xtc-probability applies (default: 0.1)"},
     {"repeat-penalty", "X", OPTION_NUMBER, &options.repeat_penalty,
      "make recent tokens less likely; 1: off (default: 1)"},
     {"frequency-penalty", "X", OPTION_NUMBER, &options.frequency_penalty,
-     "subtracted from a token's logit for each time it appeared (default: 0)"},
+     "subtract X from a token's logit for each time it has appeared (default: 0)"},
     {"presence-penalty", "X", OPTION_NUMBER, &options.presence_penalty,
-     "subtracted once from the logit of a token that appeared (default: 0)"},
-    {"repeat-last-n", "N", OPTION_COUNT, &repeat_last_n, "how many tokens back the penalties look (default: 64)"},
+     "subtract X once from the logit of a token that has appeared (default: 0)"},
+    {"repeat-last-n", "N", OPTION_COUNT, &repeat_last_n,
+     "how many of the last tokens the penalties look at (default: 64)"},
     {"dry-multiplier", "X", OPTION_NUMBER, &options.dry_multiplier,
-     "strength of the DRY penalty on repeated passages; 0: off (default: 0)"},
-    {"dry-base", "X", OPTION_NUMBER, &options.dry_base, "how fast it grows with their length (default: 1.75)"},
+     "strength of the DRY penalty for repetitions; 0: off (default: 0)"},
+    {"dry-base", "X", OPTION_NUMBER, &options.dry_base,
+     "growth of the DRY penalty with each repeated token (default: 1.75)"},
     {"dry-allowed-length", "N", OPTION_COUNT, &options.dry_allowed_tokens,
-     "length of repetitions without a penalty (default: 2)"},
-    {"dry-last-n", "N", OPTION_COUNT, &dry_last_n, "how many tokens back DRY looks (default: all)"},
+     "length up to which repetitions are not penalized (default: 2)"},
+    {"dry-last-n", "N", OPTION_COUNT, &dry_last_n, "how many of the last tokens DRY looks at (default: all)"},
     {"dry-breaker", "TEXT", OPTION_TEXTS, &breakers,
-     "a text at which repetitions end; may be repeated (default: line feed, :, \", *)"},
+     "a text that ends a repetition; may be repeated (default: line feed, :, \", *)"},
     {"mirostat", "N", OPTION_COUNT, &options.mirostat,
-     "2: aim at a constant surprise instead of cutting off unlikely tokens (default: 0)"},
-    {"mirostat-tau", "X", OPTION_NUMBER, &options.mirostat_tau, "the surprise, in bits (default: 5)"},
-    {"mirostat-eta", "X", OPTION_NUMBER, &options.mirostat_eta, "how fast deviations are corrected (default: 0.1)"},
+     "2: Mirostat 2.0, which aims at constant surprise and replaces --top-k and the like; 0: off (default: 0)"},
+    {"mirostat-tau", "X", OPTION_NUMBER, &options.mirostat_tau, "the surprise to aim at, in bits (default: 5)"},
+    {"mirostat-eta", "X", OPTION_NUMBER, &options.mirostat_eta, "how fast Mirostat corrects deviations (default: 0.1)"},
     {"samplers", "NAMES", OPTION_TEXT, &steps,
-     "the steps in their order, separated by ;: penalties, dry, top_n_sigma, top_k, typ_p, top_p, min_p, xtc, "
-     "temperature"},
+     "the sampling steps in their order, separated by semicolons (default: penalties, dry, top_n_sigma, top_k, typ_p, "
+     "top_p, min_p, xtc, temperature)"},
     {"logit-bias", "ID:X", OPTION_TEXTS, &biases, "add X to the logit of a token; -inf bans it; may be repeated"},
-    {"grammar", "FILE", OPTION_TEXT, &grammar_path, "restrict the answer to this grammar (GBNF)"},
+    {"grammar", "FILE", OPTION_TEXT, &grammar_path, "restrict the answer to the GBNF grammar in this file"},
     {"format", "json|FILE", OPTION_TEXT, &format,
-     "restrict the answer to a JSON object, or to the JSON schema in a file"},
+     "restrict the answer to a JSON object, or to the JSON schema in this file"},
     {0},
 };
 
@@ -83,10 +87,10 @@ static hypura_status parse_bias(const char *text, uint32_t vocabulary, hypura_lo
         }
     }
     return set_error(error, HYPURA_ERROR_ARGUMENT,
-                     "--logit-bias %s: expected ID:X with an id from 0 to %u, and a number", text, vocabulary - 1);
+                     "--logit-bias %s: expected ID:X, with an id from 0 to %u and a number", text, vocabulary - 1);
 }
 
-/* The file that constrains the answer, or NULL. */
+/* The file that restricts the answer; NULL: none. */
 static const char *form_path(void)
 {
     return grammar_path ? grammar_path : format && strcmp(format, "json") != 0 ? format : NULL;
@@ -99,7 +103,7 @@ static hypura_status read_form(struct sampling *sampling, hypura_error *error)
     if (path && read_whole_file(path, GRAMMAR_LIMIT, &sampling->form_text, &size, error))
         return prefix_error(error, "%s", path);
     if (path && strlen(sampling->form_text) != size)
-        return set_error(error, HYPURA_ERROR_ARGUMENT, "%s is not text: it has a byte that is 0", path);
+        return set_error(error, HYPURA_ERROR_ARGUMENT, "%s is not text: it contains a zero byte", path);
     sampling->form = grammar_path ? HYPURA_FORM_GRAMMAR
                      : path       ? HYPURA_FORM_SCHEMA
                      : format     ? HYPURA_FORM_JSON
@@ -107,7 +111,7 @@ static hypura_status read_form(struct sampling *sampling, hypura_error *error)
     return HYPURA_OK;
 }
 
-/* Whether the library takes all of it. */
+/* Lets the library check the settings, then the grammar or schema, whose errors name its file. */
 static hypura_status check(const struct sampling *sampling, hypura_model *model, hypura_error *error)
 {
     hypura_request request = {.struct_size = sizeof request};
@@ -160,8 +164,8 @@ static hypura_status reopen(struct sampling *sampling, hypura_model *model, hypu
     return status;
 }
 
-hypura_status sampling_set(struct sampling *sampling, hypura_model *model, const char *name,
-                           const char *value, hypura_error *error)
+hypura_status sampling_set(struct sampling *sampling, hypura_model *model, const char *name, const char *value,
+                           hypura_error *error)
 {
     const struct option_row *row = sampling_rows;
     while (row->name && strcmp(row->name, name) != 0)

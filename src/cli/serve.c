@@ -16,29 +16,30 @@ static struct texts origins, allowed_hosts;
 
 static const struct option_row serve_rows[] = {
     {"host", "HOST", OPTION_TEXT, &serving.host, "address to listen on (default: 127.0.0.1)"},
-    {"port", "N", OPTION_TEXT, &port_text, "port to listen on; 0: any that is free (default: 11434)"},
+    {"port", "N", OPTION_TEXT, &port_text, "port to listen on; 0: any free port (default: 11434)"},
     {"models", "DIR", OPTION_TEXT, &serving.model_folder,
      "folder of models (default: $HYPURA_MODELS, else ~/.local/share/hypura/models)"},
     {"parallel", "N", OPTION_COUNT, &serving.parallel, "answers that each model writes at the same time (default: 4)"},
     {"max-loaded", "N", OPTION_COUNT, &serving.most_loaded,
-     "models in memory at once, at most, if the budget allows (default: 4)"},
-    {"queue", "N", OPTION_COUNT, &serving.queue, "requests that may wait; further ones get status 503 (default: 512)"},
+     "most models in memory at the same time, if --memory allows (default: 4)"},
+    {"queue", "N", OPTION_COUNT, &serving.queue, "most requests that wait; further ones get status 503 (default: 512)"},
     {"keep-alive", "SECONDS", OPTION_TEXT, &keep_alive_text,
      "how long an unused model stays in memory; -1: forever (default: 300)"},
     {"api-key", "KEY", OPTION_TEXT, &serving.api_key,
      "require this key in every request (default: $HYPURA_API_KEY, else none)"},
     {"cors", "ORIGIN", OPTION_TEXTS, &origins,
-     "let pages of this origin call, such as https://example.org, or * for all; may be repeated"},
+     "allow requests from web pages of this origin, such as https://example.org, or * for all; may be repeated"},
     {"allow-host", "NAME", OPTION_TEXTS, &allowed_hosts,
-     "accept requests for this name too, as a proxy passes them on, such as llm.example.org; may be repeated"},
+     "also accept requests whose Host header is NAME, such as llm.example.org behind a proxy; may be repeated"},
     {"allow-remote", NULL, OPTION_FLAG, &serving.allow_remote,
-     "listen on an address that other machines reach, without a key"},
-    {"body-limit", "SIZE", OPTION_BYTES, &serving.body_limit, "bytes of a request, at most (default: 32M)"},
-    {"connections", "N", OPTION_COUNT, &serving.connections, "connections at once, at most (default: 1024)"},
+     "allow listening without a key on an address that other machines can reach"},
+    {"body-limit", "SIZE", OPTION_BYTES, &serving.body_limit, "largest size of a request (default: 32M)"},
+    {"connections", "N", OPTION_COUNT, &serving.connections, "most connections at the same time (default: 1024)"},
     {"request-time", "SECONDS", OPTION_COUNT, &serving.request_seconds,
      "how long a request may take to arrive (default: 120)"},
     {"keep-volatile-headers", NULL, OPTION_FLAG, &serving.keep_volatile_headers,
-     "show models the lines that some clients put in front of a system message and change with every request"},
+     "keep the lines that some clients put before the system message and change with every request; they are left out "
+     "by default, since they prevent reuse of the prompt"},
     {"log-prompts", NULL, OPTION_FLAG, &serving.log_prompts, "write prompts to the log"},
     {0},
 };
@@ -78,7 +79,7 @@ static bool read_whole(const char *text, long least, long most, long *out)
     return true;
 }
 
-/* Names of the model folder are served anyway; files are served besides. */
+/* Adds a file that is to be served. Models in the model folder are served anyway. */
 static hypura_status add_model(const char **models, const char *given, hypura_error *error)
 {
     const char *path;
@@ -105,15 +106,14 @@ static int run(size_t count, char **arguments)
     if (keep_alive_text && !read_whole(keep_alive_text, -1, INT_MAX, &keep_alive))
         return report_usage(&command_serve, "--keep-alive: \"%s\" is not a number of seconds", keep_alive_text);
     if (serving.parallel < 1 || serving.parallel > SERVER_MOST_PARALLEL)
-        return report_usage(&command_serve, "--parallel is 1 to %d", SERVER_MOST_PARALLEL);
+        return report_usage(&command_serve, "--parallel: expected 1 to %d", SERVER_MOST_PARALLEL);
     if (serving.connections < 1 || serving.request_seconds < 1)
-        return report_usage(&command_serve, "--connections and --request-time are at least 1");
+        return report_usage(&command_serve, "--connections and --request-time: expected at least 1");
     if (serving.most_loaded < 1 || serving.most_loaded > SERVER_MOST_LOADED)
-        return report_usage(&command_serve, "--max-loaded is 1 to %d", SERVER_MOST_LOADED);
+        return report_usage(&command_serve, "--max-loaded: expected 1 to %d", SERVER_MOST_LOADED);
     for (size_t i = 0; i < allowed_hosts.count; i++)
         if (!*allowed_hosts.items[i] || strpbrk(allowed_hosts.items[i], "/ "))
-            return report_usage(&command_serve,
-                                "--allow-host: \"%s\" is not the name of a host, such as llm.example.org",
+            return report_usage(&command_serve, "--allow-host: \"%s\" is not a host name such as llm.example.org",
                                 allowed_hosts.items[i]);
     serving.port = (uint16_t)port;
     serving.keep_alive = keep_alive;
@@ -126,7 +126,7 @@ static int run(size_t count, char **arguments)
         serving.api_key = getenv("HYPURA_API_KEY");
     if (serving.api_key && !*serving.api_key)
         serving.api_key = NULL;
-    /* Requests that name no model get the embedded one. */
+    /* The embedded model answers requests that name no model. */
     const char *embedded = default_model_path(NULL);
     const char **models;
     if (ALLOCATE(&models, count + 1, "model list", &error))
@@ -145,9 +145,9 @@ static int run(size_t count, char **arguments)
     serving.allowed_host_count = allowed_hosts.count;
     if (!status)
         status = engine_options_of(&serving.engine, &error);
-    serving.engine.draft_optional = true; /* models of several families may be asked for */
+    serving.engine.draft_optional = true; /* it may not suit every model that is served */
     if (!status) {
-        memory_keep_little(); /* what a request took is another's next */
+        memory_keep_little(); /* return freed memory to the system, where the next request can use it */
         struct sigaction action = {.sa_handler = on_signal};
         sigemptyset(&action.sa_mask);
         sigaction(SIGINT, &action, NULL);
@@ -163,13 +163,13 @@ static int run(size_t count, char **arguments)
 const struct command command_serve = {
     .name = "serve",
     .arguments = "[MODEL]...",
-    .summary = "answer over HTTP, as Ollama, OpenAI and Anthropic do",
+    .summary = "answer over HTTP, with the APIs of Ollama, OpenAI and Anthropic",
     .details =
-        "Serves the models on the command line, those of the model folder, and the embedded one. Each is loaded "
-        "when a request names it, next to others if --memory has room for both. --context is the context of each "
-        "answer, and --parallel answers are held at once; if memory is short, they share room for fewer. The "
-        "address goes to standard output once the server takes requests; the log goes to standard error. Ctrl-C "
-        "ends the server after its running answers; twice, at once.",
+        "Serves the models on the command line, those in the model folder, and the embedded one. A model is loaded "
+        "when a request names it, next to others if --memory has room for both. Each of the --parallel answers has "
+        "a context of --context tokens; if memory is short, the answers share less room. The server prints its "
+        "address to standard output once it accepts requests, and its log to standard error. Ctrl-C ends the "
+        "server after its running answers; a second Ctrl-C ends it at once.",
     .options = {serve_rows, plan_option_rows, engine_option_rows, draft_option_rows, prefix_option_rows},
     .most = 64,
     .lives_on = true,

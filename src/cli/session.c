@@ -1,11 +1,11 @@
-/* A conversation in a file, and what the model computed of it, so that it goes on in another run without being read
- * again. The file has
+/* The file of a conversation and its computed data, so that another run can continue it without computing it again.
+ * It contains
  *
  *   "hypura session 2 BYTES DIGEST\n"   of the next line
- *   {"model", "messages", "tokens"}, as JSON on one line; 0 tokens where what was computed is left out
- *   what hypura_session_write writes
+ *   {"model", "messages", "tokens"}, as JSON on one line; tokens is 0 if the computed data are left out
+ *   the output of hypura_session_write
  *
- * Form 1 had what was computed in another shape: of such a file the conversation is read again.
+ * Version 1 had the computed data in another format: from such files, only the messages are used.
  */
 #include "cli/conversation.h"
 
@@ -32,7 +32,7 @@ static uint64_t digest(const void *data, size_t size)
 /* ---- writing -------------------------------------------------------------------------------------------------------
  */
 
-/* Counts what would be written, as far as it is small. */
+/* Counts the bytes that would be written; false: more than SMALL. */
 static bool count_bytes(void *context, const void *bytes, size_t size)
 {
     uint64_t *counted = context;
@@ -46,7 +46,7 @@ static bool put_bytes(void *context, const void *bytes, size_t size)
     return fwrite(bytes, 1, size, context) == size;
 }
 
-/* False: it cannot be written, and errno says why; or the library refuses, with the error. */
+/* False: errno has the error in writing, or *error that of the library. */
 static bool put_all(const struct conversation *chat, FILE *file, enum conversation_state state, hypura_error *error)
 {
     uint64_t counted = 0;
@@ -54,7 +54,7 @@ static bool put_all(const struct conversation *chat, FILE *file, enum conversati
     hypura_session_tokens(chat->session, &tokens);
     if (state == SAVE_SMALL && hypura_session_write(chat->session, count_bytes, &counted, NULL))
         tokens = 0;
-    uint64_t failures = lost_memory(); /* a text that lacks a part looks like any other */
+    uint64_t failures = lost_memory(); /* an incomplete text cannot be recognised as such */
     json_t *json = json_pack("{s:s, s:O, s:I}", "model", hypura_get_info(chat->model)->name, "messages", chat->messages,
                              "tokens", (json_int_t)tokens);
     char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
@@ -68,11 +68,11 @@ static bool put_all(const struct conversation *chat, FILE *file, enum conversati
     if (!fine || !tokens || !hypura_session_write(chat->session, put_bytes, file, error))
         return fine;
     if (errno && error->status == HYPURA_ERROR_IO)
-        *error = (hypura_error){0}; /* errno says more */
+        *error = (hypura_error){0}; /* errno is more precise */
     return false;
 }
 
-/* A link leads to what is replaced. */
+/* Resolves symbolic links, so that the file itself is replaced, not the link. */
 static hypura_status find_place(const char *path, char target[PATH_MAX], char partial[PATH_MAX], hypura_error *error)
 {
     if (!realpath(path, target) && snprintf(target, PATH_MAX, "%s", path) >= PATH_MAX)
@@ -87,10 +87,10 @@ hypura_status conversation_save(const struct conversation *chat, const char *pat
 {
     char target[PATH_MAX], partial[PATH_MAX];
     *error = (hypura_error){0};
-    hypura_cancel(chat->session, false); /* what was said until an interrupt is kept */
+    hypura_cancel(chat->session, false); /* save what was said before an interrupt */
     if (find_place(path, target, partial, error))
         return error->status;
-    /* What was said is nobody else's. */
+    /* Only the owner may read a conversation. */
     int descriptor = open(partial, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     FILE *file = descriptor < 0 ? NULL : fdopen(descriptor, "wb");
     errno = file ? 0 : errno;
@@ -111,7 +111,7 @@ hypura_status conversation_save(const struct conversation *chat, const char *pat
         hypura_error why = *error;
         if (!why.status)
             set_error_errno(&why, number, "%s", path);
-        return set_error(error, why.status, "the conversation could not be kept: %s", why.message);
+        return set_error(error, why.status, "the conversation could not be saved: %s", why.message);
     }
     return flush_folder_of(target, error);
 }
@@ -129,7 +129,7 @@ static bool is_message(const json_t *message)
     return json_is_string(json_object_get(message, "role")) && json_is_string(json_object_get(message, "content"));
 }
 
-/* The line of JSON, and the file's form; NULL with an error. */
+/* Reads the line of JSON, and the file's version. NULL with an error. */
 static json_t *read_head(FILE *file, unsigned *form, const char *path, hypura_error *error)
 {
     char line[128], *text = NULL;
@@ -144,11 +144,11 @@ static json_t *read_head(FILE *file, unsigned *form, const char *path, hypura_er
     }
     if (!begun || sscanf(line + sizeof magic - 1, "%u %llu %16llx", &version, &size, &sum) < 1) {
         set_error(error, HYPURA_ERROR_FORMAT,
-                  "%s is not a conversation of hypura, and was left as it is; give another name", path);
+                  "%s is not a conversation of hypura, and was not changed; name another file", path);
         return NULL;
     }
     if (version < OLDEST || version > VERSION) {
-        set_error(error, HYPURA_ERROR_UNSUPPORTED, "%s was written by another version of hypura (form %u, not %u)",
+        set_error(error, HYPURA_ERROR_UNSUPPORTED, "%s was written by another version of hypura (format %u, not %u)",
                   path, version, VERSION);
         return NULL;
     }
@@ -169,14 +169,14 @@ static json_t *read_head(FILE *file, unsigned *form, const char *path, hypura_er
     }
     if (!fine) {
         json_decref(json);
-        set_error(error, HYPURA_ERROR_FORMAT, "%s is damaged: the conversation in it cannot be read", path);
+        set_error(error, HYPURA_ERROR_FORMAT, "%s is damaged: its conversation cannot be read", path);
         return NULL;
     }
     *form = version;
     return json;
 }
 
-/* What was computed of it. A conversation without it is whole, and is read again. */
+/* Restores the computed data. Without them, the conversation is complete, but is computed again. */
 static void take_state(struct conversation *chat, FILE *file, const char *path, const json_t *head, unsigned form)
 {
     size_t computed = 0;
@@ -184,11 +184,13 @@ static void take_state(struct conversation *chat, FILE *file, const char *path, 
     if (tokens <= 0 || tokens >= hypura_get_plan(chat->model)->context_tokens)
         return;
     if (form != VERSION)
-        fprintf(stderr, "hypura: %s was kept by an older version: it is read again\n", path);
+        fprintf(stderr, "hypura: %s is from an older version of hypura: the conversation is read again\n", path);
     else if (hypura_session_read(chat->session, get_bytes, file, &computed, NULL))
-        fprintf(stderr, "hypura: what %s has of the cache cannot be used: the conversation is read again\n", path);
+        fprintf(stderr, "hypura: the computed data in %s cannot be used: the conversation is read again\n", path);
     else if (!computed)
-        fprintf(stderr, "hypura: %s is of another file of the model or of other options: it is read again\n", path);
+        fprintf(stderr,
+                "hypura: %s was saved with another model file or other options: the conversation is read again\n",
+                path);
 }
 
 hypura_status conversation_load(struct conversation *chat, const char *path, hypura_error *error)
@@ -202,8 +204,8 @@ hypura_status conversation_load(struct conversation *chat, const char *path, hyp
     const char *own = hypura_get_info(chat->model)->name, *said = json_string_value(json_object_get(head, "model"));
     if (head && strcmp(own, said) != 0)
         set_error(error, HYPURA_ERROR_ARGUMENT,
-                  "the conversation in %s was held with %s, and this is %s: name that model, or another file", path,
-                  said, own);
+                  "the conversation in %s was held with %s, but this model is %s: name that model, or another file",
+                  path, said, own);
     if (!error->status) {
         json_decref(chat->messages);
         chat->messages = json_incref(json_object_get(head, "messages"));

@@ -1,4 +1,4 @@
-/* A model in some lines. */
+/* A summary of a model. */
 #include "cli/cli.h"
 
 void print_summary(FILE *out, const hypura_model_info *model)
@@ -10,5 +10,5 @@ void print_summary(FILE *out, const hypura_model_info *model)
     fprintf(out, "  %u layers, embedding %u, vocabulary %u, trained for %u tokens\n", model->layers,
             model->embedding_width, model->vocabulary_size, model->trained_tokens);
     if (model->experts)
-        fprintf(out, "  %u experts per layer, %u used for a token\n", model->experts, model->experts_used);
+        fprintf(out, "  %u experts per layer, %u used per token\n", model->experts, model->experts_used);
 }

@@ -1,4 +1,4 @@
-/* Small things that several commands need: interrupts, files, the default model. */
+/* What several commands need: interrupts, files, finding models. */
 #include "cli/child.h"
 #include "cli/engine_cli.h"
 #include "server/server.h"
@@ -21,7 +21,7 @@
 static struct engine *volatile engine_to_cancel;
 static hypura_session *volatile session_to_cancel;
 static volatile sig_atomic_t interrupt_count, line_is_read;
-static int wake[2] = {-1, -1}; /* a pipe: whichever thread gets the signal, the one that waits for keys wakes */
+static int wake[2] = {-1, -1}; /* a pipe that wakes the thread that waits for keys, whichever thread gets the signal */
 
 static void on_interrupt(int number)
 {
@@ -30,7 +30,7 @@ static void on_interrupt(int number)
     if (interrupt_count++ && !line_is_read)
         _exit(EXIT_INTERRUPTED);
     if (line_is_read && write(wake[1], "", 1) < 0)
-        errno = before; /* full: it wakes anyway */
+        errno = before; /* the pipe is full, so the thread wakes anyway */
     if (engine_to_cancel)
         engine_cancel(engine_to_cancel, true);
     if (session_to_cancel)
@@ -41,7 +41,7 @@ static void handle_interrupts(bool afresh)
 {
     if (afresh)
         interrupt_count = 0;
-    /* Restart: stdio gives up for good on a write that an interrupt breaks off, as one to a terminal that waits. */
+    /* SA_RESTART: after an interrupted write, such as to a stopped terminal, stdio would drop the output. */
     struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = SA_RESTART};
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);
@@ -98,7 +98,7 @@ json_t *json_text(const char *text)
 void print_json(const json_t *value)
 {
     char *text = value ? json_dumps(value, JSON_INDENT(2)) : NULL;
-    if (text) /* else command_main says that something was wanting */
+    if (text) /* otherwise command_main reports the lack of memory */
         puts(text);
     free(text);
 }
@@ -126,8 +126,8 @@ hypura_status read_whole_file(const char *path, uint64_t limit, char **text, siz
             return error_set_errno(error, failed, "cannot read %s", shown);
         if (memory_check(failures, "text that is read", error))
             return error->status;
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "%s is larger than %llu bytes, the most that is read from it",
-                         shown, (unsigned long long)limit);
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "%s is larger than %llu bytes, the limit for this input", shown,
+                         (unsigned long long)limit);
     }
     *text = buffer.data;
     *size = buffer.size;
@@ -214,7 +214,7 @@ hypura_status model_path(const char **path, const char *given, const char *folde
                          "shows its name",
                          given, given);
     if (file || access(given, F_OK) == 0)
-        return HYPURA_OK; /* opening it tells what is wrong with it */
+        return HYPURA_OK; /* opening it reports what is wrong, if anything */
     struct registry *registry;
     hypura_status status = open_registry(&registry, folder, error);
     if (status)
@@ -225,13 +225,14 @@ hypura_status model_path(const char **path, const char *given, const char *folde
     if (!status || status == HYPURA_ERROR_MEMORY)
         return status;
     if (strchr(given, ' '))
-        return error_set(error, HYPURA_ERROR_IO,
-                         "there is no file and no model \"%.200s\"; if that is a prompt, the model comes before it, or "
-                         "--prompt",
-                         given);
+        return error_set(
+            error, HYPURA_ERROR_IO,
+            "there is no file and no model \"%.200s\"; if this is a prompt, name the model before it, or use "
+            "--prompt",
+            given);
     return error_set(error, HYPURA_ERROR_IO,
-                     "there is no file and no model \"%.200s\": \"hypura list\" shows the models that are here, "
-                     "\"hypura pull %.200s\" downloads one of that name",
+                     "there is no file and no model \"%.200s\": \"hypura list\" shows the installed models, "
+                     "\"hypura pull %.200s\" downloads one",
                      given, given);
 }
 
@@ -254,6 +255,6 @@ const char *default_model_path(hypura_error *error)
     if (access(path, R_OK) == 0)
         return path;
     error_set(error, HYPURA_ERROR_IO,
-              "no model was named and the embedded one is not at %s; name a GGUF file or set HYPURA_MODEL", path);
+              "no model was named, and the embedded one is not at %s; name a GGUF file or set HYPURA_MODEL", path);
     return NULL;
 }

@@ -1,4 +1,4 @@
-/* hypura synth: GGUF files of any geometry with random weights, for tests and benchmarks. */
+/* hypura synth: writes GGUF files of any geometry with random weights, for tests and benchmarks. */
 #include "tools/synth.h"
 #include "cli/engine_cli.h"
 #include "store/trace.h"
@@ -19,38 +19,38 @@ static bool list_presets, no_check, as_json;
 static const struct option_row synth_rows[] = {
     {"preset", "NAME", OPTION_TEXT, &preset_name, "the geometry to start from (default: tiny-moe); see --list"},
     {"list", NULL, OPTION_FLAG, &list_presets, "list the presets"},
-    {"type", "TYPE", OPTION_TEXT, &type, "of the weights: Q4_K_M, Q5_K_M or a tensor type such as Q8_0"},
-    {"seed", "N", OPTION_SEED, &seed, "seed of the random numbers (default: 0); the same options give the same bytes"},
-    {"skew", "X", OPTION_NUMBER, &skew, "how unevenly experts are used: rank to the power of -X (default: 0.5)"},
+    {"type", "TYPE", OPTION_TEXT, &type, "type of the weights: Q4_K_M, Q5_K_M or a tensor type such as Q8_0"},
+    {"seed", "N", OPTION_SEED, &seed, "seed for the random weights (default: 0); the same options give the same bytes"},
+    {"skew", "X", OPTION_NUMBER, &skew, "how unevenly experts are used: in proportion to rank^-X (default: 0.5)"},
     {"stickiness", "X", OPTION_NUMBER, &stickiness,
-     "how much a token uses the experts of those before it, 0 to 1 (default: 0.7)"},
-    {"name", "TEXT", OPTION_TEXT, &model_title, "general.name"},
-    {"arch", "NAME", OPTION_TEXT, &architecture, "llama, qwen2, qwen3, qwen3moe, gpt-oss"},
-    {"layers", "N", OPTION_COUNT, &layers, "layers, instead of the preset's"},
+     "how much a token uses the experts of the tokens before it, from 0 to 1 (default: 0.7)"},
+    {"name", "TEXT", OPTION_TEXT, &model_title, "name of the model (general.name)"},
+    {"arch", "NAME", OPTION_TEXT, &architecture, "architecture: llama, qwen2, qwen3, qwen3moe, gpt-oss"},
+    {"layers", "N", OPTION_COUNT, &layers, "number of layers"},
     {"embedding", "N", OPTION_COUNT, &embedding, "size of the hidden state"},
-    {"heads", "N", OPTION_COUNT, &heads, "attention heads"},
-    {"kv-heads", "N", OPTION_COUNT, &kv_heads, "heads of keys and values"},
+    {"heads", "N", OPTION_COUNT, &heads, "number of attention heads"},
+    {"kv-heads", "N", OPTION_COUNT, &kv_heads, "number of heads of keys and values"},
     {"head-size", "N", OPTION_COUNT, &head_size, "size of a head"},
-    {"feed-forward", "N", OPTION_COUNT, &feed_forward, "width of a layer, or of an expert"},
+    {"feed-forward", "N", OPTION_COUNT, &feed_forward, "width of the feed-forward network, or of an expert"},
     {"experts", "N", OPTION_COUNT, &experts, "experts per layer; 0: a dense model"},
-    {"experts-used", "N", OPTION_COUNT, &experts_used, "experts that a token uses"},
-    {"vocabulary", "N", OPTION_COUNT, &vocabulary, "tokens"},
-    {"context", "N", OPTION_COUNT, &context_length, "tokens that the model claims to look back on"},
+    {"experts-used", "N", OPTION_COUNT, &experts_used, "experts used per layer and token"},
+    {"vocabulary", "N", OPTION_COUNT, &vocabulary, "size of the vocabulary"},
+    {"context", "N", OPTION_COUNT, &context_length, "context length that the file states"},
     {"threads", "N", OPTION_COUNT, &threads,
-     "threads that make weights (default: the cores that this process may use)"},
-    {"no-check", NULL, OPTION_FLAG, &no_check, "do not run the model to see how its experts are used"},
+     "threads that make weights (default: one per core that this process may use)"},
+    {"no-check", NULL, OPTION_FLAG, &no_check, "do not run the model to check how its experts are used"},
     {"json", NULL, OPTION_FLAG, &as_json, "print JSON instead"},
     {0},
 };
 
-/* Tokens that the check runs; one pass reads every expert at most once. */
+/* Tokens of the check, which run in one pass, so every expert is read at most once. */
 #define CHECK_TOKENS 256
 
 struct expert_use {
-    double entropy;   /* of the use over a layer's experts, 1: even; mean over the layers */
-    double overlap;   /* share of a token's experts that the token before used too */
-    double by_chance; /* that share for tokens that are far apart */
-    double most_used; /* the most used expert's use over the mean, mean over the layers */
+    double entropy;   /* of the use of a layer's experts, 1: even; mean over the layers */
+    double overlap;   /* share of a token's experts that the previous token used too */
+    double by_chance; /* the same share for tokens that are far apart */
+    double most_used; /* use of the most used expert, relative to the mean; mean over the layers */
     uint32_t tokens;
 };
 
@@ -100,7 +100,7 @@ static hypura_status summarise(const struct trace *trace, struct expert_use *out
     return HYPURA_OK;
 }
 
-/* Runs one chunk of varied tokens and looks at what the routers chose. */
+/* Runs one chunk of random tokens and counts which experts the routers choose. */
 static hypura_status check_experts(const char *path, struct expert_use *out, hypura_error *error)
 {
     char trace_path[] = "/tmp/hypura-trace-XXXXXX";
@@ -219,9 +219,8 @@ static void print_result(const char *path, uint64_t bytes, double seconds, const
     printf("%s: %s of weights, written at %s/s\n", path, format_bytes(size, sizeof size, (double)bytes),
            format_bytes(rate, sizeof rate, (double)bytes / seconds));
     if (use->tokens)
-        printf("Experts over %u varied tokens: entropy of their use %.3f (1 is even), the most used %.1f times the "
-               "mean; a token "
-               "shares %.0f %% of its experts with the one before (%.0f %% with one far away).\n",
+        printf("Experts over %u random tokens: entropy of their use %.3f (1 is even), the most used %.1f times the "
+               "mean; a token shares %.0f %% of its experts with the previous one (%.0f %% with a distant one).\n",
                use->tokens, use->entropy, use->most_used, 100 * use->overlap, 100 * use->by_chance);
 }
 
@@ -242,8 +241,7 @@ static int run(size_t count, char **arguments)
         return report_usage(&command_synth, "there is no preset \"%s\"; --list shows them", preset_name);
     if (preset->recipe && (architecture || embedding || heads || kv_heads || head_size || feed_forward ||
                            experts != UINT32_MAX || experts_used || vocabulary || context_length))
-        return report_usage(&command_synth, "of the preset %s only the layers, the type and the seed can be changed",
-                            preset->name);
+        return report_usage(&command_synth, "the preset %s allows only --layers, --type and --seed", preset->name);
     struct synth_options options;
     struct expert_use use = {0};
     uint64_t bytes = 0, start = clock_nanoseconds();
@@ -266,8 +264,8 @@ const struct command command_synth = {
     .arguments = "OUT.gguf",
     .summary = "write a model of any geometry with random weights",
     .details =
-        "For tests and benchmarks: real geometry without meaning. Experts of a mixture are used as unevenly, and "
-        "as steadily from token to token, as you ask for; at the end the model is run to report that.",
+        "For tests and benchmarks: the geometry is real, the output meaningless. --skew and --stickiness set how the "
+        "experts of a mixture are used; at the end, hypura runs the model and reports their actual use.",
     .options = {synth_rows},
     .most = 1,
     .prepare = prepare,

@@ -1,4 +1,4 @@
-/* hypura run in a terminal: lines, texts of several lines, and the commands that begin with a slash. */
+/* hypura run in a terminal: reads lines and multi-line texts, and runs the commands that begin with a slash. */
 #include "cli/conversation.h"
 
 #include <editline/readline.h>
@@ -11,21 +11,21 @@
 #include <unistd.h>
 
 static const char help[] =
-    "  /clear                   forget what was said\n"
-    "  /system TEXT             another system message; without a text: none\n"
+    "  /clear                   forget the conversation\n"
+    "  /system TEXT             change the system message; without TEXT, remove it\n"
     "  /set parameter NAME X    such as temperature 0.5, top_p 0.9, seed 7, max-tokens 200 (or num_predict)\n"
-    "  /set format json         answers are JSON; /set noformat: they are anything\n"
-    "  /set think, nothink      let models that can think first do so, or not\n"
-    "  /set verbose, quiet      show figures after each answer, or not\n"
-    "  /save FILE, /load FILE   keep the conversation in a file; go on with it\n"
-    "  /show                    the model; /show system, /show map: where its weights are\n"
+    "  /set format json         restrict answers to JSON; /set noformat lifts this\n"
+    "  /set think, nothink      turn thinking on or off, for models that support it\n"
+    "  /set verbose, quiet      show statistics after each answer, or do not\n"
+    "  /save FILE, /load FILE   save the conversation to a file; continue the one in a file\n"
+    "  /show                    show the model; /show system, /show map: where its weights are\n"
     "  /bye                     end (or Ctrl-D)\n"
-    "  \"\"\"                      begin and end a text of several lines; one that is pasted needs none\n"
-    "Ctrl-C ends an answer, or drops the line that is being written.\n";
+    "  \"\"\"                      begin and end a text of several lines; pasted text does not need it\n"
+    "Ctrl-C ends an answer, or discards the current line.\n";
 
 /* ---- lines ---- */
 
-/* One character of the terminal, for the line editor; an interrupt ends the line. */
+/* Reads one character from the terminal for the line editor. An interrupt ends the line. */
 static int read_key(FILE *file)
 {
     unsigned char bytes[4];
@@ -48,7 +48,7 @@ static int read_key(FILE *file)
     return character;
 }
 
-/* More of what was pasted. */
+/* Whether the terminal has more input, such as pasted lines. */
 static bool more_is_there(void)
 {
     struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
@@ -63,7 +63,7 @@ static char *read_line(const char *prompt)
     return line;
 }
 
-/* What follows the marks that open a text of several lines, or NULL. */
+/* The text after the """ that begins a text of several lines; NULL: there is none. */
 static char *opened(char *line)
 {
     static const char *const beginnings[] = {"", "/system ", "/set system "};
@@ -82,7 +82,7 @@ static void append_line(struct text_buffer *text, const char *line)
     text_add(text, line, strlen(line));
 }
 
-/* What the user says, without the marks around a text of several lines. False at the end of the input. */
+/* Reads the user's message, without the """ around a text of several lines. False at the end of the input. */
 static bool read_message(struct text_buffer *text)
 {
     text_clear(text);
@@ -119,7 +119,7 @@ static bool read_message(struct text_buffer *text)
 
 /* ---- commands ---- */
 
-/* The rest behind a word and blanks, or NULL when the text does not begin with the word. */
+/* The text after a word and blanks; NULL if the text does not begin with the word. */
 static const char *after_word(const char *text, const char *word)
 {
     size_t length = strlen(word);
@@ -146,7 +146,8 @@ static void set_parameter(struct conversation *chat, const char *text)
     hypura_error error;
     const char *value = text + strcspn(text, " ");
     if ((size_t)(value - text) >= sizeof name || !value[strspn(value, " ")]) {
-        say("/set parameter NAME X, such as /set parameter temperature 0.5; \"hypura run --help\" lists them");
+        say("/set parameter NAME X, such as /set parameter temperature 0.5; \"hypura run --help\" lists the "
+            "parameters");
         return;
     }
     snprintf(name, sizeof name, "%.*s", (int)(value - text), text);
@@ -158,7 +159,8 @@ static void set_parameter(struct conversation *chat, const char *text)
     if (strcmp(name, "num-predict") == 0 || strcmp(name, length.name) == 0)
         status = set_option(&length, value, &error) ? HYPURA_OK : error.status;
     else if (strcmp(name, "num-ctx") == 0 || strcmp(name, "context") == 0)
-        status = set_error(&error, HYPURA_ERROR_ARGUMENT, "the context is chosen at the start: hypura run --context N");
+        status = set_error(&error, HYPURA_ERROR_ARGUMENT,
+                           "the context can only be set at the start: hypura run --context N");
     else
         status = sampling_set(&chat->sampling, chat->model, name, value, &error);
     fprintf(stderr, status ? "%s\n" : "%s is set\n", status ? error.message : name);
@@ -215,26 +217,26 @@ static void save(struct conversation *chat, const char *path)
     hypura_error error;
     path = *path || !chat->file ? path : chat->file;
     if (!*path)
-        say("/save FILE; /load FILE goes on with it");
+        say("/save FILE saves the conversation; /load FILE continues it");
     else if (conversation_save(chat, path, SAVE_ALL, &error))
         say(error.message);
     else
-        fprintf(stderr, "The conversation is in %s.\n", path);
+        fprintf(stderr, "The conversation is saved in %s.\n", path);
 }
 
 static void load(struct conversation *chat, const char *path)
 {
     hypura_error error;
     if (!*path)
-        say("/load FILE, which /save FILE has written");
+        say("/load FILE continues a conversation that /save FILE saved");
     else if (conversation_load(chat, path, &error))
         say(error.message);
     else
-        fprintf(stderr, "The conversation of %s goes on: %zu messages.\n", path, json_array_size(chat->messages));
+        fprintf(stderr, "The conversation in %s continues: %zu messages.\n", path, json_array_size(chat->messages));
     chat->changed = true;
 }
 
-/* "/bin/sh" is something to talk about, and so are lines that were pasted. */
+/* Not a command: a path such as "/bin/sh", or several pasted lines. */
 static bool is_command(const char *text)
 {
     size_t length = strcspn(text, " \n");
@@ -243,7 +245,7 @@ static bool is_command(const char *text)
     return !strchr(text, '\n') || after_word(text, "/system") || after_word(text, "/set system");
 }
 
-/* False: that was the end. */
+/* Runs a command. False: it ends the conversation. */
 static bool obey(struct conversation *chat, const char *text)
 {
     const char *rest;
@@ -256,7 +258,7 @@ static bool obey(struct conversation *chat, const char *text)
         if (role && strcmp(role, "system") != 0)
             json_array_clear(chat->messages);
         chat->changed = true;
-        say("What was said is forgotten.");
+        say("The conversation is forgotten.");
     } else if ((rest = after_word(text, "/system"))) {
         conversation_set_system(chat, rest);
     } else if ((rest = after_word(text, "/set"))) {
@@ -275,7 +277,7 @@ static bool obey(struct conversation *chat, const char *text)
     return true;
 }
 
-/* So that the line editor knows characters beyond ASCII, also where nothing is said of the locale. */
+/* Lets the line editor handle characters beyond ASCII, even if no locale is set. */
 static void prepare_locale(void)
 {
     if (!setlocale(LC_CTYPE, "") || strcmp(nl_langinfo(CODESET), "UTF-8") != 0)
@@ -288,14 +290,14 @@ hypura_status conversation_hold(struct conversation *chat, hypura_error *error)
     hypura_status status = HYPURA_OK;
     hypura_error unkept;
     struct text_buffer text = {0};
-    progress_pause(true); /* until a question is asked */
+    progress_pause(true); /* until the first question */
     prepare_locale();
-    rl_getc_function = read_key; /* before the editor is made */
+    rl_getc_function = read_key; /* before the editor is initialised */
     using_history();
-    fprintf(stderr, "Talk to %s. /? tells what else can be done, /bye or Ctrl-D ends it.\n",
+    fprintf(stderr, "Talk to %s. /? lists the commands, /bye or Ctrl-D ends the conversation.\n",
             hypura_get_info(chat->model)->name);
     while (!status) {
-        /* An interrupted answer is an answer; the conversation goes on. */
+        /* After an interrupted answer, the conversation continues. */
         interrupts_cancel_session(chat->session);
         hypura_cancel(chat->session, false);
         if (!read_message(&text) || text.failed)
@@ -316,7 +318,7 @@ hypura_status conversation_hold(struct conversation *chat, hypura_error *error)
         status = conversation_turn(chat, text.data, text.size, error);
         if (!status && chat->file && conversation_save(chat, chat->file, SAVE_SMALL, &unkept))
             say(unkept.message);
-        /* A user can ask something else; a script is to know. */
+        /* A user can ask again; for a script, the error ends the program. */
         if (status && isatty(STDIN_FILENO) && !ferror(stdout)) {
             if (!interrupted())
                 report_error(error);

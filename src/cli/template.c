@@ -1,4 +1,4 @@
-/* hypura template: what a chat looks like to the model. */
+/* hypura template: prints the prompt that the model sees for a chat. */
 #include "cli/cli.h"
 
 #include <stdlib.h>
@@ -12,7 +12,7 @@ static const struct option_row template_rows[] = {
     {"tools", "FILE", OPTION_TEXT, &tools_path, "JSON array of tool descriptions, as in OpenAI's API"},
     {"var", "NAME=VALUE", OPTION_TEXTS, &variables, TEMPLATE_VARIABLES_HELP},
     {"no-generation-prompt", NULL, OPTION_FLAG, &no_generation_prompt,
-     "end with the last message, without the beginning of an answer"},
+     "end with the last message, not with the start of an answer"},
     {"source", NULL, OPTION_FLAG, &show_source, "print the template itself"},
     {0},
 };
@@ -90,10 +90,10 @@ static int run(size_t count, char **arguments)
 const struct command command_template = {
     .name = "template",
     .arguments = "[MODEL]",
-    .summary = "turn JSON messages into the prompt text that the model sees",
-    .details =
-        "Messages are a JSON array of objects with \"role\" and \"content\". A model without a template of its own "
-        "gets ChatML.",
+    .summary = "convert JSON messages to the prompt that the model sees",
+    .details = "Messages are a JSON array of objects with \"role\" and \"content\". For a model without a template, "
+               "hypura uses "
+               "ChatML.",
     .options = {template_rows},
     .most = 1,
     .run = run,

@@ -1,4 +1,4 @@
-/* What can be shown where the output goes: colours, redrawn lines, block characters, how much fits a line. */
+/* What the output supports: colours, redrawn lines, block characters, line width. */
 #include "cli/cli.h"
 
 #include <math.h>
@@ -22,7 +22,7 @@ bool use_colour(FILE *file)
     return is_terminal(file) && !(refused && *refused);
 }
 
-/* Where nothing is said of the locale, as in most containers, terminals take UTF-8 today. */
+/* Without a locale, as in most containers, assumes UTF-8. */
 bool use_blocks(void)
 {
     static const char *const names[] = {"LC_ALL", "LC_CTYPE", "LANG"};
@@ -39,13 +39,13 @@ bool use_blocks(void)
 
 /* ---- a line that is redrawn ----------------------------------------------------------------------------------------
  *
- * An answer that goes to the same terminal must not be wiped away with it: the line is then the one below the cursor,
- * and is gone before more of the answer is written. */
+ * If an answer goes to the same terminal, redrawing must not erase it. The status line is then the one below the
+ * cursor, and is cleared before more of the answer is written. */
 
 static pthread_mutex_t drawing = PTHREAD_MUTEX_INITIALIZER;
 static enum { NOT_SHOWN, SHOWN_HERE, SHOWN_BELOW } shown;
 static bool answer_is_shown;
-static size_t answer_column; /* of the answer's last line, however many rows that takes */
+static size_t answer_column; /* characters in the answer's last line, which may wrap over several rows */
 static bool line_is_open;
 
 static void clear(void)
@@ -65,15 +65,15 @@ void show_line(const char *format, ...)
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
-    /* One that is wider would leave its rest behind. */
+    /* A wider line would wrap, and clearing it would leave a part behind. */
     bool known = !ioctl(STDERR_FILENO, TIOCGWINSZ, &size) && size.ws_col;
     int width = known ? size.ws_col : 80;
     pthread_mutex_lock(&drawing);
     if (!answer_is_shown || answer_column == 0) {
         fprintf(stderr, "\r\033[K%.*s", width - 1, text);
         shown = SHOWN_HERE;
-    } else if (answer_column % (size_t)width) { /* behind a full row the cursor stands on its last letter */
-        /* Down and up again, so that there is a row below; save, go there, come back. */
+    } else if (answer_column % (size_t)width) { /* after a full row, the cursor is still on its last letter */
+        /* Down and up, which makes sure of a row below; save the cursor, write there, restore it. */
         fprintf(stderr, "\033D\033M\0337\033[B\r\033[K%.*s\0338", width - 1, text);
         shown = SHOWN_BELOW;
     }
@@ -94,7 +94,7 @@ void answer_starts(void)
     clear();
     answer_is_shown = is_terminal(stdout);
     answer_column = 0;
-    line_is_open = true; /* even an empty answer ends a line */
+    line_is_open = true; /* even an empty answer ends with a line feed */
     pthread_mutex_unlock(&drawing);
 }
 

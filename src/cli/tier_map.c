@@ -1,9 +1,9 @@
-/* The picture of where the weights are: a bar a layer. */
+/* Draws where the weights are, with a bar per layer. */
 #include "cli/cli.h"
 
 #include <string.h>
 
-#define MOST_ROWS 40 /* neighbours of a deeper model share one */
+#define MOST_ROWS 40 /* in models with more layers, neighbouring layers share a row */
 
 static const char *const marks[2][MAP_PLACES] = {{"%", "#", "+", "."}, {"▓", "█", "▒", "·"}};
 static const char *const colours[MAP_PLACES] = {"\033[35m", "\033[32m", "\033[36m", "\033[90m"};

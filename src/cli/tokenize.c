@@ -1,4 +1,4 @@
-/* hypura tokenize: lines of text to token ids, and back. */
+/* hypura tokenize: converts lines of text to token ids, and back. */
 #include "cli/cli.h"
 
 #include <errno.h>
@@ -8,9 +8,9 @@
 static bool decode, parse_special, add_special;
 
 static const struct option_row tokenize_rows[] = {
-    {"decode", NULL, OPTION_FLAG, &decode, "the other way: from JSON arrays of ids to text"},
+    {"decode", NULL, OPTION_FLAG, &decode, "convert JSON arrays of ids to text"},
     {"special", NULL, OPTION_FLAG, &parse_special, "parse special tokens in the text; with --decode, show them"},
-    {"add-special", NULL, OPTION_FLAG, &add_special, "add BOS and EOS as the model asks"},
+    {"add-special", NULL, OPTION_FLAG, &add_special, "add BOS and EOS as the model expects"},
     {0},
 };
 
@@ -30,7 +30,7 @@ static hypura_status encode_line(const hypura_model *model, const char *line, si
     return status;
 }
 
-/* The ids of a JSON array; one that is no integer becomes a token that there is none of. */
+/* The ids of a JSON array. Elements that are not ids become HYPURA_NO_TOKEN, which detokenizing rejects. */
 static hypura_status read_ids(const json_t *array, int32_t **ids, hypura_error *error)
 {
     size_t index;
@@ -81,7 +81,7 @@ static int run(size_t count, char **arguments)
             length--;
         status = (decode ? decode_line : encode_line)(model, line, (size_t)length, &error);
     }
-    if (!status && !feof(stdin)) /* or no memory for a line */
+    if (!status && !feof(stdin)) /* a read error, or no memory for a line */
         status = set_error_errno(&error, errno, "cannot read standard input");
     free(line);
     hypura_close(model);
@@ -91,9 +91,9 @@ static int run(size_t count, char **arguments)
 const struct command command_tokenize = {
     .name = "tokenize",
     .arguments = "[MODEL]",
-    .summary = "turn lines of text into token ids, or back",
+    .summary = "convert lines of text to token ids, or back",
     .details =
-        "Reads standard input. Each line becomes a JSON array of ids; with --decode each JSON array becomes a line.",
+        "Reads standard input. Each line becomes a JSON array of ids; with --decode, each JSON array becomes a line.",
     .options = {tokenize_rows},
     .most = 1,
     .run = run,

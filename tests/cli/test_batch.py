@@ -206,9 +206,9 @@ def another_input_or_output_is_not_taken_for_its_own():
     for content in ("something\n", '{"prompt": "x"}', "{}\n"):
         with open(path("theirs"), "w") as file:
             file.write(content)
-        assert "not an output of hypura batch" in batch(source, "theirs", status=2)
+        assert "was not written by hypura batch" in batch(source, "theirs", status=2)
         assert open(path("theirs")).read() == content
-    assert "not an output of hypura batch" in batch(source, "in", status=2)
+    assert "was not written by hypura batch" in batch(source, "in", status=2)
     with open(path("out")) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert "another process" in batch(source, "out", status=2)

@@ -132,7 +132,7 @@ def nothing_is_compared_that_memory_cannot_hold():
             return f"no sparse file of {offset} bytes here: {error}"
     environment, log = peer()
     _, err = hypura("bench", large, "--compare", *SMALL, status=1, environment=environment)
-    assert "llama.cpp would hold" in err and "bench/oversize.sh" in err, err
+    assert "llama.cpp would need" in err and "bench/oversize.sh" in err, err
     assert not os.path.exists(log)
 
 

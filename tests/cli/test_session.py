@@ -156,10 +156,10 @@ def a_full_disk_leaves_what_was_there():
         limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (max(size, 1), max(size, 1)))
         done = subprocess.run([HYPURA, "run", EMBEDDED, "--context", "512", "--session", path("full"), "--prompt", "x", "--max-tokens", "4"],
                               capture_output=True, stdin=subprocess.DEVNULL, preexec_fn=limit, timeout=60 * PATIENCE)
-        assert done.returncode == 1 and b"could not be kept" in done.stderr and done.stdout, done
+        assert done.returncode == 1 and b"could not be saved" in done.stderr and done.stdout, done
         assert contents("full") == before and set(os.listdir(WORK.name)) == names, size
     said = run(EMBEDDED, "--session", path("no-such-folder/x"), "--prompt", "x", status=1)[1]
-    assert "could not be kept" in said and "no-such-folder" in said, said
+    assert "could not be saved" in said and "no-such-folder" in said, said
 
 
 def a_link_stays_one():
@@ -194,10 +194,10 @@ def a_terminal_saves_and_loads():
     assert "/save FILE" in talk.say("/?\n") and "/save FILE" in talk.say("/save\n") and "/load FILE" in talk.say("/load\n")
     talk.say("/set verbose\n")
     first = talk.say(QUESTIONS[0] + "\n")
-    assert "is in " + path("kept") in talk.say("/save " + path("kept") + "\n")
+    assert "is saved in " + path("kept") in talk.say("/save " + path("kept") + "\n")
     second = talk.say(QUESTIONS[1] + "\n")
     assert "cannot open" in talk.say("/load " + path("no-such") + "\n")
-    assert "could not be kept" in talk.say("/save " + path("no-such-folder/x") + "\n")
+    assert "could not be saved" in talk.say("/save " + path("no-such-folder/x") + "\n")
     # What is loaded is what was saved: the second question has its answer again, and little is read for it.
     assert "2 messages" in talk.say("/load " + path("kept") + "\n")
     again = talk.say(QUESTIONS[1] + "\n")
