@@ -83,7 +83,7 @@ static hypura_status open_library(struct cluster *cluster, hypura_error *error)
         return error_set(error, HYPURA_ERROR_UNSUPPORTED, "this host's MPI library was built without threads");
     if (cluster->mpi.comm_set_errhandler(cluster->mpi.world, cluster->mpi.errors_return) ||
         cluster->mpi.comm_rank(cluster->mpi.world, &rank) || cluster->mpi.comm_size(cluster->mpi.world, &size))
-        return error_set(error, HYPURA_ERROR_HOST, "MPI does not tell the ranks");
+        return error_set(error, HYPURA_ERROR_HOST, "MPI does not report its ranks");
     if (size < 1 || (uint32_t)size > CLUSTER_MOST_RANKS)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "%d ranks; at most %u are possible", size, CLUSTER_MOST_RANKS);
     cluster->rank = (uint32_t)rank;

@@ -198,7 +198,7 @@ hypura_status watch_start(struct cluster *cluster, hypura_error *error)
 {
     int problem = pthread_create(&cluster->watch, NULL, watch, cluster);
     if (problem)
-        return error_set_errno(error, problem, "the thread that hears other ranks");
+        return error_set_errno(error, problem, "cannot start the thread that watches other ranks");
     cluster->watching = true;
     return HYPURA_OK;
 }

@@ -20,14 +20,14 @@ static hypura_status set_budget(struct engine *engine, uint64_t bytes, hypura_er
     if (plan->pool_bytes == 0 && bytes < fixed) {
         char text[32];
         return error_set(error, HYPURA_ERROR_MEMORY,
-                         "all weights are in memory for good; the least without loading the model anew is %s",
+                         "all weights are pinned in memory; without loading the model again, the smallest budget is %s",
                          format_bytes(text, sizeof text, (double)fixed));
     }
     if (plan->pool_bytes) {
         hypura_status status =
             store_resize(engine->open.store, (int64_t)MIN(bytes, (uint64_t)INT64_MAX) - (int64_t)fixed, error);
         if (status)
-            return error_prefix(error, "a budget of %.1f MiB, of which %.1f MiB are taken by what stays in memory",
+            return error_prefix(error, "a budget of %.1f MiB, of which %.1f MiB cannot be released",
                                 (double)bytes / 1048576.0, (double)fixed / 1048576.0);
     }
     atomic_store(&engine->counters.budget, bytes);

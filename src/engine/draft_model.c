@@ -69,12 +69,12 @@ static hypura_status check(const struct engine *engine, const struct engine *sma
         return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s cannot draft tokens: it is an encoder", path);
     if (!same_tokens(engine->open.vocabulary, small->open.vocabulary))
         return error_set(error, HYPURA_ERROR_ARGUMENT,
-                         "%s cannot draft tokens for %s: their vocabularies differ; it takes a smaller model of the "
+                         "%s cannot draft tokens for %s: their vocabularies differ; choose a smaller model of the "
                          "same family",
                          path, model_name(engine->open.model));
     if (small->open.plan->mode != PLAN_FULL_RESIDENT)
-        return error_set(error, HYPURA_ERROR_MEMORY,
-                         "%s cannot draft tokens: it does not fit the budget with its caches", path);
+        return error_set(error, HYPURA_ERROR_MEMORY, "%s cannot draft tokens: it and its caches do not fit the budget",
+                         path);
     return HYPURA_OK;
 }
 

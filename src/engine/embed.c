@@ -60,7 +60,7 @@ hypura_status engine_embed(struct engine *engine, const int32_t *tokens, size_t 
     double length = 0;
     if (engine_judges(engine))
         return error_set(error, HYPURA_ERROR_UNSUPPORTED,
-                         "%s judges how well texts answer a query (/v1/rerank): it gives scores, no embeddings",
+                         "%s is a re-ranker (/v1/rerank): it gives scores, no embeddings",
                          model_name(engine->open.model));
     TRY(pool_text(engine, tokens, count, out, error));
     for (size_t d = 0; d < width; d++)
@@ -85,8 +85,7 @@ hypura_status engine_judge(struct engine *engine, const int32_t *tokens, size_t 
     const struct model_parameters *p = model_parameters(engine->open.model);
     float *row;
     if (!engine_judges(engine))
-        return error_set(error, HYPURA_ERROR_UNSUPPORTED,
-                         "%s has no classifier of texts: it cannot judge how well they answer a query",
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s is not a re-ranker: it has no classifier of texts",
                          model_name(engine->open.model));
     TRY(ALLOCATE(&row, p->embedding, "scores", error));
     hypura_status status = pool_text(engine, tokens, count, row, error);

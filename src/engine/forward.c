@@ -53,7 +53,7 @@ static hypura_status read_batch(struct batch *batch, const struct engine_batch *
     for (uint32_t r = 0; r < asked->count; r++) {
         uint32_t sequence = asked->sequences ? asked->sequences[r] : 0;
         if (asked->tokens[r] < 0 || (uint32_t)asked->tokens[r] >= vocabulary)
-            return error_set(error, HYPURA_ERROR_ARGUMENT, "token %d is not one of the %u of the vocabulary",
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "token %d is not in the vocabulary of %u tokens",
                              asked->tokens[r], vocabulary);
         if (sequence >= batch->kv.sequences)
             return error_set(error, HYPURA_ERROR_ARGUMENT, "no sequence %u: there are %u", sequence,
@@ -80,11 +80,12 @@ static hypura_status read_batch(struct batch *batch, const struct engine_batch *
     }
     if (asked->drafted > most_drafts(batch) || asked->drafted >= asked->count ||
         (asked->drafted && batch->span_count > 1))
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "%u drafted tokens in a batch of %zu, of %u sequences",
-                         asked->drafted, asked->count, batch->span_count);
+        return error_set(error, HYPURA_ERROR_ARGUMENT,
+                         "%u drafted tokens are too many for a batch of %zu tokens of %u sequences", asked->drafted,
+                         asked->count, batch->span_count);
     if (!asked->on_logits && batch->wanted > batch->open->geometry.logits_rows)
         return error_set(error, HYPURA_ERROR_ARGUMENT,
-                         "%zu tokens want logits and none takes them as they come; %u can be kept", batch->wanted,
+                         "%zu tokens want logits; without on_logits, at most %u are possible", batch->wanted,
                          batch->open->geometry.logits_rows);
     return is_encoder(batch) ? check_encoder_batch(batch, asked, error) : HYPURA_OK;
 }
@@ -161,7 +162,7 @@ static hypura_status run_batch(struct batch *batch, const struct engine_batch *a
         TRY(cluster_check(batch->share->cluster, error));
     if (batch->share && batch->watch)
         return error_set(error, HYPURA_ERROR_UNSUPPORTED,
-                         "what other hosts compute cannot be watched: do this on one, without mpirun");
+                         "the work of other hosts cannot be watched: run this on one host, without mpirun");
     thread_pool_skipped(compute_pool(batch->compute)); /* in an earlier pass */
     TRY(check_cancel(batch, error));
     batch->asked = asked;

@@ -318,7 +318,7 @@ void prefix_bring(struct generator *generator, struct slot *slot, const int32_t 
         prefix_fetch(generator->prefixes, tokens, &match, true);
         if (!prefix_restore(generator->prefixes, tokens, &match, &target, &error))
             break;
-        log_write(LOG_DEBUG, "a kept prefix does not come back: %s", error.message);
+        log_write(LOG_DEBUG, "cannot restore a kept prefix: %s", error.message);
         engine_truncate(engine, sequence, 0);
         same = 0;
     }

@@ -187,7 +187,7 @@ hypura_status engine_open_places(struct engine *engine, const struct engine_opti
         if (!asked)
             break;
         if (status == HYPURA_ERROR_MEMORY && attempt < GPU_ATTEMPTS)
-            log_write(LOG_INFO, "%s; trying again with less of it", problem.message);
+            log_write(LOG_INFO, "%s; trying again with less GPU memory", problem.message);
         attempt++;
     }
     status = open_parts(engine, options, error);

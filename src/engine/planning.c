@@ -181,7 +181,7 @@ hypura_status make_plan(struct plan **out, struct plan_request *request, struct 
     if (devices->count && !gpu_plan)
         log_write(LOG_WARNING, "%s%s: %s", devices->infos[0].info.name,
                   devices->count > 1 ? " and the other GPUs compute nothing" : " computes nothing",
-                  geometry->foreign ? "no layer of this model is of a kind that it has kernels for"
+                  geometry->foreign ? "it has no kernels for the layers of this model"
                                     : "no layer of this model fits its memory");
     geometry->on_gpu = gpu_plan ? gpu_plan->layers : NULL;
     hypura_status status = plan_rest(out, request, geometry, gpu_plan, planned, error);

@@ -69,7 +69,7 @@ static hypura_status add_sample(uint64_t *hash, const struct gguf_tensor *tensor
         if (now < 0)
             return error_set_errno(error, errno, "%s", path);
         if (now == 0)
-            return error_set(error, HYPURA_ERROR_IO, "%s ends within its tensors", path);
+            return error_set(error, HYPURA_ERROR_IO, "%s is truncated: it ends within a tensor", path);
         done += (size_t)now;
     }
     *hash = fnv1a(*hash, bytes, size);

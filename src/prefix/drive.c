@@ -295,7 +295,7 @@ static hypura_status write_file(struct drive *drive, const char *name, const str
     struct writer writer = {.file = open(partial, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600)};
     if (writer.file < 0)
         return error_set_errno(error, errno, "cannot write %s", partial);
-    hypura_status status = ALLOCATE(&writer.together, WRITE_TOGETHER, "prefix that is written", error);
+    hypura_status status = ALLOCATE(&writer.together, WRITE_TOGETHER, "prefix file", error);
     if (!status) {
         write_parts(&writer, header, contents, data);
         if (writer.number)

@@ -134,14 +134,14 @@ static hypura_status make_run(struct run *run, struct node *end, uint64_t most, 
         depth++;
     }
     struct node **path;
-    TRY(ALLOCATE(&path, depth, "prefix that is written", error));
-    hypura_status status = ALLOCATE(&run->items, parts, "prefix that is written", error);
+    TRY(ALLOCATE(&path, depth, "prefix file", error));
+    hypura_status status = ALLOCATE(&run->items, parts, "prefix file", error);
     if (!status)
-        status = ALLOCATE(&run->data, parts, "prefix that is written", error);
+        status = ALLOCATE(&run->data, parts, "prefix file", error);
     if (!status)
-        status = ALLOCATE(&run->contents.parts, parts, "prefix that is written", error);
+        status = ALLOCATE(&run->contents.parts, parts, "prefix file", error);
     if (!status)
-        status = ALLOCATE(&run->contents.tokens, end->first + end->count, "prefix that is written", error);
+        status = ALLOCATE(&run->contents.tokens, end->first + end->count, "prefix file", error);
     run->room = parts;
     struct node *node = end;
     for (uint32_t i = depth; !status && i-- > 0; node = node->parent)

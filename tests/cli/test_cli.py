@@ -670,7 +670,7 @@ def memory_changes_while_it_runs():
     process = subprocess.Popen([HYPURA, *map(str, arguments), "--memory-file", path("budget")], stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE)
     assert process.stdout.read(20)
-    for size, told in (("1G", b"the memory budget is now 1.00 GiB"), ("8M", b"all weights are in memory for good")):
+    for size, told in (("1G", b"the memory budget is now 1.00 GiB"), ("8M", b"all weights are pinned in memory")):
         with open(path("budget"), "w") as file:
             file.write(size)
         process.send_signal(signal.SIGUSR1)

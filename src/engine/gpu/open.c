@@ -71,7 +71,7 @@ hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, co
     request.uses = uses;
     hypura_status status = plan_gpu_make(out, geometry->model, geometry->steps, &request, error);
     if (!status && *out && (*out)->chunk < asked.chunk)
-        log_write(LOG_WARNING, "batches have %u tokens instead of %u: the GPU's driver gives no larger buffers",
+        log_write(LOG_WARNING, "batches have %u tokens instead of %u: the GPU's driver allows no larger buffers",
                   (*out)->chunk, asked.chunk);
     memory_free(uses);
     memory_free(abilities);
