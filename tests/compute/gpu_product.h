@@ -1,4 +1,4 @@
-/* Matrices of every type that the GPU multiplies, and what plain C decodes of them. */
+/* Matrices of every type that the GPU multiplies, with their values as plain C decodes them. */
 #ifndef HYPURA_GPU_PRODUCT_H
 #define HYPURA_GPU_PRODUCT_H
 
@@ -7,7 +7,7 @@
 struct product {
     uint8_t *weights;
     struct gpu_matrix matrix;
-    float *values; /* of the weights */
+    float *values; /* the decoded weights */
 };
 
 UNUSED static struct product product_create(struct gpu *gpu, struct random *random, enum tensor_type type,

@@ -1,5 +1,5 @@
-/* What the tests of GPU kernels share: a device under the validation layers, and buffers of floats. Without a device,
- * or without the layers, the tests say skipped. */
+/* Helpers for the tests of GPU kernels: a device with the validation layers, and buffers of floats. Without a device,
+ * or without the layers, the tests are skipped. */
 #ifndef HYPURA_GPU_TEST_H
 #define HYPURA_GPU_TEST_H
 
@@ -20,11 +20,11 @@ static void gpu_test_print(void *context, enum log_level level, const char *mess
         fprintf(stderr, "# %s\n", message);
 }
 
-/* Whether the layers are there, once the group's device is open. */
+/* Whether the validation layers are present. Set when the group's device is opened. */
 static bool gpu_test_layers UNUSED = true;
 
-/* Opens the device that HYPURA_GPU_TEST names by its number, else the first that can be used; *state is NULL when there
- * is none. A device that is not the CPU may be tested without layers where there are none. */
+/* Opens the device with the number in HYPURA_GPU_TEST, or the first usable one. *state is NULL if there is none. If the
+ * layers are missing, a device that is not the CPU is tested without them. */
 UNUSED static int gpu_test_open(void **state)
 {
     struct gpu_info infos[8];
@@ -72,7 +72,7 @@ UNUSED static int gpu_test_close(void **state)
         (struct gpu *)*(state);                                                                                        \
     })
 
-/* A device buffer that holds these bytes; values may be NULL. */
+/* Makes a device buffer with these bytes. values may be NULL. */
 UNUSED static struct gpu_range gpu_test_range(struct gpu *gpu, const void *values, size_t bytes)
 {
     struct gpu_range range = {0};
@@ -85,7 +85,7 @@ UNUSED static struct gpu_range gpu_test_range(struct gpu *gpu, const void *value
     return range;
 }
 
-/* Sends the open batch and waits. */
+/* Submits the open batch and waits for it. */
 UNUSED static void gpu_test_run(struct gpu *gpu)
 {
     gpu_ticket ticket;
@@ -93,7 +93,7 @@ UNUSED static void gpu_test_run(struct gpu *gpu)
     assert_ok(gpu_wait(gpu, ticket, &test_error));
 }
 
-/* What the batches sent so far left in the range. */
+/* Reads the range after all batches submitted so far. */
 UNUSED static void gpu_test_download(struct gpu *gpu, struct gpu_range range, void *values, size_t bytes)
 {
     struct gpu_range seen = {0};
@@ -115,7 +115,8 @@ UNUSED static void *gpu_test_take(struct gpu *gpu, struct gpu_range range, size_
     return values;
 }
 
-/* The root of the sum of squares of differences over that of expected; a NaN makes it NaN. */
+/* The relative error: the Euclidean norm of the differences divided by that of the expected values. NaN if any is NaN.
+ */
 UNUSED static double gpu_test_error(const float *values, const float *expected, size_t count)
 {
     double difference = 0, length = 0;
@@ -135,7 +136,7 @@ UNUSED static float *gpu_test_floats(struct random *random, size_t count)
     return values;
 }
 
-/* Random blocks with values that are finite and not too far apart. */
+/* Random blocks whose values are finite and of similar magnitude. */
 UNUSED static uint8_t *gpu_test_weights(struct random *random, enum tensor_type type, size_t rows, size_t columns)
 {
     const struct tensor_type_info *info = tensor_type_info(type);

@@ -8,8 +8,8 @@
 #include <string.h>
 #include <time.h>
 
-/* What attention promises: the softmax over the positions that a row sees, and the same bits for every instruction set,
- * every number of threads, and every way to cut a prompt into batches. */
+/* Attention computes the softmax over the positions that a row sees, with the same bits for every instruction set,
+ * number of threads, and division of a prompt into batches. */
 
 struct shape {
     const char *name;
@@ -20,7 +20,7 @@ struct shape {
     size_t capacity;
     float soft_cap;
     uint32_t window, chunk;
-    bool sinks, bidirectional, shared; /* shared: values are a prefix of the keys */
+    bool sinks, bidirectional, shared; /* shared: values are the first elements of the keys */
     uint32_t around;
     float alibi;
 };
@@ -167,7 +167,7 @@ static bool sees(const struct shape *shape, uint32_t row, uint32_t position)
            (!shape->around || (position < row + shape->around && row < position + shape->around));
 }
 
-/* As the paper's appendix has it: for a number of heads that is a power of two, and others. */
+/* The slopes of ALiBi's reference code, for powers of two and other numbers of heads. */
 static double slope(const struct shape *shape, size_t head)
 {
     size_t heads = 1;
@@ -178,7 +178,7 @@ static double slope(const struct shape *shape, size_t head)
     return pow(pow(2, -(double)shape->alibi / 2 / (double)heads), 2 * (double)(head - heads) + 1);
 }
 
-/* One head of one row in double precision, scores and all. */
+/* Computes one head of one row in double precision. */
 static void expect_head(const struct fixture *f, size_t row, size_t head, double *out)
 {
     const struct shape *s = f->shape;
@@ -217,7 +217,7 @@ static void expect_head(const struct fixture *f, size_t row, size_t head, double
     free(scores);
 }
 
-static void attention_is_right_and_repeats(void **state)
+static void attention_is_right_and_reproducible(void **state)
 {
     const struct shape *shape = *state;
     struct random random;
@@ -248,9 +248,8 @@ static void attention_is_right_and_repeats(void **state)
     for (int set = 0; set <= INSTRUCTIONS_NEON; set++) {
         if (!compute_has_instructions((enum instruction_set)set))
             continue;
-        for (size_t threads = 1; threads <= 5; threads += SANITIZED ? 4 : 2) { /* which takes minutes there */
-            /* The scratch of one has room for anything, that of others for what is asked, or for a few of its queries.
-             */
+        for (size_t threads = 1; threads <= 5; threads += SANITIZED ? 4 : 2) { /* sanitizers make this slow */
+            /* One thread has unlimited scratch memory, three have just enough, others have room for a few queries. */
             size_t queries = shape->rows * shape->heads / shape->kv_heads;
             struct compute_limits limits = {1, threads == 3 ? queries : 3, shape->key_size, shape->value_size};
             assert_ok(compute_create_limited(&compute, threads, (enum instruction_set)set, threads > 1 ? &limits : NULL,
@@ -260,7 +259,7 @@ static void attention_is_right_and_repeats(void **state)
             if (memcmp(f.output, plain, shape->rows * row_floats * sizeof *plain) != 0)
                 fail_msg("%s: %s with %zu threads differs from plain C", shape->name,
                          compute_instructions_name((enum instruction_set)set), threads);
-            /* Each row as a sequence of its own, and in twos. Not with both directions, where the last row counts. */
+            /* Cut the batch into sequences of one row and of two. With both directions, later rows count: skip it. */
             struct attention cut = f.attention;
             struct attention_sequence rows[200];
             for (size_t step = SANITIZED ? 2 : 1; step <= 2 && !shape->bidirectional; step++) {
@@ -293,7 +292,7 @@ static double processor_seconds(clockid_t clock)
     return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
 }
 
-/* A prompt within one span, on more threads than it has large tiles for: the caller is not left alone with it. */
+/* A prompt within one span, with fewer large tiles than threads: the work is still shared among the threads. */
 static void many_threads_share_a_prompt(void **state)
 {
     (void)state;
@@ -324,7 +323,7 @@ static void cache_rows_keep_their_values(void **state)
     static const struct {
         enum tensor_type type;
         size_t bytes;
-        float error; /* of the greatest magnitude in a block */
+        float error; /* largest error, relative to the greatest magnitude in a block */
     } kinds[] = {{TENSOR_F32, 256, 0},
                  {TENSOR_F16, 128, 0x1p-11f},
                  {TENSOR_BF16, 128, 0x1p-8f},
@@ -356,7 +355,7 @@ int main(void)
 {
     struct CMUnitTest tests[COUNT_OF(shapes) + 2];
     for (size_t i = 0; i < COUNT_OF(shapes); i++)
-        tests[i] = (struct CMUnitTest){shapes[i].name, attention_is_right_and_repeats, NULL, NULL,
+        tests[i] = (struct CMUnitTest){shapes[i].name, attention_is_right_and_reproducible, NULL, NULL,
                                        (void *)(uintptr_t)&shapes[i]};
     tests[COUNT_OF(shapes)] = (struct CMUnitTest)cmocka_unit_test(cache_rows_keep_their_values);
     tests[COUNT_OF(shapes) + 1] = (struct CMUnitTest)cmocka_unit_test(many_threads_share_a_prompt);

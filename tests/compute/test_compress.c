@@ -1,5 +1,5 @@
-/* What compressed positions promise: the weighted means that compute.h says, and the same bits from every instruction
- * set, any number of threads and however a text is cut. */
+/* Compressed positions are the weighted means that compute.h defines, with the same bits for every instruction set,
+ * number of threads and division of a text. */
 #include "test.h"
 
 #include "compute/compute.h"
@@ -25,7 +25,7 @@ static double gate_at(const struct form *form, size_t row, size_t column)
     return form->gated ? (double)gates[row * width + column] + bias[row % form->every * width + column] : 0;
 }
 
-/* Entries of a block one by one: with their greatest gate known, unlike in the function under test. */
+/* Adds the entries of a block one by one, knowing the greatest gate in advance, unlike the function under test. */
 static double expected(const struct form *form, size_t block, size_t channel)
 {
     size_t width = form->overlaps ? 2 * SIZE : SIZE, own = form->overlaps ? SIZE + channel : channel;
@@ -42,7 +42,7 @@ static double expected(const struct form *form, size_t block, size_t channel)
     return mean / sum;
 }
 
-/* Cut at every so many rows, each piece from the state that the last one left. */
+/* Compresses the rows in pieces of "cut" rows. Each piece starts from the state that the previous one left. */
 static void run(enum instruction_set set, size_t threads, const struct form *form, size_t cut, float *out)
 {
     struct compute *compute;
@@ -50,7 +50,7 @@ static void run(enum instruction_set set, size_t threads, const struct form *for
     float *states[2] = {malloc(floats * sizeof(float)), malloc(floats * sizeof(float))};
     assert_ok(compute_create(&compute, threads, set, &test_error));
     assert_true(states[0] && states[1]);
-    memset(states[0], 0xff, floats * sizeof(float)); /* nobody reads it at position 0 */
+    memset(states[0], 0xff, floats * sizeof(float)); /* must not be read at position 0 */
     for (size_t row = 0, turn = 0; row < ROWS; row += cut, turn ^= 1) {
         struct compression compression = {.rows = MIN(cut, ROWS - row),
                                           .position = row,
@@ -84,7 +84,7 @@ static void blocks_become_rows(void **state)
     }
     for (size_t i = 0; i < COUNT_OF(bias); i++)
         bias[i] = (float)random_normal(&random);
-    gates[5] = -1e30f; /* far below all others, and far above */
+    gates[5] = -1e30f; /* far below all others, then far above */
     gates[SIZE + 9] = 1e30f;
     for (size_t f = 0; f < COUNT_OF(forms); f++) {
         const struct form *form = &forms[f];

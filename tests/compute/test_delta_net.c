@@ -5,22 +5,22 @@
 #include <math.h>
 #include <string.h>
 
-/* What gated delta nets promise: the recurrence as it is written in compute.h, and the same bits from every instruction
- * set, every number of threads and every way to cut the rows. */
+/* Gated delta nets compute the recurrence in compute.h, with the same bits for every instruction set, number of threads
+ * and division of the rows. */
 
 #define ROWS 11
 
 struct shape {
     size_t heads_k, heads_v, key_size, value_size, taps;
     bool tiled, by_channel;
-    float root_epsilon; /* 0: epsilon is a least length */
+    float root_epsilon; /* 0: epsilon is the smallest length */
 };
 
 static const struct shape shapes[] = {{2, 4, 32, 64, 4, false, false, 0.0f}, {2, 4, 32, 64, 4, true, false, 0.0f},
                                       {1, 3, 20, 37, 2, false, false, 0.0f}, {4, 4, 16, 130, 5, false, false, 0.0f},
                                       {4, 4, 32, 32, 4, false, true, 0.02f}, {3, 3, 20, 70, 2, false, true, 1e-5f}};
 
-/* Numbers of the decay of a row. */
+/* The number of decay factors per row. */
 static size_t decays(const struct shape *s)
 {
     return s->heads_v * (s->by_channel ? s->key_size : 1);
@@ -68,7 +68,7 @@ static void free_data(struct data *d)
     free(d->state);
 }
 
-/* Outputs of all rows, and the state after them behind, with rows in calls of at most "batch". */
+/* Runs all rows in calls of at most "batch" rows. Returns the outputs, followed by the final state. */
 static float *run(const struct shape *s, const struct data *d, enum instruction_set set, size_t threads, size_t batch)
 {
     struct compute *compute;
@@ -131,7 +131,7 @@ static void same_bits_everywhere(void **state)
     }
 }
 
-/* The recurrence in double precision, one head after another. */
+/* Computes the recurrence in double precision, head by head. */
 static double *reference(const struct shape *s, const struct data *d)
 {
     double *out = calloc(ROWS * d->inner, sizeof *out);
@@ -204,8 +204,9 @@ static double decay_of(const struct delta_decay *d, size_t head, double f)
     return d->bounded ? exp((double)d->bound / (1 + exp(-fabs(rate) * f))) : exp(rate * log1p(exp(f)));
 }
 
-/* Both forms, from where softplus is nearly nothing to where it is its argument, with the same bits everywhere. */
-static void makes_decays_of_channels(void **state)
+/* Both forms, over arguments for which softplus is nearly zero to arguments that it leaves unchanged. All instruction
+ * sets give the same bits. */
+static void decays_per_channel_are_right(void **state)
 {
     enum { heads = 3, size = 20, count = ROWS * heads * size };
     (void)state;
@@ -226,7 +227,7 @@ static void makes_decays_of_channels(void **state)
             for (size_t i = 0; i < count; i++) {
                 double expected = decay_of(&d, i / size % heads, (double)values[i] + (double)bias[i % (heads * size)]);
                 if (!(fabs((double)found[i] - expected) <= 2e-7 * (2 - log(expected)) * expected + 1e-37))
-                    fail_msg("%zu: %g, expected %g", i, (double)found[i], expected);
+                    fail_msg("decay %zu is %g, expected %g", i, (double)found[i], expected);
             }
             if (set == INSTRUCTIONS_PLAIN)
                 memcpy(first, found, sizeof first);
@@ -243,7 +244,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(same_bits_everywhere),
         cmocka_unit_test(follows_the_recurrence),
-        cmocka_unit_test(makes_decays_of_channels),
+        cmocka_unit_test(decays_per_channel_are_right),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

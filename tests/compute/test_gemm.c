@@ -6,8 +6,8 @@
 #include <math.h>
 #include <string.h>
 
-/* What matrix times matrix promises beyond test_kernels: the bits of matrix times vector, for sizes at which it cuts
- * rows, columns and tokens into tasks, groups, panels, tiles and segments, none of which comes out even. */
+/* Matrix times matrix gives the bits of matrix times vector, also for sizes that do not divide evenly into tasks,
+ * groups, panels, tiles and segments. test_kernels covers the rest. */
 
 struct shape {
     enum tensor_type type;
@@ -27,7 +27,7 @@ static const struct shape shapes[] = {
     {TENSOR_NVFP4, 85, 2880, 37},  {TENSOR_NVFP4, 17, 14400, 13},
 };
 
-/* Every way to multiply panels that this machine has, also where a table would take a better one. */
+/* Every way to multiply panels on this machine, including those that the tables replace with faster ones. */
 static const struct panel_multiplier *multipliers[8];
 static panel_maker *const *makers[8];
 static size_t multiplier_count;
@@ -84,7 +84,7 @@ static void multiply(const struct shape *shape, const uint8_t *weights, uint64_t
 {
     struct compute *compute;
     struct activation *activation;
-    /* With several threads, each scratch has room for a third of the batch, so that tasks are small. */
+    /* With several threads, scratch memory has room for a third of the batch, so tasks are small. */
     struct compute_limits limits = {batch / 3 + 1, 1, 32, 32};
     assert_ok(compute_create_limited(&compute, threads, set, threads > 1 ? &limits : NULL, &test_error));
     assert_ok(activation_create(&activation, batch, shape->columns, &test_error));
@@ -103,7 +103,7 @@ static void multiply(const struct shape *shape, const uint8_t *weights, uint64_t
     compute_destroy(compute);
 }
 
-/* All tokens at once and whole tasks, past any threshold. */
+/* Multiplies all tokens at once in whole tasks, without any threshold. */
 static void multiply_panels(const struct shape *shape, const uint8_t *weights, uint64_t row_bytes, const float *input,
                             float *output, size_t index)
 {
@@ -136,7 +136,8 @@ static void compare(const struct shape *shape, const float *output, const float 
                      j / shape->rows, (double)output[j], (double)expected[j]);
 }
 
-/* A token whose quants are as great as they get, so that sums of parts leave 16 bits; the first tile has none. */
+/* Whether a token has the greatest possible quants, so that partial sums exceed 16 bits. The first tile has no such
+ * token. */
 static bool is_loud(size_t token)
 {
     return token % 48 >= TILE_TOKENS && token % 7 == 3;
@@ -163,7 +164,7 @@ static void products_of_any_size_have_the_bits_of_vectors(void **state)
         for (int set = INSTRUCTIONS_PLAIN + 1; set <= INSTRUCTIONS_NEON; set++) {
             if (!compute_has_instructions((enum instruction_set)set))
                 continue;
-            /* Many at once, and few: what is left over are other numbers of few. */
+            /* Many tokens and few. The remainders cover other small numbers. */
             const size_t batches[] = {shape->tokens, shape->tokens / 2, FEW_MOST_TOKENS, 7, 2};
             for (size_t b = 0; b < COUNT_OF(batches); b++) {
                 memset(output, 0xff, outputs * sizeof *output);

@@ -1,4 +1,4 @@
-/* The device layer: buffers, uploads, batches, tickets, the pipeline cache, and errors; and the first kernels. */
+/* The device layer: buffers, uploads, batches, tickets, the pipeline cache, errors, and the first kernels. */
 #include "gpu_test.h"
 
 #include "compute/vulkan/gpu_private.h"
@@ -6,7 +6,7 @@
 #include <pthread.h>
 #include <unistd.h>
 
-/* Here a compiler of shaders that fails is a failure. */
+/* The build tolerates a failing shader compiler, but this test does not. */
 static void every_kernel_was_compiled(void **state)
 {
     (void)state;
@@ -15,11 +15,11 @@ static void every_kernel_was_compiled(void **state)
         fail_msg("no code for %s", scalar ? scalar : matrices);
 }
 
-/* Numbers of SPIR-V. */
+/* Opcodes of SPIR-V, and the storage class of addresses. */
 enum { TYPE_POINTER = 32, LOAD = 61, U_CONVERT = 113, U_TO_POINTER = 120, ADD = 128, ADDRESSES = 5349 };
 
-/* For a device that is a CPU: each load goes through the sum of its address and of what an invocation makes. */
-static void every_load_is_an_invocations_own(void **state)
+/* Each load adds a value of the invocation to its address. Devices that are a CPU need this. */
+static void every_address_depends_on_its_invocation(void **state)
 {
     (void)state;
     size_t loads = 0;
@@ -30,7 +30,7 @@ static void every_load_is_an_invocations_own(void **state)
             continue;
         uint32_t *code;
         assert_ok(loads_part(before, bytes, &code, &bytes, &test_error));
-        uint32_t *types = calloc(code[3], sizeof *types); /* of each id; of a type of addresses itself: UINT32_MAX */
+        uint32_t *types = calloc(code[3], sizeof *types); /* per id; UINT32_MAX for a type of addresses */
         const uint32_t **made = calloc(code[3], sizeof *made);
         assert_true(types && made);
         for (size_t at = 5; at < bytes / sizeof *code; at += code[at] >> 16) {
@@ -51,7 +51,7 @@ static void every_load_is_an_invocations_own(void **state)
             const uint32_t *sum = (address[0] & 0xffff) == U_TO_POINTER ? made[address[3]] : NULL;
             const uint32_t *zero = sum && (sum[0] & 0xffff) == ADD ? made[sum[4]] : NULL;
             if (!zero || (zero[0] & 0xffff) != U_CONVERT)
-                fail_msg("kernel %d loads from what a whole subgroup may share", kernel);
+                fail_msg("kernel %d loads from an address that a whole subgroup may share", kernel);
         }
         free(types);
         free(made);
@@ -60,7 +60,7 @@ static void every_load_is_an_invocations_own(void **state)
     assert_true(loads > 1000);
 }
 
-static void lists_what_it_can_open(void **state)
+static void lists_usable_devices(void **state)
 {
     struct gpu *gpu = gpu_or_skip(state);
     const struct gpu_info *info = gpu_get_info(gpu);
@@ -98,8 +98,8 @@ static void uploads_and_downloads(void **state)
     copies_there_and_back(gpu, 1 << 20);
 }
 
-/* As on a card: through the staging ring, more than it holds at once. */
-static void stages_where_memory_is_not_shared(void **state)
+/* As on a discrete GPU: copies more than the staging ring holds. */
+static void stages_copies_if_memory_is_not_shared(void **state)
 {
     (void)gpu_or_skip(state);
     struct gpu *gpu;
@@ -110,7 +110,7 @@ static void stages_where_memory_is_not_shared(void **state)
     gpu_close(gpu);
 }
 
-static void refuses_what_does_not_fit(void **state)
+static void refuses_buffers_that_do_not_fit(void **state)
 {
     struct gpu *gpu = gpu_or_skip(state);
     struct gpu_buffer *buffer = NULL;
@@ -144,7 +144,7 @@ static void *signal_later(void *context)
     return gpu_signal_host(signaller->gpu, 1, NULL) == HYPURA_OK ? context : NULL;
 }
 
-/* A batch that was sent before the host wrote its input waits for the host; those sent after it see what it did. */
+/* A batch submitted before the host writes its input waits for the host. Later batches see its results. */
 static void batches_wait_for_the_host(void **state)
 {
     struct gpu *gpu = gpu_or_skip(state);
@@ -188,9 +188,8 @@ static void *upload_one(void *context)
     return status ? NULL : context;
 }
 
-/* Where there is one queue an upload stands behind the batch that waits for the CPU's share, however long that takes.
- */
-static void waiting_for_the_host_is_no_hang(void **state)
+/* With a single queue, an upload waits behind a batch that waits for the CPU's share, however long that takes. */
+static void waiting_for_the_host_is_not_a_hang(void **state)
 {
     (void)gpu_or_skip(state);
     struct gpu *gpu;
@@ -215,13 +214,13 @@ static void waiting_for_the_host_is_no_hang(void **state)
     gpu_close(gpu);
 }
 
-/* But while it has a batch to do before that one, it is the device that hangs. */
-static void hangs_before_it_waits_for_the_host(void **state)
+/* If an earlier batch does not end either, the device hangs. */
+static void a_hang_before_a_wait_for_the_host_is_detected(void **state)
 {
     (void)gpu_or_skip(state);
     struct gpu *gpu;
     hypura_status status = HYPURA_ERROR_DEVICE;
-    for (int first = 1; status && first < 10; first++) { /* opening sends some, which must end */
+    for (int first = 1; status && first < 10; first++) { /* opening submits some batches, which must end */
         char fault[16];
         snprintf(fault, sizeof fault, "hang:%d", first);
         setenv("HYPURA_GPU_FAULT", fault, 1);
@@ -259,9 +258,9 @@ static void chained(struct gpu *gpu)
     gpu_launch_chained(gpu, KERNEL_norm, &steps, 1, push, sizeof push, 1, 1, 1);
 }
 
-/* A barrier is left out between chained kernels only: one that is in no chain has one behind all that it waits for,
- * also when a chained kernel comes before it that waits for the same. */
-static void what_is_in_no_chain_gets_its_barrier(void **state)
+/* Only chained kernels omit a barrier. A kernel outside a chain has a barrier after all that it waits for, even if a
+ * chained kernel before it waits for the same. */
+static void kernels_outside_chains_get_barriers(void **state)
 {
     (void)gpu_or_skip(state);
     struct gpu *gpu;
@@ -297,7 +296,7 @@ static void what_is_in_no_chain_gets_its_barrier(void **state)
     gpu_close(gpu);
 }
 
-/* More batches than the gpu has of its own, each on the result of the one before. */
+/* More batches than the GPU object keeps, each using the result of the one before. */
 static void many_batches_run_in_order(void **state)
 {
     struct gpu *gpu = gpu_or_skip(state);
@@ -340,7 +339,7 @@ static void reads_imported_memory_in_place(void **state)
     hypura_status status = gpu_buffer_import(gpu, &in.buffer, host, bytes, &test_error);
     assert_int_equal(gpu_buffer_import(gpu, &in.buffer, (uint8_t *)host + 1, bytes, &test_error),
                      HYPURA_ERROR_ARGUMENT);
-    if (status == HYPURA_OK) { /* a driver may refuse the kind of memory */
+    if (status == HYPURA_OK) { /* a driver may reject this kind of memory */
         float *values = host;
         for (size_t i = 0; i < 4; i++)
             values[i] = 2;
@@ -417,12 +416,12 @@ static void keeps_compiled_kernels(void **state)
         assert_non_null(cache);
         assert_int_equal(fread(&size, 4, 1, cache), 1);
         fclose(cache);
-        assert_int_equal(size, 32); /* of Vulkan's header */
+        assert_int_equal(size, 32); /* the size of Vulkan's header */
     }
     unlink(path);
 }
 
-/* Tables of a batch stay where they are while more come than the first room holds. */
+/* A batch's tables stay in place, even if more tables come than the first buffer holds. */
 static void many_tables_find_room(void **state)
 {
     struct gpu *gpu = gpu_or_skip(state);
@@ -461,15 +460,15 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_kernel_was_compiled),
-        cmocka_unit_test(every_load_is_an_invocations_own),
-        cmocka_unit_test(lists_what_it_can_open),
+        cmocka_unit_test(every_address_depends_on_its_invocation),
+        cmocka_unit_test(lists_usable_devices),
         cmocka_unit_test(uploads_and_downloads),
-        cmocka_unit_test(stages_where_memory_is_not_shared),
-        cmocka_unit_test(refuses_what_does_not_fit),
+        cmocka_unit_test(stages_copies_if_memory_is_not_shared),
+        cmocka_unit_test(refuses_buffers_that_do_not_fit),
         cmocka_unit_test(batches_wait_for_the_host),
-        cmocka_unit_test(waiting_for_the_host_is_no_hang),
-        cmocka_unit_test(hangs_before_it_waits_for_the_host),
-        cmocka_unit_test(what_is_in_no_chain_gets_its_barrier),
+        cmocka_unit_test(waiting_for_the_host_is_not_a_hang),
+        cmocka_unit_test(a_hang_before_a_wait_for_the_host_is_detected),
+        cmocka_unit_test(kernels_outside_chains_get_barriers),
         cmocka_unit_test(many_batches_run_in_order),
         cmocka_unit_test(reads_imported_memory_in_place),
         cmocka_unit_test(many_tables_find_room),

@@ -1,5 +1,5 @@
-/* The GPU's attention: heads normed, turned and stored, and the softmax over the positions that a row sees, against
- * plain C and against doubles; and the same bits whatever the other rows and sequences of a batch. */
+/* The GPU's attention, compared with plain C and with double precision: norming, rotating and storing heads, and the
+ * softmax over the positions that a row sees. The bits do not depend on the other rows and sequences of a batch. */
 #include "gpu_test.h"
 
 #include "compute/compute.h"
@@ -34,7 +34,7 @@ static float cache_element(enum tensor_type type, const uint8_t *region, size_t 
     }
 }
 
-/* The same of a row that attention_store made. */
+/* Element i of a row that attention_store made. */
 static float row_element(enum tensor_type type, const uint8_t *row, size_t i)
 {
     uint16_t half;
@@ -56,7 +56,7 @@ static float row_element(enum tensor_type type, const uint8_t *row, size_t i)
     }
 }
 
-/* Rows of heads as a cache keeps them, in place. */
+/* Rounds rows of heads in place, as a cache of this type does. */
 static void round_rows(enum tensor_type type, float *values, size_t rows, size_t size)
 {
     uint8_t *row = malloc(attention_row_bytes(type, size));
@@ -71,7 +71,7 @@ static void round_rows(enum tensor_type type, float *values, size_t rows, size_t
 
 /* ---- heads ------------------------------------------------------------------------------------------------------- */
 
-/* The mean is taken off, and each head has weights of its own. */
+/* A layer norm per head: subtracts the mean, with separate weights for each head. */
 static void norm_each(struct compute *compute, float *heads, const float *weights, uint32_t rows, uint32_t count,
                       uint32_t size)
 {
@@ -80,7 +80,7 @@ static void norm_each(struct compute *compute, float *heads, const float *weight
                            1e-5f);
 }
 
-/* Two sequences, one of which wraps round its ring; queries that come with gates; scales by row. */
+/* Two sequences, one of which wraps around its ring; queries interleaved with gates; scales per row. */
 static void makes_heads(struct gpu *gpu, enum tensor_type type, enum rope_layout layout, uint32_t size, unsigned part,
                         struct random *random)
 {
@@ -166,7 +166,7 @@ static void makes_heads(struct gpu *gpu, enum tensor_type type, enum rope_layout
     float *out = gpu_test_take(gpu, heads.out, ROWS * HEADS * size * 4);
     assert_true(gpu_test_error(out, queries, ROWS * HEADS * size) < 1e-6);
     uint8_t *cache = gpu_test_take(gpu, heads.cache, 4 * KV_HEADS * region);
-    /* The last digit of a number before it is rounded may put it on the other side: one step of the type. */
+    /* A difference in the last digit before rounding may change the result by one step of the type. */
     static const double bounds[] = {
         [TENSOR_F32] = 1e-6, [TENSOR_F16] = 1e-4, [TENSOR_BF16] = 1e-3, [TENSOR_Q8_0] = 1e-3, [TENSOR_Q4_0] = 1e-2};
     for (int side = 0; side < 2; side++) {
@@ -183,7 +183,7 @@ static void makes_heads(struct gpu *gpu, enum tensor_type type, enum rope_layout
                 }
         double error = gpu_test_error(stored, expected, ROWS * KV_HEADS * size);
         if (!(error < bounds[type]))
-            fail_msg("type %d, size %u, side %d: an error of %g", (int)type, size, side, error);
+            fail_msg("type %d, size %u, side %d: the error is %g", (int)type, size, side, error);
         free(stored);
     }
     struct gpu_range all[] = {heads.query,    heads.key,          heads.value, heads.query_norm,
@@ -212,8 +212,8 @@ static void heads_are_made_and_stored(void **state)
 /* ---- heads of latent attention ------------------------------------------------------------------------------------
  */
 
-/* Of a key the first elements are normed and the others turned; of queries the last ones are turned and put behind
- * others in wider rows. */
+/* The first elements of a key are normed, the others rotated. The last elements of queries are rotated and stored after
+ * other elements in wider rows. */
 static void latent_heads_are_made_and_stored(void **state)
 {
     struct gpu *gpu = gpu_or_skip(state);
@@ -384,7 +384,7 @@ struct fixture {
     float *keys[MOST_SEQUENCES], *values[MOST_SEQUENCES]; /* [positions][kv_heads][size], as the cache holds them */
 };
 
-/* Stores all positions of a sequence, in pieces that a ring holds. */
+/* Stores all positions of a sequence, in pieces that fit in the ring. */
 static float *fill(struct gpu *gpu, const struct fixture *f, uint32_t s, bool is_values, struct random *random)
 {
     const struct shape *shape = f->shape;
@@ -396,7 +396,7 @@ static float *fill(struct gpu *gpu, const struct fixture *f, uint32_t s, bool is
         sequence.first_row = 0;
         sequence.first_position = p;
         sequence.rows = MIN(piece, positions - p);
-        if (is_values) /* one side at a time, as keys without norm or rope */
+        if (is_values) /* store values as keys without norm or rope */
             sequence.keys = sequence.values;
         struct gpu_range rows = gpu_test_range(gpu, plain + (size_t)p * width, (size_t)sequence.rows * width * 4);
         gpu_begin(gpu);
@@ -457,7 +457,7 @@ static void setup(struct gpu *gpu, struct fixture *f, const struct shape *shape,
                                 .bidirectional = shape->bidirectional,
                                 .sequences = f->sequences,
                                 .sequence_count = f->count};
-    /* What no batch wrote is not a number. */
+    /* Anything that no batch wrote is NaN. */
     uint8_t *garbage = malloc(end);
     assert_non_null(garbage);
     memset(garbage, 0xff, end);
@@ -533,7 +533,7 @@ static void expect_head(const struct fixture *f, uint32_t s, uint32_t row, uint3
     free(weights);
 }
 
-/* The batch again, every row a batch of its own or with those that keep it with the same kernel: the same bits. */
+/* Repeats the batch row by row, or with the fewest rows that use the same kernel, and expects the same bits. */
 static void expect_same_bits_in_pieces(struct gpu *gpu, struct fixture *f, const float *expected)
 {
     size_t width = (size_t)f->shape->heads * f->shape->value_size;
@@ -559,7 +559,7 @@ static void expect_same_bits_in_pieces(struct gpu *gpu, struct fixture *f, const
     free(out);
 }
 
-/* With scratch for no more rows than a sequence has, they take turns. */
+/* Repeats the batch with scratch memory for the rows of one sequence, so that sequences take turns. */
 static void expect_same_bits_in_little_scratch(struct gpu *gpu, struct fixture *f, const float *out)
 {
     const struct shape *shape = f->shape;
@@ -578,7 +578,7 @@ static void expect_same_bits_in_little_scratch(struct gpu *gpu, struct fixture *
     free(again);
 }
 
-static void attention_is_right_and_repeats(void **state)
+static void attention_is_right_and_reproducible(void **state)
 {
     struct gpu *gpu = gpu_or_skip(state);
     struct random random;
@@ -601,15 +601,16 @@ static void attention_is_right_and_repeats(void **state)
                     expect_head(&f, s, r, h,
                                 expected +
                                     ((size_t)(f.sequences[s].first_row + r) * shape->heads + h) * shape->value_size);
-        /* On matrix units queries and weights of prompts are halves; quants always become halves. */
+        /* On matrix units, queries and attention weights of prompts are halves. Quantised values always become halves.
+         */
         bool few = shape->rows[0] <= GPU_VECTOR_TOKENS && f.count == 1;
         bool exact =
             (few || !gpu_get_info(gpu)->cooperative_matrix) && shape->type != TENSOR_Q8_0 && shape->type != TENSOR_Q4_0;
         double error = gpu_test_error(out, expected, count), bound = exact ? 2e-6 : 1e-3;
         worst[!exact] = fmax(worst[!exact], error);
         if (!(error < bound))
-            fail_msg("%s: an error of %g; %g is allowed", shape->name, error, bound);
-        if (shape->type == TENSOR_F16) /* other types differ in how a tile is read only */
+            fail_msg("%s: the error is %g, above %g", shape->name, error, bound);
+        if (shape->type == TENSOR_F16) /* other types differ only in reading a tile */
             expect_same_bits_in_pieces(gpu, &f, out);
         if (f.count > 1)
             expect_same_bits_in_little_scratch(gpu, &f, out);
@@ -620,7 +621,7 @@ static void attention_is_right_and_repeats(void **state)
     fprintf(stderr, "# attention: largest relative error %.1e, %.1e where something is a half\n", worst[0], worst[1]);
 }
 
-static void attention_refuses_what_it_cannot(void **state)
+static void attention_refuses_unsupported_shapes(void **state)
 {
     struct gpu *gpu = gpu_or_skip(state);
     assert_false(gpu_attention_supports(TENSOR_F16, 68, 64));
@@ -652,8 +653,8 @@ int main(void)
         cmocka_unit_test(heads_are_made_and_stored),
         cmocka_unit_test(latent_heads_are_made_and_stored),
         cmocka_unit_test(spreads_heads),
-        cmocka_unit_test(attention_is_right_and_repeats),
-        cmocka_unit_test(attention_refuses_what_it_cannot),
+        cmocka_unit_test(attention_is_right_and_reproducible),
+        cmocka_unit_test(attention_refuses_unsupported_shapes),
     };
     return cmocka_run_group_tests(tests, gpu_test_open, gpu_test_close);
 }

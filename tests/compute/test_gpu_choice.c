@@ -1,6 +1,7 @@
-/* The GPU's search for positions worth attention, and attention to what was chosen: of every position it is what
- * attention gives that does not choose. The search gives the choices of plain C, of two sequences side by side, also
- * where scores have room for a few rows only: scores are small integers, so that many are equal and all are exact. */
+/* The GPU's search for positions, and attention over the chosen ones. If all positions are chosen, the result is that
+ * of attention without a choice. The search makes the same choices as plain C, for two sequences in one batch, and also
+ * if there is room for the scores of only a few rows. Scores are small integers, so they are exact and many are equal.
+ */
 #include "gpu_test.h"
 
 #include "compute/compute.h"
@@ -8,7 +9,7 @@
 #define ROWS 6u
 
 struct shape {
-    uint32_t heads, size, first; /* the first sequence's rows are at positions from first on */
+    uint32_t heads, size, first; /* first: position of the first sequence's first row */
     bool weighed, by_head;
     uint32_t every, block, local, most;
     bool tail;
@@ -20,7 +21,7 @@ static const struct shape shapes[] = {
     {2, 32, 1300, false, true, 1, 8, 1, 3, false, 6},  {3, 32, 90, false, true, 1, 4, 3, 2, false, 1},
     {5, 32, 2047, false, false, 4, 1, 0, 3, true, 4},  {1, 192, 9, true, false, 1, 1, 0, 64, false, 6}};
 
-/* Of each sequence the rows, and where they stand. */
+/* Rows per sequence. */
 static const uint32_t lengths[2] = {4, 2};
 
 static float *small_floats(struct random *random, size_t count)
@@ -125,25 +126,25 @@ static void check(struct gpu *gpu, const struct shape *s)
     free(query), free(weights), free(keys), free(expected), free(words);
 }
 
-static void chooses_as_plain_c(void **state)
+static void chooses_like_plain_c(void **state)
 {
     struct gpu *gpu = gpu_or_skip(state);
     for (size_t i = 0; i < COUNT_OF(shapes); i++)
         check(gpu, &shapes[i]);
 }
 
-/* ---- attention to what was chosen ----------------------------------------------------------------------------------
+/* ---- attention over chosen positions -------------------------------------------------------------------------------
  */
 
 #define HEADS 4u
 #define KV_HEADS 2u
 #define SIZE 64u
-#define PLACES 150u /* positions that are there; the last SEEN rows ask */
+#define PLACES 150u /* positions in the cache; the last SEEN are the rows of the batch */
 #define SEEN 5u
 #define BLOCK 8u
 #define SETS (KV_HEADS * (PLACES / BLOCK + 2))
 
-/* Keys and values of a sequence, stored as a layer does; queries are the last rows'. */
+/* Stores keys and values of a sequence as a layer does. The queries belong to the last rows. */
 static struct gpu_attention fill_cache(struct gpu *gpu, enum tensor_type type, struct gpu_sequence *sequence,
                                        struct gpu_range ranges[4])
 {
@@ -194,7 +195,7 @@ static struct gpu_attention fill_cache(struct gpu *gpu, enum tensor_type type, s
                                   .sequence_count = 1};
 }
 
-/* Whoever chose all blocks, or has a window over all, sees what attention sees that does not choose. */
+/* If all blocks are chosen, or a window covers all, the result is that of attention without a choice. */
 static void check_all(struct gpu *gpu, enum tensor_type type, double most)
 {
     struct gpu_sequence sequence;
@@ -230,7 +231,7 @@ static void check_all(struct gpu *gpu, enum tensor_type type, double most)
         }
         double error = gpu_test_error(out, expected, count);
         if (!(error < most))
-            fail_msg("type %d, way %d: %g apart", type, way, error);
+            fail_msg("type %d, way %d: the error is %g", type, way, error);
         free(out);
         if (choice.words.buffer)
             gpu_buffer_destroy(gpu, choice.words.buffer);
@@ -240,20 +241,21 @@ static void check_all(struct gpu *gpu, enum tensor_type type, double most)
     free(expected);
 }
 
-static void who_chose_all_sees_all(void **state)
+static void choosing_all_equals_no_choice(void **state)
 {
     struct gpu *gpu = gpu_or_skip(state);
     check_all(gpu, TENSOR_F32, 2e-6);
     check_all(gpu, TENSOR_F16, 2e-6);
     check_all(gpu, TENSOR_BF16, 2e-6);
-    check_all(gpu, TENSOR_Q8_0, 1e-3); /* of these the others make halves */
+    check_all(gpu, TENSOR_Q8_0, 1e-3); /* the other kernels convert these to halves */
     check_all(gpu, TENSOR_Q4_0, 1e-3);
 }
 
 #define MANY 20u
 
-/* Rows from the first on of those that attention has, as many as one call takes. */
-static float *attend_rows(struct gpu *gpu, struct gpu_attention attention, const struct gpu_choice *choice, uint32_t at_once)
+/* Attention over a choice, with at most "at_once" rows per call. */
+static float *attend_rows(struct gpu *gpu, struct gpu_attention attention, const struct gpu_choice *choice,
+                          uint32_t at_once)
 {
     const uint32_t row = attention.heads * SIZE, words = choice->sets * (choice->most + 1);
     const struct gpu_sequence whole = *attention.sequences;
@@ -277,8 +279,8 @@ static float *attend_rows(struct gpu *gpu, struct gpu_attention attention, const
     return gpu_test_take(gpu, out, (size_t)MANY * row * sizeof(float));
 }
 
-/* Many rows go through a kernel that reads each place once for several heads. */
-static void many_rows_see_what_few_do(void **state)
+/* Many rows use a kernel that reads each position once for several heads. */
+static void many_rows_match_few_rows(void **state)
 {
     struct gpu *gpu = gpu_or_skip(state);
     static const enum tensor_type types[] = {TENSOR_F32, TENSOR_F16, TENSOR_Q8_0, TENSOR_Q4_0};
@@ -292,7 +294,8 @@ static void many_rows_see_what_few_do(void **state)
         attention.kv_heads = heads[t / COUNT_OF(types)][1];
         sequence.first_position = PLACES - MANY;
         uint32_t words[MANY * SETS] = {0};
-        const struct gpu_choice chosen = {.sets = attention.kv_heads, .most = SETS / attention.kv_heads - 1, .block = BLOCK};
+        const struct gpu_choice chosen = {
+            .sets = attention.kv_heads, .most = SETS / attention.kv_heads - 1, .block = BLOCK};
         for (uint32_t set = 0; set < MANY * chosen.sets; set++) {
             uint32_t *ids = words + set * (chosen.most + 1), own = PLACES - MANY + set / chosen.sets;
             for (uint32_t id = set % 3; id <= own / BLOCK; id += 2)
@@ -308,7 +311,8 @@ static void many_rows_see_what_few_do(void **state)
             float *few = attend_rows(gpu, attention, &choice, 5), *many = attend_rows(gpu, attention, &choice, MANY);
             double error = gpu_test_error(many, few, (size_t)MANY * attention.heads * SIZE);
             if (!(error < 2e-6))
-                fail_msg("type %d, %u heads, way %d: %g apart", (int)attention.type, attention.heads, way, error);
+                fail_msg("type %d, %u heads, way %d: the error is %g", (int)attention.type, attention.heads, way,
+                         error);
             free(few);
             free(many);
             if (choice.words.buffer)
@@ -321,7 +325,8 @@ static void many_rows_see_what_few_do(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(chooses_as_plain_c), cmocka_unit_test(who_chose_all_sees_all),
-                                       cmocka_unit_test(many_rows_see_what_few_do)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(chooses_like_plain_c),
+                                       cmocka_unit_test(choosing_all_equals_no_choice),
+                                       cmocka_unit_test(many_rows_match_few_rows)};
     return cmocka_run_group_tests(tests, gpu_test_open, gpu_test_close);
 }

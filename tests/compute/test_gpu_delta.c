@@ -1,5 +1,5 @@
-/* The GPU's gated delta nets against plain C: sequences side by side, fresh ones and such that have a state, and the
- * same bits however the rows are cut into batches. */
+/* The GPU's gated delta nets compared with plain C: several sequences in a batch, new ones and ones with a state. The
+ * bits do not depend on the division of rows into batches. */
 #include "gpu_test.h"
 
 #include "compute/compute.h"
@@ -8,7 +8,7 @@
 
 struct shape {
     uint32_t heads_k, heads_v, key_size, value_size, taps;
-    bool tiled, together; /* beta and alpha stand in one matrix's rows */
+    bool tiled, together; /* together: beta and alpha are rows of one matrix */
     bool by_channel;
     float bound, root_epsilon; /* 0: none */
 };
@@ -22,8 +22,8 @@ static const uint32_t lengths[SEQUENCES] = {5, 1, 9};
 
 struct data {
     uint32_t rows, channels, inner, state_floats, gate_stride;
-    float *convolution, *input, *gates, *step_bias, *decay_rate, *states; /* states: two a sequence */
-    float *alphas;                                                        /* of channels */
+    float *convolution, *input, *gates, *step_bias, *decay_rate, *states; /* states: two per sequence */
+    float *alphas;                                                        /* per channel */
 };
 
 static struct data make_data(const struct shape *s, struct random *random)
@@ -41,7 +41,7 @@ static struct data make_data(const struct shape *s, struct random *random)
     d.states = gpu_test_floats(random, 2 * SEQUENCES * d.state_floats);
     for (uint32_t h = 0; h < s->heads_v; h++)
         d.decay_rate[h] = -fabsf(d.decay_rate[h]);
-    d.gates[1] = d.gates[s->heads_v] = 25; /* beyond where softplus is its argument */
+    d.gates[1] = d.gates[s->heads_v] = 25; /* softplus leaves this unchanged */
     d.gates[d.gate_stride] = -30;
     return d;
 }
@@ -58,7 +58,7 @@ static double decay_of(const struct shape *s, double rate, double f)
     return s->bound < 0 ? exp((double)s->bound / (1 + exp(-fabs(rate) * f))) : exp(rate * log1p(exp(f)));
 }
 
-/* What plain C makes of one sequence: outputs, and the state after it. */
+/* Computes one sequence's outputs and next state in plain C. */
 static void expect(const struct shape *s, const struct data *d, uint32_t first, uint32_t rows, const float *state,
                    float *output, float *next)
 {
@@ -107,7 +107,7 @@ static void expect(const struct shape *s, const struct data *d, uint32_t first, 
     compute_destroy(compute);
 }
 
-/* All rows on the GPU, of each sequence "batch" at a time: outputs, then the states. */
+/* Runs all rows on the GPU, "batch" rows per sequence at a time. Returns the outputs, followed by the states. */
 static float *run(struct gpu *gpu, const struct shape *s, const struct data *d, uint32_t batch)
 {
     const uint64_t state_bytes = d->state_floats * sizeof(float);
@@ -135,7 +135,7 @@ static float *run(struct gpu *gpu, const struct shape *s, const struct data *d, 
                                                        .state = (2 * i + held) * state_bytes,
                                                        .next = (2 * i + (held ^ 1)) * state_bytes};
         }
-        /* One that is done stays as it is, where the others' next state is. */
+        /* Copy the state of a finished sequence to its place for the next batch. */
         for (uint32_t i = 0; i < SEQUENCES; i++)
             if (sequences[i].rows == 0)
                 gpu_copy(gpu, (struct gpu_range){states.buffer, sequences[i].next},
@@ -203,7 +203,7 @@ static void follows_the_rule(void **state)
         double state_error = gpu_test_error(whole + outputs, expected + outputs, count - outputs);
         fprintf(stderr, "# delta net %zu: relative errors %.1e and %.1e of states\n", i, error, state_error);
         if (!(error < 5e-6 && state_error < 5e-6))
-            fail_msg("delta net %zu: relative errors of %g and, of states, %g", i, error, state_error);
+            fail_msg("delta net %zu: the relative error is %g for outputs and %g for states", i, error, state_error);
         assert_memory_equal(whole, cut, count * sizeof *whole);
         float *all[] = {d.convolution, d.input, d.gates,  d.step_bias, d.decay_rate, d.alphas,
                         d.states,      zero,    expected, whole,       cut};

@@ -1,4 +1,4 @@
-/* Inputs and weights that become halves before they are multiplied. */
+/* Inputs and weights that are converted to halves before they are multiplied. */
 #include "gpu_product.h"
 
 #include "compute/vulkan/gpu_private.h"
@@ -14,7 +14,7 @@ static float *floats_of(uint16_t *halves, size_t count)
     return floats;
 }
 
-/* Rounded to halves, either way: a driver may cut instead. */
+/* The error of rounding to halves. A driver may truncate instead. */
 #define ROUNDING 1e-3
 
 static void makes_halves(void **state)
@@ -39,7 +39,7 @@ static void makes_halves(void **state)
     free(made);
     for (int kind = GLU_SILU; kind < GLU_KINDS; kind++) {
         struct gpu_range halves = gpu_test_range(gpu, NULL, count * 2), out = gpu_test_range(gpu, NULL, count * 4);
-        /* Without the two that are beyond. */
+        /* Skip the first values, two of which exceed the range. */
         const uint32_t from = 8;
         gpu_begin(gpu);
         gpu_glu_halves(gpu, (enum glu_kind)kind, halves, (struct gpu_range){gates.buffer, from * 4},
@@ -50,7 +50,7 @@ static void makes_halves(void **state)
         made = floats_of(gpu_test_take(gpu, halves, (count - from) * 2), count - from);
         float *expected = gpu_test_take(gpu, out, (count - from) * 4);
         if (!(gpu_test_error(made, expected, count - from) < ROUNDING))
-            fail_msg("kind %d: an error of %g", kind, gpu_test_error(made, expected, count - from));
+            fail_msg("kind %d: the error is %g", kind, gpu_test_error(made, expected, count - from));
         free(made);
         free(expected);
     }
@@ -72,7 +72,7 @@ static void unpacks_weights(void **state)
     const uint32_t rows = 19;
     for (size_t i = 0; i < 2 * COUNT_OF(types); i++) {
         const enum tensor_type type = types[i / 2];
-        const uint32_t columns = i % 2 ? 768 : 512; /* whole rows are a work group's, or they are not */
+        const uint32_t columns = i % 2 ? 768 : 512; /* a work group unpacks whole rows, or not */
         if (!gpu_unpacks(type))
             continue;
         struct product product = product_create(gpu, &random, type, rows, columns);
@@ -83,14 +83,14 @@ static void unpacks_weights(void **state)
         float *values = floats_of(gpu_test_take(gpu, out, rows * columns * 2), rows * columns);
         double error = gpu_test_error(values, product.values, rows * columns);
         if (!(error < ROUNDING))
-            fail_msg("%s: an error of %g", tensor_type_info(type)->name, error);
+            fail_msg("%s: the error is %g", tensor_type_info(type)->name, error);
         free(values);
         product_destroy(gpu, &product);
     }
 }
 
-/* Two matrices by inputs that are floats, halves, and halves with weights that are unpacked before, part by part: the
- * same bits. */
+/* Two matrices give the same bits with float inputs, with halves, and with halves and weights that are unpacked in
+ * advance, part by part. */
 static void halves_change_no_bit(void **state)
 {
     struct gpu *gpu = gpu_or_skip(state);

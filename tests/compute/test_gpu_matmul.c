@@ -1,14 +1,14 @@
-/* Weights times activations on the GPU, of every type that it takes, against sums in double precision of the values
- * that plain C decodes. */
+/* Weights times activations on the GPU, for every type that it supports, compared with sums in double precision of the
+ * values that plain C decodes. */
 #include "gpu_product.h"
 
 #include "compute/vulkan/gpu_private.h"
 
-/* Of a sum of floats in any order, and of inputs rounded to half precision where there are many tokens. */
+/* The errors of a sum of floats in any order, and of inputs rounded to half precision, as for many tokens. */
 #define VECTOR_ERROR 5e-6
 #define HALF_ERROR 1e-3
-/* Of inputs rounded to 8 bits, beside exact ones; and beside those rounded here, on devices whose division is not
- * exact, so that a number between two may go to the other. */
+/* The error of inputs rounded to 8 bits, compared with exact inputs, and with inputs rounded here: on a device with
+ * inexact division, a number between two others may be rounded the other way. */
 #define BYTES_ERROR 1e-2
 #define ROUNDING_ERROR 5e-4
 
@@ -23,7 +23,7 @@ static bool has_bytes(enum tensor_type type)
     return false;
 }
 
-/* Rounds inputs in blocks of 32 as the kernels for few tokens do where they multiply weights of this type as bytes. */
+/* Rounds inputs in blocks of 32, as the kernels for few tokens do if they multiply weights of this type as bytes. */
 static bool round_inputs(const struct gpu *gpu, enum tensor_type type, float *in, uint32_t rows, uint32_t columns,
                          uint32_t stride)
 {
@@ -44,7 +44,7 @@ static double rounded_bound(const struct gpu *gpu, double bound)
     return gpu_get_info(gpu)->kind == GPU_CPU ? bound : ROUNDING_ERROR;
 }
 
-/* One job over rows that are in_stride and out_stride apart, with what the options say. */
+/* Checks one job with the given options. Its rows of inputs and outputs are spaced apart. */
 static void check(struct gpu *gpu, struct random *random, enum tensor_type type, uint32_t rows, uint32_t columns,
                   uint32_t tokens, bool with_bias, bool accumulate, double bound)
 {
@@ -80,7 +80,7 @@ static void check(struct gpu *gpu, struct random *random, enum tensor_type type,
     float *out = gpu_test_take(gpu, job.out, out_count * sizeof(float));
     double error = gpu_test_error(out, expected, out_count);
     if (!(error < bound))
-        fail_msg("%s, %u x %u times %u: error %g", tensor_type_info(type)->name, rows, columns, tokens, error);
+        fail_msg("%s, %u x %u times %u: the error is %g", tensor_type_info(type)->name, rows, columns, tokens, error);
     gpu_buffer_destroy(gpu, job.in.buffer);
     gpu_buffer_destroy(gpu, biases.buffer);
     product_destroy(gpu, &product);
@@ -91,8 +91,8 @@ static void check(struct gpu *gpu, struct random *random, enum tensor_type type,
     free(out);
 }
 
-/* Kernels for eight tokens are long, and compiling them takes a device that is a CPU seconds: types alike are left out.
- */
+/* Whether to test all kernels for few tokens of this type. A device that is a CPU takes seconds to compile the long
+ * kernels for eight tokens, so similar types are skipped. */
 static bool has_many_kernels(enum tensor_type type)
 {
     static const enum tensor_type alike[] = {TENSOR_Q4_1,  TENSOR_Q5_0,   TENSOR_Q5_1,    TENSOR_IQ4_NL,
@@ -122,7 +122,7 @@ static void multiplies_few_tokens(void **state)
         assert_int_equal(gpu_supports(gpu, (enum tensor_type)type), compute_supports((enum tensor_type)type));
 }
 
-/* As on a device where products of bytes are no instruction. */
+/* As on a device without an instruction for products of bytes. */
 static void multiplies_as_floats_too(void **state)
 {
     struct gpu *gpu = gpu_or_skip(state), *floats = NULL;
@@ -143,7 +143,7 @@ static void multiplies_as_floats_too(void **state)
     gpu_close(floats);
 }
 
-/* ---- what is done besides -----------------------------------------------------------------------------------------
+/* ---- fused norms and gates -----------------------------------------------------------------------------------------
  */
 
 static double silu(double a)
@@ -151,7 +151,7 @@ static double silu(double a)
     return a / (1 + exp(-a));
 }
 
-/* Two matrices of inputs that are normed, and their gated activation, in one launch. */
+/* Two matrices, with normed inputs, and their gated activation in one launch. */
 static void check_gated(struct gpu *gpu, struct random *random, enum tensor_type type, uint32_t rows, uint32_t columns,
                         uint32_t tokens, bool normed)
 {
@@ -199,7 +199,8 @@ static void check_gated(struct gpu *gpu, struct random *random, enum tensor_type
         }
     double error = gpu_test_error(out, expected, tokens * rows);
     if (!(error < (rounded ? rounded_bound(gpu, VECTOR_ERROR) : VECTOR_ERROR)))
-        fail_msg("gated, %s, %u x %u times %u: error %g", tensor_type_info(type)->name, rows, columns, tokens, error);
+        fail_msg("gated, %s, %u x %u times %u: the error is %g", tensor_type_info(type)->name, rows, columns, tokens,
+                 error);
     for (int i = 0; i < 2; i++) {
         product_destroy(gpu, &products[i]);
         gpu_buffer_destroy(gpu, jobs[i].bias.buffer);
@@ -224,11 +225,11 @@ static void norms_inputs_and_gates_outputs(void **state)
         check_gated(gpu, &random, some[i], 37, 1024, 1, true);
         check_gated(gpu, &random, some[i], 6, 2304, 2, i % 2 != 0);
     }
-    /* More columns of two tokens than are rounded at once. */
+    /* With two tokens, more columns than are rounded at once. */
     check_gated(gpu, &random, TENSOR_Q8_0, 5, 24576, 2, true);
 }
 
-/* Neighbours that norm the same inputs with another epsilon are not one launch. */
+/* Neighbouring jobs that norm the same inputs with different epsilons do not share a launch. */
 static void keeps_epsilons_apart(void **state)
 {
     struct gpu *gpu = gpu_or_skip(state);
@@ -280,7 +281,7 @@ static double tile_error(struct gpu *gpu, enum tensor_type type)
     return gpu_get_info(gpu)->cooperative_matrix && type != TENSOR_F32 ? HALF_ERROR : VECTOR_ERROR;
 }
 
-/* Tiles that are full, and edges of all kinds. */
+/* Full tiles, and edges of all kinds. */
 static void multiplies_many_tokens(void **state)
 {
     struct gpu *gpu = gpu_or_skip(state);
@@ -296,7 +297,7 @@ static void multiplies_many_tokens(void **state)
     check(gpu, &random, TENSOR_F16, 5, 27, 12, false, false, VECTOR_ERROR);
 }
 
-/* Columns that are no whole number of wide loads. */
+/* Numbers of columns that wide loads do not divide. */
 static void multiplies_odd_columns(void **state)
 {
     struct gpu *gpu = gpu_or_skip(state);
@@ -310,7 +311,7 @@ static void multiplies_odd_columns(void **state)
     }
 }
 
-/* Five jobs on the same inputs, of two types: the bits of each alone. */
+/* Five jobs of two types on the same inputs give the same bits as each job alone. */
 static void many_jobs_give_the_bits_of_each(void **state)
 {
     struct gpu *gpu = gpu_or_skip(state);
@@ -353,8 +354,8 @@ static void many_jobs_give_the_bits_of_each(void **state)
     free(in);
 }
 
-/* As many tokens as a batch of few may have, all together and one by one. */
-static void tokens_together_change_no_bit(void **state)
+/* The largest batch of few tokens gives the same bits as its tokens one by one. */
+static void batches_change_no_bit(void **state)
 {
     struct gpu *gpu = gpu_or_skip(state);
     struct random random;
@@ -401,14 +402,14 @@ static void tokens_together_change_no_bit(void **state)
 #define USED 2u
 #define SLOTS 4u
 
-/* Gate and up of experts of which two are elsewhere; their rows must stay as they were. apart: floats between
- * the rows of inputs, and of outputs. */
+/* The gate and up matrices of experts, two of which are not on the device; their rows must not change. apart: floats
+ * between rows of inputs, and between rows of outputs. */
 static void check_experts(struct gpu *gpu, struct random *random, enum tensor_type type, uint32_t rows,
                           uint32_t columns, uint32_t tokens, bool per_choice, bool with_bias, uint32_t apart,
                           double bound)
 {
     const uint32_t slots[EXPERTS] = {2, GPU_NO_SLOT, 0, 3, GPU_NO_SLOT, 1};
-    /* A slot holds the rows of both matrices and something besides. */
+    /* A slot holds the rows of both matrices and further bytes. */
     uint32_t choices = tokens * USED, in_rows = per_choice ? choices : tokens;
     const uint32_t in_stride = columns + apart, out_stride = rows + apart;
     struct product pool = product_create(gpu, random, type, SLOTS * 2 * rows, columns);
@@ -474,8 +475,8 @@ static void check_experts(struct gpu *gpu, struct random *random, enum tensor_ty
         float *out = gpu_test_take(gpu, jobs[m].out, out_count * sizeof(float));
         double error = gpu_test_error(out, expected, out_count);
         if (!(error < bound))
-            fail_msg("experts of %s, matrix %u, %u x %u times %u: error %g", tensor_type_info(type)->name, m, rows,
-                     columns, tokens, error);
+            fail_msg("experts of %s, matrix %u, %u x %u times %u: the error is %g", tensor_type_info(type)->name, m,
+                     rows, columns, tokens, error);
         for (uint32_t choice = 0; choice < choices; choice++)
             if (slots[ids[choice]] == GPU_NO_SLOT)
                 assert_memory_equal(out + (size_t)choice * out_stride, before + (size_t)choice * out_stride,
@@ -506,16 +507,16 @@ static void multiplies_by_experts(void **state)
         check_experts(gpu, &random, types[i], 6, 512, 3, true, true, 0, VECTOR_ERROR);
         check_experts(gpu, &random, types[i], 70, 256, 40, i % 2 != 0, i % 3 == 0, 0, tile_error(gpu, types[i]));
     }
-    /* Rows with something in between, as heads of latent attention have them. */
+    /* Rows with a gap in between, as in heads of latent attention. */
     check_experts(gpu, &random, TENSOR_F16, 20, 128, 2, true, false, 64, VECTOR_ERROR);
     check_experts(gpu, &random, TENSOR_Q8_0, 70, 128, 30, true, false, 64, tile_error(gpu, TENSOR_Q8_0));
     check_experts(gpu, &random, TENSOR_Q8_0, 12, 512, 3, false, true, 4, VECTOR_ERROR);
-    /* Too narrow for tiles, and more choices than work groups in a row. */
+    /* Too narrow for tiles, and more choices than work groups in one dimension. */
     check_experts(gpu, &random, TENSOR_F16, 3, 30, GPU_MAX_GROUPS / USED + 40, false, true, 0, VECTOR_ERROR);
     check_experts(gpu, &random, TENSOR_F16, 2, 30, GPU_MAX_GROUPS / USED + 40, true, false, 0, VECTOR_ERROR);
 }
 
-static void refuses_weights_it_cannot_read(void **state)
+static void refuses_unsupported_weights(void **state)
 {
     struct gpu *gpu = gpu_or_skip(state);
     struct gpu_range range = gpu_test_range(gpu, NULL, 4096);
@@ -539,11 +540,11 @@ static void refuses_weights_it_cannot_read(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(multiplies_few_tokens),         cmocka_unit_test(multiplies_many_tokens),
-        cmocka_unit_test(multiplies_odd_columns),        cmocka_unit_test(many_jobs_give_the_bits_of_each),
-        cmocka_unit_test(tokens_together_change_no_bit), cmocka_unit_test(multiplies_by_experts),
-        cmocka_unit_test(multiplies_as_floats_too),      cmocka_unit_test(norms_inputs_and_gates_outputs),
-        cmocka_unit_test(keeps_epsilons_apart),          cmocka_unit_test(refuses_weights_it_cannot_read),
+        cmocka_unit_test(multiplies_few_tokens),    cmocka_unit_test(multiplies_many_tokens),
+        cmocka_unit_test(multiplies_odd_columns),   cmocka_unit_test(many_jobs_give_the_bits_of_each),
+        cmocka_unit_test(batches_change_no_bit),    cmocka_unit_test(multiplies_by_experts),
+        cmocka_unit_test(multiplies_as_floats_too), cmocka_unit_test(norms_inputs_and_gates_outputs),
+        cmocka_unit_test(keeps_epsilons_apart),     cmocka_unit_test(refuses_unsupported_weights),
     };
     return cmocka_run_group_tests(tests, gpu_test_open, gpu_test_close);
 }

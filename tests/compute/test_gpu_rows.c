@@ -1,4 +1,4 @@
-/* The GPU's kernels on rows of floats, and those of mixtures of experts, against plain C. */
+/* The GPU's kernels on rows of floats and for mixtures of experts, compared with plain C. */
 #include "gpu_test.h"
 
 #include "core/half.h"
@@ -18,7 +18,7 @@ static struct gpu_range floats(struct gpu *gpu, const float *values, size_t coun
     return gpu_test_range(gpu, values, count * sizeof(float));
 }
 
-/* The largest errors seen are printed: docs/gpu-internals.md gives them. */
+/* The largest error so far. The tests print it, for docs/gpu-internals.md. */
 static double worst;
 
 static void expect_floats(struct gpu *gpu, struct gpu_range range, const float *expected, size_t count, double bound)
@@ -27,7 +27,7 @@ static void expect_floats(struct gpu *gpu, struct gpu_range range, const float *
     double error = gpu_test_error(values, expected, count);
     worst = fmax(worst, error);
     if (!(error < bound))
-        fail_msg("an error of %g; %g is allowed", error, bound);
+        fail_msg("the error is %g, above %g", error, bound);
     free(values);
 }
 
@@ -63,7 +63,7 @@ static void norms_rows(void **state)
         compute_rms_norm(compute, expected, expected, NULL, rows, columns, 1e-6f);
         expect_floats(gpu, second, expected, count, 1e-6);
         for (uint32_t c = 0; c < count; c++)
-            in[c] += 3; /* a mean to be taken off */
+            in[c] += 3; /* gives the row a mean to subtract */
         struct gpu_range third = floats(gpu, in, count);
         gpu_begin(gpu);
         gpu_layer_norm(gpu, third, third, weights, biases, rows, columns, 1e-5f);
@@ -82,7 +82,7 @@ static void norms_rows(void **state)
     print_worst("norms");
 }
 
-/* Every type: what the CPU makes of the same bytes. */
+/* For every type, the result is the CPU's for the same bytes. */
 static void embeds_tokens(void **state)
 {
     struct gpu *gpu = gpu_or_skip(state);
@@ -137,7 +137,7 @@ static void works_on_elements(void **state)
         float *a = gpu_test_floats(&random, n), *expected = malloc(n * sizeof *expected);
         assert_non_null(expected);
         for (size_t c = 0; c < n; c++)
-            a[c] *= c % 7 ? 1 : 30; /* some where exponentials overflow or vanish */
+            a[c] *= c % 7 ? 1 : 30; /* large enough for exponentials to overflow or vanish */
         memcpy(expected, a, n * sizeof *a);
         struct gpu_range x = floats(gpu, a, n), y = gpu_test_range(gpu, NULL, n * sizeof(float));
         gpu_begin(gpu);
@@ -194,7 +194,7 @@ static void multiplies_gates(void **state)
             expect_floats(gpu, out, expected, (size_t)rows * columns, 2e-6);
             gpu_buffer_destroy(gpu, in.buffer);
         }
-        /* One gate for all of a row. */
+        /* One gate per row. */
         for (int softplus = 0; softplus < 2; softplus++) {
             const enum glu_kind kind = softplus ? GLU_SOFTPLUS : GLU_SIGMOID;
             struct gpu_range gates = floats(gpu, both, rows), ups = floats(gpu, both + rows, (size_t)rows * columns);
@@ -207,7 +207,7 @@ static void multiplies_gates(void **state)
             gpu_buffer_destroy(gpu, gates.buffer);
             gpu_buffer_destroy(gpu, ups.buffer);
         }
-        /* Rows that are weighed first. */
+        /* Rows with weights. */
         float *weights = gpu_test_floats(&random, rows);
         struct gpu_range in = floats(gpu, both, (size_t)rows * stride), up = in, by = floats(gpu, weights, rows);
         struct gpu_range out = gpu_test_range(gpu, NULL, (size_t)rows * columns * sizeof(float));
@@ -327,7 +327,7 @@ static void make_experts(struct gpu *gpu, struct experts *e, struct random *rand
         slots[i] = i % 2 ? i / 2 : GPU_NO_SLOT;
     for (size_t i = 0; i < choices; i++) {
         e->ids[i] = (uint32_t)(random_next(random) >> 33) % MIX_EXPERTS;
-        /* Rows of the other place may hold anything. */
+        /* The other place's rows may contain anything. */
         float *elsewhere = e->ids[i] % 2 ? e->host_rows : e->device_rows;
         for (uint32_t c = 0; c < e->columns; c++)
             elsewhere[i * e->columns + c] = NAN;
@@ -365,7 +365,7 @@ static void expected_mix(const struct experts *e, float *out)
         }
 }
 
-/* Rows kept next to the residual stream. */
+/* Rows that a bank keeps next to the residual stream. */
 static void recalls_rows(void **state)
 {
     static const uint32_t widths[] = {96, 999, 5120};
@@ -406,7 +406,7 @@ static void recalls_rows(void **state)
     print_worst("recall");
 }
 
-/* Every part of the fused kernel, alone and together, against the steps that it stands for. */
+/* Each part of the fused kernel, alone and combined, compared with the steps that it replaces. */
 static void adds_to_the_residual_stream(void **state)
 {
     struct gpu *gpu = gpu_or_skip(state);
@@ -415,7 +415,7 @@ static void adds_to_the_residual_stream(void **state)
     random_seed(&random, 7);
     for (unsigned parts = 0; parts < 20; parts++) {
         bool experts = parts & 1, post = parts & 2, layer = parts & 4, normed = parts & 8, weighed = parts < 16;
-        bool fresh = parts % 5 == 1; /* with rows of 768, and with 5120 */
+        bool fresh = parts % 5 == 1; /* with rows of 768 and of 5120 */
         static const uint32_t columns[] = {1000, 768, 5120, 999, 9000};
         struct experts e = {.rows = parts % 3 ? 1 : 5, .used = 1 + parts % 9, .columns = columns[parts % 5]};
         size_t count = (size_t)e.rows * e.columns;
@@ -439,7 +439,7 @@ static void adds_to_the_residual_stream(void **state)
         if (experts)
             residual.mix = e.mix;
         for (size_t i = 0; !weighed && i < (size_t)e.rows * e.used; i++)
-            e.weights[i] = 1; /* what none stand for */
+            e.weights[i] = 1; /* what missing weights mean */
         if (!weighed)
             residual.mix.weights = NONE;
         const bool halves = normed && count % 8 == 0;

@@ -1,5 +1,5 @@
-/* The GPU's short convolutions and scans of state spaces against plain C: sequences side by side, fresh ones and such
- * that have a state, and the same bits however the rows are cut into batches. */
+/* The GPU's short convolutions and scans of state spaces compared with plain C: several sequences in a batch, new ones
+ * and ones with a state. The bits do not depend on the division of rows into batches. */
 #include "gpu_test.h"
 
 #include "compute/compute.h"
@@ -9,8 +9,8 @@
 
 struct shape {
     uint32_t heads, groups, width, size, taps;
-    bool each;        /* rates of each element: Mamba 1 */
-    uint32_t between; /* floats in front of each head's input */
+    bool each;        /* a rate per element, as in Mamba 1 */
+    uint32_t between; /* floats before each head's input */
     bool bias, silu;
 };
 
@@ -24,7 +24,7 @@ static const uint32_t lengths[SEQUENCES] = {5, 1, LONGEST};
 struct data {
     uint32_t rows, inner, shared, in_row, kept, state, rates; /* floats */
     float *input, *weights, *bias, *write, *read, *steps, *step_bias, *rate, *skip,
-        *states; /* states: two a sequence */
+        *states; /* states: two per sequence */
 };
 
 static struct data make_data(const struct shape *s, struct random *random)
@@ -46,7 +46,7 @@ static struct data make_data(const struct shape *s, struct random *random)
     d.states = gpu_test_floats(random, 2 * SEQUENCES * d.state);
     for (uint32_t i = 0; i < d.rates; i++)
         d.rate[i] = -fabsf(d.rate[i]);
-    d.steps[1] = 25; /* beyond where softplus is its argument */
+    d.steps[1] = 25; /* softplus leaves this unchanged */
     return d;
 }
 
@@ -58,7 +58,7 @@ static void free_data(struct data *d)
         free(all[i]);
 }
 
-/* What plain C makes of one sequence: outputs, and the state after it. */
+/* Computes one sequence's outputs and next state in plain C. */
 static void expect(const struct shape *s, const struct data *d, uint32_t first, uint32_t rows, const float *state,
                    float *output, float *next)
 {
@@ -106,8 +106,8 @@ static void expect(const struct shape *s, const struct data *d, uint32_t first, 
     compute_destroy(compute);
 }
 
-/* Both kernels, for a batch of rows of each sequence; a sequence that is done stays as it is, where the others' next
- * state is. */
+/* Records both kernels for a batch of rows of each sequence. Copies the state of a finished sequence to its place for
+ * the next batch. */
 static void record(struct gpu *gpu, const struct shape *s, const struct data *d, const struct gpu_range *ranges,
                    const struct gpu_state_sequence *sequences)
 {
@@ -159,7 +159,7 @@ static void record(struct gpu *gpu, const struct shape *s, const struct data *d,
     gpu_barrier(gpu);
 }
 
-/* All rows on the GPU, of each sequence "batch" at a time: outputs, then the states. */
+/* Runs all rows on the GPU, "batch" rows per sequence at a time. Returns the outputs, followed by the states. */
 static float *run(struct gpu *gpu, const struct shape *s, const struct data *d, uint32_t batch)
 {
     const uint64_t state_bytes = d->state * sizeof(float);
@@ -221,7 +221,7 @@ static void follows_plain_c(void **state)
         double state_error = gpu_test_error(whole + outputs, expected + outputs, count - outputs);
         fprintf(stderr, "# scan %zu: relative errors %.1e and %.1e of states\n", i, error, state_error);
         if (!(error < 5e-6 && state_error < 5e-6))
-            fail_msg("scan %zu: relative errors of %g and, of states, %g", i, error, state_error);
+            fail_msg("scan %zu: the relative error is %g for outputs and %g for states", i, error, state_error);
         assert_memory_equal(whole, cut, count * sizeof *whole);
         free_data(&d);
         free(zero);

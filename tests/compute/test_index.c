@@ -1,6 +1,6 @@
-/* What the search for positions promises: the best ones, of equal ones the earlier, and the same choice from every
- * instruction set, any number of threads and however rows are cut. And of attention over a choice: the bits of
- * attention over a cache that holds nothing else. */
+/* The search for positions chooses the best ones, and the earlier of equal ones. The choice is the same for every
+ * instruction set, number of threads and division of rows. Attention over a choice gives the bits of attention over a
+ * cache that holds only the chosen positions. */
 #include "test.h"
 
 #include "compute/compute.h"
@@ -14,7 +14,7 @@
 struct search_case {
     const char *name;
     enum tensor_type type;
-    size_t heads, size, first, rows; /* rows at positions from first on */
+    size_t heads, size, first, rows; /* first: position of the first row */
     bool weighed, by_head;
     uint32_t every, block, local, most;
     bool tail;
@@ -46,7 +46,7 @@ static void *zeros(size_t count, size_t size)
     return out;
 }
 
-/* Small integers: every sum is exact, and many scores are equal. */
+/* Fills with small integers, so that every sum is exact and many scores are equal. */
 static void fill_small(struct random *random, float *out, size_t count)
 {
     for (size_t i = 0; i < count; i++)
@@ -120,7 +120,7 @@ static double score_of(const struct search *s, size_t row, size_t set, size_t ke
     return sum;
 }
 
-/* One by one the best that is left. */
+/* Takes the best remaining one, one at a time. */
 static void expect_set(const struct search *s, size_t row, size_t set, uint32_t *out)
 {
     const struct search_case *c = s->c;
@@ -157,7 +157,8 @@ static void expect_words(const struct search *s, const char *how)
         for (size_t set = 0; set < s->sets; set++) {
             size_t at = r * s->words_a_row + set * (s->c->most + s->c->tail + 1);
             if (memcmp(s->words + at, s->expected + at, (s->expected[at] + 1) * sizeof *s->words) != 0)
-                fail_msg("%s, %s: row %zu, set %zu is not the best %u", s->c->name, how, r, set, s->expected[at]);
+                fail_msg("%s, %s: row %zu, set %zu does not have the best %u", s->c->name, how, r, set,
+                         s->expected[at]);
         }
 }
 
@@ -182,7 +183,7 @@ static void the_best_are_chosen(void **state)
             struct compute *compute;
             assert_ok(compute_create_limited(&compute, threads, (enum instruction_set)set, &limits, &test_error));
             for (size_t cut = 1; cut <= s.c->rows; cut = cut * 7 + 1) {
-                /* Scores of one row at a time, and of all. */
+                /* Room for the scores of one row, or of all. */
                 s.job.score_floats = index_score_floats(cut % 2 ? 1 : s.c->rows, s.sets, positions);
                 memset(s.words, 0xff, s.c->rows * s.words_a_row * sizeof *s.words);
                 for (size_t row = 0; row < s.c->rows; row += cut) {
@@ -245,7 +246,7 @@ static uint8_t *random_cache(struct random *random, const struct choice_case *c,
     return out;
 }
 
-/* Of each row and set as many blocks as there may be, its own one among them; all: every one of them. */
+/* Chooses as many blocks as allowed for each row and set, including the row's own block. all: chooses every block. */
 static void choose(struct choice_world *w, struct random *random, bool all)
 {
     for (size_t r = 0; r < w->c->rows; r++)
@@ -327,7 +328,7 @@ static void end_choice(struct choice_world *w)
         free(all[i]);
 }
 
-/* The chosen rows of one kv head, side by side in another cache; how many. */
+/* Copies the chosen rows of one KV head to another cache, without gaps. Returns their number. */
 static size_t bring_near(const struct choice_world *w, size_t row, size_t kv_head)
 {
     const struct attention *a = &w->attention;
@@ -347,7 +348,7 @@ static size_t bring_near(const struct choice_world *w, size_t row, size_t kv_hea
     return count;
 }
 
-/* Each row and kv head by itself, over nothing but what it sees. */
+/* Computes each row and KV head separately, over a cache of only the chosen positions. */
 static void expect_near(const struct choice_world *w, struct compute *compute)
 {
     const struct choice_case *c = w->c;
@@ -407,14 +408,14 @@ static void check_choice(const struct choice_case *c, bool all)
     end_choice(&w);
 }
 
-static void chosen_positions_are_all_that_is_seen(void **state)
+static void only_chosen_positions_are_seen(void **state)
 {
     (void)state;
     for (size_t i = 0; i < COUNT_OF(choices); i++)
         check_choice(&choices[i], false);
 }
 
-static void who_chose_all_sees_all(void **state)
+static void choosing_all_equals_no_choice(void **state)
 {
     (void)state;
     for (size_t i = 0; i < COUNT_OF(choices); i++)
@@ -426,7 +427,7 @@ int main(void)
     struct CMUnitTest tests[COUNT_OF(searches) + 2];
     for (size_t i = 0; i < COUNT_OF(searches); i++)
         tests[i] = (struct CMUnitTest){searches[i].name, the_best_are_chosen, NULL, NULL, (void *)&searches[i]};
-    tests[COUNT_OF(searches)] = (struct CMUnitTest)cmocka_unit_test(chosen_positions_are_all_that_is_seen);
-    tests[COUNT_OF(searches) + 1] = (struct CMUnitTest)cmocka_unit_test(who_chose_all_sees_all);
+    tests[COUNT_OF(searches)] = (struct CMUnitTest)cmocka_unit_test(only_chosen_positions_are_seen);
+    tests[COUNT_OF(searches) + 1] = (struct CMUnitTest)cmocka_unit_test(choosing_all_equals_no_choice);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

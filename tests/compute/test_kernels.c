@@ -1,5 +1,5 @@
-/* Decoding of blocks against reference data, and matrix products: every instruction set that this machine has against
- * plain C, to the last bit, and the rules of compute.h on how work may be cut. */
+/* Decoding of blocks, compared with reference data. Matrix products: every instruction set of this machine gives the
+ * bits of plain C, however the work is cut according to compute.h. */
 #include "test.h"
 
 #include "compute/compute.h"
@@ -29,12 +29,12 @@ static void *read_file(const char *path, size_t *size)
     return data;
 }
 
-static void blocks_decode_as_the_reference_does(void **state)
+static void blocks_decode_like_the_reference(void **state)
 {
     (void)state;
     size_t checked = 0;
     for (unsigned type = 0; type < TENSOR_TYPE_COUNT; type++) {
-        /* F32 and F16 have no file of their own. */
+        /* F32 and F16 have no reference files. */
         if (!compute_supports(type) || type == TENSOR_F32 || type == TENSOR_F16)
             continue;
         const struct tensor_type_info *info = tensor_type_info(type);
@@ -66,7 +66,7 @@ static void blocks_decode_as_the_reference_does(void **state)
     assert_int_equal(checked, 24);
 }
 
-/* Random blocks with finite scales, as the type's random bits and bounded half-precision fields. */
+/* Fills blocks with random bits, except for half-precision fields, which are bounded so that scales are finite. */
 static void fill_weights(struct random *random, enum tensor_type type, uint8_t *data, size_t rows, size_t columns)
 {
     const struct tensor_type_info *info = tensor_type_info(type);
@@ -102,8 +102,8 @@ struct product {
     size_t tokens;
 };
 
-/* offset: where the weights start, so that they are not aligned; the memory ends with the last row, so that a tool that
- * watches memory sees a read past it. */
+/* offset: start of the weights, to test unaligned ones. The allocation ends with the last row, so that sanitizers
+ * detect a read beyond it. */
 static struct product product_create(struct random *random, enum tensor_type type, size_t rows, size_t columns,
                                      size_t tokens, size_t offset)
 {
@@ -124,7 +124,7 @@ static void product_destroy(struct product *product)
     free(product->input);
 }
 
-/* The caller frees the result. */
+/* Returns the outputs, which the caller frees. */
 static float *product_run(const struct product *product, enum instruction_set set, size_t threads, size_t chunk)
 {
     struct compute *compute;
@@ -158,7 +158,7 @@ static void compare(const float *a, const float *b, size_t count, const char *wh
                      compute_instructions_name(set), i, (double)a[i], (double)b[i]);
 }
 
-/* Against the sum in double precision of decoded weights and float activations. */
+/* Compares products with sums in double precision of decoded weights and float activations. */
 static void products_are_right(void **state)
 {
     (void)state;
@@ -180,7 +180,7 @@ static void products_are_right(void **state)
                     sum += term;
                     size += term * term;
                 }
-                /* The rounding of 8-bit activations is an error of some 1/250 of each term, of either sign. */
+                /* Rounding activations to 8 bits changes each term by about 1/250, in either direction. */
                 double tolerance = (type == TENSOR_F32 || type == TENSOR_F16 ? 1e-5 : 0.04) * sqrt(size) + 1e-30;
                 double found = (double)output[t * rows + r];
                 if (!(fabs(found - sum) <= tolerance))
@@ -227,7 +227,7 @@ static void products_have_the_same_bits_everywhere(void **state)
     }
 }
 
-/* Every byte of a block as it is in the pattern, as long as the block's values stay finite. */
+/* Sets every byte of a block to the pattern, as far as the block's values stay finite. */
 static void fill_extreme(struct random *random, enum tensor_type type, uint8_t *data, size_t blocks, uint8_t pattern)
 {
     const struct tensor_type_info *info = tensor_type_info(type);
@@ -247,7 +247,7 @@ static void fill_extreme(struct random *random, enum tensor_type type, uint8_t *
     }
 }
 
-/* The greatest and least quants times the greatest and least activations, for one token, a few and many. */
+/* The greatest and smallest quants times the greatest and smallest activations, for one, few and many tokens. */
 static void the_greatest_sums_fit(void **state)
 {
     (void)state;
@@ -281,7 +281,8 @@ static void the_greatest_sums_fit(void **state)
     }
 }
 
-/* Input and output rows by index, bias, several jobs of different types on one activation, a job without tokens. */
+/* Rows of inputs and outputs by index, biases, several jobs of different types on one activation, and a job without
+ * tokens. */
 static void jobs_share_a_section(void **state)
 {
     (void)state;
@@ -337,7 +338,7 @@ static void jobs_share_a_section(void **state)
     product_destroy(&b);
 }
 
-/* More jobs than one section takes, each with rows of its own in one output. */
+/* More jobs than fit in one parallel section, each with its own rows of one output. */
 static void any_number_of_jobs_runs(void **state)
 {
     (void)state;
@@ -368,7 +369,7 @@ static void any_number_of_jobs_runs(void **state)
     product_destroy(&product);
 }
 
-static void instructions_can_be_asked_for(void **state)
+static void instructions_can_be_requested(void **state)
 {
     (void)state;
     const char *before = getenv("HYPURA_INSTRUCTIONS");
@@ -433,8 +434,8 @@ static void activations_round_alike(void **state)
     }
 }
 
-/* Every half, what lies halfway to its neighbours, and a little to both sides of that; and what is past the greatest.
- */
+/* Tests every half, the midpoints to its neighbours, numbers slightly to both sides of these, and numbers beyond the
+ * greatest half. */
 static void halves_round_alike(void **state)
 {
     (void)state;
@@ -464,13 +465,13 @@ static void halves_round_alike(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(blocks_decode_as_the_reference_does),
+        cmocka_unit_test(blocks_decode_like_the_reference),
         cmocka_unit_test(products_are_right),
         cmocka_unit_test(products_have_the_same_bits_everywhere),
         cmocka_unit_test(the_greatest_sums_fit),
         cmocka_unit_test(jobs_share_a_section),
         cmocka_unit_test(any_number_of_jobs_runs),
-        cmocka_unit_test(instructions_can_be_asked_for),
+        cmocka_unit_test(instructions_can_be_requested),
         cmocka_unit_test(activations_round_alike),
         cmocka_unit_test(halves_round_alike),
     };

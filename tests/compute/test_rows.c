@@ -5,8 +5,8 @@
 #include <math.h>
 #include <string.h>
 
-/* What the functions on rows promise: the right values, and the same bits from every instruction set and every number
- * of threads, for any length. */
+/* Functions on rows give the right values for any length, with the same bits for every instruction set and number of
+ * threads. */
 
 static struct random numbers;
 
@@ -195,7 +195,7 @@ static void expect_row(enum function_under_test function, int kind, size_t row, 
     }
 }
 
-static void every_function_is_right_and_repeats(void **state)
+static void every_function_is_right_and_reproducible(void **state)
 {
     (void)state;
     static const int kinds[FUNCTIONS_UNDER_TEST] = {2, 3, 1, 1, GLU_KINDS, 7, 1, 2, 2, 1};
@@ -215,7 +215,7 @@ static void every_function_is_right_and_repeats(void **state)
                 run(reference, (enum function_under_test)function, kind, ROWS, columns[i]);
                 for (size_t row = 0; row < ROWS; row++)
                     expect_row((enum function_under_test)function, kind, row, columns[i]);
-                /* What a rotation takes away may be far larger than what is left. */
+                /* A rotation may subtract numbers that are far larger than the result. */
                 float tolerance = function == ROPE ? 1e-5f : 2e-6f;
                 for (size_t j = 0; j < count; j++)
                     if (!(fabsf(out[j] - expected[j]) <= tolerance * (1 + fabsf(expected[j]))))
@@ -258,7 +258,7 @@ static void extremes_stay_numbers(void **state)
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_function_is_right_and_repeats),
+        cmocka_unit_test(every_function_is_right_and_reproducible),
         cmocka_unit_test(extremes_stay_numbers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -5,16 +5,16 @@
 #include <math.h>
 #include <string.h>
 
-/* What short convolutions and scans of state spaces promise: the formulas of compute.h, and the same bits from every
- * instruction set, every number of threads and every way to cut the rows. */
+/* Short convolutions and scans of state spaces compute the formulas of compute.h, with the same bits for every
+ * instruction set, number of threads and division of the rows. */
 
 #define ROWS 75 /* more than two blocks of rows */
 
 struct shape {
     size_t heads, groups, width, size, taps;
-    bool each;             /* rates of each element: Mamba 1 */
+    bool each;             /* a rate per element, as in Mamba 1 */
     size_t between;        /* floats between the inputs of two heads */
-    bool bias, silu, more; /* more: rows of what is read and written with are parts of wider rows */
+    bool bias, silu, more; /* more: the rows that read and write the state are parts of wider rows */
 };
 
 static const struct shape shapes[] = {{4, 2, 64, 32, 4, false, 0, true, true, true},
@@ -34,7 +34,7 @@ static float *fresh(size_t count, double spread)
 }
 
 struct data {
-    size_t inner, shared, row, in_row, state, kept; /* floats: of a row, and of the two states */
+    size_t inner, shared, row, in_row, state, kept; /* in floats; state and kept are the sizes of the two states */
     float *input, *weights, *bias, *before, *write, *read, *steps, *rates, *skip, *scanned;
 };
 
@@ -71,7 +71,7 @@ static void free_data(struct data *d)
         free(all[i]);
 }
 
-/* Outputs of all rows, then both states after them, with rows in calls of at most "batch". */
+/* Runs all rows in calls of at most "batch" rows. Returns the outputs, followed by both final states. */
 static float *run(const struct shape *s, const struct data *d, enum instruction_set set, size_t threads, size_t batch)
 {
     struct compute *compute;
@@ -162,7 +162,7 @@ static double convolved(const struct shape *s, const struct data *d, size_t row,
     return s->silu ? sum / (1 + exp(-sum)) : sum;
 }
 
-/* One number of the state after another, in double precision. */
+/* Computes the state in double precision, one number at a time. */
 static void follows_the_formulas(void **state)
 {
     (void)state;

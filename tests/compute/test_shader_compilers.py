@@ -1,6 +1,5 @@
 #!/usr/bin/env python3
-"""Compilers of shaders that fail or lack an extension: the program is built all the same, and the set-up says what it lacks.
-Prints TAP.
+"""With shader compilers that fail or lack an extension, the program still builds, and the set-up says what is missing. Prints TAP.
 
     test_shader_compilers.py SOURCE_FOLDER GLSLC
 """
@@ -18,7 +17,7 @@ CRASH = "kill -SEGV $$"
 
 
 def set_up(name, script):
-    """Sets a build folder up with a glslc that runs script before the real one; the folder and what the set-up said."""
+    """Sets up a build folder with a glslc that runs script before the real one. Returns the folder and the set-up's message."""
     tools, build = os.path.join(WORK.name, name + "-tools"), os.path.join(WORK.name, name)
     os.mkdir(tools)
     with open(os.path.join(tools, "glslc"), "w") as file:
@@ -30,17 +29,17 @@ def set_up(name, script):
     return build, [line.split(":", 1)[1].strip() for line in result.stdout.splitlines() if "GPU tier" in line][-1]
 
 
-def one_that_fails_costs_the_gpu_tier():
+def a_failing_compiler_costs_the_gpu_tier():
     assert set_up("none", "exit 1")[1] == "none: glslc fails for matmat.comp"
 
 
-def one_that_crashes_over_cooperative_matrices_costs_the_kernels_that_use_them():
+def a_compiler_that_crashes_on_cooperative_matrices_costs_only_their_kernels():
     _, said = set_up("scalar", f'case "$*" in *cooperative*) {CRASH} ;; esac')
     assert said.startswith("without matrix units: glslc compiles neither GL_KHR_cooperative_matrix nor"), said
 
 
 def the_newer_extension_is_tried_first():
-    """And one of the two is enough."""
+    """Either of the two extensions is enough."""
     found = set_up("any", "")[1]
     khr = set_up("khr", f'case "$*" in *KHR_MATRICES*) ;; *cooperative*) {CRASH} ;; esac')[1]
     nv = set_up("nv", f'case "$*" in *KHR_MATRICES*) {CRASH} ;; esac')[1]
@@ -48,7 +47,7 @@ def the_newer_extension_is_tried_first():
     assert len(neither) < 2 and found == (khr if khr not in neither else nv), (found, khr, nv)
 
 
-def one_that_fails_late_costs_the_gpu_tier_and_not_the_program():
+def a_late_failure_costs_the_gpu_tier_but_not_the_program():
     build, said = set_up("late", f'case "$*" in *TYPE_IQ2_S*matvec.comp*) {CRASH} ;; esac')
     assert "matrix units" in said, said
     result = subprocess.run(["ninja", "-C", build, "hypura"], text=True, capture_output=True)
@@ -64,9 +63,9 @@ def one_that_fails_late_costs_the_gpu_tier_and_not_the_program():
 
 if __name__ == "__main__":
     if not GLSLC:
-        print("1..0 # SKIP no glslc")
+        print("1..0 # SKIP glslc is missing")
         sys.exit(0)
-    sys.exit(1 if run_tests([one_that_fails_costs_the_gpu_tier,
-                             one_that_crashes_over_cooperative_matrices_costs_the_kernels_that_use_them,
+    sys.exit(1 if run_tests([a_failing_compiler_costs_the_gpu_tier,
+                             a_compiler_that_crashes_on_cooperative_matrices_costs_only_their_kernels,
                              the_newer_extension_is_tried_first,
-                             one_that_fails_late_costs_the_gpu_tier_and_not_the_program]) else 0)
+                             a_late_failure_costs_the_gpu_tier_but_not_the_program]) else 0)

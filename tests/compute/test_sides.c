@@ -1,5 +1,5 @@
-/* Residual streams that foresee and correct each other: against the formulas, written plainly; and the same bits for
- * any number of rows and threads. */
+/* Residual streams that predict and correct each other, compared with plain code of the formulas. The bits do not
+ * depend on the number of rows and threads. */
 #include "test.h"
 
 #include "compute/compute.h"
@@ -31,7 +31,7 @@ static void fill_all(void)
     fill(&random, hidden, ROWS * WIDTH);
     fill(&random, sides, ROWS * SIDES * WIDTH);
     fill(&random, branch, ROWS * WIDTH);
-    for (size_t k = 0; k < COUNT; k++) /* so that the tangent matters */
+    for (size_t k = 0; k < COUNT; k++) /* large enough for tanh to matter */
         for (size_t i = 0; i < WIDTH; i++)
             router[k][i] *= 20.0f;
 }
@@ -56,7 +56,7 @@ static struct side_streams streams_of(const void *coefficients)
     return (struct side_streams){SIDES, WIDTH, norm, &router[0][0], coefficients, scale, 1e-6f};
 }
 
-static void each_foresees_the_next_from_all(void **state)
+static void predictions_use_all_streams(void **state)
 {
     (void)state;
     fill_all();
@@ -79,7 +79,7 @@ static void each_foresees_the_next_from_all(void **state)
     compute_destroy(compute);
 }
 
-static void the_branch_corrects_all(void **state)
+static void the_branch_corrects_all_streams(void **state)
 {
     (void)state;
     fill_all();
@@ -119,7 +119,7 @@ static void lengths_and_sparse_gates(void **state)
             }
             assert_true(fabs(lengths[0] - lengths[1]) < 1e-5 * lengths[1]);
         }
-    float gates[] = {1.0f, 2.0f, 3.0f, 10.0f}; /* a mean of 4, a standard deviation of the root of 50 / 3 */
+    float gates[] = {1.0f, 2.0f, 3.0f, 10.0f}; /* mean 4, standard deviation sqrt(50 / 3) */
     compute_sparse(compute, gates, 1, COUNT_OF(gates), 1.0f);
     assert_true(gates[0] == 0.0f && gates[1] == 0.0f && gates[2] == 0.0f);
     assert_true(fabs(gates[3] - (6.0 - sqrt(50.0 / 3.0))) < 1e-5);
@@ -144,7 +144,7 @@ static void same_bits_by_many_threads(void **state)
             memcpy(h[t] + r * WIDTH, hidden[r % ROWS], sizeof hidden[0]);
             memcpy(s[t] + r * SIDES * WIDTH, sides[r % ROWS], sizeof sides[0]);
         }
-        size_t step = t ? MANY : 1; /* all rows at once, and one by one */
+        size_t step = t ? MANY : 1; /* all rows at once, or one by one */
         for (size_t r = 0; r < MANY; r += step) {
             compute_predict_sides(compute, &foresee, h[t] + r * WIDTH, s[t] + r * SIDES * WIDTH, step);
             compute_correct_sides(compute, &mend, h[t] + r * WIDTH, s[t] + r * SIDES * WIDTH, b + r * WIDTH,
@@ -165,8 +165,8 @@ static void same_bits_by_many_threads(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(each_foresees_the_next_from_all),
-        cmocka_unit_test(the_branch_corrects_all),
+        cmocka_unit_test(predictions_use_all_streams),
+        cmocka_unit_test(the_branch_corrects_all_streams),
         cmocka_unit_test(lengths_and_sparse_gates),
         cmocka_unit_test(same_bits_by_many_threads),
     };

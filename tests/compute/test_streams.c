@@ -1,5 +1,5 @@
-/* What residual streams promise: the values that compute.h says, in both forms and at the end, and the same bits from
- * every instruction set, any number of threads and however rows are cut. */
+/* Residual streams have the values that compute.h defines, in both forms and at the end, with the same bits for every
+ * instruction set, number of threads and division of rows. */
 #include "test.h"
 
 #include "compute/compute.h"
@@ -35,7 +35,7 @@ static double sigmoid(double x)
     return 1 / (1 + exp(-x));
 }
 
-/* Each element by itself, with whole sums. */
+/* Computes each element separately, in double precision. */
 static void expect_matrix(double c[STREAMS][STREAMS], uint32_t rounds)
 {
     for (int s = 0; s < STREAMS; s++) {
@@ -94,7 +94,7 @@ static void check(const float *values, const double *right, size_t count, const 
             fail_msg("%s at %zu: %.9g, expected %.9g", what, i, (double)values[i], right[i]);
 }
 
-/* In cuts of so many rows. */
+/* Runs the streams in pieces of "cut" rows. */
 static void run(enum instruction_set set, size_t threads, const struct stream_mixer *m, size_t cut, float *in, float *x)
 {
     static float c[ROWS * MOST];
@@ -146,7 +146,7 @@ static void streams_mix(void **state)
     }
 }
 
-/* Gates of low rank, and values that enter streams. */
+/* Low-rank gates, and values that enter streams. */
 static void streams_are_gated_and_matched(void **state)
 {
     static float gates[ROWS * FLAT], once[ROWS * FLAT], out[ROWS * FLAT], in[ROWS * WIDTH], inject[ROWS * STREAMS],
@@ -167,8 +167,8 @@ static void streams_are_gated_and_matched(void **state)
             double gate = sigmoid((match > 0 ? 1 : -1) * sqrt(fabs(match)));
             for (size_t i = 0; i < WIDTH; i++) {
                 double *sum = &expected_in[r * WIDTH + i];
-                *sum = (s ? *sum : 0) + streams[r * FLAT + s * WIDTH + i] *
-                                            sigmoid(gates[r * FLAT + s * WIDTH + i]) / STREAMS;
+                *sum = (s ? *sum : 0) +
+                       streams[r * FLAT + s * WIDTH + i] * sigmoid(gates[r * FLAT + s * WIDTH + i]) / STREAMS;
                 expected[r * FLAT + s * WIDTH + i] = gate * branch[r * WIDTH + i];
             }
         }
@@ -179,10 +179,15 @@ static void streams_are_gated_and_matched(void **state)
             memcpy(once, gates, sizeof once);
             for (size_t row = 0, rows; row < ROWS; row += rows) {
                 rows = MIN(cut, ROWS - row);
-                struct stream_match match = {STREAMS, WIDTH, streams + row * FLAT, gates + row * FLAT,
-                                             branch + row * WIDTH, out + row * FLAT};
-                struct gated_gather gather = {STREAMS, WIDTH, streams + row * FLAT, once + row * FLAT,
-                                              inject + row * STREAMS, back + row * 2 * STREAMS, in + row * WIDTH};
+                struct stream_match match = {
+                    STREAMS, WIDTH, streams + row * FLAT, gates + row * FLAT, branch + row * WIDTH, out + row * FLAT};
+                struct gated_gather gather = {STREAMS,
+                                              WIDTH,
+                                              streams + row * FLAT,
+                                              once + row * FLAT,
+                                              inject + row * STREAMS,
+                                              back + row * 2 * STREAMS,
+                                              in + row * WIDTH};
                 compute_match_streams(compute, &match, rows);
                 compute_gather_gated(compute, &gather, rows);
             }
@@ -203,8 +208,8 @@ static void streams_are_gated_and_matched(void **state)
         }
 }
 
-/* Kept rows and the one at work, weighed by the softmax of their scores: as in double precision, with the same bits
- * from every instruction set and number of threads. */
+/* The kept rows and the current row, weighted by the softmax of their scores, match double precision, with the same
+ * bits for every instruction set and number of threads. */
 static void recalls_rows(void **state)
 {
     enum { rows = 5, width = 70, room = 4 };
@@ -252,8 +257,7 @@ static void recalls_rows(void **state)
 
 int main(void)
 {
-    static const struct CMUnitTest tests[] = {cmocka_unit_test(streams_mix),
-                                              cmocka_unit_test(streams_are_gated_and_matched),
-                                              cmocka_unit_test(recalls_rows)};
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(streams_mix), cmocka_unit_test(streams_are_gated_and_matched), cmocka_unit_test(recalls_rows)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
