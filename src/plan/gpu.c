@@ -1,30 +1,30 @@
-/* What goes into device memory. */
+/* Decides what goes into device memory. */
 #include "plan/plan_private.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-/* Context when nobody asked, as in memory. */
+/* The context if the request leaves it open, as in plan.c. */
 #define DEFAULT_POSITIONS 4096u
 
-/* Tokens a batch, when nobody asked and the device has room: matrix products are bound by arithmetic from here on. */
+/* Limits of the tokens per batch. From MOST_CHUNK on, matrix products are bound by arithmetic. */
 #define MOST_CHUNK 2048u
 #define LEAST_CHUNK 64u
 
-/* Of the budget, at most this part is for experts that come for a long batch. More than so many bytes at a time would
- * not come any quicker. */
+/* Experts that are uploaded for a long batch take at most this part of the budget. Uploading more than VISIT_BYTES at a
+ * time would not be faster. */
 #define VISIT_SHARE 4u
 #define VISIT_BYTES ((uint64_t)128 << 20)
 
-/* Of the experts there, at most this part changes sides at a time. */
+/* At most this part of the device's experts changes sides at a time. */
 #define MOVE_SHARE 16u
 
-/* Of the budget, this part is for buffers; a smaller one where the drive has to read what has no room. */
+/* Buffers may take this part of the budget, or a smaller one if the drive must read weights without room. */
 #define BUFFER_SHARE 8u
 #define BUFFER_SHARE_READING 10u
 
-/* Bytes of a unit in device memory. */
+/* The bytes of a unit in device memory. */
 static uint64_t unit_bytes(const struct unit *unit)
 {
     uint64_t bytes = 0;
@@ -60,10 +60,10 @@ struct gpu_planner {
     const struct steps *steps;
     const struct plan_gpu_request *request;
     struct plan_gpu *plan;
-    struct plan_gpu *part; /* that takes what is taken */
+    struct plan_gpu *part; /* the device that the functions below fill */
     uint32_t positions;
     uint64_t left[HARDWARE_MAX_GPUS];
-    uint64_t *weights; /* [layer_count]: all that a layer wants, with its experts; 0: it can be on no device */
+    uint64_t *weights; /* [layer_count]: all bytes of a layer, with its experts; 0: no device can compute it */
 };
 
 static uint32_t number_of(const struct gpu_planner *planner)
@@ -76,7 +76,7 @@ static uint64_t left_there(const struct gpu_planner *planner)
     return planner->left[number_of(planner)];
 }
 
-/* What the planner takes together: each unit that a list reads and that is not there yet, once. */
+/* Units that are taken together: all that a list of steps reads and that are not on the device yet, each once. */
 #define UNITS_TOGETHER 256u
 struct together {
     unit_number units[UNITS_TOGETHER];
@@ -107,7 +107,7 @@ static bool has(const struct together *together, unit_number unit)
     return false;
 }
 
-/* False: there are more than can be taken. */
+/* Collects them. false: there are too many, or another device has one of them. */
 static bool gather(struct together *together, const struct gpu_planner *planner, struct step_list list)
 {
     *together = (struct together){0};
@@ -120,7 +120,7 @@ static bool gather(struct together *together, const struct gpu_planner *planner,
                 has(together, unit))
                 continue;
             if (together->count == UNITS_TOGETHER || planner->plan->units[unit])
-                return false; /* or another device has it */
+                return false;
             uint64_t bytes = unit_bytes(model_unit(planner->model, unit));
             together->units[together->count++] = unit;
             together->bytes += bytes;
@@ -139,7 +139,8 @@ static void take_together(struct gpu_planner *planner, const struct together *to
 static void take_output(struct gpu_planner *planner)
 {
     struct together output;
-    /* Not at the cost of the layers, which also save the way there and back; nor behind a last layer on the CPU. */
+    /* The output matrix is not taken if it needs more than half of the room, because layers on the device save
+     * transfers too, nor if the last layer is on the CPU. */
     if (!planner->request->output || planner->request->layers[planner->plan->layer_count - 1] == GPU_CANNOT ||
         !gather(&output, planner, steps_after(planner->steps)) || output.bytes > left_there(planner) / 2 ||
         !take(planner, output.bytes))
@@ -148,8 +149,8 @@ static void take_output(struct gpu_planner *planner)
     planner->plan->output = planner->part->output = true;
 }
 
-/* Whether all of a model is there but the embedding: then rows of it are made there too, since the device would wait
- * while the CPU makes those of a prompt, and sends them. Of what is left for experts it may take this part. */
+/* If all layers and the output matrix are on the device, the token embedding goes there too: otherwise the device would
+ * wait while the CPU makes a prompt's rows and sends them. It may take this part of the room left for experts. */
 #define EMBEDDING_SHARE 16u
 
 static void take_embedding(struct gpu_planner *planner)
@@ -188,8 +189,8 @@ static bool take_layer(struct gpu_planner *planner, uint32_t number)
     return true;
 }
 
-/* The first of the layers of which some read the cache of another: all from there on go together. As many layers as
- * there are: none does. */
+/* The first layer whose KV cache another layer reads: from there on, all layers go to one device. layer_count: no layer
+ * reads the cache of another. */
 static uint32_t first_shared(const struct gpu_planner *planner)
 {
     const struct step_list all = steps_all(planner->steps);
@@ -201,7 +202,7 @@ static uint32_t first_shared(const struct gpu_planner *planner)
     return first;
 }
 
-/* All layers from the first one on that the device can compute, or none. */
+/* Takes all layers from the first one on that the device can compute, or none. */
 static bool take_layers(struct gpu_planner *planner, uint32_t first)
 {
     const struct plan_gpu_request *request = planner->request;
@@ -245,7 +246,7 @@ static uint64_t weight_of(const struct gpu_planner *planner, uint32_t first, uin
     return sum;
 }
 
-/* Whether a device that took so much leaves the next layer to those before it. */
+/* Whether a device that took this many bytes leaves the next layer to the devices before it. */
 static bool is_enough(const struct gpu_planner *planner, uint64_t taken, uint64_t share, uint64_t room, uint32_t layers)
 {
     uint32_t number = number_of(planner);
@@ -254,7 +255,7 @@ static bool is_enough(const struct gpu_planner *planner, uint64_t taken, uint64_
         before += planner->left[d];
     if (number == 0 || next == 0)
         return false;
-    if (share <= room && taken + next > room) /* with its experts */
+    if (share <= room && taken + next > room) /* no room for the layer with its experts */
         return true;
     return taken + next / 2 > share && (share > room || weight_of(planner, 0, layers) <= before);
 }
@@ -289,7 +290,7 @@ struct candidate {
     uint32_t layer, expert;
 };
 
-/* The most used first; without statistics the first of every layer, then the second of every layer. */
+/* Sorts the most used experts first; without statistics, the first of every layer, then the second of every layer. */
 static int hotter_first(const void *a, const void *b)
 {
     const struct candidate *left = a, *right = b;
@@ -308,7 +309,7 @@ static uint64_t largest_slice(const struct unit *unit)
     return largest;
 }
 
-/* Whether the drive has to read some of each token's weights. */
+/* Whether the drive must read some weights for each token. */
 static bool drive_binds(const struct model *model, const struct plan_gpu_request *request)
 {
     uint64_t room = request->memory;
@@ -317,7 +318,7 @@ static bool drive_binds(const struct model *model, const struct plan_gpu_request
     return model_bytes(model) > room;
 }
 
-/* The largest expert of all layers. */
+/* The bytes of the largest expert of all layers. */
 static uint64_t largest_expert(const struct gpu_planner *planner)
 {
     uint64_t largest = 0;
@@ -329,7 +330,7 @@ static uint64_t largest_expert(const struct gpu_planner *planner)
     return largest;
 }
 
-/* Where not all experts fit, a part of the room is for those that come for a long batch: the scratch's. */
+/* If not all experts fit, takes room for those that are uploaded for a long batch. It counts as scratch. */
 static void take_visits(struct gpu_planner *planner, const struct candidate *candidates, size_t count)
 {
     uint64_t all = 0, largest = 0, slice = 0, slices[UNIT_MAX_SLICES] = {0};
@@ -338,7 +339,7 @@ static void take_visits(struct gpu_planner *planner, const struct candidate *can
         if (planner->plan->devices[candidates[i].layer] != number_of(planner))
             continue;
         all += unit_bytes(unit);
-        /* Layers may differ in every slice. */
+        /* Each slice may be largest in another layer. */
         for (uint32_t s = 0; s < unit->slice_count; s++)
             slices[s] = MAX(slices[s], align_up(unit->slices[s].bytes, PLAN_GPU_ALIGNMENT));
     }
@@ -350,7 +351,7 @@ static void take_visits(struct gpu_planner *planner, const struct candidate *can
         return;
     uint64_t slots = MIN(planner->part->budget / VISIT_SHARE / (2 * largest), planner->request->max_allocation / slice);
     slots = MIN(slots, (uint64_t)model_parameters(planner->model)->experts);
-    slots = MIN(slots, left_there(planner) / 2 / (2 * largest)); /* the other half is for those that stay */
+    slots = MIN(slots, left_there(planner) / 2 / (2 * largest)); /* the other half is for experts that stay */
     slots = MIN(slots, MAX(VISIT_BYTES / largest, (uint64_t)1));
     if (drive_binds(planner->model, planner->request)) {
         uint64_t buffers = planner->part->budget / BUFFER_SHARE_READING;
@@ -363,7 +364,7 @@ static void take_visits(struct gpu_planner *planner, const struct candidate *can
     planner->part->scratch_bytes += 2 * slots * largest;
 }
 
-/* Of all experts of a layer: those on the CPU need them too. */
+/* The bytes of a layer's biases for all experts, which experts on the CPU need too. */
 static uint64_t bias_bytes(const struct gpu_planner *planner, uint32_t layer)
 {
     struct step_list list = steps_of_layer(planner->steps, layer);
@@ -415,7 +416,7 @@ static hypura_status take_experts(struct gpu_planner *planner, hypura_error *err
         uint32_t *slots = &plan->slots[candidates[i].layer];
         uint64_t bytes = unit_bytes(unit);
         planner->part = &plan->parts[plan->devices[candidates[i].layer]];
-        /* A layer's slices of one kind share a buffer. */
+        /* All slices of one kind in a layer share a buffer. */
         if ((*slots + 1) * largest_slice(unit) > request->max_allocation || !take(planner, bytes))
             continue;
         planner->part->slots[candidates[i].layer] = ++*slots;
@@ -434,8 +435,7 @@ static hypura_status take_experts(struct gpu_planner *planner, hypura_error *err
     return HYPURA_OK;
 }
 
-/* ---- all ----------------------------------------------------------------------------------------------------------
- */
+/* ---- the whole plan ---------------------------------------------------------------------------------------------- */
 
 static uint32_t positions_of(const struct model *model, const struct plan_gpu_request *request)
 {
@@ -449,7 +449,7 @@ static uint32_t longest_chunk(const struct plan_gpu_request *request, uint32_t p
     return MIN(longest, MAX(positions, LEAST_CHUNK));
 }
 
-/* The longest batch whose buffers take their share of the device at most. */
+/* The longest batch whose buffers take at most their share of the device with the smallest budget. */
 static uint32_t choose_chunk(const struct gpu_planner *planner)
 {
     const struct plan_gpu_request *request = planner->request;
@@ -459,13 +459,13 @@ static uint32_t choose_chunk(const struct gpu_planner *planner)
         budget = MIN(budget, request->budgets[d] ? request->budgets[d] : UINT64_MAX);
     bool reading = drive_binds(planner->model, request);
     uint64_t room = budget / (reading ? BUFFER_SHARE_READING : BUFFER_SHARE);
-    room -= reading ? MIN(room, 2 * largest_expert(planner)) : 0; /* an expert that comes, and the next */
+    room -= reading ? MIN(room, 2 * largest_expert(planner)) : 0; /* an expert being uploaded, and the next */
     while (chunk > LEAST_CHUNK && request->scratch_bytes(request->context, chunk, planner->positions) > room)
         chunk /= 2;
     return MAX(chunk, LEAST_CHUNK);
 }
 
-/* What was asked for, or as much of it as the driver's largest buffers have room for. */
+/* The requested chunk, or the longest one whose buffers the driver can allocate. */
 static uint32_t shorten_chunk(const struct gpu_planner *planner, uint32_t chunk)
 {
     const struct plan_gpu_request *request = planner->request;
@@ -485,26 +485,27 @@ static void describe(const struct gpu_planner *planner)
     }
     char text[32], some[96] = "";
     if (all && plan->in_place)
-        snprintf(some, sizeof some, " (experts are read where they stand in memory)");
+        snprintf(some, sizeof some, " (the GPU reads experts from the host's memory)");
     else if (all)
         snprintf(some, sizeof some, ", %u of %u experts%s", experts, all,
-                 experts < all ? planner->request->uses ? " (those used most in earlier runs)" : " (none used yet)"
-                               : "");
+                 experts < all
+                     ? planner->request->uses ? " (those used most in earlier runs)" : " (their use is not known yet)"
+                     : "");
     char parts[16 * HARDWARE_MAX_GPUS] = "";
     for (uint32_t d = 0, used = 0; plan->part_count > 1 && d < plan->part_count; d++)
         used += (uint32_t)snprintf(parts + used, sizeof parts - used, "%s%u%s", d ? " + " : " (", plan->parts[d].taken,
                                    d + 1 < plan->part_count ? "" : ")");
-    snprintf(plan->reason, sizeof plan->reason, "%u of %u layers%s%s%s: %s of weights.", plan->taken,
-             plan->layer_count, parts, some, plan->output ? " and the output matrix" : "",
+    snprintf(plan->reason, sizeof plan->reason, "%u of %u layers%s%s%s: %s of weights.", plan->taken, plan->layer_count,
+             parts, some, plan->output ? " and the output matrix" : "",
              format_bytes(text, sizeof text, (double)(plan->resident_bytes + plan->expert_bytes)));
 }
 
-/* What the parts have, together. */
+/* Sums up the parts. */
 static void add_up(struct plan_gpu *plan)
 {
     for (uint32_t d = 0; d < plan->part_count; d++) {
         struct plan_gpu *part = &plan->parts[d];
-        if (part->taken == 0 && !part->output) /* no batch passes it */
+        if (part->taken == 0 && !part->output) /* it computes nothing */
             part->scratch_bytes = 0;
         plan->budget += part->budget;
         plan->resident_bytes += part->resident_bytes;
@@ -562,7 +563,7 @@ static hypura_status allocate(struct plan_gpu *plan, hypura_error *error)
     return status;
 }
 
-/* chunk: tokens a batch; 0: those that an eighth has room for. */
+/* chunk: tokens per batch; 0: choose_chunk decides. */
 static hypura_status make(struct plan_gpu **out, const struct model *model, const struct steps *steps,
                           const struct plan_gpu_request *request, uint32_t chunk, hypura_error *error)
 {
@@ -586,8 +587,7 @@ static hypura_status make(struct plan_gpu **out, const struct model *model, cons
     }
     if (!status)
         status = ALLOCATE(&weights, plan->layer_count, "plan for the GPU", error);
-    struct gpu_planner planner = {
-        .model = model, .steps = steps, .request = request, .plan = plan, .weights = weights};
+    struct gpu_planner planner = {.model = model, .steps = steps, .request = request, .plan = plan, .weights = weights};
     if (!status)
         status = fill(&planner, chunk, error);
     memory_free(weights);
@@ -600,7 +600,7 @@ static hypura_status make(struct plan_gpu **out, const struct model *model, cons
     return status;
 }
 
-/* Whether some layer there has experts on both sides, so that a long batch brings some. */
+/* Whether some layer has experts on both sides, so that a long batch uploads some. */
 static bool is_visited(const struct plan_gpu *plan, const struct model *model, const struct steps *steps)
 {
     bool any = false;
@@ -610,7 +610,7 @@ static bool is_visited(const struct plan_gpu *plan, const struct model *model, c
     return any && plan->visit_slots > 0;
 }
 
-/* Whether the drive reads, and the buffers leave it more to read than they may. */
+/* Whether the drive must read weights, and the buffers exceed their share, which leaves even more to read. */
 static bool costs_reads(const struct plan_gpu *plan, const struct model *model, const struct plan_gpu_request *request)
 {
     bool too_large = false;
@@ -619,7 +619,7 @@ static bool costs_reads(const struct plan_gpu *plan, const struct model *model, 
     return too_large && drive_binds(model, request);
 }
 
-/* A longer batch costs experts; never a layer. */
+/* Tries longer batches, which may take room from experts, but not from layers. */
 static hypura_status lengthen(struct plan_gpu **plan, const struct model *model, const struct steps *steps,
                               const struct plan_gpu_request *request, hypura_error *error)
 {
@@ -642,7 +642,7 @@ static hypura_status lengthen(struct plan_gpu **plan, const struct model *model,
     return status;
 }
 
-/* All devices, or those whose budget is not 0. */
+/* Plans for the devices whose budget is not 0. */
 static hypura_status make_long(struct plan_gpu **out, const struct model *model, const struct steps *steps,
                                const struct plan_gpu_request *request, hypura_error *error)
 {
@@ -665,7 +665,8 @@ static bool is_whole(const struct plan_gpu *plan, const struct model *model, con
     return whole;
 }
 
-/* A model that the quickest device holds stays there when the way to another one would be felt in every token. */
+/* If the fastest device holds the whole model, and the transfer to another one would slow down every token noticeably,
+ * the model stays on that device. Otherwise *out is unchanged. */
 static hypura_status keep_on_one(struct plan_gpu **out, const struct model *model, const struct steps *steps,
                                  const struct plan_gpu_request *request, hypura_error *error)
 {

@@ -1,9 +1,9 @@
-/* How long batches are where a model's experts are on both sides.
+/* Compares lengths of batches for models whose experts are on both sides.
  *
- * A prompt brings the missing experts of a layer to the GPU for each of its batches (plan_gpu_visit), so half as many
- * batches are half as many copies. The buffers of a longer batch take the place of experts, though, and of those every
- * token of an answer then has some computed here, or read from the drive. What both cost is counted for a usual
- * request; what the length changes nothing of (the GPU's own work) is left out. */
+ * A prompt uploads a layer's missing experts for each of its batches (plan_gpu_visit), so half as many batches mean
+ * half as many uploads. But the buffers of a longer batch take room from experts. For every token of an answer, some of
+ * these are then computed on the CPU, or read from the drive. Both costs are added up for a usual request. Costs that
+ * do not depend on the length, such as the GPU's own work, are left out. */
 #include "plan/plan_private.h"
 
 struct plan_visit plan_gpu_visit(const struct model *model, unit_number expert, uint32_t missing, uint64_t tokens,
@@ -23,7 +23,7 @@ struct plan_visit plan_gpu_visit(const struct model *model, unit_number expert, 
                                .many = choices >= 2.0 * p->experts};
 }
 
-/* Of a layer's uses those of experts that are not on the GPU. */
+/* The share of a layer's expert uses that is not on the GPU. */
 static double share_here(const struct plan_gpu *plan, const struct model *model, const struct plan_gpu_request *request,
                          uint32_t layer, unit_number first)
 {
@@ -57,16 +57,15 @@ double plan_gpu_request_seconds(const struct plan_gpu *plan, const struct model 
         const struct unit *unit = model_unit(model, first);
         uint32_t missing = experts - plan->slots[i];
         double uses = used * share_here(plan, model, request, i, first);
-        struct plan_visit visit = plan_gpu_visit(model, first, missing, plan->chunk, hardware,
-                                                 &request->devices[plan->devices[i]]);
-        bool visits =
-            plan->layers[i] == GPU_CAN && plan->parts[plan->devices[i]].visit_slots && visit.many;
+        struct plan_visit visit =
+            plan_gpu_visit(model, first, missing, plan->chunk, hardware, &request->devices[plan->devices[i]]);
+        bool visits = plan->layers[i] == GPU_CAN && plan->parts[plan->devices[i]].visit_slots && visit.many;
         batch += visits ? MIN(visit.upload_seconds, visit.here_seconds) : visit.here_seconds;
         token += uses * seconds_here(unit, hardware);
         token_bytes += uses * (double)unit->bytes;
         missing_bytes += missing * (double)unit->bytes;
     }
-    /* What memory has no room for, once a batch; of a token's experts as large a share. */
+    /* Each batch reads the experts without room in memory once. A token reads the same share of its own experts. */
     uint64_t there = plan->resident_bytes + plan->expert_bytes, all = model_bytes(model);
     double beyond = (double)(all - MIN(all, there)) - (double)request->memory;
     if (beyond > 0 && missing_bytes > 0) {

@@ -1,19 +1,20 @@
-/* How fast a plan with a GPU should be: layer by layer the longest of what works at the same time.
+/* Predicts the speed of a plan with a GPU: layer by layer, the longest of everything that runs at the same time.
  *
- * A layer's attention and router come first, on whichever side it is. Then the GPU computes its experts, while the CPU
- * computes those in memory and the drive reads those that are in neither; the sum waits for all of them. To hand the
- * layer over and back, and to wake the CPU's threads for it, is measured with the device (share_seconds). */
+ * A layer's attention and router come first, on the layer's side. Then the GPU computes its experts, while the CPU
+ * computes those in memory, and the drive reads those that are in neither place. The sum waits for all of them. The
+ * time for handing the layer over and back, and for waking the CPU's threads, was measured with the device
+ * (share_seconds). */
 #include "plan/plan_private.h"
 
 #include <math.h>
 
 struct work {
-    double gpu_dense, cpu_dense; /* seconds, of tensors */
-    double gpu_expert;           /* of one, there */
-    double cpu_expert;           /* of one, here */
-    double expert_bytes;         /* of one */
-    double share;                /* of the uses that the GPU's experts serve */
-    double ring_bytes;           /* of tensors */
+    double gpu_dense, cpu_dense; /* seconds for tensors */
+    double gpu_expert;           /* seconds per expert on the GPU */
+    double cpu_expert;           /* seconds per expert on the CPU */
+    double expert_bytes;         /* per expert */
+    double share;                /* the GPU's share of expert uses */
+    double ring_bytes;           /* of tensors that stream */
     uint32_t slices;
 };
 
@@ -25,7 +26,7 @@ static double gpu_seconds(const struct unit *unit, const struct hardware_gpu *de
     return seconds;
 }
 
-/* What belongs to no layer counts as one of its own, the first. */
+/* Sums up the work per layer. works[0] is for everything outside the layers. */
 static void add_up(struct work *works, const struct plan *plan, const struct plan_table *table,
                    const struct model *model, const struct steps *steps, const struct plan_request *request)
 {
@@ -33,7 +34,7 @@ static void add_up(struct work *works, const struct plan *plan, const struct pla
     for (uint32_t i = 0; i < table->count; i++) {
         const struct plan_unit *row = &table->units[i];
         const struct unit *unit = model_unit(model, i);
-        if (row->layer >= (int32_t)gpu->layer_count) /* of a block that predicts further tokens */
+        if (row->layer >= (int32_t)gpu->layer_count) /* in a prediction block */
             continue;
         struct work *work = &works[row->layer + 1];
         if (row->expert >= 0) {
@@ -70,7 +71,7 @@ struct sides {
     double gpu, cpu, disk;
 };
 
-/* The experts of a layer, which sides compute at once. */
+/* The time for a layer's experts, on both sides and the drive at once. */
 static struct sides experts(const struct work *work, const struct plan *plan, const struct plan_table *table,
                             const struct hardware *hardware, bool in_place)
 {
@@ -86,7 +87,8 @@ static struct sides experts(const struct work *work, const struct plan *plan, co
     return sides;
 }
 
-/* What a layer takes there besides its weights, by the type of the matrix that nearly every one has. */
+/* The time per layer on the device in addition to its weights. It depends on the type of the attention's output matrix,
+ * which nearly every layer has. */
 static double layer_seconds(const struct model *model, const struct steps *steps, uint32_t number,
                             const struct hardware_gpu *device)
 {
@@ -116,8 +118,7 @@ hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table
     for (uint32_t d = 0; d < gpu->part_count; d++)
         kv_there += (double)gpu->parts[d].kv_bytes / plan->sequences / 2 / request->devices[d].memory_bytes_per_second;
     double kv_here = (double)plan->kv_bytes * plan->positions / 2.0 / (double)MAX(plan->kv_positions, (uint64_t)1);
-    double seconds =
-        kv_there + kv_here / hardware->memory_bytes_per_second + works[0].gpu_dense + works[0].cpu_dense;
+    double seconds = kv_there + kv_here / hardware->memory_bytes_per_second + works[0].gpu_dense + works[0].cpu_dense;
     struct sides sum = {.gpu = works[0].gpu_dense, .cpu = works[0].cpu_dense};
     double ring = works[0].ring_bytes, missed = 0;
     bool there = false;
@@ -148,15 +149,15 @@ hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table
         ring += work->ring_bytes;
         missed += table->experts_used * (1 - work->share) * (1 - plan->predicted_hit_rate) * work->expert_bytes;
     }
-    seconds += device->turn_seconds; /* the logits come back */
+    seconds += device->turn_seconds; /* for the logits */
     memory_free(works);
     double reads = ring / plan_ring_speed(table, plan, &hardware->storage);
     sum.disk += reads;
     seconds = MAX(seconds, reads);
     plan->predicted_tokens_per_second = seconds > 0 ? 1 / seconds : 0;
     plan->predicted_compute_seconds = MAX(sum.gpu, sum.cpu);
-    plan->predicted_bytes_per_token =
-        ring + missed + (double)table->table_bytes_per_token + (plan->embedding_rows ? (double)table->embedding_row_bytes : 0);
+    plan->predicted_bytes_per_token = ring + missed + (double)table->table_bytes_per_token +
+                                      (plan->embedding_rows ? (double)table->embedding_row_bytes : 0);
     plan->bound = sum.disk > MAX(sum.gpu, sum.cpu) ? BOUND_DISK
                   : sum.gpu > sum.cpu              ? BOUND_GPU
                                                    : plan_bound_of(sum.cpu, sum.cpu, hardware);

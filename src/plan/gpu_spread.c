@@ -1,13 +1,13 @@
-/* How a model is spread over devices of different speed and room. */
+/* Spreads a model over devices of different speed and memory. */
 #include "plan/plan_private.h"
 
-/* Of a quantised model, weights a byte. */
+/* Weights per byte of a quantised model. */
 #define WEIGHTS_A_BYTE 2.0
 
-/* To hand what a layer leaves to another device may take this part of a token's time. */
+/* Handing a layer's output to another device may take this share of a token's time. */
 #define WAY_SHARE 0.02
 
-/* What a usual request takes of a device for each byte of weights. */
+/* The time of a usual request on a device, per byte of weights. */
 static double seconds_a_byte(const struct hardware_gpu *device)
 {
     return USUAL_ANSWER / MAX(device->memory_bytes_per_second, 1.0) +
@@ -32,7 +32,7 @@ void plan_gpu_share(uint64_t *out, const uint64_t *rooms, const struct hardware_
             if (!fixed[d])
                 out[d] = (uint64_t)(left * (devices ? 1 / seconds_a_byte(&devices[d]) : 1) / speeds);
         for (uint32_t d = 0; d < count && !changes; d++)
-            if (!fixed[d] && out[d] > rooms[d]) { /* the others share what it has no room for */
+            if (!fixed[d] && out[d] > rooms[d]) { /* the others share the rest */
                 fixed[d] = changes = true;
                 out[d] = rooms[d];
                 left -= (double)rooms[d];
@@ -53,6 +53,7 @@ bool plan_gpu_way_is_felt(const struct plan_gpu *plan, const struct model *model
 {
     const struct model_parameters *p = model_parameters(model);
     double used = p->experts ? (double)p->experts_used / p->experts : 0;
-    double token = ((double)plan->resident_bytes + used * (double)plan->expert_bytes) / MAX(device->memory_bytes_per_second, 1.0);
+    double token =
+        ((double)plan->resident_bytes + used * (double)plan->expert_bytes) / MAX(device->memory_bytes_per_second, 1.0);
     return device->turn_seconds > WAY_SHARE * token;
 }

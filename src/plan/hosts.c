@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Of those that can have it, the host that is farthest behind its share. */
+/* Among the hosts that can read the expert, the one that is farthest below its share. */
 static uint32_t next_host(const struct plan_hosts *plan, const uint64_t *dealt, uint64_t all, const uint8_t *const *has,
                           size_t expert)
 {
@@ -46,7 +46,7 @@ const char *plan_hosts_bound_name(enum plan_hosts_bound bound)
     return names[bound];
 }
 
-/* ---- the problem --------------------------------------------------------------------------------------------------- */
+/* ---- the problem ------------------------------------------------------------------------------------------------- */
 
 static double expert_seconds(const struct model *model, unit_number expert, const struct hardware *hardware)
 {
@@ -90,7 +90,7 @@ static void describe_kind(struct host_kind *out, const struct plan_host *host, c
         return;
     }
     out->slower = known(own->compute_bytes_per_second / host->compute_bytes_per_second, 1);
-    out->plain = own->storage; /* its blocks; how it reads beside computing is not known of the other */
+    out->plain = own->storage; /* host 0's block size and slowdown next to computing: this drive's are unknown */
     out->plain.sample_count = 0;
     out->plain.bytes_per_second = known(host->drive_bytes_per_second, own->storage.bytes_per_second);
     out->storage = &out->plain;
@@ -122,7 +122,7 @@ static void find_rows(struct host_problem *problem, const struct steps *steps)
     }
 }
 
-/* ---- the plan ------------------------------------------------------------------------------------------------------ */
+/* ---- the plan ---------------------------------------------------------------------------------------------------- */
 
 static void describe(struct plan_hosts *out, const struct host_problem *problem)
 {
@@ -140,7 +140,7 @@ static void describe(struct plan_hosts *out, const struct host_problem *problem)
              "The first host", fits ? "" : ", as far as it has room", held >= all ? "all" : has, of,
              held >= all ? "" : " and the rest is read from drives", out->used, out->count,
              out->count == 1 ? "host" : "hosts",
-             out->used < out->count ? ": the others would cost more than they bring" : "");
+             out->used < out->count ? ": the others would cost more than they gain" : "");
 }
 
 static void fill_parts(struct plan_hosts *out, const struct host_problem *problem, const struct host_share *shares,
@@ -224,15 +224,18 @@ hypura_status plan_hosts_make(struct plan_hosts *out, const struct plan *first, 
     struct plan_table table;
     unit_number expert = NO_UNIT;
     if (count == 0 || count > PLAN_MOST_HOSTS)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "%u hosts; 1 to %u are possible", count, PLAN_MOST_HOSTS);
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "cannot plan for %u hosts: expected 1 to %u", count,
+                         PLAN_MOST_HOSTS);
     if (model_parameters(model)->experts == 0)
         return hosts_place_layers(out, first, model, steps, hardware, request, hosts, count, error);
     for (uint32_t l = 0; l < model_parameters(model)->layers && expert == NO_UNIT; l++)
         expert = plan_first_expert(steps, l);
     if (expert == NO_UNIT)
-        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s has no experts to share out over hosts", model_name(model));
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s has no experts to distribute over hosts",
+                         model_name(model));
     TRY(plan_table_make(&table, model, steps, hardware, error));
-    struct host_problem problem = {.first = first, .model = model, .steps = steps, .table = &table, .hardware = hardware, .request = request};
+    struct host_problem problem = {
+        .first = first, .model = model, .steps = steps, .table = &table, .hardware = hardware, .request = request};
     hypura_status status = ALLOCATE(&problem.layers, (size_t)table.layers + 1, "plan over hosts", error);
     if (!status)
         status = ALLOCATE(&problem.row_bytes, (size_t)table.layers + 1, "plan over hosts", error);

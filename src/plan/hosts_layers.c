@@ -1,28 +1,28 @@
-/* A dense model on several hosts. Its layers' products are computed where their weights are in memory: of a layer the
- * runs of steps that know no sequence (steps_run). Attention and what sequences keep stay on host 0, and so do
- * embeddings and the output. Hosts work one after the other, so another host brings its memory, or quicker cores, and
- * costs its messages. */
+/* A dense model on several hosts. A layer's products are computed where its weights are: that is, the runs of steps
+ * that do not depend on sequences (steps_run). Attention and the caches and states of sequences stay on host 0, and so
+ * do the embedding and the output. Hosts work one after the other. So another host adds memory or faster cores, and
+ * costs messages. */
 #include "plan/hosts_private.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-/* Of a host's room, what layers may fill: what it holds besides is not known to the byte. */
+/* Layers may fill this part of a host's room, because what else it holds is not known exactly. */
 #define FILLED 0.98
 
-/* Forecasts of host 0 with fewer layers, each a whole plan. */
+/* About this many forecasts of host 0 with fewer layers are made. Each makes a whole plan. */
 #define MOST_PLANS 40u
 
-/* What another host takes for a run, next to its products. */
+/* The time that another host takes for a run, in addition to its products. */
 #define RUN_SECONDS (LAYER_SECONDS / 2)
 
 struct layer_cost {
     bool moves;
     uint64_t bytes;
-    double compute, elements; /* on host 0; multiplications and additions for a token */
+    double compute, elements; /* per token: seconds on host 0, and multiply-adds */
     uint32_t messages;
-    double rows; /* bytes that travel per token, both ways */
+    double rows; /* bytes that travel per token, in both directions */
 };
 
 struct layers_problem {
@@ -35,14 +35,14 @@ struct layers_problem {
     const struct plan_table *table;
     uint32_t host_count, layer_count;
     struct layer_cost *layers;
-    uint32_t order[PLAN_MOST_HOSTS]; /* others, those that cost least first */
+    uint32_t order[PLAN_MOST_HOSTS]; /* the other hosts, fastest first */
     int32_t *layer_of;               /* [unit_count] */
     uint8_t *elsewhere;              /* [unit_count] */
 };
 
-/* ---- what a layer is ----------------------------------------------------------------------------------------------- */
+/* ---- layers that can move ---------------------------------------------------------------------------------------- */
 
-/* Which layer's runs a unit is for: those of several, or other steps, need it where they are. */
+/* Values of layer_of for units that cannot move: unused ones, and those used by several layers or outside of runs. */
 #define NOBODYS (-1)
 #define SEVERAL (-2)
 
@@ -76,7 +76,7 @@ static void find_users(int32_t *layer_of, const struct model *model, const struc
     }
 }
 
-/* Whether all that its runs read is theirs alone. */
+/* Whether the layer has runs, and only they use the units that they read. */
 static bool moves(const struct step_list list, const int32_t *layer_of, int32_t layer)
 {
     bool any = false;
@@ -94,7 +94,7 @@ static bool moves(const struct step_list list, const int32_t *layer_of, int32_t 
     return any;
 }
 
-/* [unit_count] the layer that could take a unit to another host with it; below 0: none. */
+/* Sets layer_of[unit_count] to the layer with which a unit can move to another host; negative: none. */
 static void find_layers(int32_t *layer_of, const struct model *model, const struct steps *steps)
 {
     find_users(layer_of, model, steps);
@@ -126,7 +126,7 @@ static void cost_of_layer(struct layer_cost *out, const struct layers_problem *p
     }
 }
 
-/* ---- who gets which ------------------------------------------------------------------------------------------------ */
+/* ---- which host gets which layers -------------------------------------------------------------------------------- */
 
 static double slower(const struct layers_problem *problem, uint32_t host)
 {
@@ -157,7 +157,7 @@ static double link_seconds(const struct layers_problem *problem, uint32_t host, 
     return host ? layer->messages * each + layer->rows / link_speed(problem, host) : 0;
 }
 
-/* Of a layer on a host other than the first. */
+/* The time for a layer on a host other than the first. */
 static double seconds_there(const struct layers_problem *problem, uint32_t host, const struct layer_cost *layer)
 {
     return layer->compute * slower(problem, host) + layer->messages * RUN_SECONDS + link_seconds(problem, host, layer);
@@ -176,7 +176,8 @@ static void order_hosts(struct layers_problem *problem)
     }
 }
 
-/* The last layers, one host after the other as far as each has room. Returns how many found none. */
+/* Distributes the last "moved" layers, one host after the other, as far as each has room. Returns how many found none.
+ */
 static uint32_t deal_out(struct plan_hosts *out, const struct layers_problem *problem, uint32_t moved)
 {
     uint32_t next = problem->layer_count - moved;
@@ -234,10 +235,11 @@ void plan_hosts_spread(struct plan_hosts *out, const struct model *model, const 
     }
 }
 
-/* ---- how long a token takes ---------------------------------------------------------------------------------------- */
+/* ---- how long a token takes -------------------------------------------------------------------------------------- */
 
 struct forecast {
-    double first, drives, others, links; /* seconds: host 0 in all, of these waiting for its drive, and the rest */
+    /* Seconds: host 0; of these, waiting for its drive; other hosts; links. */
+    double first, drives, others, links;
     double drive_bytes, link_bytes, messages;
     double prompt; /* seconds of HOSTS_PROMPT tokens */
 };
@@ -254,8 +256,7 @@ static hypura_status predict(struct forecast *out, const struct layers_problem *
     struct plan *plan;
     fill_owners(problem->elsewhere, dealt, problem->layer_of, problem->table->count);
     request.elsewhere = problem->elsewhere;
-    hypura_status status =
-        plan_make(&plan, problem->model, problem->steps, problem->hardware, &request, error);
+    hypura_status status = plan_make(&plan, problem->model, problem->steps, problem->hardware, &request, error);
     if (status)
         return status;
     *out = (struct forecast){.first = 1 / plan->predicted_tokens_per_second,
@@ -283,7 +284,7 @@ static hypura_status predict(struct forecast *out, const struct layers_problem *
     return HYPURA_OK;
 }
 
-/* ---- the plan ------------------------------------------------------------------------------------------------------ */
+/* ---- the plan ---------------------------------------------------------------------------------------------------- */
 
 static hypura_status attempt(struct plan_hosts *best, double *seconds, uint32_t *moved, uint32_t count,
                              const struct layers_problem *problem, hypura_error *error)
@@ -321,13 +322,14 @@ static void describe(struct plan_hosts *out, const struct layers_problem *proble
         away += out->parts[h].layers;
     if (away)
         snprintf(out->reason, sizeof out->reason,
-                 "The first host has attention, embeddings and the matrices of %u of %u layers; those of %u are on %u %s%s.",
+                 "The first host has attention, the embedding and the matrices of %u of %u layers; those of %u are on "
+                 "%u %s%s.",
                  out->parts[0].layers, problem->layer_count, away, out->used - 1,
                  out->used == 2 ? "other host" : "other hosts",
-                 out->used < out->count ? ": the rest would cost more than they bring" : "");
+                 out->used < out->count ? ": the rest would cost more than they gain" : "");
     else
         snprintf(out->reason, sizeof out->reason, "The first host has all layers%s.",
-                 out->count > 1 ? ": the others would cost more than they bring, or have no room" : "");
+                 out->count > 1 ? ": the others would cost more than they gain, or have no room" : "");
 }
 
 static void fill(struct plan_hosts *out, const struct layers_problem *problem, const struct forecast *forecast)

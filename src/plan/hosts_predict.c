@@ -1,28 +1,29 @@
-/* How long a token takes on several hosts.
+/* Predicts the time for a token on several hosts.
  *
- * Layer by layer: host 0 does what is not an expert. Then each host that has chosen experts gets the row, computes them,
- * and sends a row back for each; host 0 computes its own meanwhile, and the sum waits for the last one. How many of a
- * token's experts are on a host is multinomial by the hosts' shares, so the mean of the longest is a sum over times t of
- * the chance that no host takes longer: the coefficient of x^k in the product over hosts of the sum of (s x)^n / n! over
- * those n that take no longer than t. What misses in a host's memory is read by its own drive, with the rules of one
- * host (predict.c): with all experts on host 0 the result is that of plan_predict. All rows pass host 0's link. */
+ * Layer by layer, host 0 computes everything but experts. Then each host that has chosen experts gets the row, computes
+ * them, and sends back a row for each. Meanwhile host 0 computes its own experts; the sum waits for the last host. The
+ * numbers of a token's experts on each host are multinomial, by the hosts' shares. So the mean time of the slowest host
+ * follows from the probability that no host takes longer than t. For k experts, it is k! times the coefficient of x^k
+ * in the product, over all hosts, of the sum of (s x)^n / n! over those n that take no longer than t (s: the host's
+ * share). A host's misses are read by its own drive, by the rules for one host (predict.c). So with all experts on host
+ * 0, the result is that of plan_predict. All rows pass through host 0's link. */
 #include "plan/hosts_private.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* What host 0's cores and the system take for a message, besides its way. */
+/* The time per message of host 0's cores and the system, in addition to its transfer. */
 #define MESSAGE_SECONDS 5e-6
 
-/* Heads of messages, and of each choice the numbers. */
+/* The bytes of a message's header, and of the numbers that go with each choice. */
 #define HEAD_BYTES 64.0
 #define CHOICE_BYTES 6.0
 
-/* More points of time than these are rounded up to fewer. */
+/* If there are more different times than this, they are rounded up to fewer. */
 #define MOST_TIMES 96u
 
-/* Layers whose costs are this near are as one. */
+/* Layers whose costs differ by less than this share count as equal. */
 #define ALIKE 1e-3
 
 #define MEMORIES 8u
@@ -40,8 +41,9 @@ static bool near(double a, double b)
 static bool is_alike(const struct layer_memory *memory, const struct plan_layer_cost *cost, double tensors,
                      double row_bytes)
 {
-    return near(memory->cost.expert_compute, cost->expert_compute) && near(memory->cost.expert_bytes, cost->expert_bytes) &&
-           memory->cost.slices == cost->slices && near(memory->tensors, tensors) && near(memory->row_bytes, row_bytes);
+    return near(memory->cost.expert_compute, cost->expert_compute) &&
+           near(memory->cost.expert_bytes, cost->expert_bytes) && memory->cost.slices == cost->slices &&
+           near(memory->tensors, tensors) && near(memory->row_bytes, row_bytes);
 }
 
 size_t hosts_scratch(const struct plan_table *table, uint32_t kinds)
@@ -56,7 +58,7 @@ static int smaller_first(const void *a, const void *b)
     return (left > right) - (left < right);
 }
 
-/* out = a * b, without powers above the last. out is neither of them. */
+/* Multiplies polynomials: out = a * b, without the powers from row on. out must not be a or b. */
 static void multiply(double *out, const double *a, const double *b, size_t row)
 {
     memset(out, 0, row * sizeof *out);
@@ -65,7 +67,7 @@ static void multiply(double *out, const double *a, const double *b, size_t row)
             out[i + j] += a[i] * b[j];
 }
 
-/* The chance that no host takes longer than a time. times: [kinds][row] of n experts. */
+/* The probability that no host takes longer than "time". times: [kinds][row], for n experts each. */
 static double chance(const struct host_problem *problem, const struct host_share *shares, const double *times,
                      double time, double *work)
 {
@@ -107,7 +109,7 @@ static double mean_longest(const struct host_problem *problem, const struct host
         for (size_t n = 0; shares[k].used && n < row; n++)
             sorted[count++] = times[k * row + n];
     qsort(sorted, count, sizeof *sorted, smaller_first);
-    /* Of many nearly equal ones the last. */
+    /* Among nearly equal times, keep the last. */
     const double from = sorted[0], step = count > MOST_TIMES ? (sorted[count - 1] - from) / MOST_TIMES : 0;
     for (size_t i = 0; i < count; i++)
         if (i + 1 == count || sorted[i + 1] > sorted[i]) {
@@ -129,7 +131,7 @@ static double travels(double row_bytes, double experts, double messages)
     return messages * (row_bytes + 2 * HEAD_BYTES) + experts * (row_bytes + CHOICE_BYTES);
 }
 
-/* Of a layer with experts. */
+/* Predicts a layer with experts. */
 static void predict_layer(struct layer_memory *out, const struct host_problem *problem, const struct host_share *shares,
                           const double *misses, const struct host_ideal *ideal)
 {
@@ -148,7 +150,7 @@ static void predict_layer(struct layer_memory *out, const struct host_problem *p
         const struct host_kind *kind = &problem->kinds[k];
         struct plan_layer_cost cost = out->cost;
         cost.expert_compute *= ideal->takes_none[HOSTS_BOUND_EXPERTS] ? 0 : kind->slower;
-        /* What the others send meanwhile. */
+        /* The time that other hosts' messages take meanwhile. */
         const double asked = 1 - pow(1 - shares[k].each, used);
         const double own = travels(out->row_bytes, used * shares[k].each, asked);
         const double others = (out->link_bytes - own) / problem->kinds[0].link_bytes_per_second +
@@ -171,7 +173,7 @@ static hypura_status find_hit_rates(struct host_forecast *out, const struct host
     for (uint32_t k = 0; k < problem->kind_count; k++) {
         const double share = shares[k].used ? shares[k].each : 0;
         const double room = (double)problem->kinds[k].host->expert_room;
-        /* Of one host with all experts its own plan says more exactly what its cache has. */
+        /* If host 0 has all experts, its own plan gives the exact size of its cache. */
         const bool alone = k == 0 && share >= 1, all = room >= share * (double)problem->expert_bytes;
         out->hit_rates[k] = 1;
         if (alone && (problem->first->expert_cache_bytes == 0 || plan_holds_experts(problem->first)))
@@ -183,7 +185,7 @@ static hypura_status find_hit_rates(struct host_forecast *out, const struct host
     return HYPURA_OK;
 }
 
-/* Tensors that host 0 reads in every token. */
+/* The time for, and the bytes of, tensors that host 0 reads for every token. */
 static double ring_seconds(const struct host_problem *problem, double *bytes)
 {
     *bytes = 0;

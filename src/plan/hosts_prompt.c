@@ -1,13 +1,13 @@
-/* How long a prompt takes on several hosts: what all tokens use on host 0, as on one host; then, layer by layer, experts
- * on all hosts at once, or the layers of a dense model one host after the other; and what travels meanwhile. Of a batch
- * of many tokens each host gets its share of the choices. */
+/* Predicts the time for a prompt on several hosts: everything that all tokens use, on host 0 as on a single host; and
+ * the experts, on all hosts at once, with what travels for them. In a batch of many tokens, each host gets its share of
+ * the choices. For dense models, see hosts_layers.c. */
 #include "plan/hosts_private.h"
 
 #include <math.h>
 
-/* Experts of all layers together. */
+/* Sums over all layers. */
 struct expert_work {
-    double elements, one_pass, bytes, rows; /* of one expert of each layer; rows: bytes that travel with a choice */
+    double elements, one_pass, bytes, rows; /* of one expert per layer; rows: bytes that travel per choice */
 };
 
 static struct expert_work sum_experts(const struct host_problem *problem)
@@ -30,13 +30,14 @@ static struct expert_work sum_experts(const struct host_problem *problem)
 static double multiply_adds(const struct host_problem *problem, uint32_t kind)
 {
     const struct plan_host *host = problem->kinds[kind].host;
-    const double of_hardware = host->hardware ? host->hardware->multiply_adds_per_second : host->multiply_adds_per_second;
+    const double of_hardware =
+        host->hardware ? host->hardware->multiply_adds_per_second : host->multiply_adds_per_second;
     return of_hardware > 0 ? of_hardware : problem->hardware->multiply_adds_per_second / problem->kinds[kind].slower;
 }
 
-/* Of a batch that chooses nearly all experts. */
-static double experts_seconds(const struct host_problem *problem, const struct host_share *shares, const double *hit_rates,
-                              double tokens)
+/* The time for the experts of a batch, which chooses nearly all of them. */
+static double experts_seconds(const struct host_problem *problem, const struct host_share *shares,
+                              const double *hit_rates, double tokens)
 {
     const struct plan_table *table = problem->table;
     const struct expert_work work = sum_experts(problem);

@@ -1,9 +1,9 @@
-/* Shares with which a token takes the least time.
+/* Searches for the shares with which a token takes the least time.
  *
- * Where hosts differ in cores, memory, drive and link at once, no formula says the best shares; a forecast takes a
- * millisecond. So all hosts with the most room, or the quickest, up to each number are tried, by their room and by their
- * speed, with host 0 as full as it can be too, and from the best of these shares are moved between kinds of hosts while that helps. Host 0 alone is always
- * among what is tried. */
+ * If hosts differ in cores, memory, drive and link, no formula gives the best shares, but a forecast takes only a
+ * millisecond. So the search tries host 0 alone, and host 0 with each number of other hosts: those with the most room,
+ * with shares by room; the fastest ones, with shares by speed; and those with the most room, with host 0 as full as
+ * possible. From the best of these, it moves shares between kinds of hosts as long as that helps. */
 #include "plan/hosts_private.h"
 
 #include <math.h>
@@ -12,7 +12,7 @@
 
 #define MOST_FORECASTS 1500u
 
-/* A host more, or another share, is to bring at least this. */
+/* Another choice is only taken if it saves at least this part of the time. */
 #define WORTH 1e-4
 
 enum weighing { BY_ROOM, BY_SPEED, BEYOND_FIRST, WEIGHINGS };
@@ -54,7 +54,7 @@ static hypura_status attempt(struct search *search, struct host_share *shares, b
     return HYPURA_OK;
 }
 
-/* Who has no room left has its share; the others divide the rest by speed. */
+/* Divides the experts by speed. A host without enough room gets what fits, and the others divide the rest. */
 static void share_by_speed(struct host_share *shares, const struct host_problem *problem)
 {
     bool full[PLAN_MOST_HOSTS] = {false}, more = true;
@@ -84,7 +84,7 @@ static double merit(const struct host_problem *problem, uint32_t kind, enum weig
     return weighing == BY_SPEED ? 1 / k->slower : (double)k->host->expert_room;
 }
 
-/* Host 0 and so many others, the best ones first. */
+/* Chooses host 0 and this many others, the best first. */
 static void choose_hosts(struct host_share *shares, const struct host_problem *problem, uint32_t others,
                          enum weighing weighing)
 {
@@ -109,7 +109,7 @@ static void choose_hosts(struct host_share *shares, const struct host_problem *p
         shares[k].each = shares[k].used ? (double)problem->kinds[k].host->expert_room : 0;
         rooms += k ? shares[k].used * shares[k].each : 0;
     }
-    /* What the first has no room for is the others'. */
+    /* The others get what host 0 has no room for. */
     const double all = (double)problem->expert_bytes;
     if (weighing == BEYOND_FIRST && rooms > 0 && shares[0].each < all)
         for (uint32_t k = 1; k < problem->kind_count; k++)
@@ -124,7 +124,7 @@ static uint32_t host_count(const struct host_problem *problem)
     return count;
 }
 
-/* More or fewer hosts of a kind; where it had none, with little for each too. */
+/* Tries more and fewer hosts of a kind; if it had none, also with smaller and smaller shares. */
 static hypura_status bring_in(struct search *search, uint32_t kind, bool *changed, hypura_error *error)
 {
     const struct host_problem *problem = search->problem;
@@ -146,7 +146,7 @@ static hypura_status bring_in(struct search *search, uint32_t kind, bool *change
     return HYPURA_OK;
 }
 
-/* Of one kind all that can be changed. *changed: something was better. */
+/* Tries all changes of one kind. Sets *changed if one of them was better. */
 static hypura_status move_kind(struct search *search, uint32_t kind, double step, bool *changed, hypura_error *error)
 {
     const struct host_problem *problem = search->problem;

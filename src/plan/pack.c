@@ -1,8 +1,8 @@
-/* The subset of dense tensors with the most bytes that fits: a bounded subset-sum problem.
+/* Finds the subset of dense tensors with the most bytes that fits: a bounded subset-sum problem.
  *
- * Tensors of a model come in few sizes (a Llama of 80 layers has four), so the search goes over how many of each size
- * to take, most first, with the last size settled by a division. A branch is left when even all that remains could not
- * beat the best sum so far. */
+ * A model's tensors have few sizes (a Llama with 80 layers has four). So the search decides how many of each size to
+ * take, most first; the last size is settled by a division. It leaves a branch as soon as even all that remains could
+ * not beat the best sum so far. */
 #include "plan/plan_private.h"
 
 #define MAX_STEPS 200000u
@@ -12,7 +12,7 @@ struct search {
     size_t count;
     uint64_t best;
     uint32_t steps;
-    uint32_t *taken; /* on the way */
+    uint32_t *taken; /* in the current branch */
 };
 
 static uint64_t class_total(const struct pack_class *class)
@@ -20,7 +20,7 @@ static uint64_t class_total(const struct pack_class *class)
     return class->size * class->count;
 }
 
-/* sum: taken so far; left: capacity that remains; rest: sizes of all classes from number on. True ends the search. */
+/* sum: taken so far; left: remaining capacity; rest: the sizes of all classes from number on. true ends the search. */
 static bool search_from(struct search *search, size_t number, uint64_t sum, uint64_t left, uint64_t rest)
 {
     if (number == search->count || left == 0) {
@@ -37,7 +37,7 @@ static bool search_from(struct search *search, size_t number, uint64_t sum, uint
     for (uint64_t take = most + 1; take-- > 0;) {
         uint64_t used = take * class->size;
         if (sum + used + MIN(left - used, later) <= search->best)
-            break; /* fewer of this one can only be less */
+            break; /* taking fewer of this one cannot be better */
         if (++search->steps > MAX_STEPS)
             return true;
         search->taken[number] = (uint32_t)take;

@@ -1,16 +1,17 @@
-/* What is pinned, what streams through the ring and how large ring and expert cache are.
+/* Decides what is pinned, what streams through the ring, and how large the ring and the expert cache are.
  *
- * The choices that are tried: a level says which kinds of dense tensors may stream at all (0: nothing streams, 1:
- * experts only, 2: feed forward, shared experts and output too, 3: attention too, 4: routers too). The first level that
- * fits is taken: it keeps the kinds in their order. Within a level a limit says how large a whole tensor may be that
- * streams; larger ones are pinned. That matters because the ring must hold the largest: to pin one huge matrix that
- * cannot be cut can cost less memory than to stream it. Under one limit it does not pay to pin a smaller one for the
- * ring's sake: the ring shrinks by at most what it takes (but where three tensors of a group are nearly equal; such
- * models lose a tensor's worth at most). So trying every size as the limit misses nothing. Tensors in pieces stream
- * under any limit: all kinds of them together are read more evenly than one kind whose pieces happen to be smaller.
+ * A level says which kinds of dense tensors may stream at all (0: nothing streams; 1: only experts; 2: also feed
+ * forward, shared experts and output; 3: also attention; 4: also routers). The first level that fits is taken, because
+ * it keeps the kinds in their order. Within a level, a limit says how large a whole tensor may be to stream; larger
+ * ones are pinned. The limit matters because the ring must hold the largest streamed tensor: pinning one huge matrix
+ * that cannot be cut may take less memory than streaming it. Below the limit, pinning a smaller tensor to shrink the
+ * ring does not pay, because the ring shrinks by at most that tensor's size. (An exception is a group of three nearly
+ * equal tensors: such models lose at most one tensor's worth.) So trying every size as the limit misses nothing.
+ * Tensors in pieces stream under any limit: reading all kinds of them is more even than reading one kind whose pieces
+ * happen to be smaller.
  *
- * Of a group of kinds that streams in part whole tensors are packed exactly. Where some are in pieces, all sizes stay
- * in even shares, and what is then left is filled with single pieces: it ends smaller than the smallest that streams.
+ * If only some tensors of a group of kinds stream, whole tensors are packed exactly. If some of them are in pieces, the
+ * same share of each size stays, and single pieces fill the rest until it is smaller than the smallest streamed piece.
  */
 #include "plan/plan_private.h"
 
@@ -18,13 +19,13 @@
 
 #define LEVELS 5
 
-/* What the store remembers of a piece: its unit, its state, its place in the ring. */
+/* The store's bookkeeping per piece: its unit, its state, its place in the ring. */
 #define PIECE_TABLE_BYTES 640u
 
-/* The ring may be longer than it must be by this part of what streams. */
+/* The ring may exceed its least size by this part of the bytes that stream. */
 #define LOOKAHEAD_PART 8u
 
-/* How many experts the cache holds at least: one in use, one on its way. */
+/* The least number of experts in the cache: one in use, one being read. */
 #define LEAST_EXPERTS 2
 
 static bool is_dense(const struct plan_unit *unit)
@@ -32,7 +33,7 @@ static bool is_dense(const struct plan_unit *unit)
     return unit->priority < PRIORITY_EXPERT;
 }
 
-/* Groups that are packed one after the other. */
+/* Groups of kinds, packed one after the other. */
 enum { GROUP_ROUTER, GROUP_ATTENTION, GROUP_REST, GROUP_COUNT };
 
 static int unit_group(const struct plan_unit *unit)
@@ -70,15 +71,15 @@ uint64_t plan_streamed_footprint(const struct plan_unit *unit, const uint8_t *st
     return bytes;
 }
 
-/* What a level and a limit need at least. */
+/* The least memory that a level and a limit need. */
 struct demand {
-    uint64_t pinned;       /* dense tensors that may not stream */
-    uint64_t ring;         /* largest group and largest piece */
-    uint64_t largest;      /* streamed piece */
-    uint64_t may_stream;   /* all that may */
-    uint64_t tables;       /* of pieces */
-    uint64_t expert_cache; /* least */
-    uint64_t experts;      /* all */
+    uint64_t pinned;       /* dense tensors that may not stream; at level 0 also experts */
+    uint64_t ring;         /* the largest group and the largest piece */
+    uint64_t largest;      /* the largest piece that may stream */
+    uint64_t may_stream;   /* all tensors that may stream */
+    uint64_t tables;       /* tables of pieces */
+    uint64_t expert_cache; /* its least size */
+    uint64_t experts;      /* all experts */
 };
 
 static struct demand find_demand(const struct plan_table *table, int level, uint64_t limit)
@@ -99,10 +100,10 @@ static struct demand find_demand(const struct plan_table *table, int level, uint
             demand.pinned += unit->footprint;
             continue;
         }
-        /* Units are numbered in order of use, so a group's tensors that stream follow one another. */
+        /* Units are numbered in order of use, so the streamed tensors of a group follow each other. */
         if (!unit->group || !previous || previous->layer != unit->layer || previous->group != unit->group)
             group_bytes = group_units = 0;
-        /* The n - 1 tensors that are held leave n gaps, of which one must be large enough. */
+        /* The n - 1 tensors that are held leave n gaps in the ring, and one of these must be large enough. */
         group_units++;
         scattered = MAX(scattered, group_bytes + group_units * unit->piece);
         group_bytes += unit->piece;
@@ -112,9 +113,9 @@ static struct demand find_demand(const struct plan_table *table, int level, uint
         previous = unit;
     }
     demand.ring = MAX(largest_group + demand.largest, scattered);
-    if (demand.ring == 0) /* then the store cuts nothing */
+    if (demand.ring == 0) /* nothing streams, so the store cuts nothing */
         demand.tables = 0;
-    if (table->experts_move) /* more of them, for the time between */
+    if (table->experts_move) /* room for experts that are changing sides */
         demand.experts += MAX(table->moves, 1u) * largest_expert;
     if (level == 0)
         demand.pinned += demand.experts;
@@ -128,7 +129,7 @@ static uint64_t least(const struct demand *demand)
     return demand->pinned + demand->ring + demand->tables + demand->expert_cache;
 }
 
-/* The next smaller limit worth trying at a level: the largest whole tensor below "below" of a kind that may stream. */
+/* The next limit below "below" that is worth trying at a level: the largest size of a whole tensor that may stream. */
 static uint64_t next_limit(const struct plan_table *table, int level, uint64_t below)
 {
     uint64_t limit = 0;
@@ -166,12 +167,12 @@ uint64_t plan_dense_capacity(const struct plan_table *table)
     return least(&demand);
 }
 
-/* One group's pieces by size: the packer's classes. */
+/* The pieces of a group by size, as classes for the packer. */
 struct grouping {
     struct pack_class *classes;
     enum plan_priority *priorities; /* of the classes */
     size_t count;
-    bool cut; /* some of its tensors are in pieces */
+    bool cut; /* some tensors are in pieces */
 };
 
 static size_t find_class(const struct grouping *grouping, enum plan_priority priority, uint64_t size)
@@ -187,7 +188,7 @@ static void add_pieces(struct grouping *grouping, enum plan_priority priority, u
 {
     size_t number = find_class(grouping, priority, size);
     if (number == grouping->count) {
-        /* Kept in order of priority. */
+        /* Classes are sorted by priority. */
         while (number > 0 && grouping->priorities[number - 1] > priority) {
             grouping->classes[number] = grouping->classes[number - 1];
             grouping->priorities[number] = grouping->priorities[number - 1];
@@ -215,7 +216,7 @@ static void group_units(const struct plan_table *table, int group, int level, ui
     }
 }
 
-/* Of some classes the same share each. */
+/* Takes the same share of each class. Returns the bytes taken. */
 static uint64_t share_classes(struct pack_class *classes, size_t count, uint64_t capacity)
 {
     uint64_t total = 0, taken = 0;
@@ -231,8 +232,8 @@ static uint64_t share_classes(struct pack_class *classes, size_t count, uint64_t
     return taken;
 }
 
-/* One kind after the other (the output matrix before the feed forward: a prompt does without it), and of what is left
- * of the capacity whatever single pieces fit. */
+/* Takes one kind after the other (the output matrix before the feed forward, so that prompts need not read it). Then
+ * fills the remaining capacity with any single pieces that fit. Returns the bytes taken. */
 static uint64_t share_out(struct grouping *grouping, uint64_t capacity)
 {
     uint64_t taken = 0;
@@ -255,9 +256,9 @@ static uint64_t share_out(struct grouping *grouping, uint64_t capacity)
     return taken;
 }
 
-/* Marks the pieces of the group that stream: of each class as many as were not taken, spread evenly over its pieces in
- * order. The offset keeps classes from streaming in the same places: with s of n streamed, piece i streams when
- * (i * s + offset) mod n < s, which holds for s values of i, n / s apart on the average. */
+/* Marks the pieces of the group that stream: of each class, as many as were not taken, spread evenly over its pieces in
+ * order. If s of n pieces stream, piece i does if (i * s + offset) mod n < s. That holds for s values of i, which are
+ * n / s apart on average. The offset keeps the classes from streaming in the same places. */
 static void spread(const struct plan_table *table, int group, int level, uint64_t limit, struct grouping *grouping,
                    uint32_t *seen, struct placement *out)
 {
@@ -280,11 +281,11 @@ static void spread(const struct plan_table *table, int group, int level, uint64_
     }
 }
 
-/* What a choice costs, compared from left to right. */
+/* The cost of a choice. The more important groups decide first, then the total, then spare. */
 struct cost {
     uint64_t streamed[GROUP_COUNT];
     uint64_t total;
-    uint64_t spare; /* not compared: capacity that is left over */
+    uint64_t spare; /* capacity that is left over: the more, the better */
 };
 
 static bool cheaper(const struct cost *a, const struct cost *b)
@@ -341,7 +342,7 @@ static void count_up(const struct plan_table *table, struct placement *out)
         }
         attention |= out->in_ring[i] && (unit->priority == PRIORITY_ATTENTION || unit->priority == PRIORITY_ROUTER);
     }
-    /* Experts that change sides stand in the cache, also where it holds them all. */
+    /* Experts that change sides are in the cache, even if it holds all of them. */
     out->mode = attention                           ? PLAN_FULL_STREAMING
                 : streamed                          ? PLAN_DENSE_STREAMING
                 : experts > out->expert_cache_bytes ? PLAN_EXPERT_STREAMING
@@ -361,7 +362,7 @@ static void fill(const struct plan_table *table, int level, uint64_t limit, uint
         out->in_ring[i] = 0;
     }
     memset(out->streams, 0, table->piece_count);
-    /* Rows of the embedding are worth less than anything else, so it comes in when all the rest is in. */
+    /* The embedding is worth less than anything else, so it is pinned only if everything else is in memory. */
     uint32_t embedding = table->embedding_unit;
     uint64_t kept = table->experts_move && level == 1 ? demand.experts - demand.expert_cache : 0;
     if (level == (table->experts_move ? 1 : 0) && embedding != NO_UNIT &&
@@ -370,8 +371,9 @@ static void fill(const struct plan_table *table, int level, uint64_t limit, uint
         out->tiers[embedding] = TIER_RAM;
         spare -= table->units[embedding].footprint;
     }
-    /* A ring of small pieces needs more of them for the queue to stay full. It is taken from what would be pinned, and
-     * so read too: only as much as hardly adds to what is read anyway. */
+    /* If pieces are small, the ring must have room for more of them to keep the drive's queue full. The room comes from
+     * tensors that would be pinned, and that are then read too. So it is limited to a small part of what is read
+     * anyway. */
     uint64_t read = demand.may_stream > spare ? demand.may_stream - spare : 0;
     uint64_t more = lookahead > demand.largest ? MIN(lookahead - demand.largest, MIN(spare, read / LOOKAHEAD_PART)) : 0;
     spare = try_choice(table, level, limit, spare - more, grouping, seen, out).spare + more;
@@ -392,7 +394,7 @@ hypura_status plan_place(const struct plan_table *table, uint64_t capacity, uint
     bool fits = false;
     struct grouping grouping = {0};
     uint32_t *seen = NULL;
-    size_t classes = 2 * (size_t)table->count; /* two sizes a tensor at most */
+    size_t classes = 2 * (size_t)table->count; /* at most two sizes per tensor */
     hypura_status status = ALLOCATE(&grouping.classes, classes, "planner's sizes", error);
     if (status == HYPURA_OK)
         status = ALLOCATE(&grouping.priorities, classes, "planner's sizes", error);

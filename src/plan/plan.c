@@ -1,21 +1,21 @@
-/* From a budget to a plan: what is not weights is taken off, the rest is placed. */
+/* Makes a plan from a budget: subtracts everything that is not weights, and places the weights in the rest. */
 #include "plan/plan_private.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
-/* Context and chunk when nobody asked: the first of each that leaves enough for the weights. */
+/* Context and chunk if the request leaves them open. The planner halves them until enough is left for the weights. */
 #define DEFAULT_POSITIONS 4096u
 #define LEAST_POSITIONS 256u
 #define DEFAULT_CHUNK 512u
 #define LONGEST_CHUNK 4096u
 #define LEAST_CHUNK 8u
 
-/* For so long the ring takes what the drive brings while attention, norms or the choice of a token want none of it. */
+/* The ring can take what the drive reads for this long, while attention, norms or sampling use no weights from it. */
 #define LOOKAHEAD_SECONDS 10e-3
 
-/* Page tables take 1/512 of what is mapped where huge pages are refused; the allocator's slack is about as much. */
+/* Without huge pages, page tables take 1/512 of the mapped memory. The allocator's slack is about as large. */
 #define RESERVE_SHARE 256u
 
 const char *plan_mode_name(enum plan_mode mode)
@@ -67,7 +67,7 @@ uint64_t plan_bytes_on_storage(const struct plan *plan, unit_number unit, uint64
     return sum;
 }
 
-/* What one choice of context and chunk needs besides weights. */
+/* One choice of context and chunk, and the memory that it needs in addition to weights. */
 struct setting {
     uint32_t positions, chunk;
     uint64_t kv_positions; /* of all sequences */
@@ -82,7 +82,7 @@ struct planner {
     uint64_t code_on_top;
     uint64_t smallest_capacity, resident_capacity;
     uint32_t wanted_chunk, needed_chunk;
-    struct setting least; /* the cheapest that is allowed */
+    struct setting least; /* the cheapest allowed */
 };
 
 static uint32_t sequences(const struct plan_request *request)
@@ -95,7 +95,7 @@ static uint64_t most_kv_positions(const struct plan_request *request, uint32_t p
     return (uint64_t)positions * sequences(request);
 }
 
-/* One whole context: of more a sequence can be sure to fill its own, and experts want the memory more. */
+/* Room for one whole context, so that a sequence can always fill its own. More memory is worth more to experts. */
 static uint64_t least_kv_positions(const struct plan_request *request, uint32_t positions)
 {
     uint64_t most = most_kv_positions(request, positions);
@@ -109,7 +109,7 @@ static uint64_t fewer_kv_positions(const struct plan_request *request, uint32_t 
     return MAX(align_up(kv_positions / 2, PLAN_KV_BLOCK), least_kv_positions(request, positions));
 }
 
-/* Of every sequence's whole context. */
+/* The bytes of the KV cache if every sequence has room for a whole context. */
 static uint64_t whole_kv(const struct plan_request *request, uint32_t positions)
 {
     const struct plan_working_set *set = &request->working_set;
@@ -145,7 +145,7 @@ static void set_budget(struct planner *planner, uint64_t budget)
     planner->reserve = small ? 0 : budget / RESERVE_SHARE;
 }
 
-/* Of the budget, for weights, KV cache and scratch. */
+/* The part of the budget for weights, KV cache and scratch. */
 static uint64_t available(const struct planner *planner)
 {
     uint64_t taken = add(planner->overhead, planner->reserve);
@@ -171,10 +171,12 @@ static uint32_t least_positions(const struct planner *planner)
     return planner->request->positions ? planner->request->positions : MIN(most_positions(planner), LEAST_POSITIONS);
 }
 
-/* Of the expert cache this much passes the layer at work and the next one; the rest is still there a chunk later. */
+/* During a chunk, the experts of the current and the next layer pass through this many slots of the expert cache. The
+ * other slots still have their experts when the next chunk comes. */
 #define PASSING_EXPERTS 8u
 
-/* What a long chunk reads: what has no room, and of the experts those that go while a layer needs theirs. */
+/* The bytes that a long chunk reads: weights without room, and experts that left the cache for those of other layers.
+ */
 static double chunk_bytes(const struct planner *planner)
 {
     uint64_t room = available(planner), all = 0, largest = 0;
@@ -192,7 +194,7 @@ static double chunk_bytes(const struct planner *planner)
     return (double)(missing + MIN(cache, PASSING_EXPERTS * largest));
 }
 
-/* However long a chunk is, it reads that once. It is long enough when its computation takes longer, with as much again
+/* A chunk reads these bytes once, however long it is. It is long enough if computing takes twice as long as reading,
  * because neither is ever quite even. */
 static uint32_t needed_chunk(const struct planner *planner)
 {
@@ -200,7 +202,7 @@ static uint32_t needed_chunk(const struct planner *planner)
     const struct plan_table *table = planner->table;
     double used = table->experts ? (double)table->experts_used / table->experts : 0, work = 0;
     for (uint32_t i = 0; i < table->count; i++) {
-        /* Only a prompt's last token passes the output matrix. */
+        /* Only a prompt's last token is multiplied by the output matrix. */
         if (table->units[i].priority <= PRIORITY_EXPERT && table->units[i].priority != PRIORITY_OUTPUT)
             work += (double)table->units[i].elements * (table->units[i].priority == PRIORITY_EXPERT ? used : 1);
     }
@@ -211,7 +213,7 @@ static uint32_t needed_chunk(const struct planner *planner)
     return chunk;
 }
 
-/* Nothing is gained by a batch that is longer than the context. */
+/* A batch longer than the context would gain nothing. */
 static uint32_t most_chunk(const struct planner *planner, uint32_t positions)
 {
     return planner->request->chunk ? planner->request->chunk : MIN(planner->wanted_chunk, MAX(positions, LEAST_CHUNK));
@@ -222,7 +224,8 @@ static uint32_t least_chunk(const struct planner *planner)
     return planner->request->chunk ? planner->request->chunk : LEAST_CHUNK;
 }
 
-/* The least budget with which the cheapest setting runs. from: not below this, for budgets that must include code. */
+/* The smallest budget with which the cheapest setting runs. If "from" is at least PLAN_SMALL_BUDGET, so is the result,
+ * because such budgets include code. */
 static uint64_t smallest_budget(struct planner *planner, uint64_t from)
 {
     uint64_t working = add(add(planner->smallest_capacity, planner->least.kv), planner->least.scratch);
@@ -241,14 +244,13 @@ static uint64_t smallest_budget(struct planner *planner, uint64_t from)
     return MAX(budget, PLAN_SMALL_BUDGET);
 }
 
-/* With at least this much for the KV cache and the scratch it is worth less context and shorter batches to have all
- * weights in memory. */
+/* To keep all weights in memory, the planner accepts a shorter context and shorter batches, down to these. */
 #define RESIDENT_POSITIONS 2048u
 #define RESIDENT_CHUNK 128u
 
-/* Whether a setting leaves enough for the weights. When they stream, more for them is less to read: then the KV cache
- * gets an eighth and the scratch a sixteenth, unless nothing smaller is allowed; an eighth as well while a shorter
- * chunk would wait for the disk. */
+/* Whether a setting leaves enough for the weights. If weights stream, memory for them saves reads. Then the KV cache
+ * may take an eighth of the room and the scratch a sixteenth, unless nothing smaller is allowed. The scratch may take
+ * an eighth too if a shorter chunk would wait for the drive. */
 static bool acceptable(const struct planner *planner, const struct setting *setting, bool resident)
 {
     uint64_t weights = for_weights(planner, setting), room = available(planner);
@@ -263,7 +265,7 @@ static bool acceptable(const struct planner *planner, const struct setting *sett
            (last_chunk || setting->scratch <= room / (setting->chunk <= planner->needed_chunk ? 8 : 16));
 }
 
-/* The longest chunk that is acceptable; false when none is. */
+/* Chooses the longest acceptable chunk. false: there is none. */
 static bool choose_chunk(const struct planner *planner, uint32_t positions, uint64_t kv_positions, bool resident,
                          struct setting *out)
 {
@@ -276,7 +278,7 @@ static bool choose_chunk(const struct planner *planner, uint32_t positions, uint
     }
 }
 
-/* The longest context, then the most positions of all sequences, then the longest chunk. */
+/* Chooses the longest context, then the most positions of all sequences, then the longest chunk. */
 static bool choose_setting(const struct planner *planner, bool resident, struct setting *out)
 {
     const struct plan_request *request = planner->request;
@@ -292,15 +294,15 @@ static bool choose_setting(const struct planner *planner, bool resident, struct 
     }
 }
 
-/* Rows that come again are kept in at most this part of what is there for weights. */
+/* The cache of rows takes at most this part of the memory for weights. */
 #define ROW_CACHE_PART 128u
 #define ROW_CACHE_MOST ((uint64_t)64 << 20)
 
-/* While matrices stream, each byte of a cache is one more to read for every token, and a row is one small read: then
- * few rows of the embedding are kept. */
+/* If matrices stream, each byte of a cache is one more byte to read per token, while a row is only a small read. So
+ * only this many rows of the embedding are cached. */
 #define STREAMING_ROWS 64u
 
-/* Takes room for rows of tensors that are not held from what is there for weights. */
+/* Takes room for the caches of rows from the capacity for weights. */
 static void share_rows(struct plan *plan, const struct plan_table *table, uint64_t smallest, uint64_t resident,
                        uint64_t *capacity)
 {
@@ -340,41 +342,40 @@ static void describe(struct plan *plan, const struct plan_table *table, const st
     char experts[160] = "";
     if (plan->expert_cache_bytes)
         snprintf(experts, sizeof experts,
-                 "experts are read when the router asks for them, through a cache of %s (%.0f %% of all)%s", cache,
+                 "experts are read when the router chooses them, through a cache of %s (%.0f %% of all)%s", cache,
                  100.0 * (double)plan->expert_cache_bytes / (double)MAX(plan->expert_bytes, (uint64_t)1),
                  plan->expert_cache_bytes < plan->expert_cycle_bytes ? ", less than one token uses" : "");
     switch (plan->mode) {
     case PLAN_FULL_RESIDENT:
         snprintf(plan->reason, sizeof plan->reason, "%s (%s) fit in the budget%s%s.", every, all,
-                 plan->embedding_rows ? " but the token embedding, of which single rows are read" : "",
+                 plan->embedding_rows ? ", except the token embedding, which is read by rows" : "",
                  plan->expert_cache_bytes == 0 ? ""
-                 : gpu && gpu->moves           ? "; experts stand in a cache, so that they can change sides"
-                                               : "; experts stand in a cache, where the GPU reads them");
+                 : gpu && gpu->moves           ? "; experts are in a cache, so that they can move to the GPU and back"
+                                               : "; experts are in a cache, where the GPU reads them");
         break;
     case PLAN_EXPERT_STREAMING:
         snprintf(plan->reason, sizeof plan->reason,
-                 "%s take %s, of which %s can be in memory: all that every token uses stays, %s.", the, all, room,
-                 experts);
+                 "%s take %s; %s fit in memory. Everything that every token uses stays; %s.", the, all, room, experts);
         break;
     case PLAN_DENSE_STREAMING:
         snprintf(plan->reason, sizeof plan->reason,
-                 "%s take %s, of which %s can be in memory: attention stays, %s are read for every token%s%s.", the,
-                 all, room, stream, *experts ? "; " : "", experts);
+                 "%s take %s; %s fit in memory. Attention stays; %s are read for every token%s%s.", the, all, room,
+                 stream, *experts ? "; " : "", experts);
         break;
     case PLAN_FULL_STREAMING:
         snprintf(plan->reason, sizeof plan->reason,
-                 "%s take %s, of which %s can be in memory, too little even for attention: %s are read for every "
-                 "token%s%s.",
-                 the, all, room, stream, *experts ? "; " : "", experts);
+                 "%s take %s; %s fit in memory, too little even for attention. %s are read for every token%s%s.", the,
+                 all, room, stream, *experts ? "; " : "", experts);
         break;
     }
     size_t used = strlen(plan->reason);
     if (tables)
-        snprintf(plan->reason + used, sizeof plan->reason - used, " Of a table of %s more only rows are read.",
-                 format_bytes(all, sizeof all, (double)tables));
+        snprintf(plan->reason + used, sizeof plan->reason - used,
+                 " From a table with a further %s, only rows are read.", format_bytes(all, sizeof all, (double)tables));
 }
 
-/* Somebody who asks for more than there is gets it, and hears of it: the system may kill or swap. */
+/* A plan may take more memory than is free, if the request asks for that. Then the system may swap or end the process.
+ */
 void plan_warn_of_too_much(const struct plan *plan, const struct hardware *hardware)
 {
     uint64_t there = hardware->memory_available ? hardware->memory_available : hardware->memory_total;
@@ -384,14 +385,14 @@ void plan_warn_of_too_much(const struct plan *plan, const struct hardware *hardw
     if (there == 0 || wanted <= there)
         return;
     char more[32], less[32];
-    log_write(LOG_WARNING, "the memory budget lets %s be used, and only %s are free here",
+    log_write(LOG_WARNING, "the memory budget allows %s, but only %s are free here",
               format_bytes(more, sizeof more, (double)wanted), format_bytes(less, sizeof less, (double)there));
 }
 
 static hypura_status too_small(struct planner *planner, hypura_error *error)
 {
-    /* A budget that must include code asks for the least that does: one below PLAN_SMALL_BUDGET may work as well, but
-     * only because it means something else. */
+    /* From PLAN_SMALL_BUDGET on, budgets include code, so the message names the least such budget. A smaller number may
+     * work too, but only because it excludes code. */
     uint64_t asked = planner->budget, smallest = add(smallest_budget(planner, asked), planner->request->wobble);
     char have[32];
     format_bytes(have, sizeof have, (double)asked);
@@ -423,15 +424,15 @@ static hypura_status allocate(struct plan **out, const struct plan_table *table,
     return status;
 }
 
-/* What the ring should have room for ahead of what is in use. Half of the reader's depth keeps the drive busy
- * (hw_choose_reads). */
+/* The bytes that the ring should have room for in addition to those in use. Half of the reader's depth keeps the drive
+ * busy (hw_choose_reads). */
 static uint64_t lookahead_of(const struct storage *storage)
 {
     return (uint64_t)storage->block_bytes * ((storage->depth + 1) / 2) +
            (uint64_t)(LOOKAHEAD_SECONDS * storage->bytes_per_second);
 }
 
-/* Where the weights go with a setting. */
+/* Places the weights for a setting. */
 static hypura_status place(struct plan *plan, const struct planner *planner, const struct setting *setting,
                            hypura_error *error)
 {
@@ -449,7 +450,7 @@ static hypura_status place(struct plan *plan, const struct planner *planner, con
     return HYPURA_OK;
 }
 
-/* What else a plan says of its request. */
+/* Sets the fields of a plan that come from the request and the setting. */
 static void account(struct plan *plan, const struct planner *planner, const struct setting *setting)
 {
     const struct plan_request *request = planner->request;

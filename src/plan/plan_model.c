@@ -1,4 +1,4 @@
-/* Plans for real models: reads a model into the planner's table. */
+/* Plans for real models: converts a model into the planner's table. */
 #include "plan/plan_private.h"
 
 #include <string.h>
@@ -9,13 +9,13 @@ void plan_table_free(struct plan_table *table)
     table->units = NULL;
 }
 
-/* Pieces are this part of all dense weights: a ring of a few of them is next to nothing, and their number bounds what
- * must be remembered. Smaller ones than a drive reads well do not pay; larger ones only make for coarser steps. */
+/* A piece has this part of all dense weights: then a ring of a few pieces is small, and the number of pieces, which
+ * need bookkeeping, is bounded. Drives read smaller pieces badly; larger ones only make coarser steps. */
 #define PIECES_OF_ALL 1024u
 #define SMALLEST_PIECE ((uint64_t)24 << 10)
 #define LARGEST_PIECE ((uint64_t)64 << 20)
 
-/* A piece is whole rows, and where it can be whole pages, so that all pieces lie in pages alike. */
+/* A piece has whole rows and, if possible, whole pages, so that all pieces start at the same offset in a page. */
 static uint64_t rows_a_piece(uint64_t row_bytes, uint64_t piece_bytes)
 {
     uint64_t step = 1;
@@ -70,7 +70,7 @@ static uint64_t row_bytes_of(const struct unit *unit)
     return unit->bytes / MAX(unit->slices[0].tensor->dimensions[1], (uint64_t)1);
 }
 
-/* Read in whole pages, and most rows lie across two. */
+/* The bytes read for a row: whole pages, and one more, because most rows cross a page boundary. */
 static uint64_t read_bytes_of(uint64_t row_bytes)
 {
     return align_up(row_bytes, STORAGE_ALIGNMENT) + STORAGE_ALIGNMENT;
@@ -85,7 +85,7 @@ static void add_rows(struct plan_table *table, unit_number unit, uint64_t row_by
         table->rows[table->row_count++] = (struct plan_rows){.unit = unit, .row_bytes = row_bytes};
 }
 
-/* The same table may be looked up in several layers, with the same rows. */
+/* Adds a table once: several layers may look up the same rows of it. */
 static void add_table(struct plan_table *table, const struct model *model, const struct step_look_up *look_up)
 {
     uint64_t row_bytes = row_bytes_of(model_unit(model, look_up->table));
@@ -98,7 +98,8 @@ static bool is_predicting(const struct model *model, int32_t layer)
     return layer >= 0 && (uint32_t)layer >= model_parameters(model)->layers;
 }
 
-/* What the steps do with each tensor. One that is read by rows and multiplied by counts as what is multiplied by. */
+/* Finds out what the steps do with each tensor. One that is read by rows and also multiplied by counts as the latter.
+ */
 static void find_traits(struct plan_table *table, const struct model *model, const struct steps *steps)
 {
     struct step_list all = steps_all(steps);
@@ -109,7 +110,8 @@ static void find_traits(struct plan_table *table, const struct model *model, con
             struct plan_unit *row = &table->units[units[u].unit];
             const struct unit *unit = model_unit(model, units[u].unit);
             struct plan_traits traits = plan_traits_of(units[u].use, all.steps[i].part, unit->bytes);
-            /* A prediction block runs apart from the order in which tensors stream, the output that it shares too. */
+            /* A prediction block runs outside the order in which tensors stream. So its tensors stay in memory, and so
+             * does the output matrix if it shares that. */
             if (is_predicting(model, all.steps[i].layer) &&
                 (is_predicting(model, unit->layer) || units[u].use == USE_MATRIX))
                 traits = (struct plan_traits){PRIORITY_ALWAYS, 0, false};
@@ -165,7 +167,7 @@ hypura_status plan_table_make(struct plan_table *out, const struct model *model,
         else if (unit->kind == UNIT_EXPERT)
             row->priority = PRIORITY_EXPERT;
         else
-            row->priority = PRIORITY_ALWAYS; /* unless a step says otherwise */
+            row->priority = PRIORITY_ALWAYS; /* unless find_traits changes it */
     }
     find_traits(&table, model, steps);
     if (table.embedding_unit != NO_UNIT) {
@@ -181,7 +183,7 @@ hypura_status plan_table_make(struct plan_table *out, const struct model *model,
     return HYPURA_OK;
 }
 
-/* The same plan, if no expert is used more than others. */
+/* Predicts the speed of the plan if all experts are used equally. */
 static hypura_status predict_evenly(struct plan *plan, const struct plan_table *table, const struct model *model,
                                     const struct steps *steps, const struct hardware *hardware,
                                     const struct plan_request *request, hypura_error *error)
@@ -243,7 +245,7 @@ hypura_status plan_make(struct plan **out, const struct model *model, const stru
     table.experts_move = request->gpu && (request->gpu->moves || request->gpu->in_place);
     table.moves = request->gpu ? request->gpu->moves : 0;
     for (unit_number u = 0; table.experts_move && u < table.count; u++) {
-        /* Slots have one size, and slices begin anywhere in a page. */
+        /* All slots have the same size, but slices begin anywhere in a page. */
         if (table.units[u].priority == PRIORITY_EXPERT)
             table.units[u].footprint += (uint64_t)table.units[u].slices * STORAGE_ALIGNMENT;
     }
@@ -278,7 +280,7 @@ hypura_status plan_tokens_per_second_with(const struct model *model, const struc
         changed.budget = budget - MIN(budget, (uint64_t)0 - (uint64_t)more_bytes);
     else
         changed.budget = budget > UINT64_MAX - (uint64_t)more_bytes ? UINT64_MAX : budget + (uint64_t)more_bytes;
-    /* 0 would ask for the default. */
+    /* 0 would mean the default budget. */
     changed.budget = MAX(changed.budget, (uint64_t)1);
     struct plan *plan;
     hypura_status status = plan_make(&plan, model, steps, hardware, &changed, error);

@@ -1,4 +1,4 @@
-/* The parts of plan, for each other and for their tests. */
+/* Functions that the files of plan share with each other and with their tests. */
 #ifndef HYPURA_PLAN_PRIVATE_H
 #define HYPURA_PLAN_PRIVATE_H
 
@@ -11,8 +11,8 @@
             return try_status;                                                                                         \
     } while (0)
 
-/* In which order units earn their place in memory. The three of PRIORITY_REST are one group to the packer, which
- * prefers the earlier ones between choices of equal size. */
+/* The order in which units get room in memory. Shared experts, output and feed forward are one group to the packer.
+ * Among choices of equal size, it prefers those earlier in this list. */
 enum plan_priority {
     PRIORITY_ALWAYS, /* too small to be worth a read */
     PRIORITY_ROUTER,
@@ -21,48 +21,48 @@ enum plan_priority {
     PRIORITY_OUTPUT,
     PRIORITY_FEED_FORWARD,
     PRIORITY_EXPERT,
-    PRIORITY_ROWS,  /* token embedding that is not the output too: a row a token */
-    PRIORITY_TABLE, /* never held: some rows a token */
+    PRIORITY_ROWS,  /* the token embedding, if it is not also the output matrix: one row per token */
+    PRIORITY_TABLE, /* never held: some rows per token */
     PRIORITY_UNUSED,
     PRIORITY_GPU /* in device memory */
 };
 
-/* What the planner wants to know of a unit. */
+/* A unit as the planner sees it. */
 struct plan_unit {
     uint64_t footprint;
-    uint32_t slices;        /* read one by one */
-    uint64_t elements;      /* multiplications and additions for a token */
-    double compute_seconds; /* for one token, from memory */
-    double batch_start, batch_each; /* seconds for a batch, and for each token of it (hardware_product_cost) */
+    uint32_t slices;                /* read one by one */
+    uint64_t elements;              /* multiply-adds per token */
+    double compute_seconds;         /* for one token, from memory */
+    double batch_start, batch_each; /* seconds per batch, and per token of it (hardware_product_cost) */
     enum plan_priority priority;
     int32_t layer;
-    int32_t expert; /* in its layer; -1: a tensor */
-    uint32_t file;  /* of the model that it is read from */
+    int32_t expert; /* its number in its layer; -1: a tensor */
+    uint32_t file;  /* the model's file that it is read from */
     uint8_t group;  /* see struct plan */
-    bool cuttable;  /* the forward pass takes it piece by piece */
+    bool cuttable;  /* the forward pass can use it piece by piece */
     struct plan_cut cut;
     uint64_t piece, last_piece; /* footprints of its pieces: all but the last, and the last, which is no larger */
 };
 
-/* And of a model. Tests write these by hand. */
+/* A model as the planner sees it. Tests write such tables by hand. */
 struct plan_table {
     struct plan_unit *units; /* by unit number */
     uint32_t count;
     uint32_t piece_count; /* of all units together */
     uint32_t layers;
-    uint32_t experts, experts_used; /* of a MoE layer; 0 without experts */
-    uint32_t context;               /* trained */
+    uint32_t experts, experts_used; /* per layer; 0: no experts */
+    uint32_t context;               /* the context that the model was trained with */
     bool tied_output;
-    bool experts_move;       /* between GPU and memory: they are not pinned */
-    uint32_t moves;          /* pairs at a time */
+    bool experts_move;       /* between GPU and memory, or the GPU reads them in place: they are not pinned */
+    uint32_t moves;          /* how many pairs change sides at a time */
     uint32_t embedding_unit; /* NO_UNIT: none */
     uint64_t embedding_row_bytes;
-    struct plan_rows rows[PLAN_TABLES]; /* the token embedding, where it is not the output too, and a table */
+    struct plan_rows rows[PLAN_TABLES]; /* the token embedding and a table */
     uint32_t row_count;
-    uint64_t table_bytes_per_token; /* that rows of the latter are read with */
+    uint64_t table_bytes_per_token; /* read for rows of the table */
 };
 
-/* What a unit of this many bytes is to the planner, by what a step does with it. */
+/* How the planner treats a unit of this many bytes, by what a step does with it. */
 struct plan_traits {
     enum plan_priority priority;
     uint8_t group;
@@ -70,120 +70,123 @@ struct plan_traits {
 };
 struct plan_traits plan_traits_of(enum unit_use use, enum step_part part, uint64_t bytes);
 
-/* Footprint of a unit's piece, and of all of its pieces that stream. */
+/* The footprint of a unit's piece, and of all of its pieces that stream. */
 uint64_t plan_piece_footprint(const struct plan_unit *unit, uint32_t piece);
 uint64_t plan_streamed_footprint(const struct plan_unit *unit, const uint8_t *streams);
 
-/* Where everything goes when capacity bytes are there for weights: pinned units, ring and expert cache. */
+/* Where everything goes if there are capacity bytes for weights. */
 struct placement {
     enum plan_mode mode;
-    uint8_t *tiers, *in_ring; /* [count], the caller's */
-    uint8_t *streams;         /* [piece_count], likewise */
+    uint8_t *tiers, *in_ring; /* [count], owned by the caller */
+    uint8_t *streams;         /* [piece_count], owned by the caller */
     bool embedding_rows;
     uint64_t resident_bytes, ring_bytes, table_bytes, expert_cache_bytes;
     uint64_t dense_bytes_per_token; /* streamed tensors */
 };
 
-/* capacity is at least plan_smallest_capacity. lookahead: bytes that the ring should have room for ahead of what is in
- * use, where the capacity allows. */
+/* capacity is at least plan_smallest_capacity. lookahead: the ring should have room for this many bytes in addition to
+ * those in use, if the capacity allows it. */
 hypura_status plan_place(const struct plan_table *table, uint64_t capacity, uint64_t lookahead, struct placement *out,
                          hypura_error *error);
 
-/* The least capacity that plan_place accepts, the least with which nothing streams, and that with which only experts
- * do. */
+/* The least capacity that plan_place accepts; the least with which nothing streams; the least with which only experts
+ * stream. */
 uint64_t plan_smallest_capacity(const struct plan_table *table);
 uint64_t plan_resident_capacity(const struct plan_table *table);
 uint64_t plan_dense_capacity(const struct plan_table *table);
 
-/* ---- packing ------------------------------------------------------------------------------------------------------
- */
+/* ---- packing ----------------------------------------------------------------------------------------------------- */
 
-/* A number of units of one size. */
+/* Units of the same size. */
 struct pack_class {
     uint64_t size;
     uint32_t count;
-    uint32_t taken; /* result */
+    uint32_t taken; /* out: how many fit */
 };
 
-/* Takes the units with the largest sum of sizes that fits in capacity; between equal sums, more of the earlier classes.
- * Returns the sum. Exact, unless the search would pass a limit of steps that no real model comes near (some dozen
- * different sizes with dozens of units each); then at least as good as taking greedily, class by class. */
+/* Takes the units with the largest sum of sizes that fits in capacity; of equal sums, the one with more units of
+ * earlier classes. Returns the sum. The result is exact, unless the search exceeds a limit of steps that no real model
+ * comes near (a dozen different sizes with dozens of units each). Then it is at least as good as taking greedily, class
+ * by class. */
 uint64_t plan_pack(struct pack_class *classes, size_t count, uint64_t capacity);
 
-/* ---- plan ----------------------------------------------------------------------------------------------------------
- */
+/* ---- plan -------------------------------------------------------------------------------------------------------- */
 
 hypura_status plan_make_units(struct plan **out, const struct plan_table *table, const struct hardware *hardware,
                               const struct plan_request *request, hypura_error *error);
 
-/* Fills the predicted_ fields and what binds. Of the request what is known of the experts' use is read. */
+/* Sets the predicted_ fields and the bound. Of the request, it only reads the use of experts. */
 hypura_status plan_predict(struct plan *plan, const struct plan_table *table, const struct hardware *hardware,
                            const struct plan_request *request, hypura_error *error);
 
-/* Whether earlier runs showed how experts are used; and a request as if all were used alike. */
+/* Whether the request tells how earlier runs used experts. */
 bool plan_knows_routing(const struct plan_table *table, const struct plan_request *request);
+
+/* Changes a request as if earlier runs had used all experts equally. */
 void plan_ask_evenly(struct plan_request *request);
 
-/* The same where a part is on the GPU; after plan_predict, whose hit rate of the cache it takes. */
+/* The same for a plan with a GPU. Call it after plan_predict, because it uses that hit rate. */
 hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table, const struct model *model,
                                const struct steps *steps, const struct hardware *hardware,
                                const struct plan_request *request, hypura_error *error);
 
-/* Of a usual request, what depends on the length of batches: experts that come to the GPU for a prompt, and those that
- * an answer computes here. request->hardware is there. */
+/* The part of a usual request's time that depends on the length of batches: uploading experts for the prompt, and
+ * computing the answer's experts on the CPU. request->hardware is not NULL. */
 double plan_gpu_request_seconds(const struct plan_gpu *plan, const struct model *model, const struct steps *steps,
                                 const struct plan_gpu_request *request);
 
-/* The usual request. */
+/* A usual request, in tokens. */
 #define USUAL_PROMPT 2048u
 #define USUAL_ANSWER 256u
 
-/* Which part of so many bytes each device is to have: by its speed, as far as it has room; where all together have too
- * little, by its room. devices NULL: they are equal. */
+/* Divides bytes among devices: in proportion to their speeds, within their rooms; or, if all rooms together are too
+ * small, in proportion to the rooms. out, rooms, devices: [count]. devices may be NULL: they are equally fast. */
 void plan_gpu_share(uint64_t *out, const uint64_t *rooms, const struct hardware_gpu *devices, uint32_t count,
                     uint64_t bytes);
+
+/* The number of the device that is fastest for a usual request. */
 uint32_t plan_gpu_quickest(const struct hardware_gpu *devices, uint32_t count);
 
-/* Whether handing rows from one device to another would cost a token of a model that is on one a share worth having. */
+/* Whether handing rows to another device would take a noticeable share of a token's time, for a model that is on one.
+ */
 bool plan_gpu_way_is_felt(const struct plan_gpu *plan, const struct model *model, const struct hardware_gpu *device);
 
-/* The share of expert uses that a cache of this many bytes serves. */
+/* The hit rate of an expert cache of this many bytes. */
 hypura_status plan_hit_rate(double *out, const struct plan_table *table, uint64_t cache_bytes,
                             const struct plan_request *request, hypura_error *error);
 
-/* What a layer takes besides its matrices as fast as their kernels are alone: norms, rope, softmax, and a dozen
- * parallel sections whose workers begin and end apart. */
+/* The time per layer in addition to its matrices at the kernels' speeds: norms, rope, softmax, and a dozen parallel
+ * sections, whose workers do not start and end at the same time. */
 #define LAYER_SECONDS 150e-6
 
-/* Bytes per second when the misses of one layer are read: this many experts at once, of this many bytes and slices
- * each. */
+/* Bytes per second for reading a layer's misses: this many experts at once, with this many bytes and slices each. */
 double plan_expert_speed(const struct storage *storage, double expert_bytes, uint32_t slices, uint32_t experts);
 
-/* Seconds of all that a layer has, and of what belongs to none, the first of them. */
+/* The cost of a layer. layers[0] is for everything outside the layers; layer l has layers[l + 1]. */
 struct plan_layer_cost {
-    double compute;        /* of tensors */
-    double expert_compute; /* of all experts together */
-    double expert_bytes;
-    uint32_t slices; /* of an expert */
-    uint32_t file;   /* that they are in */
+    double compute;        /* seconds, for tensors */
+    double expert_compute; /* seconds, for all experts together */
+    double expert_bytes;   /* of all experts together */
+    uint32_t slices;       /* per expert */
+    uint32_t file;         /* with the experts */
 };
 void plan_layer_costs(struct plan_layer_cost *layers /* [table->layers + 1], zero */, const struct plan_table *table);
 
-/* The mean time of a layer that uses so many experts, when each of them misses with this probability; tensors: seconds
- * of what is not an expert. */
+/* The mean time of a layer that uses this many experts, each of which misses with probability "miss". tensors: seconds
+ * for everything that is not an expert. */
 double plan_layer_seconds(const struct plan_layer_cost *layer, double tensors, const struct plan_table *table,
                           uint32_t experts, const struct storage *storage, double miss);
 
-/* Bytes per second of reading ahead: as many pieces at once as the ring has room for next to the one in use. */
+/* Bytes per second for reading ahead: as many pieces at once as the ring has room for in addition to the one in use. */
 double plan_ring_speed(const struct plan_table *table, const struct plan *plan, const struct storage *storage);
 
-/* Which of the three binds a processor and a drive that were busy for so long out of a time. */
+/* What binds a pass that takes "seconds", of which it computes for compute_seconds. */
 enum plan_bound plan_bound_of(double compute_seconds, double seconds, const struct hardware *hardware);
 
-/* The unit of a layer's first expert; NO_UNIT: it has none. */
+/* The unit of a layer's first expert; NO_UNIT: the layer has no experts. */
 unit_number plan_first_expert(const struct steps *steps, uint32_t layer);
 
-/* Reads a model into a table; free with plan_table_free. */
+/* Converts a model into a table. The caller frees it with plan_table_free. */
 hypura_status plan_table_make(struct plan_table *out, const struct model *model, const struct steps *steps,
                               const struct hardware *hardware, hypura_error *error);
 void plan_table_free(struct plan_table *table);

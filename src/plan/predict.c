@@ -1,10 +1,10 @@
-/* How fast a plan should be.
+/* Predicts the speed of a plan.
  *
- * While the drive reads and the cores compute, both are slower than alone, as the profile saw them
- * (hardware_side_by_side). Tensors that stream are read ahead in a known order, so reading and computing them go on
- * side by side for the whole pass. Experts are known when their router has spoken, and prefetched a layer before: what
- * misses in two layers is read while these compute, and no other. How many miss is binomial, and the last one that
- * arrives is computed after it. */
+ * While the drive reads and the cores compute, both are slower than alone, as the profile measured
+ * (hardware_side_by_side). Streamed tensors are read ahead in a known order, so they are read next to computing during
+ * the whole pass. Experts are known only after their router, and are prefetched one layer ahead. So the misses of two
+ * layers are read while these two layers compute. The number of misses is binomial, and the last expert that arrives is
+ * computed after its read. */
 #include "plan/plan_private.h"
 
 #include <math.h>
@@ -12,14 +12,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Matrix-vector kernels that come this near to the memory's speed are bound by it. */
+/* Matrix-vector kernels that reach this share of the memory's speed are bound by it. */
 #define MEMORY_BOUND_SHARE 0.8
 
-/* A pass that waits for the disk less than this share of its time is not bound by it. */
+/* A pass that waits for the drive less than this share of its time is not bound by it. */
 #define WAITING_SHARE 0.05
 
-/* ---- hit rate ------------------------------------------------------------------------------------------------------
- */
+/* ---- hit rate ---------------------------------------------------------------------------------------------------- */
 
 struct use {
     uint64_t uses, footprint;
@@ -31,7 +30,7 @@ static int more_used_first(const void *a, const void *b)
     return (left->uses < right->uses) - (left->uses > right->uses);
 }
 
-/* The best fixed content: those that were used most. */
+/* The hit rate of the best fixed content: the experts that were used most. */
 static hypura_status hits_from_uses(double *out, const struct plan_table *table, uint64_t cache_bytes,
                                     const uint64_t *uses, hypura_error *error)
 {
@@ -58,18 +57,18 @@ static hypura_status hits_from_uses(double *out, const struct plan_table *table,
     return HYPURA_OK;
 }
 
-/* Of what earlier runs did not show: of the uses a cache serves its share of all experts to some power; one that is
- * smaller than what a token uses keeps nothing from a token to the next but the part of its experts that it holds. */
+/* The hit rate without statistics: the cached share of all experts, to some power. A cache that is smaller than the
+ * experts of one token keeps only a part of these until the next token, and its hit rate falls in proportion. */
 static double hits_of_share(double share, double used, double exponent)
 {
     return share < used ? share / used * pow(used, exponent) : pow(share, exponent);
 }
 
-/* Without statistics the exponent falls with the number of experts, as real routing's does: 512 experts a layer hit 49,
- * 59, 68, 71 % with 3, 6, 13, 25 % of them cached by LRU (0.2; flash-moe's notes on Qwen3-Next's kin), twelve of the
- * embedded model 35, 48 and 71 % with 20, 30 and 50 % (0.65 to 0.5; measured here), the eight of Mixtral 40 to 60 %
- * with two to four of them under LRU (0.7; Eliseev and Mazur, 2023). That is what a typical text brings; the exponent
- * of routing that prefers no expert and forgets the last token is 1. */
+/* Without statistics, the exponent falls with the number of experts per layer, as in real routing:
+ *   512 experts: hit rates of 49, 59, 68 and 71 % with 3, 6, 13 and 25 % of them cached by LRU (0.2; flash-moe's notes
+ * on a relative of Qwen3-Next) 12, in the embedded model: 35, 48 and 71 % with 20, 30 and 50 % (0.65 to 0.5; measured
+ * here) 8, in Mixtral: 40 to 60 % with two to four cached by LRU (0.7; Eliseev and Mazur, 2023) These are figures for
+ * typical texts. If routing prefers no expert and does not depend on the last token, the exponent is 1. */
 static double usual_exponent(uint32_t experts)
 {
     return fmax(0.7 - 0.075 * (log2(MAX(experts, 4u)) - 3), 0.2);
@@ -121,8 +120,7 @@ hypura_status plan_hit_rate(double *out, const struct plan_table *table, uint64_
     return HYPURA_OK;
 }
 
-/* ---- time ----------------------------------------------------------------------------------------------------------
- */
+/* ---- time -------------------------------------------------------------------------------------------------------- */
 
 enum plan_bound plan_bound_of(double compute_seconds, double seconds, const struct hardware *hardware)
 {
@@ -132,8 +130,8 @@ enum plan_bound plan_bound_of(double compute_seconds, double seconds, const stru
                                                                                                         : BOUND_COMPUTE;
 }
 
-/* What the reader was set up for gives what was seen in many rounds; a single short sample that looks quicker was lucky, or
- * had what a limited drive saved up before. */
+/* The speed of reads as large and as deep as the reader's was measured in many rounds. A single short sample that looks
+ * faster was lucky, or used bandwidth that a rate-limited drive had saved up. */
 static double read_speed(const struct storage *storage, uint64_t block, uint32_t depth)
 {
     bool full = block >= storage->block_bytes && 2 * depth >= storage->depth;
@@ -154,7 +152,7 @@ double plan_expert_speed(const struct storage *storage, double expert_bytes, uin
     return expert_speed(storage, expert_bytes, slices, experts, storage->depth);
 }
 
-/* What is only likely gets a part of the depth, so that it delays no demand (src/store/io.c). */
+/* Prefetches get a part of the depth, so that they delay no demand (src/store/io.c). */
 static double prefetch_speed(const struct storage *storage, double expert_bytes, uint32_t slices, uint32_t experts)
 {
     return expert_speed(storage, expert_bytes, slices, experts, MAX(storage->depth / 4, 2u));
@@ -177,25 +175,24 @@ double plan_ring_speed(const struct plan_table *table, const struct plan *plan, 
     return read_speed(storage, (uint64_t)block, (uint32_t)MIN(ahead / block, (double)storage->depth));
 }
 
-/* What misses in this many neighbouring layers is read while these compute. The next layer's experts are prefetched
- * before the one at work is done; prefetches from farther are made while the drive has nothing else to do, and bring
- * little more (docs/notes/2026-11-22-performance.md, "What a schedule could reach"). */
+/* The misses of this many consecutive layers are read while these compute. The next layer's experts are prefetched
+ * before the current layer is done. Prefetches for later layers are made while the drive is idle, and gain little more
+ * (docs/notes/2026-11-22-performance.md, "What a schedule could reach"). */
 #define PREFETCHED_LAYERS 2u
 
-/* Bytes read of experts for each that is needed: some prefetches are in vain. Seen in what runs of both mixtures read
- * (0.19 to 0.44 more); where little misses most of that is read while the drive would be idle. */
+/* Bytes of experts that are read per needed byte, because some prefetches are wasted. Runs of both mixtures read 0.19
+ * to 0.44 more; with few misses, most of that is read while the drive would be idle. */
 #define READ_FOR_NEEDED 1.2
 
-/* Of as many layers like it as prefetches join, what misses in all of them is read side by side with what they
- * compute. */
+/* The mean over PREFETCHED_LAYERS equal layers, whose misses are read next to their computing. */
 double plan_layer_seconds(const struct plan_layer_cost *layer, double tensors, const struct plan_table *table,
                           uint32_t experts, const struct storage *storage, double miss)
 {
     double one_compute = layer->expert_compute / table->experts, one_bytes = layer->expert_bytes / table->experts;
     double compute = tensors + experts * one_compute;
     uint32_t layers = MIN(PREFETCHED_LAYERS, table->layers), used = layers * experts;
-    struct storage ahead = *storage; /* what is read while computing is only likely */
-    bool none = miss > 0.9999;       /* not one hit, before the powers of nearly nothing vanish */
+    struct storage ahead = *storage; /* for prefetches, which are read while computing */
+    bool none = miss > 0.9999;       /* no hits at all: the powers below would underflow */
     double mean = 0, probability = none ? 1 : pow(1 - miss, used);
     for (uint32_t misses = none ? used : 0; misses <= used; misses++) {
         double seconds = layers * compute;
@@ -219,8 +216,8 @@ void plan_layer_costs(struct plan_layer_cost *layers, const struct plan_table *t
     for (uint32_t i = 0; i < table->count; i++) {
         const struct plan_unit *unit = &table->units[i];
         if (unit->layer >= (int32_t)table->layers)
-            continue; /* a prediction block is no part of a token's way */
-        /* What belongs to no layer counts as one of its own, the first. */
+            continue; /* prediction blocks are not part of a token's pass */
+        /* Everything outside the layers is in layers[0]. */
         struct plan_layer_cost *layer = &layers[unit->layer + 1];
         if (unit->priority < PRIORITY_EXPERT)
             layer->compute += unit->compute_seconds;
@@ -233,7 +230,7 @@ void plan_layer_costs(struct plan_layer_cost *layers, const struct plan_table *t
     }
 }
 
-/* Each part of a split model comes from its own drives. */
+/* Each part of a split model may be on drives of its own. */
 static const struct storage *storage_of(const struct hardware *hardware, uint32_t file)
 {
     const struct drives *drives = hardware->drives;
@@ -260,7 +257,7 @@ hypura_status plan_predict(struct plan *plan, const struct plan_table *table, co
     for (uint32_t i = 0; i < table->count; i++) {
         double bytes = (double)plan_streamed_footprint(&table->units[i], plan->streams);
         const struct storage *own = storage_of(hardware, table->units[i].file);
-        if (bytes > 0 && (ring_bytes <= 0 || own != storage)) /* neighbours are in one file */
+        if (bytes > 0 && (ring_bytes <= 0 || own != storage)) /* consecutive units are mostly in one file */
             ring_speed = plan_ring_speed(table, plan, storage = own);
         ring_bytes += bytes;
         reads += bytes > 0 ? bytes / ring_speed : 0;
@@ -278,7 +275,7 @@ hypura_status plan_predict(struct plan *plan, const struct plan_table *table, co
     }
     storage = &hardware->storage;
     memory_free(layers);
-    /* Half the context is what a token looks back on, on the average. */
+    /* On average, a token attends to half of the context. */
     double looked_back = plan->positions / 2.0 / (double)MAX(plan->kv_positions, (uint64_t)1);
     double cache_reads = (double)plan->kv_bytes * looked_back / hardware->memory_bytes_per_second;
     compute += cache_reads;

@@ -1,24 +1,24 @@
-/* How long a prompt should take: batch after batch the longest of what works at the same time.
+/* Predicts the time for a prompt: batch by batch, the longest of everything that runs at the same time.
  *
- * A batch unpacks every matrix once and multiplies it by all of its tokens; it reads what streams once. Its tokens choose
- * nearly all experts of a layer when they are many, and what of these the cache has not is read once too; a layer on a GPU
- * computes its own share, and of what it lacks the quicker of bringing it and of computing it here (plan_gpu_visit). Reading
- * goes on next to computing. What attention takes grows with the position. Only the last row's logits are wanted: what
- * leaves nothing for later tokens, mostly the end of the last layer, passes that row alone. */
+ * A batch unpacks every matrix once and multiplies it by all of its tokens. It reads what streams once. Many tokens
+ * choose nearly all experts of a layer; those that are not in the cache are read once too. A layer on a GPU computes
+ * the experts that it has. The others are uploaded or computed on the CPU, whichever is faster (plan_gpu_visit).
+ * Reading runs next to computing. The time for attention grows with the position. Only the logits of the last row are
+ * needed. So steps that leave nothing for later tokens, mostly the end of the last layer, process that row only. */
 #include "plan/plan_private.h"
 
 #include <math.h>
 
-/* Multiply-adds of attention are of floats, and made in two passes: a third of the speed of weights. */
+/* Attention multiplies floats, in two passes, at a third of the speed of weights. */
 #define ATTENTION_SHARE 0.33
 
-/* Whatever its length, a batch reads and unpacks each weight once: on a GPU as long as a single token's pass takes. */
+/* A batch of any length reads and unpacks each weight once. On a GPU, that takes as long as the pass of one token. */
 static double gpu_product_seconds(double elements, double tokens, double one_pass_seconds, double multiply_adds)
 {
     return elements * tokens / multiply_adds + one_pass_seconds;
 }
 
-/* Products here: those of a matrix take no less for few tokens than for one. */
+/* Products on the CPU. A matrix takes no less time for a few tokens than for one. */
 struct products {
     double one_token, start, each;
 };
@@ -35,30 +35,30 @@ static double product_seconds(const struct products *products, double tokens)
     return tokens > 0 ? fmax(products->start + products->each * tokens, products->one_token) : 0;
 }
 
-/* Tensors and attention. */
+/* The tensors and attention of a layer. */
 struct part {
-    struct products tensors; /* here */
+    struct products tensors; /* on the CPU */
     double gpu_elements, gpu_bytes;
-    double pair; /* multiply-adds for one query and one position */
+    double pair; /* multiply-adds per query and position */
 };
 
 struct work {
-    struct part all, late; /* for all rows, and for those whose logits are wanted */
+    struct part all, late; /* for all rows, and for those whose logits are needed */
     bool late_experts;
-    struct products expert; /* one, as are these */
+    struct products expert; /* per expert, as are the next two fields */
     double expert_elements, expert_bytes;
     unit_number first_expert;
-    uint32_t there;      /* experts on the GPU */
-    uint32_t device;     /* 1 + the part; 0: it is computed here */
-    bool brings;         /* experts that are not there can come */
-    double window;       /* positions that are seen at most */
+    uint32_t there;  /* experts on the GPU */
+    uint32_t device; /* 1 + the part; 0: on the CPU */
+    bool brings;     /* missing experts can be uploaded */
+    double window;   /* the most positions that a row sees */
 };
 
-/* What passes the wanted rows only. */
+/* Steps that process only rows whose logits are needed. */
 struct late {
     bool *units;
-    uint32_t layer; /* the first with such steps; of those behind it all are */
-    size_t split;   /* steps of that layer before them */
+    uint32_t layer; /* the first layer with such steps; later layers have no others */
+    size_t split;   /* the number of other steps at the start of that layer */
 };
 
 static bool on_device(const struct plan *plan, uint32_t layer)
@@ -66,7 +66,7 @@ static bool on_device(const struct plan *plan, uint32_t layer)
     return plan->gpu && plan->gpu->layers[layer];
 }
 
-/* A device passes only its last layer's rows apart, and not before attention. */
+/* The first step that processes fewer rows. On a device, that is only possible in the last layer, after attention. */
 static size_t split_of(struct step_list list, bool device)
 {
     const struct step *route;
@@ -187,8 +187,8 @@ struct sides {
     double gpu, cpu, disk;
 };
 
-/* Experts of a layer that so many tokens use together. What a cache as large as those that were used so far would miss is
- * used for the first time: so the share of hits for each size, as a plan knows it, tells how they grow. */
+/* The number of a layer's experts that this many tokens use together. An expert that a cache with room for all experts
+ * used so far would miss is used for the first time. So the hit rate for each cache size tells how the number grows. */
 static hypura_status count_touched(double *out, double tokens, const struct plan_table *table,
                                    const struct plan_request *request, hypura_error *error)
 {
@@ -196,7 +196,7 @@ static hypura_status count_touched(double *out, double tokens, const struct plan
     *out = fmin(used, all);
     for (uint32_t i = 0; i < table->count; i++)
         bytes += table->units[i].priority == PRIORITY_EXPERT ? (double)table->units[i].footprint : 0;
-    /* Steps of an eighth of a doubling: most new ones come at the beginning. */
+    /* Eight steps per doubling, because most new experts come at the beginning. */
     for (double at = 1; all > 0 && at < tokens && *out < all; at *= 1.09) {
         double hits, step = fmin(at * 1.09, tokens) - at;
         hypura_status status = plan_hit_rate(&hits, table, (uint64_t)(*out / all * bytes), request, error);
@@ -207,7 +207,7 @@ static hypura_status count_touched(double *out, double tokens, const struct plan
     return HYPURA_OK;
 }
 
-/* The experts of a layer, for a batch. */
+/* The time for a layer's experts, for a batch. */
 static struct sides experts(const struct work *work, double tokens, double touched, const struct plan *plan,
                             const struct plan_table *table, const struct model *model, const struct hardware *hardware,
                             const struct hardware_gpu *devices)
@@ -218,14 +218,15 @@ static struct sides experts(const struct work *work, double tokens, double touch
     double cached = 1;
     if (plan->expert_cache_bytes)
         cached = fmin((double)plan->expert_cache_bytes / (double)MAX(plan->expert_bytes, (uint64_t)1), 1);
-    /* Each of those that are touched has its share of the tokens. */
+    /* The choices are divided equally among the experts used. */
     sides.cpu = touched * (1 - there) * product_seconds(&work->expert, choices / fmax(touched, 1));
     sides.disk = touched * (1 - there) * (1 - cached) * work->expert_bytes / hardware->storage.bytes_per_second;
     if (work->device) {
         const struct hardware_gpu *device = &devices[work->device - 1];
         sides.gpu = gpu_product_seconds(work->expert_elements, choices * there, 0, device->multiply_adds_per_second);
         uint32_t missing = table->experts - MIN(work->there, table->experts);
-        struct plan_visit visit = plan_gpu_visit(model, work->first_expert, missing, (uint64_t)tokens, hardware, device);
+        struct plan_visit visit =
+            plan_gpu_visit(model, work->first_expert, missing, (uint64_t)tokens, hardware, device);
         if (missing && visit.many && work->brings && visit.upload_seconds < sides.cpu) {
             sides.cpu = 0;
             sides.gpu = fmax(visit.upload_seconds, choices * work->expert_elements / device->multiply_adds_per_second);
@@ -235,8 +236,8 @@ static struct sides experts(const struct work *work, double tokens, double touch
 }
 
 struct batch {
-    double position, tokens, wanted;     /* wanted: rows whose logits are */
-    double touched, touched_late;        /* experts, by all rows and by those */
+    double position, tokens, wanted; /* wanted: rows whose logits are needed */
+    double touched, touched_late;    /* experts used: by all rows, and by those */
     double ring_seconds;
 };
 

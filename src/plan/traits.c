@@ -1,10 +1,10 @@
-/* What a unit is to the planner, by what steps do with it; and how large it is in memory. */
+/* How the planner treats a unit, by what steps do with it; and the size of a unit in memory. */
 #include "plan/plan_private.h"
 
-/* Less than this is not worth a read of its own: it takes as long as one of 64 KiB and more. */
+/* Smaller units are always kept in memory: a read of this size takes as long as one of 64 KiB. */
 #define TINY_BYTES ((uint64_t)16 << 10)
 
-/* A matrix of a product counts by the part of the model that it belongs to. */
+/* The priority of a product's matrix, by the part of the model that it belongs to. */
 static enum plan_priority priority_of(enum step_part part)
 {
     switch (part) {
@@ -26,10 +26,13 @@ struct plan_traits plan_traits_of(enum unit_use use, enum step_part part, uint64
 {
     static const struct plan_traits by_use[] = {
         [USE_TABLE] = {PRIORITY_TABLE, 0, false},
-        [USE_ROWS] = {PRIORITY_OUTPUT, 0, false}, /* read by themselves, unless the output matrix is the same */
-        [USE_VECTOR] = {PRIORITY_ALWAYS, 0, false},   [USE_MATRIX] = {PRIORITY_ATTENTION, 0, true},
-        [USE_WHOLE] = {PRIORITY_ATTENTION, 0, false}, [USE_ROUTER] = {PRIORITY_ROUTER, 0, false},
-        [USE_HEADS] = {PRIORITY_ATTENTION, 1, false}, [USE_BIASES] = {PRIORITY_ROUTER, 2, false},
+        [USE_ROWS] = {PRIORITY_OUTPUT, 0, false}, /* becomes PRIORITY_ROWS unless it is also the output matrix */
+        [USE_VECTOR] = {PRIORITY_ALWAYS, 0, false},
+        [USE_MATRIX] = {PRIORITY_ATTENTION, 0, true},
+        [USE_WHOLE] = {PRIORITY_ATTENTION, 0, false},
+        [USE_ROUTER] = {PRIORITY_ROUTER, 0, false},
+        [USE_HEADS] = {PRIORITY_ATTENTION, 1, false},
+        [USE_BIASES] = {PRIORITY_ROUTER, 2, false},
         [USE_TRIPLE] = {PRIORITY_SHARED, 2, false},
         [USE_SEQUENCE] = {PRIORITY_ROUTER, 0, false},
     };
@@ -49,7 +52,7 @@ unit_number plan_first_expert(const struct steps *steps, uint32_t layer)
 
 uint64_t plan_unit_footprint(const struct unit *unit)
 {
-    uint64_t footprint = 0, before = 0; /* where the pages of the slice before end, in the same file */
+    uint64_t footprint = 0, before = 0; /* the end of the previous slice's pages */
     for (uint32_t i = 0; i < unit->slice_count; i++) {
         const struct unit_slice *slice = &unit->slices[i];
         uint64_t start = align_down(slice->offset, STORAGE_ALIGNMENT);
