@@ -313,22 +313,22 @@ static void what_cannot_be_is_refused(void **state)
     assert_int_equal(engine_rows_bytes(engine, 0, CONTEXT + 1), 0);
     pass_over(engine, 0, tokens, 100, 50);
     assert_refused(engine_read_rows(engine, 2, 0, 1, rows, &test_error), "no sequence 2: there are 2");
-    assert_refused(engine_read_rows(engine, 0, 0, 101, rows, &test_error), "that has 100");
+    assert_refused(engine_read_rows(engine, 0, 0, 101, rows, &test_error), "the sequence has 100");
     assert_refused(engine_read_rows(engine, 0, 9, 8, rows, &test_error), "positions 9 to 8");
     assert_refused(engine_read_checkpoint(engine, 7, checkpoint, &test_error), "sequence 7");
     assert_refused(engine_share_rows(engine, 1, 0, 63, &test_error), "whole blocks of 64");
     assert_refused(engine_share_rows(engine, 1, 0, 128, &test_error), "which has 100");
     assert_refused(engine_share_rows(engine, 0, 0, 64, &test_error), "sequence 0, which");
-    assert_refused(engine_write_rows(engine, 1, 1, 2, rows, &test_error), "for a sequence that has 0");
+    assert_refused(engine_write_rows(engine, 1, 1, 2, rows, &test_error), "the sequence has 0");
     assert_refused(engine_write_rows(engine, 0, 0, CONTEXT + 1, rows, &test_error), "at most 1024 are possible");
-    assert_refused(engine_write_checkpoint(engine, 0, 101, tokens, checkpoint, &test_error), "with 100 rows");
+    assert_refused(engine_write_checkpoint(engine, 0, 101, tokens, checkpoint, &test_error), "has 100 rows");
     assert_refused(engine_write_checkpoint(engine, 0, 100, tokens, NULL, &test_error), "needs a checkpoint");
     assert_int_equal(engine_positions(engine, 0), 100);
     /* Rows that a batch wrote over are gone. */
     assert_false(engine_truncate(engine, 0, 90));
     assert_int_equal(engine_rows_there(engine, 0), 90);
     pass_over(engine, 0, tokens, 20, 50);
-    assert_refused(engine_write_checkpoint(engine, 0, 90, tokens, checkpoint, &test_error), "with 20 rows");
+    assert_refused(engine_write_checkpoint(engine, 0, 90, tokens, checkpoint, &test_error), "has 20 rows");
     free(rows);
     free(checkpoint);
     engine_close(engine);
