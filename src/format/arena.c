@@ -24,7 +24,7 @@ hypura_status arena_take(struct arena *arena, void **out, size_t bytes, const ch
         size_t whole;
         if (!size_add(&whole, capacity, sizeof *chunk))
             return error_set(error, HYPURA_ERROR_MEMORY, "no memory for the %s (%zu bytes)", what, bytes);
-        /* memory_allocate clears, which for a large piece is a fresh mapping and costs nothing. */
+        /* memory_allocate clears the memory; for a large piece this is a fresh mapping and costs nothing. */
         void *memory;
         hypura_status status = memory_allocate(&memory, whole, 1, what, error);
         if (status)
@@ -32,7 +32,7 @@ hypura_status arena_take(struct arena *arena, void **out, size_t bytes, const ch
         chunk = memory;
         chunk->capacity = capacity;
         start = 0;
-        /* A piece that fills a chunk of its own must not end the life of one that still has room. */
+        /* A piece with its own chunk goes behind the current chunk, which may still have room. */
         if (arena->chunks && bytes >= arena->next_chunk) {
             chunk->next = arena->chunks->next;
             arena->chunks->next = chunk;

@@ -1,13 +1,15 @@
-/* format: GGUF files, read and written, and the table of tensor types.
+/* format: reads and writes GGUF files; the table of tensor types.
  *
  * The format is that of the GGUF specification (ggml, docs/gguf.md), versions 2 and 3, little endian. The reader loads
- * the metadata only; tensor data is never touched here: it is described by (file, offset, bytes) and read by the store.
- * The text of strings and the values of arrays live as long as the struct gguf they belong to.
+ * metadata only. It describes tensor data by file, offset and size; the store reads it.
  *
- * A file is not trusted. Every count is checked against the bytes that are left before anything is allocated for it,
- * and against limits that no model comes near: 256 MiB of metadata, 65536 metadata keys, 2^20 tensors per file. Names are
- * not empty. A name that is there twice, a tensor that does not lie in its file, and anything else that contradicts the
- * specification is refused with a sentence; tensors that share bytes are allowed.
+ * Ownership: strings, arrays and tensor descriptions belong to the struct gguf and live as long as it. Threads: an open
+ * struct gguf is read-only and may be shared; one thread at a time may use a writer.
+ *
+ * Files are not trusted. Every count is checked against the remaining bytes before memory is allocated for it, and
+ * against generous limits: 256 MiB of metadata, 65536 metadata keys and 2^20 tensors per file. The reader refuses
+ * duplicate or empty names, tensors outside their file, and everything else that contradicts the specification. Tensors
+ * may share bytes.
  */
 #ifndef HYPURA_FORMAT_H
 #define HYPURA_FORMAT_H
@@ -16,7 +18,7 @@
 
 /* ---- tensor types ------------------------------------------------------------------------------------------------ */
 
-/* Numbers as files carry them (ggml_type). Gaps are types that were withdrawn. */
+/* The numbers that files contain (ggml_type). Gaps are withdrawn types. */
 enum tensor_type {
     TENSOR_F32 = 0,
     TENSOR_F16 = 1,
@@ -58,17 +60,17 @@ enum tensor_type {
 
 struct tensor_type_info {
     const char *name;     /* "Q4_K"; NULL for a gap */
-    uint32_t block_size;  /* elements in a block, 1 for plain types */
-    uint32_t block_bytes; /* bytes of a block */
+    uint32_t block_size;  /* elements per block; 1 for plain types */
+    uint32_t block_bytes; /* bytes per block */
 };
 
-/* NULL when the type is not known. */
+/* Returns NULL for an unknown type. */
 const struct tensor_type_info *tensor_type_info(uint32_t type);
 
-/* By name, case ignored ("q4_k"); false when no such type. */
+/* Finds a type by name, ignoring case ("q4_k"). Returns false if there is none. */
 bool tensor_type_by_name(const char *name, enum tensor_type *type);
 
-/* Bytes of one row; false when the elements do not fill whole blocks or the result overflows. */
+/* Computes the bytes of one row. Returns false if the elements do not fill whole blocks, or on overflow. */
 bool tensor_row_bytes(enum tensor_type type, uint64_t elements, uint64_t *bytes);
 
 /* ---- values ------------------------------------------------------------------------------------------------------ */
@@ -97,9 +99,9 @@ struct gguf_string {
 struct gguf_value {
     struct gguf_string key;
     enum gguf_value_type type;
-    enum gguf_value_type element_type; /* of an array; arrays of arrays are refused by the reader with a sentence */
-    uint64_t count;                    /* elements of an array, else 1 */
-    const void *data;                  /* plain types: count values, aligned; strings: struct gguf_string[count] */
+    enum gguf_value_type element_type; /* for arrays; the reader refuses arrays of arrays */
+    uint64_t count;                    /* the elements of an array, or 1 */
+    const void *data;                  /* plain types: count aligned values; strings: struct gguf_string[count] */
 };
 
 /* ---- reading ----------------------------------------------------------------------------------------------------- */
@@ -110,21 +112,22 @@ struct gguf_tensor {
     struct gguf_string name;
     enum tensor_type type;
     uint32_t dimension_count;
-    uint64_t dimensions[GGUF_MAX_DIMENSIONS]; /* dimensions[0] is the one contiguous in memory; unused ones are 1 */
-    uint32_t file;                            /* index of the split file that holds the data */
-    uint64_t offset;                          /* of the data, from the start of that file */
+    uint64_t dimensions[GGUF_MAX_DIMENSIONS]; /* dimensions[0] is contiguous in memory; unused ones are 1 */
+    uint32_t file;                            /* index of the file that holds the data, for split models */
+    uint64_t offset;                          /* of the data in that file */
     uint64_t bytes;
 };
 
 struct gguf;
 
-/* Opens a file, or all the files of a split model when path names any of them (NAME-00001-of-0000N.gguf) or is a link
- * to one. A path that is a directory, a pipe or not a GGUF file gets a sentence. All ranges of all tensors are checked
- * to lie in their files. */
+/* Opens a file. If path names, or links to, any part of a split model (NAME-00001-of-0000N.gguf), opens all parts.
+ * Refuses directories, pipes and other files with a message that says what was found. All tensors of an open file lie
+ * within it. */
 hypura_status gguf_open(struct gguf **out, const char *path, hypura_error *error);
 
-/* The same, or a file that holds some tensors' bytes only and begins with GGUF_PARTIAL_MAGIC, so that nobody takes its
- * holes for weights. Who opens it knows what it may read (model/parts.h). */
+/* Like gguf_open, but also accepts a partial file, which contains the bytes of some tensors only. It begins with
+ * GGUF_PARTIAL_MAGIC, so other programs do not take its holes for weights. The caller must know which tensors it may
+ * read (model/parts.h). */
 #define GGUF_PARTIAL_MAGIC "GGUP"
 hypura_status gguf_open_partial(struct gguf **out, const char *path, hypura_error *error);
 bool gguf_is_partial(const struct gguf *file);
@@ -137,13 +140,13 @@ size_t gguf_file_count(const struct gguf *file);
 const char *gguf_file_path(const struct gguf *file, size_t index);
 uint64_t gguf_file_bytes(const struct gguf *file, size_t index);
 
-/* Metadata, in file order. gguf_find is NULL when there is no such key. */
+/* Metadata, in file order. gguf_find returns NULL if there is no such key. */
 size_t gguf_value_count(const struct gguf *file);
 const struct gguf_value *gguf_value_at(const struct gguf *file, size_t index);
 const struct gguf_value *gguf_find(const struct gguf *file, const char *key);
 
-/* A scalar, converted when it fits (any integer width, float from double). False, with *out untouched, when the key is
- * absent or of a type that does not convert; so a default is set before the call. */
+/* Get a scalar, converted if it fits (any integer width, float from double). Return false and leave *out unchanged if
+ * the key is absent or its value does not convert, so callers can set a default before the call. */
 bool gguf_get_uint64(const struct gguf *file, const char *key, uint64_t *out);
 bool gguf_get_uint32(const struct gguf *file, const char *key, uint32_t *out);
 bool gguf_get_int64(const struct gguf *file, const char *key, int64_t *out);
@@ -151,8 +154,8 @@ bool gguf_get_float(const struct gguf *file, const char *key, float *out);
 bool gguf_get_bool(const struct gguf *file, const char *key, bool *out);
 bool gguf_get_string(const struct gguf *file, const char *key, struct gguf_string *out);
 
-/* One element of an array, converted likewise (a bool counts as 0 or 1); false when index is past the end. A scalar is
- * an array of one. */
+/* Get an element of an array, converted in the same way (a bool counts as 0 or 1). Return false if index is past the
+ * end. A scalar counts as an array of one element. */
 bool gguf_element_int64(const struct gguf_value *value, uint64_t index, int64_t *out);
 bool gguf_element_uint64(const struct gguf_value *value, uint64_t index, uint64_t *out);
 bool gguf_element_double(const struct gguf_value *value, uint64_t index, double *out);
@@ -163,16 +166,16 @@ const struct gguf_tensor *gguf_tensor_find(const struct gguf *file, const char *
 
 /* ---- writing ----------------------------------------------------------------------------------------------------- */
 
-/* Collects metadata and tensor descriptions, writes the header, then takes the tensor data in order. The file appears
- * under its name only when gguf_writer_finish succeeds; until then it is PATH.partial, which is removed on failure. */
+/* A writer collects metadata and tensor descriptions, writes the header, and then takes the tensor data in order. It
+ * writes to PATH.partial. gguf_writer_finish renames this file to PATH; without it, the file is removed. */
 struct gguf_writer;
 
-/* alignment: a power of two of at least 8, 0 for the usual 32. */
+/* alignment: a power of two of at least 8, or 0 for the default of 32. */
 hypura_status gguf_writer_create(struct gguf_writer **out, const char *path, uint32_t alignment, hypura_error *error);
 
-/* One metadata value; for strings data is a struct gguf_string[count]. array: write it as an array, of any count;
- * without it count is 1. A name that was added before is refused by the first write or finish. general.alignment is
- * written by the writer when it is not 32; adding the same value again is harmless. */
+/* Adds a metadata value. For strings, data is a struct gguf_string[count]. array: write it as an array of any count;
+ * otherwise count is 1. The first write or finish refuses duplicate names. The writer itself adds general.alignment if
+ * it is not 32; adding the same value again is harmless. */
 hypura_status gguf_writer_add(struct gguf_writer *writer, const char *key, enum gguf_value_type type, const void *data,
                               uint64_t count, bool array, hypura_error *error);
 hypura_status gguf_writer_add_uint32(struct gguf_writer *writer, const char *key, uint32_t value, hypura_error *error);
@@ -184,20 +187,22 @@ hypura_status gguf_writer_add_string(struct gguf_writer *writer, const char *key
 hypura_status gguf_writer_add_tensor(struct gguf_writer *writer, const char *name, enum tensor_type type,
                                      uint32_t dimension_count, const uint64_t *dimensions, hypura_error *error);
 
-/* The bytes of the tensors, in the order in which they were added; padding is written by the writer. Any piece size. */
+/* Writes the next bytes of tensor data, in pieces of any size. The data of all tensors follows in the order in which
+ * they were added; the writer adds the padding. */
 hypura_status gguf_writer_write(struct gguf_writer *writer, const void *data, uint64_t bytes, hypura_error *error);
 hypura_status gguf_writer_finish(struct gguf_writer *writer, hypura_error *error);
 
-/* How long the header is of a file whose first bytes are these: *bytes, 0 while more of them are needed to tell. What is
- * no GGUF file is an error; the header itself is not checked. */
+/* Finds how long the header of a file is from its first bytes. *bytes is 0 if more of them are needed. Fails if this is
+ * not a GGUF file; does not check the header otherwise. */
 hypura_status gguf_header_extent(const void *data, size_t have, uint64_t *bytes, hypura_error *error);
 
-/* Instead of a writer that makes a file: only the header, into a file that is open and empty, which becomes as long as it
- * would be with the tensors' data. The file stays the caller's. alignment: as above. */
-hypura_status gguf_writer_create_header(struct gguf_writer **out, int descriptor, uint32_t alignment, hypura_error *error);
+/* Makes a writer that writes only the header, to an open, empty file of the caller. gguf_writer_finish_header extends
+ * the file to the length that it would have with the tensor data. alignment: as above. */
+hypura_status gguf_writer_create_header(struct gguf_writer **out, int descriptor, uint32_t alignment,
+                                        hypura_error *error);
 hypura_status gguf_writer_finish_header(struct gguf_writer *writer, hypura_error *error);
 
-/* Frees the writer; without a successful finish before, removes the partial file. */
+/* Frees the writer, and removes the partial file unless gguf_writer_finish succeeded. */
 void gguf_writer_destroy(struct gguf_writer *writer);
 
 #endif

@@ -1,4 +1,4 @@
-/* What the files of format share and nobody else sees. */
+/* Private to format/. */
 #ifndef HYPURA_FORMAT_PRIVATE_H
 #define HYPURA_FORMAT_PRIVATE_H
 
@@ -7,23 +7,24 @@
 #define GGUF_DEFAULT_ALIGNMENT 32
 #define GGUF_MAX_KEY_BYTES 65535
 
-/* ---- arena: many small pieces that live and die together --------------------------------------------------------- */
+/* ---- arena: many small pieces, freed together --------------------------------------------------------- */
 
 struct arena_chunk;
 
-/* Zero-initialise. Takes memory in chunks that grow with what is used, so a small file stays small. */
+/* Zero-initialise it. It allocates chunks that grow with its use, so small files take little memory. */
 struct arena {
     struct arena_chunk *chunks;
     size_t next_chunk;
 };
 
-/* bytes of memory, aligned to 8, not cleared. 0 bytes give a valid address. */
+/* Allocates memory, aligned to 8 bytes and not cleared. 0 bytes yield a valid address. what: for the error message. */
 hypura_status arena_take(struct arena *arena, void **out, size_t bytes, const char *what, hypura_error *error);
 void arena_free(struct arena *arena);
 
-/* ---- names: find by name, and see duplicates --------------------------------------------------------------------- */
+/* ---- names: look-up and duplicates --------------------------------------------------------------------- */
 
-/* Sorted, not hashed: a hostile file can choose names that collide in any fixed hash, but not make a sort quadratic. */
+/* Names are sorted instead of hashed: a hostile file can make names collide in any fixed hash, but cannot make a sort
+ * quadratic. */
 struct name_entry {
     const char *data;
     size_t size;
@@ -32,43 +33,44 @@ struct name_entry {
 
 void name_index_sort(struct name_entry *entries, size_t count);
 
-/* After sorting: the first entry that equals its successor; NULL when all names differ. */
+/* Returns the first of the sorted entries that equals its successor, or NULL if all names differ. */
 const struct name_entry *name_index_duplicate(const struct name_entry *entries, size_t count);
 
-/* After sorting: the position of the entry with that name; SIZE_MAX when there is none. */
+/* Returns the position of the entry with that name among sorted entries, or SIZE_MAX. */
 size_t name_index_find(const struct name_entry *entries, size_t count, const char *name, size_t size);
 
-/* A name for an error message: unprintable bytes become '?', a long one is cut. Returns text. */
+/* Writes a name for an error message: replaces unprintable bytes by '?' and truncates it. Returns text. */
 #define NAME_TEXT_ROOM 72
 char *name_text(char text[NAME_TEXT_ROOM], const char *data, size_t size);
 
 /* ---- one file ---------------------------------------------------------------------------------------------------- */
 
-/* The header of one file, as read. Strings and values are in the arena that was passed. */
+/* The header of one file. Strings and arrays live in the arena passed to gguf_header_read. */
 struct gguf_header {
     uint32_t version;
     uint64_t alignment;
     uint64_t file_bytes;
     uint64_t data_offset;
-    bool partial; /* see gguf_open_partial */
+    bool partial;              /* see gguf_open_partial */
     struct gguf_value *values; /* heap */
     size_t value_count;
     struct name_entry *value_index; /* heap, sorted */
-    struct gguf_tensor *tensors;    /* heap; .file is left 0 */
+    struct gguf_tensor *tensors;    /* heap; .file is 0 */
     size_t tensor_count;
 };
 
-/* Reads and checks the header of the file. On failure nothing is left to free but the arena. */
+/* Reads and checks the header of a file. On failure, the caller frees only the arena. */
 hypura_status gguf_header_read(struct gguf_header *out, struct arena *arena, const char *path, hypura_error *error);
 void gguf_header_free(struct gguf_header *header);
 
-/* Bytes of one scalar of a type; 0 for strings, arrays and unknown types. */
+/* Returns the bytes of one scalar of a type; 0 for strings, arrays and unknown types. */
 size_t gguf_scalar_bytes(uint32_t type);
 
-/* The integer in a scalar or array element of an integer type (or bool); false for other types, or out of range. */
+/* Gets the integer in a scalar or array element of an integer type or bool. Returns false for other types, negative
+ * values, or an index out of range. */
 bool gguf_value_uint64(const struct gguf_value *value, uint64_t index, uint64_t *out);
 
-/* A path for an error message: the end of a long one. */
+/* Writes a path for an error message; keeps only the end of a long one. Returns text. */
 #define PATH_TEXT_ROOM 208
 char *path_text(char text[PATH_TEXT_ROOM], const char *path);
 

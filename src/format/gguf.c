@@ -1,4 +1,4 @@
-/* A model: one file, or the parts of a split one seen as one. */
+/* A model: one file, or the parts of a split model combined. */
 #include "format/format_private.h"
 
 #include <errno.h>
@@ -15,13 +15,13 @@ struct part {
 
 struct gguf {
     struct arena arena;
-    struct gguf_header header; /* of the first part; its tensors are those of all parts */
+    struct gguf_header header; /* that of the first part, but with the tensors of all parts */
     struct name_entry *tensor_index;
     struct part *parts;
     size_t part_count;
 };
 
-/* The place of "-00001-of-00003.gguf" at the end of a path, and its two numbers. */
+/* The length of "-00001-of-00003.gguf", the end of a part's name. */
 #define SPLIT_SUFFIX_BYTES 20
 
 static bool five_digits(const char *text, uint32_t *out)
@@ -48,8 +48,7 @@ static bool split_name(const char *path, size_t *prefix, uint32_t *number, uint3
 
 #define MOST_LINKS 16
 
-/* Where a link of another name leads: the first name on the way that tells a part's number. False when there is none.
- */
+/* Follows symbolic links from a path to the first one with the name of a part. Returns false if there is none. */
 static bool follow_to_split_name(const char *path, char *out, size_t room)
 {
     char target[PATH_MAX];
@@ -72,7 +71,8 @@ static bool follow_to_split_name(const char *path, char *out, size_t room)
     return false;
 }
 
-/* What a file says of itself: its place (from 0), the number of parts (1 for a whole file) and the tensors of all. */
+/* The split.* metadata of a file: its number (from 0), the number of parts (1: not split), and the tensors of all
+ * parts. */
 struct split_keys {
     uint64_t number;
     uint64_t count;
@@ -107,7 +107,7 @@ static hypura_status add_part(struct gguf *file, const char *path, uint64_t byte
     return HYPURA_OK;
 }
 
-/* Moves the tensors of a further part to the end of the table. */
+/* Moves the tensors of another part to the end of the table. */
 static hypura_status add_tensors(struct gguf *file, const struct gguf_header *more, hypura_error *error)
 {
     struct gguf_header *all = &file->header;
@@ -137,9 +137,10 @@ static hypura_status read_part(struct gguf *file, const char *path, uint32_t num
         return status;
     struct split_keys keys = split_keys(&header);
     if (header.partial)
-        status = error_set(error, HYPURA_ERROR_FORMAT,
-                           "%s: a file of what one host serves of a model; expected part %u of %u, whole", shown,
-                           number, count);
+        status =
+            error_set(error, HYPURA_ERROR_FORMAT,
+                      "%s: this file holds only the tensors that one host serves; expected the complete part %u of %u",
+                      shown, number, count);
     else if (keys.number + 1 != number || keys.count != count)
         status = error_set(error, HYPURA_ERROR_FORMAT,
                            "%s: the file says that it is part %" PRIu64 " of %" PRIu64 "; expected part %u of %u",
@@ -197,12 +198,12 @@ static hypura_status read_model(struct gguf *file, const char *path, hypura_erro
         return error_set(error, HYPURA_ERROR_FORMAT,
                          "%s: the file is part %" PRIu64 " of %" PRIu64
                          " of a split model; expected a name that ends in -%05" PRIu64 "-of-%05" PRIu64
-                         ".gguf, by which the other parts are found",
+                         ".gguf, which is how the other parts are found",
                          shown, keys.number + 1, keys.count, keys.number + 1, keys.count);
     if (keys.number + 1 != number || keys.count != count)
         return error_set(error, HYPURA_ERROR_FORMAT,
                          "%s: the file says that it is part %" PRIu64 " of %" PRIu64
-                         ", but by its name it is part %u of %u",
+                         ", but its name says part %u of %u",
                          shown, keys.number + 1, keys.count, number, count);
     status = read_all_parts(file, path, prefix, count, error);
     if (!status && keys.tensors != UINT64_MAX && keys.tensors != file->header.tensor_count)
@@ -226,7 +227,7 @@ static hypura_status index_tensors(struct gguf *file, hypura_error *error)
     if (!twice)
         return HYPURA_OK;
     char name[NAME_TEXT_ROOM], shown[PATH_TEXT_ROOM];
-    return error_set(error, HYPURA_ERROR_FORMAT, "%s: the tensor \"%s\" is there twice (entries %zu and %zu)",
+    return error_set(error, HYPURA_ERROR_FORMAT, "%s: the tensor \"%s\" occurs twice (entries %zu and %zu)",
                      path_text(shown, file->parts[0].path), name_text(name, twice->data, twice->size),
                      twice[0].position, twice[1].position);
 }
@@ -236,10 +237,9 @@ static hypura_status check_whole(const struct gguf *file, hypura_error *error)
     char shown[PATH_TEXT_ROOM];
     if (!file->header.partial)
         return HYPURA_OK;
-    return error_set(
-        error, HYPURA_ERROR_FORMAT,
-        "%s holds only those parts of a model that one of several hosts serves; the whole model is needed here",
-        path_text(shown, file->parts[0].path));
+    return error_set(error, HYPURA_ERROR_FORMAT,
+                     "%s holds only the tensors that one of several hosts serves; use the file of the whole model",
+                     path_text(shown, file->parts[0].path));
 }
 
 static hypura_status open_file(struct gguf **out, const char *path, bool partial, hypura_error *error)

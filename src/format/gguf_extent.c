@@ -1,4 +1,4 @@
-/* How long a header is, seen from its beginning: for who has no whole file yet. */
+/* Finds the length of a header from the first bytes of a file, for example during a download. */
 #include "format/format_private.h"
 
 #include <string.h>
@@ -6,7 +6,7 @@
 struct scan {
     const unsigned char *data;
     size_t have;
-    uint64_t at; /* may pass what is there: then the answer is that more is needed */
+    uint64_t at; /* may exceed have: more bytes are needed then */
 };
 
 static bool scan_number(struct scan *scan, void *out, size_t size)
@@ -61,7 +61,7 @@ hypura_status gguf_header_extent(const void *data, size_t have, uint64_t *bytes,
     if (!scan_number(&scan, magic, sizeof magic))
         return HYPURA_OK;
     if (memcmp(magic, "GGUF", 4) != 0)
-        return error_set(error, HYPURA_ERROR_FORMAT, "it does not begin with \"GGUF\": it is no GGUF file");
+        return error_set(error, HYPURA_ERROR_FORMAT, "it is not a GGUF file: it does not begin with \"GGUF\"");
     if (!scan_number(&scan, &version, sizeof version) || !scan_number(&scan, &tensors, sizeof tensors) ||
         !scan_number(&scan, &values, sizeof values))
         return HYPURA_OK;
@@ -71,7 +71,7 @@ hypura_status gguf_header_extent(const void *data, size_t have, uint64_t *bytes,
         if (!scan_value(&scan, &known))
             return HYPURA_OK;
     if (!known)
-        return error_set(error, HYPURA_ERROR_FORMAT, "its metadata is damaged: there is a value of a type that is none");
+        return error_set(error, HYPURA_ERROR_FORMAT, "its metadata is damaged: a value has an unknown type");
     for (uint64_t i = 0; i < tensors; i++) {
         if (!scan_string(&scan) || !scan_number(&scan, &dimensions, sizeof dimensions) ||
             !scan_over(&scan, (uint64_t)dimensions * 8 + 12))

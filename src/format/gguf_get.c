@@ -1,10 +1,10 @@
-/* Metadata by key, in the type that is wanted. */
+/* Gets metadata by key, converted to the requested type. */
 #include "format/format_private.h"
 
 #include <float.h>
 #include <math.h>
 
-/* A value that the typed getters may convert: there, a scalar, and a bool only where a bool is asked for. */
+/* Finds a value that the numeric getters may convert: a scalar that is not a bool. */
 static const struct gguf_value *find_number(const struct gguf *file, const char *key)
 {
     const struct gguf_value *value = gguf_find(file, key);

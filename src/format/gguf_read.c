@@ -1,4 +1,4 @@
-/* The header of one GGUF file: read in order, through a buffer, every number checked before it is used. */
+/* Reads the header of one GGUF file in order, through a buffer, and checks every number before it is used. */
 #include "format/format_private.h"
 
 #include <errno.h>
@@ -12,13 +12,13 @@
 
 #define READ_BYTES ((size_t)256 << 10)
 
-/* No model comes near these (the largest vocabularies make 20 MiB of metadata). They keep a damaged count in a large
- * file from taking gigabytes of weights for names. */
+/* Limits that no model comes near (the largest vocabularies take 20 MiB of metadata). Without them, a damaged count in
+ * a large file could make the reader take gigabytes of weights for names. */
 #define MAX_HEADER_BYTES ((uint64_t)256 << 20)
 #define MAX_VALUES 65536
 #define MAX_TENSORS (1u << 20)
 
-/* The least that one entry of each table takes in the file. */
+/* The smallest size of an entry of each table in the file. */
 #define LEAST_VALUE_BYTES 13  /* key length, type, one byte */
 #define LEAST_TENSOR_BYTES 24 /* name length, dimension count, type, offset */
 
@@ -26,8 +26,8 @@ struct reader {
     int file;
     char path[PATH_TEXT_ROOM];
     uint64_t file_bytes;
-    uint64_t position;     /* of the next byte to be taken */
-    unsigned char *buffer; /* READ_BYTES from buffer_start */
+    uint64_t position;     /* of the next byte */
+    unsigned char *buffer; /* [READ_BYTES] the file's bytes from buffer_start */
     uint64_t buffer_start;
     size_t buffer_bytes;
     struct arena *arena;
@@ -61,7 +61,7 @@ static hypura_status read_at(struct reader *reader, void *out, size_t bytes, uin
             return error_set_errno(reader->error, errno, "%s: cannot read %zu bytes at offset %" PRIu64, reader->path,
                                    bytes, offset);
         if (got == 0)
-            return bad(reader, "the file became shorter while it was read: nothing at offset %" PRIu64, offset);
+            return bad(reader, "the file became shorter while it was read: it has no data at offset %" PRIu64, offset);
         target += got;
         offset += (uint64_t)got;
         bytes -= (size_t)got;
@@ -69,13 +69,13 @@ static hypura_status read_at(struct reader *reader, void *out, size_t bytes, uin
     return HYPURA_OK;
 }
 
-/* what is the noun in the sentence about a file that ends too early. */
+/* Takes the next bytes of the file. what: the noun for the message if the file ends too early. */
 static hypura_status take(struct reader *reader, void *out, uint64_t bytes, const char *what)
 {
     if (bytes > bytes_left(reader)) {
         if (reader->file_bytes > MAX_HEADER_BYTES)
             return bad(reader,
-                       "at offset %" PRIu64 " the %s takes the metadata past %" PRIu64
+                       "at offset %" PRIu64 " the %s makes the metadata exceed %" PRIu64
                        " MiB, more than any model needs; the file is damaged",
                        reader->position, what, MAX_HEADER_BYTES >> 20);
         return bad(reader,
@@ -110,7 +110,7 @@ static hypura_status take(struct reader *reader, void *out, uint64_t bytes, cons
     return HYPURA_OK;
 }
 
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "numbers are taken from files as they lie there");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "numbers from files are used without conversion");
 
 static hypura_status take_uint32(struct reader *reader, uint32_t *out, const char *what)
 {
@@ -130,8 +130,8 @@ static hypura_status take_string(struct reader *reader, struct gguf_string *out,
         return status;
     if (size > bytes_left(reader))
         return bad(reader,
-                   "at offset %" PRIu64 " the %s has a length of %" PRIu64 "; what follows has room for %" PRIu64
-                   " bytes: it is truncated or damaged",
+                   "at offset %" PRIu64 " the %s has a length of %" PRIu64 ", but only %" PRIu64
+                   " bytes follow: the file is truncated or damaged",
                    offset, what, size, bytes_left(reader));
     if (size > most)
         return bad(reader, "at offset %" PRIu64 " the %s has a length of %" PRIu64 "; expected at most %" PRIu64,
@@ -149,7 +149,7 @@ static hypura_status take_string(struct reader *reader, struct gguf_string *out,
     return HYPURA_OK;
 }
 
-/* The elements of a value, whose element type and count are known. */
+/* Takes the elements of a value whose element type and count are known. */
 static hypura_status take_elements(struct reader *reader, struct gguf_value *value, enum gguf_value_type type)
 {
     char name[NAME_TEXT_ROOM];
@@ -159,8 +159,8 @@ static hypura_status take_elements(struct reader *reader, struct gguf_value *val
     uint64_t offset = reader->position;
     if (value->count > bytes_left(reader) / least)
         return bad(reader,
-                   "at offset %" PRIu64 " the value of \"%s\" has %" PRIu64
-                   " elements; what follows has room for %" PRIu64 ": it is truncated or damaged",
+                   "at offset %" PRIu64 " the value of \"%s\" has %" PRIu64 " elements, but only %" PRIu64
+                   " fit into the rest of the file: it is truncated or damaged",
                    offset, name, value->count, bytes_left(reader) / least);
     void *memory;
     size_t element = strings ? sizeof(struct gguf_string) : (size_t)least;
@@ -186,7 +186,7 @@ static hypura_status take_elements(struct reader *reader, struct gguf_value *val
     return HYPURA_OK;
 }
 
-/* text: the name as messages quote it. */
+/* Takes a name. text: the name for error messages. */
 static hypura_status take_name(struct reader *reader, struct gguf_string *out, char text[NAME_TEXT_ROOM],
                                const char *what)
 {
@@ -224,8 +224,8 @@ static hypura_status take_value(struct reader *reader, struct gguf_value *value)
         return status;
     if (type == GGUF_ARRAY)
         return error_set(reader->error, HYPURA_ERROR_UNSUPPORTED,
-                         "%s: at offset %" PRIu64 " \"%s\" is an array of arrays, which no model uses and this "
-                         "program does not read",
+                         "%s: at offset %" PRIu64
+                         " \"%s\" is an array of arrays, which no model uses and hypura does not support",
                          reader->path, offset, name);
     if (type > GGUF_FLOAT64)
         return bad(reader, "at offset %" PRIu64 " the array \"%s\" has elements of type %u; expected 0 to %d", offset,
@@ -269,8 +269,8 @@ static hypura_status take_tensor(struct reader *reader, struct gguf_tensor *tens
     const struct tensor_type_info *info = tensor_type_info(type);
     if (!info)
         return error_set(reader->error, HYPURA_ERROR_UNSUPPORTED,
-                         "%s: at offset %" PRIu64 " tensor \"%s\" has type number %u, which this program does not know",
-                         reader->path, offset, name, type);
+                         "%s: at offset %" PRIu64 " tensor \"%s\" has the unknown type number %u", reader->path, offset,
+                         name, type);
     tensor->type = (enum tensor_type)type;
     if (tensor->dimensions[0] % info->block_size)
         return bad(reader,
@@ -284,20 +284,20 @@ static hypura_status take_tensor(struct reader *reader, struct gguf_tensor *tens
     return take_uint64(reader, &tensor->offset, "tensor offset");
 }
 
-/* What people take for models, by the first bytes. */
+/* Recognises other files that are mistaken for GGUF files by their first bytes, and refuses them. */
 static hypura_status other_file(struct reader *reader, const unsigned char magic[4])
 {
     static const struct {
         char begins[5];
         const char *what;
     } kinds[] = {
-        {"<!DO", "a web page; the link to download is another one than that of the page about the file"},
-        {"<!do", "a web page; the link to download is another one than that of the page about the file"},
-        {"<htm", "a web page; the link to download is another one than that of the page about the file"},
-        {"vers", "a pointer of Git LFS; \"git lfs pull\" fetches the file"},
-        {"PK\3\4", "an archive as PyTorch writes it; llama.cpp's convert_hf_to_gguf.py makes a GGUF file of a model"},
-        {"lmgg", "a model of llama.cpp from before GGUF, of 2023"},
-        {"tjgg", "a model of llama.cpp from before GGUF, of 2023"},
+        {"<!DO", "a web page; use the link that downloads the file, rather than that of its page"},
+        {"<!do", "a web page; use the link that downloads the file, rather than that of its page"},
+        {"<htm", "a web page; use the link that downloads the file, rather than that of its page"},
+        {"vers", "a Git LFS pointer; \"git lfs pull\" fetches the file"},
+        {"PK\3\4", "a PyTorch archive; convert the model with llama.cpp's convert_hf_to_gguf.py"},
+        {"lmgg", "a llama.cpp model from before GGUF (2023)"},
+        {"tjgg", "a llama.cpp model from before GGUF (2023)"},
     };
     for (size_t i = 0; i < COUNT_OF(kinds); i++)
         if (memcmp(magic, kinds[i].begins, 4) == 0)
@@ -306,9 +306,9 @@ static hypura_status other_file(struct reader *reader, const unsigned char magic
     hypura_status status = reader->file_bytes >= 10 ? take(reader, rest, sizeof rest, "magic") : HYPURA_OK;
     if (status)
         return status;
-    if (memcmp(rest + 4, "{\"", 2) == 0) /* behind the length of that text */
-        return bad(reader, "not a GGUF file but one of safetensors; llama.cpp's convert_hf_to_gguf.py makes a GGUF "
-                           "file of a model");
+    if (memcmp(rest + 4, "{\"", 2) == 0) /* JSON after its length */
+        return bad(reader,
+                   "not a GGUF file but a safetensors file; convert the model with llama.cpp's convert_hf_to_gguf.py");
     return bad(reader, "not a GGUF file: at offset 0 found bytes %02x %02x %02x %02x, expected 47 47 55 46 (GGUF)",
                magic[0], magic[1], magic[2], magic[3]);
 }
@@ -347,7 +347,7 @@ static hypura_status check_magic(struct reader *reader, struct gguf_header *head
     return HYPURA_OK;
 }
 
-/* The order in which a name table is looked up; refuses a table with a name twice. */
+/* Sorts a table of names for look-up, and refuses duplicates. */
 static hypura_status check_names(struct reader *reader, struct name_entry *index, size_t count, const char *what)
 {
     name_index_sort(index, count);
@@ -355,7 +355,7 @@ static hypura_status check_names(struct reader *reader, struct name_entry *index
     if (!twice)
         return HYPURA_OK;
     char name[NAME_TEXT_ROOM];
-    return bad(reader, "the %s \"%s\" is there twice (entries %zu and %zu)", what,
+    return bad(reader, "the %s \"%s\" occurs twice (entries %zu and %zu)", what,
                name_text(name, twice->data, twice->size), twice[0].position, twice[1].position);
 }
 
@@ -440,7 +440,7 @@ static hypura_status read_header(struct reader *reader, struct gguf_header *head
 
 static hypura_status open_regular(struct reader *reader, const char *path)
 {
-    /* Without O_NONBLOCK the open of a named pipe would wait for a writer. */
+    /* Without O_NONBLOCK, opening a named pipe would wait for a writer. */
     reader->file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (reader->file < 0)
         return error_set_errno(reader->error, errno, "cannot open %s", reader->path);
@@ -451,8 +451,7 @@ static hypura_status open_regular(struct reader *reader, const char *path)
         return error_set(reader->error, HYPURA_ERROR_ARGUMENT, "%s is a directory; expected a GGUF file", reader->path);
     if (!S_ISREG(info.st_mode))
         return error_set(reader->error, HYPURA_ERROR_ARGUMENT,
-                         "%s is not a regular file; a model is read at many places, so a pipe or device will not do",
-                         reader->path);
+                         "%s is not a regular file; a model cannot be read from a pipe or a device", reader->path);
     reader->file_bytes = (uint64_t)info.st_size;
 #ifdef F_NOCACHE
     fcntl(reader->file, F_NOCACHE, 1);
@@ -472,8 +471,7 @@ hypura_status gguf_header_read(struct gguf_header *out, struct arena *arena, con
         header.file_bytes = reader.file_bytes;
         status = read_header(&reader, &header);
 #ifdef POSIX_FADV_DONTNEED
-        /* The header is in the arena now, and the page cache is not this program's memory: give back what was read and
-         * what the system read ahead of it. */
+        /* The header is in the arena now: drop it, and the system's read-ahead after it, from the page cache. */
         posix_fadvise(reader.file, 0, (off_t)(reader.position + ((uint64_t)4 << 20)), POSIX_FADV_DONTNEED);
 #endif
     }

@@ -28,7 +28,7 @@ static enum gguf_value_type element_type(const struct gguf_value *value)
     return value->type == GGUF_ARRAY ? value->element_type : value->type;
 }
 
-/* An integer of any width as sign and magnitude, so that one range check serves both signs. */
+/* Reads an integer of any width as sign and magnitude, so one range check covers both signs. */
 static bool read_integer(const struct gguf_value *value, uint64_t index, bool *negative, uint64_t *magnitude)
 {
     if (index >= value->count)

@@ -12,7 +12,7 @@
 
 #define WRITE_BYTES ((size_t)1 << 20)
 
-/* Writing is handed to the disk in pieces of this size, so that the last ones do not wait for all the others. */
+/* Dirty pages are flushed to the drive in pieces of this size, so the final fsync does not wait for the whole file. */
 #define FLUSH_BYTES ((uint64_t)64 << 20)
 
 static const char alignment_key[] = "general.alignment";
@@ -35,16 +35,16 @@ struct gguf_writer {
     struct arena names;
     struct name_list value_names;
     struct name_list tensor_names;
-    uint64_t *tensor_bytes; /* as many as tensor_names has room for */
+    uint64_t *tensor_bytes; /* as many as tensor_names has capacity for */
     struct buffer values;
     struct buffer tensors;
     uint64_t data_bytes; /* offset of the next tensor while they are being added */
 
-    size_t tensor;         /* the one that is being written */
-    uint64_t tensor_taken; /* bytes of it that are there */
+    size_t tensor;         /* the current tensor */
+    uint64_t tensor_taken; /* its bytes so far */
     unsigned char *buffer;
     size_t buffered;
-    uint64_t written; /* bytes that the system has taken */
+    uint64_t written; /* bytes passed to the system */
     uint64_t flushed;
 };
 
@@ -114,7 +114,7 @@ hypura_status gguf_writer_create_header(struct gguf_writer **out, int descriptor
         return status;
     writer->file = dup(descriptor);
     if (writer->file < 0)
-        status = error_set_errno(error, errno, "cannot write a header");
+        status = error_set_errno(error, errno, "cannot write the header");
     if (!status)
         status = string_copy(&writer->partial_path, "a file without a name", error);
     if (!status)
@@ -132,7 +132,7 @@ static hypura_status add_name(struct gguf_writer *writer, struct name_list *list
 {
     size_t size = strlen(name);
     if (size > GGUF_MAX_KEY_BYTES)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "a name of %zu bytes; expected at most %d", size,
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "a name has %zu bytes; expected at most %d", size,
                          GGUF_MAX_KEY_BYTES);
     if (list->count == list->room) {
         size_t room = list->room ? list->room * 2 : 64;
@@ -194,11 +194,10 @@ hypura_status gguf_writer_add(struct gguf_writer *writer, const char *key, enum 
         return error_set(error, HYPURA_ERROR_ARGUMENT, "\"%s\" has %" PRIu64 " values but is not an array", key, count);
     if (strcmp(key, alignment_key) == 0) {
         if (array || type != GGUF_UINT32 || memcmp(data, &writer->alignment, sizeof writer->alignment) != 0)
-            return error_set(error, HYPURA_ERROR_ARGUMENT,
-                             "%s is not the alignment that the writer was made with, which is %u", key,
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "%s differs from the writer's alignment of %u", key,
                              writer->alignment);
         if (writer->alignment != GGUF_DEFAULT_ALIGNMENT && writer->value_names.count > 0)
-            return HYPURA_OK; /* the writer put it first itself */
+            return HYPURA_OK; /* the writer has added it itself */
     }
     if (count > SIZE_MAX / 8 || !size_multiply(&bytes, (size_t)count, scalar))
         return no_room(error);
@@ -387,7 +386,7 @@ hypura_status gguf_writer_write(struct gguf_writer *writer, const void *data, ui
     hypura_status status = writer->header_written ? HYPURA_OK : write_header(writer, error);
     while (bytes && !status) {
         if (writer->tensor == writer->tensor_names.count)
-            return error_set(error, HYPURA_ERROR_ARGUMENT, "%" PRIu64 " bytes more than the tensors have", bytes);
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "the data exceeds the tensors by %" PRIu64 " bytes", bytes);
         uint64_t whole = writer->tensor_bytes[writer->tensor];
         uint64_t piece = MIN(bytes, whole - writer->tensor_taken);
         status = put(writer, source, piece, error);
@@ -415,9 +414,9 @@ hypura_status gguf_writer_finish(struct gguf_writer *writer, hypura_error *error
         return status;
     char shown[PATH_TEXT_ROOM];
     path_text(shown, writer->partial_path);
-    /* A full disk may show only here; without it the name could stand for a file that is not there after a crash. */
+    /* A full drive may cause an error only here. Without fsync, a crash after the rename could leave an empty file. */
     if (fsync(writer->file))
-        return error_set_errno(error, errno, "%s: cannot bring the file to the disk", shown);
+        return error_set_errno(error, errno, "%s: cannot flush the file to the drive", shown);
 #ifdef POSIX_FADV_DONTNEED
     posix_fadvise(writer->file, 0, 0, POSIX_FADV_DONTNEED);
 #endif
@@ -426,7 +425,7 @@ hypura_status gguf_writer_finish(struct gguf_writer *writer, hypura_error *error
     if (close(file))
         return error_set_errno(error, errno, "%s: cannot close the file", shown);
     if (rename(writer->partial_path, writer->path))
-        return error_set_errno(error, errno, "%s: cannot give the file its name without \".partial\"", shown);
+        return error_set_errno(error, errno, "%s: cannot rename the file to its name without \".partial\"", shown);
     writer->finished = true;
     return HYPURA_OK;
 }
@@ -437,7 +436,7 @@ hypura_status gguf_writer_finish_header(struct gguf_writer *writer, hypura_error
     if (!status)
         status = empty_buffer(writer, error);
     if (!status && ftruncate(writer->file, (off_t)(writer->written + writer->data_bytes)))
-        status = error_set_errno(error, errno, "cannot give %s its full length", writer->partial_path);
+        status = error_set_errno(error, errno, "cannot extend %s to its full length", writer->partial_path);
     return status;
 }
 

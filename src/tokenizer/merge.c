@@ -1,4 +1,4 @@
-/* SentencePiece and byte-pair encoding: neighbours merge, the best pair first. */
+/* SentencePiece and byte-pair encoding: merge neighbours, the best pair first. */
 #include "tokenizer/tokenizer_private.h"
 
 #include <string.h>
@@ -34,7 +34,7 @@ static hypura_status merge_pairs(struct tokenizer *t, size_t count)
         if (!left->size || left->next < 0)
             continue;
         struct part *right = &parts[left->next];
-        /* An entry is out of date when either side has merged with another since. */
+        /* An entry is stale if either side has merged with another part since. */
         if (left->symbol != merge->left || right->symbol != merge->right)
             continue;
         left->symbol = merge->result;
@@ -50,7 +50,7 @@ static hypura_status merge_pairs(struct tokenizer *t, size_t count)
     return status;
 }
 
-/* What stands for a part that is no token: a token for each of its bytes that has one. */
+/* Appends a token for each byte that has one, for a part that is not a token. */
 static hypura_status append_bytes(struct tokenizer *t, const char *text, size_t size, const int32_t *byte_tokens)
 {
     hypura_status status = HYPURA_OK;
@@ -62,7 +62,7 @@ static hypura_status append_bytes(struct tokenizer *t, const char *text, size_t 
     return status;
 }
 
-/* The token that a whole word is, where the pre-tokenizer lets it be one without merging. */
+/* Returns the token of a whole word, if the pre-tokenizer allows it without merging; else NO_TOKEN. */
 static int32_t whole_word(struct tokenizer *t, const char *word, size_t size)
 {
     uint32_t flags = t->vocabulary->pre->flags;
@@ -84,7 +84,7 @@ static int32_t whole_word(struct tokenizer *t, const char *word, size_t size)
     return t->text.failed ? NO_TOKEN : tokenizer_find(t, t->text.data, t->text.size);
 }
 
-/* Lays out the parts that a word begins as: bytes, or characters. Returns how many. */
+/* Cuts a word into its initial parts, bytes or characters, and returns their count. */
 static size_t make_parts(struct tokenizer *t, const char *word, size_t size)
 {
     const struct vocabulary *v = t->vocabulary;
@@ -120,7 +120,7 @@ static hypura_status tokenize_word(struct tokenizer *t, const char *word, size_t
         else if (v->pre->flags & PRE_CHARACTERS)
             status = append_bytes(t, word + part->start, part->size, v->byte_tokens);
         else {
-            /* llama.cpp looks up the bytes of the characters that stand for the bytes: only ASCII is found. */
+            /* As in llama.cpp, look up each byte of the representing character: only ASCII is found. */
             struct gguf_string text = symbol_text(&v->symbols, part->symbol);
             status = append_bytes(t, text.data, text.size, v->single_byte_tokens);
         }
@@ -128,7 +128,7 @@ static hypura_status tokenize_word(struct tokenizer *t, const char *word, size_t
     return status;
 }
 
-/* Spaces as U+2581. */
+/* Appends a text with its spaces replaced by U+2581. */
 static hypura_status escape_spaces(struct tokenizer *t, struct buffer *out, const char *text, size_t size)
 {
     for (size_t at = 0; at < size;) {
@@ -150,7 +150,7 @@ static bool begins_with_space(const char *text, size_t size)
     return text[0] == ' ' || (size >= SPACE_SYMBOL_SIZE && memcmp(text, SPACE_SYMBOL, SPACE_SYMBOL_SIZE) == 0);
 }
 
-/* The same, with a space put before every line that begins with something else. */
+/* Does the same, and inserts a space before every line that begins without one. */
 static hypura_status escape_lines(struct tokenizer *t, struct buffer *out, const char *text, size_t size)
 {
     hypura_status status = HYPURA_OK;
@@ -192,7 +192,7 @@ hypura_status tokenize_bpe(struct tokenizer *t, const char *text, size_t size)
 
 /* ---- SentencePiece ----------------------------------------------------------------------------------------------- */
 
-/* The order of floats as the order of integers, the highest first. */
+/* Returns an integer whose ascending order is the descending order of the floats. */
 static uint32_t descending(float score)
 {
     uint32_t bits;
@@ -265,15 +265,15 @@ static hypura_status append_part(struct tokenizer *t, const char *text, size_t s
     return status;
 }
 
-/* Whether a broken character before it takes the first bytes of what stands at a place. The place is at least 3. */
+/* Whether a broken character before a position takes up bytes from there on. The position is at least 3. */
 static bool is_swallowed(const char *text, size_t at)
 {
     return utf8_size((uint8_t)text[at - 1]) > 1 || utf8_size((uint8_t)text[at - 2]) > 2 ||
            utf8_size((uint8_t)text[at - 3]) > 3;
 }
 
-/* The end of the stretch at start that merges with nothing behind it. Long texts fall into words like this, and a heap
- * of a word is faster than one of the text. */
+/* Returns the end of the stretch at start that cannot merge with the text after it. This cuts long texts into words,
+ * and a heap per word is faster than one for the text. */
 static size_t independent_end(const struct vocabulary *v, const char *text, size_t size, size_t start)
 {
     for (size_t at = start + SPACE_SYMBOL_SIZE; at + SPACE_SYMBOL_SIZE <= size; at++) {

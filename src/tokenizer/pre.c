@@ -1,11 +1,11 @@
-/* The table of pre-tokenizers. The patterns are those that the models' own tokenizer.json files publish, in the reading
- * of llama.cpp (src/llama-vocab.cpp), and checked against it name by name. */
+/* The table of pre-tokenizers. The patterns come from the models' tokenizer.json files, as llama.cpp interprets them
+ * (src/llama-vocab.cpp); each name was checked against it. */
 #include "tokenizer/split.h"
 
 #include <stdio.h>
 #include <string.h>
 
-/* The insides of character classes, in the bytes of classify() in tokenizer_split.c. */
+/* The contents of character classes, in terms of the bytes that classify() in split.c returns. */
 #define NUMBER                                                                                                         \
     "\xD1"                                                                                                             \
     "0-9"
@@ -36,7 +36,7 @@
 #define WORD "[^\\r\\n" LETTER NUMBER "]?[" LETTER "]+|"
 #define OTHER " ?[^\\s" LETTER NUMBER "]+"
 
-/* In UTF-8 rules. */
+/* For UTF-8 rules. */
 #define SPACES "\\t-\\r \\x{85}\\x{A0}\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}\\x{205F}\\x{3000}"
 #define KANJI_AND_KANA "\\x{4E00}-\\x{9FA5}\\x{3040}-\\x{30FF}"
 
@@ -99,7 +99,7 @@ RULES(granite_multilingual) = {{"[^\\r\\n" LETTER NUMBER "]?[" NOT_LOWER MARK "]
                                 "]*(?:" CONTRACTION ")?|[" NUMBER "]{1,3}|" CASED_TAIL,
                                 false},
                                END};
-/* Groups of three digits counted from the right. What stands before a run goes with its first group. */
+/* Groups of three digits, counted from the right. The first group includes the text before the digits. */
 #define DIGIT_GROUPS                                                                                                   \
     "[^" NUMBER "]*(?:(?<![" NUMBER "])[" NUMBER "]{1,2}(?=(?:[" NUMBER "]{3})*+(?![" NUMBER "]))|[" NUMBER "]{3})"
 RULES(tiny_aya) = {{DIGIT_GROUPS, false}, {MARKED_WORD "[" NUMBER "]{1,3}|" CASED_TAIL, false}, END};
@@ -173,7 +173,7 @@ RULES(k2_horizon) = {{CONTRACTION "|[^\\r\\n" LETTER NUMBER "]?[" LETTER MARK JO
                                   "[\\r\\n]*|" LINE_ENDS TRAILING_SPACE,
                       false},
                      END};
-/* A word begins at every U+2581. */
+/* Each U+2581 begins a word. */
 RULES(space_words) = {{LINES, false}, {"\\x{2581}[^\\x{2581}]*", true}, END};
 RULES(lines) = {{LINES, false}, END};
 

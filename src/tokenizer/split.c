@@ -6,12 +6,12 @@
 #include <string.h>
 #include <utf8proc.h>
 
-#define READ_CHARACTERS ((size_t)65536) /* between two looks at whether somebody waits */
+#define READ_CHARACTERS ((size_t)65536) /* characters between two calls of watch */
 
 struct splitter {
     pcre2_code *codes[SPLIT_MAX_RULES];
     bool utf8[SPLIT_MAX_RULES];
-    bool compiled[SPLIT_MAX_RULES]; /* to machine code */
+    bool compiled[SPLIT_MAX_RULES]; /* by the JIT compiler */
     size_t count;
     bool han, joiners;
 };
@@ -71,7 +71,7 @@ static bool is_printable(uint32_t c)
     return (c >= 0x21 && c <= 0x7E) || (c >= 0xA1 && c <= 0xAC) || (c >= 0xAE && c <= 0xFF);
 }
 
-/* Printable bytes stand for themselves; the other 68 follow from U+0100 on: 0 to 0x20, 0x7F to 0xA0, 0xAD. */
+/* Printable bytes represent themselves. The other 68 (0 to 0x20, 0x7F to 0xA0, 0xAD) map to U+0100 and following. */
 uint32_t character_of_byte(uint8_t byte)
 {
     if (is_printable(byte))
@@ -96,7 +96,7 @@ static bool is_han(uint32_t c)
            (c >= 0x2A700 && c <= 0x2EBEF) || (c >= 0xF900 && c <= 0xFAFF) || (c >= 0x2F800 && c <= 0x2FA1F);
 }
 
-/* The byte that a class rule sees. */
+/* Returns the byte that class rules see for a character. */
 static uint8_t classify(const struct splitter *splitter, uint32_t c)
 {
     if (c < 0x80)
@@ -106,7 +106,7 @@ static uint8_t classify(const struct splitter *splitter, uint32_t c)
     if (splitter->joiners && (c == 0x200C || c == 0x200D))
         return 0xD8;
     utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)c);
-    /* What Unicode 15.1 has added, which the tables of llama.cpp know and those of utf8proc 2.8 do not. */
+    /* Characters of Unicode 15.1, which llama.cpp's tables have and those of utf8proc 2.8 lack. */
     if (c >= 0x2EBF0 && c <= 0x2EE5D)
         category = UTF8PROC_CATEGORY_LO;
     else if ((c >= 0x2FFC && c <= 0x2FFF) || c == 0x31EF)
@@ -154,7 +154,7 @@ hypura_status splitter_create(struct splitter **out, const struct pre_tokenizer 
             splitter_destroy(splitter);
             return status;
         }
-        /* Where the system forbids machine code made at run time the interpreter does the same, slower. */
+        /* If the system forbids JIT code, PCRE2's interpreter gives the same matches, only slower. */
         splitter->compiled[i] = pcre2_jit_compile(splitter->codes[i], PCRE2_JIT_COMPLETE) == 0;
     }
     *out = splitter;
@@ -186,11 +186,11 @@ static hypura_status reserve(void *array, size_t *capacity, size_t wanted, size_
     return status;
 }
 
-/* Fills text, classes and offsets; returns the number of characters through count. */
+/* Fills text, classes and offsets, and sets *count to the number of characters. */
 static hypura_status read_text(const struct splitter *splitter, const char *text, size_t size, struct split_text *out,
                                size_t *count, bool *surrogates, const struct work_watch *watch, hypura_error *error)
 {
-    /* A byte that is no character takes three bytes as U+FFFD. */
+    /* An invalid byte grows to the three bytes of U+FFFD. */
     hypura_status status = reserve(&out->text, &out->text_capacity, size * 3 + 4, 1, watch, error);
     if (status == HYPURA_OK && size + 1 > out->class_capacity) {
         size_t capacity = out->class_capacity;
@@ -226,7 +226,7 @@ static hypura_status read_text(const struct splitter *splitter, const char *text
     return HYPURA_OK;
 }
 
-/* Surrogates are not valid UTF-8 to PCRE2, which must not see them; no rule names them or U+FFFD. */
+/* Copies the text and replaces surrogates by U+FFFD, because PCRE2 must get valid UTF-8. No rule names either. */
 static hypura_status make_plain(struct split_text *out, const struct work_watch *watch, hypura_error *error)
 {
     hypura_status status = reserve(&out->plain, &out->plain_capacity, out->size + 1, 1, watch, error);
@@ -245,13 +245,13 @@ struct run {
     struct split_text *text;
     const char *utf8;
     pcre2_match_data *match;
-    size_t count; /* of next_pieces */
+    size_t count; /* number of next_pieces */
     const struct work_watch *watch;
-    uint32_t matches; /* so far */
+    uint32_t matches; /* so far, to pace the calls of watch */
     bool stopped;
 };
 
-/* The first match at or behind start: 1 found, 0 none, negative an error of PCRE2. */
+/* Finds the first match at or after start. Returns 1 if found, 0 if not, or a negative error of PCRE2. */
 static int match_once(const struct run *run, const char *subject, size_t size, size_t start)
 {
     pcre2_code *code = run->splitter->codes[run->rule];
@@ -269,7 +269,7 @@ static void add_piece(struct run *run, size_t end)
     run->text->next_pieces[run->count++] = (uint32_t)end;
 }
 
-/* Cuts the characters [start, end). */
+/* Cuts the piece of characters [start, end). Returns 1, or an error as match_once. */
 static int cut_piece(struct run *run, size_t start, size_t end)
 {
     struct split_text *text = run->text;
@@ -279,7 +279,7 @@ static int cut_piece(struct run *run, size_t start, size_t end)
     size_t size = utf8 ? offsets[end] - offsets[start] : end - start;
     const PCRE2_SIZE *found = pcre2_get_ovector_pointer(run->match);
     size_t last = start;   /* end of the last piece */
-    size_t walked = start; /* character at the last byte offset that was looked up */
+    size_t walked = start; /* the character at the last byte offset looked up */
     for (size_t at = 0; at < size;) {
         run->stopped = ++run->matches % TOKENIZER_WATCHED_STEPS == 0 && !work_goes_on(run->watch);
         if (run->stopped)
@@ -290,7 +290,7 @@ static int cut_piece(struct run *run, size_t start, size_t end)
         if (result == 0)
             break;
         size_t from = found[0], to = found[1];
-        if (to <= from) { /* no rule matches the empty text; if one did, this keeps the loop going */
+        if (to <= from) { /* no rule matches the empty text; this guards against an endless loop */
             at = to + 1;
             continue;
         }
@@ -324,8 +324,8 @@ hypura_status splitter_run(const struct splitter *splitter, const char *text, si
     if (size == 0)
         return HYPURA_OK;
     if (size > SPLIT_MAX_TEXT)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "a text of %zu bytes cannot be tokenized at once, at most %zu",
-                         size, SPLIT_MAX_TEXT);
+        return error_set(error, HYPURA_ERROR_ARGUMENT,
+                         "a text of %zu bytes cannot be tokenized at once; the limit is %zu", size, SPLIT_MAX_TEXT);
     size_t characters;
     bool surrogates = false;
     hypura_status status = read_text(splitter, text, size, out, &characters, &surrogates, watch, error);
@@ -364,7 +364,7 @@ hypura_status splitter_run(const struct splitter *splitter, const char *text, si
         return error_set(error, HYPURA_ERROR_CANCELLED, "tokenizing was stopped");
     if (result < 0)
         return error_set(error, HYPURA_ERROR_UNSUPPORTED,
-                         "the text of %zu bytes is too much for the pre-tokenizer (PCRE2 error %d)", size, result);
+                         "the pre-tokenizer cannot split the text of %zu bytes (PCRE2 error %d)", size, result);
     status = reserve(&out->ends, &out->end_capacity, count, sizeof *out->ends, watch, error);
     for (size_t i = 0; status == HYPURA_OK && i < count; i++)
         out->ends[i] = out->offsets[out->pieces[i]];

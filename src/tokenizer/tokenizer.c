@@ -4,7 +4,7 @@
 
 /* ---- special tokens in a text ------------------------------------------------------------------------------------ */
 
-/* A stretch of text, or a token that was found. */
+/* A stretch of text (token is NO_TOKEN), or a special token that was found. */
 struct fragment {
     int32_t token;
     size_t start, size;
@@ -49,7 +49,7 @@ static hypura_status add_fragment(struct partition *p, struct fragments *to, str
 static bool touches_plain(const struct partition *p, size_t start, size_t size)
 {
     size_t low = 0, high = p->plain_count;
-    while (low < high) { /* the first range that ends behind start */
+    while (low < high) { /* the first range that ends after start */
         size_t middle = low + (high - low) / 2;
         if (p->plain[middle].end <= start)
             low = middle + 1;
@@ -69,7 +69,7 @@ static bool is_space(char c)
     return c == ' ' || (c >= '\t' && c <= '\r');
 }
 
-/* Cuts every stretch of text at the occurrences of one token. */
+/* Cuts each stretch of text at the occurrences of one token. */
 static hypura_status cut_at_token(struct partition *p, int32_t id)
 {
     const struct vocabulary *v = p->vocabulary;
@@ -81,7 +81,7 @@ static hypura_status cut_at_token(struct partition *p, int32_t id)
     p->next.count = 0;
     for (size_t i = 0; i < p->now.count && status == HYPURA_OK; i++) {
         struct fragment rest = p->now.list[i];
-        size_t from = rest.start; /* where to look next */
+        size_t from = rest.start; /* where to search next */
         while (status == HYPURA_OK && rest.token == NO_TOKEN && rest.size) {
             size_t end = rest.start + rest.size;
             const char *found = memmem(p->text + from, end - from, wanted.data, wanted.size);
@@ -119,7 +119,7 @@ static hypura_status cut_at_token(struct partition *p, int32_t id)
     return status;
 }
 
-/* Marks which of the tokens occur in the text at all; most never do. */
+/* Finds the tokens that occur in the text; most do not. */
 static hypura_status find_present(const struct partition *p, uint8_t *present, int32_t *found, size_t *found_count)
 {
     const struct vocabulary *v = p->vocabulary;
@@ -145,7 +145,7 @@ static hypura_status find_present(const struct partition *p, uint8_t *present, i
     return status;
 }
 
-/* Longer tokens first, as llama.cpp looks for them; of equal length the lower id. */
+/* Sorts tokens in llama.cpp's order of search: longer ones first, then by id. */
 static void sort_by_length(const struct vocabulary *v, int32_t *ids, size_t count)
 {
     for (size_t gap = count / 2; gap > 0; gap /= 2) {
@@ -189,7 +189,8 @@ static hypura_status cut_at_special(struct partition *p)
     return status;
 }
 
-/* ---- the whole --------------------------------------------------------------------------------------------------- */
+/* ---- whole texts ---------------------------------------------------------------------------------------------------
+ */
 
 static hypura_status tokenize_text(struct tokenizer *t, const char *text, size_t size, bool first)
 {
@@ -214,7 +215,7 @@ static hypura_status tokenize_fragments(struct tokenizer *t, const struct partit
     bool wordpiece = v->kind == VOCABULARY_WORDPIECE;
     if (add_special && (v->add_bos || wordpiece) && v->special[SPECIAL_BOS] != NO_TOKEN)
         status = tokenizer_append(t, v->special[SPECIAL_BOS]);
-    bool first = true; /* at the start or behind a special token */
+    bool first = true; /* at the start or after a special token */
     for (size_t i = 0; i < p->now.count && status == HYPURA_OK; i++) {
         const struct fragment *fragment = &p->now.list[i];
         first = first || (i > 0 && p->now.list[i - 1].token != NO_TOKEN);
@@ -239,8 +240,9 @@ static hypura_status tokenize(struct partition *p, uint32_t flags, bool no_contr
         .vocabulary = p->vocabulary, .out = tokens, .no_control = no_control, .watch = p->watch, .error = p->error};
     hypura_status status = HYPURA_OK;
     if (p->size > SPLIT_MAX_TEXT / 4)
-        status = error_set(p->error, HYPURA_ERROR_ARGUMENT,
-                           "a text of %zu bytes cannot be tokenized at once, at most %zu", p->size, SPLIT_MAX_TEXT / 4);
+        status =
+            error_set(p->error, HYPURA_ERROR_ARGUMENT,
+                      "a text of %zu bytes cannot be tokenized at once; the limit is %zu", p->size, SPLIT_MAX_TEXT / 4);
     if (status == HYPURA_OK)
         status = cut_at_special(p);
     if (status == HYPURA_OK)
@@ -285,8 +287,7 @@ hypura_status vocabulary_tokenize_ranges(const struct vocabulary *v, const char 
         if (plain[i].start < end || plain[i].end < plain[i].start || plain[i].end > size)
             return error_set(
                 error, HYPURA_ERROR_ARGUMENT,
-                "range %zu of plain text (bytes %zu to %zu) is not behind the one before and in the text of "
-                "%zu bytes",
+                "range %zu of plain text (bytes %zu to %zu) overlaps the previous one or exceeds the text of %zu bytes",
                 i, plain[i].start, plain[i].end, size);
         end = plain[i].end;
     }

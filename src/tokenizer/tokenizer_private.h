@@ -1,10 +1,11 @@
-/* The parts of the tokenizer: tokenizer.c finds special tokens and hands the text between them to one of these. */
+/* Private to tokenizer/: the tokenizers of the four kinds. tokenizer.c finds special tokens and passes the text between
+ * them to one of these. */
 #ifndef HYPURA_TOKENIZER_PRIVATE_H
 #define HYPURA_TOKENIZER_PRIVATE_H
 
 #include "tokenizer/vocabulary_private.h"
 
-/* ---- a heap of possible merges; the smallest key comes first ----------------------------------------------------- */
+/* ---- a heap of possible merges, smallest key first ----------------------------------------------------- */
 
 struct heap_entry {
     uint64_t key; /* rank, then the index of the left symbol */
@@ -18,11 +19,11 @@ struct merge_heap {
 
 struct heap_entry merge_heap_pop(struct merge_heap *heap); /* count is at least 1 */
 
-/* ---- one call's memory and settings ------------------------------------------------------------------------------ */
+/* ---- the state of one call ------------------------------------------------------------------------------ */
 
-/* A part of a text that merges with its neighbours. size 0: merged away. */
+/* A part of a text that may merge with its neighbours. size 0: it has merged into another part. */
 struct part {
-    uint32_t start, size;   /* bytes */
+    uint32_t start, size;   /* in bytes */
     int32_t previous, next; /* -1: none */
     symbol_id symbol;
 };
@@ -30,7 +31,7 @@ struct part {
 struct tokenizer {
     const struct vocabulary *vocabulary;
     struct token_array *out;
-    bool no_control;                /* merging never makes a control token */
+    bool no_control;                /* merging must not produce control tokens */
     const struct work_watch *watch; /* or NULL */
     uint32_t steps;                 /* since the call began */
     hypura_error *error;
@@ -41,8 +42,8 @@ struct tokenizer {
     struct buffer text;
 };
 
-/* To be called for every step of what goes through a text; an error when nobody waits for it any more. */
-#define TOKENIZER_WATCHED_STEPS 4096u /* between two looks; a power of two */
+/* Loops over a text call this for every step. Returns HYPURA_ERROR_CANCELLED if watch stops the call. */
+#define TOKENIZER_WATCHED_STEPS 4096u /* steps between two calls of watch; a power of two */
 hypura_status tokenizer_look(const struct work_watch *watch, hypura_error *error);
 static inline hypura_status tokenizer_step(struct tokenizer *tokenizer)
 {
@@ -50,19 +51,19 @@ static inline hypura_status tokenizer_step(struct tokenizer *tokenizer)
                                                         : tokenizer_look(tokenizer->watch, tokenizer->error);
 }
 
-/* Asked before so much more is taken. */
+/* Asks watch before allocating so many bytes more. Returns HYPURA_ERROR_MEMORY if it refuses. */
 hypura_status tokenizer_borrow(const struct work_watch *watch, size_t bytes, hypura_error *error);
 
 hypura_status merge_heap_push(struct tokenizer *tokenizer, struct heap_entry entry);
 hypura_status tokenizer_reserve_parts(struct tokenizer *tokenizer, size_t count);
 
-/* The token of a text, unless it may not be made here. */
+/* Returns the token with exactly this text, or NO_TOKEN if there is none or it is not allowed here. */
 int32_t tokenizer_find(const struct tokenizer *tokenizer, const char *text, size_t size);
 bool tokenizer_allows(const struct tokenizer *tokenizer, symbol_id symbol);
 
 hypura_status tokenizer_append(struct tokenizer *tokenizer, int32_t id);
 
-/* Each appends the tokens of a text without special tokens. */
+/* Each appends the tokens of a text that contains no special tokens. */
 hypura_status tokenize_bpe(struct tokenizer *tokenizer, const char *text, size_t size);
 hypura_status tokenize_sentencepiece(struct tokenizer *tokenizer, const char *text, size_t size, bool space_before);
 hypura_status tokenize_wordpiece(struct tokenizer *tokenizer, const char *text, size_t size);

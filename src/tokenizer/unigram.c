@@ -1,11 +1,11 @@
-/* Unigram, as T5 and other SentencePiece models have it: the text is normalised by the model's own character map, then
- * the sequence of tokens with the highest sum of scores is found (Viterbi; Kudo 2018). */
+/* Unigram, as in T5 and other SentencePiece models: normalises the text with the model's character map, then finds the
+ * sequence of tokens with the highest sum of scores (Viterbi; Kudo 2018). */
 #include "tokenizer/tokenizer_private.h"
 
 #include <float.h>
 #include <string.h>
 
-/* What is not in the vocabulary costs this much more than the least likely token. */
+/* An unknown character costs this much more than the least likely token. */
 #define UNKNOWN_PENALTY 10.0
 
 /* ---- loading ----------------------------------------------------------------------------------------------------- */
@@ -25,8 +25,8 @@ static hypura_status index_tokens(struct vocabulary *v, uint32_t wanted, struct 
     return HYPURA_OK;
 }
 
-/* precompiled_charsmap: the bytes of a double-array trie, that many bytes of 32-bit units, then the texts that replace
- * what the trie finds, each ended by a NUL (SentencePiece, normalizer.cc). */
+/* precompiled_charsmap has three parts (SentencePiece, normalizer.cc): the size of a double-array trie in bytes, the
+ * trie as 32-bit units, and the replacement texts, each ended by a NUL. */
 static hypura_status read_character_map(struct vocabulary *v, const struct gguf *file, hypura_error *error)
 {
     const char *key = "tokenizer.ggml.precompiled_charsmap";
@@ -68,10 +68,11 @@ hypura_status unigram_open(struct vocabulary *v, const struct gguf *file, hypura
     return status;
 }
 
-/* ---- normalising ------------------------------------------------------------------------------------------------- */
+/* ---- normalisation -------------------------------------------------------------------------------------------------
+ */
 
-/* How many bytes at the start of a text begin a user-defined token, the longest such beginning. Like llama.cpp this
- * takes the beginning of a token for enough. */
+/* Returns the length of the longest prefix of a text that begins some user-defined token. As in llama.cpp, the
+ * beginning of a token is enough. */
 static size_t user_defined_prefix(const struct vocabulary *v, const char *text, size_t size)
 {
     struct prefix_range range = prefix_all(&v->user_defined_index);
@@ -81,9 +82,9 @@ static size_t user_defined_prefix(const struct vocabulary *v, const char *text, 
     return length;
 }
 
-/* The longest prefix that the trie knows: its length, and through replacement the offset of what replaces it. A unit
- * holds the label in bits 0 to 7 (and 31 when it is a value), whether a value hangs on it in bit 8, and the offset to
- * its children in bits 10 to 30, shifted by 8 more where bit 9 is set. An offset out of the table ends the walk. */
+/* Returns the length of the longest prefix in the trie, and sets *replacement to the offset of its replacement. A unit
+ * has its label in bits 0 to 7 (and bit 31 if it is a value), whether it has a value in bit 8, and the offset of its
+ * children in bits 10 to 30, shifted by 8 more if bit 9 is set. An offset outside the table ends the walk. */
 static size_t mapped_prefix(const struct vocabulary *v, const char *text, size_t size, size_t *replacement)
 {
     size_t longest = 0;
@@ -112,7 +113,7 @@ struct normalizer {
     struct buffer *out;
     const char *space;
     size_t space_size;
-    bool started; /* a space has been put in front */
+    bool started; /* the space at the start was written */
     bool in_word;
 };
 
@@ -164,16 +165,16 @@ static hypura_status normalize(struct tokenizer *t, const char *text, size_t siz
     return status;
 }
 
-/* ---- the best sequence ------------------------------------------------------------------------------------------- */
+/* ---- Viterbi ------------------------------------------------------------------------------------------- */
 
-/* The best sequence that ends at a byte: its last token, where that starts, the sum of the scores. */
+/* The best sequence that ends at a byte: the sum of its scores, and its last token with the start of that. */
 struct best {
     double score;
     uint32_t start;
     int32_t token;
 };
 
-/* Offers the tokens that start at a byte to the ends they reach. */
+/* Updates the best sequences with all tokens that start at a byte. */
 static void extend(const struct vocabulary *v, struct best *best, const char *text, size_t size, size_t start)
 {
     size_t character = MIN(utf8_size((uint8_t)text[start]), size - start);
@@ -204,11 +205,9 @@ hypura_status tokenize_unigram(struct tokenizer *t, const char *text, size_t siz
     if (status != HYPURA_OK)
         return status;
     if (t->text.failed)
-        return error_set(
-            t->error, HYPURA_ERROR_ARGUMENT,
-            "a text of %zu bytes becomes more when it is normalised than the %zu bytes that it may, or than "
-            "there is memory for",
-            size, t->text.limit);
+        return error_set(t->error, HYPURA_ERROR_ARGUMENT,
+                         "a text of %zu bytes, once normalised, exceeds the limit of %zu bytes or the available memory",
+                         size, t->text.limit);
     text = t->text.data;
     size = t->text.size;
     if (!size)
@@ -226,7 +225,7 @@ hypura_status tokenize_unigram(struct tokenizer *t, const char *text, size_t siz
         status = tokenizer_step(t);
     }
 
-    /* Backwards, so they come out reversed; neighbouring unknown tokens become one. */
+    /* Follow the best sequence backwards, which yields the tokens in reverse. Adjacent unknown tokens become one. */
     size_t before = t->out->count;
     bool unknown_before = false;
     for (size_t at = size; at > 0 && status == HYPURA_OK; at = best[at].start) {

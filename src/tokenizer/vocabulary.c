@@ -1,4 +1,4 @@
-/* What a vocabulary says of its tokens. */
+/* Queries of a vocabulary. */
 #include "tokenizer/vocabulary_private.h"
 
 enum vocabulary_kind vocabulary_kind(const struct vocabulary *v)

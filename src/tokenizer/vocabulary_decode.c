@@ -1,4 +1,4 @@
-/* Tokens to text. */
+/* Turns tokens into text. */
 #include "tokenizer/vocabulary_private.h"
 
 #include <string.h>
@@ -13,7 +13,7 @@ static int hexadecimal(char c)
                                   : -1;
 }
 
-/* "<0x0A>" */
+/* Appends the byte of a token such as "<0x0A>". */
 static void append_byte_token(struct gguf_string text, struct buffer *out)
 {
     int high = text.size > 4 ? hexadecimal(text.data[3]) : -1;
@@ -36,8 +36,9 @@ static void append_unescaped(struct gguf_string text, struct buffer *out)
     }
 }
 
-/* Characters back to the bytes that they stand for. What stands for none is shown as llama.cpp shows it, the token and
- * all; in a token so long that no vocabulary has it, which would fill the memory with itself, as it is. */
+/* Turns characters back into the bytes that they represent. A character that represents none is shown as in llama.cpp,
+ * together with the whole token. In absurdly long tokens it is copied unchanged, because these messages would grow with
+ * the square of the length. */
 static void append_bytes_of_characters(struct gguf_string text, struct buffer *out)
 {
     const size_t longest = 2048;
@@ -85,10 +86,10 @@ void vocabulary_piece(const struct vocabulary *v, int32_t id, bool show_special,
     }
 }
 
-/* ---- a sequence -------------------------------------------------------------------------------------------------- */
+/* ---- sequences -------------------------------------------------------------------------------------------------- */
 
-/* The three passes of clean_up_tokenization_spaces. Each keeps or drops the space before a character; the decision
- * looks at the text as it was before the pass. */
+/* The three passes of clean_up_tokenization_spaces. Each keeps or drops the space before a character, and decides by
+ * the text as it was before the pass. */
 
 static size_t drop_before_punctuation(char *text, size_t size)
 {
@@ -102,7 +103,7 @@ static size_t drop_before_punctuation(char *text, size_t size)
     return kept;
 }
 
-/* " ' " becomes "'". */
+/* Turns " ' " into "'". */
 static size_t drop_around_apostrophe(char *text, size_t size)
 {
     size_t kept = size ? 1 : 0;
@@ -110,14 +111,14 @@ static size_t drop_around_apostrophe(char *text, size_t size)
         char c = text[i];
         if (c == '\'' && i + 1 < size && text[i - 1] == ' ' && text[i + 1] == ' ') {
             kept--;
-            text[++i] = 0; /* so that it is no space to the next character */
+            text[++i] = 0; /* so the next character does not see a space */
         }
         text[kept++] = c;
     }
     return kept;
 }
 
-/* " 's", " 'm", " 're", " 've" */
+/* Drops the space in " 's", " 'm", " 're" and " 've". */
 static size_t drop_before_contraction(char *text, size_t size)
 {
     size_t kept = size ? 1 : 0;
@@ -147,7 +148,7 @@ void vocabulary_detokenize(const struct vocabulary *v, const int32_t *ids, size_
     size_t start = out->size;
     for (size_t i = 0; i < count; i++) {
         vocabulary_piece(v, ids[i], flags & DETOKENIZE_SHOW_SPECIAL, out);
-        /* Only the first token's space: it is the one that SentencePiece adds. */
+        /* Strip only the first token's space, which SentencePiece adds. */
         if (i == 0 && strip && out->size > start && out->data[start] == ' ') {
             out->size--;
             memmove(out->data + start, out->data + start + 1, out->size - start);
@@ -163,7 +164,7 @@ void vocabulary_detokenize(const struct vocabulary *v, const int32_t *ids, size_
         out->data[out->size] = 0;
 }
 
-/* ---- a stream ---------------------------------------------------------------------------------------------------- */
+/* ---- streams ---------------------------------------------------------------------------------------------------- */
 
 void token_decoder_start(struct token_decoder *decoder, const struct vocabulary *v, bool show_special)
 {
@@ -175,7 +176,7 @@ static void append_replacement(struct buffer *out)
     buffer_append(out, "\xEF\xBF\xBD", 3);
 }
 
-/* Whether a byte may follow the bytes that are held: no long forms, no surrogates, nothing above U+10FFFF. */
+/* Whether a byte may follow the held bytes: overlong forms, surrogates and characters above U+10FFFF are excluded. */
 static bool may_follow(const struct token_decoder *decoder, uint8_t byte)
 {
     uint8_t first = (uint8_t)decoder->held[0];

@@ -1,4 +1,4 @@
-/* A vocabulary from the metadata of a file. */
+/* Reads a vocabulary from the metadata of a file. */
 #include "tokenizer/vocabulary_private.h"
 
 #include <stdio.h>
@@ -7,7 +7,7 @@
 struct kind_row {
     const char *model; /* tokenizer.ggml.model */
     enum vocabulary_kind kind;
-    int32_t bos, eos, unknown, separator, padding, mask; /* unless the file names others */
+    int32_t bos, eos, unknown, separator, padding, mask; /* defaults */
 };
 
 static const struct kind_row kinds[] = {
@@ -28,7 +28,7 @@ static hypura_status find_kind(const struct gguf *file, const struct kind_row **
     struct gguf_string model;
     if (!gguf_get_string(file, "tokenizer.ggml.model", &model))
         return error_set(error, HYPURA_ERROR_FORMAT,
-                         "%s has no vocabulary: there is no text under the key tokenizer.ggml.model",
+                         "%s has no vocabulary: the key tokenizer.ggml.model is missing or is not a string",
                          gguf_file_path(file, 0));
     if (same(model, "none") || same(model, "no_vocab"))
         return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s has no vocabulary: tokenizer.ggml.model is '%s'",
@@ -41,12 +41,12 @@ static hypura_status find_kind(const struct gguf *file, const struct kind_row **
     }
     return error_set(
         error, HYPURA_ERROR_UNSUPPORTED,
-        "tokenizer.ggml.model is '%.64s', which is not supported; known are llama (SentencePiece), gpt2 and "
+        "tokenizer.ggml.model is '%.64s', which is not supported; supported are llama (SentencePiece), gpt2 and "
         "gemma4 (BPE), bert (WordPiece) and t5 (Unigram)",
         model.data);
 }
 
-/* An array of a key; *out is NULL when there is none and that is allowed. */
+/* Finds the array of a key. *out is NULL if the key is absent. */
 static hypura_status find_array(const struct gguf *file, const char *key, enum gguf_value_type type, uint64_t at_least,
                                 const struct gguf_value **out, hypura_error *error)
 {
@@ -55,8 +55,9 @@ static hypura_status find_array(const struct gguf *file, const char *key, enum g
     if (!value)
         return HYPURA_OK;
     if (value->type != GGUF_ARRAY || (value->count && value->element_type != type))
-        return error_set(error, HYPURA_ERROR_FORMAT, "%s is not the array that it should be (type %d of elements %d)",
-                         key, (int)value->type, (int)value->element_type);
+        return error_set(error, HYPURA_ERROR_FORMAT,
+                         "%s is not an array of the expected type (its type is %d, that of its elements %d)", key,
+                         (int)value->type, (int)value->element_type);
     if (value->count < at_least)
         return error_set(error, HYPURA_ERROR_FORMAT, "%s has %llu elements for %llu tokens", key,
                          (unsigned long long)value->count, (unsigned long long)at_least);
@@ -142,9 +143,9 @@ static hypura_status read_merges(struct vocabulary *v, const struct gguf *file, 
     hypura_status status = find_array(file, "tokenizer.ggml.merges", GGUF_STRING, 0, &merges, error);
     if (status != HYPURA_OK)
         return status;
-    /* Kimi K2 may come without: its tokens are whole words. */
+    /* Kimi K2 needs no merges: its tokens are whole words. */
     if (!merges && strcmp(v->pre->name, "kimi-k2") != 0)
-        return error_set(error, HYPURA_ERROR_FORMAT, "tokenizer.ggml.merges is missing, which a BPE vocabulary needs");
+        return error_set(error, HYPURA_ERROR_FORMAT, "a BPE vocabulary needs tokenizer.ggml.merges, which is missing");
     if (merges && merges->count > INT32_MAX / 4)
         return error_set(error, HYPURA_ERROR_FORMAT, "tokenizer.ggml.merges has %llu merges, expected at most %d",
                          (unsigned long long)merges->count, INT32_MAX / 4);
@@ -182,7 +183,7 @@ static void find_inner_spaces(struct vocabulary *v)
     }
 }
 
-/* Tokens that are looked for in a text before it is cut: control tokens and words of their own. */
+/* Indexes the tokens that are searched for in a text before it is cut: control, user-defined and unknown tokens. */
 static hypura_status index_partition(struct vocabulary *v, hypura_error *error)
 {
     const uint32_t wanted = TOKEN_CONTROL | TOKEN_USER_DEFINED | TOKEN_UNKNOWN;

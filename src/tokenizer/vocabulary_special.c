@@ -1,4 +1,4 @@
-/* Which tokens mean something: by key, and, since files often lack the keys, by text as llama.cpp does. */
+/* Finds the special tokens: by key and, because files often lack the keys, by text, as llama.cpp does. */
 #include "tokenizer/vocabulary_private.h"
 
 #include <string.h>
@@ -9,7 +9,7 @@ struct special_row {
     enum special_token which;
 };
 
-/* The last three are older names. */
+/* The last three are older names of keys. */
 static const struct special_row keys[] = {
     {"tokenizer.ggml.bos_token_id", SPECIAL_BOS},
     {"tokenizer.ggml.eos_token_id", SPECIAL_EOS},
@@ -35,7 +35,7 @@ struct known_text {
     enum special_token which;
 };
 
-/* Looked for, in this order, where no key names the token. */
+/* If no key names a token, these texts are tried in order. */
 static const struct known_text known_texts[] = {
     {"<|eot_id|>", SPECIAL_EOT},
     {"<|end|>", SPECIAL_EOT},
@@ -98,7 +98,7 @@ static const struct known_text known_texts[] = {
     {"<|plamo:file_separator|>", SPECIAL_FIM_SEPARATOR},
 };
 
-/* Tokens that end the generation wherever they are. */
+/* Tokens that end the generation in any model. */
 static const char *const ends[] = {
     "<|eot_id|>",
     "<|im_end|>",
@@ -142,7 +142,7 @@ static void read_keys(struct vocabulary *v, const struct gguf *file)
         if (gguf_get_uint64(file, keys[i].key, &value) && value < v->count)
             *id = (int32_t)value;
         else if (gguf_find(file, keys[i].key))
-            log_write(LOG_WARNING, "%s is not one of the %u tokens of the vocabulary and is passed over", keys[i].key,
+            log_write(LOG_WARNING, "%s is not one of the %u tokens of the vocabulary; ignoring it", keys[i].key,
                       v->count);
     }
     gguf_get_bool(file, "tokenizer.ggml.add_bos_token", &v->add_bos);
@@ -161,7 +161,7 @@ static void end_generation(struct vocabulary *v, int32_t id)
         bit_set(v->end_of_generation, (size_t)id);
 }
 
-/* Takes a token out of the end-of-generation set again. */
+/* Removes a token from the end-of-generation set. */
 static void go_on(struct vocabulary *v, int32_t id, uint8_t attributes)
 {
     if (vocabulary_is_end_of_generation(v, id)) {
@@ -199,7 +199,7 @@ void vocabulary_find_special(struct vocabulary *v, const struct gguf *file)
         if (id != NO_TOKEN)
             v->attributes[id] |= TOKEN_CONTROL;
     }
-    /* The frame of gpt-oss messages is shown and may be generated. */
+    /* The tokens around gpt-oss messages are shown and may be generated. */
     static const char *const frame[] = {"<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"};
     for (size_t i = 0; i < COUNT_OF(frame); i++) {
         int32_t id = find_text(v, frame[i]);
@@ -210,7 +210,7 @@ void vocabulary_find_special(struct vocabulary *v, const struct gguf *file)
     end_generation(v, v->special[SPECIAL_EOT]);
     end_generation(v, v->special[SPECIAL_EOM]);
 
-    /* Where a call or a return ends the generation, <|end|> only ends a message of several (gpt-oss, Solar). */
+    /* If a call or a return ends the generation, <|end|> only ends one of several messages (gpt-oss, Solar). */
     bool calls = vocabulary_is_end_of_generation(v, find_text(v, "<|call|>")) ||
                  vocabulary_is_end_of_generation(v, find_text(v, "<|calls|>"));
     if (calls && (vocabulary_is_end_of_generation(v, find_text(v, "<|return|>")) ||
@@ -223,7 +223,7 @@ void vocabulary_find_special(struct vocabulary *v, const struct gguf *file)
 /* ---- white space next to tokens -----------------------------------------------------------------------------------
  */
 
-/* Whether the value of a key contains a text, letters' case ignored. */
+/* Whether the value of a key contains a text, ignoring case. */
 static bool key_contains(const struct gguf *file, const char *key, const char *wanted)
 {
     struct gguf_string value;

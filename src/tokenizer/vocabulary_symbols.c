@@ -26,14 +26,15 @@ struct gguf_string symbol_text(const struct symbol_table *table, symbol_id symbo
     return symbol < table->token_count ? table->tokens[symbol] : table->extra[symbol - table->token_count];
 }
 
-/* Texts and pairs of a file can be made to meet in one place of a table, where each walks past all before it. Those
- * that nobody made walk past one or two. */
+/* Refuses files whose texts or pairs are crafted to collide in a hash table, which would make look-ups linear. In
+ * normal files, a look-up passes one or two slots. */
 static hypura_status check_walk(size_t walked, size_t placed, hypura_error *error)
 {
     if (walked / 64 <= placed + 4096)
         return HYPURA_OK;
     return error_set(error, HYPURA_ERROR_FORMAT,
-                     "the tokens or merges of the vocabulary are made so that finding one takes a walk past thousands");
+                     "the tokens or merges of the vocabulary collide in hash tables, thousands at a time; the file is "
+                     "not trustworthy");
 }
 
 static void place(struct symbol_table *table, uint32_t hash, symbol_id symbol)
@@ -88,7 +89,7 @@ hypura_status symbol_table_build(struct symbol_table *table, const struct gguf_s
     hypura_status status = make_slots(table, count + 256, error);
     for (size_t i = 0; status == HYPURA_OK && i < count; i++) {
         uint32_t hash = hash_bytes(0, tokens[i].data, tokens[i].size);
-        /* An empty token stands for nothing; of two with one text the first is the one that text makes. */
+        /* Empty tokens never match. Of two tokens with the same text, the first one does. */
         if (tokens[i].size && find(table, hash, tokens[i].data, tokens[i].size, &table->walked) == NO_SYMBOL)
             place(table, hash, (symbol_id)i);
         status = check_walk(table->walked, i, error);
@@ -193,7 +194,7 @@ static hypura_status add_merge(struct merge_table *table, struct symbol_table *s
 {
     struct merge *merge = &table->merges[rank];
     *merge = (struct merge){NO_SYMBOL, NO_SYMBOL, NO_SYMBOL};
-    /* The space that separates the two is not the first byte: that one may belong to the left text. */
+    /* The separating space is never the first byte, which may belong to the left text. */
     const char *space = text.size > 1 ? memchr(text.data + 1, ' ', text.size - 1) : NULL;
     if (!space)
         return HYPURA_OK;
@@ -258,7 +259,7 @@ static int compare_texts(const struct gguf_string *tokens, int32_t a, int32_t b)
     return a < b ? -1 : a > b;
 }
 
-/* Heap sort: no recursion and no memory, however hostile the order of the file. */
+/* Heap sort needs neither recursion nor memory, and no order of the file makes it slow. */
 static void sort_ids(const struct gguf_string *tokens, int32_t *ids, size_t count)
 {
     size_t start = count / 2, end = count;
@@ -301,8 +302,8 @@ void prefix_index_free(struct prefix_index *index)
     memory_free(index->ids);
 }
 
-/* The first position in [low, high) whose text is longer than depth and has there a byte of at least limit. Texts that
- * end at depth come first. */
+/* Returns the first position in [low, high) whose text has, at index depth, a byte of at least limit. Texts that end at
+ * depth sort first. */
 static size_t lower_bound(const struct prefix_index *index, const struct gguf_string *tokens, size_t low, size_t high,
                           size_t depth, unsigned limit)
 {

@@ -1,11 +1,11 @@
-/* WordPiece, as BERT cuts words: normalise, split at white space and punctuation, then the longest token from the left.
- */
+/* WordPiece, as in BERT: normalises the text, splits it at white space and punctuation, then repeatedly takes the
+ * longest token from the left of each word. */
 #include "tokenizer/tokenizer_private.h"
 
 #include <string.h>
 #include <utf8proc.h>
 
-/* Longer tokens than this are not looked for: no vocabulary has them, and a hostile one would cost a look-up of every
+/* Longer tokens are not searched for: no real vocabulary has them, and a hostile one would cost a look-up for every
  * length at every byte. */
 #define LONGEST_PIECE ((size_t)1024)
 
@@ -16,7 +16,7 @@ static bool is_chinese(uint32_t c)
            (c >= 0x2F800 && c <= 0x2FA1F);
 }
 
-/* The first character of the canonical decomposition, which is what is left when accents are dropped. */
+/* Removes accents: returns the first character of the canonical decomposition. */
 static uint32_t without_accents(uint32_t c)
 {
     utf8proc_int32_t decomposed[32];
@@ -26,7 +26,7 @@ static uint32_t without_accents(uint32_t c)
     return count > 0 && count <= 32 ? (uint32_t)decomposed[0] : c;
 }
 
-/* A word with the mark of its beginning, as token texts have it. */
+/* Appends the tokens of a word, which begins with the space symbol as in token texts. */
 static hypura_status append_word(struct tokenizer *t, const struct buffer *word)
 {
     const struct vocabulary *v = t->vocabulary;
@@ -44,7 +44,7 @@ static hypura_status append_word(struct tokenizer *t, const struct buffer *word)
             if (id != NO_TOKEN)
                 break;
         }
-        if (id == NO_TOKEN) { /* a word of which any part is unknown is unknown as a whole */
+        if (id == NO_TOKEN) { /* a word with an unknown part is unknown as a whole */
             t->out->count = before;
             break;
         }

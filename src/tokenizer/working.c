@@ -1,4 +1,4 @@
-/* What the kinds of tokenizers share: memory and time that a call may take, and the list that it fills. */
+/* Helpers that all kinds of tokenizers share: limits on memory and time, and the list of tokens. */
 #include "tokenizer/tokenizer_private.h"
 
 hypura_status token_array_append(struct token_array *array, int32_t id, hypura_error *error)
@@ -30,7 +30,7 @@ hypura_status tokenizer_borrow(const struct work_watch *watch, size_t bytes, hyp
 {
     return work_may_take(watch, bytes)
                ? HYPURA_OK
-               : error_set(error, HYPURA_ERROR_MEMORY, "tokenizing the text needs more memory than there is for it");
+               : error_set(error, HYPURA_ERROR_MEMORY, "tokenizing the text needs more memory than is available to it");
 }
 
 hypura_status tokenizer_append(struct tokenizer *t, int32_t id)

@@ -182,7 +182,7 @@ def what_a_server_does_wrong_is_one_sentence():
     with Server(ranges=False, model=BYTES) as server:
         assert "whole files only" in complaint(server)
     with Server(model=b"<html>" + bytes(4096)) as server:
-        assert "no GGUF file" in complaint(server)
+        assert "not a GGUF file" in complaint(server)
     with Server(model=BYTES[:20000]) as server:
         assert "truncated" in complaint(server)
     with Server(model=BYTES) as server:

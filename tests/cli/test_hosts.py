@@ -123,7 +123,7 @@ def parts_hold_what_a_host_serves_and_nothing_else():
     assert all(a == b or a == 0 for a, b in zip(written[4:], whole[4:])), "what is there is the model's"
     assert not os.path.exists(out + ".partial")
     done = subprocess.run([HYPURA, "inspect", out], capture_output=True, text=True)
-    assert done.returncode == 1 and "only those parts of a model" in done.stderr and done.stderr.count("\n") == 1, done
+    assert done.returncode == 1 and "only the tensors" in done.stderr and done.stderr.count("\n") == 1, done
 
 
 def what_cannot_be_written_as_parts_is_refused():

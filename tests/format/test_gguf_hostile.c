@@ -280,7 +280,7 @@ static void values_are_checked(void **state)
         key(&b, "same", GGUF_UINT32);
         u32(&b, 1);
     }
-    expect(&b, 0, HYPURA_ERROR_FORMAT, "\"same\" is there twice (entries 0 and 1)");
+    expect(&b, 0, HYPURA_ERROR_FORMAT, "\"same\" occurs twice (entries 0 and 1)");
     static const uint32_t bad_alignments[] = {0, 3, 24, 33, UINT32_MAX};
     for (size_t i = 0; i < COUNT_OF(bad_alignments); i++) {
         head(&b, 3, 0, 1);
@@ -336,7 +336,7 @@ static void tensors_are_checked(void **state)
     head(&b, 3, 2, 0);
     tensor(&b, "t", 1, one, TENSOR_F32, 0);
     tensor(&b, "t", 1, one, TENSOR_F32, 0);
-    expect(&b, 1024, HYPURA_ERROR_FORMAT, "\"t\" is there twice");
+    expect(&b, 1024, HYPURA_ERROR_FORMAT, "\"t\" occurs twice");
     head(&b, 3, 2, 0);
     tensor(&b, "t", 1, one, TENSOR_F32, 0);
     tensor(&b, "shared", 1, one, TENSOR_F32, 0);

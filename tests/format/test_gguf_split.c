@@ -103,7 +103,7 @@ static void parts_that_do_not_belong_together_are_refused(void **state)
 
     write_part(&(struct part){"twice-00001-of-00002.gguf", 1, 2, 2, {"x"}});
     write_part(&(struct part){"twice-00002-of-00002.gguf", 2, 2, 2, {"x"}});
-    expect_refusal("twice-00001-of-00002.gguf", "\"x\" is there twice");
+    expect_refusal("twice-00001-of-00002.gguf", "\"x\" occurs twice");
 
     write_part(&(struct part){"few-00001-of-00002.gguf", 1, 2, 5, {"x"}});
     write_part(&(struct part){"few-00002-of-00002.gguf", 2, 2, 5, {"y"}});

@@ -342,7 +342,7 @@ static void a_vocabulary_that_cannot_be_used_is_refused_with_a_sentence(void **s
     assert_refused(&(struct made){.model = "gpt2", .pre = "qwen9", .tokens = tokens, .merges = tokens},
                    HYPURA_ERROR_UNSUPPORTED, "'qwen9' is not known; known are llama-bpe");
     assert_refused(&(struct made){.model = "gpt2", .pre = "qwen2", .tokens = tokens}, HYPURA_ERROR_FORMAT,
-                   "tokenizer.ggml.merges is missing");
+                   "needs tokenizer.ggml.merges");
     const int32_t types[] = {1};
     assert_refused(&(struct made){.model = "llama", .tokens = tokens, .types = types, .type_count = 1},
                    HYPURA_ERROR_FORMAT, "token_type has 1 elements for 2 tokens");
