@@ -135,7 +135,7 @@ static void bring_to_disk(struct exchange *exchange)
     snprintf(folder, sizeof folder, "%.*s", (int)(strrchr(upload->path, '/') - upload->path), upload->path);
     hypura_status status = durable_file(upload->file, upload->partial, &upload->error);
     if (!status && rename(upload->partial, upload->path))
-        status = error_set_errno(&upload->error, errno, "cannot make %s", upload->path);
+        status = error_set_errno(&upload->error, errno, "cannot create %s", upload->path);
     if (!status)
         status = durable_folder(folder, &upload->error);
     if (status) {

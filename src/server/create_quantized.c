@@ -1,4 +1,4 @@
-/* What POST /api/create makes where it is to quantize: a new file, which lies among the blobs until it is a model. */
+/* Quantizing for POST /api/create. The new file is kept among the blobs until it becomes a model. */
 #include "core/durable.h"
 #include "server/create.h"
 #include "server/loaded.h"
@@ -29,7 +29,7 @@ static bool tell(void *context, const struct pieces_moment *moment)
     if (!watch->stream || (moment->done < moment->total && now - watch->told < TELL_NANOSECONDS))
         return true;
     watch->told = now;
-    /* Clients of Ollama show a bar for what has a digest, and this has none yet. */
+    /* Ollama's clients show a progress bar only for events with a digest; the file has none yet. */
     return exchange_write_line(watch->exchange,
                                json_pack("{s:s, s:s, s:I, s:I}", "status",
                                          moment->verifying ? "verifying the quantized model" : watch->status, "digest",
@@ -37,7 +37,7 @@ static bool tell(void *context, const struct pieces_moment *moment)
                                          (json_int_t)moment->done));
 }
 
-/* With as many threads as the memory budget has room for: requests go on next to it. */
+/* Opens the source with as many threads as the memory budget has room for. Requests continue meanwhile. */
 static hypura_status open_within_budget(struct quantize **out, uint64_t *lent, struct server *server,
                                         const char *source, const char *type, hypura_error *error)
 {
@@ -55,13 +55,13 @@ static hypura_status open_within_budget(struct quantize **out, uint64_t *lent, s
         quantize_close(*out);
         *out = NULL;
         if (threads == 1)
-            return error_set(error, HYPURA_ERROR_MEMORY, "quantizing takes %s of the memory budget, which is %s",
+            return error_set(error, HYPURA_ERROR_MEMORY, "quantizing needs %s of the memory budget, which is %s",
                              format_bytes(wanted, sizeof wanted, (double)*lent),
                              room == ROOM_NEVER ? "smaller than that" : "in use: try again later");
     }
 }
 
-/* The same for the same work, so that it goes on where it ended. */
+/* Writes the path of the new file: the same for the same request, so that the request can continue it. */
 static hypura_status find_place(char *out, size_t room, const struct registry *registry, const char *name,
                                 const char *source, const char *type, hypura_error *error)
 {
@@ -92,7 +92,8 @@ hypura_status create_quantized(struct exchange *exchange, const struct new_quant
     uint64_t lent = 0;
     if (!recipe_find(wish->type))
         return error_set(error, HYPURA_ERROR_ARGUMENT,
-                         "unsupported quantization type %.40s: \"hypura quantize --list\" tells them", wish->type);
+                         "unsupported quantization type %.40s: \"hypura quantize --list\" lists the supported ones",
+                         wish->type);
     registry_forget_blobs(server->registry);
     hypura_status status = find_place(out, room, server->registry, wish->name, wish->source, wish->type, error);
     if (status || (status = open_within_budget(&quantize, &lent, server, wish->source, wish->type, error)))

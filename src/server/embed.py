@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes a file as a C array: embed.py FILE NAME OUT."""
+"""Writes the bytes of FILE to OUT as a C array: embed.py FILE NAME OUT."""
 import sys
 
 path, name, out = sys.argv[1:]

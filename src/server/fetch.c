@@ -37,7 +37,7 @@ static hypura_status load(hypura_error *error)
     for (size_t i = 0; !library && i < COUNT_OF(names); i++)
         library = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
     if (!library) {
-        status = error_set(error, HYPURA_ERROR_UNSUPPORTED, "libcurl is not installed, which downloads need");
+        status = error_set(error, HYPURA_ERROR_UNSUPPORTED, "downloads need libcurl, which is not installed");
     } else if (!curl.library) {
         if (find(library, "curl_global_init", &curl.global_init) && find(library, "curl_easy_init", &curl.init) &&
             find(library, "curl_easy_setopt", &curl.set) && find(library, "curl_easy_perform", &curl.perform) &&
@@ -46,7 +46,8 @@ static hypura_status load(hypura_error *error)
             find(library, "curl_slist_free_all", &curl.free_all) && curl.global_init(CURL_GLOBAL_ALL) == CURLE_OK)
             curl.library = library;
         else
-            status = error_set(error, HYPURA_ERROR_UNSUPPORTED, "the libcurl that is installed cannot be used");
+            status =
+                error_set(error, HYPURA_ERROR_UNSUPPORTED, "the installed libcurl cannot be used: install a newer one");
     }
     pthread_mutex_unlock(&mutex);
     return status;
@@ -112,7 +113,7 @@ hypura_status fetch_run(const struct fetch *fetch, struct fetch_answer *answer, 
         snprintf(text, sizeof text, "Authorization: Bearer %s", fetch->key);
         headers = curl.append(headers, text);
     }
-    /* By hand: the library refuses an answer that is the whole file after all. */
+    /* As a header of its own: with CURLOPT_RANGE, libcurl refuses an answer that is the whole file. */
     if (fetch->offset || fetch->end) {
         char last[32] = "";
         if (fetch->end)
@@ -153,7 +154,7 @@ hypura_status fetch_run(const struct fetch *fetch, struct fetch_answer *answer, 
     CURLcode code = curl.perform(running.handle);
     curl.info(running.handle, CURLINFO_RESPONSE_CODE, &answer->status);
     if (code == CURLE_OK)
-        begin(&running); /* of nothing */
+        begin(&running); /* in case the body was empty */
     curl.cleanup(running.handle);
     curl.free_all(headers);
     if (running.stopped)

@@ -1,17 +1,17 @@
-/* HTTP as a client, by libcurl. The library is loaded when it is first needed, so that a program that downloads nothing
- * does not carry it and what it draws in. */
+/* An HTTP client with libcurl. The library is loaded on first use, so that it and its dependencies take memory only in
+ * programs that download. */
 #ifndef HYPURA_SERVER_FETCH_H
 #define HYPURA_SERVER_FETCH_H
 
 #include "core/core.h"
 
-/* What an answer says of itself before its bytes come. */
+/* The status and headers of an answer. */
 struct fetch_answer {
     long status;
-    bool ranged;        /* it says which range of the file it is */
+    bool ranged;        /* it is a range of the file, and says which */
     uint64_t start;     /* of that range */
-    uint64_t total;     /* bytes of the whole file; 0: not told */
-    char etag[256];     /* as it stands there; empty: none, or one that is too long */
+    uint64_t total;     /* bytes of the whole file; 0: unknown */
+    char etag[256];     /* verbatim; empty: none, or too long */
     char modified[128]; /* Last-Modified, likewise */
 };
 
@@ -19,29 +19,29 @@ struct fetch {
     const char *url;
     const char *method; /* NULL: GET, or POST with a body */
     const char *accept; /* a media type, or NULL */
-    const char *key;    /* "Authorization: Bearer KEY", or NULL */
-    const char *body;   /* posted as JSON, or NULL: a GET */
-    uint64_t offset;    /* begin there, unless the server begins at the beginning */
-    uint64_t end;       /* ask for no more than what is before it; 0: all */
-    const char *unless; /* what the file was by then (an ETag or a date): if it is another one, begin at 0; or NULL */
-    bool fail_on_error; /* a status of 400 and above is an error, and its text is not taken */
+    const char *key;    /* sent as "Authorization: Bearer KEY"; or NULL */
+    const char *body;   /* posted as JSON; or NULL */
+    uint64_t offset;    /* first byte to request; the server may send the whole file all the same */
+    uint64_t end;       /* end of the requested range; 0: the end of the file */
+    const char *unless; /* expected version (an ETag or a date): if the file has another one, begin at 0; or NULL */
+    bool fail_on_error; /* a status of 400 and above is an error, and take does not get the body */
 
-    /* Called once before the first piece, even where none follows; false ends it with HYPURA_ERROR_CANCELLED. NULL is
-     * fine. */
+    /* Called once before the first piece, even if none follows; false ends the request with HYPURA_ERROR_CANCELLED. May
+     * be NULL. */
     bool (*begin)(void *context, const struct fetch_answer *answer);
-    bool (*take)(void *context, const void *data, size_t size); /* a piece; false ends it likewise */
-    bool (*go_on)(void *context);                               /* asked some times per second; NULL: always */
+    bool (*take)(void *context, const void *data, size_t size); /* a piece of the body; false ends the request too */
+    bool (*go_on)(void *context); /* called several times per second; false ends it; may be NULL */
     void *context;
 };
 
-/* HYPURA_ERROR_IO with the reason when it fails; the answer tells the status of HTTP after an error too, 0 when there
- * was none. */
+/* Runs the request. HYPURA_ERROR_IO with the reason if it fails. After an error, too, answer has the HTTP status; 0:
+ * none was received. */
 hypura_status fetch_run(const struct fetch *fetch, struct fetch_answer *answer, hypura_error *error);
 
-/* Takes a line of a header into an answer; one that begins a status line begins the answer anew. */
+/* Reads a line of a header into an answer. A status line resets the answer. */
 void fetch_read_header(struct fetch_answer *answer, const char *line, size_t size);
 
-/* The whole of a short answer, at most 16 MiB, whatever its status. */
+/* Requests a short answer, of at most 16 MiB, and returns its whole body, whatever the status. */
 hypura_status fetch_text(const char *url, const char *method, const char *accept, const char *key, const char *body,
                          struct buffer *out, long *status, hypura_error *error);
 

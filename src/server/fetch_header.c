@@ -1,4 +1,4 @@
-/* What the header of an answer says of the file. */
+/* Parses headers of an answer. */
 #include "server/fetch.h"
 
 #include <stdio.h>
@@ -6,7 +6,7 @@
 #include <string.h>
 #include <strings.h>
 
-/* The value of a line that has this name, without the blanks around it. */
+/* Writes the trimmed value of a header line with this name. False: it has another name. */
 static bool value_of(const char *line, size_t size, const char *name, char *out, size_t room)
 {
     size_t length = strlen(name);
@@ -28,7 +28,7 @@ static bool value_of(const char *line, size_t size, const char *name, char *out,
     return true;
 }
 
-/* Digits and nothing else up to the end, which moves behind them. */
+/* Parses digits and moves *at past them. */
 static bool take_number(const char **at, uint64_t *out)
 {
     const char *start = *at;
@@ -42,7 +42,7 @@ static bool take_number(const char **at, uint64_t *out)
     return *at > start;
 }
 
-/* "bytes 5-9/20", "bytes 5-9/" and an asterisk, or of an answer 416 an asterisk and "/20". */
+/* "bytes 5-9/20"; an asterisk in place of "20" or, with status 416, of "5-9". */
 static void read_range(struct fetch_answer *answer, const char *text)
 {
     uint64_t start = 0, end = 0, total = 0;
@@ -66,7 +66,7 @@ static void read_range(struct fetch_answer *answer, const char *text)
 void fetch_read_header(struct fetch_answer *answer, const char *line, size_t size)
 {
     char value[256];
-    if (size >= 5 && strncmp(line, "HTTP/", 5) == 0) { /* the one before led elsewhere */
+    if (size >= 5 && strncmp(line, "HTTP/", 5) == 0) { /* the answer before was a redirect */
         const char *space = memchr(line, ' ', size);
         char digits[4] = "";
         if (space && line + size - space > 3)

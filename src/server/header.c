@@ -25,8 +25,8 @@ bool header_is_remote(const char *reference)
 
 struct part {
     struct buffer data;
-    uint64_t asked; /* up to there */
-    uint64_t total; /* of the file */
+    uint64_t asked; /* end of the requested range */
+    uint64_t total; /* bytes of the file */
     long status;
     bool no_ranges, elsewhere, untold;
 };
@@ -66,21 +66,21 @@ static hypura_status ask(struct part *part, const char *url, hypura_error *error
     if (part->data.failed)
         return error_set(error, HYPURA_ERROR_MEMORY, "no memory for the header of %.200s", url);
     if (part->no_ranges)
-        return error_set(
-            error, HYPURA_ERROR_UNSUPPORTED,
-            "%.200s: the server sends whole files only and not a range of one, so that its header cannot be "
-            "read without downloading it, which \"hypura pull\" does",
-            url);
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED,
+                         "%.200s: the server does not support range requests, so the header cannot be read without "
+                         "downloading the file, which \"hypura pull\" does",
+                         url);
     if (part->untold)
-        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%.200s: the server does not tell how long the file is", url);
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%.200s: the server does not report the size of the file",
+                         url);
     if (part->elsewhere || (status == HYPURA_ERROR_CANCELLED && part->total == 0))
-        return error_set(error, HYPURA_ERROR_IO,
-                         "%.200s: the server answered a request for a range with another one (%ld)", url, part->status);
-    /* Enough was taken of a server that sends more than was asked for. */
+        return error_set(error, HYPURA_ERROR_IO, "%.200s: the server did not send the requested range (status %ld)",
+                         url, part->status);
+    /* A server may send more than requested; take stops it once there is enough. */
     return status == HYPURA_ERROR_CANCELLED ? HYPURA_OK : status;
 }
 
-/* Everything up to the end of the header; *left is what may still be read. */
+/* Fetches the file up to the end of its header. *left: bytes that may still be fetched. */
 static hypura_status read_header(struct part *part, const char *url, uint64_t *left, hypura_error *error)
 {
     uint64_t extent = 0, limit = *left, next = FIRST_RANGE;
@@ -100,7 +100,7 @@ static hypura_status read_header(struct part *part, const char *url, uint64_t *l
                              HEADER_MOST_BYTES >> 20);
         status = ask(part, url, error);
         if (!status && part->data.size == had)
-            status = error_set(error, HYPURA_ERROR_IO, "%.200s: the server sent nothing of a range that it has", url);
+            status = error_set(error, HYPURA_ERROR_IO, "%.200s: the server sent an empty range of a longer file", url);
         if (!status && (status = gguf_header_extent(part->data.data, part->data.size, &extent, error)))
             error_prefix(error, "%.200s", url);
         next *= 2;
@@ -118,7 +118,7 @@ static hypura_status write_part(const char *path, const struct part *part, hypur
         good = size > 0 || (size < 0 && errno == EINTR);
         done += size > 0 ? (size_t)size : 0;
     }
-    /* As long as the model, with nothing in it: readers check that tensors lie in the file. */
+    /* Extends the file to the model's size, because readers check that tensors lie within it. */
     good = good && (part->total == 0 || ftruncate(file, (off_t)part->total) == 0);
     hypura_status status =
         good ? HYPURA_OK : error_set_errno(error, errno, "cannot write the header of a model to %s", path);
@@ -137,7 +137,7 @@ static hypura_status write_parts(struct model_header *out, const struct part *pa
     }
     if (!mkdtemp(out->folder)) {
         hypura_status status =
-            error_set_errno(error, errno, "cannot make a folder for the header of a model: %.200s", out->folder);
+            error_set_errno(error, errno, "cannot create a folder for the header of a model: %.200s", out->folder);
         out->folder[0] = 0;
         return status;
     }
@@ -166,7 +166,7 @@ hypura_status header_fetch(struct model_header *out, const char *reference, hypu
         status = ALLOCATE(&parts, source.part_count, "headers", error);
     for (size_t i = 0; !status && i < source.part_count; i++)
         status = read_header(&parts[i], source.parts[i].url, &left, error);
-    /* Nothing is written before, so that an interrupt in a long wait leaves nothing. */
+    /* Only now are files written, so that an interrupt during the download leaves none. */
     if (!status)
         status = write_parts(out, parts, source.part_count, error);
     out->bytes_read = HEADER_MOST_BYTES - left;

@@ -12,7 +12,7 @@ json_t *number_json(double value)
 
 static const char blanks[] = " \t";
 
-/* Where a text in quotes ends: before a quote that is the last of its line. NULL: nowhere. */
+/* The closing quote of a text: one that only blanks follow on its line. NULL: none. */
 static const char *closing_quote(const char *at)
 {
     while ((at = strchr(at, '"'))) {
@@ -24,8 +24,8 @@ static const char *closing_quote(const char *at)
     return NULL;
 }
 
-/* The rest of the line, or what stands between quotes, one or three on each side, in which lines may end. Where it
- * ends; NULL: it is not closed. */
+/* Appends the rest of the line, or a text between single or triple quotes, which may have several lines. Returns where
+ * it ends; NULL: it is not closed. */
 static const char *take_value(const char *at, struct buffer *out)
 {
     at += strspn(at, blanks);
@@ -46,7 +46,7 @@ static const char *take_value(const char *at, struct buffer *out)
     return end;
 }
 
-/* A word, and where the rest begins. */
+/* Writes the next word and returns where the rest begins. */
 static const char *take_word(const char *at, char *out, size_t room)
 {
     at += strspn(at, blanks);
@@ -65,7 +65,7 @@ static void add_parameter(json_t *parameters, const char *key, const char *at, c
     json_t *parsed = NULL;
     if (!stop && *text && !*end)
         parsed = number_json(number);
-    else if (*at == '"') /* "\n" is the end of a line */
+    else if (*at == '"') /* JSON, because of escapes such as "\n" */
         parsed = json_loadb(at, strcspn(at, "\r\n"), JSON_DECODE_ANY, NULL);
     if (!parsed)
         parsed = json_string(text);
@@ -78,7 +78,7 @@ static void add_parameter(json_t *parameters, const char *key, const char *at, c
     json_array_append_new(json_object_get(parameters, "stop"), parsed);
 }
 
-/* A second one goes below the first. */
+/* There may be several. */
 static void add_license(json_t *fields, const char *text)
 {
     if (!json_is_array(json_object_get(fields, "license")))
@@ -86,12 +86,12 @@ static void add_license(json_t *fields, const char *text)
     json_array_append_new(json_object_get(fields, "license"), json_string(text));
 }
 
-/* One instruction; where the next begins, or NULL with an error. */
+/* Parses one instruction. Returns where the next begins, or NULL with an error. */
 static const char *take_instruction(const char *at, json_t *fields, json_t *parameters, json_t *messages,
                                     hypura_error *error)
 {
     static const char *const texts[] = {"from", "system", "template", "adapter"};
-    /* How Ollama writes and reads prompts, which the model's own template says here. */
+    /* These choose how Ollama makes and parses prompts; here the model's own template does. */
     static const char *const ignored[] = {"renderer", "parser", "requires"};
     char word[32], which[64];
     at = take_word(at, word, sizeof word);
@@ -117,7 +117,8 @@ static const char *take_instruction(const char *at, json_t *fields, json_t *para
         add_license(fields, text);
     if (!known || !end)
         error_set(error, HYPURA_ERROR_ARGUMENT,
-                  known ? "the text after %s is not closed" : "the Modelfile has an unknown instruction \"%s\"", word);
+                  known ? "the quotes after %s are not closed" : "the Modelfile has an unknown instruction \"%s\"",
+                  word);
     buffer_free(&value);
     return known ? end : NULL;
 }

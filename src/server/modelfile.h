@@ -1,5 +1,5 @@
-/* A Modelfile, as Ollama has them: FROM, SYSTEM, TEMPLATE, LICENSE, ADAPTER, PARAMETER and MESSAGE, one per line, or
- * with a text between quotes, """ or ". */
+/* Parses Ollama's Modelfiles: FROM, SYSTEM, TEMPLATE, LICENSE, ADAPTER, PARAMETER and MESSAGE, one per line, or with a
+ * text of several lines between """ or ". */
 #ifndef HYPURA_SERVER_MODELFILE_H
 #define HYPURA_SERVER_MODELFILE_H
 
@@ -7,10 +7,10 @@
 
 #include <jansson.h>
 
-/* Adds what it says to an object as the fields that /api/create takes. False with an error when it is not one. */
+/* Adds the instructions to an object, as the fields of POST /api/create. False with an error if the text is invalid. */
 bool modelfile_read(const char *text, json_t *fields, hypura_error *error);
 
-/* A number as JSON, whole where it is. */
+/* A JSON integer if the value is whole, else a JSON real. */
 json_t *number_json(double value);
 
 #endif

@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* The name of a file in the model folder's "adapters", and nothing else. */
+/* Accepts only the name of an existing file in the subfolder "adapters" of the model folder. */
 static bool check_adapter(const struct registry *registry, const char *name, hypura_error *error)
 {
     char path[4096];
@@ -19,8 +19,9 @@ static bool check_adapter(const struct registry *registry, const char *name, hyp
                  strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") == length;
     if (plain && registry_adapter(registry, name, path, sizeof path) && access(path, R_OK) == 0)
         return true;
-    error_set(error, HYPURA_ERROR_ARGUMENT,
-              "ADAPTER names a GGUF file in the folder \"adapters\" of the model folder, by its name alone");
+    error_set(
+        error, HYPURA_ERROR_ARGUMENT,
+        "ADAPTER must be the name, without a path, of a GGUF file in the subfolder \"adapters\" of the model folder");
     return false;
 }
 
@@ -41,7 +42,7 @@ static bool are_messages(const json_t *messages)
     return is_absent(messages) || json_is_array(messages);
 }
 
-/* What is kept with the model is what every request to it reads. */
+/* Checks types here, because the fields are stored with the model and every request to it reads them. */
 static bool check_types(const json_t *fields, hypura_error *error)
 {
     static const char *const texts[] = {"from", "system", "template", "adapter", "modelfile", "quantize"};
@@ -64,7 +65,7 @@ static bool check_types(const json_t *fields, hypura_error *error)
     if (!are_messages(json_object_get(fields, "messages")))
         wrong = "messages";
     if (wrong)
-        error_set(error, HYPURA_ERROR_ARGUMENT, "\"%s\" is not of the type that it has", wrong);
+        error_set(error, HYPURA_ERROR_ARGUMENT, "\"%s\" has the wrong type", wrong);
     return !wrong && check_model_options(json_object_get(fields, "parameters"), error);
 }
 
@@ -76,20 +77,20 @@ static bool check_fields(const struct registry *registry, const json_t *fields, 
         return false;
     if (json_object_size(adapters) > 1 || json_object_size(json_object_get(fields, "files")) > 1) {
         error_set(error, HYPURA_ERROR_UNSUPPORTED,
-                  "\"files\" and \"adapters\" hold one GGUF file each: put the parts of a split model into the model "
-                  "folder, it is a model there");
+                  "\"files\" and \"adapters\" take one GGUF file each: to use a split model, put its parts into the "
+                  "model folder");
         return false;
     }
     if (template && *template && !template_is_plain(template)) {
         error_set(error, HYPURA_ERROR_UNSUPPORTED,
-                  "TEMPLATE is a Go template, which cannot be run here: the model's own chat template is used; only "
-                  "\"{{ .Prompt }}\" is understood");
+                  "TEMPLATE is a Go template, which this server cannot run, except \"{{ .Prompt }}\": leave it out to "
+                  "use the model's own chat template");
         return false;
     }
     return true;
 }
 
-/* Fields of the request over those of the Modelfile over those of the model that it comes from. */
+/* The new manifest: fields of the request and its Modelfile override those of the base model. */
 static json_t *make_manifest(const json_t *base, const json_t *fields)
 {
     static const char *const keys[] = {"system", "template", "license", "messages", "adapter"};
@@ -112,10 +113,11 @@ static json_t *make_manifest(const json_t *base, const json_t *fields)
     return manifest;
 }
 
-/* ---- files that were sent before ------------------------------------------------------------------------------------
+/* ---- uploaded files ------------------------------------------------------------------------------------------------
  */
 
-/* The one blob of the object {"NAME": "sha256:DIGEST"}, which must be a GGUF file: an adapter or a model. */
+/* Finds the blob of {"NAME": "sha256:DIGEST"} under the key kind, and checks that it is a GGUF file of that kind: an
+ * adapter or a model. */
 static hypura_status find_blob(const struct registry *registry, const json_t *fields, const char *kind, char *path,
                                size_t room, const char **digest, hypura_error *error)
 {
@@ -127,8 +129,8 @@ static hypura_status find_blob(const struct registry *registry, const json_t *fi
     if (!registry_blob(registry, *digest, path, room))
         return error_set(error, HYPURA_ERROR_ARGUMENT, "invalid digest format");
     if (access(path, F_OK))
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "blob \"%s\" not found: POST /api/blobs/%s sends it", *digest,
-                         *digest);
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "blob \"%s\" not found: upload it with POST /api/blobs/%s",
+                         *digest, *digest);
     hypura_status status = gguf_open(&file, path, error);
     if (status)
         return error->status = HYPURA_ERROR_ARGUMENT;
@@ -137,12 +139,12 @@ static hypura_status find_blob(const struct registry *registry, const json_t *fi
     bool adapter = strcmp(type.data, "adapter") == 0;
     gguf_close(file);
     if (adapter != (strcmp(kind, "adapters") == 0))
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "blob \"%s\" is %s, which \"%s\" does not hold", *digest,
-                         adapter ? "an adapter" : "no adapter", kind);
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "blob \"%s\" is %s: it does not belong in \"%s\"", *digest,
+                         adapter ? "an adapter" : "not an adapter", kind);
     return HYPURA_OK;
 }
 
-/* An adapter has its digest as its name among the others. */
+/* Names the uploaded adapter after its digest. */
 static hypura_status name_adapter(const struct registry *registry, json_t *fields, char *blob, size_t room,
                                   hypura_error *error)
 {
@@ -157,7 +159,7 @@ static hypura_status name_adapter(const struct registry *registry, json_t *field
                : HYPURA_OK;
 }
 
-/* What the model is made of: a model that is there, or a file that was sent. */
+/* Finds what the model is made from: an existing model (*out) or an uploaded file (blob). */
 static hypura_status find_source(struct registry *registry, json_t *fields, struct model_entry *out, char *blob,
                                  size_t room, hypura_error *error)
 {
@@ -166,7 +168,7 @@ static hypura_status find_source(struct registry *registry, json_t *fields, stru
     if (json_object_size(json_object_get(fields, "files")) == 0) {
         if (from && *from)
             return registry_find(registry, from, out, error);
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "FROM is missing: the name of a model that is there");
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "FROM is missing: give the name of an existing model");
     }
     return find_blob(registry, fields, "files", blob, room, &digest, error);
 }
@@ -250,7 +252,7 @@ static void create(struct exchange *exchange)
     exchange_end(exchange);
 }
 
-/* Drives, and other servers with the same folder, may take their time. */
+/* Waits for drives, and for other servers that lock the same folder. */
 void handle_create(struct exchange *exchange)
 {
     exchange_aside(exchange, create);

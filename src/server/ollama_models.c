@@ -1,4 +1,4 @@
-/* Ollama's requests about models: lists, show, copy, delete. */
+/* Ollama's requests about models: list, show, copy, delete. */
 #include "server/modelfile.h"
 #include "server/server_private.h"
 
@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MOST_TRIES 8 /* to see a model whole that others replace */
+#define MOST_TRIES 8 /* to describe a model that others are replacing */
 
 void handle_root(struct exchange *exchange)
 {
@@ -19,7 +19,7 @@ void handle_root(struct exchange *exchange)
     exchange_reply(exchange, 200, "text/plain; charset=utf-8", text, sizeof text - 1);
 }
 
-/* Clients compare this with the version of Ollama that they need. */
+/* Clients compare "version" with the version of Ollama that they require. */
 void handle_version(struct exchange *exchange)
 {
     exchange_reply_json(exchange, 200, json_pack("{s:s, s:s}", "version", "0.13.0", "hypura", HYPURA_VERSION));
@@ -133,7 +133,7 @@ static json_t *tensor_list(const struct gguf *file)
     return list;
 }
 
-/* One "NAME VALUE" a line, as a Modelfile has them. */
+/* Appends a line "NAME VALUE" per parameter, as in a Modelfile. */
 static void parameter_lines(struct buffer *out, const json_t *parameters, const char *before, const char *between)
 {
     const char *key;
@@ -166,7 +166,7 @@ static json_t *modelfile(const struct model_entry *entry)
     return json;
 }
 
-/* A text, or texts one below the other. */
+/* A text, or the lines of several texts. */
 static json_t *joined_lines(const json_t *texts)
 {
     struct buffer all = {0};
@@ -211,7 +211,7 @@ static json_t *show(const struct model_entry *entry, const struct gguf *file, bo
     return reply;
 }
 
-/* True: answered. False: the model was replaced meanwhile, so that some of it may be of another. */
+/* True: answered. False: the model was replaced meanwhile, so the answer might mix two models. */
 static bool try_to_show(struct exchange *exchange, const char *name, bool verbose)
 {
     struct model_entry entry;
@@ -250,7 +250,7 @@ void handle_show(struct exchange *exchange)
         if (try_to_show(exchange, name, verbose))
             return;
     }
-    exchange_fail(exchange, 503, "the model is being replaced: ask again");
+    exchange_fail(exchange, 503, "the model is being replaced: try again");
 }
 
 /* ---- copy, delete --------------------------------------------------------------------------------------------------
@@ -291,7 +291,7 @@ static void delete (struct exchange *exchange)
         reply_changed(exchange);
 }
 
-/* Drives, and other servers with the same folder, may take their time. */
+/* These wait for drives, and for other servers that lock the same folder. */
 void handle_copy(struct exchange *exchange)
 {
     exchange_aside(exchange, copy);

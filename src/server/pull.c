@@ -1,4 +1,4 @@
-/* Downloads of models: the check whether the model would run here, the bytes, their digest. */
+/* Downloads models: checks early whether the model would run here, fetches its files, and verifies their digests. */
 #include "server/pull_source.h"
 
 #include "core/durable.h"
@@ -17,9 +17,9 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#define FIRST_CHECK ((uint64_t)4 << 20) /* bytes after which the header is looked at; then four times as many */
+#define FIRST_CHECK ((uint64_t)4 << 20) /* bytes after which the header is checked; then at four times as many */
 #define LAST_CHECK ((uint64_t)256 << 20)
-#define SYNC_BYTES ((uint64_t)64 << 20) /* that a power cut may cost */
+#define SYNC_BYTES ((uint64_t)64 << 20) /* at most lost in a power cut */
 
 struct pull {
     struct registry *registry;
@@ -27,18 +27,18 @@ struct pull {
     pull_progress progress;
     void *context;
     struct source source;
-    size_t part;  /* the one in work; the rest is about it */
-    char key[17]; /* of the source, in the names of its files */
+    size_t part;  /* the current one, which the following fields are about */
+    char key[17]; /* identifies the source in file names */
     char partial[PATH_MAX], note_path[PATH_MAX];
     struct pull_note note;
-    int lock; /* the first part's partial file, held from the beginning to the end */
+    int lock; /* the first part's partial file, locked until the end */
     int file;
     uint64_t have, total, next_check, last_told;
-    bool other;       /* the server has another file by now than the one that is here in part */
-    uint64_t stop_at; /* bytes of a part that are enough for now; 0: all of them */
+    bool other;       /* the server's file is no longer the one that was downloaded in part */
+    uint64_t stop_at; /* bytes of each part to fetch for now; 0: all */
     bool checked, stopped;
     hypura_error error;  /* of the callback */
-    char piece[1 << 16]; /* of a file that is read again */
+    char piece[1 << 16]; /* of a file that is read back */
 };
 
 static bool tell(const struct pull *pull, json_t *event)
@@ -56,8 +56,7 @@ static const struct source_part *part_of(const struct pull *pull)
 /* ---- the check ------------------------------------------------------------------------------------------------------
  */
 
-/* A file as long as a part will be, with the first bytes of those that are there: enough to read the header.
- */
+/* Makes a sparse file of a part's final size with its first bytes, from which the header can be read. */
 static hypura_status make_sparse(struct pull *pull, const char *path, int file, uint64_t bytes, uint64_t total,
                                  hypura_error *error)
 {
@@ -98,7 +97,7 @@ static hypura_status plan_of(const struct pull *pull, const char *path, hypura_e
                              plan->even_tokens_per_second, "budget_bytes", (json_int_t)plan->budget,
                              "smallest_budget_bytes", (json_int_t)plan->smallest_budget));
     } else {
-        /* The file is well formed: this is an answer, not a header that is not whole yet. */
+        /* The header is complete, so this is the verdict. HYPURA_ERROR_FORMAT would mean that more must be fetched. */
         status = HYPURA_ERROR_UNSUPPORTED;
     }
     plan_free(plan);
@@ -107,7 +106,7 @@ static hypura_status plan_of(const struct pull *pull, const char *path, hypura_e
     return status;
 }
 
-/* What a check found. A header longer than what is there looks damaged: then more must be fetched. */
+/* Evaluates a check. An incomplete header looks damaged; then more bytes must be fetched. */
 static hypura_status judge(struct pull *pull, hypura_status status, const hypura_error *error, bool more)
 {
     pull->checked = status == HYPURA_OK;
@@ -118,11 +117,11 @@ static hypura_status judge(struct pull *pull, hypura_status status, const hypura
                      error->message);
 }
 
-/* Whether the model would run here, as soon as its header is there. False: it would not. */
+/* Checks whether the model would run here, once its header has arrived. False: it would not. */
 static bool check_header(struct pull *pull)
 {
     char path[PATH_MAX];
-    /* A split model was checked before its parts are fetched. */
+    /* check_split has checked a split model. */
     if (pull->checked || pull->source.part_count > 1 || pull->total == 0 ||
         pull->have < MIN(pull->next_check, pull->total))
         return true;
@@ -149,7 +148,7 @@ static bool tell_bytes(struct pull *pull, bool always)
              part_of(pull)->digest[0] ? part_of(pull)->digest : pull->source.name);
     snprintf(digest, sizeof digest, "sha256:%s", part_of(pull)->digest);
     json_t *event = json_pack("{s:s}", "status", status);
-    if (pull->total) { /* known once the first bytes are here */
+    if (pull->total) { /* known from the first answer on */
         json_object_set_new(event, "total", json_integer((json_int_t)pull->total));
         json_object_set_new(event, "completed", json_integer((json_int_t)pull->have));
     }
@@ -165,20 +164,20 @@ static bool has_room(struct pull *pull)
     if (pull->total == 0 || fstatvfs(pull->file, &info))
         return true;
     uint64_t left = (uint64_t)info.f_bavail * info.f_frsize, wanted = pull->total - MIN(pull->have, pull->total);
-    /* How long the parts of a split model are was found out before the first of them is fetched. */
+    /* check_split has found out the sizes of all parts. */
     for (size_t i = 0; i < pull->source.part_count; i++) {
         const struct source_part *part = &pull->source.parts[i];
         wanted += i != pull->part && part->bytes > part->have ? part->bytes - part->have : 0;
     }
     if (wanted <= left)
         return true;
-    error_set(&pull->error, HYPURA_ERROR_IO, "%s are left to download, and only %s are free in %s",
+    error_set(&pull->error, HYPURA_ERROR_IO, "%s remain to be downloaded, but only %s are free in %s",
               format_bytes(need, sizeof need, (double)wanted), format_bytes(room, sizeof room, (double)left),
               registry_folder(pull->registry));
     return false;
 }
 
-/* What is here is on the drive, and then the note says so. */
+/* Makes the bytes durable, then notes how many. */
 static hypura_status settle(struct pull *pull, hypura_error *error)
 {
     if (pull->note.have == pull->have && pull->note.total == pull->total && pull->have)
@@ -197,7 +196,7 @@ static void forget_partial(const struct pull *pull)
     unlink(pull->partial);
 }
 
-/* Of another version of the file, or of none that is known: from the beginning. */
+/* Starts from the first byte, because the partial file is of another version, or of an unknown one. */
 static hypura_status start_anew(struct pull *pull, hypura_error *error)
 {
     if (unlink(pull->note_path) && errno != ENOENT)
@@ -209,7 +208,7 @@ static hypura_status start_anew(struct pull *pull, hypura_error *error)
     return ftruncate(pull->file, 0) ? error_set_errno(error, errno, "cannot write %s", pull->partial) : HYPURA_OK;
 }
 
-/* As many bytes count as are known to be on the drive and of the file that is wanted. */
+/* Continues a partial file of the same source, from as many bytes as its note guarantees. */
 static hypura_status take_up(struct pull *pull, hypura_error *error)
 {
     struct stat info;
@@ -270,7 +269,7 @@ static bool go_on(void *context)
     return tell_bytes(context, false);
 }
 
-/* While all bytes are read again: the download is as far as it was. */
+/* Reports progress while all bytes are read back. */
 static bool go_on_checking(void *context)
 {
     struct pull *pull = context;
@@ -310,7 +309,7 @@ static hypura_status verify(struct pull *pull, hypura_error *error)
     return status;
 }
 
-/* One request for what is left. */
+/* Requests the rest of the part. */
 static hypura_status ask_for_rest(struct pull *pull, hypura_error *error)
 {
     struct fetch fetch = {.url = part_of(pull)->url,
@@ -330,7 +329,7 @@ static hypura_status ask_for_rest(struct pull *pull, hypura_error *error)
         *error = pull->error;
         return error->status;
     }
-    /* There is nothing behind what is here: then this must be the whole file. */
+    /* The server has no bytes after those downloaded, so they must be the whole file. */
     if (answer.status == 416 && fetch.offset) {
         uint64_t whole = answer.total ? answer.total : pull->note.total;
         pull->other = whole != pull->have || !pull_note_fits(&pull->note, &answer);
@@ -360,17 +359,18 @@ static hypura_status download(struct pull *pull, hypura_error *error)
         if (!status)
             status = ask_for_rest(pull, error);
         if (!status && pull->other)
-            status = error_set(error, HYPURA_ERROR_IO, "%.200s answers with parts of a file that were not asked for",
+            status = error_set(error, HYPURA_ERROR_IO, "%.200s sends other parts of the file than requested",
                                part_of(pull)->url);
     }
     if (pull->error.status && pull->error.status != HYPURA_ERROR_IO)
-        forget_partial(pull); /* a model that cannot run here, say */
+        forget_partial(pull); /* for example, a model that cannot run here */
     else if (pull->have && settle(pull, &problem) && !status)
         status = error_set(error, problem.status, "%s", problem.message);
     return status;
 }
 
-/* The files of a part while it is not whole. Those of a split model know one another by how their names end. */
+/* Makes a part current: sets the paths of its partial file and note. Partial files of a split model are named as parts
+ * are, so that they are found as one model. */
 static void set_part(struct pull *pull, size_t part)
 {
     char path[PATH_MAX];
@@ -388,8 +388,8 @@ static void set_part(struct pull *pull, size_t part)
     snprintf(pull->note_path, sizeof pull->note_path, "%.*s.source", (int)sizeof pull->note_path - 16, pull->partial);
 }
 
-/* Nobody else downloads the same model meanwhile. Whoever had the lock until now may have finished, and then the file
- * that was opened is no partial one any more. */
+/* Locks the model against other downloads of it. If the previous holder has just finished, the opened file was renamed
+ * and a new one must be locked. */
 static hypura_status lock_model(struct pull *pull, hypura_error *error)
 {
     struct stat opened, there;
@@ -413,7 +413,7 @@ static void close_file(struct pull *pull)
     pull->file = -1;
 }
 
-/* The first bytes of each part, up to stop_at; then it is known how long all are. */
+/* Fetches the first bytes of each part, up to stop_at, which also reveals the sizes. */
 static hypura_status fetch_heads(struct pull *pull, hypura_error *error)
 {
     hypura_status status = HYPURA_OK;
@@ -430,14 +430,14 @@ static hypura_status fetch_heads(struct pull *pull, hypura_error *error)
     return status;
 }
 
-/* Of the part in work; parts know one another by their names. */
+/* The path of the current part's sparse file for the check. Parts are found by their names. */
 static void head_path(const struct pull *pull, char *out, size_t room)
 {
     const char *slash = strrchr(pull->partial, '/');
     snprintf(out, room, "%s/.check%s", registry_folder(pull->registry), slash + 1);
 }
 
-/* The model as it will be, of files that have nothing but their heads. */
+/* Plans the model from sparse files that contain only the first bytes of each part. */
 static hypura_status check_heads(struct pull *pull, hypura_error *error)
 {
     char path[PATH_MAX];
@@ -462,7 +462,7 @@ static hypura_status check_heads(struct pull *pull, hypura_error *error)
     return status;
 }
 
-/* Whether a split model has room and would run here, before more than the heads of its parts are fetched. */
+/* Checks that there is room for a split model and that it would run here, from the first bytes of its parts. */
 static hypura_status check_split(struct pull *pull, hypura_error *error)
 {
     for (size_t i = 0; i < pull->source.part_count; i++) {
@@ -482,7 +482,7 @@ static hypura_status check_split(struct pull *pull, hypura_error *error)
             known &= pull->source.parts[i].bytes > 0;
         }
         if (!known)
-            break; /* a server that does not say how long its files are */
+            break; /* the server does not report sizes */
         status = check_heads(pull, &problem);
         if (judge(pull, status, &problem, more)) {
             *error = pull->error;
@@ -497,7 +497,7 @@ static hypura_status check_split(struct pull *pull, hypura_error *error)
     return HYPURA_OK;
 }
 
-/* One part, up to a whole file that has its digest but not its name yet. */
+/* Downloads and verifies one part, which keeps its temporary name. */
 static hypura_status fetch_part(struct pull *pull, size_t part, hypura_error *error)
 {
     set_part(pull, part);
@@ -511,8 +511,8 @@ static hypura_status fetch_part(struct pull *pull, size_t part, hypura_error *er
     return status;
 }
 
-/* Whole files are looked at as the model that they will be: what a digest does not say of them, and whether they would
- * run here where that could not be known before. What is no model is thrown away. */
+/* Checks the complete files as a model: their weights if there is no digest, and whether they would run here if that
+ * was not known before. Deletes files that are not a model. */
 static hypura_status check_whole(struct pull *pull, hypura_error *error)
 {
     struct gguf *file;
@@ -540,7 +540,7 @@ static hypura_status check_whole(struct pull *pull, hypura_error *error)
     return status;
 }
 
-/* What earlier downloads of the name left that nobody goes on with: from other sources, or without a note. */
+/* Deletes partial files of this name from other sources, or without a note, which nothing will continue. */
 static void forget_others(struct pull *pull)
 {
     char path[PATH_MAX];
@@ -567,7 +567,7 @@ static void forget_others(struct pull *pull)
         closedir(list);
 }
 
-/* Whole files become the model. */
+/* Turns the complete files into the model. */
 static hypura_status install(struct pull *pull, hypura_error *error)
 {
     size_t count = pull->source.part_count;

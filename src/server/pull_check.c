@@ -1,4 +1,4 @@
-/* A look at all bytes of a model that came without a digest. */
+/* Checks all bytes of a model that came without a digest. */
 #include "format/format.h"
 #include "server/pull_private.h"
 
@@ -8,21 +8,21 @@
 #include <string.h>
 #include <unistd.h>
 
-#define LONGEST ((uint64_t)4096) /* zeros that weights may have anywhere; a page is the least that a drive loses */
-#define BLUR 16                  /* bytes at the edge of a row that may be zeros, too */
+#define LONGEST ((uint64_t)4096) /* a run of zeros is suspicious from here on; drives lose whole pages */
+#define BLUR 16 /* bytes by which zeros may miss the edge of a row, as weights there may be zeros too */
 #define PIECE ((size_t)1 << 20)
 
 struct search {
     const struct gguf *file;
-    const struct gguf_tensor **tensors; /* as they lie in the files */
+    const struct gguf_tensor **tensors; /* in the order of the files */
     size_t count;
     int opened;
-    uint32_t index; /* of the file that is open */
+    uint32_t index; /* of the open file */
     unsigned char *piece;
-    uint64_t zeros;    /* that end where the search stands, in matrices */
-    bool whole_rows;   /* they begin with a row: those of tokens that do not exist, say, are all zeros */
-    size_t begin;      /* the tensor where they do */
-    uint64_t begin_at; /* and the byte of it */
+    uint64_t zeros;    /* length of the current run of zeros, in matrices */
+    bool whole_rows;   /* it begins with a row: rows of unused tokens, for example, are all zeros */
+    size_t begin;      /* tensor in which it begins */
+    uint64_t begin_at; /* offset in that tensor */
 };
 
 static int by_place(const void *a, const void *b)
@@ -54,7 +54,7 @@ static void begin_zeros(struct search *search, size_t tensor, uint64_t row, uint
     search->whole_rows = (row - at % row) % row <= BLUR;
 }
 
-/* False: they are too many. */
+/* Ends a run of zeros. False: it is damage. */
 static bool end_zeros(struct search *search, bool whole_rows)
 {
     if (search->zeros >= LONGEST && !(search->whole_rows && whole_rows))
@@ -63,7 +63,7 @@ static bool end_zeros(struct search *search, bool whole_rows)
     return true;
 }
 
-/* Bytes of a matrix from at on. Zeros are looked for in words, which long stretches of them have. */
+/* Searches bytes of a matrix, from offset at on. It steps by words, since a long run contains words of zeros. */
 static bool search_piece(struct search *search, size_t tensor, uint64_t row, uint64_t at, size_t size)
 {
     const unsigned char *data = search->piece;
@@ -81,7 +81,7 @@ static bool search_piece(struct search *search, size_t tensor, uint64_t row, uin
         }
         while (i + 8 <= size && word_at(data + i) != 0)
             i += 8;
-        if (i + 8 > size) /* the last ones of the piece */
+        if (i + 8 > size) /* zeros at the end of the piece */
             for (i = size; i > from && data[i - 1] == 0; i--)
                 ;
         else
@@ -125,11 +125,12 @@ static hypura_status read_piece(struct search *search, uint64_t at, size_t size,
 static hypura_status damaged(const struct search *search, hypura_error *error)
 {
     const struct gguf_tensor *tensor = search->tensors[search->begin];
-    return error_set(error, HYPURA_ERROR_FORMAT,
-                     "%s is damaged: from byte %llu of \"%.100s\" on there are %llu zeros and more instead of weights; "
-                     "it must be downloaded again",
-                     gguf_file_path(search->file, tensor->file), (unsigned long long)search->begin_at,
-                     tensor->name.data, (unsigned long long)search->zeros);
+    return error_set(
+        error, HYPURA_ERROR_FORMAT,
+        "%s is damaged: at byte %llu of \"%.100s\" there are %llu or more zeros instead of weights; download "
+        "the file again",
+        gguf_file_path(search->file, tensor->file), (unsigned long long)search->begin_at, tensor->name.data,
+        (unsigned long long)search->zeros);
 }
 
 static hypura_status search_tensor(struct search *search, size_t number, bool (*go_on)(void *context), void *context,

@@ -1,4 +1,4 @@
-/* Notes of downloads in work: FILE.source next to FILE. */
+/* Notes of unfinished downloads: FILE.source next to FILE. */
 #include "core/durable.h"
 #include "server/pull_private.h"
 #include "server/registry.h"
@@ -50,7 +50,7 @@ bool pull_note_read(const char *path, struct pull_note *out)
     return fine;
 }
 
-/* Of a header, which may be anything. */
+/* A header's text may not be UTF-8; then *fine becomes false. */
 static void put_text(json_t *json, const char *key, const char *text, bool *fine)
 {
     if (*text && json_object_set_new(json, key, json_string(text)))
@@ -74,7 +74,7 @@ hypura_status pull_note_write(const char *path, const struct pull_note *note, hy
     return status;
 }
 
-/* A weak ETag is of files that mean the same, not of the same bytes. */
+/* A weak ETag does not guarantee identical bytes. */
 const char *pull_note_version(const struct pull_note *note)
 {
     if (note->etag[0] == '"')

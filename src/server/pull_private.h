@@ -1,39 +1,38 @@
-/* What the files of a download share. */
+/* Shared by the files of downloads. */
 #ifndef HYPURA_SERVER_PULL_PRIVATE_H
 #define HYPURA_SERVER_PULL_PRIVATE_H
 
 #include "server/fetch.h"
 
-/* ---- pull_note.c: what is known of a file that is here in part, next to it ---- */
+/* ---- pull_note.c: a note next to each partial file, so that its download can continue ---- */
 
 struct pull_note {
     char url[2048];
-    char digest[65]; /* as the source tells it, or empty */
+    char digest[65]; /* SHA-256 from the source, or empty */
     char etag[256];
     char modified[128];
-    uint64_t total; /* bytes of the whole file; 0: not known */
-    uint64_t have;  /* of these, on the drive for sure */
+    uint64_t total; /* bytes of the whole file; 0: unknown */
+    uint64_t have;  /* bytes that are durable on the drive */
 };
 
-/* 16 digits that stand for a source in the names of its files, and a NUL. */
+/* Writes 16 digits that identify a source in file names, and a NUL. */
 void pull_key(const char *url, char out[17]);
 
-/* False: there is none, or none that can be read. */
+/* False: the note does not exist or cannot be read. */
 bool pull_note_read(const char *path, struct pull_note *out);
 hypura_status pull_note_write(const char *path, const struct pull_note *note, hypura_error *error);
 
-/* What a server is asked to compare with before it goes on where a file broke off; NULL: nothing tells versions of the
- * file apart. */
+/* The version (for If-Range) that the server's file must have for the download to continue. NULL: versions cannot be
+ * told apart. */
 const char *pull_note_version(const struct pull_note *note);
 
-/* Whether an answer goes on with the file that the note is of. */
+/* Whether an answer is about the same version of the file. */
 bool pull_note_fits(const struct pull_note *note, const struct fetch_answer *answer);
 
 /* ---- pull_check.c ---- */
 
-/* Whether a model (the path of its first part) is whole: every tensor lies in its file, and has weights where the
- * header says so. What a drive lost in a power cut is zeros that begin or end in the middle of a row. go_on is asked
- * now and then. */
+/* Checks that a model (by the path of its first part) is complete: every tensor lies in its file and contains weights.
+ * Data lost in a power cut shows as zeros that begin or end within a row. go_on is called often; false cancels. */
 hypura_status pull_check_weights(const char *path, bool (*go_on)(void *context), void *context, hypura_error *error);
 
 #endif

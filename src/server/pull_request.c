@@ -33,7 +33,7 @@ static void *run(void *context)
     hypura_error error = {0};
     struct engine_options options = server->options.engine;
     options.budget = loaded_budget(server->models);
-    options.reserved = -(int64_t)loaded_resident(server->models); /* they would make room for this one */
+    options.reserved = -(int64_t)loaded_resident(server->models); /* loaded models would make room for this one */
     hypura_status status =
         registry_pull(server->registry, request->reference, &options, write_progress, request, &error);
     if (status) {
@@ -84,7 +84,7 @@ void handle_pull(struct exchange *exchange)
     strcpy(request->reference, name);
     exchange_hold(exchange);
     if (pthread_create(&thread, NULL, run, request)) {
-        exchange_fail(exchange, 500, "cannot start a thread");
+        exchange_fail(exchange, 500, "cannot start a thread for the download");
         exchange_release(exchange);
         memory_free(request);
         atomic_fetch_sub(&server->pulls, 1);

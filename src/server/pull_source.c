@@ -1,4 +1,4 @@
-/* Where a reference to a model leads: URLs of its files, their digests, and what else came with it. */
+
 #include "server/pull_source.h"
 
 #include "server/fetch.h"
@@ -25,8 +25,8 @@ static hypura_status add_part(struct source *source, const char *url, const char
     return status;
 }
 
-/* The number of parts of a model whose first file has this name, and where the name's "-00001-of-" begins; 1 where it
- * is no split model, 0 where the name is of another part. */
+/* The number of parts of the model whose first file has this name; *of: where "-00001-of-" begins. 1: it is not split;
+ * 0: the name is that of a later part. */
 static size_t count_parts(const char *name, const char **of)
 {
     *of = NULL;
@@ -46,7 +46,7 @@ static const char *base_of(const char *variable, const char *otherwise)
     return chosen && *chosen ? chosen : otherwise;
 }
 
-/* Where the last part of a URL's path begins; it ends at length. */
+/* Where the last segment of a URL's path begins; it ends at *length. */
 static size_t last_part(const char *url, size_t *length)
 {
     size_t start = *length = strcspn(url, "?#");
@@ -55,7 +55,7 @@ static size_t last_part(const char *url, size_t *length)
     return start;
 }
 
-/* A name out of a URL's last part; what no name can hold becomes a dash. */
+/* Makes a model's name from a URL's last segment; invalid characters become dashes. */
 static bool name_of_url(const char *url, char *out, size_t room)
 {
     char stem[200];
@@ -99,7 +99,7 @@ static bool contains(const char *text, const char *part)
     return strcasestr(text, part) != NULL;
 }
 
-/* A file of a repository, or all parts of the split model that it begins. */
+/* Adds a file of a repository, or all parts of a split model by its first one. */
 static hypura_status add_hub_files(struct source *out, const char *base, const char *repository, const json_t *files,
                                    const char *first, hypura_error *error)
 {
@@ -120,8 +120,7 @@ static hypura_status add_hub_files(struct source *out, const char *base, const c
                 file = each;
         }
         if (!file)
-            return error_set(error, HYPURA_ERROR_IO, "%s is one of %zu parts of which %s is missing", first, count,
-                             path);
+            return error_set(error, HYPURA_ERROR_IO, "%s has %zu parts, and %s is missing", first, count, path);
         const json_t *large = json_object_get(file, "lfs");
         json_int_t bytes = json_integer_value(json_object_get(file, "size"));
         snprintf(url, sizeof url, "%s/%s/resolve/main/%s", base, repository, path);
@@ -131,7 +130,7 @@ static hypura_status add_hub_files(struct source *out, const char *base, const c
     return status;
 }
 
-/* hf.co/USER/REPOSITORY[:QUANTISATION]: the list of its files says which there are, and their digests. */
+/* hf.co/USER/REPOSITORY[:QUANTISATION]: the repository's list of files has their names and digests. */
 static hypura_status find_in_hub(struct source *out, const char *reference, hypura_error *error)
 {
     char repository[200], url[512];
@@ -178,7 +177,7 @@ static hypura_status find_in_hub(struct source *out, const char *reference, hypu
     return status;
 }
 
-/* Small layers of a model in Ollama's library: parameters and a system message. */
+/* Adds small layers of a model in Ollama's library: parameters and a system message. */
 static void add_layer(struct source *out, const char *base, const char *type, const char *digest)
 {
     char url[1024];
@@ -229,11 +228,11 @@ static hypura_status find_in_library(struct source *out, const char *reference, 
     }
     json_decref(image);
     if (!status && out->part_count == 0)
-        status = error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s holds no GGUF file", out->name);
+        status = error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s contains no GGUF file", out->name);
     return status;
 }
 
-/* A file, or all parts of a split model when the URL is of its first. */
+/* Adds a file, or all parts of a split model by the URL of its first one. */
 static hypura_status add_url(struct source *out, const char *url, hypura_error *error)
 {
     size_t length, start = last_part(url, &length);
@@ -241,7 +240,7 @@ static hypura_status add_url(struct source *out, const char *url, hypura_error *
     size_t count = count_parts(url + start, &of);
     if (count == 0)
         return error_set(error, HYPURA_ERROR_ARGUMENT,
-                         "this is a part of a split model: give the URL of its first part");
+                         "this is a later part of a split model: give the URL of its first part");
     if (count == 1)
         return add_part(out, url, NULL, 0, error);
     hypura_status status = HYPURA_OK;

@@ -183,7 +183,7 @@ static hypura_status give_name(const char *from, const char *to, bool may_move, 
         *linked = second;
         return HYPURA_OK;
     }
-    return error_set_errno(error, errno, "cannot make %s", to);
+    return error_set_errno(error, errno, "cannot create %s", to);
 }
 
 static void take_back_files(const struct new_model *model, struct placed *placed)
@@ -266,7 +266,7 @@ static hypura_status place_copy(const struct registry *registry, const char *nam
         snprintf(experts, sizeof experts, "%s%s", path, model_files_beside[0]) < (int)sizeof experts &&
         snprintf(second, sizeof second, "%s%s", first, model_files_beside[0]) < (int)sizeof second &&
         access(experts, F_OK) == 0 && link(experts, second))
-        log_write(LOG_WARNING, "cannot make %s: %s", second, strerror(errno));
+        log_write(LOG_WARNING, "cannot create %s: %s", second, strerror(errno));
     for (long i = 0; paths && i < count; i++)
         memory_free(paths[i]);
     memory_free(paths);
@@ -343,7 +343,7 @@ static hypura_status put_in_place(const struct registry *registry, const char *f
                                   hypura_error *error)
 {
     if (rename(file, path))
-        return error_set_errno(error, errno, "cannot make %s", path);
+        return error_set_errno(error, errno, "cannot create %s", path);
     drop_beside(path); /* they belong to the previous model */
     return durable_folder(registry->folder, error);
 }

@@ -1,4 +1,4 @@
-/* What the files of the server share. */
+/* Shared by the files of the server. */
 #ifndef HYPURA_SERVER_PRIVATE_H
 #define HYPURA_SERVER_PRIVATE_H
 
@@ -13,7 +13,7 @@
 struct worker;
 struct loaded_models;
 
-/* Counted since the start, for /metrics. */
+/* Counts since the start, for /metrics. */
 struct server_counters {
     atomic_ullong requests, refused, failed, prompt_tokens, generated_tokens, cached_tokens, answers, cancelled;
 };
@@ -28,28 +28,28 @@ struct server {
     struct conversations *conversations;
     struct server_counters counters;
     uint64_t start;
-    atomic_ullong freed; /* bytes that requests took, since memory was given back to the system */
-    atomic_uint pulls;   /* downloads in work */
-    atomic_uint aside;   /* requests that are worked on by threads of their own */
-    atomic_bool stopping;
-    atomic_bool ending; /* the worker stops: what takes long should end */
+    atomic_ullong freed;  /* bytes that requests freed since memory was last returned to the system */
+    atomic_uint pulls;    /* running downloads */
+    atomic_uint aside;    /* requests running on threads of their own (exchange_aside) */
+    atomic_bool stopping; /* no new requests */
+    atomic_bool ending;   /* the worker stops: long work must end */
 };
 
-/* What answers, whichever way requests come; to be closed after an error too. */
+/* Opens all parts but HTTP. Close the server even after an error. */
 hypura_status server_open(struct server *server, const struct server_options *options, hypura_error *error);
 void server_close(struct server *server);
 
-/* Some times per second: does what server_set_budget asked for, and gives back what was freed. */
+/* Called several times per second: applies the budget of server_set_budget, and returns freed memory to the system. */
 void server_follow_budget(struct server *server);
 
 struct route {
     const char *method;
-    const char *path; /* one that ends with a slash takes every path below it */
+    const char *path; /* with a final slash: also every path below it */
     enum api api;
-    bool open; /* without a key */
+    bool open; /* needs no key */
     void (*handle)(struct exchange *exchange);
-    /* The HTTP thread: takes a piece of the body, which may be of any size then; false: there is no memory. NULL: it is
-     * kept for the handler. */
+    /* Takes a piece of the body on the HTTP thread; the body may then have any size. False: out of memory. NULL: the
+     * body is kept for the handler. */
     bool (*take)(struct exchange *exchange, const char *data, size_t size);
 };
 
@@ -57,25 +57,25 @@ extern const struct route routes[];
 extern const size_t route_count;
 
 /* ---- logs ---- */
-/* Where lines go. NULL, as at the start: warnings go to the log of the program (core/core.h), and nothing else is said.
- */
+/* Sets where lines go. NULL, the default: only warnings, and to the program's log (core/core.h). */
 void server_log_to(void (*write)(const char *line, size_t size));
+/* Logs one line: level, message, and fields "key=value" by the format. */
 void server_log(const char *level, const char *message, const char *format, ...) PRINTF_LIKE(3, 4);
 
-/* ---- small things ---- */
-void random_hex(char *out, size_t digits);                                    /* and a NUL */
+/* ---- values.c ---- */
+void random_hex(char *out, size_t digits);                                    /* writes digits and a NUL */
 void time_text(char *out, size_t room, int64_t seconds, int64_t nanoseconds); /* RFC 3339, UTC */
 void now_text(char *out, size_t room);
 
-/* Reads "5m", "1h30m", "300ms", a number of seconds; negative: for good. False when it is neither. */
+/* Reads "5m", "1h30m", "300ms", or a number of seconds; negative: forever. False: it is neither. */
 bool duration_of_json(const json_t *value, int64_t *nanoseconds);
-/* Numbers of JSON that are limits in a schema ("maximum") and have more than 18 digits are rounded, in place. */
+/* Rounds, in place, numbers of more than 18 digits that are limits in a JSON schema ("maximum"). */
 void shorten_limits(char *text, size_t size);
 
 /* Whether a Go template only inserts the prompt, which equals no template. Others are not supported. */
 bool template_is_plain(const char *text);
 
-/* "model" of a request, or "name" as older clients say. NULL when the answer is given. */
+/* "model" of a request or, from older clients, "name". If neither is there, answers with an error and returns NULL. */
 const char *model_field(struct exchange *exchange, const json_t *json);
 
 /* ---- handlers, by file ---- */
@@ -110,21 +110,22 @@ void handle_messages(struct exchange *exchange);
 void handle_count_tokens(struct exchange *exchange);
 void handle_metrics(struct exchange *exchange);
 void handle_memory(struct exchange *exchange);
-/* Another memory budget; the exchange that asked for it, or NULL, hears how it went. */
+/* Changes the memory budget. Answers the exchange; if it is NULL, only logs. */
 void change_budget(struct server *server, struct exchange *exchange, uint64_t bytes);
 void handle_events(struct exchange *exchange);
 void handle_page(struct exchange *exchange);
 
-/* ---- conversations.c: answers of /v1/responses by their id; from any thread ---- */
+/* ---- conversations.c: answers of /v1/responses by id; from any thread ---- */
 struct conversations;
 hypura_status conversations_create(struct conversations **out, hypura_error *error);
 void conversations_destroy(struct conversations *all);
-/* The oldest make room; one that is too large by itself is not kept. */
+/* Keeps an answer and drops the oldest ones for it. Does not keep one that is too large by itself. */
 void conversations_keep(struct conversations *all, const char *id, const json_t *response, const json_t *messages);
-json_t *conversations_messages(struct conversations *all, const char *id); /* a copy; NULL: none of that id */
+json_t *conversations_messages(struct conversations *all, const char *id); /* a new reference; NULL: unknown id */
 json_t *conversations_response(struct conversations *all, const char *id);
-json_t *conversations_item(struct conversations *all, const char *id); /* of an answer's output, by its own id */
-void conversations_clear(struct conversations *all);                   /* a model needs the memory */
+/* Finds an item of an answer's output by the item's id. */
+json_t *conversations_item(struct conversations *all, const char *id);
+void conversations_clear(struct conversations *all); /* when a model needs the memory */
 bool conversations_forget(struct conversations *all, const char *id);
 
 /* ---- events.c ---- */

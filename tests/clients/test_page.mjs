@@ -82,8 +82,8 @@ const tests = [
         assert(texts.length === 2 && texts.every(text => text.length > 20), JSON.stringify(texts));
         // The first question need not be read again, nor its answer, where it is read as the tokens that it was written in.
         const notes = await page.$$eval(".message.assistant .note", list => list.map(e => e.textContent));
-        const [all, known] = notes[1].match(/of (\d+) tokens before it (\d+) were known/).slice(1).map(Number);
-        const first = +notes[0].match(/of (\d+) tokens/)[1];
+        const [known, all] = notes[1].match(/(\d+) of (\d+) prompt tokens were cached/).slice(1).map(Number);
+        const first = +notes[0].match(/of (\d+) prompt tokens/)[1];
         assert(known > first && known < all, JSON.stringify(notes));
         await picture(page, "page-light");
         await page.click("#again");

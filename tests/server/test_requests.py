@@ -328,7 +328,7 @@ def files_that_are_sent_become_models():
     assert create(404, **{"from": "none", "model": "adapted", "adapters": {"odd.gguf": digest}})["error"]
     assert "adapter" in create(400, files={"odd.gguf": digest})["error"] and server.request("HEAD", "/api/blobs/" + digest)[0] == 200
     assert server.request("POST", path, whole)[0] == 201
-    assert "no adapter" in create(400, **{"from": "sent", "adapters": {"x": path[len("/api/blobs/"):]}})["error"]
+    assert "not an adapter" in create(400, **{"from": "sent", "adapters": {"x": path[len("/api/blobs/"):]}})["error"]
     assert create(model="again", files={"x": path[len("/api/blobs/"):]}) and server.request("DELETE", "/api/delete", {"model": "again"})[0] == 200
     assert create(**{"from": "sent", "model": "adapted", "adapters": {"odd.gguf": digest}}) == {"status": "success"}
     assert server.post("/api/generate", {"model": "adapted", "prompt": "ls", "stream": False})["done"]
