@@ -169,8 +169,7 @@ static void run_tile(void *context, size_t index, size_t worker)
     plan->kernels->finish(&tile, state);
 }
 
-/* ---- few tiles -----------------------------------------------------------------------------------------------------
- */
+/* ---- few tiles --------------------------------------------------------------------------------------------------- */
 
 /* Slots for the states of spans rotate over the workers' scratch. */
 static float *span_state(const struct plan *plan, size_t slot)

@@ -9,7 +9,7 @@
 #define BLOCK ATTENTION_BLOCK
 #define BLOCK_VECTORS (BLOCK / LANES)
 
-/* ---- elements of cache rows ------------------------------------------------------------------------------------- */
+/* ---- elements of cache rows -------------------------------------------------------------------------------------- */
 
 /* Reads sixteen elements of a cache row, from element c, a multiple of 16. type is a constant, so each type gets its
  * own code. */

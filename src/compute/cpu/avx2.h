@@ -1,4 +1,4 @@
-/* What the AVX2 kernels share; AVX-512 uses it too for types that have no kernel of their own there. */
+/* Functions that the AVX2 kernels share. The AVX-512 kernels use some of them too. */
 #ifndef HYPURA_COMPUTE_AVX2_H
 #define HYPURA_COMPUTE_AVX2_H
 
@@ -17,7 +17,7 @@ static ALWAYS_INLINE __m256i load_256(const void *bytes)
     return _mm256_loadu_si256(bytes);
 }
 
-/* The 16 bits at an offset of four rows' blocks. */
+/* The 16-bit words at an offset in the blocks of four rows. */
 static ALWAYS_INLINE __m128i four_words(const struct four_rows *rows, size_t offset)
 {
     uint16_t words[4];
@@ -31,7 +31,7 @@ static ALWAYS_INLINE __m128 four_halves(const struct four_rows *rows, size_t off
     return _mm_cvtph_ps(four_words(rows, offset));
 }
 
-/* The sums of a, b, c and d. */
+/* The sum of each of a, b, c and d, in this order. */
 static ALWAYS_INLINE __m128i sum_4_256(__m256i a, __m256i b, __m256i c, __m256i d)
 {
     __m256i ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
@@ -40,7 +40,7 @@ static ALWAYS_INLINE __m128i sum_4_256(__m256i a, __m256i b, __m256i c, __m256i 
     return _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
 }
 
-/* 8 + 8, 4 + 4, 2 + 2, 1 + 1 */
+/* Folds in halves: 8 + 8, 4 + 4, 2 + 2, 1 + 1. */
 static ALWAYS_INLINE float fold_16(__m256 low, __m256 high)
 {
     __m256 eight = _mm256_add_ps(low, high);

@@ -1,8 +1,8 @@
-/* AVX2: matrix times vector for F32, F16 and BF16, four rows at a time, and the copies of activations. */
+/* AVX2: matrix times vector for F32, F16 and BF16, four rows at a time; and preparing activations. */
 #include "compute/cpu/avx2.h"
 #include "core/half.h"
 
-/* What floats_gemv.h wants of an instruction set. */
+/* The operations that floats_gemv.h needs from an instruction set. */
 typedef struct {
     __m256 low, high;
 } sixteen;
@@ -32,7 +32,7 @@ static ALWAYS_INLINE sixteen load_f16(const uint8_t *row)
     return (sixteen){_mm256_cvtph_ps(load_128(row)), _mm256_cvtph_ps(load_128(row + 16))};
 }
 
-/* Eight pairs onto eight sums: the odd column of each, then the even one. */
+/* Adds the products of eight pairs to eight sums: the odd column of each pair, then the even one. */
 static ALWAYS_INLINE __m256 add_pairs(__m256 sum, __m256i weights, __m256i x)
 {
     const __m256i odd = _mm256_set1_epi32((int)0xffff0000u);
@@ -66,8 +66,7 @@ static void dequantize_f16(float *out, const uint8_t *blocks, size_t elements)
     }
 }
 
-/* ---- activations --------------------------------------------------------------------------------------------------
- */
+/* ---- activations ------------------------------------------------------------------------------------------------- */
 
 static ALWAYS_INLINE float greatest_of(__m256 values)
 {
@@ -76,7 +75,7 @@ static ALWAYS_INLINE float greatest_of(__m256 values)
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 
-/* Four times eight rounded values as 32 bytes. */
+/* Rounds 32 scaled values to bytes. */
 static ALWAYS_INLINE __m256i quantize_32(const float *values, __m256 inverse)
 {
     const __m256 one_and_a_half = _mm256_set1_ps(12582912.0f); /* 1.5 * 2^23: the sum's low bits are the integer */

@@ -1,6 +1,6 @@
-/* Matrix times vector for all quantised types by vectors of 256 bits, built for AVX2 alone and for the dot products of
- * AVX-VNNI. One block of four rows at a time: the integers come out side by
- * side, so that the float work of a block is done once for four rows. */
+/* Matrix times vector for all quantised types with 256-bit vectors, built for AVX2 alone and for the dot products of
+ * AVX-VNNI. It processes one block of four rows at a time. The four integer sums end up in one register, so a block's
+ * float operations are done once for four rows. */
 #include "compute/cpu/avx2_parts.h"
 
 typedef struct operands part_function(const uint8_t *block, int j, __m256i x);
@@ -44,10 +44,9 @@ static ALWAYS_INLINE void store_4(float *out, __m128 sums, size_t left)
     memcpy(out, values, MIN(left, (size_t)4) * sizeof *out);
 }
 
-/* ---- super-blocks of 256 ------------------------------------------------------------------------------------------
- */
+/* ---- super-blocks of 256 ----------------------------------------------------------------------------------------- */
 
-/* Sixteen products of pairs with two scales, 2j and 2j + 1. */
+/* The scales for sixteen products of pairs: scale 2j for the first eight, scale 2j + 1 for the others. */
 static ALWAYS_INLINE __m256i scale_pair(__m256i scales, int j)
 {
     __m256i lane = j < 4 ? _mm256_permute4x64_epi64(scales, 0x44) : _mm256_permute4x64_epi64(scales, 0xee);
@@ -126,8 +125,7 @@ SUPER_GEMV(iq3_s, 0, part_iq3_s, scales_iq3_s, d_first, NULL, NULL)
 SUPER_GEMV(iq1_s, 9, part_iq1_s, scales_iq1_s, d_eighth, NULL, NULL)
 SUPER_GEMV(iq1_m, 9, part_iq1_m, scales_iq1_m, d_iq1_m, NULL, NULL)
 
-/* ---- blocks of 32 -------------------------------------------------------------------------------------------------
- */
+/* ---- blocks of 32 ------------------------------------------------------------------------------------------------ */
 
 static ALWAYS_INLINE void blocks_gemv(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
                                       const struct activation_row *x, size_t block_bytes, int offset,
@@ -172,10 +170,9 @@ BLOCKS_GEMV(q8_0, 0, part_q8_0, d_first, NULL)
 BLOCKS_GEMV(iq4_nl, 0, part_iq4_nl, d_first, NULL)
 BLOCKS_GEMV(mxfp4, 0, part_mxfp4, d_mxfp4, NULL)
 
-/* ---- NVFP4 --------------------------------------------------------------------------------------------------------
- */
+/* ---- NVFP4 ------------------------------------------------------------------------------------------------------- */
 
-/* Two parts of four rows; their integers are in lanes of 128 bits, rows side by side. */
+/* Adds two parts of four rows. Each 128-bit lane has the integer sums of a part, one per row. */
 static ALWAYS_INLINE __m128 nvfp4_parts(__m128 sum, const struct four_rows *rows, int j, const int8_t *quants,
                                         float scale)
 {

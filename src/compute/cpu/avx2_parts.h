@@ -1,14 +1,14 @@
-/* How each quantised type becomes operands of a multiplication of bytes, 32 elements at a time (AVX2).
+/* Unpacks each quantised type into operands for multiplying bytes, 32 elements at a time (AVX2).
  *
  * A type has:
- *   part(block, j, x)   elements 32j to 32j + 31 as bytes without sign, and x with the signs moved over to it;
- *   scales(block)       sixteen 16-bit scales (super-blocks only);
- *   OFFSET              how much too high the unsigned bytes are;
- *   d(rows)             the float scales of a block of four rows;
- * and for types with minima
- *   minima(block), m(rows).
- * Products of two bytes are summed in pairs in 16 bits with saturation, so that |a * x| + |b * y| must stay below 2^15:
- * bytes without sign go up to 128, activations to 127. */
+ *   part(block, j, x)   elements 32j to 32j + 31 as unsigned bytes, and x with their signs
+ *   scales(block)       sixteen 16-bit scales (super-blocks only)
+ *   an offset           by which the unsigned bytes are too high
+ *   d(rows)             the float scales of a block of four rows
+ * Types with minima also have:
+ *   minima(block), m(rows)
+ * Products of two bytes are summed in pairs, in 16 bits with saturation. So |a * x| + |b * y| must stay below 2^15:
+ * unsigned bytes are at most 128, activations at most 127. */
 #ifndef HYPURA_COMPUTE_AVX2_PARTS_H
 #define HYPURA_COMPUTE_AVX2_PARTS_H
 
@@ -35,7 +35,7 @@ static ALWAYS_INLINE __m256i high_nibbles(__m256i bytes)
     return low_nibbles(_mm256_srli_epi16(bytes, 4));
 }
 
-/* Sixteen bytes' low nibbles, then their high ones. */
+/* The low nibbles of sixteen bytes, then their high nibbles. */
 static ALWAYS_INLINE __m256i nibbles_16(const uint8_t *qs)
 {
     __m128i bytes = load_128(qs);
@@ -48,7 +48,7 @@ static ALWAYS_INLINE __m256i each_twice(__m128i values)
     return _mm256_set_m128i(_mm_unpackhi_epi16(values, values), _mm_unpacklo_epi16(values, values));
 }
 
-/* Bits [bit, bit + width) of each byte, moved to where mask is; to: the mask's lowest bit. */
+/* Moves the bits of each byte from "bit" on to the place of the mask. to: the mask's lowest bit. */
 static ALWAYS_INLINE __m256i move_bits(__m256i bytes, int bit, int to, int mask)
 {
     __m256i moved = bit < to ? _mm256_slli_epi16(bytes, to - bit) : _mm256_srli_epi16(bytes, bit - to);
@@ -69,7 +69,7 @@ static ALWAYS_INLINE uint64_t load_64(const uint8_t *bytes)
     return value;
 }
 
-/* Bytes of ones where a bit is set. */
+/* A byte of ones for each set bit, a zero byte for each other. */
 static ALWAYS_INLINE __m256i bits_to_bytes(uint32_t bits)
 {
     const __m256i byte = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
@@ -97,8 +97,7 @@ static ALWAYS_INLINE __m256i odd_scales(__m256i s)
     return _mm256_or_si256(_mm256_slli_epi16(s, 1), _mm256_set1_epi16(1));
 }
 
-/* ---- blocks of 32 -------------------------------------------------------------------------------------------------
- */
+/* ---- blocks of 32 ------------------------------------------------------------------------------------------------ */
 
 static ALWAYS_INLINE struct operands part_q4_0(const uint8_t *block, int j, __m256i x)
 {
@@ -154,8 +153,7 @@ static ALWAYS_INLINE struct operands part_mxfp4(const uint8_t *block, int j, __m
     return codes_16(block + 1, codebook_e2m1, x);
 }
 
-/* 2^(e - 128); the two least are subnormal. */
-/* Both parts of half a block of 64, one a 128-bit lane. */
+/* Both parts of half a block of 64, one per 128-bit lane. */
 static ALWAYS_INLINE struct operands part_nvfp4(const uint8_t *block, int j, __m256i x)
 {
     __m128i bytes = load_128(block + offsetof(struct block_nvfp4, qs) + 16 * j), mask = _mm_set1_epi8(15);
@@ -165,6 +163,7 @@ static ALWAYS_INLINE struct operands part_nvfp4(const uint8_t *block, int j, __m
     return signed_bytes(_mm256_shuffle_epi8(codes, index), x);
 }
 
+/* 2^(e - 128); the two smallest values are subnormal. */
 static ALWAYS_INLINE __m128 d_mxfp4(const struct four_rows *rows)
 {
     __m128i e = _mm_setr_epi32(rows->at[0][0], rows->at[1][0], rows->at[2][0], rows->at[3][0]);
@@ -183,10 +182,10 @@ static ALWAYS_INLINE __m128 d_first(const struct four_rows *rows)
     return four_halves(rows, 0);
 }
 
-/* ---- Q4_K, Q5_K ---------------------------------------------------------------------------------------------------
- */
+/* ---- Q4_K, Q5_K -------------------------------------------------------------------------------------------------- */
 
-/* Eight scales in the low, eight minima in the high half: 6 bits each in 12 bytes, see unpack.c. */
+/* Eight scales in the low half, eight minima in the high half. They are packed as 6 bits each in 12 bytes: see
+ * unpack.c. */
 static ALWAYS_INLINE __m128i k_scales_minima(const uint8_t *packed)
 {
     uint32_t words[3];
@@ -223,8 +222,7 @@ static ALWAYS_INLINE struct operands part_q5_k(const uint8_t *block, int j, __m2
     return (struct operands){_mm256_or_si256(k_nibbles_32(block + offsetof(struct block_q5_k, qs), j), fifth), x};
 }
 
-/* ---- Q6_K ---------------------------------------------------------------------------------------------------------
- */
+/* ---- Q6_K -------------------------------------------------------------------------------------------------------- */
 
 static ALWAYS_INLINE struct operands part_q6_k(const uint8_t *block, int j, __m256i x)
 {
@@ -245,8 +243,7 @@ static ALWAYS_INLINE __m128 d_q6_k(const struct four_rows *rows)
     return four_halves(rows, offsetof(struct block_q6_k, d));
 }
 
-/* ---- Q2_K, Q3_K ---------------------------------------------------------------------------------------------------
- */
+/* ---- Q2_K, Q3_K -------------------------------------------------------------------------------------------------- */
 
 static ALWAYS_INLINE __m256i two_bits(const uint8_t *qs, int j)
 {
@@ -300,8 +297,7 @@ static ALWAYS_INLINE __m128 d_q3_k(const struct four_rows *rows)
     return four_halves(rows, offsetof(struct block_q3_k, d));
 }
 
-/* ---- IQ4_XS -------------------------------------------------------------------------------------------------------
- */
+/* ---- IQ4_XS ------------------------------------------------------------------------------------------------------ */
 
 static ALWAYS_INLINE struct operands part_iq4_xs(const uint8_t *block, int j, __m256i x)
 {
@@ -313,15 +309,14 @@ static ALWAYS_INLINE __m256i scales_iq4_xs(const uint8_t *block)
     uint16_t high;
     memcpy(&high, block + 2, sizeof high);
     __m128i low = _mm_cvtepu8_epi16(nibbles_in_order(_mm_cvtsi32_si128((int)load_32(block + 4))));
-    /* Two bits at 2j: to the top of a word by a multiplication, and down again. */
+    /* The two bits at 2j: a multiplication moves them to the top of a word, a shift moves them down again. */
     const __m128i shift = _mm_setr_epi16(1 << 14, 1 << 12, 1 << 10, 1 << 8, 1 << 6, 1 << 4, 1 << 2, 1);
     __m128i top = _mm_srli_epi16(_mm_mullo_epi16(_mm_set1_epi16((short)high), shift), 14);
     __m128i scales = _mm_or_si128(low, _mm_slli_epi16(top, 4));
     return each_twice(_mm_sub_epi16(scales, _mm_set1_epi16(32)));
 }
 
-/* ---- ternary ------------------------------------------------------------------------------------------------------
- */
+/* ---- ternary ----------------------------------------------------------------------------------------------------- */
 
 static ALWAYS_INLINE __m256i scales_one(const uint8_t *block)
 {
@@ -339,7 +334,7 @@ static ALWAYS_INLINE __m128 d_tq2_0(const struct four_rows *rows)
     return four_halves(rows, offsetof(struct block_tq2_0, d));
 }
 
-/* Modulo 256, n times. */
+/* Multiplies by 3 modulo 256, n times. */
 static ALWAYS_INLINE __m256i times_three(__m256i bytes, int n)
 {
     for (int i = 0; i < n; i++)
@@ -347,7 +342,7 @@ static ALWAYS_INLINE __m256i times_three(__m256i bytes, int n)
     return bytes;
 }
 
-/* The highest base-3 digit, byte * 3 / 256. */
+/* The highest base-3 digit: byte * 3 / 256. */
 static ALWAYS_INLINE __m256i first_digit(__m256i bytes)
 {
     __m256i one = _mm256_cmpeq_epi8(_mm256_max_epu8(bytes, _mm256_set1_epi8(86)), bytes);
@@ -376,10 +371,9 @@ static ALWAYS_INLINE __m128 d_tq1_0(const struct four_rows *rows)
     return four_halves(rows, offsetof(struct block_tq1_0, d));
 }
 
-/* ---- codebooks of eight and of four -------------------------------------------------------------------------------
- */
+/* ---- codebooks of eight and of four ------------------------------------------------------------------------------ */
 
-/* IQ2 and IQ1 take an eighth, IQ3_XXS a quarter of d. */
+/* IQ2 and IQ1 use an eighth of d, IQ3_XXS a quarter. */
 static ALWAYS_INLINE __m128 d_eighth(const struct four_rows *rows)
 {
     return _mm_mul_ps(four_halves(rows, 0), _mm_set1_ps(0.125f));
@@ -395,7 +389,7 @@ static ALWAYS_INLINE __m256i entries_8(const uint64_t *grid, uint32_t a, uint32_
     return _mm256_setr_epi64x((long long)grid[a], (long long)grid[b], (long long)grid[c], (long long)grid[d]);
 }
 
-/* high: the ninth bits of the indices. */
+/* high: the ninth bit of each index. */
 static ALWAYS_INLINE __m256i entries_4(const uint32_t *grid, const uint8_t *at, uint32_t high)
 {
     uint32_t entries[8];
@@ -404,7 +398,7 @@ static ALWAYS_INLINE __m256i entries_4(const uint32_t *grid, const uint8_t *at, 
     return load_256(entries);
 }
 
-/* 2s + 1 of the top four bits of eight 32-bit words, each for two parts of 16. */
+/* 2s + 1 for the top four bits s of eight 32-bit words, each twice: for two parts of 16. */
 static ALWAYS_INLINE __m256i top_scales(__m256i words)
 {
     __m256i s = _mm256_srli_epi32(words, 28);
@@ -483,7 +477,7 @@ static ALWAYS_INLINE __m256i scales_iq3_s(const uint8_t *block)
     return odd_scales(each_twice(_mm_cvtepu8_epi16(nibbles_in_order(_mm_cvtsi32_si128((int)packed)))));
 }
 
-/* IQ1 in eighths, 9 too high: an entry is 8 too high, delta is 0 or 2 for an eighth down or up. */
+/* IQ1 in eighths, 9 too high: entries are 8 too high, and deltas of -1 and 1 are stored as 0 and 2. */
 static ALWAYS_INLINE struct operands part_iq1_s(const uint8_t *block, int j, __m256i x)
 {
     const uint8_t *at = block + offsetof(struct block_iq1_s, qs) + 4 * j;
@@ -515,7 +509,7 @@ static ALWAYS_INLINE struct operands part_iq1_m(const uint8_t *block, int j, __m
 
 static ALWAYS_INLINE __m256i scales_iq1_m(const uint8_t *block)
 {
-    /* Three bits at 3k of word i / 4: to the top of a word by a multiplication, and down again. */
+    /* The three bits at 3k of word i / 4: a multiplication moves them to the top, a shift moves them down again. */
     const __m256i word =
         _mm256_setr_epi64x(0x0100010001000100, 0x0302030203020302, 0x0504050405040504, 0x0706070607060706);
     const __m256i shift = _mm256_set1_epi64x(1ll << 13 | 1ll << (16 + 10) | 1ll << (32 + 7) | 1ll << (48 + 4));
@@ -524,7 +518,7 @@ static ALWAYS_INLINE __m256i scales_iq1_m(const uint8_t *block)
     return odd_scales(_mm256_srli_epi16(_mm256_mullo_epi16(words, shift), 13));
 }
 
-/* The half d is spread over the top bits of the four words of scales. */
+/* The bits of d are in the top four bits of the four words of scales. */
 static ALWAYS_INLINE __m128 d_iq1_m(const struct four_rows *rows)
 {
     uint16_t d[4];

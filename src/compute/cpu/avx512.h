@@ -1,10 +1,11 @@
-/* What the AVX-512 kernels share: sums across the lanes of several registers at once, and rows taken in fours. */
+/* Functions that the AVX-512 kernels share: sums across the lanes of several registers, and matrix times vector for
+ * floats. */
 #ifndef HYPURA_COMPUTE_AVX512_H
 #define HYPURA_COMPUTE_AVX512_H
 
 #include "compute/cpu/avx2.h"
 
-/* In 128-bit lane k: the sums over lane k of a, b, c and d. */
+/* 128-bit lane k of the result has the sums over lane k of a, b, c and d. */
 static ALWAYS_INLINE __m512i sum_lanes_4(__m512i a, __m512i b, __m512i c, __m512i d)
 {
     __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
@@ -12,7 +13,7 @@ static ALWAYS_INLINE __m512i sum_lanes_4(__m512i a, __m512i b, __m512i c, __m512
     return _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
 }
 
-/* What scales_ue4m3 (grids.h) has for numbers below 256. */
+/* The entries of scales_ue4m3 (grids.h) for numbers below 256. */
 static ALWAYS_INLINE __m512 ue4m3_scales(__m512i bytes)
 {
     const __m512i mask = _mm512_set1_epi32(127);
@@ -21,7 +22,7 @@ static ALWAYS_INLINE __m512 ue4m3_scales(__m512i bytes)
     return _mm512_maskz_mul_ps(number, _mm512_cvtph_ps(halves), _mm512_set1_ps(128));
 }
 
-/* The sums of a, b, c and d. */
+/* The sum of each of a, b, c and d, in this order. */
 static ALWAYS_INLINE __m128i sum_4(__m512i a, __m512i b, __m512i c, __m512i d)
 {
     __m512i lanes = sum_lanes_4(a, b, c, d);
@@ -29,7 +30,7 @@ static ALWAYS_INLINE __m128i sum_4(__m512i a, __m512i b, __m512i c, __m512i d)
     return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
 }
 
-/* Sixteen 16-bit scales: for 64 elements, scale 4j + k in 128-bit lane k. */
+/* Spreads four of sixteen 16-bit scales over 64 elements: scale 4j + k fills 128-bit lane k. */
 static ALWAYS_INLINE __m512i scale_16(__m512i scales, int j)
 {
     const __m512i first = _mm512_setr_epi32(0, 0, 0, 0, 0x10001, 0x10001, 0x10001, 0x10001, 0x20002, 0x20002, 0x20002,
@@ -50,7 +51,7 @@ static ALWAYS_INLINE void store_4(float *out, __m128 sums, size_t left)
         _mm_mask_storeu_ps(out, (__mmask8)((1u << left) - 1), sums);
 }
 
-/* Two 16-byte halves of a register pair [a b c d] [e f g h] as [a c e g] and [b d f h]: the low and the high halves of
+/* Split the lanes of a register pair [a b c d] [e f g h] into [a c e g] and [b d f h]: the low and the high halves of
  * four blocks of 32. */
 static ALWAYS_INLINE __m512i even_lanes(__m512i a, __m512i b)
 {
@@ -64,12 +65,13 @@ static ALWAYS_INLINE __m512i odd_lanes(__m512i a, __m512i b)
 
 /* ---- rows of floats ------------------------------------------------------------------------------------------------
  *
- * Each row is one chain of additions, so many go side by side: eight, since four took a tenth longer from memory. */
+ * Each row is a chain of additions, so several rows are summed in parallel: eight, because four took a tenth longer
+ * from memory. */
 
 #define FLOAT_ROWS 8
 
-/* A step takes 64 bytes of every row: the activations of that many columns, and weights times those onto a row's sum.
- * Only the first left columns of the last one count. */
+/* A step processes 64 bytes of every row. float_load loads the activations of these columns; float_step adds weights
+ * times activations to a row's sum. Only the first "left" columns count. */
 struct float_values {
     __m512 first, second; /* sixteen columns and sixteen, or 32 bfloats */
 };
@@ -108,7 +110,7 @@ static ALWAYS_INLINE void float_gemv(float *out, const uint8_t *weights, size_t 
         }
         if (c < columns)
             float_columns(sums, at, c * element_bytes, columns - c, load(x, c, columns - c), step);
-            /* Of a number of rows that the compiler knows, or it would keep the sums in memory all the time. */
+            /* The number of rows is constant: otherwise the compiler would keep the sums in memory all the time. */
 #pragma GCC unroll 8
         for (int i = 0; i < FLOAT_ROWS; i++)
             folded[i] = fold(sums[i]);

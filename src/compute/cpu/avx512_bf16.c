@@ -1,10 +1,10 @@
-/* AVX512-BF16: matrix times vector for BF16. The instruction adds the products of a pair, odd column first, each by a
- * fused operation: the order of compute.h. (It takes subnormal numbers as zero; plain C does not.) */
+/* AVX512-BF16: matrix times vector for BF16. The instruction adds the two products of a pair, odd column first, each
+ * with a fused operation. That is the order of compute.h. (It treats subnormal numbers as zero; plain C does not.) */
 #include "compute/cpu/avx512.h"
 
 static ALWAYS_INLINE struct float_values values_32(const struct activation_row *x, size_t column, size_t left)
 {
-    (void)left; /* the copy is padded */
+    (void)left; /* the copy of activations is padded */
     return (struct float_values){.first = _mm512_loadu_ps((const void *)(x->bfloats + column))};
 }
 

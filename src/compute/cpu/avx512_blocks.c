@@ -1,9 +1,9 @@
 /* AVX-512 with VNNI: matrix times vector for blocks of 32.
  *
- * Four blocks of four rows at a time. Their sixteen integers come out in one register, block k in 128-bit lane k and
- * rows side by side, so that conversion and scales are done once for all, and the four sums that must follow each other
- * are one operation a block. Quants are made unsigned by adding an offset; what that adds to the sum is taken off by
- * the sums of the activations. */
+ * It processes four blocks of four rows at a time. Their sixteen integer sums end up in one register: block k in
+ * 128-bit lane k, one element per row. So conversion and scaling are done once for all of them. The four float
+ * additions, which must follow each other, take one operation per block. An offset makes the quants unsigned; the sums
+ * of the activations correct for it. */
 #include "compute/cpu/avx512.h"
 #include "compute/cpu/grids.h"
 
@@ -11,13 +11,13 @@
 
 struct blocks_activation {
     __m512i quants[2]; /* in the order of the columns */
-    __m512i low, high; /* first and second half of each of the four blocks, one a lane */
+    __m512i low, high; /* first and second half of each of the four blocks, one per lane */
     __m512i sums;      /* 32 bits, four times in lane k: the sum of block k */
 };
 
-/* Lane sums of what one row's four blocks give, before the offset is taken off. */
+/* The dot products of four blocks of a row, block k in lane k, before the correction for the offset. */
 typedef __m512i blocks_dot(const uint8_t *blocks, const struct blocks_activation *x);
-/* The scales of four blocks of four rows: block k in lane k, rows side by side. */
+/* The scales of four blocks of four rows: block k in lane k, one element per row. */
 typedef __m512 blocks_scales(const struct four_rows *rows);
 
 static ALWAYS_INLINE __m512 lanes_of(const float *values)
@@ -33,7 +33,7 @@ static ALWAYS_INLINE __m512i lanes_of_16(const int16_t *values)
     return _mm512_permutexvar_epi32(index, _mm512_castsi128_si512(wide));
 }
 
-/* Four blocks onto the sums of four rows; only the first valid ones count. */
+/* Adds four blocks to the sums of four rows. Only the first "valid" blocks count. */
 static ALWAYS_INLINE __m128 blocks_step(__m128 sum, const struct four_rows *rows, const struct activation_row *x,
                                         size_t b, size_t valid, int offset, blocks_dot *dot, blocks_scales *scales,
                                         blocks_scales *minima)
@@ -85,7 +85,7 @@ static ALWAYS_INLINE void blocks_gemv(float *out, const uint8_t *weights, size_t
                 at.at[i] += STEP * block_bytes;
         }
         if (b < blocks) {
-            /* The last few from a copy, so that nothing is read past the row. */
+            /* The last few blocks come from a copy, so that nothing after the row is read. */
             uint8_t copy[4][STEP * 40] = {0};
             for (int i = 0; i < 4; i++) {
                 memcpy(copy[i], at.at[i], (blocks - b) * block_bytes);
@@ -104,21 +104,21 @@ static ALWAYS_INLINE void blocks_gemv(float *out, const uint8_t *weights, size_t
         blocks_gemv(out, weights, row_bytes, rows, columns, x, sizeof(struct block), offset, dot, scales, minima);     \
     }
 
-/* Joins for two rows each what a 16-bit permutation picks: words 4k and 4k + 1 of one, 4k + 2 and 4k + 3 of the other,
- * halves to floats. */
+/* Joins the words that permutations picked for two rows each, and converts halves to floats: words 4k and 4k + 1 come
+ * from the first register, 4k + 2 and 4k + 3 from the second. */
 static ALWAYS_INLINE __m512 join_halves(__m512i rows01, __m512i rows23)
 {
     __m256i halves = _mm256_blend_epi32(_mm512_castsi512_si256(rows01), _mm512_castsi512_si256(rows23), 0xaa);
     return _mm512_cvtph_ps(halves);
 }
 
-/* 16-bit words of [first | second], the second counted from 32: word w0 to w3 of each, in pairs, each pair twice. */
+/* A permutation of the 16-bit words of two registers, of which the second counts from 32: words w0 to w3 of both, in
+ * pairs, each pair twice. */
 #define WORD_PAIRS(w0, w1, w2, w3)                                                                                     \
     _mm512_castsi256_si512(_mm256_setr_epi16(w0, 32 + (w0), w0, 32 + (w0), w1, 32 + (w1), w1, 32 + (w1), w2,           \
                                              32 + (w2), w2, 32 + (w2), w3, 32 + (w3), w3, 32 + (w3)))
 
-/* ---- Q4_0 ---------------------------------------------------------------------------------------------------------
- */
+/* ---- Q4_0 -------------------------------------------------------------------------------------------------------- */
 
 static ALWAYS_INLINE __m512i dot_nibbles(__m512i bytes, const struct blocks_activation *x)
 {
@@ -150,8 +150,7 @@ static ALWAYS_INLINE __m512i q4_0_dot(const uint8_t *blocks, const struct blocks
 
 BLOCKS_GEMV(gemv_q4_0, block_q4_0, 8, q4_0_dot, scales_18, NULL)
 
-/* ---- Q8_0 ---------------------------------------------------------------------------------------------------------
- */
+/* ---- Q8_0 -------------------------------------------------------------------------------------------------------- */
 
 static ALWAYS_INLINE __m512i two_blocks(const uint8_t *a, const uint8_t *b)
 {
@@ -186,11 +185,9 @@ static ALWAYS_INLINE __m512 q8_0_scales(const struct four_rows *rows)
 
 BLOCKS_GEMV(gemv_q8_0, block_q8_0, 128, q8_0_dot, q8_0_scales, NULL)
 
-/* ---- Q4_1, Q5_0, Q5_1 ---------------------------------------------------------------------------------------------
- */
+/* ---- Q4_1, Q5_0, Q5_1 -------------------------------------------------------------------------------------------- */
 
-/* Four words of each of four rows, in the low (or high) halves of registers: word k of the rows side by side in 128-bit
- * lane k, as floats. */
+/* Transposes four words of each of four rows, and converts them to floats: 128-bit lane k has word k of each row. */
 static ALWAYS_INLINE __m512 transpose_halves(__m128i a, __m128i b)
 {
     return _mm512_cvtph_ps(_mm256_set_m128i(_mm_unpackhi_epi32(a, b), _mm_unpacklo_epi32(a, b)));
@@ -210,7 +207,8 @@ static ALWAYS_INLINE __m512 high_words(const struct four_rows *rows, row_words *
                             _mm_unpackhi_epi16(words(rows->at[2]), words(rows->at[3])));
 }
 
-/* Four blocks of size words, of which two loads at words 0 and shift cover all: eight words from first on of each. */
+/* Eight words, from "first" on, of each of four blocks. A block has "size" words. Two loads, at words 0 and shift,
+ * cover all four blocks. */
 static ALWAYS_INLINE __m512i quant_words(const uint8_t *blocks, int size, int shift, int first)
 {
     int a = first, b = size + first, c = 2 * size + first, d = 32 + 3 * size + first - shift;
@@ -224,7 +222,7 @@ static ALWAYS_INLINE __m512i quant_words(const uint8_t *blocks, int size, int sh
     return _mm512_permutex2var_epi16(_mm512_loadu_si512(blocks), index, _mm512_loadu_si512(blocks + 2 * shift));
 }
 
-/* One word of each of the four blocks, twice: those at first, then those at second. */
+/* Two words of each of the four blocks: those at "first" for all blocks, then those at "second". */
 static ALWAYS_INLINE __m128i single_words(const uint8_t *blocks, int size, int shift, int first, int second)
 {
 #define WORD(w) (short)((w) < 32 ? (w) : 32 + (w)-shift)
@@ -236,7 +234,7 @@ static ALWAYS_INLINE __m128i single_words(const uint8_t *blocks, int size, int s
                                                             _mm512_loadu_si512(blocks + 2 * shift)));
 }
 
-/* The fifth bits: those of the first sixteen elements of the four blocks are in their words at qh, then the rest. */
+/* qh: the fifth bits of the first sixteen elements of all four blocks, then those of the other sixteen. */
 static ALWAYS_INLINE __m512i dot_five_bits(__m512i bytes, __m128i qh, const struct blocks_activation *x)
 {
     const __m512i mask = _mm512_set1_epi8(15), sixteen = _mm512_set1_epi8(16);
@@ -305,10 +303,9 @@ BLOCKS_GEMV(gemv_q4_1, block_q4_1, 0, q4_1_dot, q4_1_scales, q4_1_minima)
 BLOCKS_GEMV(gemv_q5_0, block_q5_0, 16, q5_0_dot, q5_0_scales, NULL)
 BLOCKS_GEMV(gemv_q5_1, block_q5_1, 0, q5_1_dot, q5_1_scales, q5_1_minima)
 
-/* ---- IQ4_NL, MXFP4 ------------------------------------------------------------------------------------------------
- */
+/* ---- IQ4_NL, MXFP4 ----------------------------------------------------------------------------------------------- */
 
-/* A codebook raised by an offset, so that it has no signs, in every lane. */
+/* A codebook in every lane, raised by an offset so that it is unsigned. */
 static ALWAYS_INLINE __m512i raised_codebook(const int8_t *codebook, int offset)
 {
     __m128i values = _mm_add_epi8(load_128((const void *)codebook), _mm_set1_epi8((char)offset));
@@ -328,7 +325,8 @@ static ALWAYS_INLINE __m512i iq4_nl_dot(const uint8_t *blocks, const struct bloc
     return dot_codes(quants_18(blocks), raised_codebook(codebook_iq4, 128), x);
 }
 
-/* Four blocks of 17 bytes are 68: of the first and third the quants are at odd bytes, of the others at even ones. */
+/* Four blocks of 17 bytes have 68 bytes. The quants of the first and third block begin at odd bytes, those of the
+ * others at even bytes. */
 static ALWAYS_INLINE __m512i mxfp4_dot(const uint8_t *blocks, const struct blocks_activation *x)
 {
     const __m512i index = _mm512_set_epi16(63, 62, 61, 60, 59, 58, 57, 56, 24, 23, 22, 21, 20, 19, 18, 17, 46, 45, 44,
@@ -337,8 +335,8 @@ static ALWAYS_INLINE __m512i mxfp4_dot(const uint8_t *blocks, const struct block
     return dot_codes(bytes, raised_codebook(codebook_e2m1, 12), x);
 }
 
-/* The exponents are bytes 0, 17, 34 and 51: byte k of 128-bit lane k. Four bytes earlier for each row they fall into a
- * 32-bit word of their own; nothing but them is read. */
+/* The exponents are bytes 0, 17, 34 and 51, that is, byte k of 128-bit lane k. Row r is loaded from 4 * r bytes
+ * earlier, so that its exponents get 32-bit words of their own. Only the exponents are read. */
 static ALWAYS_INLINE __m512i mxfp4_exponents(const struct four_rows *rows)
 {
     const __mmask64 first = 0x0008000400020001u;
@@ -360,10 +358,9 @@ static ALWAYS_INLINE __m512 mxfp4_scales(const struct four_rows *rows)
 BLOCKS_GEMV(gemv_iq4_nl, block_iq4_nl, 128, iq4_nl_dot, scales_18, NULL)
 BLOCKS_GEMV(gemv_mxfp4, block_mxfp4, 12, mxfp4_dot, mxfp4_scales, NULL)
 
-/* ---- NVFP4 --------------------------------------------------------------------------------------------------------
- */
+/* ---- NVFP4 ------------------------------------------------------------------------------------------------------- */
 
-/* The four parts of a block, one a 128-bit lane, each element as its code 12 too high. */
+/* The codes of the four parts of a block, one part per 128-bit lane, 12 too high. */
 static ALWAYS_INLINE __m512i nvfp4_codes(const uint8_t *block, __m512i codebook)
 {
     const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
@@ -374,7 +371,7 @@ static ALWAYS_INLINE __m512i nvfp4_codes(const uint8_t *block, __m512i codebook)
     return _mm512_shuffle_epi8(codebook, index);
 }
 
-/* Part k in lane k, rows side by side. */
+/* The scales of part k of four rows in lane k. */
 static ALWAYS_INLINE __m512 nvfp4_scales(const struct four_rows *rows)
 {
     const __m512i shift = _mm512_setr_epi32(0, 0, 0, 0, 8, 8, 8, 8, 16, 16, 16, 16, 24, 24, 24, 24);
@@ -385,14 +382,14 @@ static ALWAYS_INLINE __m512 nvfp4_scales(const struct four_rows *rows)
     return ue4m3_scales(_mm512_and_si512(_mm512_srlv_epi32(all, shift), _mm512_set1_epi32(255)));
 }
 
-/* A block of 64 of four rows onto their sums: its parts as the four blocks of blocks_step. */
+/* Adds a block of 64 of four rows to their sums. Its parts are processed like the four blocks of blocks_step. */
 static ALWAYS_INLINE __m128 nvfp4_step(__m128 sum, const struct four_rows *rows, const int8_t *quants,
                                        const float *scales, __m512i codebook)
 {
     __m512i x = _mm512_loadu_si512(quants), zero = _mm512_setzero_si512(), dots[4];
     for (int i = 0; i < 4; i++)
         dots[i] = _mm512_dpbusd_epi32(zero, nvfp4_codes(rows->at[i], codebook), x);
-    /* Of the codes' offset each lane has the same in all rows. */
+    /* The codes' offset adds the same to all rows. */
     __m512i offset = _mm512_dpbusd_epi32(zero, _mm512_set1_epi8(12), x);
     __m512i integers =
         _mm512_sub_epi32(sum_lanes_4(dots[0], dots[1], dots[2], dots[3]), sum_lanes_4(offset, offset, offset, offset));

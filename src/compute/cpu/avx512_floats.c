@@ -1,4 +1,4 @@
-/* AVX-512: matrix times vector for F32 and F16, and the copies of activations. */
+/* AVX-512: matrix times vector for F32 and F16; and preparing activations. */
 #include "compute/cpu/avx512.h"
 
 static ALWAYS_INLINE __mmask16 first_16(size_t count)
@@ -68,8 +68,7 @@ static void dequantize_f16(float *out, const uint8_t *blocks, size_t elements)
     }
 }
 
-/* ---- activations --------------------------------------------------------------------------------------------------
- */
+/* ---- activations ------------------------------------------------------------------------------------------------- */
 
 static ALWAYS_INLINE __m512 load_values(const float *values, size_t column, size_t columns)
 {
@@ -80,7 +79,7 @@ static ALWAYS_INLINE __m512 load_values(const float *values, size_t column, size
     return _mm512_maskz_loadu_ps((__mmask16)((1u << (columns - column)) - 1), values + column);
 }
 
-/* Sums of eight bytes each, in order, of 256. */
+/* Sums up each eight consecutive bytes of 256. */
 static ALWAYS_INLINE __m512i sums_of_eight(__m512i a, __m512i b, __m512i c, __m512i d)
 {
     __m512i zero = _mm512_setzero_si512();
@@ -90,7 +89,7 @@ static ALWAYS_INLINE __m512i sums_of_eight(__m512i a, __m512i b, __m512i c, __m5
     return _mm512_inserti32x4(words, _mm512_cvtepi64_epi16(_mm512_sad_epu8(d, zero)), 3);
 }
 
-/* Sums of parts of 256 quants, which are raised by 128 meanwhile. */
+/* Sums up the parts of 256 quants. For unsigned sums, the quants are raised by 128 meanwhile. */
 static ALWAYS_INLINE void sum_parts(int16_t *sums, const int8_t *quants, size_t part)
 {
     const __m512i sign = _mm512_set1_epi8(-128);
@@ -108,7 +107,7 @@ static ALWAYS_INLINE void sum_parts(int16_t *sums, const int8_t *quants, size_t 
     }
 }
 
-/* Blocks of 16 * vectors values. */
+/* Blocks have 16 * vectors values. */
 static ALWAYS_INLINE void prepare(int8_t *quants, float *scales, int16_t *sums, const float *values, size_t columns,
                                   size_t vectors, size_t part)
 {

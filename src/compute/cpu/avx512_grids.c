@@ -1,17 +1,17 @@
-/* AVX-512: matrix times vector for the IQ types that look their elements up in codebooks.
+/* AVX-512: matrix times vector for the IQ types that look up their elements in codebooks.
  *
- * A codebook of packed entries, 16 bits each, is small enough to be searched by permutations of 16-bit words, 64
- * entries a time: 32 lookups at once, without a load for each. Entries stay packed until they are bytes: an IQ2 entry
- * becomes four planes of bytes, plane s with elements s and 4 + s of it; an IQ3 entry two planes, of elements 0 and 1
- * and of 2 and 3. Activations are brought into the same order, once for four rows. Signs become masks that negate them.
- */
+ * The codebooks have packed 16-bit entries, and are small enough for permutations of 16-bit words. Each permutation
+ * covers 64 entries and does 32 lookups at once, without a load for each. Then the packed entries become bytes: an IQ2
+ * entry becomes four planes of bytes, where plane s has its elements s and 4 + s; an IQ3 entry becomes two planes, with
+ * elements 0 and 1, and 2 and 3. Activations are brought into the same order, once for four rows. Signs become masks
+ * that negate activations. */
 #include "compute/cpu/avx2_parts.h"
 #include "compute/cpu/avx512.h"
 
-/* Eight sign bits from the seven in each byte. */
+/* Adds the eighth sign bit to the seven in each byte. */
 static ALWAYS_INLINE __m256i even_sign_bytes(__m256i seven)
 {
-    /* The parity of four bits, as the highest bit. */
+    /* The highest bit of each entry is the parity of a four-bit number. */
     const __m256i parity = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(0, -128, -128, 0, -128, 0, 0, -128, -128, 0, 0, -128, 0, -128, -128, 0));
     __m256i odd = _mm256_xor_si256(_mm256_shuffle_epi8(parity, low_nibbles(seven)),
@@ -19,7 +19,7 @@ static ALWAYS_INLINE __m256i even_sign_bytes(__m256i seven)
     return _mm256_or_si256(seven, odd);
 }
 
-/* Four times seven bits of each word of 32 bits. */
+/* The same for four groups of seven bits in each 32-bit word. */
 static ALWAYS_INLINE __m256i even_sign_words(__m256i words)
 {
     __m256i a = _mm256_and_si256(words, _mm256_set1_epi32(0x7f));
@@ -29,8 +29,8 @@ static ALWAYS_INLINE __m256i even_sign_words(__m256i words)
     return even_sign_bytes(_mm256_or_si256(_mm256_or_si256(a, b), _mm256_or_si256(c, d)));
 }
 
-/* Entries of a table of count (a power of two from 64 on): each permutation covers 64, and the higher bits of the
- * indices choose between neighbours, then between pairs of them, and so on. */
+/* Looks up entries of a table. count is a power of two, at least 64. Each permutation covers 64 entries. The higher
+ * bits of the indices choose between two neighbours, then between two pairs, and so on. */
 static ALWAYS_INLINE __m512i look_up(const uint16_t *table, int count, __m512i index)
 {
     __m512i found[16];
@@ -50,10 +50,9 @@ static ALWAYS_INLINE __m512i negated(__m512i x, __mmask64 where)
     return _mm512_mask_sub_epi8(x, where, _mm512_setzero_si512(), x);
 }
 
-/* ---- IQ2: entries of eight elements -------------------------------------------------------------------------------
- */
+/* ---- IQ2: entries of eight elements ------------------------------------------------------------------------------ */
 
-/* What is known of a block before the lookups: 32 indices, a byte of signs for each, sixteen scales. */
+/* A block before the lookups: 32 indices, a byte of signs for each, and sixteen scales. */
 struct entries_8 {
     __m512i index;
     __m256i signs;
@@ -62,7 +61,7 @@ struct entries_8 {
 
 typedef struct entries_8 entries_8_function(const uint8_t *block);
 
-/* Columns 4m + s of 256 in planes[s], m from 0 to 63. */
+/* Writes columns 4m + s of 256 to planes[s], for m from 0 to 63. */
 static ALWAYS_INLINE void four_planes(__m512i *planes, const int8_t *x)
 {
     const __m512i gather = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
@@ -89,14 +88,14 @@ static ALWAYS_INLINE __m512i dot_8(const uint8_t *block, const __m512i *planes, 
     __m512i packed = look_up(table, count, in.index);
     __m512i scales = _mm512_permutexvar_epi16(twice_each, _mm512_castsi256_si512(in.scales));
     __m512i signs = _mm512_cvtepu8_epi16(in.signs);
-    signs = _mm512_or_si512(signs, _mm512_slli_epi16(signs, 4)); /* the high four bits in a byte of their own */
+    signs = _mm512_or_si512(signs, _mm512_slli_epi16(signs, 4)); /* moves the high four bits to the second byte */
     __m512i pairs[4], sum = _mm512_setzero_si512();
     for (int s = 0; s < 4; s++) {
         __m512i codes = _mm512_and_si512(_mm512_srli_epi16(packed, (unsigned)(2 * s)), _mm512_set1_epi8(3));
         __mmask64 negative = _mm512_test_epi8_mask(signs, _mm512_set1_epi8((char)(1 << s)));
         pairs[s] = _mm512_maddubs_epi16(_mm512_shuffle_epi8(values, codes), negated(planes[s], negative));
     }
-    /* Two planes' pairs are at most 4 * 43 * 127. */
+    /* The pairs of two planes together are at most 4 * 43 * 127. */
     sum = _mm512_dpwssd_epi32(sum, _mm512_add_epi16(pairs[0], pairs[1]), scales);
     return _mm512_dpwssd_epi32(sum, _mm512_add_epi16(pairs[2], pairs[3]), scales);
 }
@@ -123,7 +122,7 @@ static ALWAYS_INLINE struct entries_8 entries_iq2_s(const uint8_t *block)
     const __m512i shift = _mm512_set1_epi64(8ll | 6ll << 16 | 4ll << 32 | 2ll << 48);
     const __m512i spread =
         _mm512_broadcast_i32x4(_mm_setr_epi8(0, -1, 0, -1, 0, -1, 0, -1, 8, -1, 8, -1, 8, -1, 8, -1));
-    /* Byte k / 4 of eight for index k. */
+    /* Index k uses byte k / 4 of eight. */
     __m512i high = _mm512_cvtepu8_epi64(_mm_loadl_epi64((const void *)(block + offsetof(struct block_iq2_s, qh))));
     high = _mm512_sllv_epi16(_mm512_shuffle_epi8(high, spread), shift);
     high = _mm512_and_si512(high, _mm512_set1_epi16(768));
@@ -167,10 +166,9 @@ GEMV_8(iq2_xxs, 256)
 GEMV_8(iq2_xs, 512)
 GEMV_8(iq2_s, 1024)
 
-/* ---- IQ3: entries of four elements --------------------------------------------------------------------------------
- */
+/* ---- IQ3: entries of four elements ------------------------------------------------------------------------------- */
 
-/* Half a block: 32 indices, sixteen bytes of signs. */
+/* Half a block before the lookups: 32 indices, and sixteen bytes of signs. */
 struct entries_4 {
     __m512i index;
     __m128i signs;
@@ -180,7 +178,7 @@ typedef struct entries_4 entries_4_function(const uint8_t *block, int half);
 typedef __m256i scales_4_function(const uint8_t *block);
 typedef __m128 factor_function(const struct four_rows *rows);
 
-/* The 16-bit words of 128 columns: those at even places, or at odd ones. */
+/* The 16-bit words of 128 columns at even positions, or at odd ones. */
 static ALWAYS_INLINE __m512i word_plane(const int8_t *x, int odd)
 {
     const __m512i even = _mm512_set_epi16(62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32, 30, 28, 26,
@@ -199,14 +197,15 @@ static ALWAYS_INLINE __m512i dot_4(const uint8_t *block, const __m512i *planes, 
     for (int half = 0; half < 2; half++) {
         struct entries_4 in = entries(block, half);
         __m512i packed = look_up(table, count, in.index);
-        /* Each byte of signs four times: its bits 0, 1, 4, 5 are for the first plane, 2, 3, 6, 7 for the second. */
+        /* Repeats each byte of signs four times. Its bits 0, 1, 4, 5 are for the first plane, 2, 3, 6, 7 for the
+         * second. */
         __m512i signs = _mm512_mullo_epi32(_mm512_cvtepu8_epi32(in.signs), _mm512_set1_epi32(0x01010101));
         __mmask64 a = _mm512_test_epi8_mask(signs, _mm512_set1_epi32(0x20100201));
         __mmask64 b = _mm512_test_epi8_mask(signs, _mm512_set1_epi32((int)0x80400804u));
-        /* A shuffle of bytes looks at bits 0-3 and 7: the code in bits 4-6 does not disturb. */
+        /* A byte shuffle uses bits 0-3 and 7 only, so the code in bits 4-6 does no harm. */
         __m512i first = _mm512_shuffle_epi8(codebook, packed);
         __m512i second = _mm512_shuffle_epi8(codebook, _mm512_srli_epi16(packed, 4));
-        /* At most 4 * 62 * 127 together. */
+        /* Together at most 4 * 62 * 127. */
         __m512i pairs = _mm512_add_epi16(_mm512_maddubs_epi16(first, negated(planes[2 * half], a)),
                                          _mm512_maddubs_epi16(second, negated(planes[2 * half + 1], b)));
         __m512i index = _mm512_add_epi16(lane, _mm512_set1_epi16((short)(8 * half)));
@@ -268,14 +267,13 @@ static ALWAYS_INLINE void gemv_4(float *out, const uint8_t *weights, size_t row_
 GEMV_4(iq3_xxs, 256, d_quarter, 4, 12, 20, 28, 36, 44, 52, 62)
 GEMV_4(iq3_s, 512, d_first, 1, 3, 5, 7, 9, 11, 13, 15)
 
-/* ---- IQ1: too many entries for permutations -----------------------------------------------------------------------
- */
+/* ---- IQ1: too many entries for permutations ---------------------------------------------------------------------- */
 
-/* Entries are copied through memory: putting vectors together from registers costs more. */
+/* Entries are gathered through memory, because assembling vectors from registers costs more. */
 struct lookups_1 {
     _Alignas(64) uint16_t index[32];
     _Alignas(64) uint8_t entries[256];
-    uint32_t up; /* a bit for eight elements: delta is positive */
+    uint32_t up; /* one bit per eight elements: their delta is positive */
     __m256i scales;
 };
 
@@ -283,7 +281,7 @@ typedef void look_up_function(struct lookups_1 *out, const uint8_t *block);
 
 static ALWAYS_INLINE void look_up_iq1_s(struct lookups_1 *out, const uint8_t *block)
 {
-    /* Bits 3k of a 16-bit word are the high ones of index k of four. */
+    /* The three bits at 3k of a 16-bit word are the high bits of index k of four. */
     const __m512i shift = _mm512_set1_epi64(8ll | 5ll << 16 | 2ll << 32);
     const __m512i down = _mm512_set1_epi64(1ll << 48);
     const __m512i spread = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 0, 1, 0, 1, 0, 1, 8, 9, 8, 9, 8, 9, 8, 9));
@@ -291,7 +289,7 @@ static ALWAYS_INLINE void look_up_iq1_s(struct lookups_1 *out, const uint8_t *bl
     __m512i high = _mm512_shuffle_epi8(_mm512_cvtepu16_epi64(words), spread);
     high = _mm512_and_si512(_mm512_srlv_epi16(_mm512_sllv_epi16(high, shift), down), _mm512_set1_epi16(0x700));
     _mm512_store_si512(out->index, _mm512_or_si512(_mm512_cvtepu8_epi16(load_256(block + 2)), high));
-    uint32_t negative = _mm_movepi16_mask(words); /* a bit for 32 elements */
+    uint32_t negative = _mm_movepi16_mask(words); /* one bit per 32 elements */
     negative = (negative | negative << 12) & 0x000f000fu;
     negative = (negative | negative << 6) & 0x03030303u;
     negative = (negative | negative << 3) & 0x11111111u;
@@ -301,7 +299,7 @@ static ALWAYS_INLINE void look_up_iq1_s(struct lookups_1 *out, const uint8_t *bl
 
 static ALWAYS_INLINE void look_up_iq1_m(struct lookups_1 *out, const uint8_t *block)
 {
-    /* Four bits for eight elements: three high ones of the index, and the sign of delta. */
+    /* Four bits per eight elements: the three high bits of the index, and the sign of delta. */
     __m128i bytes = load_128(block + offsetof(struct block_iq1_m, qh));
     __m256i nibbles = _mm256_set_m128i(_mm_unpackhi_epi8(bytes, _mm_srli_epi16(bytes, 4)),
                                        _mm_unpacklo_epi8(bytes, _mm_srli_epi16(bytes, 4)));
@@ -315,7 +313,7 @@ static ALWAYS_INLINE __m512i dot_iq1(const struct lookups_1 *in, const struct ac
 {
     const __m512i two = _mm512_set1_epi8(2);
     __m512i scales = _mm512_castsi256_si512(in->scales);
-    /* All is 9 too high: 8 in the entries, and deltas of 0 and 2 for -1 and 1. */
+    /* Quants are 9 too high: 8 by the entries, and 1 by deltas of 0 and 2, which stand for -1 and 1. */
     __m256i sums = _mm256_madd_epi16(in->scales, load_256(x->sums + 16 * b));
     __m512i sum = _mm512_zextsi256_si512(_mm256_mullo_epi32(sums, _mm256_set1_epi32(-9)));
     for (int j = 0; j < 4; j++) {

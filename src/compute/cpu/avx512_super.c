@@ -1,14 +1,15 @@
 /* AVX-512 with VNNI: matrix times vector for super-blocks of 256.
  *
- * Four rows at a time: the integers of their blocks end up side by side in one register, so that a block's float work
- * is done once for four rows. Inside a block, bytes are multiplied to 16-bit pairs (which cannot overflow: quants have
- * at most 6 bits) and those by their 16-bit scales into 32-bit sums. */
+ * It processes four rows at a time. The integer sums of their blocks end up in one register, so a block's float
+ * operations are done once for four rows. Inside a block, products of bytes are summed in pairs in 16 bits, which
+ * cannot overflow because quants have at most 6 bits. The pairs are multiplied by 16-bit scales and summed in 32 bits.
+ */
 #include "compute/cpu/avx2_parts.h"
 #include "compute/cpu/avx512.h"
 
 struct super_activation {
     __m512i quants[4];
-    __m256i sums; /* of 16 */
+    __m256i sums; /* of 16 quants each */
 };
 
 static ALWAYS_INLINE struct super_activation super_activation(const struct activation_row *x, size_t block)
@@ -20,7 +21,7 @@ static ALWAYS_INLINE struct super_activation super_activation(const struct activ
     return out;
 }
 
-/* What a step computes for four rows of one block. */
+/* The results of a step, for one block of four rows. */
 struct super_result {
     __m128i integer, minimum;
     __m128 d, m;
@@ -63,12 +64,12 @@ static ALWAYS_INLINE __m512i twice(const uint8_t *bytes)
     return _mm512_broadcast_i64x4(_mm256_loadu_si256((const void *)bytes));
 }
 
-/* ---- Q4_K, Q5_K ---------------------------------------------------------------------------------------------------
- */
+/* ---- Q4_K, Q5_K -------------------------------------------------------------------------------------------------- */
 
-/* Both start with the same 16 bytes: d, dmin and 6-bit scales and minima. Unpacks four rows at once, a row a lane. */
+/* Both types start with the same 16 bytes: d, dmin, and 6-bit scales and minima. Four rows are unpacked at once, one
+ * per lane. */
 struct k_header {
-    __m512i scales; /* eight 16-bit scales a lane */
+    __m512i scales; /* eight 16-bit scales per lane */
     __m128i minimum;
     __m128 d, m;
 };
@@ -79,8 +80,8 @@ static ALWAYS_INLINE struct k_header k_header(const struct four_rows *rows, cons
     raw = _mm512_inserti32x4(raw, _mm_loadu_si128((const void *)rows->at[1]), 1);
     raw = _mm512_inserti32x4(raw, _mm_loadu_si128((const void *)rows->at[2]), 2);
     raw = _mm512_inserti32x4(raw, _mm_loadu_si128((const void *)rows->at[3]), 3);
-    /* 32-bit words of a lane: d and dmin; scales 0-3; minima 0-3 (each with 2 high bits of 4-7 on top); low halves of
-     * scales and minima 4-7. */
+    /* The 32-bit words of a lane: d and dmin; scales 0-3; minima 0-3 (each with 2 high bits of 4-7 on top); the low
+     * halves of scales and minima 4-7. */
     __m512i low = _mm512_and_si512(raw, _mm512_set1_epi8(63));
     __m512i high = _mm512_srlv_epi32(_mm512_shuffle_epi32(raw, (_MM_PERM_ENUM)_MM_SHUFFLE(3, 3, 3, 3)),
                                      _mm512_set1_epi64(4ll)); /* words 0 and 2 shifted by 4 */
@@ -108,7 +109,7 @@ static ALWAYS_INLINE struct k_header k_header(const struct four_rows *rows, cons
     return out;
 }
 
-/* The 16-bit scale of a part, twice side by side, for the four rows. */
+/* The 16-bit scale of each part, twice in a 32-bit word, for four rows. */
 struct k_scales {
     _Alignas(64) uint32_t parts[2][4][4]; /* [part / 4][row][part % 4] */
 };
@@ -121,7 +122,7 @@ static ALWAYS_INLINE struct k_scales k_scales(__m512i scales)
     return out;
 }
 
-/* A part of 32 onto a row's sum. */
+/* Adds a part of 32 to a row's sum. */
 static ALWAYS_INLINE __m256i k_part(__m256i sum, __m256i quants, __m256i x, uint32_t scale)
 {
     return _mm256_dpwssd_epi32(sum, _mm256_maddubs_epi16(quants, x), _mm256_set1_epi32((int)scale));
@@ -132,8 +133,8 @@ static ALWAYS_INLINE __m256i x_part(const struct super_activation *x, int part)
     return part % 2 ? _mm512_extracti64x4_epi64(x->quants[part / 2], 1) : _mm512_castsi512_si256(x->quants[part / 2]);
 }
 
-/* Parts 2j and 2j + 1 onto the sums of four rows: rows in the inner loop, so that their sums, each a chain of
- * instructions that wait for each other, go on side by side. */
+/* Adds all parts to the sums of four rows. Rows are in the inner loop, because each sum is a chain of dependent
+ * instructions, and the chains of four rows can run in parallel. */
 static ALWAYS_INLINE void q4_k_parts(__m256i sums[4], const struct four_rows *rows, const struct k_scales *scales,
                                      const struct super_activation *x)
 {
@@ -164,7 +165,7 @@ static ALWAYS_INLINE void q5_k_parts(__m256i sums[4], const struct four_rows *ro
         for (int r = 0; r < 4; r++) {
             const uint32_t *scale = &scales->parts[j / 2][r][j % 2 * 2];
             __m256i bytes = _mm256_loadu_si256((const void *)(rows->at[r] + offsetof(struct block_q5_k, qs) + 32 * j));
-            /* Bits 2j and 2j + 1 come to bit 4. */
+            /* Move bits 2j and 2j + 1 to bit 4. */
             __m256i first = j < 2    ? _mm256_slli_epi16(bits[r], 4 - 2 * j)
                             : j == 2 ? bits[r]
                                      : _mm256_srli_epi16(bits[r], 2);
@@ -181,8 +182,8 @@ static ALWAYS_INLINE void q5_k_parts(__m256i sums[4], const struct four_rows *ro
 typedef void k_parts(__m256i sums[4], const struct four_rows *rows, const struct k_scales *scales,
                      const struct super_activation *x);
 
-/* As super_gemv, but the header of a block is unpacked while the block before is multiplied: its scales go through
- * memory, from where an instruction takes each for all lanes, and that takes time. */
+/* Like super_gemv, but it unpacks the header of the next block while it multiplies the current one. The scales go
+ * through memory, so that one instruction can broadcast each of them, and that takes time. */
 static ALWAYS_INLINE void k_gemv(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
                                  const struct activation_row *x, size_t block_bytes, k_parts *parts)
 {
@@ -230,8 +231,7 @@ static void gemv_q5_k(float *out, const uint8_t *weights, size_t row_bytes, size
     k_gemv(out, weights, row_bytes, rows, columns, x, sizeof(struct block_q5_k), q5_k_parts);
 }
 
-/* ---- Q6_K ---------------------------------------------------------------------------------------------------------
- */
+/* ---- Q6_K -------------------------------------------------------------------------------------------------------- */
 
 static ALWAYS_INLINE __m512i q6_k_row(const uint8_t *block, const struct super_activation *x)
 {
@@ -252,7 +252,7 @@ static ALWAYS_INLINE __m512i q6_k_row(const uint8_t *block, const struct super_a
         sum =
             _mm512_dpwssd_epi32(sum, _mm512_maddubs_epi16(b, x->quants[2 * half + 1]), scale_16(scales, 2 * half + 1));
     }
-    /* The quants are 32 too high. */
+    /* Corrects for quants that are 32 too high. */
     __m256i offset = _mm256_slli_epi32(_mm256_madd_epi16(bytes, x->sums), 5);
     return _mm512_sub_epi32(sum, _mm512_zextsi256_si512(offset));
 }
@@ -269,10 +269,9 @@ static ALWAYS_INLINE struct super_result q6_k_step(const struct four_rows *rows,
 
 SUPER_GEMV(gemv_q6_k, block_q6_k, q6_k_step, false)
 
-/* ---- Q2_K, Q3_K, TQ2_0 --------------------------------------------------------------------------------------------
- */
+/* ---- Q2_K, Q3_K, TQ2_0 ------------------------------------------------------------------------------------------- */
 
-/* Elements 64j to 64j + 63 of two bits each. */
+/* Elements 64j to 64j + 63, of two bits each. */
 static ALWAYS_INLINE __m512i two_bits_64(const uint8_t *qs, int j)
 {
     int shift = 4 * (j % 2);
@@ -303,18 +302,18 @@ static ALWAYS_INLINE __m512i q3_k_row(const uint8_t *block, const struct super_a
     __m256i words = scales_q3_k(block);
     __m512i scales = _mm512_castsi256_si512(words), high = twice(block), sum = _mm512_setzero_si512();
     for (int j = 0; j < 4; j++) {
-        /* Bits 2j and 2j + 1 come to bit 2. */
+        /* Move bits 2j and 2j + 1 to bit 2. */
         long long first = (2 - 2 * j) & 63, second = (1 - 2 * j) & 63;
         const __m512i rotate = _mm512_setr_epi64(first, first, first, first, second, second, second, second);
         __m512i quants = _mm512_ternarylogic_epi64(_mm512_rolv_epi64(high, rotate), _mm512_set1_epi8(4),
                                                    two_bits_64(block + offsetof(struct block_q3_k, qs), j), 0xea);
         sum = _mm512_dpwssd_epi32(sum, _mm512_maddubs_epi16(quants, x->quants[j]), scale_16(scales, j));
     }
-    /* The quants are 4 too high. */
+    /* Corrects for quants that are 4 too high. */
     return _mm512_sub_epi32(sum, _mm512_zextsi256_si512(_mm256_slli_epi32(_mm256_madd_epi16(words, x->sums), 2)));
 }
 
-/* Without scales, and 1 too high. */
+/* There are no scales, and the quants are 1 too high. */
 static ALWAYS_INLINE __m512i tq2_0_row(const uint8_t *block, const struct super_activation *x)
 {
     __m512i sum = _mm512_zextsi256_si512(_mm256_madd_epi16(x->sums, _mm256_set1_epi16(-1)));
@@ -335,7 +334,7 @@ static ALWAYS_INLINE __m512i tq1_0_row(const uint8_t *block, const struct super_
     return sum;
 }
 
-/* A step of rows that share nothing but the activation. */
+/* A step for types whose rows are processed separately. */
 #define EACH_ROW_STEP(name, row, floats)                                                                               \
     static ALWAYS_INLINE struct super_result name(const struct four_rows *rows, const struct super_activation *x)      \
     {                                                                                                                  \
@@ -354,13 +353,12 @@ SUPER_GEMV(gemv_q3_k, block_q3_k, q3_k_step, false)
 SUPER_GEMV(gemv_tq1_0, block_tq1_0, tq1_0_step, false)
 SUPER_GEMV(gemv_tq2_0, block_tq2_0, tq2_0_step, false)
 
-/* ---- IQ4_XS -------------------------------------------------------------------------------------------------------
- */
+/* ---- IQ4_XS ------------------------------------------------------------------------------------------------------ */
 
-/* Scales of four rows, a row a lane, as sixteen-bit words. */
+/* The scales of four rows as 16-bit words, one row per lane. */
 static ALWAYS_INLINE __m512i iq4_xs_scales(__m512i raw)
 {
-    /* Bytes 2-3 have two high bits of each, bytes 4-7 a low half of each. */
+    /* Bytes 2-3 have the two high bits of each scale, bytes 4-7 the low half of each. */
     const __m512i low_at =
         _mm512_broadcast_i32x4(_mm_setr_epi8(4, -1, 4, -1, 5, -1, 5, -1, 6, -1, 6, -1, 7, -1, 7, -1));
     const __m512i high_at = _mm512_broadcast_i32x4(_mm_set1_epi16(0x0302));
@@ -373,7 +371,7 @@ static ALWAYS_INLINE __m512i iq4_xs_scales(__m512i raw)
     return _mm512_sub_epi16(_mm512_or_si512(low, high), _mm512_set1_epi16(32));
 }
 
-/* Scales of parts 4 * group to 4 * group + 3, each in one lane, from the 32-bit scales of two rows. */
+/* The scales of parts 4 * group to 4 * group + 3, one per lane, from the 32-bit scales of two rows. */
 static ALWAYS_INLINE __m512i iq4_xs_lanes(__m512i two_rows, int row, int group)
 {
     const __m512i index = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
@@ -383,7 +381,7 @@ static ALWAYS_INLINE __m512i iq4_xs_lanes(__m512i two_rows, int row, int group)
 static ALWAYS_INLINE struct super_result iq4_xs_step(const struct four_rows *rows, const struct super_activation *x)
 {
     const __m512i mask = _mm512_set1_epi8(15);
-    /* Raised by 128, which what the sums start from takes back. */
+    /* The codes are raised by 128; the start values of the sums correct for that. */
     const __m512i codebook =
         _mm512_broadcast_i32x4(_mm_xor_si128(load_128((const void *)codebook_iq4), _mm_set1_epi8(-128)));
     __m256i totals = _mm256_mullo_epi32(_mm256_madd_epi16(x->sums, _mm256_set1_epi16(1)), _mm256_set1_epi32(-128));

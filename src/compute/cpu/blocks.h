@@ -8,8 +8,7 @@
 
 #define PACKED __attribute__((packed))
 
-/* ---- blocks of 32: element j in the low half of qs[j], element j + 16 in the high half ----------------------------
- */
+/* ---- blocks of 32: element j in the low half of qs[j], element j + 16 in the high half --------------------------- */
 
 struct PACKED block_q4_0 { /* d * (q - 8) */
     uint16_t d;
@@ -47,8 +46,7 @@ struct PACKED block_nvfp4 { /* UE4M3(d[p]) * E2M1[q] */
     uint8_t qs[32];
 };
 
-/* ---- super-blocks of 256 ------------------------------------------------------------------------------------------
- */
+/* ---- super-blocks of 256 ----------------------------------------------------------------------------------------- */
 
 struct PACKED block_q2_k { /* d * (scale & 15) * q - dmin * (scale >> 4), sixteen parts of 16 */
     uint8_t scales[16];

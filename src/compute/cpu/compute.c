@@ -1,4 +1,4 @@
-/* struct compute: threads, their scratch memory, and the kernels that they call. */
+/* struct compute: threads, their scratch memory, and the kernels that they call. The caller owns it. */
 #include "compute/cpu/attention.h"
 #include "compute/cpu/gemm_floats.h"
 #include "compute/cpu/index.h"

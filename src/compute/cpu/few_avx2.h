@@ -1,15 +1,15 @@
-/* few.h by vectors of 256 bits, which includes this: built twice, for AVX2 alone and for the dot product of bytes
- * (AVX-VNNI), which wants one side without a sign.
+/* The operations of few.h, which includes this, with 256-bit vectors. They are built twice: for AVX2 alone, and for the
+ * dot product of bytes (AVX-VNNI), which needs one unsigned side.
  *
- * AVX2 multiplies bytes to sums of pairs in 16 bits, with saturation. Small quants leave room to add several of these
- * before they are scaled; signed ones give their signs to the activations. */
+ * AVX2 multiplies bytes and sums the products in pairs, in 16 bits with saturation. Small quants leave room to add
+ * several of these sums before they are scaled. The signs of signed quants are moved to the activations. */
 #ifndef HYPURA_COMPUTE_FEW_AVX2_H
 #define HYPURA_COMPUTE_FEW_AVX2_H
 
 #include <immintrin.h>
 
 #define FEW_REGISTERS 16
-#define FEW_ALONE 1 /* gemv adds lanes to each other, which takes longer than turning four bits */
+#define FEW_ALONE 1 /* gemv adds across lanes, which takes longer than transposing 4-bit quants */
 #if defined(__AVXVNNI__)
 #define FEW_VARIANT(name) name##_avx_vnni
 #define FEW_RAISED 128
@@ -17,7 +17,7 @@
 #else
 #define FEW_VARIANT(name) name##_avx2
 #define FEW_RAISED 0
-#define FEW_ALONE_CODES 2 /* the sign costs two instructions for each four columns */
+#define FEW_ALONE_CODES 2 /* signs cost two instructions per four columns */
 #endif
 
 typedef __m256i few_ints;
@@ -59,7 +59,7 @@ static ALWAYS_INLINE few_ints few_subtract(few_ints a, few_ints b)
     return _mm256_sub_epi32(a, b);
 }
 
-/* Of 16 bits each. */
+/* Shifts of 16-bit numbers. */
 static ALWAYS_INLINE few_ints few_right_16(few_ints a, unsigned bits)
 {
     return _mm256_srli_epi16(a, (int)bits);
@@ -104,7 +104,7 @@ static ALWAYS_INLINE void few_turn(few_ints out[4], const struct few_rows *rows,
     out[3] = _mm256_unpackhi_epi64(high01, high23);
 }
 
-/* Four activations, or two sums of activations, in every lane. */
+/* Copies four activations, or two sums of activations, to every lane. */
 static ALWAYS_INLINE __m256i few_same(const void *from)
 {
     int32_t word;
@@ -153,7 +153,7 @@ static ALWAYS_INLINE few_ints few_with_sign(few_ints quants)
 
 #else
 
-/* Two columns in 16 bits each. */
+/* 16-bit sums of two products each. */
 static ALWAYS_INLINE __m256i few_products(__m256i quants, const int8_t *x, const int most)
 {
     __m256i four = few_same(x);
@@ -162,11 +162,11 @@ static ALWAYS_INLINE __m256i few_products(__m256i quants, const int8_t *x, const
     return _mm256_maddubs_epi16(quants, four);
 }
 
-/* A scale is twice in a lane, in 16 bits. */
+/* scale: each lane has it twice, in 16 bits. */
 static ALWAYS_INLINE few_ints few_part(few_ints total, const few_ints *quants, const int8_t *x, const int count,
                                        const int most, few_ints scale)
 {
-    /* Sums of pairs that fit 16 bits together. */
+    /* How many of these sums can be added without exceeding 16 bits. */
     const int fit = INT16_MAX / (2 * 127 * most), step = fit < 2 ? 1 : fit < 4 ? 2 : fit < 8 ? 4 : 8;
     __m256i sum = _mm256_setzero_si256();
 #pragma GCC unroll 8
@@ -267,7 +267,7 @@ static ALWAYS_INLINE void few_store_floats(float *to, few_floats a)
     _mm256_store_ps(to, a);
 }
 
-/* sum + (d * scale) * total, and with a minus */
+/* sum + (d * scale) * total; few_take: sum - (d * scale) * total. */
 static ALWAYS_INLINE few_floats few_add(few_floats sum, few_floats d, float scale, few_ints total)
 {
     return _mm256_fmadd_ps(_mm256_mul_ps(d, _mm256_set1_ps(scale)), _mm256_cvtepi32_ps(total), sum);

@@ -1,4 +1,4 @@
-/* few.h by AVX-512 with VNNI, which includes this. */
+/* The operations of few.h, which includes this, with AVX-512 and VNNI. */
 #ifndef HYPURA_COMPUTE_FEW_AVX512_H
 #define HYPURA_COMPUTE_FEW_AVX512_H
 
@@ -8,7 +8,7 @@
 #define FEW_REGISTERS 32
 #define FEW_ALONE 2
 #define FEW_ALONE_CODES 2
-#define FEW_RAISED 128 /* the dot product wants one side without a sign */
+#define FEW_RAISED 128 /* the dot product needs one unsigned side */
 
 typedef __m512i few_ints;
 typedef __m512 few_floats;
@@ -49,7 +49,7 @@ static ALWAYS_INLINE few_ints few_subtract(few_ints a, few_ints b)
     return _mm512_sub_epi32(a, b);
 }
 
-/* Of 16 bits each. */
+/* Shifts of 16-bit numbers. */
 static ALWAYS_INLINE few_ints few_right_16(few_ints a, unsigned bits)
 {
     return _mm512_srli_epi16(a, bits);
@@ -98,7 +98,7 @@ static ALWAYS_INLINE void few_turn(few_ints out[4], const struct few_rows *rows,
     out[3] = _mm512_unpackhi_epi64(high01, high23);
 }
 
-/* Four activations, or two sums of activations, in every lane. */
+/* Copies four activations, or two sums of activations, to every lane. */
 static ALWAYS_INLINE __m512i few_same(const void *from)
 {
     int32_t word;
@@ -200,7 +200,7 @@ static ALWAYS_INLINE void few_store_floats(float *to, few_floats a)
     _mm512_store_ps(to, a);
 }
 
-/* sum + (d * scale) * total, and with a minus */
+/* sum + (d * scale) * total; few_take: sum - (d * scale) * total. */
 static ALWAYS_INLINE few_floats few_add(few_floats sum, few_floats d, float scale, few_ints total)
 {
     return _mm512_fmadd_ps(_mm512_mul_ps(d, _mm512_set1_ps(scale)), _mm512_cvtepi32_ps(total), sum);

@@ -1,10 +1,10 @@
-/* A few tokens, types with blocks of 32. Quants are made unsigned by an offset, which the sums of activations take off.
- */
+/* A few tokens, for types with blocks of 32. An offset makes the quants unsigned; the sums of activations correct for
+ * it. */
 #include "compute/cpu/few.h"
 #include "compute/cpu/grids.h"
 
-/* The first 32 bits of a block of every row: scale and minimum, or scale and something else. They are gathered one by
- * one a block ahead, since a vector loaded right after that would wait for the stores. */
+/* The first 32 bits of a block of every row: the scale, and the minimum or something else. They are gathered one by
+ * one, a block ahead, because a vector load right after the stores would wait for them. */
 struct heads {
     _Alignas(64) int32_t words[2][FEW_LANES];
 };
@@ -15,11 +15,11 @@ static ALWAYS_INLINE void take_heads(struct heads *heads, const struct few_rows 
         memcpy(&heads->words[block % 2][i], few_row(rows, i) + block * block_bytes, sizeof heads->words[0][0]);
 }
 
-/* 32 columns of the block at an offset. */
+/* Unpacks 32 columns of the blocks at an offset. */
 typedef void few_quants(few_ints out[8], const struct few_rows *rows, size_t offset);
 typedef few_floats few_scales(few_ints heads);
 
-/* offset, most: how much too high the quants are, and the greatest of them (few_dot). */
+/* offset: how much the quants are too high; most: as for few_dot. */
 static ALWAYS_INLINE void few_blocks(const struct matmul *job, size_t first_row, size_t rows, size_t block_bytes,
                                      const int offset, const int most, few_quants *quants, few_scales *scales,
                                      few_scales *minima)
@@ -68,14 +68,13 @@ static ALWAYS_INLINE few_floats high_halves(few_ints heads)
     return few_halves(few_right(heads, 16));
 }
 
-/* 2^(e - 128), since the codebook is doubled. */
+/* 2^(e - 128), because the codebook is doubled. */
 static ALWAYS_INLINE few_floats exponents(few_ints heads)
 {
     return few_exponents(heads);
 }
 
-/* ---- quants --------------------------------------------------------------------------------------------------------
- */
+/* ---- quants ------------------------------------------------------------------------------------------------------ */
 
 static ALWAYS_INLINE void q8_0_quants(few_ints out[8], const struct few_rows *rows, size_t offset)
 {
@@ -127,7 +126,7 @@ static ALWAYS_INLINE void mxfp4_quants(few_ints out[8], const struct few_rows *r
     codes(out, rows, offset + offsetof(struct block_mxfp4, qs), codebook_e2m1, 12);
 }
 
-/* The fifth bits are 32 bits of a row, bit j that of column j. */
+/* Adds the fifth bits: each row has 32, and bit j is for column j. */
 static ALWAYS_INLINE void fifth_bits(few_ints out[8], const struct few_rows *rows, size_t offset)
 {
     _Alignas(64) int32_t words[FEW_LANES];
@@ -159,11 +158,10 @@ FEW(few_q8_0, block_q8_0, FEW_RAISED, FEW_SIGNED, q8_0_quants, low_halves, NULL)
 FEW(few_iq4_nl, block_iq4_nl, FEW_RAISED, FEW_SIGNED, iq4_nl_quants, low_halves, NULL)
 FEW(few_mxfp4, block_mxfp4, 12, 24, mxfp4_quants, exponents, NULL)
 
-/* ---- NVFP4 ---------------------------------------------------------------------------------------------------------
- */
+/* ---- NVFP4 ------------------------------------------------------------------------------------------------------- */
 
-/* Half a block: 32 columns in two parts, each with a scale of its own. Codes are 12 too high; what that adds is the
- * same for all rows. */
+/* Adds half a block: 32 columns in two parts, each with a scale of its own. The codes are 12 too high, which adds the
+ * same to all rows. */
 static ALWAYS_INLINE void nvfp4_half(struct few_tokens *tokens, const struct few_rows *rows, size_t block, size_t half)
 {
     const few_ints mask = few_all_bytes(15), table = few_table(codebook_e2m1, 12), offset = few_all_bytes(12);

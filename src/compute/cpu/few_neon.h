@@ -1,5 +1,5 @@
-/* few.h by NEON with dot products, which includes this. Its dot product takes both sides with a sign, and four
- * activations out of sixteen in a register. */
+/* The operations of few.h, which includes this, with NEON and dot products. The dot product takes two signed sides, and
+ * selects four of the sixteen activations in a register. */
 #ifndef HYPURA_COMPUTE_FEW_NEON_H
 #define HYPURA_COMPUTE_FEW_NEON_H
 
@@ -50,7 +50,7 @@ static ALWAYS_INLINE few_ints few_subtract(few_ints a, few_ints b)
     return vsubq_s32(a, b);
 }
 
-/* Of 16 bits each. */
+/* Shifts of 16-bit numbers. */
 static ALWAYS_INLINE few_ints few_right_16(few_ints a, unsigned bits)
 {
     return vreinterpretq_s32_u16(vshlq_u16(vreinterpretq_u16_s32(a), vdupq_n_s16((int16_t)-bits)));
@@ -116,7 +116,7 @@ static ALWAYS_INLINE few_ints few_part(few_ints total, const few_ints *quants, c
     return vmlaq_s32(total, few_dot(vdupq_n_s32(0), quants, x, count, most), scale);
 }
 
-/* The first of all lanes, then the second. */
+/* Here, pairs are stored as the first numbers of all lanes, then the second ones. */
 static ALWAYS_INLINE few_ints few_pair(few_ints a, few_ints b)
 {
     return vreinterpretq_s32_s16(vcombine_s16(vmovn_s32(a), vmovn_s32(b)));
@@ -190,7 +190,7 @@ static ALWAYS_INLINE void few_store_floats(float *to, few_floats a)
     vst1q_f32(to, a);
 }
 
-/* sum + (d * scale) * total, and with a minus */
+/* sum + (d * scale) * total; few_take: sum - (d * scale) * total. */
 static ALWAYS_INLINE few_floats few_add(few_floats sum, few_floats d, float scale, few_ints total)
 {
     return vfmaq_f32(sum, vmulq_n_f32(d, scale), vcvtq_f32_s32(total));

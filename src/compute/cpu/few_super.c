@@ -1,8 +1,9 @@
-/* A few tokens, types with super-blocks of 256. */
+/* A few tokens, for types with super-blocks of 256. */
 #include "compute/cpu/few.h"
 #include "compute/cpu/grids.h"
 
-/* Two parts of 4 * count columns, from a column of the block on and further on, onto the integers of all tokens. */
+/* A part of 4 * count columns, from a column of the block on. add_part adds one or two parts to the integer sums of all
+ * tokens. */
 struct part {
     const few_ints *quants;
     size_t column;
@@ -22,7 +23,7 @@ static ALWAYS_INLINE void add_part(struct few_tokens *tokens, size_t block, cons
     }
 }
 
-/* One after the other where the registers do not hold both. */
+/* Adds two parts, one after the other if the registers cannot hold both. */
 static ALWAYS_INLINE void add_parts(struct few_tokens *tokens, size_t block, const bool first, const struct part *a,
                                     const struct part *b, const int count, const int most)
 {
@@ -34,8 +35,8 @@ static ALWAYS_INLINE void add_parts(struct few_tokens *tokens, size_t block, con
     }
 }
 
-/* Onto the sums of all tokens: d * total, where the quants are raised less raised * (pairs times sums of activations of
- * 16 columns, or 32). */
+/* Adds d * total to the sums of all tokens. If the quants are raised by 2^raised_bits, it first subtracts that times
+ * the products of the scales (pairs) and the sums of the activations of 16 or 32 columns. */
 static ALWAYS_INLINE void add_lowered(struct few_tokens *tokens, size_t block, few_floats d, const few_ints *pairs,
                                       const int parts, const unsigned raised_bits)
 {
@@ -54,14 +55,13 @@ static ALWAYS_INLINE void add_lowered(struct few_tokens *tokens, size_t block, f
     }
 }
 
-/* ---- Q4_K, Q5_K ---------------------------------------------------------------------------------------------------
- */
+/* ---- Q4_K, Q5_K -------------------------------------------------------------------------------------------------- */
 
-/* The first 16 bytes of both. */
+/* The first 16 bytes of both types. */
 struct k_head {
     few_floats d, m;
     few_ints scales[8];
-    few_ints minima[4]; /* of two parts side by side */
+    few_ints minima[4]; /* of two parts each */
 };
 
 static ALWAYS_INLINE void k_head(struct k_head *out, const struct few_rows *rows)
@@ -86,7 +86,7 @@ static ALWAYS_INLINE void k_head(struct k_head *out, const struct few_rows *rows
         out->minima[i] = few_pair(minima[2 * i], minima[2 * i + 1]);
 }
 
-/* A block's floats, once its integers are in totals. */
+/* The float operations of a block, after its integer sums are in totals. */
 static ALWAYS_INLINE void k_floats(struct few_tokens *tokens, size_t block, const struct k_head *head)
 {
     for (size_t t = 0; t < tokens->count; t++) {
@@ -119,7 +119,7 @@ static ALWAYS_INLINE void k_step(struct few_tokens *tokens, const struct few_row
         for (int k = 0; k < 8; k++) {
             high[k] = few_and(few_right_16(low[k], 4), mask);
             low[k] = few_and(low[k], mask);
-            if (fifth) { /* bits 2 j and 2 j + 1 come to bit 4 */
+            if (fifth) { /* move bits 2 j and 2 j + 1 to bit 4 */
                 few_ints first = j < 2 ? few_left_16(bits[k], 4 - 2 * j) : j == 2 ? bits[k] : few_right_16(bits[k], 2);
                 few_ints second = j < 2 ? few_left_16(bits[k], 3 - 2 * j) : few_right_16(bits[k], 2 * j - 3);
                 high[k] = few_join(second, sixteen, high[k]);
@@ -142,13 +142,12 @@ static ALWAYS_INLINE void q5_k_step(struct few_tokens *tokens, const struct few_
     k_step(tokens, rows, block, offsetof(struct block_q5_k, qs), true);
 }
 
-/* ---- Q6_K ---------------------------------------------------------------------------------------------------------
- */
+/* ---- Q6_K -------------------------------------------------------------------------------------------------------- */
 
 static ALWAYS_INLINE void q6_k_step(struct few_tokens *tokens, const struct few_rows *rows, size_t block)
 {
     const few_ints low = few_all_bytes(15), two = few_all_bytes(48);
-    _Alignas(32) uint16_t d[FEW_LANES]; /* wanted last, when what was stored one by one can be loaded whole */
+    _Alignas(32) uint16_t d[FEW_LANES]; /* stored one by one; loaded whole at the end, without waiting for the stores */
     for (size_t i = 0; i < FEW_LANES; i++)
         memcpy(&d[i], few_row(rows, i) + offsetof(struct block_q6_k, d), sizeof d[i]);
     few_ints bytes[4], scales[16], pairs[8];
@@ -184,8 +183,7 @@ static ALWAYS_INLINE void q6_k_step(struct few_tokens *tokens, const struct few_
     add_lowered(tokens, block, few_load_halves(d), pairs, 16, 5);
 }
 
-/* ---- IQ4_XS -------------------------------------------------------------------------------------------------------
- */
+/* ---- IQ4_XS ------------------------------------------------------------------------------------------------------ */
 
 static ALWAYS_INLINE void iq4_xs_step(struct few_tokens *tokens, const struct few_rows *rows, size_t block)
 {
@@ -203,7 +201,7 @@ static ALWAYS_INLINE void iq4_xs_step(struct few_tokens *tokens, const struct fe
         pairs[i] = few_pair(scales[2 * i], scales[2 * i + 1]);
 #pragma GCC unroll 4
     for (size_t j = 0; j < 4; j++) {
-        few_ints low[8], high[8]; /* parts 2 j and 2 j + 1: of each first the low halves of bytes, then the high ones */
+        few_ints low[8], high[8]; /* parts 2 j and 2 j + 1, each with the low halves of its bytes first */
         few_turn(low, rows, offsetof(struct block_iq4_xs, qs) + 32 * j);
         few_turn(high, rows, offsetof(struct block_iq4_xs, qs) + 32 * j + 16);
 #pragma GCC unroll 4

@@ -21,8 +21,7 @@ struct block {
     float *weights; /* [TILE_ROWS][STEP] */
 };
 
-/* ---- columns first to first + count as floats, zeros up to a whole number of vectors ------------------------------
- */
+/* ---- columns first to first + count as floats, zeros up to a whole number of vectors ----------------------------- */
 
 static void take_floats(float *out, const uint8_t *row, size_t first, size_t count)
 {

@@ -1,6 +1,6 @@
-/* Panels by vectors of 256 bits, built twice: for the dot product of bytes (AVX-VNNI), which wants 128 added to quants
- * with a sign, and for AVX2 alone (gemm_multiply_avx2.c), which wants them as small as they can be without a sign, or
- * with it. Eight rows at a time: a 32-bit lane is a row. Nothing past the end of a block is read. */
+/* Makes panels with 256-bit vectors. Built twice: for the dot product of bytes (AVX-VNNI), which needs signed quants
+ * raised by 128; and for AVX2 alone (gemm_multiply_avx2.c), which needs them unsigned and as small as possible, or
+ * signed. It processes eight rows at a time, one per 32-bit lane, and reads nothing after the end of a block. */
 #include "compute/cpu/gemm.h"
 #include "compute/cpu/grids.h"
 #include "compute/cpu/unpack.h"
@@ -11,8 +11,8 @@
 
 #if defined(__AVXVNNI__)
 #define PANEL_MAKERS panel_makers_avx_vnni
-#define MORE(offset) (128 - (offset)) /* added to quants that are so much higher in the file */
-#define SIGNED 128                    /* added to quants with a sign */
+#define MORE(offset) (128 - (offset)) /* added to quants that the file stores higher by offset */
+#define SIGNED 128                    /* added to signed quants */
 #define CODES_E2M1 128
 #define CODES_TERNARY 128
 #else
@@ -37,7 +37,7 @@ INLINE __m256i right_16(__m256i a, unsigned bits)
     return _mm256_srli_epi16(a, (int)bits);
 }
 
-/* Sixteen bytes of each row from first on: out[j] has bytes 4 j to 4 j + 3 of row first + i in lane i. */
+/* Transposes sixteen bytes of eight rows: lane i of out[j] has bytes 4 j to 4 j + 3 of row first + i. */
 INLINE void turn(__m256i out[4], panel_rows rows, size_t first, size_t offset)
 {
     __m256i a[4];
@@ -62,7 +62,7 @@ INLINE void put(struct panel *out, size_t first, size_t column, __m256i quants)
     _mm256_store_si256((void *)out->quants[column / 4][first], quants);
 }
 
-/* Scales or minima of parts, 16 bits or less, two side by side. */
+/* Stores scales or minima of parts, of at most 16 bits, in pairs. */
 INLINE void put_pairs(int16_t out[8][PANEL_ROWS][2], size_t first, const __m256i *values, size_t count)
 {
 #pragma GCC unroll 8
@@ -71,7 +71,7 @@ INLINE void put_pairs(int16_t out[8][PANEL_ROWS][2], size_t first, const __m256i
                            _mm256_blend_epi16(values[2 * i], _mm256_slli_epi32(values[2 * i + 1], 16), 0xaa));
 }
 
-/* The half-precision number in the low half of every lane. */
+/* Converts the half-precision number in the low half of each lane. */
 INLINE __m256 halves(__m256i lanes)
 {
     __m256i words = _mm256_and_si256(lanes, _mm256_set1_epi32(0xffff));
@@ -87,7 +87,7 @@ INLINE __m256i row_words(panel_rows rows, size_t first, size_t offset)
     return _mm256_loadu_si256((const void *)words);
 }
 
-/* Sixteen halves, one a row, at an offset; negative where sign is. */
+/* Stores sixteen halves at an offset, one per row; negated if sign is -0. */
 INLINE void put_halves(float out[PANEL_ROWS], panel_rows rows, size_t offset, float sign)
 {
     uint16_t words[PANEL_ROWS];
@@ -106,10 +106,10 @@ INLINE __m256i table(const int8_t *codes, int raised)
 
 /* ---- blocks of 32 ------------------------------------------------------------------------------------------------ */
 
-/* Of the four bits of quants: some more, or what a table has for them. */
+/* How 4-bit quants become values: by adding "more", or by looking them up in a table raised by "more". */
 struct meaning {
     int more;
-    const int8_t *codes; /* NULL: themselves */
+    const int8_t *codes; /* NULL: no table */
 };
 
 INLINE __m256i mean(const struct meaning meaning, __m256i codes, __m256i q)
@@ -119,7 +119,7 @@ INLINE __m256i mean(const struct meaning meaning, __m256i codes, __m256i q)
     return meaning.more ? _mm256_add_epi8(q, all_bytes(meaning.more)) : q;
 }
 
-/* Element j low in byte j, element j + 16 high in it. */
+/* Byte j has element j in its low half and element j + 16 in its high half. */
 INLINE void nibbles(struct panel *out, panel_rows rows, size_t first, size_t block, size_t offset,
                     const struct meaning meaning)
 {
@@ -132,13 +132,13 @@ INLINE void nibbles(struct panel *out, panel_rows rows, size_t first, size_t blo
     }
 }
 
-/* Adds the fifth bits: bit j of the word is that of element j. */
+/* Adds the fifth bits: bit j of the word is for element j. */
 INLINE void fifth_bits(struct panel *out, panel_rows rows, size_t first, size_t block, size_t offset)
 {
     __m256i word = row_words(rows, first, offset), bits = _mm256_set1_epi32(0x08040201);
 #pragma GCC unroll 8
     for (size_t j = 0; j < 8; j++) {
-        /* Byte j / 2 of every lane in all four of its bytes, and of it the lower or the upper four bits. */
+        /* Copies byte j / 2 of each lane to all four bytes of the lane, then tests its lower or upper four bits. */
         const __m256i byte = _mm256_broadcastsi128_si256(
             _mm_add_epi8(_mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c), _mm_set1_epi8((char)(j / 2))));
         __m256i mask = j % 2 ? _mm256_slli_epi32(bits, 4) : bits;
@@ -148,7 +148,7 @@ INLINE void fifth_bits(struct panel *out, panel_rows rows, size_t first, size_t 
     }
 }
 
-/* minima, fifth: where they are, or 0. d * q + m is a minimum of -m. */
+/* minima, fifth: their offsets, or 0. A value is d * q + m, so the minimum is -m. */
 INLINE void blocks_of_32(struct panel *out, panel_rows rows, size_t blocks, size_t block_bytes, size_t quants,
                          const struct meaning meaning, size_t minima, size_t fifth)
 {
@@ -194,7 +194,7 @@ static void panel_q8_0(struct panel *out, panel_rows rows, size_t blocks)
     }
 }
 
-/* The scale is 2^(e - 128), for the codebook has twice the values; the two least are subnormal. */
+/* The scale is 2^(e - 128), because the codebook is doubled. The two smallest scales are subnormal. */
 static void panel_mxfp4(struct panel *out, panel_rows rows, size_t blocks)
 {
     for (size_t block = 0; block < blocks; block++) {
@@ -213,11 +213,12 @@ static void panel_mxfp4(struct panel *out, panel_rows rows, size_t blocks)
     }
 }
 
-/* Four parts in four bytes of scales and 32 of quants; of a part, bytes j low and then high are its columns. */
+/* A block has four parts: four bytes of scales, then 32 bytes of quants. The columns of a part are the low halves of
+ * its bytes, then the high halves. */
 static void panel_nvfp4(struct panel *out, panel_rows rows, size_t blocks)
 {
     const __m256i low = all_bytes(15), codes = table(codebook_e2m1, CODES_E2M1);
-    for (size_t block = 0; block < blocks; block++) { /* half a block of 64 each */
+    for (size_t block = 0; block < blocks; block++) { /* each is half a block of 64 */
         size_t offset = block / 2 * sizeof(struct block_nvfp4), half = block % 2;
         for (size_t first = 0; first < PANEL_ROWS; first += 8) {
             __m256i q[4];
@@ -262,7 +263,7 @@ INLINE void head_6bit(struct panel *out, panel_rows rows, size_t first)
     put_pairs(out->minima, first, minima, 8);
 }
 
-/* fifth: where the fifth bits are, or 0. */
+/* fifth: the offset of the fifth bits, or 0. */
 INLINE void panel_k(struct panel *out, panel_rows rows, size_t quants, size_t fifth)
 {
     const __m256i low = all_bytes(15), sixteen = all_bytes(16);
@@ -280,7 +281,7 @@ INLINE void panel_k(struct panel *out, panel_rows rows, size_t quants, size_t fi
                 for (size_t k = 0; k < 4; k++) {
                     size_t column = 64 * j + 16 * part + 4 * k;
                     __m256i a = _mm256_and_si256(q[k], low), b = _mm256_and_si256(right_16(q[k], 4), low);
-                    if (fifth) { /* bits 2 j and 2 j + 1 come to bit 4 */
+                    if (fifth) { /* move bits 2 j and 2 j + 1 to bit 4 */
                         __m256i one =
                             j < 2 ? _mm256_slli_epi16(bits[k], (int)(4 - 2 * j)) : right_16(bits[k], 2 * j - 4);
                         __m256i two =
@@ -343,8 +344,8 @@ static void panel_q6_k(struct panel *out, panel_rows rows, size_t blocks)
     }
 }
 
-/* Two-bit quants at an offset, of 128 columns in 32 bytes, from the low bits of a byte up; third: where third bits are
- * for Q3_K, or SIZE_MAX. */
+/* Two-bit quants at an offset: 32 bytes have 128 columns, lowest bits first. third: the offset of the third bits
+ * (Q3_K), or SIZE_MAX. */
 INLINE void two_bits(struct panel *out, panel_rows rows, size_t quants, size_t third, const int more)
 {
     const __m256i three = all_bytes(3), four = all_bytes(4);
@@ -446,7 +447,7 @@ static void panel_iq4_xs(struct panel *out, panel_rows rows, size_t blocks)
     }
 }
 
-/* Large codebooks, and digits of base three: rows are unpacked one by one, then turned. */
+/* For large codebooks and base-3 digits: unpacks rows one by one, then transposes them. */
 INLINE void any(enum tensor_type type, struct panel *out, panel_rows rows, size_t parts, int more)
 {
     const struct unpacker *unpacker = unpacker_find(type);

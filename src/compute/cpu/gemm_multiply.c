@@ -1,9 +1,9 @@
-/* The panels of gemm.h multiplied, built once for each instruction set that has a dot product of bytes. */
+/* Multiplies the panels of gemm.h. Built for each instruction set that has a dot product of bytes. */
 #include "compute/cpu/gemm_shapes.h"
 #include "compute/cpu/ints.h"
 
-/* How many sums are in registers: tokens times panels. Few tokens take more panels at once, so that enough sums are
- * under way to hide the latency of the dot product. */
+/* The sums in registers: tokens times panels. With few tokens, more panels are processed at once, so that enough sums
+ * are in progress to hide the latency of the dot product. */
 #if LANES_TILE_VECTORS == 4
 #define MOST_TOKENS 6
 #define MOST_PANELS 4
@@ -22,11 +22,12 @@
 #define PANELS_FOR(tokens) 1
 #endif
 
-/* Raised weights bring 128 times the sum of activations too much. In a narrow sum the first of two parts comes last. */
+/* Raised weights add 128 times the sum of activations, for which the start values correct. In a narrow sum, the first
+ * of two parts is added last, so its start value has INTS_HALF. */
 INLINE void make_side(const enum panel_kind kind, const bool narrow, union panel_side *out, const int16_t *from,
                       const int8_t *quants)
 {
-    int16_t sums[16]; /* sure to be no part of what is written, so that vectors can do this */
+    int16_t sums[16]; /* a copy that cannot overlap the output, so that the compiler can vectorise this */
     memcpy(sums, from, kind >= PANEL_WHOLE ? sizeof sums : sizeof sums / 2);
     switch (kind) {
     case PANEL_BLOCKS_MINIMA:
@@ -54,7 +55,7 @@ INLINE void make_side(const enum panel_kind kind, const bool narrow, union panel
         for (size_t i = 0; i < 16; i++)
             out->starts[0] -= 128 * INTS_RAISED * sums[i];
         break;
-    case PANEL_HALVES: /* of which activations have no sums */
+    case PANEL_HALVES: /* activations have no sums of halves */
         for (size_t i = 0; i < 16; i++) {
             int32_t sum = 0;
             for (size_t j = 0; j < 16; j++)
@@ -109,7 +110,7 @@ INLINE int32x4_t multiply_2x2(int32x4_t sum, int8x16_t four, int8x16_t next_four
 INLINE void dot_2x2(ints (*sums)[MOST_PANELS], const struct panel *panel, const struct panel_token *x, size_t quad,
                     const int quads_count)
 {
-    int32x4_t pairs[8]; /* of rows 2 i and 2 i + 1: both tokens of the one, then of the other */
+    int32x4_t pairs[8]; /* for rows 2 i and 2 i + 1: both tokens of the first row, then of the second */
     for (int i = 0; i < 8; i++)
         pairs[i] = vdupq_n_s32(0);
     UNROLL(4)
@@ -134,7 +135,7 @@ INLINE void dot_2x2(ints (*sums)[MOST_PANELS], const struct panel *panel, const 
 
 #endif
 
-/* sums[t][p] += four columns a step of tokens times panels, for quads steps. */
+/* sums[t][p] += token t times panel p, over quads_count steps of four columns. */
 INLINE void dot(ints (*sums)[MOST_PANELS], const struct panel *panels, const int count, const struct panel_token *x,
                 const int tokens, size_t quad, const int quads_count, const bool minima)
 {
@@ -161,7 +162,7 @@ INLINE void dot(ints (*sums)[MOST_PANELS], const struct panel *panels, const int
     }
 }
 
-/* Where the sums of part or block i begin. */
+/* The start value of the sum of part or block i. */
 INLINE ints start(const struct panel_token *x, int t, size_t i, const bool minima)
 {
     return ints_all(INTS_RAISED && !minima ? x[t].side.starts[i] : 0);
@@ -178,7 +179,7 @@ INLINE void start_all(ints (*sums)[MOST_PANELS], const int count, const struct p
     }
 }
 
-/* Two parts: their sums, with their scales, into totals. */
+/* Adds two parts, with their scales, to totals. */
 INLINE void two_parts(ints (*totals)[MOST_PANELS], const struct panel *panels, const int count,
                       const struct panel_token *x, const int tokens, size_t two, const int parts, const bool minima)
 {
@@ -197,7 +198,7 @@ INLINE void two_parts(ints (*totals)[MOST_PANELS], const struct panel *panels, c
     }
 }
 
-/* The second comes first, to stand in the high half. */
+/* The same for narrow sums. The second part comes first, because its sum is in the high half. */
 INLINE void two_narrow_parts(ints (*totals)[MOST_PANELS], const struct panel *panels, const int count,
                              const struct panel_token *x, const int tokens, size_t two, const int parts,
                              const bool minima)
@@ -223,7 +224,7 @@ INLINE void two_narrow_parts(ints (*totals)[MOST_PANELS], const struct panel *pa
     }
 }
 
-/* A super-block in parts (of which there may be one): integer sums with integer scales, then the floats. */
+/* A super-block in one or more parts: integer sums with integer scales, then the float operations. */
 INLINE void super_block(const struct panel *panels, const int count, const struct panel_token *x, const int tokens,
                         const int parts, const bool minima, const bool narrow, size_t row)
 {
@@ -259,7 +260,7 @@ INLINE void super_block(const struct panel *panels, const int count, const struc
     }
 }
 
-/* Blocks of 32: the floats after each. */
+/* Blocks of 32, each followed by its float operations. */
 INLINE void blocks_of_32(const enum panel_kind kind, const struct panel *panels, const int count,
                          const struct panel_token *x, const int tokens, size_t blocks, size_t row)
 {
@@ -297,7 +298,7 @@ INLINE void blocks_of_32(const enum panel_kind kind, const struct panel *panels,
     }
 }
 
-/* Halves of blocks of 32: the floats after each, with the activations' scale of the block. */
+/* Halves of blocks of 32, each followed by its float operations, with the activations' scale of the whole block. */
 INLINE void halves_of_32(const struct panel *panels, const int count, const struct panel_token *x, const int tokens,
                          size_t blocks, size_t row)
 {

@@ -1,17 +1,18 @@
-/* The panels of gemm.h multiplied by AVX2 alone, which multiplies bytes to sums of pairs in 16 bits, with saturation.
+/* Multiplies the panels of gemm.h with AVX2 alone. AVX2 multiplies bytes and sums the products in pairs, in 16 bits
+ * with saturation.
  *
- * Quants of few bits leave room there for the pairs of several columns, so that scaling and widening them, one
- * instruction, is done once for many: they are made as small as they can be without a sign (raises), and what that adds
- * is taken off at the start of a sum. In 16 bits that may wrap around: the sum that comes out fits. Quants of eight
- * bits have a sign: gemm_signed_avx2.c. */
+ * Quants of few bits leave room to add the pairs of several columns. So the one instruction that scales and widens them
+ * is needed less often. For that, quants are unsigned and as small as possible (raises), and the start value of a sum
+ * corrects for what was added. In 16 bits this may wrap around, but the final sum fits. For signed quants of eight
+ * bits, see gemm_signed_avx2.c. */
 #include "compute/cpu/gemm_avx2.h"
 
-/* Six sums of 16 bits in registers, next to the weights, their magnitudes and a token's four activations. */
+/* Six 16-bit sums in registers, next to the weights, their magnitudes and a token's four activations. */
 #define MOST_TOKENS 3
 #define MOST_PANELS 1
 #define PANELS_FOR(tokens) 1
 
-/* Pairs of this many columns fit 16 bits, in fours. */
+/* How many groups of four columns can be added in 16 bits. */
 enum fit { FIT_2 = 2, FIT_4 = 4, FIT_8 = 8 };
 
 static const uint8_t raises[TENSOR_TYPE_COUNT] = {
@@ -19,7 +20,7 @@ static const uint8_t raises[TENSOR_TYPE_COUNT] = {
     [TENSOR_Q3_K] = 4, [TENSOR_Q6_K] = 32, [TENSOR_TQ1_0] = 1,  [TENSOR_TQ2_0] = 1,
 };
 
-/* Where the sums of sixteen columns begin, in 16 bits: of every four columns the first two, and the last two. */
+/* The start values of the 16-bit sums of sixteen columns: for the first two and the last two of every four columns. */
 INLINE void start_pairs(int32_t starts[16], const int8_t *quants, int raise)
 {
     const __m256i factor = _mm256_set1_epi16((short)-raise);
@@ -36,7 +37,7 @@ INLINE void start_pairs(int32_t starts[16], const int8_t *quants, int raise)
 INLINE void make_side(const enum panel_kind kind, union panel_side *out, const int16_t *from, const int8_t *quants,
                       int raise)
 {
-    int16_t sums[16]; /* sure to be no part of what is written, so that vectors can do this */
+    int16_t sums[16]; /* a copy that cannot overlap the output, so that the compiler can vectorise this */
     memcpy(sums, from, kind >= PANEL_WHOLE ? sizeof sums : sizeof sums / 2);
     switch (kind) {
     case PANEL_BLOCKS_MINIMA:
@@ -58,7 +59,7 @@ INLINE void make_side(const enum panel_kind kind, union panel_side *out, const i
     case PANEL_PARTS_16:
         start_pairs(out->starts, quants, raise);
         break;
-    case PANEL_HALVES: /* of which activations have no sums */
+    case PANEL_HALVES: /* activations have no sums of halves */
         for (size_t i = 0; i < 16; i++) {
             int32_t sum = 0;
             for (size_t j = 0; j < 16; j++)
@@ -88,8 +89,8 @@ static void make_sides(enum tensor_type type, struct panel_tile *tile)
 
 /* ---- products ---------------------------------------------------------------------------------------------------- */
 
-/* totals += scale * sums of count times four columns; scale is twice in a lane, in 16 bits. starts, if not NULL, are
- * where the sums of 16 bits begin. */
+/* totals += scale * the sums of 4 * count columns. scale: each lane has it twice, in 16 bits. starts: whether the
+ * 16-bit sums have start values. */
 INLINE void add_part(__m256i (*totals)[2], const struct panel *panel, const struct panel_token *x, const int tokens,
                      const enum fit fit, size_t quad, const int count, const __m256i scale[2], const bool starts,
                      size_t part)
@@ -124,7 +125,7 @@ INLINE void add_part(__m256i (*totals)[2], const struct panel *panel, const stru
     }
 }
 
-/* A super-block in parts (of which there may be one): integer sums with integer scales, then the floats. */
+/* A super-block in one or more parts: integer sums with integer scales, then the float operations. */
 INLINE void super_block(const struct panel *panel, const struct panel_token *x, const int tokens, const int parts,
                         const bool minima, const enum fit fit, size_t row)
 {
@@ -170,7 +171,7 @@ INLINE void super_block(const struct panel *panel, const struct panel_token *x, 
     }
 }
 
-/* Blocks of 32, or halves of them with a scale each: the floats after each. */
+/* Blocks of 32, or halves of them with scales of their own, each followed by its float operations. */
 INLINE void blocks_of_32(const enum panel_kind kind, const struct panel *panel, const struct panel_token *x,
                          const int tokens, const enum fit fit, size_t blocks, size_t row)
 {

@@ -1,5 +1,5 @@
-/* What the makers of panels by AVX-512 share. Quants of types without minima have 128 added, as the dot product wants
- * them. Rows have no alignment, and nothing past the end of a block is read. */
+/* Functions that make panels with AVX-512. The quants of types without minima are raised by 128, as the dot product
+ * needs. Rows have no alignment, and nothing after the end of a block is read. */
 #ifndef HYPURA_COMPUTE_GEMM_PANELS_AVX512_H
 #define HYPURA_COMPUTE_GEMM_PANELS_AVX512_H
 
@@ -15,7 +15,7 @@ panel_maker panel_q2_k_avx512, panel_q3_k_avx512, panel_q4_k_avx512, panel_q5_k_
 panel_maker panel_iq1_s_avx512, panel_iq1_m_avx512, panel_iq2_xxs_avx512, panel_iq2_xs_avx512, panel_iq2_s_avx512,
     panel_iq3_xxs_avx512, panel_iq3_s_avx512, panel_tq1_0_avx512;
 
-/* Sixteen columns of four bytes: out[j] = bytes 4 j .. 4 j + 3 of every row, from 64 bytes of each. */
+/* Transposes 64 bytes of sixteen rows: out[j] has bytes 4 j to 4 j + 3 of each row. */
 static inline void transpose_64(__m512i out[16], const uint8_t *const rows[16], size_t offset)
 {
     __m512i a[16], b[16];
@@ -31,7 +31,7 @@ static inline void transpose_64(__m512i out[16], const uint8_t *const rows[16], 
         a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
         a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
     }
-    /* a[4 g + j] has column 4 l + j of rows 4 g .. 4 g + 3 in its 128-bit lane l. */
+    /* 128-bit lane l of a[4 g + j] has column 4 l + j of rows 4 g to 4 g + 3. */
     for (int j = 0; j < 4; j++) {
         __m512i low01 = _mm512_shuffle_i32x4(a[j], a[4 + j], 0x44);
         __m512i high01 = _mm512_shuffle_i32x4(a[j], a[4 + j], 0xee);
@@ -44,7 +44,7 @@ static inline void transpose_64(__m512i out[16], const uint8_t *const rows[16], 
     }
 }
 
-/* The same for 16 bytes of each row: four columns. */
+/* The same for 16 bytes of each row. */
 static inline void transpose_16(__m512i out[4], const uint8_t *const rows[16], size_t offset)
 {
     __m512i a[4];
@@ -64,7 +64,7 @@ static inline void transpose_16(__m512i out[4], const uint8_t *const rows[16], s
     out[3] = _mm512_unpackhi_epi64(high01, high23);
 }
 
-/* The half-precision number in the low half of every lane. */
+/* Converts the half-precision number in the low half of each lane. */
 static inline __m512 halves(__m512i lanes)
 {
     return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(lanes));
@@ -75,7 +75,7 @@ static inline void put(struct panel *out, int column, __m512i quants)
     _mm512_store_si512(out->quants[column / 4], quants);
 }
 
-/* Scales or minima of parts, 16 bits or less, two side by side. */
+/* Stores scales or minima of parts, of at most 16 bits, in pairs. */
 static inline void put_pairs(int16_t out[8][PANEL_ROWS][2], const __m512i *values, int count)
 {
     for (int i = 0; i < count / 2; i++)
@@ -83,7 +83,7 @@ static inline void put_pairs(int16_t out[8][PANEL_ROWS][2], const __m512i *value
             out[i], _mm512_mask_blend_epi16(0xaaaaaaaa, values[2 * i], _mm512_slli_epi32(values[2 * i + 1], 16)));
 }
 
-/* Sixteen halves or words, one a row, at an offset. */
+/* Load sixteen halves, or 32-bit words, at an offset, one per row. */
 static inline __m512 row_halves(const uint8_t *const rows[16], size_t offset)
 {
     uint16_t words[16];

@@ -1,7 +1,7 @@
-/* Matrix times matrix with each instruction set, and from how many tokens on. */
+/* Which instruction sets multiply matrices by panels, and from how many tokens on. */
 #include "compute/cpu/gemm.h"
 
-/* Panels that plain C makes cost about as much as this many tokens one by one. */
+/* Making panels in plain C takes as long as multiplying about this many tokens one by one. */
 #define PLAIN_LEAST_TOKENS 20
 
 static void fill(struct kernel_table *table, gemm_kernel *gemm, const uint8_t *least_tokens)
@@ -25,7 +25,7 @@ static void fill(struct kernel_table *table, gemm_kernel *gemm, const uint8_t *l
 
 #if defined(__x86_64__)
 
-/* By measurement: fewer tokens are quicker one by one, or as a few (FEW). */
+/* The least tokens, by measurement. Fewer are faster one by one, or with the kernels for a few tokens (FEW). */
 #define FEW (FEW_MOST_TOKENS + 1)
 static const uint8_t least_avx512[TENSOR_TYPE_COUNT] = {
     [TENSOR_Q4_0] = FEW,   [TENSOR_Q4_1] = FEW,  [TENSOR_Q5_0] = FEW,   [TENSOR_Q5_1] = FEW, [TENSOR_Q8_0] = FEW,

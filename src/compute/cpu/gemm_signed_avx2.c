@@ -1,22 +1,22 @@
-/* Panels whose quants have eight bits and a sign, multiplied by AVX2 alone.
+/* Multiplies panels of signed 8-bit quants with AVX2 alone.
  *
- * Quants give their signs to the activations: where one is negative, the bits of x are turned over, which any port
- * does. That makes -x - 1 of it, and a sum too low by the magnitude of the quant. How much that is in all depends on
- * the weights only: it stands in the panel, in place of the minima, and sums start from it. Signs and magnitudes are
- * made in registers: eight rows at a time, so that six tokens share them. */
+ * The signs of quants are moved to the activations: for a negative quant, the bits of x are inverted, which can run on
+ * any port. That gives -x - 1, so the sum is too low by the magnitude of the quant. The total depends on the weights
+ * only. The panel has it in place of the minima, and sums start with it. Signs and magnitudes are computed in registers
+ * for eight rows at a time, and six tokens share them. */
 #include "compute/cpu/gemm_avx2.h"
 
 #define MOST_TOKENS 6
 #define MOST_PANELS 1
 #define PANELS_FOR(tokens) 1
 
-/* What the sums of eight rows start from: of a super-block, or a block. */
+/* The start values of the sums of eight rows, for a super-block or a block. */
 INLINE __m256i turned(const struct panel *panel, size_t block, size_t half)
 {
     return _mm256_load_si256((const void *)panel->minima[block][8 * half]);
 }
 
-/* totals += scale * sums of count times four columns, of eight rows; scale is twice in a lane, in 16 bits. */
+/* totals += scale * the sums of 4 * count columns of eight rows. scale: each lane has it twice, in 16 bits. */
 INLINE void add_part(__m256i *totals, const struct panel *panel, size_t half, const struct panel_token *x,
                      const int tokens, size_t quad, const int count, const __m256i scale)
 {
@@ -56,7 +56,7 @@ INLINE void super_block(const struct panel *panel, const struct panel_token *x, 
     }
 }
 
-/* Blocks of 32: the floats after each. */
+/* Blocks of 32, each followed by its float operations. */
 INLINE void blocks_of_32(const struct panel *panel, const struct panel_token *x, const int tokens, size_t blocks,
                          size_t row)
 {
@@ -115,9 +115,9 @@ void panels_multiply_signed(enum tensor_type type, const struct panel_product *p
     (kind == PANEL_BLOCKS ? multiply_blocks : kind == PANEL_PARTS_8 ? multiply_parts_8 : multiply_parts_16)(product);
 }
 
-/* ---- what turned bits take away ---------------------------------------------------------------------------------- */
+/* ---- start values for inverted bits ------------------------------------------------------------------------------ */
 
-/* -scale * sum of the negative quants of count times four columns, for eight rows. */
+/* -scale * the sum of the negative quants of 4 * count columns, for eight rows. */
 INLINE __m256i negatives(const struct panel *panel, size_t quad, size_t count, size_t half, __m256i scale)
 {
     __m256i sum = _mm256_setzero_si256();

@@ -1,4 +1,4 @@
-/* Panels of types with super-blocks of 256. */
+/* Makes panels of types with super-blocks of 256. */
 #include "compute/cpu/gemm_panels_avx512.h"
 #include "compute/cpu/grids.h"
 
@@ -55,7 +55,7 @@ void panel_q5_k_avx512(struct panel *out, const uint8_t *const rows[16], size_t 
         __m512i pair = q[j < 24 ? 8 + j : 16 + j];
         __m512i high = q[j % 8];
         int column = j / 8 * 64 + j % 8 * 4;
-        /* Bits 2 (j / 8) and the next of qh go to bit 4. */
+        /* Move bits 2 (j / 8) and 2 (j / 8) + 1 of qh to bit 4. */
         unsigned bit = 2 * (unsigned)(j / 8);
         __m512i first = _mm512_slli_epi16(_mm512_srli_epi16(high, bit), 4);
         __m512i second = _mm512_slli_epi16(_mm512_srli_epi16(high, bit + 1), 4);
@@ -95,7 +95,7 @@ void panel_q6_k_avx512(struct panel *out, const uint8_t *const rows[16], size_t 
     }
 }
 
-/* Two-bit quants: byte 4 j of a half holds, from its low bits up, columns 4 j of the half's four parts of 32. */
+/* Two-bit quants: byte j of a half has, lowest bits first, column j of each of the half's four parts of 32. */
 static inline void two_bits(__m512i out[4], __m512i bytes)
 {
     __m512i two = _mm512_set1_epi8(3);

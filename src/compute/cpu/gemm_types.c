@@ -1,4 +1,4 @@
-/* Which types matrix times matrix takes, and how their panels are made in plain C. */
+/* Which types are multiplied by panels, and making their panels in plain C. */
 #include "compute/cpu/gemm.h"
 #include "compute/cpu/unpack.h"
 
@@ -22,7 +22,7 @@ enum panel_kind panel_kind(enum tensor_type type)
 void panel_narrow(enum tensor_type type, unsigned *of_16, unsigned *of_32)
 {
     static const struct {
-        uint8_t parts, magnitude; /* the greatest of a quant */
+        uint8_t parts, magnitude; /* magnitude: the greatest of any quant */
         bool natural;             /* no quant is negative */
     } quants[TENSOR_TYPE_COUNT] = {
         [TENSOR_Q2_K] = {16, 3, true}, [TENSOR_Q3_K] = {16, 4, false},  [TENSOR_Q4_K] = {8, 15, true},
@@ -38,19 +38,19 @@ void panel_narrow(enum tensor_type type, unsigned *of_16, unsigned *of_32)
 
 /* ---- plain C ----------------------------------------------------------------------------------------------------- */
 
-/* Four columns at a time, each raised by so much. */
+/* Stores quants, four columns at a time, each raised. */
 static void put_quants(struct panel *out, size_t column, size_t row, const int8_t *quants, size_t count, uint8_t raise)
 {
     const uint32_t high = 0x80808080, more = raise * 0x01010101u;
     for (size_t c = 0; c < count; c += 4) {
         uint32_t four;
         memcpy(&four, quants + c, sizeof four);
-        four = ((four & ~high) + (more & ~high)) ^ ((four ^ more) & high); /* nothing is carried to the next byte */
+        four = ((four & ~high) + (more & ~high)) ^ ((four ^ more) & high); /* no carry into the next byte */
         memcpy(out->quants[(column + c) / 4][row], &four, sizeof four);
     }
 }
 
-/* Block index of 64 of one row: twice 32 columns, of which each half has its scale. */
+/* Stores block number "index" of 64 columns of one row: twice 32 columns, each half with a scale of its own. */
 static void put_halves(struct panel *out, const struct unpacked *block, size_t index, size_t row, uint8_t raise)
 {
     put_quants(out, index * 64, row, block->quants, 64, raise);
@@ -60,7 +60,7 @@ static void put_halves(struct panel *out, const struct unpacked *block, size_t i
     }
 }
 
-/* Block index (0 for a super-block) of one row. */
+/* Stores block number "index" (0 for a super-block) of one row. */
 static void put_row(struct panel *out, const struct unpacked *block, enum panel_kind kind, size_t index, size_t row,
                     size_t elements, uint8_t raise)
 {

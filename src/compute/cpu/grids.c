@@ -393,7 +393,7 @@ void grids_expand(void)
     expand_eight(grid_iq1, packed_iq1, 2048, iq1);
     expand_four(grid_iq3_xxs, packed_iq3_xxs, 256, iq3_xxs);
     expand_four(grid_iq3_s, packed_iq3_s, 512, iq3_s);
-    /* As the bits of a half they are 2^8 times too small. */
+    /* Read as a half, the value is 2^8 times too small; and the table has halved values. */
     for (unsigned i = 0; i < 256; i++)
         scales_ue4m3[i] = i == 127 ? 0 : half_to_float((uint16_t)((i & 127) << 7)) * 128.0f;
 }

@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-/* Up to this many queries share one unpacking of keys. */
+/* Up to this many queries share the unpacked keys. */
 #define TILE_QUERIES ((size_t)192)
 
 static const struct index_kernels *kernels_of(const struct compute *compute)
@@ -48,10 +48,9 @@ size_t index_score_floats(size_t rows, size_t sets, size_t positions)
     return rows * sets * score_stride(positions);
 }
 
-/* ---- which are the best --------------------------------------------------------------------------------------------
- */
+/* ---- choosing the best ------------------------------------------------------------------------------------------- */
 
-/* Rises with the float; -0 and 0 are one. */
+/* A number that rises with the float. -0 and 0 have the same. */
 static uint32_t rank_of(float score)
 {
     uint32_t bits;
@@ -63,8 +62,8 @@ static uint32_t rank_of(float score)
 #define DIGIT_BITS 11
 #define DIGITS ((size_t)1 << DIGIT_BITS)
 
-/* The rank of the most-th best of count scores, of which there are more; *equal: how many of that rank are among the
- * best. Digit by digit, from the highest. */
+/* Finds the rank of the score number "most" when count scores (more than that) are sorted, best first. *equal: how many
+ * scores of that rank are among the best. It finds the rank digit by digit, from the highest. */
 static uint32_t border_of(const float *scores, size_t count, size_t most, size_t *equal)
 {
     uint32_t border = 0, known = 0;
@@ -78,7 +77,7 @@ static uint32_t border_of(const float *scores, size_t count, size_t most, size_t
         size_t digit = DIGITS - 1;
         for (; places[digit] < most; digit--)
             most -= places[digit];
-        /* The last digits overlap: what is known of them already stays. */
+        /* The last two digits overlap; the bits that are already known stay. */
         border |= (uint32_t)digit << shift;
         known |= (uint32_t)(DIGITS - 1) << shift;
     }
@@ -86,7 +85,7 @@ static uint32_t border_of(const float *scores, size_t count, size_t most, size_t
     return border;
 }
 
-/* The best of count scores, as ids in rising order; of equal ones the earlier. */
+/* Writes the ids of the best of count scores in rising order. Of equal scores, the earlier ones are chosen. */
 static uint32_t choose_best(const float *scores, size_t count, size_t most, uint32_t *ids)
 {
     uint32_t chosen = 0;
@@ -107,18 +106,17 @@ static uint32_t choose_best(const float *scores, size_t count, size_t most, uint
     return chosen;
 }
 
-/* ---- the work of one call ------------------------------------------------------------------------------------------
- */
+/* ---- the work of one call ---------------------------------------------------------------------------------------- */
 
 struct search {
     const struct index_search *search;
     const struct index_kernels *kernels;
     struct compute *compute;
-    size_t row, rows; /* of the batch, whose scores are at work */
+    size_t row, rows; /* the rows of the batch that are being processed */
     size_t stride, spans;
 };
 
-/* Keys that count for a row, and the blocks that these make. */
+/* The number of keys that a row may choose from, and of the blocks that they form. */
 static size_t keys_of(const struct index_search *s, size_t row)
 {
     return ((size_t)s->positions[row] + 1) / s->every;
@@ -140,7 +138,7 @@ static void score_task(void *context, size_t index, size_t worker)
                               .first = index % all->spans * INDEX_SPAN,
                               .scores = s->scores + first_row * index_sets(s) * all->stride,
                               .stride = all->stride};
-    /* Positions rise within a sequence: its last row counts the most keys. */
+    /* Positions rise within a sequence, so the last row has the most keys. */
     tile.end = MIN(tile.first + INDEX_SPAN, keys_of(s, tile.row + tile.rows - 1));
     if (tile.first < tile.end)
         all->kernels->score(&tile, (float *)(all->compute->scratch + worker * all->compute->scratch_bytes));
@@ -178,7 +176,7 @@ void compute_index(struct compute *compute, const struct index_search *s)
     for (all.row = s->first_row; all.row < end; all.row += all.rows) {
         all.rows = MIN(at_once, end - all.row);
         all.spans = (keys_of(s, all.row + all.rows - 1) + INDEX_SPAN - 1) / INDEX_SPAN;
-        /* Where even the last row sees few enough, all are chosen unseen. */
+        /* If even the last row has few enough blocks, all are chosen without scores. */
         if (blocks_of(s, all.row + all.rows - 1) > s->most)
             thread_pool_run(compute->pool, score_task, &all,
                             (all.rows + tile_rows(s->heads) - 1) / tile_rows(s->heads) * all.spans);

@@ -8,7 +8,7 @@ static void unpack(const struct index_search *s, float *out, const uint8_t *rows
 #undef CALL
 }
 
-/* One block of a row: the products of all heads become its scores. */
+/* Sums the products of all heads into the scores of one block of a row. */
 static void sum_heads(const struct index_search *s, const float *products, const float *weights, float *scores)
 {
     for (size_t v = 0; v < BLOCK_VECTORS; v++) {

@@ -1,23 +1,24 @@
-/* Sixteen 32-bit integers as one value, next to the sixteen floats of lanes.h, and the dot products that panels of
- * gemm.h are multiplied by. Integer sums are exact, so all variants agree. */
+/* Sixteen 32-bit integers as one value, like the sixteen floats of lanes.h; and the dot products for the panels of
+ * gemm.h. Integer sums are exact, so all variants give the same results. */
 #ifndef HYPURA_COMPUTE_INTS_H
 #define HYPURA_COMPUTE_INTS_H
 
 #include "compute/cpu/lanes.h"
 
-/* "quads" are four bytes of each of sixteen rows, as struct panel has them. ints_dot adds to each row's sum the
- * products of its four with the same four activations, which are signed. Quants are signed too, or, where INTS_RAISED,
- * have 128 added; "natural" says that they are unsigned in either case, and at most 31. ints_pairs adds the products of
- * two 16-bit numbers of each row with two more; ints_low and ints_high are those two apart. ints_push leaves the low 16
- * bits for what is added next and ints_settle takes away the 1 << 15 that has to be added with it, so that two sums
- * that fit 16 bits stand side by side. */
+/* "quads" are four bytes of each of sixteen rows, as in struct panel.
+ *
+ * ints_dot adds, to each row's sum, the products of its four quants with the same four activations, which are signed.
+ * Quants are signed too, or raised by 128 if INTS_RAISED. natural: they are unsigned in either case, and at most 31.
+ * ints_pairs adds the products of each row's two 16-bit numbers with two others. ints_low and ints_high extract the two
+ * numbers. ints_push moves a sum to the high half, so that another one can be added in the low half, together with
+ * INTS_HALF. Then ints_settle subtracts INTS_HALF again. So two sums that fit 16 bits share a lane. */
 #define INTS_HALF (1 << 15)
 
 #if defined(__AVX512VNNI__)
 
 #define INTS_RAISED 1
 
-/* Whether scaling two sums side by side is quicker than one by one. */
+/* Whether scaling two sums at once is faster than one by one. */
 #define INTS_NARROW 1
 
 typedef __m512i ints;
@@ -145,8 +146,8 @@ static inline ints ints_dot(ints sum, quads w, int32_t four, const bool natural)
 
 #define INTS_RAISED 0
 
-/* The pairs that the first instruction sums fit 16 bits: quants without a sign are at most 31, and the greatest of two
- * magnitudes of 128 and 127 is 2 * 128 * 127 = 32512. */
+/* The first instruction sums pairs of products, which fit 16 bits: unsigned quants are at most 31, and with magnitudes
+ * of 128 and 127, a pair is at most 2 * 128 * 127 = 32512. */
 static inline __m256i ints_eight_dot(__m256i sum, __m256i w, __m256i x, const bool natural)
 {
     __m256i pairs =
@@ -239,7 +240,7 @@ static inline quads quads_load(const void *from)
     return (quads){vld1q_s8(at), vld1q_s8(at + 16), vld1q_s8(at + 32), vld1q_s8(at + 48)};
 }
 
-/* Quants without a sign are small enough to pass for signed ones. */
+/* Unsigned quants are small enough to be treated as signed. */
 static inline ints ints_dot(ints sum, quads w, int32_t four, const bool natural)
 {
     (void)natural;

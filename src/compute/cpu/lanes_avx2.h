@@ -1,4 +1,4 @@
-/* lanes.h in AVX2, which includes this. */
+/* The operations of lanes.h, which includes this, in AVX2. */
 #ifndef HYPURA_LANES_AVX2_H
 #define HYPURA_LANES_AVX2_H
 
@@ -168,7 +168,7 @@ static inline void lanes_transpose(lanes x[LANES])
         }
         lanes_eight_transpose(top);
         lanes_eight_transpose(bottom);
-        /* Columns 0 to 7 wait in the halves that have been read. */
+        /* Until the second round, columns 0 to 7 are kept in the halves that have been read. */
         for (int i = 0; i < 8; i++) {
             if (left) {
                 __m256 waiting = x[8 + i].a;

@@ -1,4 +1,4 @@
-/* lanes.h in AVX-512, which includes this. */
+/* The operations of lanes.h, which includes this, in AVX-512. */
 #ifndef HYPURA_LANES_AVX512_H
 #define HYPURA_LANES_AVX512_H
 
@@ -56,7 +56,7 @@ static inline lanes lanes_fma_negated(lanes a, lanes b, lanes c)
     return _mm512_fnmadd_ps(a, b, c);
 }
 
-/* a > b ? a : b, so that b comes out where either is not a number. */
+/* a > b ? a : b, so the result is b if either is NaN. */
 static inline lanes lanes_max(lanes a, lanes b)
 {
     return _mm512_max_ps(a, b);
@@ -88,7 +88,8 @@ static inline lanes lanes_from_int8(const int8_t *from)
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)from)));
 }
 
-/* a times 2 to the power of the integer in the low bits of n, which was made by adding 1.5 * 2^23; |integer| <= 150. */
+/* a times 2 to the power of the integer in the low bits of n, which was computed by adding 1.5 * 2^23. |integer| is at
+ * most 150. */
 static inline lanes lanes_times_power(lanes a, lanes n)
 {
     return _mm512_scalef_ps(a, _mm512_sub_ps(n, _mm512_set1_ps(0x1.8p+23f)));
@@ -119,7 +120,7 @@ static inline lanes lanes_from_int16(const int16_t *from)
 
 #define LANES_TURN_COLUMNS 32
 
-/* out[c * out_stride + i] = column c of row i, for sixteen rows of 16 bits. */
+/* Transposes sixteen rows of 16-bit elements: out[c * out_stride + i] = column c of row i. */
 static inline __attribute__((always_inline)) void lanes_turn(uint16_t *out, size_t out_stride, __m512i a[16])
 {
     const __m512i low = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11),
@@ -130,7 +131,7 @@ static inline __attribute__((always_inline)) void lanes_turn(uint16_t *out, size
         b[i] = _mm512_unpacklo_epi16(a[i], a[i + 1]);
         b[i + 1] = _mm512_unpackhi_epi16(a[i], a[i + 1]);
     }
-    /* a[4 q + m]: in 128-bit lane l, columns 8 l + 2 m and the next of rows 4 q to 4 q + 3 */
+    /* 128-bit lane l of a[4 q + m] has columns 8 l + 2 m and 8 l + 2 m + 1 of rows 4 q to 4 q + 3. */
 #pragma GCC unroll 4
     for (size_t i = 0; i < 16; i += 4) {
         a[i] = _mm512_unpacklo_epi32(b[i], b[i + 2]);
@@ -138,7 +139,7 @@ static inline __attribute__((always_inline)) void lanes_turn(uint16_t *out, size
         a[i + 2] = _mm512_unpacklo_epi32(b[i + 1], b[i + 3]);
         a[i + 3] = _mm512_unpackhi_epi32(b[i + 1], b[i + 3]);
     }
-    /* b[8 g + n]: in lane l, column 8 l + n of rows 8 g to 8 g + 7 */
+    /* Lane l of b[8 g + n] has column 8 l + n of rows 8 g to 8 g + 7. */
 #pragma GCC unroll 4
     for (size_t m = 0; m < 4; m++) {
 #pragma GCC unroll 2
@@ -158,7 +159,7 @@ static inline __attribute__((always_inline)) void lanes_turn(uint16_t *out, size
     }
 }
 
-/* For sixteen rows of LANES_TURN_COLUMNS elements: of 16 bits as they are, bytes made 16-bit integers. */
+/* Transpose sixteen rows of LANES_TURN_COLUMNS elements: 16-bit elements, or bytes, which become 16-bit integers. */
 static inline void lanes_turn_halves(uint16_t *out, size_t out_stride, const uint8_t *rows, size_t stride)
 {
     __m512i a[16];
@@ -194,7 +195,7 @@ static inline void lanes_transpose(lanes a[LANES])
             a[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
         }
     }
-    /* a[4 g + j] has column 4 l + j of rows 4 g .. 4 g + 3 in its 128-bit lane l. */
+    /* 128-bit lane l of a[4 g + j] has column 4 l + j of rows 4 g to 4 g + 3. */
 #pragma GCC unroll 8
     for (int j = 0; j < 4; j++) {
         b[j] = _mm512_shuffle_f32x4(a[j], a[4 + j], 0x44);

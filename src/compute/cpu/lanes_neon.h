@@ -1,4 +1,4 @@
-/* lanes.h in NEON, which includes this. */
+/* The operations of lanes.h, which includes this, in NEON. */
 #ifndef HYPURA_LANES_NEON_H
 #define HYPURA_LANES_NEON_H
 

@@ -1,4 +1,4 @@
-/* lanes.h in plain C, which includes this. */
+/* The operations of lanes.h, which includes this, in plain C. */
 #ifndef HYPURA_LANES_PLAIN_H
 #define HYPURA_LANES_PLAIN_H
 

@@ -1,24 +1,25 @@
-/* How a set of matrix products is cut into tasks. */
+/* Divides a set of matrix products into tasks. */
 #include "compute/cpu/gemm.h"
 
-/* The least work of a decode task, in bytes of weights that one token uses. */
+/* The least work of a decode task, in bytes of weights used by one token. */
 #define DECODE_TASK_WORK ((size_t)48 << 10)
 
-/* Rows that one pass of gemv takes while several tokens use them: they stay in the first-level cache in between. */
+/* If several tokens go through gemv, it processes rows of this many bytes for all tokens before the next rows, because
+ * they stay in the first-level cache. */
 #define GEMV_BLOCK_BYTES ((size_t)16 << 10)
 
-/* Activations of more elements than this are prepared in a parallel section of their own, which costs about as much. */
+/* Activations with more elements are prepared in a parallel section, which takes about as long as this many elements.
+ */
 #define PREPARE_ALONE_ELEMENTS ((size_t)16 << 10)
 
 #define GEMM_LEAST_TASK_ROWS ((size_t)64)
 #define GEMM_LEAST_TASK_TOKENS ((size_t)96)
 
-/* By measurement: what a task of gemm has to do with its weights before the first token, in tokens, and with each token
- * before the first row, in rows. */
+/* By measurement: the fixed work of a gemm task for its weights, in tokens, and for each token, in rows. */
 #define GEMM_WEIGHTS_TOKENS ((size_t)40)
 #define GEMM_TOKEN_ROWS ((size_t)8)
 
-/* So many tasks per thread are enough, however large. */
+/* This many tasks per thread are enough, however large they are. */
 #define GEMM_ENOUGH_TASKS ((size_t)8)
 
 #define SECTION_JOBS 256
@@ -33,13 +34,12 @@ void compute_dequantize(enum tensor_type type, const void *blocks, float *out, s
     kernel_table_best()->types[type].dequantize(out, blocks, elements);
 }
 
-/* ---- one section --------------------------------------------------------------------------------------------------
- */
+/* ---- one section ------------------------------------------------------------------------------------------------- */
 
-/* Which kernel a job goes through. */
+/* The kernel that a job uses. */
 enum path { PATH_GEMV, PATH_FEW, PATH_GEMM };
 
-/* How a job is cut: into tasks of task_rows x task_tokens, in the order of rows. */
+/* How a job is divided: into tasks of task_rows x task_tokens, in the order of rows. */
 struct cut {
     size_t first_task, tasks;
     enum path path;
@@ -74,15 +74,16 @@ static enum path job_path(const struct kernel *kernel, const struct matmul *job)
     return PATH_GEMV;
 }
 
-/* What a row costs, in bytes of weights that one token uses: unpacking for several costs about as much as using it for
- * three. */
+/* The work of a row, in bytes of weights used by one token. Unpacking a row for several tokens takes as long as
+ * multiplying it by about three. */
 static size_t row_work(enum path path, const struct matmul *job)
 {
     size_t bytes = MAX(job->weights.row_bytes, (size_t)1);
     return path == PATH_FEW ? bytes * (3 + job->tokens) / 4 + 1 : bytes * job->tokens;
 }
 
-/* How large tasks of gemm are: rows of all tasks but the last of a matrix, and parts of the tokens. */
+/* The size of gemm tasks: their rows, except for the last task of a matrix, and into how many parts tokens are divided.
+ */
 struct shape {
     size_t rows, token_parts;
 };
@@ -98,8 +99,8 @@ static void cut_gemm(const struct compute *compute, const struct matmul *job, si
     cut->tasks = cut->row_tasks * divide_up(job->tokens, cut->task_tokens);
 }
 
-/* About how long a section's gemm takes when it is cut so: rounds of tasks, and a part of one, as threads do not begin
- * and run alike. */
+/* Estimates the time of a section's gemm with tasks of this shape: whole rounds of tasks, plus a part of a task,
+ * because threads neither start at the same time nor run at the same speed. */
 static double estimate(const struct section *section, struct shape shape, size_t *tasks)
 {
     double work = 0, most = 0;
@@ -187,7 +188,7 @@ static void run_gemv(const struct matmul *job, const struct kernel *kernel, size
     }
 }
 
-/* What is left of sixteen rows at the end of a matrix goes token by token. */
+/* At the end of a matrix, rows that are not a multiple of FEW_ROWS are processed token by token. */
 static void run_few(const struct matmul *job, const struct kernel *kernel, size_t first_row, size_t rows)
 {
     size_t whole = rows & ~(FEW_ROWS - 1);
@@ -210,7 +211,7 @@ static size_t job_of_task(const struct section *section, size_t index)
     return low;
 }
 
-/* Tasks first to first + count of a job, which lie above each other. */
+/* Runs count consecutive tasks of a job, whose rows are adjacent. */
 static void run_job(const struct section *section, size_t number, size_t first, size_t count, size_t worker,
                     struct gemv_surroundings around)
 {
@@ -241,7 +242,7 @@ static void run_task(void *context, size_t index, size_t worker)
     run_job(section, job, index - section->cuts[job].first_task, 1, worker, (struct gemv_surroundings){.cold = true});
 }
 
-/* Where the weights of the next job with any work begin. */
+/* The start of the weights of the next job that has any tasks. */
 static const uint8_t *next_weights(const struct section *section, size_t job)
 {
     while (++job < section->count)
@@ -250,8 +251,8 @@ static const uint8_t *next_weights(const struct section *section, size_t job)
     return NULL;
 }
 
-/* Tasks of jobs of which none goes through gemm. The end of each job's weights asks the memory for the beginning of the
- * next one's: small matrices would pass at half the speed of large ones, as cold as each begins. */
+/* Runs tasks of a section without gemm. At the end of a job's weights, it prefetches the beginning of the next job's.
+ * Otherwise each matrix would start with cold caches, and small matrices would be half as fast as large ones. */
 static void run_tasks(void *context, size_t first, size_t count, size_t worker)
 {
     const struct section *section = context;
@@ -273,8 +274,7 @@ static void run_tasks(void *context, size_t first, size_t count, size_t worker)
     }
 }
 
-/* ---- preparing activations ----------------------------------------------------------------------------------------
- */
+/* ---- preparing activations --------------------------------------------------------------------------------------- */
 
 struct preparation {
     const struct compute *compute;
@@ -324,10 +324,9 @@ static void run_section(struct compute *compute, const struct matmul *jobs, size
         thread_pool_run_shares(compute->pool, run_tasks, &section, tasks);
 }
 
-/* ---- nodes of memory -----------------------------------------------------------------------------------------------
- */
+/* ---- nodes of memory --------------------------------------------------------------------------------------------- */
 
-#define PART_ROWS ((size_t)64) /* of which parts are multiples */
+#define PART_ROWS ((size_t)64) /* the rows of a node are multiples of this */
 
 size_t compute_part_of_node(const struct compute_nodes *nodes, uint32_t node, size_t rows)
 {
@@ -347,7 +346,7 @@ hypura_status compute_set_nodes(struct compute *compute, const struct compute_no
     return status;
 }
 
-/* The rows of a job that a node's threads are to multiply; false: none. */
+/* Writes the rows of a job that a node's threads multiply. false: none. */
 static bool job_on_node(struct matmul *out, const struct compute_nodes *nodes, const struct matmul *job, uint32_t node)
 {
     int whole = nodes->node_of ? nodes->node_of(nodes->context, job->weights.data) : -1;
@@ -365,8 +364,8 @@ static bool job_on_node(struct matmul *out, const struct compute_nodes *nodes, c
     return end > first;
 }
 
-/* As many jobs as have room when each of them is cut: what a node has of all of them stands together, so that its
- * threads' shares lie in it. */
+/* Divides jobs among the nodes, and runs as many at a time as there is room for. The parts of each node are adjacent,
+ * so that they coincide with the shares of the node's threads. */
 static void run_on_nodes(struct compute *compute, const struct matmul *jobs, size_t count)
 {
     const struct compute_nodes *nodes = &compute->nodes;

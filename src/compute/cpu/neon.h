@@ -1,4 +1,4 @@
-/* What the NEON kernels share. */
+/* Functions that the NEON kernels share. */
 #ifndef HYPURA_COMPUTE_NEON_H
 #define HYPURA_COMPUTE_NEON_H
 
@@ -22,7 +22,7 @@ static ALWAYS_INLINE void store_4(float *out, float32x4_t sums, size_t left)
     memcpy(out, values, MIN(left, (size_t)4) * sizeof *out);
 }
 
-/* The sums of a, b, c and d. */
+/* The sum of each of four vectors, in order. */
 static ALWAYS_INLINE int32x4_t sum_4(const int32x4_t *sums)
 {
     return vpaddq_s32(vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3]));

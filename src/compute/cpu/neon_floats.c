@@ -1,8 +1,8 @@
-/* NEON: matrix times vector for F32, F16 and BF16, four rows at a time, and the copies of activations. */
+/* NEON: matrix times vector for F32, F16 and BF16, four rows at a time; and preparing activations. */
 #include "compute/cpu/neon.h"
 #include "core/half.h"
 
-/* What floats_gemv.h wants of an instruction set. */
+/* The operations that floats_gemv.h needs from an instruction set. */
 typedef float32x4x4_t sixteen;
 
 static ALWAYS_INLINE sixteen sixteen_zero(void)
@@ -13,7 +13,7 @@ static ALWAYS_INLINE sixteen sixteen_zero(void)
     return out;
 }
 
-/* 8 + 8, 4 + 4, 2 + 2, 1 + 1 */
+/* Folds in halves: 8 + 8, 4 + 4, 2 + 2, 1 + 1. */
 static ALWAYS_INLINE float sixteen_fold(sixteen sums)
 {
     float32x4_t four = vaddq_f32(vaddq_f32(sums.val[0], sums.val[2]), vaddq_f32(sums.val[1], sums.val[3]));
@@ -43,7 +43,7 @@ static ALWAYS_INLINE sixteen load_f16(const uint8_t *row)
                       vcvt_high_f32_f16(high)}};
 }
 
-/* Four pairs onto four sums: the odd column of each, then the even one. */
+/* Adds the products of four pairs to four sums: the odd column of each pair, then the even one. */
 static ALWAYS_INLINE float32x4_t add_pairs(float32x4_t sum, uint32x4_t weights, uint32x4_t x)
 {
     const uint32x4_t odd = vdupq_n_u32(0xffff0000u);
@@ -66,8 +66,7 @@ static ALWAYS_INLINE void bf16_step(sixteen *sums, struct four_rows *at, const u
 
 #include "compute/cpu/floats_gemv.h"
 
-/* ---- activations --------------------------------------------------------------------------------------------------
- */
+/* ---- activations ------------------------------------------------------------------------------------------------- */
 
 static ALWAYS_INLINE int8x16_t quantize_16(const float *values, float inverse)
 {

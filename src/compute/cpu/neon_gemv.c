@@ -1,17 +1,16 @@
-/* NEON with dot products: matrix times vector for all quantised types. One block of four rows at a time: the integers
- * come out side by side, so that the float work of a block is done once for four rows. */
+/* NEON with dot products: matrix times vector for all quantised types. It processes one block of four rows at a time.
+ * The four integer sums end up in one register, so a block's float operations are done once for four rows. */
 #include "compute/cpu/grids.h"
 #include "compute/cpu/neon.h"
 #include "compute/cpu/unpack.h"
 
-/* Elements 32j to 32j + 31 of a block. */
+/* Unpacks elements 32j to 32j + 31 of a block. */
 typedef int8x16x2_t part_function(const uint8_t *block, int j);
-/* One word for each 16 elements. */
+/* Unpacks scales or minima: one word per 16 elements. */
 typedef int16x8x2_t words_function(const uint8_t *block);
 typedef float32x4_t floats_function(const struct four_rows *rows);
 
-/* ---- parts --------------------------------------------------------------------------------------------------------
- */
+/* ---- parts ------------------------------------------------------------------------------------------------------- */
 
 static ALWAYS_INLINE uint8x16_t bits_at(uint8x16_t bytes, int shift, int mask)
 {
@@ -49,7 +48,7 @@ static ALWAYS_INLINE int8x16x2_t part_q8_0(const uint8_t *block, int j)
     return (int8x16x2_t){{vld1q_s8((const void *)(block + 2)), vld1q_s8((const void *)(block + 18))}};
 }
 
-/* 16 where a bit of two bytes is set. */
+/* 16 for each set bit of two bytes. */
 static ALWAYS_INLINE uint8x16_t fifth_bits(const uint8_t *qh)
 {
     static const uint8_t bits[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
@@ -147,8 +146,7 @@ static ALWAYS_INLINE int8x16x2_t part_tq2_0(const uint8_t *block, int j)
     return lowered(bits_32(block + 32 * (j / 4), 2 * (j % 4), 3), 1);
 }
 
-/* ---- scales, minima -----------------------------------------------------------------------------------------------
- */
+/* ---- scales, minima ---------------------------------------------------------------------------------------------- */
 
 static ALWAYS_INLINE int16x8x2_t widen(uint8x16_t bytes)
 {
@@ -169,7 +167,7 @@ static ALWAYS_INLINE uint32_t load_32(const uint8_t *bytes)
     return value;
 }
 
-/* Six bits each in 12 bytes, see unpack.c. */
+/* They are packed as 6 bits each in 12 bytes: see unpack.c. */
 static ALWAYS_INLINE int16x8x2_t scales_k(const uint8_t *block)
 {
     uint32_t first = load_32(block + 4), last = load_32(block + 12);
@@ -268,7 +266,7 @@ static ALWAYS_INLINE float32x4_t d_tq2_0(const struct four_rows *rows)
     return four_halves(rows, offsetof(struct block_tq2_0, d));
 }
 
-/* 2^(e - 128); the two least are subnormal. */
+/* 2^(e - 128); the two smallest values are subnormal. */
 static ALWAYS_INLINE float32x4_t d_mxfp4(const struct four_rows *rows)
 {
     uint32_t bits[4];
@@ -279,8 +277,7 @@ static ALWAYS_INLINE float32x4_t d_mxfp4(const struct four_rows *rows)
     return vreinterpretq_f32_u32(vld1q_u32(bits));
 }
 
-/* ---- super-blocks of 256 ------------------------------------------------------------------------------------------
- */
+/* ---- super-blocks of 256 ----------------------------------------------------------------------------------------- */
 
 static ALWAYS_INLINE int32x4_t add_part(int32x4_t sum, int8x16x2_t quants, const int8_t *x, const int32_t *scales)
 {
@@ -359,7 +356,7 @@ SUPER_GEMV(q6_k, part_q6_k, scales_q6_k, d_q6_k, NULL, NULL)
 SUPER_GEMV(iq4_xs, part_iq4_xs, scales_iq4_xs, d_first, NULL, NULL)
 SUPER_GEMV(tq2_0, part_tq2_0, scales_one, d_tq2_0, NULL, NULL)
 
-/* Types that are rare on Arm: unpacked in plain C, multiplied here. None of them has minima. */
+/* For types that are rare on Arm: plain C unpacks them. None of them has minima. */
 static void unpacked_gemv(const struct unpacker *unpacker, float *out, const uint8_t *weights, size_t row_bytes,
                           size_t rows, size_t columns, const struct activation_row *x)
 {
@@ -396,8 +393,7 @@ UNPACKED_GEMV(iq3_xxs, TENSOR_IQ3_XXS)
 UNPACKED_GEMV(iq3_s, TENSOR_IQ3_S)
 UNPACKED_GEMV(tq1_0, TENSOR_TQ1_0)
 
-/* ---- blocks of 32 -------------------------------------------------------------------------------------------------
- */
+/* ---- blocks of 32 ------------------------------------------------------------------------------------------------ */
 
 static ALWAYS_INLINE void blocks_gemv(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
                                       const struct activation_row *x, size_t block_bytes, part_function *part,
@@ -441,10 +437,9 @@ BLOCKS_GEMV(q8_0, part_q8_0, d_first, NULL)
 BLOCKS_GEMV(iq4_nl, part_iq4_nl, d_first, NULL)
 BLOCKS_GEMV(mxfp4, part_mxfp4, d_mxfp4, NULL)
 
-/* ---- NVFP4 --------------------------------------------------------------------------------------------------------
- */
+/* ---- NVFP4 ------------------------------------------------------------------------------------------------------- */
 
-/* A part of four rows onto their sums; j: which of the block's four. */
+/* Adds part j of a block's four parts to the sums of four rows. */
 static ALWAYS_INLINE float32x4_t nvfp4_part(float32x4_t sum, const struct four_rows *rows, int j, int8x16_t x,
                                             float scale)
 {

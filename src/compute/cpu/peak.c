@@ -1,5 +1,5 @@
-/* How fast the processor can multiply at all: loops of nothing but the instructions that the kernels live on, with
- * enough independent sums to keep every unit busy. Built for each instruction set. */
+/* Measures how fast the processor can multiply at most: loops of only the instructions that the kernels use most, with
+ * enough independent sums to keep all units busy. Built for each instruction set. */
 #include "compute/cpu/kernels.h"
 
 #define SUMS 16

@@ -9,7 +9,7 @@
 
 #define LANES 16
 
-/* Unaligned, since tensor data may start anywhere. */
+/* Tensor data may start anywhere, so loads are unaligned. */
 static uint16_t load_16(const uint8_t *bytes)
 {
     uint16_t value;
@@ -32,8 +32,7 @@ static float fold(float *lanes)
     return lanes[0];
 }
 
-/* ---- plain types --------------------------------------------------------------------------------------------------
- */
+/* ---- plain types ------------------------------------------------------------------------------------------------- */
 
 static void gemv_f32(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
                      const struct activation_row *x)
@@ -59,7 +58,7 @@ static void gemv_f16(float *out, const uint8_t *weights, size_t row_bytes, size_
     }
 }
 
-/* Lane i takes columns 2i + 1 and 2i of every 32, in this order, as the processor's BF16 dot product does. */
+/* Lane i adds columns 2i + 1 and 2i of every 32, in this order, like a processor's BF16 dot product. */
 static void gemv_bf16(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
                       const struct activation_row *x)
 {
@@ -93,8 +92,7 @@ static void dequantize_bf16(float *out, const uint8_t *blocks, size_t elements)
         out[i] = bfloat_to_float(load_16(blocks + 2 * i));
 }
 
-/* ---- quantised types ----------------------------------------------------------------------------------------------
- */
+/* ---- quantised types --------------------------------------------------------------------------------------------- */
 
 static void dequantize(const struct unpacker *unpacker, float *out, const uint8_t *blocks, size_t elements)
 {
@@ -166,7 +164,7 @@ static void gemv_nvfp4(float *out, const uint8_t *weights, size_t row_bytes, siz
     }
 }
 
-/* A table entry has no room for a type, so each type gets functions of its own. */
+/* Kernels have no argument for the type, so each type gets functions of its own. */
 #define QUANTIZED(name, type)                                                                                          \
     static void dequantize_##name(float *out, const uint8_t *blocks, size_t elements)                                  \
     {                                                                                                                  \
@@ -201,8 +199,7 @@ QUANTIZED(iq4_xs, TENSOR_IQ4_XS)
 QUANTIZED(tq1_0, TENSOR_TQ1_0)
 QUANTIZED(tq2_0, TENSOR_TQ2_0)
 
-/* ---- activations --------------------------------------------------------------------------------------------------
- */
+/* ---- activations ------------------------------------------------------------------------------------------------- */
 
 static void store_half(uint16_t *out, const float *values, size_t count)
 {

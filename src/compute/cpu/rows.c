@@ -1,9 +1,9 @@
 #include "compute/cpu/rows.h"
 
-/* A section of the pool costs about as much as this many elements of the cheaper functions. */
+/* A parallel section takes about as long as this many elements of the cheaper functions. */
 #define SECTION_ELEMENTS ((size_t)16384)
 
-/* Elements of which workers get whole numbers. */
+/* Workers get multiples of this many elements. */
 #define PART_ELEMENTS ((size_t)1024)
 
 const struct row_kernels *row_kernels_of(const struct compute *compute)
@@ -27,7 +27,7 @@ const struct row_kernels *row_kernels_of(const struct compute *compute)
 
 /* ---- elements ---------------------------------------------------------------------------------------------------- */
 
-/* A function of single elements: count of them, cut anywhere. */
+/* A function of count single elements, which may be divided anywhere. */
 struct element_job {
     const struct row_kernels *kernels;
     void (*run)(const struct element_job *job, size_t first, size_t count);
@@ -138,7 +138,7 @@ static void run_rows(void *context, size_t first, size_t count, size_t worker)
         job->run(job, row);
 }
 
-/* Each worker's share is that of the other functions of rows: what it made is near it. */
+/* A worker gets the same share of rows from all functions, so that data it wrote is in its caches or on its node. */
 static void for_rows(struct compute *compute, struct row_job *job)
 {
     job->kernels = row_kernels_of(compute);

@@ -1,8 +1,8 @@
 #include "compute/cpu/lanes.h"
 #include "compute/cpu/rows.h"
 
-/* Runs body for count elements, sixteen at a time; the last few go through copies of part of a row, so that every
- * element sees the same arithmetic wherever it stands. */
+/* Loops over count elements, sixteen at a time. The last few go through padded copies, so that all elements get the
+ * same arithmetic. */
 #define FOR_LANES(i, count) for (size_t i = 0; i < (count); i += LANES)
 
 static inline lanes load_some(const float *from, size_t i, size_t count, float fill)
@@ -54,7 +54,7 @@ static void layer_norm(float *out, const float *in, const float *weight, const f
     sum = lanes_add(sum, load_some(in, i, columns, 0.0f));
     float mean = lanes_fold_add(sum) / (float)columns;
     float spread = sum_of_squares(in, columns, mean) / (float)columns + epsilon;
-    float factor = spread > 0.0f ? 1.0f / sqrtf(spread) : 0.0f; /* an epsilon may be 0 */
+    float factor = spread > 0.0f ? 1.0f / sqrtf(spread) : 0.0f; /* epsilon may be 0 */
     FOR_LANES(i, columns)
     {
         lanes a = lanes_subtract(load_some(in, i, columns, 0.0f), lanes_all(mean));
@@ -84,7 +84,8 @@ static inline lanes silu(lanes a)
     return lanes_multiply(a, lanes_sigmoid(a));
 }
 
-/* x / 2 * (1 + tanh u) with u = sqrt(2 / pi) * (x + 0.044715 x^3) is x * sigmoid(2 u), which does not cancel. */
+/* x / 2 * (1 + tanh u) with u = sqrt(2 / pi) * (x + 0.044715 x^3) equals x * sigmoid(2 u), which avoids cancellation.
+ */
 static inline lanes gelu(lanes a)
 {
     lanes cube = lanes_multiply(lanes_multiply(a, a), a);
@@ -228,7 +229,7 @@ static void clamp_all(float *values, size_t count, float limit)
     }
 }
 
-/* direction 1, or -1: back */
+/* direction: 1, or -1 to rotate back. */
 static void rope(enum rope_layout layout, float *head, size_t rotary, const float *table, float direction)
 {
     size_t pairs = rotary / 2;
@@ -243,8 +244,7 @@ static void rope(enum rope_layout layout, float *head, size_t rotary, const floa
     }
 }
 
-/* ---- residual streams ----------------------------------------------------------------------------------------------
- */
+/* ---- residual streams -------------------------------------------------------------------------------------------- */
 
 static void gather(float *out, const float *streams, const float *weights, size_t count, size_t width)
 {
@@ -267,7 +267,7 @@ static float dot(const float *a, const float *b, size_t count)
     return lanes_fold_add(sum);
 }
 
-/* matrix NULL: streams stay as they are. */
+/* matrix NULL: streams are not mixed, only added to. */
 static void scatter(float *streams, const float *branch, const float *back, const float *matrix, size_t count,
                     size_t width)
 {

@@ -22,7 +22,7 @@ static const struct scan_kernels *kernels_of(const struct compute *compute)
 struct job {
     const struct scan *scan;
     const struct scan_kernels *kernels;
-    size_t channels, tasks; /* of a head; with rates of each element, of all heads */
+    size_t channels, tasks; /* per head; if each element has a rate: of all heads */
 };
 
 static void run_channels(void *context, size_t index, size_t worker)

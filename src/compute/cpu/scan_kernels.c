@@ -1,14 +1,14 @@
 #include "compute/cpu/lanes.h"
 #include "compute/cpu/scan.h"
 
-/* Rows that pass a part of the state while it is in registers, and elements of a part. */
+/* BLOCK rows are processed while a part of the state, of PART elements, is in registers. */
 #define BLOCK 32
 #define PART 4
 
-/* What a block's rows bring to LANES channels. */
+/* The rows of a block, for LANES channels. */
 struct block {
     size_t first, rows;
-    lanes decay[BLOCK]; /* of heads; with rates of each element the steps */
+    lanes decay[BLOCK]; /* per head; if each element has a rate: the steps */
     lanes added[BLOCK]; /* step times input */
     lanes sums[BLOCK];
 };
@@ -24,7 +24,7 @@ static void end_block(const struct scan *s, const struct block *block, size_t ch
 
 /* ---- one rate per head ------------------------------------------------------------------------------------------- */
 
-/* count elements, at most PART, of the state from n on. */
+/* Passes all rows of a block through count elements (at most PART) of the state, from n on. */
 static inline void pass_part(const struct scan *s, struct block *block, const float *from, float *to, size_t group,
                              size_t n, size_t count, size_t some)
 {

@@ -1,10 +1,10 @@
-/* Residual streams that foresee and correct each other, and what else Gemma 3n does with rows. Sums have one order and
- * are kept in double precision: they are of few rows, next to the products of a layer. */
+/* Residual streams that predict and correct each other, and other operations of Gemma 3n on rows. Sums have one order,
+ * in double precision, which costs little next to the products of a layer. */
 #include "compute/cpu/rows.h"
 
 #include <math.h>
 
-/* From this many elements on, a section of the pool pays. */
+/* From this many elements on, a parallel section pays. */
 #define PARALLEL_ELEMENTS ((size_t)16 << 10)
 
 struct side_job {
@@ -26,7 +26,7 @@ static void for_rows(struct compute *compute, thread_task task, struct side_job 
         thread_pool_run(compute_pool(compute), task, job, rows);
 }
 
-/* tanh(router (x / rms(x) * norm / width)), one number for each stream. */
+/* tanh(router (x / rms(x) * norm / width)): one number per stream. */
 static void find_modalities(const struct side_streams *s, const float *x, double *out)
 {
     double squares = 0;

@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-/* From this many elements on, a section of the pool pays. */
+/* From this many elements on, a parallel section pays. */
 #define PARALLEL_ELEMENTS ((size_t)16 << 10)
 
 struct stream_job {
@@ -24,8 +24,7 @@ static float sigmoid(float a)
     return 1.0f / (1.0f + expf(-a));
 }
 
-/* ---- the matrix ----------------------------------------------------------------------------------------------------
- */
+/* ---- the matrix -------------------------------------------------------------------------------------------------- */
 
 static void divide_rows(float *matrix, size_t size, float epsilon)
 {
@@ -49,7 +48,7 @@ static void divide_columns(float *matrix, size_t size, float epsilon)
     }
 }
 
-/* Rows and columns are brought to sums of 1 in turns, after a softmax of each row (Sinkhorn and Knopp, 1967). */
+/* After a softmax of each row, normalises columns and rows in turn to sums of 1 (Sinkhorn and Knopp, 1967). */
 static void balance(float *matrix, size_t size, uint32_t rounds, float epsilon)
 {
     for (size_t from = 0; from < size; from++) {
@@ -70,8 +69,7 @@ static void balance(float *matrix, size_t size, uint32_t rounds, float epsilon)
     }
 }
 
-/* ---- rows ----------------------------------------------------------------------------------------------------------
- */
+/* ---- rows -------------------------------------------------------------------------------------------------------- */
 
 static void gather_row(void *context, size_t row, size_t worker)
 {
@@ -129,8 +127,7 @@ void compute_scatter_streams(struct compute *compute, const struct stream_mixer 
     run_rows(compute, scatter_row, &job, rows);
 }
 
-/* ---- kept rows -----------------------------------------------------------------------------------------------------
- */
+/* ---- kept rows --------------------------------------------------------------------------------------------------- */
 
 struct recall {
     const struct row_kernels *kernels;
@@ -172,8 +169,7 @@ void compute_recall(struct compute *compute, float *bank, size_t bank_stride, si
         thread_pool_run(compute_pool(compute), recall_row, &job, rows);
 }
 
-/* ---- low rank ------------------------------------------------------------------------------------------------------
- */
+/* ---- low rank ---------------------------------------------------------------------------------------------------- */
 
 struct gated_job {
     const struct row_kernels *kernels;
@@ -208,8 +204,7 @@ void compute_gather_gated(struct compute *compute, const struct gated_gather *ga
         thread_pool_run(compute_pool(compute), gather_gated_row, &job, rows);
 }
 
-/* ---- matching ------------------------------------------------------------------------------------------------------
- */
+/* ---- matching ---------------------------------------------------------------------------------------------------- */
 
 struct match_job {
     const struct row_kernels *kernels;

@@ -1,4 +1,4 @@
-/* Which instruction set this machine has, and the kernel table of each. */
+/* Detects the machine's instruction sets, and fills their kernel tables. */
 #include "compute/cpu/gemm.h"
 #include "compute/cpu/gemm_floats.h"
 #include "compute/cpu/grids.h"
@@ -20,7 +20,7 @@
 #endif
 
 #if defined(__x86_64__)
-/* Not every compiler's __builtin_cpu_supports knows it. */
+/* Some compilers' __builtin_cpu_supports does not accept "f16c". */
 static bool has_f16c(void)
 {
     unsigned a, b, c, d;
@@ -45,14 +45,14 @@ static bool has_avx512_bf16(void)
     return has_avx512() && __builtin_cpu_supports("avx512bf16");
 }
 
-/* Dot products of bytes in 256 bits without AVX-512. */
+/* 256-bit dot products of bytes, without AVX-512. */
 static bool has_avx_vnni(void)
 {
     unsigned a, b, c, d;
     return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4);
 }
 
-/* Tiles are state that threads have to keep, which Linux allows a process on demand. */
+/* Tiles add to the state of threads, so Linux only allows them to a process that requests them. */
 static bool has_amx(void)
 {
 #if defined(__linux__)
@@ -68,7 +68,7 @@ static bool has_amx(void)
 #endif
 
 #if defined(__aarch64__)
-/* Bits of AT_HWCAP and AT_HWCAP2 (Linux, uapi/asm/hwcap.h); names of features on macOS. */
+/* Bits of AT_HWCAP and AT_HWCAP2 (Linux, uapi/asm/hwcap.h). macOS uses feature names instead. */
 #define ARM_DOT_PRODUCT ((unsigned long)1 << 20)
 #define ARM_I8MM ((unsigned long)1 << 13)
 

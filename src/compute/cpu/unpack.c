@@ -17,8 +17,7 @@ static void start(struct unpacked *out, uint16_t d)
     }
 }
 
-/* ---- blocks of 32 -------------------------------------------------------------------------------------------------
- */
+/* ---- blocks of 32 ------------------------------------------------------------------------------------------------ */
 
 static void nibbles(int8_t *out, const uint8_t *qs, int offset)
 {
@@ -35,7 +34,7 @@ static void q4_0(struct unpacked *out, const uint8_t *bytes)
     nibbles(out->quants, block->qs, 8);
 }
 
-/* As d * q + m: a minimum of -m. */
+/* Values are d * q + m, so the minimum is -m. */
 static void start_with_minimum(struct unpacked *out, uint16_t d, uint16_t m)
 {
     start(out, d);
@@ -87,7 +86,7 @@ static void iq4_nl(struct unpacked *out, const uint8_t *bytes)
     codes(out->quants, block->qs, codebook_iq4);
 }
 
-/* The codebook has twice the values, so the scale is 2^(e - 128); its two least values are subnormal. */
+/* The codebook is doubled, so the scale is 2^(e - 128). Its two smallest values are subnormal. */
 static void mxfp4(struct unpacked *out, const uint8_t *bytes)
 {
     const struct block_mxfp4 *block = (const void *)bytes;
@@ -117,11 +116,10 @@ static void q8_0(struct unpacked *out, const uint8_t *bytes)
     memcpy(out->quants, block->qs, 32);
 }
 
-/* ---- super-blocks -------------------------------------------------------------------------------------------------
- */
+/* ---- super-blocks ------------------------------------------------------------------------------------------------ */
 
-/* Eight 6-bit scales and eight 6-bit minima in 12 bytes: bytes 0-3 and 4-7 hold the first four of each, with the high
- * bits of the last four on top; bytes 8-11 their low halves. */
+/* Eight 6-bit scales and eight 6-bit minima in 12 bytes: bytes 0-3 and 4-7 have the first four of each, with the two
+ * high bits of the last four on top; bytes 8-11 have the low halves of the last four. */
 static void scales_6bit(struct unpacked *out, const uint8_t *packed)
 {
     for (int j = 0; j < 8; j++) {
@@ -189,7 +187,7 @@ static void q6_k(struct unpacked *out, const uint8_t *bytes)
     }
 }
 
-/* Two-bit quants: byte j of a half holds, from its low bits up, element j of the half's four parts of 32. */
+/* Two-bit quants: byte j of a half has, lowest bits first, element j of each of the half's four parts of 32. */
 static void two_bits(int8_t *out, const uint8_t *qs, int offset)
 {
     for (int half = 0; half < 2; half++, out += 128, qs += 32) {
@@ -241,10 +239,9 @@ static void iq4_xs(struct unpacked *out, const uint8_t *bytes)
     }
 }
 
-/* ---- ternary ------------------------------------------------------------------------------------------------------
- */
+/* ---- ternary ----------------------------------------------------------------------------------------------------- */
 
-/* Digit n of a byte of base-3 digits, the first the highest, as a fraction of 256. */
+/* Digit n of a byte of base-3 digits. The byte is a fraction of 256, and its first digit is the highest. */
 static int8_t ternary_digit(uint8_t byte, int n)
 {
     static const uint8_t powers[] = {1, 3, 9, 27, 81};
@@ -273,8 +270,7 @@ static void tq2_0(struct unpacked *out, const uint8_t *bytes)
     two_bits(out->quants, block->qs, 1);
 }
 
-/* ---- codebooks ----------------------------------------------------------------------------------------------------
- */
+/* ---- codebooks --------------------------------------------------------------------------------------------------- */
 
 static uint32_t load_32(const uint8_t *bytes)
 {
@@ -283,8 +279,9 @@ static uint32_t load_32(const uint8_t *bytes)
     return value;
 }
 
-/* count elements from the lowest byte up, negative where a sign bit is set. All bytes at once: bit i goes to byte i,
- * and there makes a mask; inverted and one more is negative, and as no element is 0 nothing is carried. */
+/* Writes count elements, lowest byte first, negated if their sign bit is set. It negates all bytes at once: bit i
+ * becomes a mask in byte i, and the masked bytes are inverted and incremented. No element is 0, so nothing is carried.
+ */
 static void entry(int8_t *out, uint64_t grid, uint32_t signs, size_t count)
 {
     const uint64_t ones = 0x0101010101010101u;
@@ -295,7 +292,7 @@ static void entry(int8_t *out, uint64_t grid, uint32_t signs, size_t count)
         out[i] = (int8_t)(uint8_t)(values >> (8 * i));
 }
 
-/* Scales of IQ2 and IQ3_XXS are (s + 1/2) / 4 or / 2: 2s + 1 with the rest in d. */
+/* The scales of IQ2 and IQ3_XXS are (s + 1/2) / 4 or (s + 1/2) / 2. They become 2s + 1, and d gets the rest. */
 static void start_scaled(struct unpacked *out, uint16_t d, float factor)
 {
     start(out, d);
@@ -368,7 +365,7 @@ static void iq3_s(struct unpacked *out, const uint8_t *bytes)
     }
 }
 
-/* Eight elements of IQ1, in eighths: the entry holds 8 too much, and delta is an eighth up or down. */
+/* Eight elements of IQ1, in eighths: entries are 8 too high, and delta is an eighth up or down. */
 static void entry_iq1(int8_t *out, uint32_t index, bool down)
 {
     entry(out, grid_iq1[index], 0, 8);
