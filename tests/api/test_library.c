@@ -995,10 +995,10 @@ static void requests_are_answered_as_a_server_answers_them(void **state)
     assert_int_equal(ask(endpoint, &replies[0], "/v1/chat/completions", "{\"messages\": 7}"), 400);
     assert_non_null(strstr(replies[0].text, "messages"));
     const char *const refused[][3] = {{"/v1/chat/completions", "{\"messages\"", "not valid JSON"},
-                                      {"/v1/chat/completions", "[1]", "no object"},
+                                      {"/v1/chat/completions", "[1]", "not an object"},
                                       {"/v1/chat/completions", "{\"stream\": true}", "stream"},
-                                      {"/api/pull", "{}", "nothing answers to"},
-                                      {"/nowhere", "{}", "nothing answers to"}};
+                                      {"/api/pull", "{}", "unknown path"},
+                                      {"/nowhere", "{}", "unknown path"}};
     for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++)
         assert_refused(hypura_endpoint_ask(endpoint, refused[i][0], refused[i][1], strlen(refused[i][1]), take_reply,
                                            &replies[0], &problem),

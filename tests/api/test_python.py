@@ -206,7 +206,7 @@ def requests_are_answered_as_a_server_answers_them():
         assert status == 200 and len(answer["data"]) == 2, answer
         status, answer = endpoint.ask("/v1/chat/completions", {"messages": 1})
         assert status == 400 and "messages" in answer["error"]["message"], answer
-        assert "nothing answers" in error_of("argument", endpoint.ask, "/api/pull", {})
+        assert "unknown path" in error_of("argument", endpoint.ask, "/api/pull", {})
         state = endpoint.state
         assert "manpage" in state["name"] and state["sessions"] == 2 and state["mode"] == "full-resident" and state["tokens"] > 20, state
         endpoint.set_memory(state["memory_bytes"] // 2)

@@ -180,7 +180,7 @@ def what_a_server_does_wrong_is_one_sentence():
         assert text.count("\n") == 1, text
         return text
     with Server(ranges=False, model=BYTES) as server:
-        assert "whole files only" in complaint(server)
+        assert "range requests" in complaint(server)
     with Server(model=b"<html>" + bytes(4096)) as server:
         assert "not a GGUF file" in complaint(server)
     with Server(model=BYTES[:20000]) as server:
