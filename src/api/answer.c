@@ -1,4 +1,4 @@
-/* An answer while it is written: all of this is the model's thread. */
+/* An answer while it is written. All of this runs on the model's thread. */
 #include "api/api_private.h"
 
 #include <string.h>
@@ -22,7 +22,8 @@ static void tell_token(struct hypura_session *session, const struct generated_to
     events_token(session, token->id, own, top, count);
 }
 
-/* Marks are control tokens, so their text is shown; that of the end is no part of the answer. */
+/* The parser needs the text of control tokens, so it is shown. Returns the size of a piece without the text of the end
+ * token, which is not part of the answer. */
 static size_t without_end(struct hypura_session *session, const struct generated_token *token)
 {
     struct buffer piece = {0};
@@ -99,7 +100,7 @@ static void on_done(void *context, const struct generation_result *result)
     out->answer_tokens = result->generated_tokens;
     out->prompt_seconds = (double)result->prompt_nanoseconds * 1e-9;
     out->answer_seconds = (double)result->decode_nanoseconds * 1e-9;
-    /* One that the engine, and not the program, ended: its error says why. */
+    /* The engine, not the program, cancelled it: its error says why. */
     bool cut = result->reason == FINISH_CANCELLED && !is_stopped(session) && result->error.status;
     end_running(session->model);
     events_end(session, failed || cut ? &result->error : NULL);
@@ -126,7 +127,7 @@ void answer_submit(struct hypura_session *session)
                                          .is_awaited = is_awaited,
                                          .context = session};
     hypura_status status = HYPURA_OK;
-    pthread_mutex_lock(&session->mutex); /* so that hypura_stop sees its number, or this sees that it is stopped */
+    pthread_mutex_lock(&session->mutex); /* so either hypura_stop sees the number, or this sees the stop */
     bool stopped = is_stopped(session);
     if (!stopped) {
         status = generator_submit(session->model->generator, &request, &number, &error);

@@ -1,11 +1,11 @@
-/* api: the public headers (include/hypura) on top of the engine. What its files share.
+/* api: implements the public headers (include/hypura) on top of the engine. This header is what its files share.
  *
- * A model has a thread (scheduler.c) that runs passes for the answers of all sessions. Answers go to sessions as events
- * (events.c), so that every callback comes on the session's own thread. What needs the engine for itself (logits,
- * embeddings, states) runs on the caller's thread while the model's thread waits.
+ * Each model has a thread (scheduler.c) that runs passes for the answers of all sessions. Answers reach sessions as
+ * events (events.c), so every callback runs on the session's own thread. Functions that need the engine to themselves
+ * (logits, embeddings, states) run on the calling thread while the model's thread waits.
  *
- * Locks: a model's mutex guards the queue of answers and whose turn it is, a session's mutex its events and its state.
- * Neither is taken while the other is held, and no callback of a program runs under one.
+ * Locks: a model's mutex guards its queue of answers and the use of the engine. A session's mutex guards its events and
+ * its state. No thread takes one while it holds the other, and no callback of a program runs under either.
  */
 #ifndef HYPURA_API_PRIVATE_H
 #define HYPURA_API_PRIVATE_H
@@ -25,7 +25,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-/* How long a cancel may go unnoticed. */
+/* The longest time until a cancel is noticed. */
 #define LOOK_MILLISECONDS 20
 
 struct hypura_model {
@@ -33,40 +33,43 @@ struct hypura_model {
     hypura_plan plan;
     char *path;
 
-    struct engine *engine; /* NULL: text only, and then these are the model's own */
+    struct engine *engine; /* NULL: text only; then the model owns the next two */
     struct gguf *file;
     struct vocabulary *own_vocabulary;
 
-    const struct vocabulary *vocabulary; /* NULL: the file has none that is understood; why, says the error */
+    const struct vocabulary *vocabulary; /* NULL: the file has none that is supported; the error says why */
     hypura_error no_vocabulary;
-    struct chat_template *template, *tool_template; /* the second NULL: the same */
+    struct chat_template *template, *tool_template; /* tool_template NULL: use template */
     hypura_error no_template;
     struct gguf_string template_source;
 
     pthread_mutex_t grammar_mutex;
-    struct grammar_vocabulary *grammar; /* made when it is first needed */
+    struct grammar_vocabulary *grammar; /* guarded by grammar_mutex; made when first needed */
 
     /* ---- scheduler.c ---- */
     struct generator *generator;
     pthread_t thread;
     bool threaded;
     pthread_mutex_t mutex;
-    pthread_cond_t changed;              /* for the model's thread */
-    pthread_cond_t calm;                 /* for those that want the engine for themselves */
-    struct hypura_session *first, *last; /* answers that the generator has not yet got */
-    uint32_t running;                    /* that the generator has */
-    uint32_t alone_waiting;
-    struct hypura_session *alone; /* that has the engine for itself */
-    bool alone_stopped, stepping, yield, stop;
+    pthread_cond_t changed;              /* wakes the model's thread */
+    pthread_cond_t calm;                 /* wakes threads that wait to have the engine to themselves */
+    struct hypura_session *first, *last; /* sessions whose answers the generator does not have yet */
+    uint32_t running;                    /* answers that the generator has */
+    uint32_t alone_waiting;              /* threads that wait for calm */
+    struct hypura_session *alone;        /* has the engine to itself; NULL: none */
+    bool alone_stopped;                  /* its forward was stopped by hypura_cancel */
+    bool stepping;                       /* the model's thread uses the generator without the mutex */
+    bool yield;                          /* queued answers go before alone_waiting */
+    bool stop;
 };
 
-/* What the answer at hand was asked with: copies, since a request need not outlive hypura_start. */
+/* Copies of the current answer's request, which need not outlive hypura_start. */
 struct asked {
     struct token_array prompt;
     struct sampler *sampler;
     struct grammar *grammar;
     struct grammar_matcher *matcher;
-    struct chat_parser *parser; /* NULL: all is content */
+    struct chat_parser *parser; /* NULL: all text is content */
     struct chat_format format;
     json_t *tools;
     char **stops;
@@ -91,30 +94,30 @@ struct hypura_session {
     struct hypura_model *model;
     struct hypura_session *next; /* in the model's queue */
     atomic_bool cancelled;       /* hypura_cancel */
-    atomic_bool stopped;         /* hypura_stop: the answer at hand */
+    atomic_bool stopped;         /* hypura_stop, for the current answer */
 
-    /* the session's thread, and the model's while an answer runs */
+    /* used by the session's thread, and by the model's thread while an answer runs */
     struct asked asked;
     struct token_array held; /* prompt and answer */
     hypura_result result;
     bool has_result, started;
-    struct event_item *taken; /* that the program looks at */
+    struct event_item *taken; /* the event that hypura_next last returned */
 
-    /* the model's thread */
-    bool ended; /* a token that ends an answer was chosen */
-    bool torn;  /* memory was wanting for a part of it */
+    /* used by the model's thread */
+    bool ended; /* an end token was chosen */
+    bool torn;  /* a part of the answer was lost for lack of memory */
     enum chat_delta_kind last_kind;
     uint32_t calls;
 
-    pthread_mutex_t mutex; /* what follows */
+    pthread_mutex_t mutex; /* guards the fields below */
     pthread_cond_t changed;
     bool running;    /* between hypura_start and the end */
-    uint64_t number; /* of the generator; 0: it has not got it */
+    uint64_t number; /* of the answer in the generator; 0: the generator does not have it */
     struct event_item *first, *last;
     size_t queued_bytes;
     hypura_error error;
-    int pipe[2]; /* [0] can be read while there is something to take; -1: not wanted */
-    bool signalled;
+    int pipe[2];    /* [0] is readable while there are events to take; -1: hypura_session_file was not called */
+    bool signalled; /* the pipe contains a byte */
 };
 
 /* ---- plan.c ---- */
@@ -123,7 +126,7 @@ void describe_plan(hypura_plan *out, const struct model *model, const struct pla
 
 /* ---- text.c ---- */
 hypura_status need_vocabulary(const hypura_model *model, hypura_error *error);
-/* tools and format may be NULL; *tools is a new reference. */
+/* tools_out and format may be NULL; *tools_out is a new reference. */
 hypura_status make_chat_prompt(const hypura_model *model, const hypura_chat *chat, struct token_array *tokens,
                                json_t **tools_out, struct chat_format *format, hypura_error *error);
 
@@ -131,22 +134,24 @@ hypura_status make_chat_prompt(const hypura_model *model, const hypura_chat *cha
 hypura_status scheduler_start(hypura_model *model, hypura_error *error);
 void scheduler_stop(hypura_model *model);
 void scheduler_submit(struct hypura_session *session);
-/* Between these the calling thread has the engine, whose sequences are empty unless it keeps them. */
+/* Between these calls, the calling thread has the engine to itself. ALONE_EMPTY clears its sequences first; ALONE_KEEPS
+ * keeps them. */
 enum alone { ALONE_EMPTY, ALONE_KEEPS };
 hypura_status scheduler_begin_alone(struct hypura_session *session, enum alone how, hypura_error *error);
 void scheduler_end_alone(struct hypura_session *session);
-/* Between these nothing is computed, and the sequences stay as they are: for a moment, by no session. */
+/* Between these calls, which need no session, nothing is computed and the sequences stay as they are. They hold the
+ * model's mutex: be quick. */
 void scheduler_hold(hypura_model *model);
 void scheduler_release(hypura_model *model);
 
-/* ---- events.c: what an answer gives out ---- */
+/* ---- events.c: the events of an answer ---- */
 void events_text(struct hypura_session *session, hypura_event_kind kind, const char *text, size_t size);
 void events_call(struct hypura_session *session, const char *name, const char *arguments, size_t size);
 void events_token(struct hypura_session *session, int32_t token, float logprob, const struct token_logprob *top,
                   size_t count);
-/* The last thing that the model's thread does with a session. error: NULL, or what the answer failed with. */
+/* The last call by the model's thread for an answer. error: NULL, or the one that the answer failed with. */
 void events_end(struct hypura_session *session, const hypura_error *error);
-/* Waits for the next one; NULL: none in time. */
+/* Waits for the next event. *out is NULL if none came in time, or after the last. */
 hypura_status events_take(struct hypura_session *session, int milliseconds, struct event_item **out,
                           hypura_error *error);
 void event_free(struct event_item *item);

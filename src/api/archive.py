@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Makes the static library of one object, in which only what the public headers declare can be seen: none of the other names
-gets in the way of a program's own.
+"""Makes the static library from one object that exports only what the public headers declare, so its other names cannot
+clash with those of a program.
 
     archive.py EXPORTS OUT SYSTEM COMPILER... -- ARCHIVE...
 """

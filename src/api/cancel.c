@@ -1,4 +1,4 @@
-/* Ending what a session's call does, from other threads and from signal handlers. */
+/* Ends a session's current call, from other threads and from signal handlers. */
 #include "api/api_private.h"
 
 void hypura_cancel(hypura_session *session, bool cancel)
@@ -14,7 +14,7 @@ void hypura_stop(hypura_session *session)
         atomic_store(&session->stopped, true);
     pthread_mutex_unlock(&session->mutex);
     if (!number)
-        return; /* submitting it finds it stopped */
+        return; /* answer_submit sees the stop */
     generator_cancel(session->model->generator, number);
     generator_look(session->model->generator);
 }

@@ -1,4 +1,4 @@
-/* Logits, embeddings and scores: one text at a time, with the engine for itself. */
+/* Logits, embeddings and scores: one text at a time, with the engine to itself. */
 #include "api/api_private.h"
 
 static hypura_status begin(hypura_session *session, size_t tokens, hypura_error *error)
@@ -8,11 +8,10 @@ static hypura_status begin(hypura_session *session, size_t tokens, hypura_error 
         return error_set(error, HYPURA_ERROR_ARGUMENT,
                          "the session's answer still runs: call hypura_next until HYPURA_EVENT_END");
     if (tokens > context)
-        return error_set(
-            error, HYPURA_ERROR_ARGUMENT,
-            "a text of %zu tokens; %u fit: options.context_tokens (--context N) makes room for more, where "
-            "the model has it",
-            tokens, context);
+        return error_set(error, HYPURA_ERROR_ARGUMENT,
+                         "a text of %zu tokens does not fit the context of %u: raise options.context_tokens "
+                         "(--context N), up to the model's limit",
+                         tokens, context);
     return scheduler_begin_alone(session, ALONE_EMPTY, error);
 }
 
@@ -25,7 +24,7 @@ static void end(hypura_session *session)
 struct rows {
     hypura_on_logits on_logits;
     void *context;
-    size_t first; /* index of the batch's first row */
+    size_t first; /* index in the text of the batch's first row */
 };
 
 static bool pass_row(void *context, size_t index, const float *logits)
@@ -94,8 +93,8 @@ hypura_status hypura_judge(hypura_session *session, const char *query, size_t qu
     struct token_array tokens = {0};
     hypura_status status = need_vocabulary(model, error);
     if (!status && !model->info.judges)
-        status =
-            error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s is no re-ranker: it does not score texts", model->info.name);
+        status = error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s is not a re-ranker and cannot score texts",
+                           model->info.name);
     if (!status)
         status = prompt_tokenize_pair(model->vocabulary, model_file(engine_model(model->engine)), &pair, NULL, &tokens,
                                       error);

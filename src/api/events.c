@@ -1,4 +1,4 @@
-/* What an answer gives out, from the model's thread to the session's. */
+/* Passes the events of an answer from the model's thread to the session's. */
 #include "api/api_private.h"
 
 #include <errno.h>
@@ -7,7 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* That a program may leave untaken. */
+/* The most bytes of events that wait to be taken. */
 #define MOST_QUEUED ((size_t)64 << 20)
 
 void event_free(struct event_item *item)
@@ -20,7 +20,7 @@ void event_free(struct event_item *item)
     memory_free(item);
 }
 
-/* With the session's mutex. */
+/* Called with the session's mutex. */
 static void signal_session(struct hypura_session *session)
 {
     pthread_cond_signal(&session->changed);
@@ -28,7 +28,7 @@ static void signal_session(struct hypura_session *session)
         session->signalled = write(session->pipe[1], "", 1) == 1;
 }
 
-/* With the session's mutex. What cannot be kept is told at the end. */
+/* Called with the session's mutex. If an event cannot be queued, session->torn makes the answer end with an error. */
 static void push(struct hypura_session *session, struct event_item *item, size_t bytes)
 {
     session->queued_bytes += bytes;
@@ -111,14 +111,14 @@ void events_end(struct hypura_session *session, const hypura_error *error)
     session->error = error ? *error : (hypura_error){0};
     if (!error && session->torn)
         error_set(&session->error, HYPURA_ERROR_MEMORY,
-                  "no memory for the text of the answer, or more of it was left untaken than %zu MiB",
+                  "no memory for the answer, or more than %zu MiB of its events were not taken with hypura_next",
                   MOST_QUEUED >> 20);
     session->running = false;
     signal_session(session);
     pthread_mutex_unlock(&session->mutex);
 }
 
-/* With the mutex, which is left meanwhile. until: monotonic nanoseconds. */
+/* Called with the mutex, which is released while waiting. until: monotonic nanoseconds. */
 static void wait_until(struct hypura_session *session, uint64_t until)
 {
     struct timespec time;
@@ -131,7 +131,7 @@ static void wait_until(struct hypura_session *session, uint64_t until)
     pthread_cond_timedwait(&session->changed, &session->mutex, &time);
 }
 
-/* The model's thread, which may be in a long pass, is told once. The mutex is left meanwhile. */
+/* Stops the model's thread, which may be in a long pass. Releases the mutex meanwhile. */
 static void pass_on_cancel(struct hypura_session *session)
 {
     pthread_mutex_unlock(&session->mutex);
@@ -139,7 +139,7 @@ static void pass_on_cancel(struct hypura_session *session)
     pthread_mutex_lock(&session->mutex);
 }
 
-/* With the mutex. The pipe has something in it exactly while there is something to take. */
+/* Called with the mutex. Empties the pipe if there is nothing more to take. */
 static void take_signal(struct hypura_session *session)
 {
     char byte;

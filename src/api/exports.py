@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes for the linker what the shared library exports: a version script, or for macOS a list of symbols.
+"""Tells the linker what the shared library exports: writes a version script or, for macOS, a list of symbols.
 
     exports.py EXPORTS OUT SYSTEM
 """
@@ -7,7 +7,7 @@ import sys
 
 
 def read_exports(path):
-    """Of each symbol the version that it came with."""
+    """Maps each symbol to the version that introduced it."""
     with open(path) as file:
         return dict(line.split() for line in file if not line.startswith("#"))
 

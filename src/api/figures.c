@@ -1,4 +1,4 @@
-/* What an engine did, as a struct and as JSON. */
+/* An engine's statistics, as a struct and as JSON. */
 #include "api/figures.h"
 
 static void fill(hypura_statistics *out, struct engine *engine, const struct engine_statistics *all)
@@ -57,8 +57,8 @@ void figures_of(struct engine *engine, hypura_statistics *out)
 
 /* ---- as JSON ---- */
 
-/* Of the experts that were prefetched those that were needed, and of the needed ones that were not in memory before
- * those that were prefetched. Below 0 where there are none. */
+/* precision: the share of prefetched experts that were needed. recall: the share of needed experts not in memory that
+ * had been prefetched. Below 0: no such experts. */
 struct prefetch_rates {
     double precision, recall;
 };
@@ -88,7 +88,7 @@ static json_t *rate_json(double rate)
     return rate < 0 ? json_null() : json_real(rate);
 }
 
-/* What each host did. */
+/* Statistics per host. */
 static json_t *hosts_json(struct engine *engine)
 {
     struct engine_rank hosts[64];
@@ -96,18 +96,19 @@ static json_t *hosts_json(struct engine *engine)
     const uint32_t count = engine_ranks(engine, hosts, COUNT_OF(hosts));
     for (uint32_t i = 0; i < count; i++)
         json_array_append_new(
-            array, json_pack("{s:i, s:o, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f}", "rank", (int)hosts[i].rank, "name",
-                             text_json(hosts[i].name), "layers", (int)hosts[i].layers, "experts_computed", (json_int_t)hosts[i].experts_computed,
-                             "expert_hits", (json_int_t)hosts[i].expert_hits, "expert_misses",
-                             (json_int_t)hosts[i].expert_misses, "bytes_read", (json_int_t)hosts[i].bytes_read,
-                             "bytes_sent", (json_int_t)hosts[i].bytes_sent, "bytes_received",
-                             (json_int_t)hosts[i].bytes_received, "busy_seconds", hosts[i].busy_seconds,
-                             "wait_seconds", hosts[i].wait_seconds, "link_seconds", hosts[i].link_seconds,
-                             "link_bytes_per_second", hosts[i].link_bytes_per_second));
+            array,
+            json_pack("{s:i, s:o, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f}", "rank", (int)hosts[i].rank,
+                      "name", text_json(hosts[i].name), "layers", (int)hosts[i].layers, "experts_computed",
+                      (json_int_t)hosts[i].experts_computed, "expert_hits", (json_int_t)hosts[i].expert_hits,
+                      "expert_misses", (json_int_t)hosts[i].expert_misses, "bytes_read",
+                      (json_int_t)hosts[i].bytes_read, "bytes_sent", (json_int_t)hosts[i].bytes_sent, "bytes_received",
+                      (json_int_t)hosts[i].bytes_received, "busy_seconds", hosts[i].busy_seconds, "wait_seconds",
+                      hosts[i].wait_seconds, "link_seconds", hosts[i].link_seconds, "link_bytes_per_second",
+                      hosts[i].link_bytes_per_second));
     return array;
 }
 
-/* What each drive brought. */
+/* Statistics per drive. */
 static json_t *drives_json(const struct store_statistics *s)
 {
     json_t *array = json_array();
@@ -121,7 +122,7 @@ static json_t *drives_json(const struct store_statistics *s)
     return array;
 }
 
-/* What each GPU has and did. */
+/* Statistics per GPU. */
 static json_t *gpus_json(const struct engine_statistics *s)
 {
     json_t *array = json_array();
@@ -160,7 +161,6 @@ json_t *figures_json(struct engine *engine)
         s.bound, "guess_precision", rate_json(prefetches.precision), "guess_recall", rate_json(prefetches.recall),
         "code_on_top_bytes", (json_int_t)s.code_bytes_on_top, "prefix_bytes", (json_int_t)s.prefix_bytes,
         "prefix_tokens", (json_int_t)s.prefix_tokens, "prefix_bytes_read", (json_int_t)s.prefix_read_bytes,
-        "prefix_bytes_written", (json_int_t)s.prefix_written_bytes, "drives", drives_json(&all.store),
-        "hosts", hosts_json(engine), "hosts_expected_tokens_per_second", engine_ranks_expect(engine), "gpus",
-        gpus_json(&all));
+        "prefix_bytes_written", (json_int_t)s.prefix_written_bytes, "drives", drives_json(&all.store), "hosts",
+        hosts_json(engine), "hosts_expected_tokens_per_second", engine_ranks_expect(engine), "gpus", gpus_json(&all));
 }

@@ -1,4 +1,4 @@
-/* Answers, as programs ask for them. */
+/* Starts answers, and returns their events to the program. */
 #include "api/api_private.h"
 
 #include <string.h>
@@ -12,7 +12,7 @@ static bool is_busy(hypura_session *session)
     return busy || session->started;
 }
 
-/* What the session holds from now on: the prompt, and then what is written. */
+/* Makes the session hold the prompt, to which the answer is appended later. */
 static void hold_prompt(hypura_session *session)
 {
     const struct token_array *prompt = &session->asked.prompt;
@@ -22,7 +22,7 @@ static void hold_prompt(hypura_session *session)
         session->torn |= token_array_append(&session->held, prompt->ids[i], NULL) != HYPURA_OK;
 }
 
-/* Nothing is left to be read of an answer before. */
+/* Empties the pipe of an earlier answer. */
 static void drain(hypura_session *session)
 {
     char byte;
@@ -36,9 +36,9 @@ hypura_status hypura_start(hypura_session *session, const hypura_request *reques
 {
     if (is_busy(session))
         return error_set(error, HYPURA_ERROR_ARGUMENT,
-                         "the session's last answer was not taken to its end: call hypura_next until HYPURA_EVENT_END");
+                         "the session's last answer was not read to its end: call hypura_next until HYPURA_EVENT_END");
     if (!session->model->info.generates)
-        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s is an encoder: it gives embeddings, no text",
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s is an encoder: it makes embeddings and cannot write text",
                          session->model->info.name);
     if (atomic_load(&session->cancelled))
         return error_set(error, HYPURA_ERROR_CANCELLED, "cancelled");

@@ -2,10 +2,10 @@
 
 #include <math.h>
 
-/* Kernels that come so near to the memory's speed are bound by it. */
+/* Kernels that reach this share of the memory bandwidth are bound by it. */
 #define BY_MEMORY 0.8
 
-/* A token takes some rows of it, which is next to nothing. */
+/* A token reads only a few rows of it, which do not count. */
 static bool is_read_by_rows(const struct model *model, const struct unit *unit)
 {
     return unit->role == ROLE_TABLE || (unit->role == ROLE_TOKEN_EMBEDDING && !model_tied_output(model));
@@ -25,7 +25,7 @@ double bytes_per_token(const struct model *model)
     return bytes;
 }
 
-/* The device that has a unit; NULL: it is computed here. */
+/* The device that holds a unit; NULL: the CPU computes it. */
 static const struct hardware_gpu *device_of(const struct engine *engine, unit_number number)
 {
     const struct plan_gpu *gpu = engine_plan(engine)->gpu;
@@ -36,8 +36,8 @@ static const struct hardware_gpu *device_of(const struct engine *engine, unit_nu
                                                                                      : gpu->part_count - 1);
 }
 
-/* Where weights are, in memory or on a device, through kernels as fast as they were measured. What all tokens use is
- * computed one after the other, a layer's experts by both sides at once. */
+/* The time that kernels need for the weights where they are, in memory or on a device, at the measured speeds. The CPU
+ * and the device compute weights that all tokens use one after the other, and a layer's experts at the same time. */
 static double compute_seconds(const struct engine *engine, uint64_t passes)
 {
     const struct model *model = engine_model(engine);
@@ -59,7 +59,7 @@ static double compute_seconds(const struct engine *engine, uint64_t passes)
     return (seconds + fmax(experts_here, experts_there)) * (double)passes;
 }
 
-/* Whether what computes was measured. */
+/* Whether the CPU, and each GPU in use, was measured. */
 static bool is_measured(const struct engine *engine)
 {
     const struct plan_gpu *gpu = engine_plan(engine)->gpu;
@@ -69,7 +69,8 @@ static bool is_measured(const struct engine *engine)
     return engine_hardware(engine)->measured;
 }
 
-/* Parts of a model on several drives can be read at once: what the busiest one takes. */
+/* The time that the drive needs for the bytes of decoding; if parts of the model are on several drives, which read at
+ * the same time, that of the busiest one. */
 static double disk_seconds(const struct hardware *hardware, const struct engine_statistics *s)
 {
     double bytes = (double)s->decode_bytes_read, most = 0;

@@ -1,11 +1,11 @@
-/* How fast a model runs here: random tokens, in rounds of which the median counts. */
+/* Measures how fast a model runs: random tokens, in rounds of which the median counts. */
 #include "api/api_private.h"
 
 #include <stdlib.h>
 
 #define MOST_SEQUENCES 64u
 
-/* Decoding between two looks at what the memory gives, which leave nothing in the caches. */
+/* Time of decoding between two measurements of the memory bandwidth, which flush the caches. */
 #define METER_SECONDS 0.1
 
 struct measuring {
@@ -15,7 +15,7 @@ struct measuring {
     struct random random;
     struct memory_meter *meter; /* or NULL */
     double decode_seconds, looked;
-    double read_seconds, reads; /* for each byte, and how often that was looked at */
+    double read_seconds, reads; /* sum of the seconds per byte, and the number of measurements */
 };
 
 static int32_t random_token(struct measuring *m)
@@ -23,7 +23,7 @@ static int32_t random_token(struct measuring *m)
     return (int32_t)(random_next(&m->random) % m->vocabulary);
 }
 
-/* Random tokens of a sequence from position first on, in chunks. */
+/* Runs random tokens of a sequence from position first on, in chunks. */
 static hypura_status feed(struct measuring *m, uint32_t sequence, uint32_t first, uint32_t count, hypura_error *error)
 {
     uint32_t chunk = engine_plan(m->engine)->chunk;
@@ -51,7 +51,7 @@ static hypura_status feed(struct measuring *m, uint32_t sequence, uint32_t first
     return status;
 }
 
-/* Leaves the fill in every sequence, no more: of what is there already, where that can be cut. */
+/* Makes every sequence hold exactly how.held_tokens tokens. Reuses those that it has, if it can be truncated. */
 static hypura_status fill_context(struct measuring *m, hypura_error *error)
 {
     hypura_status status = HYPURA_OK;
@@ -70,7 +70,7 @@ static void look_at_memory(struct measuring *m)
     m->looked = m->decode_seconds;
 }
 
-/* A token of every sequence a step. */
+/* Decodes count tokens in each sequence, one per pass. */
 static hypura_status decode(struct measuring *m, uint32_t count, bool metered, hypura_error *error)
 {
     int32_t tokens[MOST_SEQUENCES];
@@ -101,8 +101,8 @@ static hypura_status decode(struct measuring *m, uint32_t count, bool metered, h
     return status;
 }
 
-/* What is not counted: pages, caches and clocks settle. A GPU's kernels are made when they are first used, so there it
- * is as long as what is measured. */
+/* A run that does not count, in which pages, caches and clock rates settle. A GPU's kernels are compiled when they are
+ * first used, so on a GPU it is as long as a measured round. */
 static hypura_status warm_up(struct measuring *m, hypura_error *error)
 {
     bool gpu = engine_gpu(m->engine) != NULL;
@@ -140,7 +140,7 @@ static hypura_status run_round(struct measuring *m, double figures[FIGURES], hyp
     if (!status)
         status = feed(m, 0, m->how.held_tokens, m->how.prompt_tokens, error);
     figures[PROMPT_SPEED] = m->how.prompt_tokens / clock_seconds_since(start);
-    /* Decoding starts from the fill, not from the prompt: that is what a reader expects of two separate figures. */
+    /* Decoding starts from the held tokens, not after the prompt, so the two results are independent. */
     if (!status)
         status = fill_context(m, error);
     if (!status)
@@ -185,7 +185,7 @@ static hypura_status check(const hypura_measure *how, const hypura_plan *plan, h
 {
     uint64_t needed = (uint64_t)how->held_tokens + MAX(MAX(how->prompt_tokens, how->answer_tokens), 8u);
     if (how->sequences > MIN(plan->sessions, MOST_SEQUENCES))
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "%u sequences at once: the model was opened for %u",
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "%u sequences at once, but the model was opened for %u",
                          how->sequences, plan->sessions);
     if (needed > plan->context_tokens)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "%llu tokens do not fit the context of %u",

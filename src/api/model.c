@@ -1,9 +1,9 @@
-/* Opening and closing a model. */
+/* Opens and closes models. */
 #include "api/api_private.h"
 
 #include <string.h>
 
-/* Answers at once where a program does not say: as many as share a pass at little cost. */
+/* The default number of answers at once: as many as can share a pass at little cost. */
 #define USUAL_SESSIONS 4
 
 static hypura_status open_engine(hypura_model *model, const char *path, struct opening *opening, hypura_error *error)
@@ -23,7 +23,7 @@ static hypura_status open_engine(hypura_model *model, const char *path, struct o
     return status;
 }
 
-/* A model without a vocabulary or a template that is understood still computes: who needs them is told why not. */
+/* A model can compute without a supported vocabulary or template. Functions that need one report why it is missing. */
 static void open_texts(hypura_model *model)
 {
     const struct gguf *file = model->engine ? model_file(engine_model(model->engine)) : model->file;

@@ -1,4 +1,4 @@
-/* Versions, names, the log, and memory that programs give back. */
+/* Versions, names, the log, and hypura_free. */
 #include "api/api_private.h"
 
 #define TEXT_OF(number) #number
@@ -9,7 +9,7 @@ static hypura_log_level log_least;
 
 _Static_assert((int)HYPURA_LOG_DEBUG == LOG_DEBUG && (int)HYPURA_LOG_INFO == LOG_INFO &&
                    (int)HYPURA_LOG_WARNING == LOG_WARNING && (int)HYPURA_LOG_ERROR == LOG_ERROR,
-               "levels are passed on as they are");
+               "log levels of the API and of core are equal");
 
 const char *hypura_version(void)
 {

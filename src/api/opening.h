@@ -1,5 +1,4 @@
-/* opening: the options that a program gives, as the engine takes them; also for what opens models without a model of
- * the API. */
+/* opening: converts a program's options to those of the engine, also for code that opens an engine directly. */
 #ifndef HYPURA_OPENING_H
 #define HYPURA_OPENING_H
 
@@ -11,26 +10,27 @@ struct opening {
     hypura_options given;
     struct engine_options engine;
     struct engine_adapter *adapters;
-    char **texts; /* that keep_options copied */
+    char **texts; /* copies made by keep_options */
     size_t text_count;
 };
 
-/* What the options point to is needed as long as this. options may be NULL. */
+/* *out points into what options point to. options may be NULL. Free it with close_options, even after an error. */
 hypura_status read_options(struct opening *out, const hypura_options *options, hypura_error *error);
 
-/* Copies what they point to, but for on_load and its context. */
+/* Copies what the engine's options point to, except on_load and its context. */
 hypura_status keep_options(struct opening *opening, hypura_error *error);
 
 void close_options(struct opening *opening);
 
-/* plan.c: what opening would do, for fewer answers at once where the memory is short and the program did not say how
- * many. Settles options for it: their number, and whether there is a GPU. */
+/* plan.c: plans as opening would. If memory is short and the program did not set the number of sessions, it plans for
+ * fewer. Changes the engine's options to the number of sequences and the use of a GPU that the plan has. */
 hypura_status plan_opening(struct plan **out, const struct model *model, const struct hardware *hardware,
                            struct opening *opening, hypura_error *error);
 
-/* A struct of the program's (NULL: none) as the library knows it: what it lacks is zero. */
+/* structs.c: copies a struct given by the program, which may be shorter or longer; fields that it lacks become zero.
+ * given may be NULL. name: for errors. */
 hypura_status take_struct(void *own, size_t own_size, const void *given, const char *name, hypura_error *error);
-/* The other way, as far as the program's reaches. */
+/* structs.c: copies to a struct of the program, as far as its struct_size reaches. */
 void give_struct(void *given, const void *own, size_t own_size);
 
 #endif

@@ -1,4 +1,4 @@
-/* The options of a model, as the engine takes them. */
+/* Converts a program's options to those of the engine. */
 #include "api/api_private.h"
 
 #include <string.h>
@@ -13,8 +13,7 @@ static hypura_status read_kv_type(struct engine_options *out, const char *name, 
     for (size_t i = 0; known && i < COUNT_OF(types); i++)
         possible |= type == types[i];
     if (!possible)
-        return error_set(error, HYPURA_ERROR_ARGUMENT,
-                         "keys and values of type \"%s\": expected f32, f16, bf16, q8_0 or q4_0", name);
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "kv_type \"%s\": expected f32, f16, bf16, q8_0 or q4_0", name);
     out->kv_type = type;
     return HYPURA_OK;
 }
@@ -45,10 +44,10 @@ static hypura_status read_switches(struct opening *out, hypura_error *error)
     out->engine.prefetching = prefetchings[given->prefetch];
     if (given->draft_path && given->drafting == HYPURA_OFF)
         return error_set(error, HYPURA_ERROR_ARGUMENT,
-                         "options.draft_path names a model that drafts, and options.drafting is off");
+                         "options.draft_path names a draft model, but options.drafting is off");
     if (given->prefix_folder && given->forget_prefixes)
         return error_set(error, HYPURA_ERROR_ARGUMENT,
-                         "options.prefix_folder keeps prefixes, and options.forget_prefixes keeps none");
+                         "options.prefix_folder and options.forget_prefixes exclude each other");
     return HYPURA_OK;
 }
 
@@ -88,7 +87,7 @@ hypura_status read_options(struct opening *out, const hypura_options *options, h
     engine->prefix_bytes = given->prefix_memory_bytes;
     engine->prefix_path = given->prefix_folder;
     engine->prefix_path_bytes = given->prefix_folder_bytes;
-    engine->begin_early = !given->on_load || given->load_behind; /* else it is promised the opening thread */
+    engine->begin_early = !given->on_load || given->load_behind; /* otherwise on_load must run on the opening thread */
     engine->progress = given->on_load;
     engine->progress_context = given->on_load_context;
     engine->remember_usage = !given->forget_usage;
@@ -112,7 +111,7 @@ hypura_status read_options(struct opening *out, const hypura_options *options, h
     return status ? status : read_adapters(out, error);
 }
 
-/* One text of them. */
+/* Copies one text. */
 static hypura_status keep_text(struct opening *opening, const char **text, hypura_error *error)
 {
     if (!*text)
@@ -141,7 +140,7 @@ hypura_status keep_options(struct opening *opening, hypura_error *error)
     }
     if (!status && engine->mirror_count)
         engine->mirrors = (const char *const *)opening->texts + first;
-    opening->given = (hypura_options){0}; /* which points to what is the program's */
+    opening->given = (hypura_options){0}; /* it points to the program's memory */
     return status;
 }
 

@@ -1,14 +1,14 @@
-/* Plans: of a model that is open, and of one that is not. */
+/* Plans in the form of the API, for open models and for files. */
 #include "api/api_private.h"
 
 #define ONE_GIB ((int64_t)1 << 30)
 
 struct own_plan {
-    hypura_plan shown; /* first: what the program has */
-    struct plan *plan; /* whose texts it shows */
+    hypura_plan shown; /* first, since the program has its address */
+    struct plan *plan; /* owns the texts of shown */
 };
 
-/* Experts in a cache that holds all of them are in memory, whichever those are. */
+/* The bytes of a unit that are on storage. If the cache has room for all experts, none of them are. */
 static uint64_t bytes_on_storage(const struct model *model, const struct plan *plan, unit_number unit)
 {
     const struct unit *known = model_unit(model, unit);
@@ -53,7 +53,7 @@ hypura_status plan_opening(struct plan **out, const struct model *model, const s
         status = engine_plan_only(out, model, hardware, options, error);
     }
     if (!status && !(*out)->gpu)
-        options->gpu = "none"; /* why, was said */
+        options->gpu = "none"; /* the plan has already reported why */
     return status;
 }
 

@@ -1,4 +1,4 @@
-/* A request as what an answer is made with: prompt, sampler, form, stops. All of it copied. */
+/* Converts a request to what an answer needs: prompt, sampler, form, stops. Copies all of it. */
 #include "api/api_private.h"
 
 #include <string.h>
@@ -76,7 +76,7 @@ static hypura_status append_tokens(struct token_array *out, const int32_t *token
     return status;
 }
 
-/* A text that follows has its beginning already. */
+/* A text that follows others gets no begin token. */
 static hypura_status append_text(struct hypura_session *session, const hypura_request *request, hypura_error *error)
 {
     uint32_t flags =
@@ -92,9 +92,11 @@ static hypura_status make_prompt(struct hypura_session *session, const hypura_re
     uint32_t context = session->model->plan.context_tokens;
     hypura_status status = HYPURA_OK;
     if ((request->chat != NULL) + (request->text != NULL) + (request->tokens != NULL) != 1)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "the request has not one prompt: set one of chat, text, tokens");
+        return error_set(error, HYPURA_ERROR_ARGUMENT,
+                         "the request needs exactly one prompt: set one of chat, text, tokens");
     if (request->follows && request->chat)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "a chat is whole: only text or tokens follow what is held");
+        return error_set(error, HYPURA_ERROR_ARGUMENT,
+                         "request.follows needs text or tokens: a chat is always a whole prompt");
     if (request->follows)
         status = append_tokens(&asked->prompt, held->ids, held->count, error);
     if (!status && request->chat)
@@ -146,7 +148,7 @@ static hypura_status make_grammar(struct asked *asked, const hypura_request *req
 {
     if ((request->form == HYPURA_FORM_SCHEMA || request->form == HYPURA_FORM_GRAMMAR) && !request->form_text)
         return error_set(error, HYPURA_ERROR_ARGUMENT,
-                         "request.form asks for a schema or a grammar, and form_text is NULL");
+                         "request.form asks for a schema or a grammar, but form_text is NULL");
     switch (request->form) {
     case HYPURA_FORM_FREE:
         return HYPURA_OK;
@@ -157,14 +159,15 @@ static hypura_status make_grammar(struct asked *asked, const hypura_request *req
     case HYPURA_FORM_GRAMMAR:
         return grammar_parse(&asked->grammar, request->form_text, strlen(request->form_text), error);
     }
-    return error_set(error, HYPURA_ERROR_ARGUMENT, "request.form is %d, which is none", (int)request->form);
+    return error_set(error, HYPURA_ERROR_ARGUMENT, "request.form is %d, which is not a hypura_form",
+                     (int)request->form);
 }
 
 static hypura_status make_form(struct hypura_session *session, const hypura_request *request, hypura_error *error)
 {
     struct asked *asked = &session->asked;
     hypura_status status = make_grammar(asked, request, error);
-    if (status == HYPURA_ERROR_FORMAT) { /* of what the program gave, not of a file */
+    if (status == HYPURA_ERROR_FORMAT) { /* the program gave the text: this is an error in an argument */
         status = HYPURA_ERROR_ARGUMENT;
         if (error)
             error->status = status;
@@ -182,7 +185,7 @@ static hypura_status make_form(struct hypura_session *session, const hypura_requ
 static struct sampler_options own_sampling(const hypura_sampling *given)
 {
     struct sampler_options own;
-    sampler_default_options(&own); /* the steps and the texts that no repetition crosses */
+    sampler_default_options(&own); /* sets steps and dry_breakers */
     own.seed = given->seed;
     own.temperature = given->temperature;
     own.dynamic_range = given->dynamic_range;
@@ -253,7 +256,7 @@ static hypura_status make_sampler(struct hypura_session *session, const hypura_r
     return status;
 }
 
-/* ---- all of it ---- */
+/* ---- the whole request ---- */
 
 static void take_delta(void *context, const struct chat_delta *delta)
 {
@@ -269,7 +272,7 @@ static void take_delta(void *context, const struct chat_delta *delta)
 static hypura_status make_parser(struct hypura_session *session, const hypura_request *request, hypura_error *error)
 {
     struct asked *asked = &session->asked;
-    /* A constrained answer is what was asked for, whatever it looks like. */
+    /* An answer with a form is never parsed: all of it is content, whatever it looks like. */
     bool marks = request->chat && !asked->grammar && !request->as_written &&
                  (asked->format.think_start || asked->format.channels || asked->tools);
     asked->show_special = marks || (request->as_written && request->show_special);
@@ -288,7 +291,7 @@ static void take_settings(struct asked *asked, const hypura_request *request)
     asked->top = MIN(request->top_logprobs, MOST_LOGPROBS);
 }
 
-/* All but the prompt and what takes its answer apart. */
+/* All except the prompt and the parser. */
 static hypura_status make_rules(struct hypura_session *session, const hypura_request *request, hypura_error *error)
 {
     struct asked *asked = &session->asked;

@@ -1,10 +1,10 @@
-/* A model's thread, which runs one pass over the weights for all answers that want a token; and whose turn it is when
- * somebody wants the engine for itself. */
+/* A model's thread, which runs one pass over the weights for all answers that need a token. Also lets one caller at a
+ * time have the engine to itself. */
 #include "api/api_private.h"
 
 #include <time.h>
 
-/* With the mutex. */
+/* Called with the mutex. */
 static void wait_a_moment(pthread_cond_t *condition, pthread_mutex_t *mutex)
 {
     struct timespec until;
@@ -15,7 +15,7 @@ static void wait_a_moment(pthread_cond_t *condition, pthread_mutex_t *mutex)
     pthread_cond_timedwait(condition, mutex, &until);
 }
 
-/* Hands the answers that wait to the generator. With the mutex, which is not held while it is done. */
+/* Submits the waiting answers to the generator. Called with the mutex, which it releases meanwhile. */
 static void submit_waiting(hypura_model *model)
 {
     model->yield = false;
@@ -33,7 +33,8 @@ static void submit_waiting(hypura_model *model)
     }
 }
 
-/* The session's thread computes; nobody but this one can look after its cancel. With the mutex. */
+/* While a session has the engine to itself, its own thread computes, so this thread watches for its cancel. Called with
+ * the mutex. */
 static void look_after(hypura_model *model)
 {
     if (!model->alone_stopped && atomic_load(&model->alone->cancelled)) {
@@ -53,7 +54,7 @@ static void *run(void *context)
             continue;
         }
         if (model->first && (!model->alone_waiting || model->yield)) {
-            submit_waiting(model); /* much may have changed since */
+            submit_waiting(model); /* it released the mutex, so look at everything again */
             continue;
         }
         if (!model->running) {
@@ -79,7 +80,7 @@ hypura_status scheduler_start(hypura_model *model, hypura_error *error)
     if (status)
         return status;
     model->threaded = pthread_create(&model->thread, NULL, run, model) == 0;
-    return model->threaded ? HYPURA_OK : error_set(error, HYPURA_ERROR_MEMORY, "no memory for the model's thread");
+    return model->threaded ? HYPURA_OK : error_set(error, HYPURA_ERROR_MEMORY, "cannot start the model's thread");
 }
 
 void scheduler_stop(hypura_model *model)
@@ -141,7 +142,8 @@ void scheduler_end_alone(struct hypura_session *session)
     if (model->alone_stopped)
         engine_stop(model->engine, false);
     model->alone = NULL;
-    model->yield = model->first != NULL; /* who waited for it comes before the next that wants to be alone */
+    model->yield =
+        model->first != NULL; /* answers that waited go before the next caller that wants the engine to itself */
     pthread_cond_broadcast(&model->calm);
     pthread_cond_signal(&model->changed);
     pthread_mutex_unlock(&model->mutex);
@@ -149,7 +151,7 @@ void scheduler_end_alone(struct hypura_session *session)
 
 void scheduler_hold(hypura_model *model)
 {
-    pthread_mutex_lock(&model->mutex); /* which the model's thread needs to go on */
+    pthread_mutex_lock(&model->mutex); /* the model's thread cannot continue without it */
     model->alone_waiting++;
     while (model->running || model->stepping || model->alone) {
         pthread_cond_signal(&model->changed);

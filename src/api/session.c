@@ -1,4 +1,4 @@
-/* Sessions. */
+/* Opens, closes and copies sessions. */
 #include "api/api_private.h"
 
 #include <fcntl.h>

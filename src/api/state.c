@@ -1,9 +1,9 @@
-/* What a session holds, and what the model computed of it, written and read back:
+/* Saves and restores a session's tokens and what the model computed for them:
  *
- *   "hypura state 1 TOKENS COMPUTED DIGEST\n"   in text: how many, how many of them were computed, and what the rows
- *                                               go with (engine_state_digest)
- *   the tokens, the rows of the computed ones in steps of STEP positions, and the checkpoint at the last of them, each
- *   followed by a digest of it
+ *   "hypura state 1 TOKENS COMPUTED DIGEST\n"   text: the number of tokens, how many of them were computed, and the
+ *                                               engine_state_digest with which the rows can be used
+ *   the tokens, the rows of the computed tokens in blocks of STEP positions, and the checkpoint of the last of them,
+ *   each followed by its own digest
  */
 #include "api/api_private.h"
 #include "core/durable.h"
@@ -41,14 +41,14 @@ static hypura_status put(struct stream *to, const void *bytes, size_t size, hypu
     return written ? HYPURA_OK : error_set(error, HYPURA_ERROR_IO, "the session could not be written");
 }
 
-/* How many of the session's tokens a sequence has computed, as they can be read out. If another text took their
- * sequence they come back from the kept prefixes. */
+/* Finds the sequence that has computed most of the session's tokens, and returns how many can be read from it. If
+ * another text has taken that sequence, the tokens are restored from the kept prefixes. */
 static uint32_t computed_of(struct hypura_session *session, uint32_t *sequence)
 {
     struct engine *engine = session->model->engine;
     uint32_t same, count = (uint32_t)MIN(session->held.count, (size_t)MOST_TOKENS);
     *sequence = generator_bring(session->model->generator, session->held.ids, count, &same);
-    /* A checkpoint can be read at the sequence's end only. */
+    /* A checkpoint can only be read at the end of the sequence. */
     return engine_positions(engine, *sequence) != same && engine_checkpoint_bytes(engine) ? 0 : same;
 }
 
@@ -116,7 +116,7 @@ static hypura_status get(struct stream *from, void *bytes, size_t size, hypura_e
                  : error_set(error, HYPURA_ERROR_FORMAT, "the saved session is damaged, or a part of it is missing");
 }
 
-/* Into a sequence that was idle. What does not fit is computed again when it is needed. */
+/* Reads the rows into an idle sequence. */
 static hypura_status get_rows(struct hypura_session *session, struct stream *from, const struct token_array *tokens,
                               uint32_t computed, hypura_error *error)
 {
@@ -148,10 +148,10 @@ static hypura_status get_head(struct stream *from, size_t *count, uint32_t *comp
     unsigned version = 0;
     unsigned long long sum = 0;
     if (!from->read(from->context, head, HEAD_BYTES) || sscanf(head, "hypura state %u", &version) != 1)
-        return error_set(error, HYPURA_ERROR_FORMAT, "this is no saved session of hypura");
+        return error_set(error, HYPURA_ERROR_FORMAT, "this is not a saved session of hypura");
     if (version != 1)
         return error_set(error, HYPURA_ERROR_UNSUPPORTED,
-                         "the session was saved by another version of hypura (form %u, not 1)", version);
+                         "the session was saved by another version of hypura (format %u, not 1)", version);
     if (sscanf(head, "hypura state 1 %zu %u %16llx", count, computed, &sum) != 3 || *count > MOST_TOKENS ||
         *computed > *count)
         return error_set(error, HYPURA_ERROR_FORMAT, "the saved session is damaged, or a part of it is missing");
@@ -230,7 +230,7 @@ static bool read_file(void *context, void *bytes, size_t size)
     return fread(bytes, 1, size, context) == size;
 }
 
-/* All of it, on the drive; the errno of what failed goes into the error. */
+/* Writes the file and flushes it to the drive. The errno of a failure goes into the error. */
 static hypura_status save_to(hypura_session *session, const char *partial, hypura_error *error)
 {
     int descriptor = open(partial, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);

@@ -1,4 +1,4 @@
-/* What a model did so far, and where its weights are. */
+/* What a model has done so far, and where its weights are. */
 #include "api/api_private.h"
 
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-/* Structs that programs fill: those of older ones are shorter, those of newer ones longer. */
+/* Copies structs from and to programs: those of older programs are shorter, those of newer ones longer. */
 #include "api/api_private.h"
 
 #include <string.h>

@@ -1,4 +1,4 @@
-/* Text into tokens and back, and chats into prompts. */
+/* Converts text to tokens and back, and chats to prompts. */
 #include "api/api_private.h"
 
 #include <string.h>
@@ -43,7 +43,7 @@ hypura_status hypura_count_tokens(const hypura_model *model, const char *text, s
     return status;
 }
 
-/* A buffer's bytes as the program's own; an empty text is a text too. */
+/* Moves a buffer's bytes to the program. An empty text is not NULL. */
 static hypura_status hand_over(struct buffer *buffer, char **text, size_t *size, const char *what, hypura_error *error)
 {
     buffer_append(buffer, "", 0);
@@ -95,7 +95,7 @@ const char *hypura_template_source(const hypura_model *model)
 /* ---- chats ----------------------------------------------------------------------------------------------------------
  */
 
-/* A text of the program's as JSON of this kind; NULL stays NULL. */
+/* Parses a text as a JSON array or object. *out stays as it is if text is NULL. */
 static hypura_status read_json(json_t **out, const char *text, bool array, const char *what, hypura_error *error)
 {
     json_error_t problem;
@@ -105,7 +105,7 @@ static hypura_status read_json(json_t **out, const char *text, bool array, const
     json_t *json = json_loads(text, JSON_ALLOW_NUL, &problem);
     hypura_status status = memory_check(failures, what, error);
     if (!status && !json)
-        status = error_set(error, HYPURA_ERROR_ARGUMENT, "the %s are not JSON: line %d, column %d: %s", what,
+        status = error_set(error, HYPURA_ERROR_ARGUMENT, "the %s are not valid JSON: line %d, column %d: %s", what,
                            problem.line, problem.column, problem.text);
     else if (!status && !(array ? json_is_array(json) : json_is_object(json)))
         status = error_set(error, HYPURA_ERROR_ARGUMENT, "the %s are not a JSON %s", what, array ? "array" : "object");
@@ -161,7 +161,7 @@ static hypura_status open_chat(struct read_chat *out, const hypura_model *model,
     return status;
 }
 
-/* The template has been read without a fault: it is this chat that it does not take. */
+/* The template itself is valid, so an error in rendering is one of this chat: an argument. */
 static hypura_status blame_chat(hypura_status status, hypura_error *error)
 {
     if (status != HYPURA_ERROR_FORMAT && status != HYPURA_ERROR_UNSUPPORTED)
