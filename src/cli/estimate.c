@@ -499,9 +499,8 @@ const struct command command_estimate = {
         "MODEL is a GGUF file, or a name that \"hypura list\" shows. For a URL, or "
         "hf.co/USER/REPOSITORY[:QUANTISATION], hypura downloads only the header: a few MiB, at most 60. PRESET is a "
         "geometry of \"hypura synth --list\" and needs no file. The figures come from the plan that \"hypura run\" "
-        "would "
-        "make with that much memory on that machine. The speed of prompts and the time to the first token are for a "
-        "loaded model.",
+        "would make with that much memory on that machine. The speed of prompts and the time to the first token are "
+        "for a loaded model.",
     .options = {estimate_rows},
     .most = 1,
     .run = run,

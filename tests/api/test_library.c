@@ -487,7 +487,8 @@ static void a_session_is_forked_saved_and_loaded(void **state)
     fputc('x', file);
     fclose(file);
     assert_refused(hypura_session_load(other, path, &computed, &problem), HYPURA_ERROR_FORMAT, "damaged");
-    assert_refused(hypura_session_load(other, embedded_model(), &computed, &problem), HYPURA_ERROR_FORMAT, "not a saved");
+    assert_refused(hypura_session_load(other, embedded_model(), &computed, &problem), HYPURA_ERROR_FORMAT,
+                   "not a saved");
     assert_int_equal(unlink(path), 0);
     hypura_session_close(other);
     hypura_close(model);
