@@ -1,5 +1,5 @@
-/* An adapter for a model of the reference set, and that model with the adapter merged into it: shared by the tests of
- * both sides. */
+/* Makes an adapter for a reference model, and that model with the adapter merged into its weights. The tests of the CPU
+ * and of the GPU share this. */
 #ifndef HYPURA_TEST_ADAPTER_FILES_H
 #define HYPURA_TEST_ADAPTER_FILES_H
 
@@ -11,7 +11,7 @@
 
 #define ALPHA 12.0f
 
-/* Matrices that the tests adapt: all but the embedding and those of the latent heads, as far as they end so. */
+/* Whether the tests adapt a tensor: all matrices but the embedding, convolutions and those of latent heads. */
 static bool is_adapted(const struct gguf_tensor *tensor)
 {
     static const char *const kept[] = {"token_embd.weight", "ssm_conv1d.weight", "attn_k_b.weight", "attn_v_b.weight"};
@@ -37,7 +37,7 @@ static float *random_floats(struct random *random, uint64_t count, double deviat
     return values;
 }
 
-/* A and B of a matrix, and the matrix with them in it. */
+/* The matrices A and B for a tensor, and the tensor with both merged into it. */
 struct change {
     float *a, *b, *merged;
 };
@@ -77,7 +77,7 @@ static void add_tensor(struct gguf_writer *writer, const char *name, const char 
     assert_ok(gguf_writer_add_tensor(writer, full, type, experts > 1 ? 3 : 2, dimensions, &test_error));
 }
 
-/* Writes adapter.gguf and merged.gguf for a model of the reference set. */
+/* Writes adapter.gguf and merged.gguf for a reference model. */
 static void write_files(const char *name, size_t rank)
 {
     struct gguf *file;

@@ -1,4 +1,4 @@
-/* What a generator answers to a request, as it comes. */
+/* Collects a generator's answer to a request. */
 #ifndef HYPURA_TEST_ANSWER_H
 #define HYPURA_TEST_ANSWER_H
 
@@ -6,19 +6,19 @@
 
 #include "engine/generate.h"
 
-#define LONGEST_ANSWER 1024 /* no context in these tests is longer */
+#define LONGEST_ANSWER 1024 /* the longest context in these tests */
 
 struct answer {
     int32_t tokens[LONGEST_ANSWER];
     size_t count;
-    size_t most; /* tokens after which it is ended; 0: it is not */
-    bool cancel; /* how: by generator_cancel, or else by what the callback says */
-    bool left;   /* nobody waits for it */
+    size_t most; /* tokens after which the answer is ended; 0: never */
+    bool cancel; /* end it by generator_cancel instead of the callback's result */
+    bool left;   /* the client has left */
     struct generator *generator;
     uint64_t id;
     bool done;
     struct generation_result result;
-    struct sampler *sampler; /* not destroyed with it */
+    struct sampler *sampler; /* the caller destroys it */
 };
 
 static bool take_token(void *context, const struct generated_token *token)
@@ -44,7 +44,7 @@ static bool is_awaited(void *context)
     return !((const struct answer *)context)->left;
 }
 
-/* The request without its callbacks and its sampler, which are the answer's. */
+/* Submits a request with the answer's callbacks and sampler. */
 static void submit_for(struct answer *answer, struct generator *generator, struct generation_request request)
 {
     request.sampler = answer->sampler;

@@ -1,4 +1,4 @@
-/* Model files made of other ones: split, or with other types. */
+/* Makes model files from other ones, for example split, or with other types. */
 #ifndef HYPURA_TEST_COPY_MODEL_H
 #define HYPURA_TEST_COPY_MODEL_H
 
@@ -16,7 +16,7 @@ static void copy_values(struct gguf_writer *writer, const struct gguf *file)
     }
 }
 
-/* The caller frees it. */
+/* Reads a tensor's data, which the caller frees. */
 static uint8_t *read_tensor(const struct gguf *file, const struct gguf_tensor *tensor)
 {
     uint8_t *data = malloc(tensor->bytes);

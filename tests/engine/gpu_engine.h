@@ -1,4 +1,4 @@
-/* An engine with a part of its model on a GPU: shared by the tests that have one. */
+/* Opens engines with all or part of a model on a GPU. The tests that need a GPU share this. */
 #ifndef HYPURA_TEST_GPU_ENGINE_H
 #define HYPURA_TEST_GPU_ENGINE_H
 
@@ -14,7 +14,7 @@
 static int device = -1;
 UNUSED static struct gpu_info device_info;
 static char number[16];
-UNUSED static unsigned complaints; /* of the validation layers, also while an engine closes */
+UNUSED static unsigned complaints; /* by the validation layers, also while an engine closes */
 
 UNUSED static void print_log(void *context, enum log_level level, const char *message)
 {
@@ -24,8 +24,8 @@ UNUSED static void print_log(void *context, enum log_level level, const char *me
         fprintf(stderr, "# %s\n", message);
 }
 
-/* Whether the device opens as the tests want it. Without the validation layers they run on a real one without them, and
- * not at all on the CPU, where whoever builds can install them. */
+/* Whether the device can be opened for the tests. If the validation layers are missing, the tests use a real GPU
+ * without them, but skip a device that is the CPU, since the layers are easily installed there. */
 UNUSED static bool opens(char *why, size_t bytes)
 {
     const char *validate = getenv("HYPURA_GPU_VALIDATE");
@@ -72,7 +72,7 @@ UNUSED static int find_device(void **state)
             skip();                                                                                                    \
     } while (0)
 
-/* A card has memory of its own, in which nothing can be read where it stands in the host's. */
+/* A discrete GPU has its own memory and does not read weights in place from the host's. */
 #define shared_memory_or_skip()                                                                                        \
     do {                                                                                                               \
         device_or_skip();                                                                                              \
@@ -86,7 +86,7 @@ struct setting {
     uint64_t gpu_budget, budget;
     size_t batch;
     enum tensor_type kv_type;
-    bool fixed; /* experts do not move */
+    bool fixed; /* experts do not change sides */
 };
 
 UNUSED static void treat_memory_as(const char *what)
@@ -102,7 +102,7 @@ UNUSED static void set_options(struct engine_options *options, const struct sett
     engine_default_options(options);
     options->context = 256;
     options->threads = 2;
-    options->chunk = 64; /* so that a smaller budget means fewer weights, not shorter batches */
+    options->chunk = 64; /* fixed, so that a smaller budget means fewer weights instead of shorter batches */
     options->kv_type = setting->kv_type;
     options->gpu = number;
     options->gpu_budget = setting->gpu_budget ? setting->gpu_budget : (uint64_t)512 << 20;
@@ -173,8 +173,8 @@ UNUSED static float *run_on_cpu(const char *name, size_t *vocabulary)
     return run_tokens_on_cpu(name, tokens, TOKENS, vocabulary);
 }
 
-/* The greater mean KL divergence from a reference, of its prompt at once and token by token; infinite where it is not a
- * number or there is no such file. */
+/* The mean KL divergence from a reference, for its prompt at once or token by token, whichever is greater. Infinite if
+ * it is NaN or the file is missing. */
 UNUSED static double distance_from(struct engine *engine, const char *name, const char *path)
 {
     struct reference reference = {0};
@@ -195,7 +195,8 @@ UNUSED static double distance_from(struct engine *engine, const char *name, cons
     return most;
 }
 
-/* The CPU rounds activations to 8 bits for quantised weights, so a router may choose otherwise now and then. */
+/* The largest allowed divergence. The CPU rounds activations to 8 bits for quantised weights, so a router may sometimes
+ * choose other experts. */
 UNUSED static double most_kl(const char *name)
 {
     return strcmp(name, "embedded") == 0 ? 3e-2 : 2e-3;

@@ -1,4 +1,4 @@
-/* Models with a block that predicts further tokens, made of others: their last layer becomes the block. */
+/* Makes models with a prediction block from other models, whose last layer becomes the block. */
 #ifndef HYPURA_TEST_PREDICTING_MODEL_H
 #define HYPURA_TEST_PREDICTING_MODEL_H
 
@@ -15,7 +15,7 @@
 
 #define MADE_TENSORS 512
 
-/* A file that is being put together: tensors of another one, perhaps under another name, and new ones. */
+/* A file in the making: tensors of another file, possibly renamed, and new tensors. */
 struct made {
     struct gguf_writer *writer;
     struct {
@@ -31,7 +31,7 @@ static void make_begin(struct made *made, const char *path)
     assert_ok(gguf_writer_create(&made->writer, path, 0, &test_error));
 }
 
-/* Takes data, which malloc gave. */
+/* Adds a tensor. Takes ownership of data, which comes from malloc. */
 static void make_tensor(struct made *made, const char *name, enum tensor_type type, uint32_t count,
                         const uint64_t *dimensions, uint8_t *data, uint64_t bytes)
 {
@@ -51,7 +51,7 @@ static void make_floats(struct made *made, const char *name, uint64_t columns, u
     make_tensor(made, name, TENSOR_F32, rows > 1 ? 2 : 1, dimensions, copy, bytes);
 }
 
-/* zero: of what it holds nothing is left. */
+/* Copies a tensor. zero: fills it with zeros instead. */
 static void make_copy(struct made *made, const struct gguf *file, const struct gguf_tensor *tensor, const char *name,
                       bool zero)
 {
@@ -92,8 +92,8 @@ static void make_random(struct made *made, uint32_t block, const char *name, uin
     free(values);
 }
 
-/* What the block has of its own. TRUE: layers add nothing, and the block looks at the token alone, as the model does
- * then, so that it foresees what comes. */
+/* The block's own tensors. TRUE: the layers add nothing and the block looks only at the token, as the model itself then
+ * does, so its predictions are right. */
 enum prediction { PREDICTION_RANDOM, PREDICTION_TRUE, PREDICTION_WITHOUT_JOIN };
 
 static void add_block(struct made *made, const struct model *model, uint32_t block, enum prediction how)
@@ -112,7 +112,7 @@ static void add_block(struct made *made, const struct model *model, uint32_t blo
         make_floats(made, name, 2 * e, e, join);
         free(join);
         free(ones);
-        return; /* the output's norm is the model's */
+        return; /* the block uses the model's output norm */
     }
     make_random(made, block, "nextn.enorm.weight", e, 1, 1, 0.5f);
     make_random(made, block, "nextn.hnorm.weight", e, 1, 1, 0.5f);
@@ -121,7 +121,7 @@ static void add_block(struct made *made, const struct model *model, uint32_t blo
         make_random(made, block, "nextn.eh_proj.weight", 2 * e, e, 0, 1.5f / sqrtf((float)e));
 }
 
-/* Writes such a model to path, and returns the block's number. */
+/* Writes a model with a prediction block to path. Returns the block's layer number. */
 __attribute__((unused)) static uint32_t make_predicting(const char *path, const char *base, enum prediction how)
 {
     struct model *model;
@@ -145,7 +145,7 @@ __attribute__((unused)) static uint32_t make_predicting(const char *path, const 
     return block;
 }
 
-/* A file of its own, removed by the caller. */
+/* Makes a temporary file, which the caller removes. */
 __attribute__((unused)) static void temporary_path(char *path, size_t room)
 {
     const char *folder = getenv("TMPDIR");

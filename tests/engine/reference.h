@@ -1,4 +1,4 @@
-/* The reference logits ("RLOG", described in tests/data/README.md), and an engine run over their prompt. */
+/* Reads reference logits ("RLOG", described in tests/data/README.md) and runs an engine over their prompt. */
 #ifndef HYPURA_TEST_REFERENCE_H
 #define HYPURA_TEST_REFERENCE_H
 
@@ -10,8 +10,8 @@
 #include <math.h>
 #include <string.h>
 
-/* "llama" is a file of the reference set, "embedded" the model that the program carries, and what begins with / a path.
- * Valid until the next call. */
+/* The path of a model: "llama" is a file of the reference set, "embedded" is the embedded model, and a name that begins
+ * with / is a path. The result is valid until the next call. */
 __attribute__((unused)) static const char *model_path(const char *name)
 {
     static char path[4096];
@@ -34,7 +34,7 @@ struct reference {
     float *logits; /* [tokens][vocabulary] */
 };
 
-/* False when there is no such file. */
+/* Returns false if the file is missing. */
 __attribute__((unused)) static bool reference_read(struct reference *out, const char *path)
 {
     FILE *file = fopen(path, "rb");
@@ -68,9 +68,9 @@ __attribute__((unused)) static void reference_free(struct reference *reference)
     free(reference->logits);
 }
 
-/* Opens under the smallest budget that works, which is what the refusal of a smaller one says, and some bytes more. It
- * moves from one try to the next, with what the process holds besides: stacks of threads that ended, and what they
- * allocated. */
+/* Opens a model under "more" bytes above the smallest budget that works. The error for a smaller budget names that one.
+ * The smallest budget changes between tries, because the process holds other memory, such as stacks of ended threads.
+ */
 __attribute__((unused)) static struct engine *open_above_smallest(const char *path, struct engine_options *options,
                                                                   uint64_t more)
 {
@@ -103,7 +103,7 @@ __attribute__((unused)) static bool copy_logits(void *context, size_t index, con
     return true;
 }
 
-/* Feeds tokens to a sequence from the position that it holds, in batches of at most "batch"; logits of all of them. */
+/* Feeds tokens to a sequence from its current position on, in batches of at most "batch". Writes the logits of all. */
 __attribute__((unused)) static void feed(struct engine *engine, uint32_t sequence, const int32_t *tokens, size_t count,
                                          size_t batch, float *logits)
 {
@@ -142,11 +142,11 @@ __attribute__((unused)) static int32_t greatest(const float *logits, size_t coun
     return (int32_t)best;
 }
 
-/* How far logits are from those of the reference. */
+/* The difference of logits from the reference. */
 struct distance {
     double most;             /* absolute difference */
-    double kl_mean, kl_most; /* of the reference's distribution to the other */
-    double top;              /* share of positions with the same best token, near ties left out */
+    double kl_mean, kl_most; /* KL divergence of the other distribution from the reference */
+    double top;              /* share of positions with the same best token, without near ties */
 };
 
 __attribute__((unused)) static struct distance measure(const float *reference, const float *logits, size_t rows,

@@ -1,5 +1,5 @@
-/* A model of the reference set as floats, and the same with each matrix divided by a power of two that its ".scale"
- * gives back: both have the same products to the last bit. Shared by the tests of both sides. */
+/* Makes a reference model in floats, and a copy with each matrix divided by a power of two, which its ".scale"
+ * restores. Both give the same products to the last bit. The tests of the CPU and of the GPU share this. */
 #ifndef HYPURA_TEST_SCALED_FILES_H
 #define HYPURA_TEST_SCALED_FILES_H
 
@@ -9,7 +9,7 @@
 
 #include "compute/compute.h"
 
-/* Matrices of products that have scales: not those of heads, tables, convolutions and routers. */
+/* Whether a matrix may have a scale. Those of heads, tables, convolutions and routers may not. */
 static bool may_scale(const struct gguf_tensor *tensor)
 {
     static const char *const kept[] = {"token_embd.weight", "ssm_conv1d.weight",   "attn_k_b.weight",

@@ -1,4 +1,4 @@
-/* LoRA adapters: beside the weights they give what a model with merged weights gives, from every tier. */
+/* LoRA adapters give the same results as a model with merged weights, from every tier. */
 #include "adapter_files.h"
 
 #include <unistd.h>
@@ -38,13 +38,14 @@ static double most_apart(const float *a, const float *b, size_t count)
 {
     double most = 0;
     for (size_t i = 0; i < count; i++) {
-        double apart = fabs((double)a[i] - b[i]); /* not by fmax, at which gcc 12 for Arm dies */
+        double apart = fabs((double)a[i] - b[i]); /* fmax crashes gcc 12 for Arm here */
         most = apart > most ? apart : most;
     }
     return most;
 }
 
-/* Matrices one by one and several as one, experts one by one and fused, shared ones, latent attention, delta nets. */
+/* The models have separate and fused matrices, separate and fused experts, shared experts, latent attention and delta
+ * nets. */
 static void equals_the_merged_model(void **state)
 {
     (void)state;
@@ -76,7 +77,7 @@ static void equals_the_merged_model(void **state)
     }
 }
 
-/* Two halves are a whole, and none of it nothing. */
+/* An adapter at scales 0.25 and 0.75 equals the same one at scale 1. At scale 0 it changes nothing. */
 static void scales_add_up(void **state)
 {
     (void)state;
@@ -110,7 +111,7 @@ static void assert_refused(const char *model, const char *adapter, const char *r
     options.adapter_count = 1;
     assert_int_not_equal(engine_open(&engine, model_path(model), &options, &test_error), HYPURA_OK);
     if (!strstr(test_error.message, reason))
-        fail_msg("\"%s\" does not say \"%s\"", test_error.message, reason);
+        fail_msg("the error \"%s\" does not contain \"%s\"", test_error.message, reason);
 }
 
 static void write_wrong(const char *name, const char *tensor, uint64_t columns, uint64_t rank, bool both)
@@ -131,7 +132,7 @@ static void write_wrong(const char *name, const char *tensor, uint64_t columns, 
     gguf_writer_destroy(writer);
 }
 
-static void wrong_files_are_refused(void **state)
+static void unsuitable_adapters_are_refused(void **state)
 {
     (void)state;
     write_files("llama", 4);
@@ -154,7 +155,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(equals_the_merged_model),
         cmocka_unit_test(scales_add_up),
-        cmocka_unit_test(wrong_files_are_refused),
+        cmocka_unit_test(unsuitable_adapters_are_refused),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -1,5 +1,5 @@
-/* Logits are a function of the file and the tokens: the same bits from every tier, thread count, reader, cache size and
- * way to cut a prompt into batches. */
+/* Logits depend only on the file and the tokens: the bits are the same for every tier, number of threads, reader, cache
+ * size and division of a prompt into batches. */
 #include "folder.h"
 #include "reference.h"
 
@@ -9,13 +9,13 @@
 #define PROMPT 24
 
 struct run {
-    bool limited; /* to the smallest budget, and "more" above it */
+    bool limited; /* to the smallest budget plus "more" */
     uint64_t more;
     size_t threads, batch;
     enum store_reader reader;
     enum tensor_type kv_type;
     uint32_t sequences;
-    uint32_t nodes; /* of memory; 0: as found */
+    uint32_t nodes; /* memory nodes; 0: the machine's */
 };
 
 static const struct run usual = {false, 0, 2, SIZE_MAX, STORE_READER_AUTO, TENSOR_F16, 1};
@@ -28,7 +28,7 @@ static const char *const models[] = {
 
 static size_t streamed; /* runs under a budget */
 
-/* So many nodes, each with all processors, whose memory is that of the first. */
+/* Simulates memory nodes, each with all processors. Their memory is that of the first node. */
 static const struct hardware_nodes *make_nodes(uint32_t count)
 {
     static struct hardware_nodes nodes;
@@ -67,7 +67,7 @@ static void prompt_of(int32_t *tokens, size_t count)
         tokens[i] = (int32_t)(random_next(&random) % 300);
 }
 
-/* Logits of a prompt and of three tokens after it, one by one. */
+/* The logits of a prompt and of three further tokens, fed one by one. */
 static float *run_prompt(const char *name, const struct run *run)
 {
     int32_t tokens[PROMPT + 3];
@@ -99,7 +99,7 @@ static void assert_same(const char *name, const float *expected, const struct ru
     model_close(model);
     float *logits = run_prompt(name, run);
     if (memcmp(expected, logits, bytes) != 0)
-        fail_msg("%s: other bits %s", name, what);
+        fail_msg("%s: the bits differ %s", name, what);
     free(logits);
 }
 
@@ -127,10 +127,10 @@ static void same_bits_from_every_budget(void **state)
     for (size_t m = 0; m < COUNT_OF(models); m++)
         check_budgets(models[m]);
     print_message("# %zu of %zu runs under a budget streamed\n", streamed, 4 * COUNT_OF(models));
-    assert_true(SANITIZED || streamed >= COUNT_OF(models)); /* the smallest models may fit in what is left to chance */
+    assert_true(SANITIZED || streamed >= COUNT_OF(models)); /* tiny models may fit in the slack */
 }
 
-/* Experts so large that they are begun while their last slice is on its way. */
+/* Experts so large that their computation begins while the last slice is still being read. */
 static void same_bits_from_large_experts(void **state)
 {
     (void)state;
@@ -179,7 +179,8 @@ static void same_bits_for_every_batch(void **state)
 static void same_bits_for_every_node(void **state)
 {
     (void)state;
-    static const char *const names[] = {"llama", "mixtral", "qwen3moe", "gpt-oss", "deepseek2-v3", "qwen3next", "embedded"};
+    static const char *const names[] = {"llama",        "mixtral",   "qwen3moe", "gpt-oss",
+                                        "deepseek2-v3", "qwen3next", "embedded"};
     for (size_t m = 0; m < COUNT_OF(names); m++) {
         float *expected = run_prompt(names[m], &usual);
         for (uint32_t nodes = 2; nodes <= 3; nodes++) {
@@ -212,7 +213,7 @@ static void same_bits_for_every_cache_type(void **state)
         }
 }
 
-/* Sequences that share batches do not see each other. */
+/* Sequences in the same batch do not affect each other. */
 static void check_sequences(const char *name)
 {
     float *expected = run_prompt(name, &usual);
@@ -224,7 +225,7 @@ static void check_sequences(const char *name)
     prompt_of(prompt, PROMPT);
     float *logits = calloc(9 * vocabulary, sizeof *logits);
     for (uint32_t step = 0; step < PROMPT / 3; step++) {
-        /* three tokens of sequence 1, then other tokens of 0 and 2 */
+        /* three tokens of sequence 1, among tokens of sequences 0 and 2 */
         int32_t tokens[6];
         uint32_t positions[6], sequences[6] = {0, 1, 1, 1, 2, 2};
         bool want[6];
@@ -240,14 +241,14 @@ static void check_sequences(const char *name)
         for (uint32_t i = 0; i < 3; i++)
             if (memcmp(engine_logits(engine, 1 + i), expected + (step * 3 + i) * vocabulary,
                        vocabulary * sizeof(float)) != 0)
-                fail_msg("%s: other bits beside other sequences, at position %u", name, step * 3 + i);
+                fail_msg("%s: the bits differ at position %u if other sequences are in the batch", name, step * 3 + i);
     }
     free(logits);
     free(expected);
     engine_close(engine);
 }
 
-static void sequences_are_apart(void **state)
+static void sequences_are_independent(void **state)
 {
     (void)state;
     static const char *const names[] = {"qwen3moe", "gemma2", "deepseek2-v3", "qwen3next"};
@@ -255,7 +256,7 @@ static void sequences_are_apart(void **state)
         check_sequences(names[m]);
 }
 
-/* What was read is forgotten from a position on, and read again. */
+/* Truncates a sequence and reads the removed tokens again. */
 static void check_going_back(const char *name)
 {
     float *expected = run_prompt(name, &usual);
@@ -269,25 +270,25 @@ static void check_going_back(const char *name)
     assert_true(engine_truncate(engine, 0, PROMPT / 2));
     feed(engine, 0, prompt + PROMPT / 2, PROMPT / 2, PROMPT, logits);
     if (memcmp(logits, expected + PROMPT / 2 * vocabulary, PROMPT / 2 * vocabulary * sizeof *logits) != 0)
-        fail_msg("%s: other bits after going back", name);
+        fail_msg("%s: the bits differ after going back", name);
     free(logits);
     free(expected);
     engine_close(engine);
 }
 
-/* Models with an indexer, whose prompt is longer than what it chooses: of the whole reference set. */
-static void same_bits_where_positions_are_chosen(void **state)
+/* Models with an indexer, of the whole reference set. Their prompts have more positions than the indexer chooses. */
+static void same_bits_with_chosen_positions(void **state)
 {
     (void)state;
     static const char *const names[] = {"glm-dsa", "hy-v4", "minimax-m3", "qwen4exp"};
     const char *folder = getenv("HYPURA_ORACLE");
     char path[4096];
-    for (size_t m = 0; folder && m < COUNT_OF(names); m++) { /* of the larger set, where it is */
+    for (size_t m = 0; folder && m < COUNT_OF(names); m++) { /* only with the whole set */
         snprintf(path, sizeof path, "%s/models/%s.gguf", folder, names[m]);
         check_budgets(path);
         check_batches(path);
         check_sequences(path);
-        if (strcmp(names[m], "qwen4exp") != 0) /* whose states go back to where they were kept only */
+        if (strcmp(names[m], "qwen4exp") != 0) /* its states can only go back to checkpoints */
             check_going_back(path);
     }
 }
@@ -300,8 +301,8 @@ int main(void)
         cmocka_unit_test(same_bits_for_every_batch),
         cmocka_unit_test(same_bits_for_every_node),
         cmocka_unit_test(same_bits_for_every_cache_type),
-        cmocka_unit_test(sequences_are_apart),
-        cmocka_unit_test(same_bits_where_positions_are_chosen),
+        cmocka_unit_test(sequences_are_independent),
+        cmocka_unit_test(same_bits_with_chosen_positions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,4 @@
-/* Tokens that are drafted change when a text comes, and nothing else. */
+/* Drafts change how fast a text comes, and nothing else. */
 #include "answer.h"
 #include "predicting_model.h"
 #include "reference.h"
@@ -8,7 +8,7 @@
 
 #include <unistd.h>
 
-#define LONGEST 1024 /* tokens of a prompt and its answer */
+#define LONGEST 1024 /* tokens of a prompt and its answer together */
 
 static struct engine *open_drafting(const char *name, uint32_t context, enum engine_drafting drafting,
                                     const char *draft)
@@ -37,10 +37,10 @@ static const struct vocabulary *vocabulary_of(const struct engine *engine)
     return vocabulary;
 }
 
-/* What a request asks for, beside its tokens. */
+/* A request's options besides its tokens. */
 struct wish {
     uint32_t max_tokens, break_after; /* break_after 0: never */
-    bool cancel;                      /* how it is broken off */
+    bool cancel;                      /* break off by cancelling */
     float temperature;
     const char *stop;
 };
@@ -80,16 +80,18 @@ static void assert_same_answer(const char *name, const struct answer *expected, 
 {
     if (expected->count != answer->count ||
         memcmp(expected->tokens, answer->tokens, answer->count * sizeof *answer->tokens) != 0)
-        fail_msg("%s: other tokens with drafts than without (%zu and %zu)", name, answer->count, expected->count);
+        fail_msg("%s: the tokens with drafts (%zu) differ from those without (%zu)", name, answer->count,
+                 expected->count);
     assert_int_equal(answer->result.reason, expected->result.reason);
     assert_int_equal(answer->result.generated_tokens, expected->result.generated_tokens);
     assert_int_equal(answer->result.cached_tokens, expected->result.cached_tokens);
     assert_true(answer->result.stop_string == expected->result.stop_string);
 }
 
-static uint64_t fed_to_small; /* tokens that passed the smaller model */
+static uint64_t fed_to_small; /* tokens fed to the smaller model */
 
-/* Two turns, of which the second begins with the first and its answer; returns the drafts that came true. */
+/* Compares answers with and without drafts in two turns; the second begins with the first and its answer. Returns the
+ * number of accepted drafts. */
 static uint64_t compare(const char *name, uint32_t context, size_t prompt, const struct wish *wish, const char *draft)
 {
     static struct answer expected[2], answer;
@@ -137,16 +139,16 @@ static void drafts_change_no_token(void **state)
     const struct wish greedy = {.max_tokens = 60, .temperature = 0}, sampled = {.max_tokens = 60, .temperature = 0.5f};
     for (size_t i = 0; i < COUNT_OF(models); i++) {
         if (compare(models[i], 256, 20, &greedy, NULL) == 0)
-            fail_msg("%s: no draft came true", models[i]);
+            fail_msg("%s: no draft was accepted", models[i]);
         compare(models[i], 256, 20, &sampled, NULL);
     }
-    compare("mamba-rms", 256, 20, &sampled, NULL); /* its text does not repeat itself */
+    compare("mamba-rms", 256, 20, &sampled, NULL); /* its text has no repeats */
 }
 
 #define KNOWN 20
 #define MORE 8
 
-/* Of a batch's drafts some come true, or none, or all; then the text goes on. At "chunk" tokens a batch, and with the
+/* Accepts some, none or all of a batch's drafts, then continues the text and compares the bits. streamed: with the
  * smallest budget. */
 static void check_going_back(const char *name, bool streamed)
 {
@@ -191,18 +193,19 @@ static void check_going_back(const char *name, bool streamed)
             assert_int_equal(engine_positions(engine, 0), now);
             feed(engine, 0, tokens + now, MORE, 3, logits);
             if (memcmp(logits, expected + now * vocabulary, MORE * vocabulary * sizeof *logits) != 0)
-                fail_msg("%s: other bits after %u of %u drafts from position %u came true", name, right, most, start);
+                fail_msg("%s: the bits differ after %u of %u drafts from position %u were accepted", name, right, most,
+                         start);
         }
     free(expected);
     free(logits);
     engine_close(engine);
 }
 
-static void states_go_back_to_where_a_draft_was_wrong(void **state)
+static void states_go_back_to_the_first_wrong_draft(void **state)
 {
     (void)state;
     static const char *const models[] = {"llama", "gemma2", "mamba-rms", "qwen3next", "qwen35"};
-    /* Of the whole reference set: all kinds of states. */
+    /* With the whole reference set, all kinds of states. */
     static const char *const further[] = {"mamba",     "mamba2",   "falcon-h1", "jamba", "lfm2",
                                           "deepseek4", "qwen4exp", "kimi-k3",   "hy-v4", "bailingmoe3"};
     const char *folder = getenv("HYPURA_ORACLE");
@@ -216,17 +219,17 @@ static void states_go_back_to_where_a_draft_was_wrong(void **state)
     }
 }
 
-static void drafts_leave_windows_whole(void **state)
+static void drafts_keep_windows_intact(void **state)
 {
     (void)state;
     const struct wish greedy = {.max_tokens = 40, .temperature = 0};
     static const char *const models[] = {"gemma2", "gpt-oss"};
     for (size_t i = 0; i < COUNT_OF(models); i++)
         if (compare(models[i], 900, 700, &greedy, NULL) == 0)
-            fail_msg("%s: no draft came true", models[i]);
+            fail_msg("%s: no draft was accepted", models[i]);
 }
 
-static void an_end_within_drafts_is_where_it_was(void **state)
+static void drafts_do_not_move_the_end_of_an_answer(void **state)
 {
     (void)state;
     const struct wish wishes[] = {{.max_tokens = 1},
@@ -239,7 +242,7 @@ static void an_end_within_drafts_is_where_it_was(void **state)
                                   {.max_tokens = 100, .stop = "the"}};
     for (size_t i = 0; i < COUNT_OF(wishes); i++)
         compare("embedded", 256, 12, &wishes[i], NULL);
-    /* Until the context is full. */
+    /* Answers that end when the context is full. */
     static struct answer with, without;
     int32_t tokens[20];
     prompt_of(tokens, COUNT_OF(tokens));
@@ -261,13 +264,13 @@ static void a_smaller_model_drafts(void **state)
     (void)state;
     const struct wish greedy = {.max_tokens = 60, .temperature = 0}, sampled = {.max_tokens = 60, .temperature = 0.5f};
     uint64_t accepted = compare("q-llama-Q8_0", 256, 20, &greedy, "q-llama-Q4_K_M");
-    /* It is the same model but for its rounding: most of 118 tokens. */
+    /* The two models differ only in rounding, so most of the 118 tokens are drafted right. */
     if (accepted < 60)
-        fail_msg("%llu drafts came true", (unsigned long long)accepted);
+        fail_msg("only %llu drafts were accepted", (unsigned long long)accepted);
     compare("q-llama-Q8_0", 256, 20, &sampled, "q-llama-Q4_K_M");
 }
 
-/* A block of random weights foresees nothing; one that does (test_predict.c) is believed. */
+/* A block of random weights predicts nothing. Drafts of one that predicts right (see test_predict.c) are accepted. */
 static void a_block_drafts(void **state)
 {
     (void)state;
@@ -280,13 +283,13 @@ static void a_block_drafts(void **state)
         compare(path, 256, 20, &greedy, NULL);
         compare(path, 256, 20, &sampled, NULL);
     }
-    compare(path, 900, 700, &greedy, NULL); /* windows */
+    compare(path, 900, 700, &greedy, NULL); /* the last model has windows */
     make_predicting(path, model_path("mixtral"), PREDICTION_TRUE);
     uint64_t accepted = compare(path, 256, 20, &sampled, NULL);
     if (accepted < 30)
-        fail_msg("%llu drafts came true", (unsigned long long)accepted);
+        fail_msg("only %llu drafts were accepted", (unsigned long long)accepted);
     unlink(path);
-    /* Those of the whole reference set, where it is there. */
+    /* The reference set's models with blocks, if the whole set is present. */
     static const char *const reference[] = {
         "bailingmoe2", "exaone-moe",           "glm4moe-nextn",     "mimo2",
         "step35",      "nemotron-h-moe-nextn", "bailingmoe3-nextn", "qwen4exp-nextn"};
@@ -298,7 +301,8 @@ static void a_block_drafts(void **state)
     }
 }
 
-/* With its block, and as little memory as lets it stream so; with a sanitizer a budget leaves too much to chance. */
+/* Opens a model with its block and the smallest budget for a mode. With sanitizers, any mode will do, since budgets are
+ * inexact. */
 static struct engine *open_in_mode(const char *path, struct engine_options *options, enum plan_mode mode)
 {
     for (uint64_t more = 0; more < 4 << 20; more += 32 << 10) {
@@ -307,7 +311,7 @@ static struct engine *open_in_mode(const char *path, struct engine_options *opti
             return engine;
         engine_close(engine);
     }
-    fail_msg("%s: no budget lets it stream so, with its block", path);
+    fail_msg("%s: no budget gives this mode with the block", path);
     return NULL;
 }
 
@@ -328,7 +332,7 @@ static void turn_about(struct engine *engine, struct answer answers[2])
         struct generation_request request = {
             .tokens = tokens[i], .count = 20 + 20 * i, .max_tokens = 30 + 40 * (uint32_t)i, .ignore_end = true};
         submit_for(&answers[i], generator, request);
-        for (int step = 0; step < 5; step++) /* the other one joins, and outlasts it */
+        for (int step = 0; step < 5; step++) /* the second answer joins later and lasts longer */
             generator_step(generator);
     }
     while (generator_step(generator))
@@ -338,8 +342,8 @@ static void turn_about(struct engine *engine, struct answer answers[2])
     generator_destroy(generator);
 }
 
-/* Where nearly all of a dense model streams, too: apart from it. */
-static void a_block_drafts_where_all_streams(void **state)
+/* Also if nearly all of a dense model streams. The block runs outside the order of streaming tensors. */
+static void a_block_drafts_if_everything_streams(void **state)
 {
     (void)state;
     static struct answer expected, found;
@@ -373,7 +377,7 @@ static void a_block_drafts_where_all_streams(void **state)
     unlink(path);
 }
 
-/* Two answers at a time, from experts that stream. */
+/* Two answers at the same time, with experts that stream. */
 static void a_block_drafts_for_sequences_in_turn(void **state)
 {
     (void)state;
@@ -406,7 +410,7 @@ static void a_block_drafts_for_sequences_in_turn(void **state)
     unlink(path);
 }
 
-/* It goes back to before its drafts, not to the beginning. */
+/* The smaller model goes back to the state before its drafts, not to the beginning. */
 static void a_smaller_model_with_states_drafts(void **state)
 {
     (void)state;
@@ -415,13 +419,13 @@ static void a_smaller_model_with_states_drafts(void **state)
     for (size_t i = 0; i < COUNT_OF(models); i++) {
         uint64_t accepted = compare(models[i], 256, 20, &greedy, models[i]);
         if (accepted < 60)
-            fail_msg("%s: %llu drafts came true", models[i], (unsigned long long)accepted);
+            fail_msg("%s: only %llu drafts were accepted", models[i], (unsigned long long)accepted);
         compare(models[i], 256, 20, &sampled, models[i]);
         assert_in_range(fed_to_small, 140, 2 * 140 * 2);
     }
 }
 
-/* Also in a plan without loading. */
+/* Also in a plan that is made without loading the model. */
 static void a_smaller_model_is_planned_for(void **state)
 {
     (void)state;
@@ -450,7 +454,7 @@ static uint64_t planned_overhead(const char *path, const struct engine_options *
     struct hardware hardware;
     struct model *model;
     struct plan *plan;
-    memory_give_back(); /* what others left is not its */
+    memory_give_back(); /* memory that other tests left must not count */
     assert_ok(model_open(&model, path, &test_error));
     assert_ok(hardware_detect(&hardware, path, &test_error));
     assert_ok(engine_plan_only(&plan, model, &hardware, options, &test_error));
@@ -460,7 +464,7 @@ static uint64_t planned_overhead(const char *path, const struct engine_options *
     return bytes;
 }
 
-/* And that with what opening counts: its vocabulary, too. */
+/* The plan also counts the smaller model's vocabulary, as opening does. */
 static void a_smaller_model_is_planned_for_with_its_vocabulary(void **state)
 {
     (void)state;
@@ -485,7 +489,7 @@ static void a_smaller_model_is_planned_for_with_its_vocabulary(void **state)
     uint64_t opened = engine_plan(engine)->overhead_bytes;
     printf("# without %llu, planned %llu, opened %llu MiB\n", (unsigned long long)(without / mib),
            (unsigned long long)(planned / mib), (unsigned long long)(opened / mib));
-    if (!SANITIZED) /* what was freed is given back late there */
+    if (!SANITIZED) /* sanitizers return freed memory late */
         assert_in_range(planned, opened - 4 * mib, opened + 4 * mib);
     engine_close(engine);
     unlink(path);
@@ -511,7 +515,7 @@ static void a_model_that_cannot_draft_is_refused(void **state)
         assert_int_not_equal(engine_open(&engine, model_path("llama"), &options, &test_error), HYPURA_OK);
         if (!strstr(test_error.message, wrong[i].says))
             fail_msg("%s: %s", wrong[i].draft, test_error.message);
-        /* Or it runs without. */
+        /* If drafting is optional, the model runs without it. */
         options.draft_optional = true;
         assert_ok(engine_open(&engine, model_path("llama"), &options, &test_error));
         assert_null(engine_draft_model(engine));
@@ -519,7 +523,7 @@ static void a_model_that_cannot_draft_is_refused(void **state)
     }
 }
 
-/* Then no memory is taken for what states would need. */
+/* Without drafting, no memory is reserved for going back in states. */
 static void without_drafting_states_need_nothing(void **state)
 {
     (void)state;
@@ -538,10 +542,10 @@ static void without_drafting_states_need_nothing(void **state)
     engine_close(engine);
 }
 
-/* ---- how many are drafted ------------------------------------------------------------------------------------------
+/* ---- the number of drafts ------------------------------------------------------------------------------------------
  */
 
-/* 1 2 3 4 again and again: all of it can be drafted. */
+/* Drafts after a text that repeats 1 2 3 4, all of which can be drafted. Returns their number. */
 static uint32_t drafts(struct drafter *drafter)
 {
     int32_t tokens[64], out[DRAFT_MOST];
@@ -553,10 +557,10 @@ static uint32_t drafts(struct drafter *drafter)
     return count;
 }
 
-static uint32_t drafted; /* in the last "learn" */
+static uint32_t drafted; /* total drafts of the last call of learn */
 
-/* Passes of a millisecond, in which all drafts come true or none, and each takes so long; returns the most drafts of
- * the last two. */
+/* Simulates passes of a millisecond in which all or none of the drafts are accepted. Each draft adds "further"
+ * nanoseconds. Returns the larger number of drafts of the last two passes. */
 static uint32_t learn(struct drafter *drafter, int passes, bool come_true, uint64_t further)
 {
     uint32_t count = 0, before = 0;
@@ -570,35 +574,35 @@ static uint32_t learn(struct drafter *drafter, int passes, bool come_true, uint6
     return MAX(count, before);
 }
 
-static void as_many_are_drafted_as_pay(void **state)
+static void the_number_of_drafts_follows_their_gain(void **state)
 {
     (void)state;
     struct engine *engine = open_drafting("llama", 256, DRAFTING_AUTO, NULL);
     struct drafter *drafter;
     assert_ok(drafter_create(&drafter, engine, &test_error));
     for (int i = 0; i < 4; i++) {
-        assert_int_equal(drafts(drafter), 0); /* nothing is known of what a pass takes, or too little */
+        assert_int_equal(drafts(drafter), 0); /* too few passes were timed */
         drafter_learn(drafter, 0, 1000000);
     }
     assert_true(drafts(drafter) > 0);
-    /* Further tokens that cost next to nothing, and come true. */
+    /* Drafts cost almost nothing and are accepted. */
     assert_int_equal(learn(drafter, 40, true, 1000), 7);
-    /* They take as long as a pass of their own, and a tenth more: then there is nothing to be won, but it is tried
-     * again as often as costs a hundredth. */
+    /* A draft takes a tenth longer than a pass, so drafting cannot gain. It is only retried, at a cost of at most a
+     * hundredth of the time. */
     learn(drafter, 200, true, 1100000);
     learn(drafter, 2000, true, 1100000);
     assert_in_range(drafted, 1, 200);
-    /* Cheap again, but none comes true. */
+    /* Drafts are cheap again, but none is accepted. */
     learn(drafter, 2000, false, 200000);
     learn(drafter, 1000, false, 200000);
     assert_in_range(drafted, 1, 150);
-    /* They come true: soon there are many. */
+    /* Drafts are accepted: soon there are many. */
     assert_int_equal(learn(drafter, 400, true, 100000), 7);
     drafter_destroy(drafter);
     engine_close(engine);
 }
 
-static void what_does_not_repeat_is_not_drafted(void **state)
+static void text_without_repeats_is_not_drafted(void **state)
 {
     (void)state;
     struct engine *engine = open_drafting("llama", 256, DRAFTING_ON, NULL);
@@ -608,7 +612,7 @@ static void what_does_not_repeat_is_not_drafted(void **state)
     assert_int_equal(drafter_propose(drafter, 0, tokens, COUNT_OF(tokens), 7, out), 0);
     assert_int_equal(drafter_propose(drafter, 0, tokens, 1, 7, out), 0);
     assert_int_equal(drafter_propose(drafter, 0, tokens, COUNT_OF(tokens), 0, out), 0);
-    /* The longer match wins over the later one. */
+    /* A longer match wins over a later one. */
     int32_t twice[] = {7, 1, 2, 50, 9, 2, 60, 7, 1, 2};
     assert_int_equal(drafter_propose(drafter, 0, twice, COUNT_OF(twice), 2, out), 2);
     assert_int_equal(out[0], 50);
@@ -620,19 +624,19 @@ static void what_does_not_repeat_is_not_drafted(void **state)
 int main(void)
 {
     static const struct CMUnitTest tests[] = {cmocka_unit_test(drafts_change_no_token),
-                                              cmocka_unit_test(states_go_back_to_where_a_draft_was_wrong),
-                                              cmocka_unit_test(drafts_leave_windows_whole),
-                                              cmocka_unit_test(an_end_within_drafts_is_where_it_was),
+                                              cmocka_unit_test(states_go_back_to_the_first_wrong_draft),
+                                              cmocka_unit_test(drafts_keep_windows_intact),
+                                              cmocka_unit_test(drafts_do_not_move_the_end_of_an_answer),
                                               cmocka_unit_test(a_smaller_model_drafts),
                                               cmocka_unit_test(a_block_drafts),
-                                              cmocka_unit_test(a_block_drafts_where_all_streams),
+                                              cmocka_unit_test(a_block_drafts_if_everything_streams),
                                               cmocka_unit_test(a_block_drafts_for_sequences_in_turn),
                                               cmocka_unit_test(a_smaller_model_with_states_drafts),
                                               cmocka_unit_test(a_smaller_model_is_planned_for),
                                               cmocka_unit_test(a_smaller_model_is_planned_for_with_its_vocabulary),
                                               cmocka_unit_test(a_model_that_cannot_draft_is_refused),
                                               cmocka_unit_test(without_drafting_states_need_nothing),
-                                              cmocka_unit_test(as_many_are_drafted_as_pay),
-                                              cmocka_unit_test(what_does_not_repeat_is_not_drafted)};
+                                              cmocka_unit_test(the_number_of_drafts_follows_their_gain),
+                                              cmocka_unit_test(text_without_repeats_is_not_drafted)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,5 @@
-/* Drafting is never slower than not drafting, whatever drafts cost and however few come true: simulated passes. */
+/* Drafting never costs noticeable speed, whatever drafts cost and however few are accepted. The passes are simulated.
+ */
 #include "test.h"
 
 #include "core/core.h"
@@ -7,20 +8,20 @@
 #include <math.h>
 
 struct scenario {
-    double further;   /* of a pass, for each draft */
-    double true_part; /* of the drafts */
-    double noise;     /* of the times: a deviation of their logarithm */
-    double displaced; /* of a pass, which the next one takes longer for each draft */
+    double further;   /* time of a draft, in passes */
+    double true_part; /* share of drafts that are right */
+    double noise;     /* standard deviation of the logarithm of times */
+    double displaced; /* time that a draft adds to the next pass, in passes */
 };
 
-/* Lengths of matches as texts have them: mostly short. */
+/* A random length of a match, mostly short as in real texts. */
 static uint32_t kind_of_match(struct random *random)
 {
     static const uint8_t kinds[] = {0, 0, 0, 1, 1, 2, 3, 4, 5};
     return kinds[random_next(random) % COUNT_OF(kinds)];
 }
 
-/* So many tokens more; returns the speed over that without drafts. */
+/* Simulates the given number of tokens. Returns the speed as a multiple of that without drafts. */
 static double go_on(struct draft_choice *choice, const struct scenario *s, struct random *random, uint32_t tokens)
 {
     double time = 0, behind = 0;
@@ -76,13 +77,14 @@ static void drafts_never_cost_speed(void **state)
                     double ratio = speed(&s, tokens);
                     worst = MIN(worst, ratio);
                     if (ratio < 0.98)
-                        fail_msg("each draft %.2f of a pass (%.1f more later), %.2f come true, noise %.2f: %.3f",
+                        fail_msg("a draft takes %.2f passes and adds %.1f to the next, %.2f are right, noise %.2f: the "
+                                 "speed is %.3f of that without drafts",
                                  s.further, s.displaced, s.true_part, s.noise, ratio);
                 }
-    print_message("# the worst of all: %.3f of the speed without drafts\n", worst);
+    print_message("# the worst case: %.3f of the speed without drafts\n", worst);
 }
 
-static void what_pays_is_drafted(void **state)
+static void drafts_that_pay_are_made(void **state)
 {
     (void)state;
     const struct scenario cheap = {0.05, 0.9, 0.1, 0}, streamed = {0.3, 0.9, 0.3, 0};
@@ -90,7 +92,7 @@ static void what_pays_is_drafted(void **state)
     assert_true(speed(&streamed, 1000) > 1.3);
 }
 
-/* What was won is not all lost again when the text changes. */
+/* When the text changes, the time gained before is not lost again. */
 static void drafting_stops_when_it_stops_paying(void **state)
 {
     (void)state;
@@ -107,7 +109,7 @@ static void drafting_stops_when_it_stops_paying(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(drafts_never_cost_speed),
-                                       cmocka_unit_test(what_pays_is_drafted),
+                                       cmocka_unit_test(drafts_that_pay_are_made),
                                        cmocka_unit_test(drafting_stops_when_it_stops_paying)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

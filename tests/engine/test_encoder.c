@@ -1,4 +1,5 @@
-/* Embeddings: small encoders against llama.cpp's vectors, from every tier, and those of models that write. */
+/* Embeddings of small encoders, from every tier, compared with llama.cpp's vectors; and embeddings of models that
+ * generate text. */
 #include "copy_model.h"
 #include "folder.h"
 #include "reference.h"
@@ -7,7 +8,8 @@
 
 #include <jansson.h>
 
-/* The reference looks GELU up in a table of half-precision numbers; scores of random classifiers make more of that. */
+/* The reference takes GELU from a table of half-precision numbers. The scores of random classifiers amplify the error.
+ */
 static const struct {
     const char *name;
     double tolerance;
@@ -63,7 +65,7 @@ static void agree_with_the_reference(void **state)
         assert_non_null(reference);
         struct engine *engine = open_model(encoder_path(encoders[e].name, ".gguf"), false, 0);
         struct engine *streaming = open_model(encoder_path(encoders[e].name, ".gguf"), true, 0);
-        /* A sanitizer's own memory makes the smallest budget one that these models fit in; some are tiny. */
+        /* Sanitizers raise the smallest budget so far that these models fit in it, and some models are tiny. */
         assert_true(SANITIZED || model_bytes(engine_model(streaming)) < 256 << 10 ||
                     engine_plan(streaming)->mode != PLAN_FULL_RESIDENT);
         size_t i;
@@ -94,7 +96,7 @@ static void append(struct token_array *tokens, const struct vocabulary *vocabula
     assert_ok(vocabulary_tokenize(vocabulary, text, strlen(text), 0, tokens, &test_error));
 }
 
-/* The pair as a file's vocabulary is given it, which may have a template. */
+/* Expects the tokens of a pair for the file's vocabulary and template. */
 static void expect_pair(const struct gguf *file, const int32_t special[3], size_t count)
 {
     static const char query[] = "the big [SEP] model", text[] = "hello {query} world";
@@ -114,8 +116,8 @@ static void expect_pair(const struct gguf *file, const int32_t special[3], size_
     vocabulary_close(vocabulary);
 }
 
-/* No special token comes from what a user wrote, and no place from what is put into one. */
-static void a_pair_has_its_special_tokens_only(void **state)
+/* Text from users yields no special tokens, and inserted text is not searched for placeholders. */
+static void a_pair_has_only_its_special_tokens(void **state)
 {
     (void)state;
     struct gguf *file;
@@ -140,7 +142,7 @@ static void a_pair_has_its_special_tokens_only(void **state)
     gguf_close(file);
 }
 
-static void judges_give_no_vectors(void **state)
+static void classifiers_give_no_vectors(void **state)
 {
     (void)state;
     const int32_t tokens[] = {2, 6, 3};
@@ -167,7 +169,7 @@ static void a_token_sees_what_follows(void **state)
     engine_close(engine);
 }
 
-static void encoders_write_no_text(void **state)
+static void encoders_generate_no_text(void **state)
 {
     (void)state;
     struct engine *engine = open_model(encoder_path("nomic-bert", ".gguf"), false, 0);
@@ -186,7 +188,7 @@ static void encoders_write_no_text(void **state)
     engine_close(engine);
 }
 
-/* A model that writes gives embeddings too, and how the text was cut changes nothing. */
+/* A model that generates text also gives embeddings, which do not depend on the division into batches. */
 static void any_model_embeds(void **state)
 {
     (void)state;
@@ -209,10 +211,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(agree_with_the_reference),
-        cmocka_unit_test(judges_give_no_vectors),
-        cmocka_unit_test_setup_teardown(a_pair_has_its_special_tokens_only, make_folder, remove_folder),
+        cmocka_unit_test(classifiers_give_no_vectors),
+        cmocka_unit_test_setup_teardown(a_pair_has_only_its_special_tokens, make_folder, remove_folder),
         cmocka_unit_test(a_token_sees_what_follows),
-        cmocka_unit_test(encoders_write_no_text),
+        cmocka_unit_test(encoders_generate_no_text),
         cmocka_unit_test(any_model_embeds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,11 +1,10 @@
-/* What the engine promises besides the right logits: errors that leave everything as it was, going back, cancelling,
- * traces, budgets. */
+/* The engine apart from its logits: errors that leave everything unchanged, going back, cancelling, traces, budgets. */
 #include "folder.h"
 #include "reference.h"
 
 #include "hw/hw.h"
-#include "tools/synth.h"
 #include "store/trace.h"
+#include "tools/synth.h"
 
 #include <sys/wait.h>
 #include <unistd.h>
@@ -37,11 +36,11 @@ static void refuse(struct engine *engine, const struct engine_batch *batch, cons
     uint32_t before = engine_positions(engine, 0);
     assert_int_equal(engine_forward(engine, batch, &test_error), HYPURA_ERROR_ARGUMENT);
     if (!strstr(test_error.message, word))
-        fail_msg("'%s' does not say '%s'", test_error.message, word);
+        fail_msg("the error '%s' does not contain '%s'", test_error.message, word);
     assert_int_equal(engine_positions(engine, 0), before);
 }
 
-static void refuses_what_makes_no_sense(void **state)
+static void refuses_invalid_batches(void **state)
 {
     (void)state;
     struct engine *engine = open_model("llama", 64, 2);
@@ -106,17 +105,17 @@ static void names_files_that_are_not_models(void **state)
     assert_int_equal(engine_open(&engine, model_path("llama"), &options, &test_error), HYPURA_ERROR_MEMORY);
     assert_non_null(strstr(test_error.message, "smallest"));
     engine_default_options(&options);
-    options.kv_type = TENSOR_Q8_0; /* heads of 48 are not whole blocks of 32 */
+    options.kv_type = TENSOR_Q8_0; /* heads of 48 do not fill blocks of 32 */
     assert_int_equal(engine_open(&engine, model_path("qwen3"), &options, &test_error), HYPURA_ERROR_UNSUPPORTED);
     engine_default_options(&options);
-    options.cache_policy = "newest"; /* also where nothing streams */
+    options.cache_policy = "newest"; /* an error even if nothing streams */
     assert_int_equal(engine_open(&engine, model_path("llama"), &options, &test_error), HYPURA_ERROR_ARGUMENT);
     assert_non_null(strstr(test_error.message, "lru"));
     assert_null(engine);
 }
 
-/* One token uses its number of experts in each layer, and is told of once. */
-static void tells_which_experts_were_used(void **state)
+/* One token uses the expected number of experts in each layer, and is counted once. */
+static void reports_which_experts_were_used(void **state)
 {
     (void)state;
     struct engine *engine = open_model("qwen3moe", 64, 1);
@@ -141,7 +140,7 @@ static void tells_which_experts_were_used(void **state)
     engine_close(engine);
 }
 
-/* The least growth over some rounds, since the allocator settles in the first. */
+/* Memory does not grow. Takes the least growth of several rounds, since the allocator settles in the first ones. */
 static void leaves_nothing_behind(void **state)
 {
     (void)state;
@@ -180,7 +179,7 @@ static void forgets_and_continues(void **state)
         fill(others, 20, 2);
         float *expected = calloc(40 * vocabulary, sizeof *expected), *again = calloc(40 * vocabulary, sizeof *again);
         feed(engine, 0, tokens, 40, 16, expected);
-        assert_true(engine_truncate(engine, 0, 0)); /* nothing is left to remember */
+        assert_true(engine_truncate(engine, 0, 0)); /* start from an empty sequence */
         feed(engine, 0, tokens, 20, 16, again);
         feed(engine, 0, others, 20, 16, again);
         assert_true(engine_truncate(engine, 0, 40));
@@ -195,7 +194,7 @@ static void forgets_and_continues(void **state)
     }
 }
 
-/* A sliding window's ring has forgotten what lies far behind; then the sequence is cleared and that is said. */
+/* A sliding window's ring no longer has distant positions. Going back to them clears the sequence and reports that. */
 static void windows_go_back_a_little(void **state)
 {
     (void)state;
@@ -286,7 +285,7 @@ static void records_the_routing(void **state)
     assert_int_equal(trace->shape.layer_count, 2);
     assert_int_equal(trace->shape.experts, 10);
     assert_int_equal(trace->shape.used, 3);
-    for (size_t t = 0; t < 2 * 5; t++) { /* three different experts a token */
+    for (size_t t = 0; t < 2 * 5; t++) { /* three different experts per token */
         const uint16_t *chosen = trace->passes[0].experts + 3 * t;
         assert_true(chosen[0] < 10 && chosen[1] < 10 && chosen[2] < 10);
         assert_true(chosen[0] != chosen[1] && chosen[0] != chosen[2] && chosen[1] != chosen[2]);
@@ -298,8 +297,8 @@ static void records_the_routing(void **state)
 
 /* ---- budgets ----------------------------------------------------------------------------------------------------- */
 
-#if !SANITIZED /* what is resident there is the sanitizer's */
-/* In a process of its own, since memory that was ever touched counts. */
+#if !SANITIZED /* sanitizers add resident memory of their own */
+/* Runs in a separate process, since the peak counts all memory ever touched. */
 static void hold_the_budget(uint64_t budget)
 {
     struct engine_options options;
@@ -357,7 +356,7 @@ static bool ignore_logits(void *context, size_t index, const float *logits)
     return true;
 }
 
-/* Bytes that a prompt of 20 tokens reads. */
+/* The bytes that a prompt of 20 tokens reads. */
 static uint64_t prompt_reads(struct engine *engine, bool all)
 {
     struct engine_statistics before, after;
@@ -380,7 +379,7 @@ static uint64_t prompt_reads(struct engine *engine, bool all)
     return after.store.bytes_read - before.store.bytes_read;
 }
 
-/* Where the output matrix streams, a pass that wants many logits reads it no more often than one that wants few. */
+/* If the output matrix streams, a pass reads it once, whether it wants many logits or few. */
 static void many_logits_read_the_output_matrix_once(void **state)
 {
     (void)state;
@@ -404,8 +403,8 @@ static void many_logits_read_the_output_matrix_once(void **state)
     engine_close(engine);
 }
 
-/* A dense model of which a part stays gives up of it what a smaller budget wants, and answers the same. */
-static void what_stays_makes_room(void **state)
+/* If the budget shrinks, a dense model gives up part of its pinned weights, and answers the same. */
+static void pinned_weights_make_room_for_a_smaller_budget(void **state)
 {
     (void)state;
     struct engine_options options;
@@ -419,7 +418,7 @@ static void what_stays_makes_room(void **state)
     float *expected = calloc(40 * vocabulary, sizeof *expected), *logits = calloc(40 * vocabulary, sizeof *logits);
     feed(engine, 0, tokens, 40, 20, expected);
     engine_close(engine);
-    /* It leaves some room for chance, where a part of the weights stays. */
+    /* If part of the weights stays, the smallest budget has some slack. */
     engine = open_smallest(model_path("phi3-longrope"), &options);
     assert_true(SANITIZED || engine_plan(engine)->table_bytes);
     if (engine_plan(engine)->table_bytes) {
@@ -471,18 +470,18 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
 #if !SANITIZED
-        cmocka_unit_test(stays_within_the_budget), /* first: what other tests leave behind counts too */
+        cmocka_unit_test(stays_within_the_budget), /* must be first: memory that other tests leave counts, too */
 #endif
-        cmocka_unit_test(refuses_what_makes_no_sense),
+        cmocka_unit_test(refuses_invalid_batches),
         cmocka_unit_test(names_files_that_are_not_models),
-        cmocka_unit_test(tells_which_experts_were_used),
+        cmocka_unit_test(reports_which_experts_were_used),
         cmocka_unit_test(leaves_nothing_behind),
         cmocka_unit_test(forgets_and_continues),
         cmocka_unit_test(windows_go_back_a_little),
         cmocka_unit_test(a_stopped_batch_never_happened),
         cmocka_unit_test(records_the_routing),
         cmocka_unit_test_setup_teardown(many_logits_read_the_output_matrix_once, make_folder, remove_folder),
-        cmocka_unit_test(what_stays_makes_room),
+        cmocka_unit_test(pinned_weights_make_room_for_a_smaller_budget),
         cmocka_unit_test(budgets_move_while_running),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,4 +1,4 @@
-/* Several answers at once have the tokens that each has alone, also where they share too little room for all. */
+/* Several answers at once have the same tokens as each alone, even if the shared room is too small for all of them. */
 #include "answer.h"
 #include "reference.h"
 
@@ -21,7 +21,7 @@ static void submit_with(struct generator *generator, struct answer *answer, int 
     options.repeat_penalty = 1.1f;
     *answer = (struct answer){.left = left};
     assert_ok(sampler_create(&answer->sampler, &options, 6144, &test_error));
-    /* One of them until the context is full. */
+    /* Answer 2 goes on until the context is full. */
     struct generation_request request = {.tokens = prompt,
                                          .count = (size_t)(8 + 5 * number),
                                          .max_tokens = number == 2 ? 0 : (uint32_t)(150 - 20 * number),
@@ -90,7 +90,7 @@ static void check_shared_room(enum tensor_type type)
         most_at_once = MAX(most_at_once, at_once);
     }
     assert_true(most_at_once > 1);
-    if (!SANITIZED) /* the cache of keys and values stays in its bounds, as does the pool */
+    if (!SANITIZED) /* the KV cache and the pool stay within their limits */
         assert_true(memory_resident_bytes() <=
                     before + engine_plan(engine)->kv_bytes + engine_plan(engine)->pool_bytes + (2 << 20));
     for (int i = 0; i < ANSWERS; i++) {
@@ -110,10 +110,10 @@ static void answers_share_room(void **state)
 {
     (void)state;
     check_shared_room(TENSOR_F16);
-    check_shared_room(TENSOR_Q8_0); /* whose blocks are no whole pages */
+    check_shared_room(TENSOR_Q8_0); /* its blocks are not whole pages */
 }
 
-static void more_than_the_room_is_refused(void **state)
+static void batches_beyond_the_room_are_refused(void **state)
 {
     (void)state;
     struct engine *engine = open_shared("embedded", ANSWERS, true, TENSOR_F16);
@@ -128,7 +128,7 @@ static void more_than_the_room_is_refused(void **state)
     struct engine_batch batch = {.count = 1, .tokens = tokens, .positions = &position, .sequences = &first};
     assert_int_equal(engine_forward(engine, &batch, &test_error), HYPURA_ERROR_MEMORY);
     assert_int_equal(engine_positions(engine, 0), PLAN_KV_BLOCK);
-    /* What another gives up is there. */
+    /* Room that another sequence gives up can be used. */
     assert_true(engine_truncate(engine, 1, 0));
     assert_ok(engine_forward(engine, &batch, &test_error));
     free(logits);
@@ -148,8 +148,9 @@ static void *look(void *context)
     return NULL;
 }
 
-/* A batch ends for those who have left, but for nobody who waits, and the next one is as ever. */
-static void what_nobody_waits_for_ends_within_a_batch(void **state)
+/* A batch ends early if its only client has left, but not if another client still waits. Later batches are unaffected.
+ */
+static void answers_without_clients_end_within_a_batch(void **state)
 {
     (void)state;
     static struct answer alone, left, beside;
@@ -176,7 +177,7 @@ static void what_nobody_waits_for_ends_within_a_batch(void **state)
     assert_int_equal(beside.count, alone.count);
     assert_memory_equal(beside.tokens, alone.tokens, alone.count * sizeof *alone.tokens);
     sampler_destroy(left.sampler);
-    /* And nothing is taken back that somebody else cancelled. */
+    /* This does not undo a cancel by the engine's user. */
     engine_cancel(engine, true);
     for (int i = 0; i < 2; i++) {
         submit_with(looking.generator, &left, i, true);
@@ -194,10 +195,10 @@ static void what_nobody_waits_for_ends_within_a_batch(void **state)
     engine_close(engine);
 }
 
-#define SHIFTED 128u /* positions that an answer has to itself */
+#define SHIFTED 128u /* positions per answer */
 #define KEPT 9u
 
-/* Likeliest tokens, so that nothing but the text at hand decides what follows. */
+/* Chooses the likeliest tokens, so that the answer depends only on the text. */
 static void answer_to(const struct engine *engine, struct generator *generator, struct answer *answer,
                       struct generation_request request)
 {
@@ -216,7 +217,7 @@ static void answer_to(const struct engine *engine, struct generator *generator, 
     sampler_destroy(answer->sampler);
 }
 
-/* What follows a shift is what would follow the text that is left, in each kind of layer, and with drafts. */
+/* After a shift, the answer continues as it would after the remaining text, for each kind of layer, and with drafts. */
 static void a_full_context_is_shifted(const char *name, enum engine_drafting drafting)
 {
     static struct answer shifted, part;
@@ -256,7 +257,7 @@ static void a_full_context_is_shifted(const char *name, enum engine_drafting dra
         count += most;
         if (count < SHIFTED + 1)
             break;
-        /* The context is full, and the last token is to come: half of what is not kept goes. */
+        /* The context is full and the last token is yet to be read: half of the positions beyond the kept ones go. */
         uint32_t dropped = (SHIFTED - KEPT) / 2;
         memmove(text + KEPT, text + KEPT + dropped, (count - KEPT - dropped) * sizeof *text);
         count -= dropped;
@@ -264,7 +265,7 @@ static void a_full_context_is_shifted(const char *name, enum engine_drafting dra
     }
     assert_int_equal(made, shifted.count);
     assert_true(shifts >= 4);
-    /* What is kept leaves room; without a shift the answer ends. */
+    /* Even if all is to be kept, there is room for the answer. Without a shift, the answer ends. */
     answer_to(engine, generator, &shifted,
               (struct generation_request){.tokens = text,
                                           .count = 100,
@@ -293,7 +294,7 @@ static void full_contexts_are_shifted(void **state)
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(answers_share_room), cmocka_unit_test(more_than_the_room_is_refused),
-        cmocka_unit_test(full_contexts_are_shifted), cmocka_unit_test(what_nobody_waits_for_ends_within_a_batch)};
+        cmocka_unit_test(answers_share_room), cmocka_unit_test(batches_beyond_the_room_are_refused),
+        cmocka_unit_test(full_contexts_are_shifted), cmocka_unit_test(answers_without_clients_end_within_a_batch)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

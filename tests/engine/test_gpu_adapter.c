@@ -1,5 +1,5 @@
-/* LoRA adapters on a GPU, under the validation layers: what they give there is what they give on the CPU. Without a
- * device the tests say skipped. */
+/* LoRA adapters give the same results on a GPU as on the CPU. Runs under the validation layers; without a device, the
+ * tests are skipped. */
 #include "gpu_engine.h"
 
 #include "adapter_files.h"
@@ -17,9 +17,9 @@ static struct engine *open_adapted(const char *name, bool on_cpu, const struct e
     return engine;
 }
 
-/* Matrices one by one and several as one, experts, which stay with the CPU, latent attention of both kinds, delta nets;
- * prompts and single tokens. */
-static void adds_as_the_cpu_does(void **state)
+/* The models have separate and fused matrices, experts (which stay on the CPU), both kinds of latent attention, and
+ * delta nets. Tests prompts and single tokens. */
+static void adds_like_the_cpu(void **state)
 {
     (void)state;
     device_or_skip();
@@ -54,7 +54,8 @@ static void adds_as_the_cpu_does(void **state)
     }
 }
 
-/* Several adapters of one matrix follow one another; one of weight 0 changes nothing. What they take is planned. */
+/* Several adapters of one matrix are applied in turn. One with scale 0 changes nothing. The plan counts their memory.
+ */
 static void scales_add_up(void **state)
 {
     (void)state;
@@ -87,7 +88,7 @@ int main(void)
 {
     setenv("HYPURA_GPU_VALIDATE", "1", 0);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(adds_as_the_cpu_does),
+        cmocka_unit_test(adds_like_the_cpu),
         cmocka_unit_test(scales_add_up),
     };
     return cmocka_run_group_tests(tests, prepare, remove_folder);

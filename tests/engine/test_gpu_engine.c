@@ -1,10 +1,10 @@
-/* The forward pass with a part of the model on a GPU, under the validation layers: near the reference's logits whatever
- * is where, and clean when the device refuses or is lost. Without a device the tests say skipped. */
+/* The forward pass with part of the model on a GPU, under the validation layers. Logits are close to the reference for
+ * any division, and errors of the device are handled cleanly. Without a device, the tests are skipped. */
 #include "gpu_engine.h"
 
 #include <unistd.h>
 
-/* A mechanism each; whole models are on the GPU. The long test_gpu_oracle looks at all models. */
+/* One model per mechanism, entirely on the GPU. The long test_gpu_oracle covers all models. */
 static void agrees_with_the_reference(void **state)
 {
     (void)state;
@@ -20,7 +20,8 @@ static void agrees_with_the_reference(void **state)
         failures += distance_from(engine, names[i], test_data(path)) > 2e-3;
         const struct plan_gpu *gpu = engine->open.plan->gpu;
         failures += !gpu || gpu->taken < model_parameters(engine->open.model)->layers ||
-                    !gpu->units[model_tensor(engine->open.model, ROLE_TOKEN_EMBEDDING)]; /* the output matrix or not */
+                    !gpu->units[model_tensor(engine->open.model,
+                                             ROLE_TOKEN_EMBEDDING)]; /* also if it is not the output matrix */
         close_silent(engine);
     }
     assert_int_equal(failures, 0);
@@ -36,7 +37,8 @@ static uint32_t experts_there(const struct engine *engine)
     return experts;
 }
 
-/* Layers and experts on the GPU, others in memory: whatever the division, near the CPU's logits, and twice the same. */
+/* For any division of layers and experts between GPU and memory, logits are close to the CPU's, and the same in each
+ * run. */
 static void divides_a_model(void **state)
 {
     (void)state;
@@ -60,10 +62,12 @@ static void divides_a_model(void **state)
             for (int again = 0; again < 2; again++) {
                 engine = open_with(names[m], &setting);
                 divided += experts_there(engine) > 0;
-                some_layers += engine->open.plan->gpu && engine->open.plan->gpu->taken < model_parameters(engine->open.model)->layers;
+                some_layers += engine->open.plan->gpu &&
+                               engine->open.plan->gpu->taken < model_parameters(engine->open.model)->layers;
                 if (engine->open.plan->gpu) {
                     const struct plan_gpu *gpu = engine->open.plan->gpu;
-                    assert_true((gpu->host_bytes > 0) == (strcmp(names[m], "gpt-oss") == 0)); /* it has biases */
+                    assert_true((gpu->host_bytes > 0) ==
+                                (strcmp(names[m], "gpt-oss") == 0)); /* only its experts have biases */
                     assert_true(engine->open.request.overhead >= gpu->host_bytes);
                     assert_true(gpu->resident_bytes + gpu->expert_bytes + gpu->kv_bytes + gpu->scratch_bytes <=
                                 gpu->budget);
@@ -85,7 +89,7 @@ static void divides_a_model(void **state)
     treat_memory_as("shared");
 }
 
-/* A long batch brings the experts of memory to the GPU, where that is quicker. */
+/* A long batch uploads experts from memory to the GPU if that is faster. */
 static void experts_visit(void **state)
 {
     (void)state;
@@ -115,11 +119,11 @@ static void experts_visit(void **state)
         }
         free(expected);
     }
-    assert_true(visited >= COUNT_OF(names)); /* of each with enough room */
+    assert_true(visited >= COUNT_OF(names)); /* at least once per model */
     treat_memory_as("shared");
 }
 
-/* Small chunks in place of those of a list. */
+/* Replaces the chunks of attention in a list by small ones. */
 static void set_chunks(struct step_list list)
 {
     for (size_t i = 0; i < list.count; i++) {
@@ -130,8 +134,8 @@ static void set_chunks(struct step_list list)
     }
 }
 
-/* Layers that see their chunk only, as on the CPU, in prompts and token by token. */
-static void sees_its_chunk_only(void **state)
+/* Layers that see only their chunk give the CPU's results, for prompts and token by token. */
+static void sees_only_its_chunk(void **state)
 {
     (void)state;
     device_or_skip();
@@ -186,8 +190,8 @@ static void embed_text(const char *name, const char *gpu, const char *text, uint
     close_silent(engine);
 }
 
-/* Encoders: short texts and long ones, all layers on the GPU or some. */
-static void encoders_embed_as_on_the_cpu(void **state)
+/* Encoders with short and long texts, and with all or some layers on the GPU. */
+static void encoders_embed_like_the_cpu(void **state)
 {
     (void)state;
     device_or_skip();
@@ -208,8 +212,8 @@ static void encoders_embed_as_on_the_cpu(void **state)
         }
 }
 
-/* What a driver keeps in memory grows from one device to the next, more so under a sanitizer: what was the smallest
- * budget a moment ago may do without the GPU only. */
+/* Opens a model with the GPU under nearly the smallest budget. A driver's memory grows each time that a device is
+ * opened, more so with sanitizers, so a budget that was just enough may no longer suffice for the GPU. */
 static struct engine *open_smallest_with_gpu(const char *path, struct engine_options *options)
 {
     for (uint64_t more = 0; more < (uint64_t)32 << 20; more += (uint64_t)2 << 20) {
@@ -218,11 +222,11 @@ static struct engine *open_smallest_with_gpu(const char *path, struct engine_opt
             return engine;
         engine_close(engine);
     }
-    fail_msg("%s: 32 MiB above the smallest budget do not suffice for the GPU", path);
+    fail_msg("%s: 32 MiB above the smallest budget are not enough for the GPU", path);
     return NULL;
 }
 
-/* GPU, memory and drive all hold a part, under a budget for each. */
+/* GPU, memory and drive each hold part of the model, with a budget for GPU and memory. */
 static void three_tiers(void **state)
 {
     (void)state;
@@ -254,8 +258,8 @@ static void three_tiers(void **state)
     treat_memory_as("shared");
 }
 
-/* Sequences that share batches do not see each other. */
-static void sequences_are_apart(void **state)
+/* Sequences in the same batch do not affect each other. */
+static void sequences_are_independent(void **state)
 {
     (void)state;
     device_or_skip();
@@ -290,7 +294,8 @@ static void sequences_are_apart(void **state)
 
 #define MOST_CUT 272
 
-/* A batch of sequences of these lengths, 0: as long as a part, gives the same bits when it is cut more often. */
+/* A batch of sequences with these lengths gives the same bits if it is cut into smaller parts. Length 0 means a whole
+ * part. */
 static void cut_and_compare(const uint32_t *lengths, uint32_t sequence_count, uint32_t chunk)
 {
     struct engine_options options;
@@ -340,8 +345,8 @@ static void cut_and_compare(const uint32_t *lengths, uint32_t sequence_count, ui
     close_silent(engine);
 }
 
-/* How latent attention is cut into parts changes no bit, and the longest part that there can be finds room: a few rows,
- * a piece of a prompt, and the few that are left. */
+/* The division of latent attention into parts changes no bit. There is room for the longest possible part, which has a
+ * few rows, a piece of a prompt, and a few more rows. */
 static void parts_change_no_bit(void **state)
 {
     (void)state;
@@ -350,7 +355,7 @@ static void parts_change_no_bit(void **state)
     cut_and_compare((const uint32_t[]){1, 1, 1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1, 1}, 17, MOST_CUT);
 }
 
-/* ---- what can go wrong ------------------------------------------------------------------------------------------- */
+/* ---- errors ------------------------------------------------------------------------------------------------------ */
 
 static void no_such_device(void **state)
 {
@@ -386,11 +391,11 @@ static void device_is_lost(void **state)
         assert_true(engine_lost(engine));
         assert_int_equal(engine_positions(engine, 0), 1);
     }
-    atomic_store(&engine->open.devices.gpus[0]->lost, false); /* so that it is closed as one that is there */
+    atomic_store(&engine->open.devices.gpus[0]->lost, false); /* so that closing treats the device as working */
     close_silent(engine);
 }
 
-/* A cancelled batch leaves no batch waiting for the CPU's share, and the next one runs. */
+/* A cancelled batch leaves no GPU batch waiting for the CPU's share, and the next batch runs. */
 static void cancelled_in_between(void **state)
 {
     (void)state;
@@ -422,7 +427,7 @@ static bool stop_soon(void *context, uint64_t done, uint64_t total)
     return ++*(int *)context < 3;
 }
 
-/* What was on its way when the user stopped has arrived before its buffers are given back. */
+/* If the user stops loading, uploads in flight end before their buffers are freed. */
 static void cancelled_while_loading(void **state)
 {
     (void)state;
@@ -445,7 +450,7 @@ static void cancelled_while_loading(void **state)
     assert_int_equal(complaints, 0);
 }
 
-/* More sequences than a batch on the GPU can have: it is not given any layer. */
+/* With more sequences than a batch on the GPU can have, the GPU gets no layers. */
 static void too_many_sequences(void **state)
 {
     (void)state;
@@ -467,7 +472,7 @@ static void too_many_sequences(void **state)
     }
 }
 
-/* Experts that there is no kernel for stay with the CPU, whatever an upload would take. */
+/* Experts without a GPU kernel stay on the CPU, however fast an upload would be. */
 static void unknown_types_do_not_visit(void **state)
 {
     (void)state;
@@ -491,7 +496,7 @@ static void unknown_types_do_not_visit(void **state)
     treat_memory_as("shared");
 }
 
-/* Each pass is written down, and only those that somebody asked for. */
+/* The trace has every pass, but not the engine's own trial passes. */
 static void records_the_routing(void **state)
 {
     (void)state;
@@ -522,10 +527,10 @@ int main(void)
         cmocka_unit_test(agrees_with_the_reference),
         cmocka_unit_test(divides_a_model),
         cmocka_unit_test(experts_visit),
-        cmocka_unit_test(sees_its_chunk_only),
-        cmocka_unit_test(encoders_embed_as_on_the_cpu),
+        cmocka_unit_test(sees_only_its_chunk),
+        cmocka_unit_test(encoders_embed_like_the_cpu),
         cmocka_unit_test(three_tiers),
-        cmocka_unit_test(sequences_are_apart),
+        cmocka_unit_test(sequences_are_independent),
         cmocka_unit_test(parts_change_no_bit),
         cmocka_unit_test(no_such_device),
         cmocka_unit_test(device_is_lost),

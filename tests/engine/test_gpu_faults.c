@@ -1,5 +1,5 @@
-/* Devices that fail while a model is opened or runs: no memory, lost, hanging. A sample; test_gpu_faults_all walks
- * through every place. Without a device the tests say skipped. */
+/* Devices that fail while a model is opened or runs: out of memory, lost, hanging. This tests a sample of places;
+ * test_gpu_faults_all tests all. Without a device, the tests are skipped. */
 #include "gpu_engine.h"
 
 #ifndef EVERYWHERE
@@ -23,7 +23,7 @@ static struct engine *open_with_fault(const char *fault, const char *name)
     return engine;
 }
 
-/* What became of a model whose device fails with its n-th allocation or submission. */
+/* The outcome for a model whose device fails at its n-th allocation or submission. */
 enum outcome { ON_CPU, REQUEST_FAILED, FINE };
 
 static enum outcome fail_at(const char *what, int n, const char *word, const float *expected, size_t vocabulary)
@@ -42,14 +42,14 @@ static enum outcome fail_at(const char *what, int n, const char *word, const flo
         assert_int_equal(test_error.status, HYPURA_ERROR_DEVICE);
         assert_non_null(strstr(test_error.message, word));
         assert_int_equal(engine_positions(engine, 0), 0);
-        assert_true(engine_lost(engine)); /* so that a server opens the model anew */
+        assert_true(engine_lost(engine)); /* a server then opens the model again */
         assert_int_equal(run_one(engine), HYPURA_ERROR_DEVICE);
     }
     engine_close(engine);
     return outcome;
 }
 
-/* Whenever it is: the model is opened on the CPU, or the request fails with a sentence. */
+/* Wherever the device fails, either the model is opened on the CPU, or the request fails with a message. */
 static void fail_everywhere(const char *what, const char *word)
 {
     size_t vocabulary;
@@ -64,8 +64,8 @@ static void fail_everywhere(const char *what, const char *word)
         }
     }
     treat_memory_as("shared");
-    print_message("# on the CPU %u, failed requests %u, fine %u\n", counts[ON_CPU], counts[REQUEST_FAILED],
-                  counts[FINE]);
+    print_message("# opened on the CPU: %u, failed requests: %u, unaffected: %u\n", counts[ON_CPU],
+                  counts[REQUEST_FAILED], counts[FINE]);
     assert_true(counts[ON_CPU] > 0 && (!EVERYWHERE || counts[REQUEST_FAILED] > 0));
     assert_int_equal(complaints, 0);
     free(expected);
@@ -85,8 +85,8 @@ static void lost_at_any_time(void **state)
     fail_everywhere("submit", "lost");
 }
 
-/* The second and the third that it is sent are the row that tries it. Whoever opens a model, for one request or many,
- * computes then. */
+/* The second and third submissions are the trial row. If the device fails then, opening falls back to the CPU, for one
+ * request or many. */
 static void fails_at_its_first_batch(void **state)
 {
     (void)state;
@@ -100,7 +100,7 @@ static void fails_at_its_first_batch(void **state)
     free(expected);
 }
 
-/* A device that ends nothing: every wait has an end, that for closing it too. */
+/* If the device completes nothing, every wait still ends, including the one for closing. */
 static void hangs(void **state)
 {
     (void)state;
@@ -121,7 +121,7 @@ static void hangs(void **state)
     assert_true(seconds < 150);
 }
 
-/* A driver without what is needed: a sentence, and the CPU. */
+/* If the driver lacks a feature, there is a message, and the CPU computes. */
 static void lacks_something(void **state)
 {
     (void)state;
@@ -138,7 +138,7 @@ static void lacks_something(void **state)
     assert_non_null(strstr(test_error.message, "lacks 8-bit storage"));
 }
 
-/* A driver that gives little at once: batches are shorter, and what does not fit stays in memory. */
+/* If the driver limits the size of allocations, batches are shorter, and units that do not fit stay in memory. */
 static void has_small_allocations(void **state)
 {
     (void)state;
@@ -164,7 +164,7 @@ static void has_small_allocations(void **state)
         close_silent(engine);
     }
     assert_true(chunks[1] < chunks[0]);
-    /* Also where a longer one was asked for. */
+    /* Also if the options ask for longer batches. */
     options.chunk = chunks[0];
     setenv("HYPURA_GPU_FAULT", "largest:1", 1);
     assert_ok(engine_open(&engine, model_path("mixtral"), &options, &test_error));
@@ -176,8 +176,8 @@ static void has_small_allocations(void **state)
     free(expected);
 }
 
-/* A device with less room than it says: what fits goes there. */
-static void has_less_than_it_says(void **state)
+/* If the device has less room than it reports, it gets the units that fit. */
+static void has_less_room_than_it_reports(void **state)
 {
     (void)state;
     device_or_skip();
@@ -188,7 +188,7 @@ static void has_less_than_it_says(void **state)
     uint64_t all = plan->resident_bytes + plan->expert_bytes + plan->kv_bytes + plan->scratch_bytes;
     char fault[32];
     close_silent(engine);
-    /* Besides, a ring of 32 MiB to load it through. */
+    /* Loading needs another 32 MiB for a ring. */
     snprintf(fault, sizeof fault, "room:%u", (unsigned)(all / 3 * 2 >> 20) + 33);
     engine = open_with_fault(fault, "embedded");
     assert_non_null(engine_gpu(engine));
@@ -202,10 +202,13 @@ int main(void)
 {
     setenv("HYPURA_GPU_VALIDATE", "1", 0);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(out_of_device_memory),     cmocka_unit_test(lost_at_any_time),
-        cmocka_unit_test(fails_at_its_first_batch), cmocka_unit_test(hangs),
-        cmocka_unit_test(lacks_something),          cmocka_unit_test(has_small_allocations),
-        cmocka_unit_test(has_less_than_it_says),
+        cmocka_unit_test(out_of_device_memory),
+        cmocka_unit_test(lost_at_any_time),
+        cmocka_unit_test(fails_at_its_first_batch),
+        cmocka_unit_test(hangs),
+        cmocka_unit_test(lacks_something),
+        cmocka_unit_test(has_small_allocations),
+        cmocka_unit_test(has_less_room_than_it_reports),
     };
     return cmocka_run_group_tests(tests, find_device, NULL);
 }

@@ -1,3 +1,3 @@
-/* As test_gpu_faults, but the device fails everywhere that it can. */
+/* test_gpu_faults with a device that fails in every possible place. */
 #define EVERYWHERE 1
 #include "test_gpu_faults.c"

@@ -1,17 +1,17 @@
-/* Gemma 4's mixtures on a GPU, under the validation layers: a dense feed forward beside the experts, norms and a router
- * input of their own, values that are the keys. There is no reference model of them, so one is made here, and the GPU
- * is held to the CPU. Without a device the tests say skipped. */
+/* Gemma 4's mixtures on a GPU, under the validation layers: a dense feed forward next to the experts, with separate
+ * norms and router input, and values that equal the keys. There is no reference model, so the test makes one and
+ * compares GPU and CPU. Without a device, the tests are skipped. */
 #include "gpu_engine.h"
 
 #include "folder.h"
 
-#define LAYERS 6u /* the last sees everything, the others a window */
+#define LAYERS 6u /* the last one sees all positions, the others a window */
 
 enum { EMBEDDING = 64, VOCABULARY = 320, HEADS = 4, KV_HEADS = 2, EXPERTS = 6, WIDTH = 48, EXPERT_WIDTH = 32 };
 
 struct made {
     const char *name;
-    uint32_t columns, rows, experts; /* rows 0: a vector, around 1 */
+    uint32_t columns, rows, experts; /* rows 0: a vector of values around 1 */
 };
 
 static struct made made[LAYERS * 24 + 3];
@@ -106,7 +106,7 @@ static void write_model(const char *path)
     gguf_writer_destroy(writer);
 }
 
-/* kind: 0 on the CPU, 1 on the GPU, 2 with some experts and layers there. */
+/* Runs the model. kind: 0 on the CPU, 1 on the GPU, 2 on the GPU with half of the experts on the CPU. */
 static float *run_made(const char *path, int kind, uint64_t *budget)
 {
     struct engine_options options;
@@ -133,7 +133,7 @@ static float *run_made(const char *path, int kind, uint64_t *budget)
     return logits;
 }
 
-static void is_computed_whole_and_divided(void **state)
+static void runs_whole_and_divided(void **state)
 {
     (void)state;
     device_or_skip();
@@ -163,6 +163,6 @@ static int prepare(void **state)
 int main(void)
 {
     setenv("HYPURA_GPU_VALIDATE", "1", 0);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(is_computed_whole_and_divided)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(runs_whole_and_divided)};
     return cmocka_run_group_tests(tests, prepare, remove_folder);
 }

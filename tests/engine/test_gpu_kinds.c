@@ -1,12 +1,12 @@
-/* What each kind of step gives on a GPU is what the CPU gives: both carry out the same single step on the same rows.
- * Without a device the tests say skipped. */
+/* Each kind of step gives the same results on a GPU as on the CPU: both execute the same single step on the same rows.
+ * Without a device, the tests are skipped. */
 #include "gpu_engine.h"
 
 #include "engine/cpu/execute.h"
 
 #define MOST_ROWS 20
 
-/* The same model on either side, in the middle of a batch. */
+/* The same model on CPU and GPU, in the middle of a batch. */
 struct pair {
     struct engine *cpu, *gpu;
     const char *name;
@@ -36,9 +36,9 @@ static void open_pair(struct pair *pair, const char *name)
     size_t widest = 0;
     for (enum step_buffer buffer = BUFFER_HIDDEN; buffer < BUFFER_COUNT; buffer++)
         widest = widest > width_of(pair, buffer) ? widest : width_of(pair, buffer);
-    widest = widest > 16 * pair->embedding ? widest : 16 * pair->embedding; /* what experts give */
-    assert_ok(gpu_buffer_create(pair->gpu->open.devices.gpus[0], &pair->back, widest * MOST_ROWS * sizeof(float), GPU_READBACK,
-                                &test_error));
+    widest = widest > 16 * pair->embedding ? widest : 16 * pair->embedding; /* the experts' outputs */
+    assert_ok(gpu_buffer_create(pair->gpu->open.devices.gpus[0], &pair->back, widest * MOST_ROWS * sizeof(float),
+                                GPU_READBACK, &test_error));
     random_seed(&pair->random, 5);
 }
 
@@ -49,7 +49,7 @@ static void close_pair(struct pair *pair)
     close_silent(pair->gpu);
 }
 
-/* Positions, spans and ropes as in a first batch of so many tokens; nothing is held of it. */
+/* Sets positions, spans and ropes as for a first batch of this many tokens. The sequence keeps nothing of it. */
 static void begin_batch(struct pair *pair, size_t rows)
 {
     static int32_t tokens[TOKENS];
@@ -75,7 +75,7 @@ static void end_batch(struct pair *pair)
     store_abandon(pair->gpu->open.store);
 }
 
-/* The same random floats on both sides. */
+/* Fills a buffer with the same random floats on both sides. */
 static void fill_floats(struct pair *pair, float *here, struct gpu_range there, size_t count)
 {
     struct gpu *gpu = pair->gpu->open.devices.gpus[0];
@@ -88,7 +88,7 @@ static void fill_floats(struct pair *pair, float *here, struct gpu_range there, 
     assert_ok(gpu_upload_wait(gpu, ticket, &test_error));
 }
 
-/* Positions that a row may have chosen, or what stands for so many of them each: every other one. */
+/* Chooses every other position for each row. If "every" is greater than 1, an entry represents that many positions. */
 static void fill_choice(struct pair *pair, const struct step_choice *chosen, uint32_t every)
 {
     uint32_t *words = (uint32_t *)(void *)pair->cpu->batch.scratch.buffers[chosen->buffer];
@@ -109,7 +109,7 @@ static void fill_choice(struct pair *pair, const struct step_choice *chosen, uin
     memcpy(pair->gpu->batch.scratch.buffers[chosen->buffer], words, pair->rows * stride * sizeof *words);
 }
 
-/* All buffers, and what experts gave. */
+/* Fills all buffers and the experts' outputs. */
 static void fill(struct pair *pair)
 {
     struct batch *cpu = &pair->cpu->batch, *gpu = &pair->gpu->batch;
@@ -119,14 +119,14 @@ static void fill(struct pair *pair)
     for (enum step_buffer buffer = BUFFER_HIDDEN; buffer < BUFFER_COUNT; buffer++)
         fill_floats(pair, cpu->scratch.buffers[buffer], gpu->pass->rows[buffer], pair->rows * width_of(pair, buffer));
     fill_floats(pair, cpu->scratch.expert_out, gpu->pass->expert_out, pair->rows * used * pair->embedding);
-    /* What goes to the device when its layers begin. */
+    /* Also fill the buffers that are uploaded when the device's layers begin. */
     for (size_t i = 0; i < COUNT_OF(pass_carried); i++)
         if (width_of(pair, pass_carried[i]))
             memcpy(gpu->scratch.buffers[pass_carried[i]], cpu->scratch.buffers[pass_carried[i]],
                    pair->rows * width_of(pair, pass_carried[i]) * sizeof(float));
 }
 
-/* Carries out steps here, and what stands for them there. */
+/* Executes steps on the CPU, and their equivalent on the GPU. */
 static void run(struct pair *pair, struct step_list here, const struct step *there)
 {
     struct batch *gpu = &pair->gpu->batch;
@@ -145,7 +145,7 @@ static const void *bring(struct pair *pair, struct gpu_range from, size_t bytes)
     return gpu_buffer_mapped(pair->back);
 }
 
-/* Where weights are quantised the CPU rounds what meets them to 8 bits, a device in few rows only. */
+/* The largest allowed difference. For quantised weights, the CPU rounds inputs to 8 bits, a GPU only for few rows. */
 static double most_apart(const struct pair *pair, const struct step *step)
 {
     const struct model *model = pair->cpu->open.model;
@@ -159,7 +159,7 @@ static double most_apart(const struct pair *pair, const struct step *step)
     return 5e-3;
 }
 
-/* Measured by the root mean square: single elements may come to nearly nothing. */
+/* Compares by the root mean square, since single elements may be nearly zero. */
 static void compare(struct pair *pair, const struct step *step, const float *expected, struct gpu_range found,
                     size_t count)
 {
@@ -172,7 +172,7 @@ static void compare(struct pair *pair, const struct step *step, const float *exp
     }
     double relative = most / (sqrt(square / (double)count) + 1e-9);
     if (!(relative < most_apart(pair, step)))
-        fail_msg("%s, layer %d, %zu rows: %s is %g apart on the GPU", pair->name, step->layer, pair->rows,
+        fail_msg("%s, layer %d, %zu rows: the GPU's result of %s differs by %g", pair->name, step->layer, pair->rows,
                  step_name(step->kind), relative);
     pair->worst = relative > pair->worst ? relative : pair->worst;
     pair->compared[step->kind]++;
@@ -185,7 +185,7 @@ static void compare_buffer(struct pair *pair, const struct step *step, enum step
         compare(pair, step, pair->cpu->batch.scratch.buffers[buffer], gpu->pass->rows[buffer], pair->rows * width);
 }
 
-/* The words that count of each set. */
+/* Compares the used words of each set. */
 static void compare_choices(struct pair *pair, const struct step *step)
 {
     const struct step_index *x = &step->index;
@@ -198,7 +198,8 @@ static void compare_choices(struct pair *pair, const struct step *step)
     pair->compared[step->kind]++;
 }
 
-/* Of recurrence and heads not what is theirs alone: keys and values go to the cache, which attention reads later. */
+/* Compares the results of a step. Recurrences and heads also use buffers that no later step reads: keys and values, for
+ * example, go to the cache, and attention's result shows them. */
 static void compare_results(struct pair *pair, const struct step *step)
 {
     const struct scratch *s = &pair->cpu->batch.scratch;
@@ -220,7 +221,8 @@ static void compare_results(struct pair *pair, const struct step *step)
         compare_choices(pair, step);
         return;
     }
-    if (step->kind == STEP_COMPRESS || step->kind == STEP_POOL) { /* attention or a search sees what they stored */
+    if (step->kind == STEP_COMPRESS ||
+        step->kind == STEP_POOL) { /* a later attention or search shows what they stored */
         pair->compared[step->kind]++;
         return;
     }
@@ -237,20 +239,21 @@ static void compare_results(struct pair *pair, const struct step *step)
     }
 }
 
-/* What a device does in one between a branch and the next product. */
+/* Whether a GPU fuses this step with others between a branch and the next product. */
 static bool is_between(const struct step *step)
 {
     return step->kind == STEP_MIX || step->kind == STEP_SCALE_ROWS || step->kind == STEP_SCALE ||
            step->kind == STEP_ADD || step->kind == STEP_NORM;
 }
 
-/* After a branch was added: what else belongs to that, and not to the next one. */
+/* Whether a step after the sum with a branch belongs to that branch instead of the next one. */
 static bool follows(const struct step *step)
 {
     return step->kind == STEP_SCALE || (step->kind == STEP_NORM && step->norm.in == BUFFER_HIDDEN);
 }
 
-/* The same here: its steps, and of a layer whose mix weighs shared experts what weighs them before. */
+/* Compares a fused residual step with the CPU's steps that it replaces. If its mix weights shared experts, the CPU's
+ * steps include those that compute the weights. */
 static void compare_residual(struct pair *pair, struct step_list layer, struct step_list between,
                              const struct step *residual)
 {
@@ -278,7 +281,7 @@ static void compare_one(struct pair *pair, const struct step *step)
         fill_choice(pair, &step->attend.chosen, MAX(step->attend.compressed, 1u));
     if (step->kind == STEP_ATTEND_LATENT && step->attend_latent.chosen.buffer != BUFFER_NONE)
         fill_choice(pair, &step->attend_latent.chosen, 1);
-    if (step->kind == STEP_LOOK_UP) { /* begins with the pass */
+    if (step->kind == STEP_LOOK_UP) { /* normally begun with the pass */
         assert_ok(look_up_begin(&pair->cpu->batch, &test_error));
         assert_ok(look_up_begin(&pair->gpu->batch, &test_error));
     }
@@ -286,7 +289,7 @@ static void compare_one(struct pair *pair, const struct step *step)
     compare_results(pair, step);
 }
 
-/* Each step that has commands, as it stands. */
+/* Compares each step of a list that a GPU supports. */
 static void compare_alone(struct pair *pair, struct step_list list)
 {
     for (size_t i = 0; i < list.count; i++)
@@ -295,7 +298,7 @@ static void compare_alone(struct pair *pair, struct step_list list)
             compare_one(pair, &list.steps[i]);
 }
 
-/* Each step alone; functions of elements are not all there (see compare_function). */
+/* Compares each step of a layer. Models do not have all functions of elements: see compare_function. */
 static void compare_layer(struct pair *pair, uint32_t layer)
 {
     struct step_list list = steps_of_layer(pair->cpu->open.steps, layer);
@@ -327,7 +330,7 @@ static void compare_layer(struct pair *pair, uint32_t layer)
     memory_free(fused);
 }
 
-/* A function of elements has no units: any model has room for it. */
+/* A function of elements has no units, so it can be tested with any model. */
 static void compare_function(struct pair *pair)
 {
     struct step steps[2] = {{.kind = STEP_FUNCTION,
@@ -340,7 +343,7 @@ static void compare_function(struct pair *pair)
     compare_results(pair, steps);
 }
 
-/* Whether a layer before it has the same kinds of steps. */
+/* Whether an earlier layer has the same kinds of steps. */
 static bool is_known(const struct steps *steps, uint32_t layer)
 {
     const struct step_list own = steps_of_layer(steps, layer);
@@ -376,19 +379,19 @@ static void compare_model(const char *name, bool functions, bool fuses, uint32_t
             compare_function(&pair);
         end_batch(&pair);
     }
-    print_message("# %-16s at most %.2g apart\n", name, pair.worst);
+    print_message("# %-16s greatest difference %.2g\n", name, pair.worst);
     for (size_t kind = 0; kind < STEP_KINDS; kind++)
         compared[kind] += pair.compared[kind];
     close_pair(&pair);
 }
 
-static void each_kind_gives_what_the_cpu_gives(void **state)
+static void each_kind_gives_the_cpus_results(void **state)
 {
     (void)state;
     device_or_skip();
     static const char *const carried[] = {"llama",        "gpt-oss",   "mixtral",         "gemma2",
                                           "deepseek2-v3", "qwen3next", "deepseek2-legacy"};
-    /* In the whole reference set only. What layers of the last ones add is not only the residual stream's. */
+    /* Only in the whole reference set. The layers of the last ones add to more than the residual stream. */
     static const struct {
         const char *name;
         bool fuses;
@@ -406,14 +409,14 @@ static void each_kind_gives_what_the_cpu_gives(void **state)
     }
     for (enum step_kind kind = 0; kind < STEP_KINDS; kind++)
         if (pass_records(kind) && compared[kind] == 0 && !whole)
-            print_message("# %s is compared with the whole reference set (HYPURA_ORACLE)\n", step_name(kind));
+            print_message("# %s is compared only with the whole reference set (HYPURA_ORACLE)\n", step_name(kind));
         else if (pass_records(kind) && compared[kind] == 0)
-            fail_msg("a GPU has commands for %s, and no model here has such a step", step_name(kind));
+            fail_msg("the GPU supports %s, but no model here has such a step", step_name(kind));
 }
 
 int main(void)
 {
     setenv("HYPURA_GPU_VALIDATE", "1", 0);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(each_kind_gives_what_the_cpu_gives)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(each_kind_gives_the_cpus_results)};
     return cmocka_run_group_tests(tests, find_device, NULL);
 }

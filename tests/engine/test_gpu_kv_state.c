@@ -1,9 +1,9 @@
-/* What a sequence knows, where layers keep it in device memory: read out and written back, into another sequence and
- * into a model opened anew. What follows has the bits that followed before. Without a device the tests say skipped. */
+/* The data of a sequence in device memory, read out and written back to another sequence and to a newly opened model.
+ * The text continues with the same bits. Without a device, the tests are skipped. */
 #include "gpu_engine.h"
 
 #define STOP 70
-#define LONG 600 /* a window's ring has come round */
+#define LONG 600 /* long enough for a window's ring to wrap around */
 #define AFTER 5
 
 static int32_t tokens[LONG + AFTER];
@@ -22,7 +22,7 @@ static struct engine *open_two(const char *name, uint64_t gpu_budget, enum tenso
     return engine;
 }
 
-/* Tokens one by one, so that commands are recorded ahead. */
+/* Feeds tokens one by one, so that commands are recorded ahead. */
 static float *go_on(struct engine *engine, uint32_t sequence)
 {
     size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
@@ -46,7 +46,7 @@ static void assert_goes_on(struct engine *engine, uint32_t sequence, const float
     size_t bytes = AFTER * (size_t)model_parameters(engine_model(engine))->vocabulary * sizeof(float);
     float *logits = go_on(engine, sequence);
     if (memcmp(logits, expected, bytes) != 0)
-        fail_msg("%s: other bits %s", name, what);
+        fail_msg("%s: the bits differ %s", name, what);
     free(logits);
 }
 
@@ -62,7 +62,7 @@ static void check_at(struct engine *engine, const char *name, uint64_t gpu_budge
 
     assert_ok(engine_write_checkpoint(engine, 0, stop, tokens, checkpoint, &test_error));
     assert_goes_on(engine, 0, expected, name, "where it was before");
-    read_prompt(engine, 1, 20); /* something else is there */
+    read_prompt(engine, 1, 20); /* the sequence holds another text */
     assert_ok(engine_write_rows(engine, 1, 0, stop, rows, &test_error));
     assert_ok(engine_write_checkpoint(engine, 1, stop, tokens, checkpoint, &test_error));
     uint8_t *again = malloc(engine_rows_bytes(engine, 0, stop) + 1);
@@ -72,7 +72,7 @@ static void check_at(struct engine *engine, const char *name, uint64_t gpu_budge
     if (engine_can_share(engine)) {
         const uint32_t whole = (uint32_t)align_down(stop, PLAN_KV_BLOCK);
         assert_ok(engine_share_rows(engine, 1, 0, whole, &test_error));
-        read_prompt(engine, 0, 20); /* the first one goes elsewhere */
+        read_prompt(engine, 0, 20); /* the first sequence reads another text */
         assert_ok(engine_write_rows(engine, 1, whole, stop, rows + engine_rows_bytes(engine, 0, whole), &test_error));
         assert_ok(engine_write_checkpoint(engine, 1, stop, tokens, checkpoint, &test_error));
         assert_ok(engine_read_rows(engine, 1, 0, stop, again, &test_error));
@@ -94,7 +94,7 @@ static void check_at(struct engine *engine, const char *name, uint64_t gpu_budge
     free(checkpoint);
 }
 
-/* Drafts of which some come true: what follows is as if the others had never been. */
+/* After some drafts are accepted, the text continues as if the others had not existed. */
 static void check_drafts(struct engine *engine, const char *name)
 {
     size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
@@ -138,7 +138,7 @@ static void check_model(const char *name, enum tensor_type type, bool rings, boo
     if (rings)
         check_at(engine, name, 0, LONG);
     close_silent(engine);
-    if (divided) { /* some layers here, some there */
+    if (divided) { /* layers on both sides */
         engine = open_two(name, less, type);
         check_at(engine, name, less, STOP);
         check_drafts(engine, name);
@@ -146,7 +146,7 @@ static void check_model(const char *name, enum tensor_type type, bool rings, boo
     }
 }
 
-static void same_bits_from_what_was_kept(void **state)
+static void same_bits_from_kept_data(void **state)
 {
     (void)state;
     device_or_skip();
@@ -163,7 +163,7 @@ static void same_bits_from_what_was_kept(void **state)
     check_model("qwen3next", TENSOR_F16, false, true);
     treat_memory_as("shared");
     check_model("llama", TENSOR_F16, false, false);
-    /* Heads and a state in one layer; keys of an index. */
+    /* Models with heads and a state in one layer, and with an index. */
     static const char *const further[] = {"falcon-h1", "glm-dsa"};
     for (size_t i = 0; folder && i < COUNT_OF(further); i++) {
         snprintf(path, sizeof path, "%s/models/%s.gguf", folder, further[i]);
@@ -174,6 +174,6 @@ static void same_bits_from_what_was_kept(void **state)
 int main(void)
 {
     setenv("HYPURA_GPU_VALIDATE", "1", 0);
-    const struct CMUnitTest tests[] = {cmocka_unit_test_setup(same_bits_from_what_was_kept, find_device)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test_setup(same_bits_from_kept_data, find_device)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

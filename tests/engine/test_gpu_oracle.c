@@ -1,9 +1,9 @@
-/* Every reference model on a GPU, under the validation layers: its logits are near exact ones, for a prompt and token
- * by token, and of the models that the repository carries all is there.
+/* Every reference model on a GPU, under the validation layers: logits are close to exact ones, for a prompt at once and
+ * token by token. Models in the repository must be entirely on the GPU.
  *
- * With HYPURA_ORACLE in the environment (the folder of the whole reference set) it looks at the models there, else at
- * those that the repository carries. HYPURA_ORACLE_ONLY names some of them, and then all of each must be there, and
- * longer prompts are tried too; other models may be missing in the folder. */
+ * With HYPURA_ORACLE in the environment (the folder of the whole reference set), the test uses the models there,
+ * otherwise those in the repository. HYPURA_ORACLE_ONLY names some models. Then each of these must be entirely on the
+ * GPU, longer prompts are tested, too, and other models may be missing from the folder. */
 #include "gpu_engine.h"
 
 #include <dirent.h>
@@ -18,7 +18,7 @@ static const char *in_folder(const char *kind, const char *name, const char *end
     return path;
 }
 
-/* Of a model that the repository carries. */
+/* The path of a model in the repository. */
 static const char *test_model(const char *name)
 {
     static char path[512];
@@ -26,7 +26,7 @@ static const char *test_model(const char *name)
     return test_data(path);
 }
 
-/* Every layer and every expert. */
+/* Whether all layers and all experts are on the GPU. */
 static bool is_whole(const struct engine *engine)
 {
     const struct plan_gpu *plan = engine->open.plan->gpu;
@@ -69,7 +69,7 @@ static int check_model(const char *name)
     return failures;
 }
 
-/* One of the words. */
+/* Whether HYPURA_ORACLE_ONLY names the model, or is not set. */
 static bool is_wanted(const char *name)
 {
     const char *words = getenv("HYPURA_ORACLE_ONLY");
@@ -101,7 +101,7 @@ static void agrees_with_the_reference(void **state)
     }
     closedir(directory);
     if (count < (getenv("HYPURA_ORACLE_ONLY") ? 1 : 20))
-        fail_msg("%s has %zu models; the whole set has more than 20 (HYPURA_ORACLE_ONLY names those of a smaller one)",
+        fail_msg("%s has %zu models, but the whole set has more than 20 (HYPURA_ORACLE_ONLY selects fewer)",
                  in_folder("models", "", ""), count);
     qsort(names, count, sizeof *names, compare_names);
     for (size_t i = 0; i < count; i++) {
@@ -112,7 +112,7 @@ static void agrees_with_the_reference(void **state)
     assert_int_equal(failures, 0);
 }
 
-/* A part of a model whose layers leave each other more than one row. */
+/* Tests part of a model whose layers pass more than one row to the next. */
 static int check_part(const char *name)
 {
     struct setting setting = {.kv_type = TENSOR_F32};
@@ -125,7 +125,7 @@ static int check_part(const char *name)
         const struct plan_gpu *plan = engine->open.plan->gpu;
         if (part) {
             const struct step_list all = steps_all(engine->open.steps);
-            for (size_t i = 0; plan && i < all.count; i++) /* layers that share a cache are together */
+            for (size_t i = 0; plan && i < all.count; i++) /* layers that share a cache are on the same side */
                 if (all.steps[i].kind == STEP_ATTEND && (uint32_t)all.steps[i].layer < plan->layer_count)
                     assert_int_equal(!plan->layers[all.steps[i].layer], !plan->layers[all.steps[i].attend.source]);
             print_message("# %u of %u layers of %s\n", plan ? plan->taken : 0, plan ? plan->layer_count : 0, name);
@@ -143,7 +143,7 @@ static int check_part(const char *name)
     return failures;
 }
 
-static void a_part_of_the_layers_does(void **state)
+static void part_of_the_layers_works(void **state)
 {
     static const char *const names[] = {"glm-dsa", "minimax-m3", "deepseek4", "hy-v4", "qwen4exp", "gemma3n", "gemma4"};
     int failures = 0;
@@ -161,6 +161,6 @@ int main(void)
     setenv("HYPURA_GPU_VALIDATE", "1", 0);
     snprintf(folder, sizeof folder, "%s", whole_set ? whole_set : test_data("oracle"));
     const struct CMUnitTest tests[] = {cmocka_unit_test(agrees_with_the_reference),
-                                       cmocka_unit_test(a_part_of_the_layers_does)};
+                                       cmocka_unit_test(part_of_the_layers_works)};
     return cmocka_run_group_tests(tests, find_device, NULL);
 }

@@ -1,10 +1,9 @@
-/* The block that drafts where a device computes layers: it foresees what comes, its logits are those that it has where
- * the CPU computes all, and what passes with drafts has the bits of what passes without. Without a device the tests say
- * skipped. */
+/* The prediction block with layers on a GPU: its predictions are right, its logits match those with all layers on the
+ * CPU, and tokens in passes with drafts have the same bits as without. Without a device, the tests are skipped. */
 #include "gpu_engine.h"
 #include "predicting_model.h"
 
-/* Rounding of a device next to that of the CPU. */
+/* The difference between rounding on a GPU and on the CPU. */
 #define NEAR 0.03
 
 static struct engine *open_drafting(const char *path, const struct setting *setting, enum engine_drafting drafting,
@@ -21,7 +20,7 @@ static struct engine *open_drafting(const char *path, const struct setting *sett
     return engine;
 }
 
-/* All on the device; a part of the experts; a part of the layers, so that the CPU makes the logits. */
+/* The device has everything, part of the experts, or part of the layers. In the last case, the CPU computes logits. */
 enum place { WHOLE, DIVIDED, SOME_LAYERS, PLACES };
 
 static struct setting setting_of(const char *path, enum place place)
@@ -48,7 +47,7 @@ static void show_place(const struct engine *engine)
     print_message("# %u of %u layers%s\n", plan->taken, plan->layer_count, plan->output ? ", logits" : "");
 }
 
-/* Text without drafts, and the logits after the prompt and each token. */
+/* The number of tokens to generate without drafts. */
 #define SAID 12u
 
 static void say(struct engine *engine, const int32_t *tokens, size_t count, int32_t *said, float *after)
@@ -65,7 +64,7 @@ static void say(struct engine *engine, const int32_t *tokens, size_t count, int3
     free(logits);
 }
 
-/* Only the last row's logits, as a prompt is read. */
+/* Reads a prompt and wants only the last row's logits. */
 static void read_prompt(struct engine *engine, const int32_t *tokens, uint32_t count)
 {
     for (uint32_t first = 0, now; first < count; first += now) {
@@ -123,7 +122,7 @@ static void foresees(const char *path, const struct setting *setting, const int3
     close_silent(engine);
 }
 
-static void what_it_foresees_comes(void **state)
+static void its_predictions_are_right(void **state)
 {
     (void)state;
     device_or_skip();
@@ -134,7 +133,8 @@ static void what_it_foresees_comes(void **state)
     for (size_t i = 0; i < COUNT_OF(tokens); i++)
         tokens[i] = (int32_t)(random_next(&random) % 300);
     temporary_path(path, sizeof path);
-    /* In the last one delta nets say something too, of which the block knows nothing: drafts are as many as before. */
+    /* In the last model, delta nets contribute, too, which the block does not see. It drafts as many tokens as before.
+     */
     static const char *const bases[] = {"embedded", "deepseek2-v3", "qwen3next"};
     for (size_t i = 0; i < COUNT_OF(bases); i++) {
         make_predicting(path, model_path(bases[i]), PREDICTION_TRUE);
@@ -172,7 +172,7 @@ static double difference(const float *a, const float *b, size_t count)
     return sqrt(sum / all);
 }
 
-static void its_logits_are_those_of_the_cpu(void **state)
+static void its_logits_match_the_cpus(void **state)
 {
     (void)state;
     device_or_skip();
@@ -192,7 +192,7 @@ static void its_logits_are_those_of_the_cpu(void **state)
         ask_block(path, &setting, false, found[2], found[3]);
         for (int which = 0; which < 2; which++) {
             double far = difference(found[which], found[2 + which], vocabulary);
-            print_message("# %s: %.2g off\n", bases[i], far);
+            print_message("# %s: difference %.2g\n", bases[i], far);
             assert_true(far < NEAR);
         }
     }
@@ -231,8 +231,8 @@ static void a_slow_cpu_does_not_draft(void **state)
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(what_it_foresees_comes),
-        cmocka_unit_test(its_logits_are_those_of_the_cpu),
+        cmocka_unit_test(its_predictions_are_right),
+        cmocka_unit_test(its_logits_match_the_cpus),
         cmocka_unit_test(a_slow_cpu_does_not_draft),
     };
     setenv("HYPURA_GPU_VALIDATE", "1", 0);

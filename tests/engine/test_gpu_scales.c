@@ -1,6 +1,5 @@
-/* Scales of whole matrices and of experts on a GPU, under the validation layers: the same as weights that are
- * multiplied by them, with all experts there and with a part of them on the CPU. Without a device the test says
- * skipped. */
+/* Scales of whole matrices and of experts on a GPU, under the validation layers, give the same results as weights that
+ * include them, with all experts on the GPU or some on the CPU. Without a device, the tests are skipped. */
 #include "gpu_engine.h"
 
 #include "adapter_files.h"
@@ -9,8 +8,8 @@
 struct on_gpu {
     float *logits;
     size_t vocabulary;
-    uint32_t slots;    /* experts of the first layer that are there */
-    uint64_t half_way; /* a budget with which half of the experts are */
+    uint32_t slots;    /* experts of the first layer on the GPU */
+    uint64_t half_way; /* a budget for half of the experts */
 };
 
 static struct on_gpu run(const char *name, const struct setting *setting, const struct engine_adapter *adapter)
@@ -36,7 +35,7 @@ static uint64_t compare(const char *model, const struct setting *setting, const 
 {
     const struct on_gpu expected = run("plain.gguf", setting, adapter), found = run("scaled.gguf", setting, adapter);
     const struct distance d = measure(expected.logits, found.logits, TOKENS, found.vocabulary);
-    print_message("# %-14s %u experts there, KL %8.2g\n", model, found.slots, d.kl_mean);
+    print_message("# %-14s %u experts on the GPU, KL %8.2g\n", model, found.slots, d.kl_mean);
     assert_true(d.kl_mean < 1e-6);
     if (setting->gpu_budget)
         assert_in_range(found.slots, 1, 7);
@@ -56,7 +55,7 @@ static void equals_scaled_weights(void **state)
     }
 }
 
-/* Biases of experts are added to what was scaled, by either side. */
+/* Both sides add biases of experts after scaling. */
 static void experts_on_both_sides(void **state)
 {
     (void)state;
@@ -69,7 +68,7 @@ static void experts_on_both_sides(void **state)
     treat_memory_as("shared");
 }
 
-static void adapters_add_to_what_was_scaled(void **state)
+static void adapters_add_to_the_scaled_product(void **state)
 {
     (void)state;
     device_or_skip();
@@ -90,7 +89,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(equals_scaled_weights),
         cmocka_unit_test(experts_on_both_sides),
-        cmocka_unit_test(adapters_add_to_what_was_scaled),
+        cmocka_unit_test(adapters_add_to_the_scaled_product),
     };
     return cmocka_run_group_tests(tests, prepare, remove_folder);
 }

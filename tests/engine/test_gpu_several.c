@@ -1,6 +1,6 @@
-/* A model on several devices: one that is there twice stands for two. Where all layers are on devices the bits are
- * those of one, as long as the same kernels run: where a mixture ends on one device and the next layer is on another,
- * few rows are normed by another kernel. Without a device the tests say skipped. */
+/* A model on several devices. A single device, listed twice, stands for two. If all layers are on devices and the same
+ * kernels run, the bits are those of one device. If a mixture is the last layer on a device, another kernel norms few
+ * rows. Without a device, the tests are skipped. */
 #include "gpu_engine.h"
 
 static const char *const names[] = {"llama", "mixtral", "qwen35", "mamba-rms", "qwen3moe"};
@@ -37,14 +37,14 @@ static void compare(const struct engine *engine, const float *logits, const floa
     const size_t prompt = PROMPT * (size_t)p->vocabulary, all = TOKENS * (size_t)p->vocabulary;
     double most = 0;
     if (memcmp(logits, expected, prompt * sizeof *logits) != 0)
-        fail_msg("%s: other bits of a prompt", name);
+        fail_msg("%s: the bits of a prompt differ", name);
     for (size_t i = prompt; i < all; i++)
         most = fmax(most, fabs((double)logits[i] - (double)expected[i]));
     if (most > (p->experts ? 1e-4 : 0))
-        fail_msg("%s: tokens one by one differ by %g", name, most);
+        fail_msg("%s: the logits of single tokens differ by %g", name, most);
 }
 
-/* A prompt, and then tokens one by one. */
+/* A prompt, then tokens one by one. */
 static void devices_give_the_bits_of_one(void **state)
 {
     (void)state;
@@ -65,7 +65,7 @@ static void devices_give_the_bits_of_one(void **state)
                 engine_truncate(several, 0, 0);
                 float *logits = run_tokens(several);
                 compare(several, logits, expected, names[i]);
-                for (uint32_t d = 0; d < count; d++) /* of the last token its commands were there when it came */
+                for (uint32_t d = 0; d < count; d++) /* the last token's commands were recorded ahead */
                     assert_true(several->batch.passes[d]->ahead.used);
                 free(logits);
             }
@@ -75,7 +75,7 @@ static void devices_give_the_bits_of_one(void **state)
     }
 }
 
-/* A long prompt passes two devices in parts; what follows it reads what all parts left. */
+/* A long prompt passes through two devices in parts. Later tokens read the cache entries of all parts. */
 static void parts_of_a_prompt_give_the_bits_of_all(void **state)
 {
     (void)state;
@@ -125,15 +125,15 @@ static void parts_of_a_prompt_give_the_bits_of_all(void **state)
             for (size_t k = 0; k < (1 + MORE) * vocabulary; k++)
                 most = fmax(most, fabs((double)logits[0][k] - (double)logits[way][k]));
             if (strcmp(models[i], "llama") == 0 ? most != 0 : most > 1e-3)
-                fail_msg("%s: differs by %g in %u parts", models[i], most, ways[way].parts);
+                fail_msg("%s: the logits differ by %g in %u parts", models[i], most, ways[way].parts);
             free(logits[way]);
         }
         free(logits[0]);
     }
 }
 
-/* The larger one has more, and what neither has room for the CPU computes. */
-static void room_decides_who_has_what(void **state)
+/* The device with more room gets more layers, and the CPU computes layers for which neither has room. */
+static void devices_share_by_room(void **state)
 {
     (void)state;
     device_or_skip();
@@ -213,7 +213,7 @@ static struct engine *open_with_fault(const char *fault)
     return engine;
 }
 
-/* The second device fails, but not yet while the model is opened, which takes more submits on some devices. */
+/* Opens a model whose second device fails, but only after opening, which needs more submissions on some devices. */
 static struct engine *open_to_fail_later(void)
 {
     for (int submits = 12;; submits += 4) {
@@ -227,8 +227,8 @@ static struct engine *open_to_fail_later(void)
     }
 }
 
-/* One that fails while the model is opened is left out; one that is lost later ends the request. */
-static void goes_on_with_those_that_are_left(void **state)
+/* A device that fails while the model is opened is left out. If a device is lost later, the request fails. */
+static void continues_with_the_remaining_devices(void **state)
 {
     (void)state;
     device_or_skip();
@@ -269,9 +269,11 @@ static void goes_on_with_those_that_are_left(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(devices_give_the_bits_of_one),     cmocka_unit_test(parts_of_a_prompt_give_the_bits_of_all),
-        cmocka_unit_test(room_decides_who_has_what),        cmocka_unit_test(experts_move_on_each_device),
-        cmocka_unit_test(goes_on_with_those_that_are_left),
+        cmocka_unit_test(devices_give_the_bits_of_one),
+        cmocka_unit_test(parts_of_a_prompt_give_the_bits_of_all),
+        cmocka_unit_test(devices_share_by_room),
+        cmocka_unit_test(experts_move_on_each_device),
+        cmocka_unit_test(continues_with_the_remaining_devices),
     };
     setenv("HYPURA_GPU_VALIDATE", "1", 0);
     return cmocka_run_group_tests(tests, find_device, NULL);

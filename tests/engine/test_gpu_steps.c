@@ -1,9 +1,8 @@
-/* How the tokens of an answer follow one another on a GPU: whatever is done to let them follow sooner, they are the
- * same bits. Without a device the tests say skipped. */
+/* The techniques that speed up successive tokens on a GPU change no bit. Without a device, the tests are skipped. */
 #include "gpu_engine.h"
 
-/* Kernels that wait for each other by a counter do what those with barriers in between do, also after a batch that was
- * recorded and not sent. */
+/* Kernels that wait for each other by a counter give the same results as with barriers, also after a batch that was
+ * recorded but not submitted. */
 static void chains_change_no_bit(void **state)
 {
     (void)state;
@@ -18,12 +17,12 @@ static void chains_change_no_bit(void **state)
             struct engine *engine = open_with(names[m], &setting);
             vocabulary = model_parameters(engine_model(engine))->vocabulary;
             struct gpu *gpu = engine->open.devices.gpus[0];
-            const uint32_t before = gpu->chained; /* of the row that tried the device */
+            const uint32_t before = gpu->chained; /* from the trial row */
             gpu_begin(gpu);
             gpu_launch_chained(gpu, KERNEL_heads, NULL, 0, NULL, GPU_PUSH_BYTES + 1, 1, 1, 1);
             assert_int_equal(gpu_submit(gpu, NULL, 0, 0, &test_error), HYPURA_ERROR_ARGUMENT);
             assert_int_equal(gpu->chained, before);
-            gpu->chained = (uint32_t)chained; /* as of a batch whose recording failed later */
+            gpu->chained = (uint32_t)chained; /* as after a batch whose recording failed */
             const uint32_t nearly = UINT32_MAX - 99;
             gpu_ticket ticket = 0;
             if (chained)
@@ -43,8 +42,8 @@ static void chains_change_no_bit(void **state)
     unsetenv("HYPURA_GPU_CHAINS");
 }
 
-/* Tokens of two sequences together and alone, some taken back, one prompt in between; *used counts the batches whose
- * commands had been recorded before. */
+/* Feeds tokens of two sequences, together and alone, takes some back, and reads a prompt in between. *used counts the
+ * batches whose commands had been recorded ahead. */
 static float *run_steps(struct engine *engine, uint32_t *used)
 {
     static const uint8_t batches[] = {1, 1, 1, 1, 3, 3, 3, 3, 2, 2, 2, 0, 2, 2, 2, 9, 1, 1, 1, 1};
@@ -68,7 +67,7 @@ static float *run_steps(struct engine *engine, uint32_t *used)
                 sequences[batch.count] = s;
                 want[batch.count] = batches[i] < 9 || n == 8;
             }
-        engine->batch.pass->ahead.seconds = 0; /* whatever compiling kernels took */
+        engine->batch.pass->ahead.seconds = 0; /* ignore the time that compiling kernels took */
         assert_ok(engine_forward(engine, &batch, &test_error));
         *used += engine->batch.pass->ahead.used;
         size_t count = batches[i] == 3 ? 2 : 1;
@@ -78,7 +77,7 @@ static float *run_steps(struct engine *engine, uint32_t *used)
     return logits;
 }
 
-/* Commands of the next token that were recorded ahead do what those recorded in time do. */
+/* Commands of the next token that were recorded ahead give the same bits as those recorded for it. */
 static void recording_ahead_changes_no_bit(void **state)
 {
     (void)state;
@@ -97,7 +96,7 @@ static void recording_ahead_changes_no_bit(void **state)
             engine->batch.pass->ahead.possible = ahead;
             uint32_t used;
             logits[ahead] = run_steps(engine, &used);
-            /* Of those that were expected, as the ones before them were too. */
+            /* Only batches that follow another expected batch use recorded commands. */
             assert_int_equal(used, ahead ? 8 : 0);
             bytes = 40 * model_parameters(engine_model(engine))->vocabulary * sizeof(float);
             close_silent(engine);
@@ -108,8 +107,8 @@ static void recording_ahead_changes_no_bit(void **state)
     }
 }
 
-/* Commands that were recorded ahead and taken for a batch that fails before they are sent are not left to the next. */
-static void fails_before_what_was_recorded_is_sent(void **state)
+/* If a batch that uses commands recorded ahead fails before they are submitted, the next batch does not use them. */
+static void fails_before_recorded_commands_are_submitted(void **state)
 {
     (void)state;
     device_or_skip();
@@ -129,7 +128,7 @@ static void fails_before_what_was_recorded_is_sent(void **state)
     close_silent(engine);
 }
 
-/* Commands that cannot be recorded ahead are recorded again in time. */
+/* If recording ahead fails, the commands are recorded when the batch comes. */
 static void cannot_record_ahead(void **state)
 {
     (void)state;
@@ -140,7 +139,7 @@ static void cannot_record_ahead(void **state)
         int32_t token = 5;
         struct engine_batch batch = {.count = 1, .tokens = &token, .positions = &position};
         engine->batch.pass->ahead.seconds = 0;
-        /* This one runs by what was recorded. */
+        /* The batch at position 3 runs the recorded commands, but recording ahead fails after it. */
         engine->batch.kv.layers[0].capacity = position == 3 ? 1 : capacity;
         assert_int_equal(engine->batch.pass->ahead.ready, position == 2 || position == 3);
         assert_ok(engine_forward(engine, &batch, &test_error));
@@ -149,8 +148,8 @@ static void cannot_record_ahead(void **state)
     close_silent(engine);
 }
 
-/* A slow device has fewer layers of a prompt at once, and gives the same bits. */
-static void slow_devices_get_less_at_once(void **state)
+/* A slow device gets fewer layers of a prompt per submission, and gives the same bits. */
+static void slow_devices_get_less_per_submission(void **state)
 {
     (void)state;
     device_or_skip();
@@ -162,7 +161,8 @@ static void slow_devices_get_less_at_once(void **state)
     prompt_of(tokens);
     for (int slow = 0; slow < 2; slow++) {
         if (slow)
-            engine->open.devices.infos[0].multiply_adds_per_second = engine->batch.pass->layer_work * PROMPT / 2; /* two seconds a layer */
+            engine->open.devices.infos[0].multiply_adds_per_second =
+                engine->batch.pass->layer_work * PROMPT / 2; /* two seconds per layer */
         engine_truncate(engine, 0, 0);
         logits[slow] = calloc(PROMPT * vocabulary, sizeof *logits[slow]);
         feed(engine, 0, tokens, PROMPT, SIZE_MAX, logits[slow]);
@@ -182,9 +182,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(chains_change_no_bit),
         cmocka_unit_test(recording_ahead_changes_no_bit),
-        cmocka_unit_test(fails_before_what_was_recorded_is_sent),
+        cmocka_unit_test(fails_before_recorded_commands_are_submitted),
         cmocka_unit_test(cannot_record_ahead),
-        cmocka_unit_test(slow_devices_get_less_at_once),
+        cmocka_unit_test(slow_devices_get_less_per_submission),
     };
     return cmocka_run_group_tests(tests, find_device, NULL);
 }

@@ -1,5 +1,5 @@
-/* Experts between GPU, memory and drive while a model runs, under the validation layers.
- * Without a device the tests say skipped. */
+/* Experts that move between GPU, memory and drive while a model runs, under the validation layers. Without a device,
+ * the tests are skipped. */
 #include "gpu_engine.h"
 
 #include "store/store_private.h"
@@ -8,14 +8,14 @@
 
 #define LONG 48
 
-/* The tokens of a text that keeps coming back to the same few words. */
+/* Makes a text that repeats the same few tokens. */
 static void narrow_text(int32_t *tokens)
 {
     for (size_t i = 0; i < LONG; i++)
         tokens[i] = (int32_t)(260 + i % 5);
 }
 
-/* A budget with which less than half of the experts that are not on the GPU have room in memory. */
+/* A budget with room in memory for less than half of the experts that are not on the GPU. */
 static uint64_t budget_that_reads(const struct model *model, const struct hardware *hardware,
                                   const struct engine_options *options)
 {
@@ -30,7 +30,7 @@ static uint64_t budget_that_reads(const struct model *model, const struct hardwa
     }
 }
 
-/* Two fifths of the experts have room on the GPU, and in memory the others, or half of them. */
+/* Opens a model with two fifths of the experts on the GPU, and all or half of the others in memory. */
 static struct engine *open_divided_with(const char *name, bool fixed, bool reads, enum store_prefetching prefetching)
 {
     struct setting setting = {.kv_type = TENSOR_F16, .fixed = fixed};
@@ -67,8 +67,8 @@ static uint64_t moves_of(struct engine *engine, struct store_statistics *statist
     return statistics->expert_moves;
 }
 
-/* How many experts of each layer are there never changes; which ones does, and when follows from what was used: not
- * from whether memory had them. */
+/* The number of experts per layer on the GPU never changes, but the experts do. When they move depends on their use,
+ * not on whether memory had them. */
 static void moves_by_use(void **state)
 {
     (void)state;
@@ -86,13 +86,13 @@ static void moves_by_use(void **state)
         uint32_t count = model_unit_count(engine_model(engine)), there = 0, changed = 0;
         bool *before = calloc(count, sizeof *before), *after = calloc(count, sizeof *after);
         assert_int_equal(engine->open.plan->gpu->moves > 0, run != 2);
-        if (run == 1) /* and the rest is read from the drive */
+        if (run == 1) /* other experts are read from the drive */
             assert_ok(store_resize(engine_store(engine), engine->open.plan->pool_bytes / 3, &test_error));
         store_on_device(engine_store(engine), 0, count, before);
         for (unit_number u = 0; u < count; u++)
             there += before[u];
         logits[run] = calloc(LONG * vocabulary, sizeof **logits);
-        /* Of a few tokens the mean would be that of the one whose router chose otherwise. */
+        /* With few tokens, one whose router chose other experts would dominate the mean. */
         size_t fed = run == 2 ? LONG / 2 : LONG;
         feed(engine, 0, tokens, fed, 1, logits[run]);
         store_on_device(engine_store(engine), 0, count, after);
@@ -101,14 +101,14 @@ static void moves_by_use(void **state)
             there -= after[u];
         }
         moves[run] = moves_of(engine, &statistics);
-        /* Some may have left their slot a moment ago. */
+        /* Some may just have left their slot. */
         assert_true(there <= MOST_MOVES);
         assert_true((run == 2) == (changed == 0));
-        if (run != 1) { /* all were there when it began, and what left the GPU came from there */
+        if (run != 1) { /* memory had all others at first, and experts that leave the GPU are copied from it */
             assert_true(statistics.expert_misses <= 2 * moves[run]);
             assert_int_equal(statistics.bytes_demanded + statistics.bytes_prefetched, 0);
         }
-        if (run == 1) /* prefetches bring some in time, more where computing is slow */
+        if (run == 1) /* prefetches prevent some misses, more if computing is slow */
             assert_true(statistics.expert_misses > 0);
         struct distance d = measure(expected, logits[run], fed, vocabulary);
         print_message("# %llu moves, %llu misses: KL %g\n", (unsigned long long)moves[run],
@@ -128,8 +128,8 @@ static void moves_by_use(void **state)
     treat_memory_as("shared");
 }
 
-/* What nobody uses on the GPU costs reads of what is used, where memory has no room for that. */
-static void moves_sooner_where_the_drive_is_read(void **state)
+/* If memory lacks room, an unused expert on the GPU costs reads of used ones, so experts move sooner. */
+static void moves_sooner_if_the_drive_is_read(void **state)
 {
     (void)state;
     device_or_skip();
@@ -149,16 +149,17 @@ static void moves_sooner_where_the_drive_is_read(void **state)
         assert_true(measure(expected, logits, LONG, vocabulary).kl_mean < most_kl("embedded"));
         close_silent(engine);
     }
-    print_message("# %llu moves, %llu where the drive is read\n", (unsigned long long)moves[0], (unsigned long long)moves[1]);
+    print_message("# %llu moves, %llu if the drive is read\n", (unsigned long long)moves[0],
+                  (unsigned long long)moves[1]);
     assert_true(moves[1] > 2 * moves[0]);
     free(logits);
     free(expected);
     treat_memory_as("shared");
 }
 
-/* Routers of layers on the device are asked before their layers are at work, and say what is chosen more often than
- * chance would; experts come from the drive by that, and no bit changes. */
-static void routers_are_asked_ahead(void **state)
+/* Routers of layers on the device run ahead of their layers and predict the chosen experts better than chance. These
+ * experts are prefetched, and no bit changes. */
+static void routers_run_ahead(void **state)
 {
     (void)state;
     device_or_skip();
@@ -187,7 +188,7 @@ static void routers_are_asked_ahead(void **state)
                 made += prefetcher->made[0][margin];
                 right += prefetcher->right[0][margin];
             }
-            print_message("# %u of %u were chosen, %llu experts read by them\n", right, made,
+            print_message("# %u of %u predictions were right, %llu experts were prefetched\n", right, made,
                           (unsigned long long)statistics.prefetches);
             assert_true(statistics.expert_misses > 0);
             assert_int_equal(statistics.prefetches > 0, on);
@@ -202,7 +203,7 @@ static void routers_are_asked_ahead(void **state)
     treat_memory_as("shared");
 }
 
-/* One token at a time until one fails; how many did not. */
+/* Feeds one token at a time until one fails. Returns the number fed successfully. */
 static uint32_t feed_until_error(struct engine *engine, const int32_t *tokens, uint32_t count, float *logits)
 {
     size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
@@ -215,7 +216,7 @@ static uint32_t feed_until_error(struct engine *engine, const int32_t *tokens, u
     return count;
 }
 
-/* Copies to the device so far, when those of experts under way are done. */
+/* Waits for moves in progress. Returns the number of copies to the device so far. */
 static unsigned long long copies_done(struct engine *engine, enum move_phase *phase)
 {
     struct store *store = engine_store(engine);
@@ -233,10 +234,10 @@ static unsigned long long copies_done(struct engine *engine, enum move_phase *ph
     return engine->open.devices.gpus[0]->uploaded;
 }
 
-/* Few kernels to compile, and an expert that a narrow text uses much more than others. */
+/* A model with few kernels to compile. A narrow text uses one of its experts much more than others. */
 #define MODEL "qwen3moe"
 
-/* The first tokens after which an expert leaves, or comes, and how many copies there were before. */
+/* The first token after which an expert leaves or arrives, and the number of copies before it. */
 struct fixed_point {
     uint32_t token;
     unsigned long long copies;
@@ -271,8 +272,8 @@ static struct engine *open_with_copies_refused_from(unsigned long long n)
     return engine;
 }
 
-/* When the device does not hear which experts it has, it would go on with others than the host believes: the request
- * fails, at the fixed point where they leave as well as where they come. An expert that does not arrive is no error. */
+/* If the table of experts cannot be copied to the device, it would disagree with the host, so the request fails, at
+ * fixed points for leaving as well as for arriving experts. An expert that does not arrive is not an error. */
 static void copies_are_refused(void **state)
 {
     (void)state;
@@ -315,10 +316,10 @@ static void copies_are_refused(void **state)
     treat_memory_as("shared");
 }
 
-/* ---- memory that both sides see ---------------------------------------------------------------------------------- */
+/* ---- shared memory ----------------------------------------------------------------------------------------------- */
 
-/* Experts in memory are computed by the GPU from where they are. While the pool shrinks and grows, what is read in
- * place goes with it: whatever memory holds, the bits are those of one that holds all. */
+/* The GPU reads experts in memory in place. While the pool shrinks and grows, the experts read in place change with it.
+ * The bits are those of a pool that holds all experts. */
 static void reads_in_place(void **state)
 {
     (void)state;
@@ -360,7 +361,7 @@ static void reads_in_place(void **state)
     }
 }
 
-/* A driver that takes no host memory after all: experts are copied, or left to the CPU. */
+/* If the driver cannot import host memory after all, experts are copied, or the CPU computes them. */
 static void imports_are_refused(void **state)
 {
     (void)state;
@@ -373,7 +374,7 @@ static void imports_are_refused(void **state)
         setenv("HYPURA_GPU_FAULT", fault, 1);
         struct engine *engine = open_divided("mixtral", false);
         unsetenv("HYPURA_GPU_FAULT");
-        /* The first is a trial, before it is planned; the second is the cache. */
+        /* The first import is a trial before planning, the second is the cache. */
         assert_int_equal(engine->open.plan->gpu->in_place, n == 2);
         assert_false(store_reads_in_place(engine_store(engine)));
         float *logits = run_tokens(engine);
@@ -389,12 +390,9 @@ int main(void)
 {
     setenv("HYPURA_GPU_VALIDATE", "1", 0);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(moves_by_use),
-        cmocka_unit_test(moves_sooner_where_the_drive_is_read),
-        cmocka_unit_test(routers_are_asked_ahead),
-        cmocka_unit_test(copies_are_refused),
-        cmocka_unit_test(reads_in_place),
-        cmocka_unit_test(imports_are_refused),
+        cmocka_unit_test(moves_by_use),      cmocka_unit_test(moves_sooner_if_the_drive_is_read),
+        cmocka_unit_test(routers_run_ahead), cmocka_unit_test(copies_are_refused),
+        cmocka_unit_test(reads_in_place),    cmocka_unit_test(imports_are_refused),
     };
     return cmocka_run_group_tests(tests, find_device, NULL);
 }

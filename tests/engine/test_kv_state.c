@@ -1,5 +1,5 @@
-/* What a sequence knows at a position, read out and written back: into another sequence, and into a model opened anew.
- * What follows has the bits of a run from the start. */
+/* The data of a sequence at a position, read out and written back to another sequence and to a newly opened model. The
+ * text continues with the bits of a run from the start. */
 #include "reference.h"
 
 #include "plan/plan.h"
@@ -8,10 +8,10 @@
 #include <unistd.h>
 
 #define CONTEXT 1024
-#define COUNT 700 /* so that a window's ring has come round */
+#define COUNT 700 /* long enough for a window's ring to wrap around */
 #define AFTER 8   /* tokens whose logits are compared after each position */
 
-/* Block borders, places within a block, and both sides of where rings come round. */
+/* Borders of blocks, positions within blocks, and both sides of the positions where rings wrap around. */
 static const uint32_t stops[] = {1, 63, 64, 100, 128, 511, 576, 650, COUNT};
 
 struct checkpoint {
@@ -19,7 +19,7 @@ struct checkpoint {
     uint8_t *bytes, *rows;
 };
 
-/* A run from the start: logits of AFTER tokens behind each stop, and what was known there. */
+/* A run from the start: the data at each stop, and the logits of AFTER tokens behind it. */
 struct cold {
     int32_t tokens[COUNT + AFTER];
     float *logits; /* [COUNT_OF(stops)][AFTER][vocabulary] */
@@ -47,7 +47,7 @@ static size_t vocabulary_of(const struct engine *engine)
     return model_parameters(engine_model(engine))->vocabulary;
 }
 
-/* Without logits. */
+/* Feeds tokens up to "end" without logits. */
 static void pass_over(struct engine *engine, uint32_t sequence, const int32_t *tokens, uint32_t end, uint32_t batch)
 {
     for (uint32_t at; (at = engine_positions(engine, sequence)) < end;) {
@@ -87,7 +87,7 @@ static void run_cold(struct cold *out, struct engine *engine)
         pass_over(engine, 0, out->tokens, stops[s], 50);
         read_all(engine, 0, &out->kept[s]);
     }
-    /* From the start each time, so that nothing of this file's making lies between. */
+    /* Start again each time, so that the expected logits do not depend on the functions under test. */
     for (size_t s = 0; s < COUNT_OF(stops); s++) {
         engine_truncate(engine, 1, 0);
         pass_over(engine, 1, out->tokens, stops[s], 100);
@@ -105,7 +105,7 @@ static void free_cold(struct cold *cold)
     free(cold->logits);
 }
 
-/* The sequence stands at a stop; what follows is as it was. */
+/* Checks that a sequence at a stop continues with the expected logits. */
 static void assert_goes_on(struct engine *engine, uint32_t sequence, const struct cold *cold, size_t stop, size_t batch,
                            const char *name, const char *what)
 {
@@ -114,11 +114,11 @@ static void assert_goes_on(struct engine *engine, uint32_t sequence, const struc
     assert_int_equal(engine_positions(engine, sequence), stops[stop]);
     feed(engine, sequence, cold->tokens + stops[stop], AFTER, batch, logits);
     if (memcmp(logits, cold->logits + stop * AFTER * vocabulary, AFTER * vocabulary * sizeof *logits) != 0)
-        fail_msg("%s: other bits after position %u, %s", name, stops[stop], what);
+        fail_msg("%s: the bits differ after position %u, %s", name, stops[stop], what);
     free(logits);
 }
 
-/* All at once, or block by block. */
+/* Writes the data of a stop to a sequence, all at once or block by block. */
 static void write_all(struct engine *engine, uint32_t sequence, const struct cold *cold, size_t stop, bool by_block)
 {
     const struct checkpoint *kept = &cold->kept[stop];
@@ -140,18 +140,18 @@ static void check_model(const char *name, enum tensor_type type)
     run_cold(&cold, engine);
     bool needs = engine_checkpoint_bytes(engine) > 0;
 
-    /* Rows never change: what was read early is what is there at the end. */
+    /* Rows never change: those read early equal those read at the end. */
     const struct checkpoint *last = &cold.kept[COUNT_OF(stops) - 1];
     for (size_t s = 0; s < COUNT_OF(stops); s++)
         if (stops[s] % PLAN_KV_BLOCK == 0)
             assert_memory_equal(cold.kept[s].rows, last->rows, engine_rows_bytes(engine, 0, stops[s]));
 
-    /* Another sequence, while others hold what they hold. */
+    /* Write to another sequence, while others keep their data. */
     for (size_t s = 0; s < COUNT_OF(stops); s++) {
         write_all(engine, 2, &cold, s, s % 2);
         assert_goes_on(engine, 2, &cold, s, 3, name, "in another sequence");
     }
-    /* The sequence itself, back to ever earlier positions: its rows are there. */
+    /* Go back in the sequence itself to earlier and earlier positions. It still has the rows. */
     for (size_t s = COUNT_OF(stops); s-- > 0;) {
         if (s % 2)
             engine_truncate(engine, 0, stops[s]);
@@ -163,7 +163,7 @@ static void check_model(const char *name, enum tensor_type type)
     }
     engine_close(engine);
 
-    /* A model opened anew; rows of a longer run begin with those of a shorter one. */
+    /* Write to a newly opened model. The rows of a longer run begin with those of a shorter one. */
     engine = open_engine(name, type, 1, 1);
     assert_ok(engine_state_digest(&digest, engine, &test_error));
     assert_true(digest == cold.digest);
@@ -175,10 +175,10 @@ static void check_model(const char *name, enum tensor_type type)
     free_cold(&cold);
 }
 
-static void same_bits_from_what_was_kept(void **state)
+static void same_bits_from_kept_data(void **state)
 {
     (void)state;
-    /* Heads, of one and of several layers' kinds; latent rows; windows; recurrences of three kinds; experts. */
+    /* Models with heads of one and of several kinds, latent rows, windows, three kinds of recurrence, and experts. */
     static const char *const names[] = {"qwen3",     "q-llama-Q8_0", "deepseek2-v3", "gemma2",  "gpt-oss",
                                         "mamba-rms", "qwen3next",    "qwen35",       "embedded"};
     for (size_t m = 0; m < COUNT_OF(names); m++)
@@ -190,9 +190,9 @@ static void same_bits_from_what_was_kept(void **state)
             check_model(typed[m], types[t]);
 }
 
-/* Keys of an index, rows that stand for several positions, tables by n-grams, two kinds in one layer: of the whole
- * reference set, where it is. */
-static void same_bits_of_the_larger_set(void **state)
+/* Models of the whole reference set, if it is present: with an index, with rows that represent several positions, with
+ * tables of n-grams, and with two kinds of data in one layer. */
+static void same_bits_for_the_larger_set(void **state)
 {
     (void)state;
     static const char *const names[] = {"glm-dsa", "hy-v4",   "minimax-m3", "deepseek4", "qwen4exp",
@@ -205,26 +205,27 @@ static void same_bits_of_the_larger_set(void **state)
     }
 }
 
-/* Others go on from the same rows, in any order, while the one that they come from goes elsewhere. */
+/* Other sequences continue from shared rows, in any order, while the sequence that they come from reads another text.
+ */
 static void check_sharing(const char *name, enum tensor_type type)
 {
     struct cold cold;
     struct engine *engine = open_engine(name, type, 4, 2);
-    const size_t stop = 6; /* 576 */
+    const size_t stop = 6; /* position 576 */
     const uint32_t end = stops[stop];
     size_t vocabulary = vocabulary_of(engine);
     run_cold(&cold, engine);
     assert_int_equal(end % PLAN_KV_BLOCK, 0);
     for (int round = 0; round < 2; round++) {
         for (uint32_t s = 1; s < 4; s++) {
-            /* Of one that shares itself, too. */
+            /* The third shares rows of a sequence that itself shares them. */
             assert_ok(engine_share_rows(engine, s, s == 3 ? 2 : 0, end, &test_error));
             assert_int_equal(engine_positions(engine, s), 0);
             assert_int_equal(engine_rows_there(engine, s), end);
             assert_ok(engine_write_checkpoint(engine, s, end, cold.tokens, cold.kept[stop].bytes, &test_error));
         }
         assert_goes_on(engine, 1, &cold, stop, 3, name, "after rows of another sequence");
-        /* The first one forgets and reads something else, in the middle of a block and from the start. */
+        /* The first sequence goes back and reads another text, from the middle of a block and from the start. */
         int32_t others[300];
         for (size_t i = 0; i < COUNT_OF(others); i++)
             others[i] = cold.tokens[i] ^ 1;
@@ -258,8 +259,8 @@ static void sequences_share_rows(void **state)
     check_sharing("llama", TENSOR_F32);
 }
 
-/* Eight with one beginning take hardly more memory than one. */
-static void a_shared_beginning_is_there_once(void **state)
+/* Eight sequences with a common beginning take hardly more memory than one. */
+static void a_shared_beginning_takes_memory_once(void **state)
 {
     (void)state;
     enum { LONG = 4032, OWN = 24, SEQUENCES = 8 };
@@ -281,7 +282,7 @@ static void a_shared_beginning_is_there_once(void **state)
     for (size_t i = 0; i < COUNT_OF(tokens); i++)
         tokens[i] = (int32_t)(i * 7 % 300);
     const uint64_t prefix = engine_rows_bytes(engine, 0, LONG);
-    pass_over(engine, 0, tokens, LONG, 256); /* and the buffers are touched */
+    pass_over(engine, 0, tokens, LONG, 256); /* also touches the buffers */
     uint64_t before = memory_resident_bytes();
     for (uint32_t s = 1; s < SEQUENCES; s++) {
         assert_ok(engine_share_rows(engine, s, 0, LONG, &test_error));
@@ -302,7 +303,7 @@ static void a_shared_beginning_is_there_once(void **state)
         assert_non_null(strstr(test_error.message, words));                                                            \
     } while (0)
 
-static void what_cannot_be_is_refused(void **state)
+static void impossible_requests_are_refused(void **state)
 {
     (void)state;
     static const int32_t tokens[100] = {1, 2, 3};
@@ -324,7 +325,7 @@ static void what_cannot_be_is_refused(void **state)
     assert_refused(engine_write_checkpoint(engine, 0, 101, tokens, checkpoint, &test_error), "has 100 rows");
     assert_refused(engine_write_checkpoint(engine, 0, 100, tokens, NULL, &test_error), "needs a checkpoint");
     assert_int_equal(engine_positions(engine, 0), 100);
-    /* Rows that a batch wrote over are gone. */
+    /* Rows that a batch overwrote are gone. */
     assert_false(engine_truncate(engine, 0, 90));
     assert_int_equal(engine_rows_there(engine, 0), 90);
     pass_over(engine, 0, tokens, 20, 50);
@@ -343,7 +344,7 @@ static uint64_t digest_of(const char *name, enum tensor_type type)
     return digest;
 }
 
-/* The same layout with other weights is another model. */
+/* A file with the same layout but other weights is a different model. */
 static void digests_tell_models_apart(void **state)
 {
     (void)state;
@@ -376,9 +377,12 @@ static void digests_tell_models_apart(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(same_bits_from_what_was_kept), cmocka_unit_test(same_bits_of_the_larger_set),
-        cmocka_unit_test(sequences_share_rows),         cmocka_unit_test(a_shared_beginning_is_there_once),
-        cmocka_unit_test(what_cannot_be_is_refused),    cmocka_unit_test(digests_tell_models_apart),
+        cmocka_unit_test(same_bits_from_kept_data),
+        cmocka_unit_test(same_bits_for_the_larger_set),
+        cmocka_unit_test(sequences_share_rows),
+        cmocka_unit_test(a_shared_beginning_takes_memory_once),
+        cmocka_unit_test(impossible_requests_are_refused),
+        cmocka_unit_test(digests_tell_models_apart),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Sparse attention beyond the lengths of the reference logits: the program chooses what the formulas choose. Prints TAP.
+"""Sparse attention on texts longer than the reference's: the program chooses the same positions as the formulas. Prints TAP.
 
     test_long_contexts.py HYPURA SOURCE_FOLDER
 
-The formulas are those of the programs in float64/ of the whole reference set (HYPURA_ORACLE), which need numpy.
+The programs in float64/ of the whole reference set (HYPURA_ORACLE) compute the formulas. They need numpy.
 """
 import array
 import os
@@ -20,7 +20,7 @@ from tap import run_tests, tests_of
 ORACLE = os.environ.get("HYPURA_ORACLE", "")
 WORK = tempfile.TemporaryDirectory(prefix="hypura-test-")
 TOKENS = 900  # three times the longest reference
-MOST_APART = 1e-3  # of logits with a standard deviation of 2.5; another choice of one position makes some tenths
+MOST_APART = 1e-3  # for logits with a standard deviation of 2.5; choosing one other position changes them by some tenths
 
 EXACT = """
 import sys
@@ -34,7 +34,7 @@ sparse.F[model.arch](model, tokens).astype("<f4").tofile(sys.argv[3])
 
 
 def interpreter():
-    """A Python that has numpy, or None."""
+    """Returns a Python interpreter with numpy, or None."""
     for python in (sys.executable, "/usr/bin/python3"):
         try:
             if subprocess.run([python, "-c", "import numpy"], capture_output=True, timeout=60).returncode == 0:
@@ -45,7 +45,7 @@ def interpreter():
 
 
 def software_gpu():
-    """Whether GPU 0 computes in floats throughout. Matrix units take halves in attention, so other choices may follow."""
+    """Whether GPU 0 computes only in floats. Matrix units use halves in attention, which may lead to other choices."""
     found = subprocess.run([HYPURA, "profile", "--gpu", "0", "--json"], capture_output=True, text=True, timeout=60 * PATIENCE)
     return found.returncode == 0 and "llvmpipe" in found.stdout
 
@@ -61,9 +61,9 @@ def compare(name):
     model = os.path.join(ORACLE, "models", name + ".gguf")
     programs, python = os.path.join(ORACLE, "float64"), interpreter()
     if not ORACLE or not os.path.exists(model) or not os.path.isdir(programs):
-        return "the whole reference set is not there"
+        return "the whole reference set is missing"
     if not python:
-        return "there is no Python with numpy"
+        return "no Python with numpy was found"
     numbers = random.Random(name)
     tokens = ",".join(str(numbers.randrange(14, 340)) for _ in range(TOKENS))
     exact, found = os.path.join(WORK.name, "exact"), os.path.join(WORK.name, "found")
@@ -79,7 +79,7 @@ def compare(name):
         assert len(logits) == len(expected), (len(logits), len(expected))
         apart = [abs(a - b) for a, b in zip(logits, expected)]
         worst = max(apart)
-        print(f"# {name} {' '.join(options)}: at most {worst:.2g} apart, at position {apart.index(worst) // width}", flush=True)
+        print(f"# {name} {' '.join(options)}: differs by {worst:.2g} at position {apart.index(worst) // width}", flush=True)
         assert worst < MOST_APART, (name, options, worst, apart.index(worst) // width)
     return None
 

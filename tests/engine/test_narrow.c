@@ -1,5 +1,5 @@
-/* Rows of a prompt whose logits nobody wants leave it in the last layer: less is computed and less is read, and those
- * that are wanted have the same bits. */
+/* Rows of a prompt without wanted logits leave the batch in the last layer. Less is computed and read, and the wanted
+ * logits have the same bits. */
 #include "reference.h"
 
 #include <dirent.h>
@@ -16,7 +16,7 @@ static void prompt_of(int32_t *tokens, size_t count, uint64_t seed)
         tokens[i] = (int32_t)(random_next(&random) % 200);
 }
 
-/* Tokens of sequence 0 in one batch; the logits of those that are wanted, in order. */
+/* Feeds tokens of sequence 0 in one batch. Writes the wanted logits in order. */
 static void pass(struct engine *engine, const int32_t *tokens, size_t count, const bool *wanted, float *out)
 {
     uint32_t positions[PROMPT];
@@ -44,7 +44,7 @@ static void check_rows(const char *name, const float *all, const float *some, co
     }
 }
 
-/* The prompt with all logits, and with some; tokens behind it see what it left. */
+/* Feeds the prompt with all logits wanted, then with some. Later tokens check the cache that the prompt left. */
 static void check_engine(struct engine *engine, const char *name)
 {
     static const size_t rows[][3] = {
@@ -58,7 +58,7 @@ static void check_engine(struct engine *engine, const char *name)
     pass(engine, tokens, PROMPT, wanted, all);
     for (size_t i = 0; i < MORE; i++)
         pass(engine, tokens + PROMPT + i, 1, NULL, all + (PROMPT + i) * vocabulary);
-    for (size_t r = 0; r <= COUNT_OF(rows); r++) { /* the last time in two batches, of the first nobody wants any */
+    for (size_t r = 0; r <= COUNT_OF(rows); r++) { /* in the last round two batches, the first without wanted logits */
         engine_truncate(engine, 0, 0);
         memset(wanted, false, sizeof wanted);
         for (size_t i = 0; r < COUNT_OF(rows) && i < COUNT_OF(rows[r]); i++)
@@ -122,7 +122,7 @@ static void same_bits_on_the_cpu(void **state)
     assert_true(checked >= 10);
 }
 
-/* Whole there, and with experts on both sides. */
+/* With the whole model on the GPU, and with experts on both sides. */
 static void same_bits_on_the_gpu(void **state)
 {
     static const struct {
@@ -142,7 +142,7 @@ static void same_bits_on_the_gpu(void **state)
     }
 }
 
-/* Two sequences in one batch, of which one wants logits in its middle. */
+/* Two sequences in one batch, one of which wants logits in its middle. */
 static void several_sequences(void **state)
 {
     (void)state;
@@ -189,7 +189,7 @@ static void several_sequences(void **state)
     engine_close(engine);
 }
 
-/* Experts of the last layer that a prompt used, and what was read for it. */
+/* The number of experts of the last layer that a prompt used, and the bytes read for it. */
 static uint32_t used_last(bool all, uint64_t *bytes, uint32_t *before)
 {
     struct engine_options options;
@@ -242,8 +242,8 @@ static void reads_less(void **state)
     assert_true(bytes[1] < bytes[0]);
 }
 
-/* Who wants the last rows of all gets them. */
-static void hidden_rows_stay(void **state)
+/* A caller that wants the hidden rows gets all of them. */
+static void wanted_hidden_rows_stay(void **state)
 {
     (void)state;
     int32_t tokens[PROMPT];
@@ -271,9 +271,9 @@ static void hidden_rows_stay(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(same_bits_on_the_cpu), cmocka_unit_test(same_bits_on_the_gpu),
-        cmocka_unit_test(several_sequences),    cmocka_unit_test(reads_less),
-        cmocka_unit_test(hidden_rows_stay),
+        cmocka_unit_test(same_bits_on_the_cpu),    cmocka_unit_test(same_bits_on_the_gpu),
+        cmocka_unit_test(several_sequences),       cmocka_unit_test(reads_less),
+        cmocka_unit_test(wanted_hidden_rows_stay),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

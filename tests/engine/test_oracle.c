@@ -1,23 +1,23 @@
-/* The forward pass against llama.cpp's logits of small models, one an architecture and one a tensor type.
+/* The forward pass compared with llama.cpp's logits of small models, one per architecture and one per tensor type.
  *
- * With HYPURA_ORACLE in the environment (the folder of the whole reference set) every model there is looked at; else
- * those that the repository carries. */
+ * With HYPURA_ORACLE in the environment (the folder of the whole reference set), the test uses every model there,
+ * otherwise those in the repository. */
 #include "reference.h"
 
 #include <dirent.h>
 
 /* Logits have a standard deviation of about 2.5. */
 struct tolerance {
-    double exact; /* from the result of exact arithmetic */
-    double kl;    /* mean, from llama.cpp's own run */
+    double exact; /* largest difference from exact arithmetic */
+    double kl;    /* mean divergence from llama.cpp's run */
 };
 
-/* By the coarsest way that activations are rounded for a matrix of the file. */
+/* Depends on the coarsest rounding of activations for the file's matrices. */
 static struct tolerance tolerance_of(const struct model *model)
 {
     struct tolerance tolerance = {2e-4, 1e-3};
     if (model_architecture(model)->activation == FFN_GELU)
-        tolerance.exact = 0.05; /* the reference looks its GELU up in a table of half-precision numbers */
+        tolerance.exact = 0.05; /* the reference takes GELU from a table of half-precision numbers */
     for (uint32_t u = 0; u < model_unit_count(model); u++) {
         const struct unit *unit = model_unit(model, u);
         for (uint32_t s = 0; s < unit->slice_count; s++) {
@@ -25,14 +25,14 @@ static struct tolerance tolerance_of(const struct model *model)
             if (type == TENSOR_BF16 && tolerance.exact < 0.1)
                 tolerance.exact = 0.1;
             else if (type != TENSOR_F32 && type != TENSOR_F16 && type != TENSOR_BF16)
-                tolerance = (struct tolerance){0.5, 5e-3}; /* activations in 8-bit blocks on both sides */
+                tolerance = (struct tolerance){0.5, 5e-3}; /* both programs round activations to 8 bits */
         }
     }
     return tolerance;
 }
 
 static char folder[4096];
-static int failures; /* all models are looked at before the test fails */
+static int failures; /* the test checks all models before it fails */
 
 #define complain(...) (print_error(__VA_ARGS__), failures++)
 
@@ -59,8 +59,8 @@ static struct engine *open_engine(const char *name, enum tensor_type kv_type, ui
     return engine;
 }
 
-/* What a short prompt hides: windows that move on, blocks that fill up. Its tokens stand in the file of logits, or,
- * where those are of the last positions only, in one of their own. */
+/* Long prompts, which move windows and fill blocks. Their tokens are in the file of logits, or in a separate file if
+ * only the last positions have logits. */
 #define LONG_ROUNDING 1e-3
 
 static const struct ending {
@@ -89,7 +89,7 @@ static void check_continuation(struct engine *engine, const char *name, const st
     }
 }
 
-/* The numbers of a file with commas between them, or the prompt that the reference has; the caller frees them. */
+/* Reads tokens from a comma-separated file, or from the reference if path is NULL. The caller frees them. */
 static int32_t *read_tokens(const struct reference *reference, const char *path, size_t *count)
 {
     FILE *file = path ? fopen(path, "r") : NULL;
@@ -128,7 +128,7 @@ static void check_reference(const char *name, const struct ending *ending)
     struct distance d = measure(reference.logits, logits, reference.tokens, reference.vocabulary);
     print_message("# %-28s %-16s most %8.2g  KL %8.2g  top-1 %.3f\n", name, ending->logits, d.most, d.kl_mean, d.top);
     if (ending->exact && !(d.most <= tolerance.exact))
-        complain("%s: logits are up to %g from exact ones; %g is what rounding explains (%s)\n", name, d.most,
+        complain("%s: logits differ by up to %g from exact ones; rounding explains %g (%s)\n", name, d.most,
                  tolerance.exact, ending->logits);
     if (!(d.kl_mean <= tolerance.kl))
         complain("%s: mean KL divergence of %g from %s\n", name, d.kl_mean, ending->logits);
@@ -185,7 +185,7 @@ static void agrees_with_the_reference(void **state)
     assert_int_equal(failures, 0);
 }
 
-/* Coarser caches move the logits by what they round, no more. */
+/* Coarser types of the cache change logits only by their rounding. */
 static void caches_of_all_types(void **state)
 {
     (void)state;
@@ -193,7 +193,7 @@ static void caches_of_all_types(void **state)
         enum tensor_type type;
         double most;
     } types[] = {{TENSOR_F16, 0.1}, {TENSOR_Q8_0, 0.5}, {TENSOR_Q4_0, 4.0}};
-    static const char *const models[] = {"llama", "qwen2"}; /* without a router, whose choice may flip */
+    static const char *const models[] = {"llama", "qwen2"}; /* without routers, whose choices might change */
     for (size_t m = 0; m < COUNT_OF(models); m++) {
         struct reference reference;
         assert_true(reference_read(&reference, in_folder("logits", models[m], ".exact.bin")));
@@ -205,7 +205,7 @@ static void caches_of_all_types(void **state)
             struct distance d = measure(reference.logits, logits, reference.tokens, reference.vocabulary);
             print_message("# %s, cache type %d: most %g, KL %g\n", models[m], types[t].type, d.most, d.kl_mean);
             assert_true(d.most < types[t].most);
-            assert_true(d.most > before); /* it is another type indeed */
+            assert_true(d.most > before); /* the type takes effect */
             before = d.most;
             free(logits);
             engine_close(engine);

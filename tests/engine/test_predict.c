@@ -1,5 +1,5 @@
-/* The block of a model that predicts further tokens: its logits are those of its layer in a model of its own, over rows
- * that are computed here; and when it is used. */
+/* The prediction block: its logits equal those of a separate model that has only the block's layer and reads rows
+ * computed here. Also tests when the block is used. */
 #include "predicting_model.h"
 #include "reference.h"
 
@@ -29,14 +29,14 @@ static void prompt_of(int32_t *tokens, size_t count)
         tokens[i] = (int32_t)(random_next(&random) % 300);
 }
 
-/* ---- the same without the engine ----------------------------------------------------------------------------------
+/* ---- the block as a separate model --------------------------------------------------------------------------------
  */
 
 static float *floats_of(const struct gguf *file, const char *name)
 {
     const struct gguf_tensor *tensor = gguf_tensor_find(file, name);
     if (!tensor)
-        fail_msg("there is no '%s'", name);
+        fail_msg("the file has no tensor '%s'", name);
     uint8_t *data = read_tensor(file, tensor);
     const uint64_t columns = tensor->dimensions[0], rows = tensor->dimensions[1];
     float *out = malloc(columns * rows * sizeof *out);
@@ -55,7 +55,7 @@ static void norm(double *out, const float *row, const float *weight, size_t coun
         out[i] = (double)row[i] / sqrt(sum / (double)count + epsilon) * (double)weight[i];
 }
 
-/* What the block's layer reads: row j from the token behind the j-th and the last row of the j-th. */
+/* The rows that the block's layer reads. Row j joins the token after token j with the last hidden row of token j. */
 static float *join_rows(const struct model *model, uint32_t block, const int32_t *tokens, const float *last,
                         size_t count)
 {
@@ -88,7 +88,7 @@ static float *join_rows(const struct model *model, uint32_t block, const int32_t
     return out;
 }
 
-/* A model of the block's layer alone, whose token j is row j. */
+/* Writes a model with only the block's layer. The embedding of its token j is row j. */
 static void make_layer_model(const char *path, const struct model *model, uint32_t block, const float *rows)
 {
     struct made made;
@@ -154,7 +154,7 @@ static const char *why_not(const char *path)
     return why;
 }
 
-/* Logits of the block for the token behind a prompt, and behind the likeliest one after that. */
+/* The block's logits for the token after a prompt, and after the likeliest token that follows. */
 static void ask_block(const char *path, uint32_t chunk, const int32_t *tokens, float *first, float *second)
 {
     struct engine *engine = open_with(path, DRAFTING_ON, chunk);
@@ -172,7 +172,7 @@ static void ask_block(const char *path, uint32_t chunk, const int32_t *tokens, f
     engine_close(engine);
 }
 
-/* Rounding, and no more; and where a row is as long as others in one of the two only, what epsilon adds to it. */
+/* The allowed differences: rounding only; and, if only one of the two models norms a row, the effect of epsilon. */
 #define NEAR 1e-5
 #define NEAR_UNNORMED 1e-3
 
@@ -212,14 +212,14 @@ static void compare_with_layer(const char *base)
     ask_block(path[0], 64, tokens, found[0], found[1]);
     ask_block(path[0], 4, tokens, found[2], found[3]);
     double far = difference(found[0], logits + (PROMPT - 1) * vocabulary, vocabulary);
-    printf("# %s: %.2g off", base, far);
+    printf("# %s: difference %.2g", base, far);
     assert_true(far < NEAR);
-    /* However the prompt was cut. */
+    /* The division of the prompt makes no difference. */
     assert_memory_equal(found[0], found[2], vocabulary * sizeof **found);
     assert_memory_equal(found[1], found[3], vocabulary * sizeof **found);
 
-    /* The next one goes on from the block's own row, of which this model has shown the normed one: it is normed again,
-     * so that without the norm's weights it stands for the other, too. */
+    /* The next prediction starts from the block's own row. The separate model gives only the normed row. The block
+     * norms it again, so without the norm's weights it can replace the row itself. */
     int32_t further[PROMPT + 2];
     memcpy(further, tokens, sizeof tokens);
     further[PROMPT + 1] = greatest(found[0], vocabulary);
@@ -251,13 +251,13 @@ static void compare_with_layer(const char *base)
     unlink(path[1]);
 }
 
-static void its_logits_are_those_of_its_layer(void **state)
+static void its_logits_match_its_layers(void **state)
 {
     (void)state;
     static const char *const bases[] = {"llama", "mixtral", "qwen3moe", "deepseek2-v3", "qwen3"};
     for (size_t i = 0; i < COUNT_OF(bases); i++)
         compare_with_layer(bases[i]);
-    /* Those of the whole reference set, where it is there. */
+    /* The models of the whole reference set, if it is present. */
     static const char *const reference[] = {"glm4moe", "hy-v3", "glm-dsa", "deepseek32"};
     const char *folder = getenv("HYPURA_ORACLE");
     for (size_t i = 0; folder && i < COUNT_OF(reference); i++) {
@@ -270,8 +270,8 @@ static void its_logits_are_those_of_its_layer(void **state)
 /* ---- drafts --------------------------------------------------------------------------------------------------------
  */
 
-/* A block that knows what the model will say says it, token by token, whatever was accepted before. */
-static void what_it_foresees_comes(void **state)
+/* A block whose predictions are right predicts token after token, whatever was accepted before. */
+static void its_predictions_are_right(void **state)
 {
     (void)state;
     char path[512];
@@ -316,8 +316,8 @@ static void what_it_foresees_comes(void **state)
     unlink(path);
 }
 
-/* What it did not see it says nothing about, and then it goes on. */
-static void gaps_cost_drafts_only(void **state)
+/* The block predicts nothing after tokens that it did not see, and continues later. */
+static void gaps_cost_only_drafts(void **state)
 {
     (void)state;
     char path[512];
@@ -338,7 +338,7 @@ static void gaps_cost_drafts_only(void **state)
     feed(engine, 0, tokens + 9, 1, 1, logits);
     assert_ok(engine_predict(engine, 0, 1, false, &found, &test_error));
     assert_int_not_equal(engine_predict(engine, 0, -1, true, &found, &test_error), HYPURA_OK);
-    /* More rows than may wait, and a context that is full. */
+    /* More rows than the block may have waiting, and a full context. */
     for (int i = 0; engine_positions(engine, 0) < 127; i++)
         feed(engine, 0, tokens + i % PROMPT, 1, 1, logits);
     assert_ok(engine_predict(engine, 0, 1, false, &found, &test_error));
@@ -351,7 +351,7 @@ static void gaps_cost_drafts_only(void **state)
     unlink(path);
 }
 
-/* ---- whether it is used --------------------------------------------------------------------------------------------
+/* ---- use of the block ----------------------------------------------------------------------------------------------
  */
 
 static void expect_file(const char *path, const struct engine_options *options, const char *says)
@@ -367,7 +367,7 @@ static void expect_file(const char *path, const struct engine_options *options, 
     model_close(model);
 }
 
-static void it_is_used_where_it_can_be(void **state)
+static void it_is_used_if_possible(void **state)
 {
     (void)state;
     char path[512];
@@ -395,7 +395,7 @@ static void it_is_used_where_it_can_be(void **state)
     unlink(path);
 }
 
-/* Its weights are counted where it is used, and only there. */
+/* The block's weights count only if it is used. */
 static void its_memory_is_planned_for(void **state)
 {
     (void)state;
@@ -409,7 +409,7 @@ static void its_memory_is_planned_for(void **state)
     assert_true(engine_plan(with)->resident_bytes > resident);
     assert_true(engine_plan(with)->kv_bytes > cache);
     engine_close(with);
-    /* Where there is no room for it, the model runs without. */
+    /* If there is no room for the block, the model runs without it. */
     struct engine_options options;
     engine_default_options(&options);
     options.context = 128;
@@ -423,10 +423,8 @@ static void its_memory_is_planned_for(void **state)
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(its_logits_are_those_of_its_layer),
-        cmocka_unit_test(what_it_foresees_comes),
-        cmocka_unit_test(gaps_cost_drafts_only),
-        cmocka_unit_test(it_is_used_where_it_can_be),
+        cmocka_unit_test(its_logits_match_its_layers), cmocka_unit_test(its_predictions_are_right),
+        cmocka_unit_test(gaps_cost_only_drafts),       cmocka_unit_test(it_is_used_if_possible),
         cmocka_unit_test(its_memory_is_planned_for),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

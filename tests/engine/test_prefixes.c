@@ -1,5 +1,5 @@
-/* Texts that begin like earlier ones: what was computed comes back, from memory, from another sequence and from a
- * drive, and the answers have the bits of a model that was just opened. */
+/* Texts that begin like earlier ones reuse what was computed, from memory, from another sequence and from a drive. The
+ * answers have the bits of a newly opened model. */
 #include "folder.h"
 #include "reference.h"
 
@@ -13,13 +13,13 @@
 #define LONGEST 6000
 #define ANSWER 10
 
-/* Attention, experts, windows, delta nets, a scan, latent attention. */
+/* Models with attention, experts, windows, delta nets, a scan and latent attention. */
 static const char *const models[] = {"llama",  "mixtral",   "gpt-oss",   "gemma2",
                                      "qwen35", "qwen3next", "mamba-rms", "deepseek2-v3"};
 
 struct answered {
     int32_t tokens[ANSWER];
-    uint64_t logits; /* digest */
+    uint64_t logits; /* a digest of them */
     uint32_t count, cached;
     size_t vocabulary;
     struct sampler *sampler;
@@ -142,13 +142,13 @@ static struct answered cold_with(const char *name, const struct text *text, enum
 static void assert_same(const char *name, const char *what, const struct answered *a, const struct answered *b)
 {
     if (a->count != b->count || a->logits != b->logits || memcmp(a->tokens, b->tokens, sizeof a->tokens) != 0)
-        fail_msg("%s, %s: another answer than that of a model that was just opened", name, what);
+        fail_msg("%s, %s: the answer differs from that of a newly opened model", name, what);
 }
 
 static void assert_cached(const char *name, const char *what, const struct answered *answered, uint32_t least)
 {
     if (answered->cached < least)
-        fail_msg("%s, %s: %u tokens were there, of at least %u", name, what, answered->cached, least);
+        fail_msg("%s, %s: %u tokens were reused, expected at least %u", name, what, answered->cached, least);
 }
 
 static struct answered cold(const char *name, const struct text *text)
@@ -156,7 +156,7 @@ static struct answered cold(const char *name, const struct text *text)
     return cold_with(name, text, TENSOR_F16);
 }
 
-/* Goes on where the last one ended, as the next turn of a chat does. */
+/* Makes a text that continues after an answer, like the next turn of a chat. */
 static void next_turn(struct text *out, const struct text *text, const struct answered *answered, uint64_t seed)
 {
     *out = *text;
@@ -166,7 +166,7 @@ static void next_turn(struct text *out, const struct text *text, const struct an
 
 static struct text first, other, second, edited;
 
-static void texts_come_back(void **state)
+static void texts_are_reused(void **state)
 {
     (void)state;
     for (size_t m = 0; m < COUNT_OF(models); m++) {
@@ -185,7 +185,7 @@ static void texts_come_back(void **state)
         struct answered cold_first = cold(name, &first), cold_second = cold(name, &second),
                         cold_edited = cold(name, &edited), cold_other = cold(name, &other);
         assert_same(name, "first", &a, &cold_first);
-        struct answered b = ask(generator, engine, &other); /* takes the only sequence */
+        struct answered b = ask(generator, engine, &other); /* uses the only sequence */
         assert_same(name, "other", &b, &cold_other);
         b = ask(generator, engine, &second);
         assert_same(name, "second turn", &b, &cold_second);
@@ -193,7 +193,7 @@ static void texts_come_back(void **state)
         b = ask(generator, engine, &edited);
         assert_same(name, "edited", &b, &cold_edited);
         assert_cached(name, "edited", &b, first.count - 20 - 2 * PLAN_KV_BLOCK);
-        b = ask(generator, engine, &second); /* the branch that was left */
+        b = ask(generator, engine, &second); /* the earlier branch */
         assert_same(name, "back", &b, &cold_second);
         assert_cached(name, "back", &b, first.count + ANSWER - 1);
         generator_destroy(generator);
@@ -211,7 +211,7 @@ static void texts_come_back(void **state)
     }
 }
 
-/* Requests with one beginning that come at once: it is computed once. */
+/* If requests with a common beginning arrive together, it is computed once. */
 static void requests_share_a_beginning(void **state)
 {
     (void)state;
@@ -236,14 +236,14 @@ static void requests_share_a_beginning(void **state)
             new += texts[i].count - answered[i].cached;
         }
         if (new > 500 + COUNT_OF(texts) * (40 + PLAN_KV_BLOCK))
-            fail_msg("%s: %llu tokens were computed", name, (unsigned long long)new);
+            fail_msg("%s: %llu tokens were computed, too many", name, (unsigned long long)new);
         generator_destroy(generator);
         engine_close(engine);
     }
 }
 
-/* Those who wait for a beginning keep nobody back who has another one. */
-static void others_pass_who_waits(void **state)
+/* Requests that wait for a beginning do not hold up a request with another one. */
+static void other_requests_pass_waiting_ones(void **state)
 {
     (void)state;
     struct answered long_one, waits, passes;
@@ -268,8 +268,8 @@ static void others_pass_who_waits(void **state)
     engine_close(engine);
 }
 
-/* A prompt that passes more checkpoints than are kept has some all along, the more the nearer its end. */
-static void long_prompts_have_checkpoints_all_along(void **state)
+/* A prompt that passes more checkpoints than are kept has some along its whole length, denser towards the end. */
+static void long_prompts_have_checkpoints_throughout(void **state)
 {
     (void)state;
     static const char *const some[] = {"qwen35", "gpt-oss"};
@@ -298,8 +298,8 @@ static void long_prompts_have_checkpoints_all_along(void **state)
     }
 }
 
-/* More sequences than there is room for: none is refused, and who makes room for another comes back with what it had,
- * kept as the cache has it. */
+/* With more sequences than room, none is refused. A sequence that makes room for another later restores its data,
+ * stored in the type of the cache. */
 static void check_parking(const char *name, enum tensor_type type, const char *folder)
 {
     struct engine_options options;
@@ -310,14 +310,15 @@ static void check_parking(const char *name, enum tensor_type type, const char *f
     options.threads = 2;
     options.sequences = COUNT_OF(texts);
     options.shared_context = true;
-    options.chunk = 384; /* all prompts pass at once, of answers for which there is too little room then */
+    options.chunk = 384; /* all prompts pass at once, but there is too little room for their answers */
     options.kv_type = type;
     options.prefix_bytes = 8 << 20;
     options.prefix_path = folder;
     struct engine *engine = open_smallest(model_path(name), &options);
-    assert_ok(engine_set_budget(engine, options.budget + (2 << 20), &test_error)); /* for what is kept */
+    assert_ok(engine_set_budget(engine, options.budget + (2 << 20), &test_error)); /* for the prefix store */
     struct generator *generator = generator_of(engine);
-    if (SANITIZED && engine_room(engine) > options.context) { /* in what that needs more all have room */
+    if (SANITIZED &&
+        engine_room(engine) > options.context) { /* sanitizers raise the budget so far that all have room */
         generator_destroy(generator);
         engine_close(engine);
         return;
@@ -325,7 +326,7 @@ static void check_parking(const char *name, enum tensor_type type, const char *f
     assert_int_equal(engine_room(engine), options.context);
     uint32_t most = 0;
     for (size_t i = 0; i < COUNT_OF(texts); i++) {
-        random_tokens(&texts[i], 0, 60, 20 + i); /* the answers need a second block */
+        random_tokens(&texts[i], 0, 60, 20 + i); /* each answer needs a second block */
         submit(generator, engine, &texts[i], &answered[i]);
     }
     while (generator_step(generator)) {
@@ -346,12 +347,12 @@ static void check_parking(const char *name, enum tensor_type type, const char *f
         assert_same(name, "parked", &answered[i], &alone);
     }
     if (statistics.prefix.restored_tokens < texts[0].count)
-        fail_msg("%s: nobody came back with what it had", name);
+        fail_msg("%s: no sequence restored its data", name);
     generator_destroy(generator);
     engine_close(engine);
 }
 
-static void who_makes_room_is_not_fed_again(void **state)
+static void sequences_that_make_room_are_not_fed_again(void **state)
 {
     (void)state;
     check_parking("embedded", TENSOR_F16, path_in_folder("parked"));
@@ -360,7 +361,7 @@ static void who_makes_room_is_not_fed_again(void **state)
     check_parking("qwen35", TENSOR_F32, NULL);
 }
 
-/* What several have of one beginning takes its room once: all run at the same time. */
+/* A common beginning takes its room once, so all requests run at the same time. */
 static void a_shared_beginning_takes_its_room_once(void **state)
 {
     (void)state;
@@ -375,7 +376,7 @@ static void a_shared_beginning_takes_its_room_once(void **state)
     options.shared_context = true;
     struct engine *engine = open_smallest(model_path("embedded"), &options);
     struct generator *generator = generator_of(engine);
-    assert_int_equal(engine_room(engine), CONTEXT); /* of which each of them alone takes two thirds */
+    assert_int_equal(engine_room(engine), CONTEXT); /* each request alone takes two thirds of it */
     for (size_t i = 0; i < REQUESTS; i++) {
         random_tokens(&texts[i], 0, BEGINNING, 5);
         random_tokens(&texts[i], BEGINNING, BEGINNING + 20, 30 + i);
@@ -403,9 +404,9 @@ static void a_shared_beginning_takes_its_room_once(void **state)
 }
 
 #ifdef RWF_NOWAIT
-static unsigned far; /* times that a drive says that it has yet to read */
+static unsigned far; /* number of calls that return EAGAIN, as if the data were not in the page cache */
 
-/* In place of the system's. */
+/* Overrides the system's function. */
 ssize_t preadv2(int file, const struct iovec *to, int count, off_t offset, int flags)
 {
     (void)file, (void)to, (void)count, (void)offset, (void)flags;
@@ -416,8 +417,9 @@ ssize_t preadv2(int file, const struct iovec *to, int count, off_t offset, int f
     return -1;
 }
 
-/* While a drive reads what is kept of a text, others go on; once they are done, nobody waits for more than that. */
-static void others_go_on_while_the_drive_reads(void **state)
+/* While a drive reads the stored data of a text, other requests continue. When they are done, the text no longer waits
+ * for the page cache. */
+static void other_requests_run_while_the_drive_reads(void **state)
 {
     (void)state;
     static const unsigned times[] = {0, 18, 1u << 30}, least[] = {0, 2, ANSWER}, most[] = {1, ANSWER - 1, ANSWER};
@@ -452,8 +454,8 @@ static void others_go_on_while_the_drive_reads(void **state)
 }
 #endif
 
-/* What is kept takes its memory from the pool, when there is something. */
-static void memory_is_lent_by_the_pool(void **state)
+/* The prefix store borrows memory from the pool when it has something to keep. */
+static void the_pool_lends_memory(void **state)
 {
     (void)state;
     struct engine_options options;
@@ -488,16 +490,16 @@ static void memory_is_lent_by_the_pool(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(texts_come_back),
+        cmocka_unit_test(texts_are_reused),
         cmocka_unit_test(requests_share_a_beginning),
-        cmocka_unit_test(others_pass_who_waits),
-        cmocka_unit_test(long_prompts_have_checkpoints_all_along),
-        cmocka_unit_test(who_makes_room_is_not_fed_again),
+        cmocka_unit_test(other_requests_pass_waiting_ones),
+        cmocka_unit_test(long_prompts_have_checkpoints_throughout),
+        cmocka_unit_test(sequences_that_make_room_are_not_fed_again),
         cmocka_unit_test(a_shared_beginning_takes_its_room_once),
 #ifdef RWF_NOWAIT
-        cmocka_unit_test(others_go_on_while_the_drive_reads),
+        cmocka_unit_test(other_requests_run_while_the_drive_reads),
 #endif
-        cmocka_unit_test(memory_is_lent_by_the_pool),
+        cmocka_unit_test(the_pool_lends_memory),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -1,5 +1,5 @@
-/* Whatever a router says, not-a-numbers of damaged weights included, a token gets as many experts as it uses, none
- * twice: the rows of an expert's batch are counted by that. */
+/* Whatever a router's output, including NaNs from damaged weights, a token gets the right number of experts, and none
+ * of them twice. The sizes of the experts' batches depend on that. */
 #include "test.h"
 
 #include "engine/engine_private.h"
@@ -29,12 +29,12 @@ static void check(const struct router_rule *parameters, const float *logits, con
 static struct router_rule parameters_of(enum router_gate gate, uint32_t groups, uint32_t groups_used)
 {
     return (struct router_rule){.experts = EXPERTS,
-                                     .used = USED,
-                                     .groups = groups,
-                                     .groups_used = groups_used,
-                                     .gate = gate,
-                                     .normalise = true,
-                                     .scale = 1};
+                                .used = USED,
+                                .groups = groups,
+                                .groups_used = groups_used,
+                                .gate = gate,
+                                .normalise = true,
+                                .scale = 1};
 }
 
 static void the_greatest_are_chosen_in_order(void **state)
@@ -42,7 +42,7 @@ static void the_greatest_are_chosen_in_order(void **state)
     (void)state;
     const float logits[EXPERTS] = {1, 9, 2, 8, 8, 3, 0, -1, 7, -2, -3, 4};
     const uint32_t all[USED] = {1, 3, 4, 8, 11};
-    /* The second of three groups has the greater sum of logits' exponents, the third that of sigmoids. */
+    /* Of three groups, the second has the greater sum of exponentials, the third the greater sum of sigmoids. */
     const uint32_t second[USED] = {1, 3, 4, 5, 2}, third[USED] = {1, 3, 8, 11, 2};
     for (int gate = ROUTER_SOFTMAX; gate <= ROUTER_SQRT_SOFTPLUS; gate++) {
         struct router_rule plain = parameters_of((enum router_gate)gate, 0, 0);

@@ -1,5 +1,5 @@
-/* Scales of whole matrices and of experts, as NVFP4 has them: from every tier the same bits as weights that are
- * multiplied by them, with adapters too. */
+/* Scales of whole matrices and of experts, as in NVFP4, give the same bits as weights that include them, from every
+ * tier and also with adapters. */
 #include "adapter_files.h"
 #include "scaled_files.h"
 
@@ -38,8 +38,8 @@ static float *run(const char *name, const struct run *how, size_t *count)
     return logits;
 }
 
-/* Biases after the product, several matrices as one, experts, their biases, shared ones, weighed inputs, latent
- * attention, delta nets, the output matrix. */
+/* The models have biases, fused matrices, experts with biases, shared experts, weighted inputs, latent attention, delta
+ * nets, and a scaled output matrix. */
 static void equals_scaled_weights(void **state)
 {
     (void)state;
@@ -60,8 +60,8 @@ static void equals_scaled_weights(void **state)
     }
 }
 
-/* An adapter adds to the product of the matrix that the scale makes. */
-static void adapters_add_to_what_was_scaled(void **state)
+/* An adapter adds to the scaled product. */
+static void adapters_add_to_the_scaled_product(void **state)
 {
     (void)state;
     static const char *const models[] = {"llama", "mixtral"};
@@ -106,7 +106,7 @@ static void write_wrong(const char *name, uint64_t count)
     gguf_close(file);
 }
 
-static void wrong_ones_are_refused(void **state)
+static void wrong_scales_are_refused(void **state)
 {
     (void)state;
     static const struct {
@@ -116,7 +116,8 @@ static void wrong_ones_are_refused(void **state)
         {"blk.0.attn_q.scale", "has the shape [2]; the metadata asks for [1]", 2},
         {"blk.0.ffn_up_exps.scale", "has the shape [1]; the metadata asks for [", 1},
         {"blk.0.attn_gate.scale", "is the scale of a matrix that is missing", 1},
-        {"blk.0.ffn_gate_inp.scale", "the metadata asks for", 1}, /* Gemma 4's factors of a router's input */
+        {"blk.0.ffn_gate_inp.scale", "the metadata asks for",
+         1}, /* Gemma 4 has factors of a router's input by this name */
         {"token_embd.scale", "does not use here", 1},
         {"blk.0.attn_x.scale", "is not known here", 1},
     };
@@ -128,7 +129,7 @@ static void wrong_ones_are_refused(void **state)
         write_wrong(wrong[i].name, wrong[i].count);
         assert_int_not_equal(engine_open(&engine, path_in_folder("wrong.gguf"), &options, &test_error), HYPURA_OK);
         if (!strstr(test_error.message, wrong[i].reason))
-            fail_msg("\"%s\" does not say \"%s\"", test_error.message, wrong[i].reason);
+            fail_msg("the error \"%s\" does not contain \"%s\"", test_error.message, wrong[i].reason);
     }
 }
 
@@ -136,8 +137,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(equals_scaled_weights),
-        cmocka_unit_test(adapters_add_to_what_was_scaled),
-        cmocka_unit_test(wrong_ones_are_refused),
+        cmocka_unit_test(adapters_add_to_the_scaled_product),
+        cmocka_unit_test(wrong_scales_are_refused),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

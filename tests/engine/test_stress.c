@@ -1,8 +1,8 @@
-/* The promise under load: whatever streams, in whatever order and while budgets move and passes are cancelled, every
- * position has the bits that it has with all weights in memory; and the budget is held.
+/* Equal bits under load: whatever streams, in whatever order, while budgets change and passes are cancelled, every
+ * position has the bits that it has with all weights in memory. The budget is never exceeded.
  *
- * HYPURA_STRESS_SECONDS goes on for so long, with other models each time; HYPURA_STRESS_SEED begins at another one, and
- * is told when a bit differs. */
+ * HYPURA_STRESS_SECONDS sets the duration, with other models each time. HYPURA_STRESS_SEED sets the first seed;
+ * failures report theirs. */
 #include "answer.h"
 #include "copy_model.h"
 #include "folder.h"
@@ -16,13 +16,13 @@
 #include <unistd.h>
 
 #define SEQUENCES 4u
-#define LENGTH 48u /* tokens of each */
-#define RUNS 4u    /* of each model */
+#define LENGTH 48u /* tokens per sequence */
+#define RUNS 4u    /* runs per model */
 #define STEPS 24u
 #define ANSWERS 6u
 #define ANSWER_TOKENS 20u
 
-/* What the process may hold beside what was planned: this test's own, and what the allocator keeps. */
+/* Memory that the process may hold beyond the plan: the test's own, and the allocator's reserve. */
 #define SLACK ((uint64_t)2 << 20)
 
 struct script {
@@ -37,10 +37,10 @@ struct world {
     char description[200];
     uint32_t vocabulary;
     uint64_t bytes;
-    uint32_t context; /* which some ropes depend on */
+    uint32_t context; /* some ropes depend on it */
     enum tensor_type kv_type;
     struct script scripts[SEQUENCES];
-    bool speaks; /* has a vocabulary, and so answers */
+    bool speaks; /* has a vocabulary, so it can answer */
     struct answer answers[ANSWERS];
 };
 
@@ -64,7 +64,7 @@ static void make_file(struct world *world, const char *path)
 {
     struct random *random = &world->random;
     struct synth_options options;
-    const struct synth_preset *preset; /* the sizes of those with a recipe are fixed */
+    const struct synth_preset *preset; /* without a recipe, which would fix the sizes */
     do
         preset = synth_preset_at(below(random, (uint32_t)synth_preset_count()));
     while (preset->recipe);
@@ -90,7 +90,7 @@ static void make_file(struct world *world, const char *path)
              g->architecture, options.type, g->layers, g->experts_used, g->experts, g->feed_forward);
 }
 
-/* The tensors from first to end as one part. */
+/* Writes the tensors from first to end as one part of a split file. */
 static void write_part(const struct gguf *file, const char *path, uint16_t number, uint16_t count, size_t first,
                        size_t end)
 {
@@ -142,7 +142,7 @@ static void make_model(struct world *world)
         whole = model_path(name);
         snprintf(world->description, sizeof world->description, "%s", name);
         world->bytes = 4 << 20;
-        world->kv_type = TENSOR_F16; /* the others want heads of whole blocks */
+        world->kv_type = TENSOR_F16; /* other types need heads of whole blocks */
     } else {
         make_file(world, whole);
     }
@@ -154,7 +154,7 @@ static void make_model(struct world *world)
 /* ---- answers -------------------------------------------------------------------------------------------------------
  */
 
-/* Answer number i goes on with the start of a script, so that some begin alike. */
+/* Requests answer i, whose prompt is the start of a script, so that some prompts begin alike. */
 static void ask(const struct world *world, struct generator *generator, struct answer *answer, uint32_t i)
 {
     struct sampler_options options;
@@ -171,7 +171,7 @@ static void ask(const struct world *world, struct generator *generator, struct a
     submit_for(answer, generator, request);
 }
 
-/* One by one. */
+/* Makes the expected answers, one at a time. */
 static void make_answers(struct world *world, struct engine *engine)
 {
     const struct vocabulary *vocabulary;
@@ -190,7 +190,7 @@ static void make_answers(struct world *world, struct engine *engine)
     generator_destroy(generator);
 }
 
-/* Each sequence by itself, with all weights in memory. */
+/* Makes the expected logits, each sequence alone, with all weights in memory. */
 static void make_scripts(struct world *world)
 {
     struct engine_options options;
@@ -217,16 +217,16 @@ static void make_scripts(struct world *world)
     engine_close(engine);
 }
 
-/* ---- others that meddle --------------------------------------------------------------------------------------------
+/* ---- interference --------------------------------------------------------------------------------------------------
  */
 
 struct meddler {
     struct engine *engine;
     struct random random;
-    uint64_t least, most; /* budgets */
+    uint64_t least, most; /* smallest and largest budget to set */
     bool resizes, cancels;
     atomic_bool stop;
-    _Atomic uint64_t allowed; /* the largest budget that it set */
+    _Atomic uint64_t allowed; /* the largest budget set so far */
     bool *used;
 };
 
@@ -265,12 +265,12 @@ struct run {
     struct engine_options options;
     char description[300];
     bool beside_other;
-    uint32_t room; /* tokens of a batch */
+    uint32_t room; /* most tokens per batch */
     size_t count;
     int32_t tokens[SEQUENCES * LENGTH];
     uint32_t positions[SEQUENCES * LENGTH], sequences[SEQUENCES * LENGTH];
     bool want[SEQUENCES * LENGTH];
-    size_t stop_after; /* logits of a batch */
+    size_t stop_after; /* number of logits after which a batch is stopped */
     uint32_t passes, cancelled;
 };
 
@@ -355,7 +355,7 @@ static void choose_options(struct run *run)
     struct random *random = &run->world->random;
     struct engine_options *options = &run->options;
     engine_default_options(options);
-    options->gpu = "none"; /* which has bits of its own */
+    options->gpu = "none"; /* a GPU gives other bits */
     options->context = run->world->context;
     options->kv_type = run->world->kv_type;
     options->sequences = 1 + below(random, SEQUENCES);
@@ -372,7 +372,8 @@ static void choose_options(struct run *run)
     run->beside_other = below(random, 4) == 0;
 }
 
-/* Answers that come when they like, some given up, beside the meddler: those that end have the tokens that they had. */
+/* Runs answers that begin at random times, some cancelled, under interference. Those that end have the expected tokens.
+ */
 static void answer_all(struct run *run)
 {
     struct world *world = run->world;
@@ -407,12 +408,13 @@ static void answer_all(struct run *run)
     }
 }
 
-/* Another engine of the same model, whose passes run at the same time. Nothing fails on its thread. */
+/* Another engine for the same model, with passes at the same time. Its thread records failures and does not report
+ * them. */
 struct other {
     const struct world *world;
     struct engine *engine;
     atomic_bool stop;
-    uint32_t first; /* position of the batch at hand */
+    uint32_t first; /* position of the current batch */
     bool wrong;
     hypura_error error;
 };
@@ -501,7 +503,7 @@ static void run_once(struct world *world)
     if (other.wrong || other.error.status)
         fail_run(&run, "beside it: %s", other.wrong ? "other bits" : other.error.message);
     engine_close(other.engine);
-    /* Back to where it began, and once more through all, so that what a cancel or a resize left behind shows. */
+    /* Start again and run everything once more, to detect anything that a cancel or a resize left behind. */
     if (engine_set_budget(run.engine, run.options.budget, &test_error) && plan->pool_bytes)
         fail_run(&run, "%s", test_error.message);
     for (uint32_t s = 0; s < run.options.sequences; s++)

@@ -1,11 +1,11 @@
-/* Norms and biases of other types than F32 are converted before they are used, however long they are. */
+/* Norms and biases of other types than F32 are converted before use, whatever their length. */
 #include "copy_model.h"
 #include "folder.h"
 #include "reference.h"
 
 #define TOKENS 20
 
-/* A router with one row is a matrix all the same. */
+/* Whether a tensor is a vector. A router with a single row is a matrix. */
 static bool is_vector(const struct gguf_tensor *tensor)
 {
     const char *name = tensor->name.data;
@@ -13,7 +13,7 @@ static bool is_vector(const struct gguf_tensor *tensor)
            (tensor->dimensions[1] == 1 || strstr(name, "exps.bias"));
 }
 
-/* The vectors as BF16, or the same numbers as F32. */
+/* Writes a model with its vectors in BF16, or with the same numbers in F32. */
 static void write_model(const char *name, const char *out, bool short_floats)
 {
     struct gguf *file;
@@ -65,7 +65,7 @@ static float *run(const char *path, bool smallest)
     return logits;
 }
 
-static void every_type_of_vector_will_do(void **state)
+static void every_type_of_vector_works(void **state)
 {
     (void)state;
     static const char *const names[] = {"gpt-oss", "qwen2", "gemma2", "qwen3next"};
@@ -80,7 +80,7 @@ static void every_type_of_vector_will_do(void **state)
         for (int smallest = 0; smallest < 2; smallest++) {
             float *logits = run(path_in_folder("short.gguf"), smallest);
             if (memcmp(logits, expected, bytes) != 0)
-                fail_msg("%s: other bits", names[n]);
+                fail_msg("%s: the bits differ", names[n]);
             free(logits);
         }
         free(expected);
@@ -90,7 +90,7 @@ static void every_type_of_vector_will_do(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(every_type_of_vector_will_do, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(every_type_of_vector_works, make_folder, remove_folder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
