@@ -8,13 +8,6 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#define TRY(call)                                                                                                      \
-    do {                                                                                                               \
-        hypura_status try_status = (call);                                                                             \
-        if (try_status)                                                                                                \
-            return try_status;                                                                                         \
-    } while (0)
-
 /* The functions and handles of the library that are used. */
 struct mpi {
     int (*init_thread)(int *, char ***, int, int *);

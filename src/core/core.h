@@ -27,6 +27,14 @@ hypura_status error_set_errno(hypura_error *error, int number, const char *forma
 /* Puts a context before the present message: "CONTEXT: message". Returns the error's status. */
 hypura_status error_prefix(hypura_error *error, const char *format, ...) PRINTF_LIKE(2, 3);
 
+/* Returns from the caller with the status of a call that failed. */
+#define TRY(call)                                                                                                      \
+    do {                                                                                                               \
+        hypura_status try_status = (call);                                                                             \
+        if (try_status)                                                                                                \
+            return try_status;                                                                                         \
+    } while (0)
+
 /* ---- checked sizes ----------------------------------------------------------------------------------------------- */
 
 /* false, with *out unchanged: the result does not fit. */

@@ -36,13 +36,6 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#define TRY(call)                                                                                                      \
-    do {                                                                                                               \
-        hypura_status try_status = (call);                                                                             \
-        if (try_status)                                                                                                \
-            return try_status;                                                                                         \
-    } while (0)
-
 /* ---- geometry: the basis of all byte counts ------------------------------------------------------------------------
  */
 

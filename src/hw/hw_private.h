@@ -7,13 +7,6 @@
 
 #include <jansson.h>
 
-#define TRY(call)                                                                                                      \
-    do {                                                                                                               \
-        hypura_status try_status = (call);                                                                             \
-        if (try_status)                                                                                                \
-            return try_status;                                                                                         \
-    } while (0)
-
 /* Reads a small text file, as far as there is room. false: it cannot be opened. text is always NUL-terminated. */
 bool hw_read_text(const char *path, char *text, size_t room);
 

@@ -157,13 +157,6 @@ hypura_status layer_number(struct reader *reader, const char *name, uint32_t lay
                            hypura_error *error);
 hypura_status layer_float(struct reader *reader, const char *name, uint32_t layer, float *out, hypura_error *error);
 
-#define TRY(call)                                                                                                      \
-    do {                                                                                                               \
-        hypura_status try_status = (call);                                                                             \
-        if (try_status)                                                                                                \
-            return try_status;                                                                                         \
-    } while (0)
-
 /* layers.c: reads the layers, after the parameters of the whole model. */
 hypura_status model_read_layers(struct model *model, struct reader *reader, hypura_error *error);
 

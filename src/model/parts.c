@@ -12,13 +12,6 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#define TRY(call)                                                                                                      \
-    do {                                                                                                               \
-        hypura_status try_status = (call);                                                                             \
-        if (try_status)                                                                                                \
-            return try_status;                                                                                         \
-    } while (0)
-
 #define COPY_BYTES ((size_t)4 << 20)
 
 struct tail {

@@ -4,13 +4,6 @@
 
 #include "plan/plan.h"
 
-#define TRY(call)                                                                                                      \
-    do {                                                                                                               \
-        hypura_status try_status = (call);                                                                             \
-        if (try_status)                                                                                                \
-            return try_status;                                                                                         \
-    } while (0)
-
 /* The order in which units get room in memory. Shared experts, output and feed forward are one group to the packer.
  * Among choices of equal size, it prefers those earlier in this list. */
 enum plan_priority {

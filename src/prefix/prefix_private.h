@@ -15,13 +15,6 @@
 #include <sys/types.h>
 #include <time.h>
 
-#define TRY(call)                                                                                                      \
-    do {                                                                                                               \
-        hypura_status try_status = (call);                                                                             \
-        if (try_status)                                                                                                \
-            return try_status;                                                                                         \
-    } while (0)
-
 /* For allocations that may fail without harm. Without an error, their failure would count as a failure of the request
  * (memory_failures). */
 #define UNTOLD (&(hypura_error){0})

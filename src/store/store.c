@@ -7,13 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define TRY(call)                                                                                                      \
-    do {                                                                                                               \
-        hypura_status try_status = (call);                                                                             \
-        if (try_status)                                                                                                \
-            return try_status;                                                                                         \
-    } while (0)
-
 /* On the I/O thread. */
 static void transfer_finished(void *context, struct transfer *transfer)
 {

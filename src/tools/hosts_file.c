@@ -8,13 +8,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define TRY(call)                                                                                                      \
-    do {                                                                                                               \
-        hypura_status try_status = (call);                                                                             \
-        if (try_status)                                                                                                \
-            return try_status;                                                                                         \
-    } while (0)
-
 #define LARGEST_FILE ((off_t)1 << 20)
 
 /* What a machine takes in one read when nobody measured. */
