@@ -83,7 +83,7 @@ static hypura_status replay_size(const struct trace *trace, uint64_t bytes, json
         printf("  %-10s %5.1f %%  ", policy, 100 * hit_rate(&result));
         draw_rate(hit_rate(&result));
         printf("  %s per token\n",
-               format_bytes(missed, sizeof missed, (double)result.bytes_missed / (double)MAX(trace->tokens, 1u)));
+               format_bytes(missed, sizeof missed, (double)result.bytes_missed / (double)MAX(result.tokens, 1u)));
     }
     return HYPURA_OK;
 }

@@ -3,6 +3,7 @@
 #ifndef HYPURA_STORE_CACHE_H
 #define HYPURA_STORE_CACHE_H
 
+#include "store/classes.h"
 #include "store/io.h"
 #include "store/policy.h"
 #include "store/waiting.h"
@@ -35,8 +36,6 @@ struct slot_class {
     struct cache_policy *policy;
     struct waiting_list waiting;
 };
-
-#define MAX_CLASSES 4u
 
 struct cache {
     struct slot_class classes[MAX_CLASSES];

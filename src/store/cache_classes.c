@@ -1,98 +1,29 @@
 /* The slots of the expert cache: their sizes, their numbers, and the units that may be in them. */
 #include "store/store_private.h"
 
-#include <stdlib.h>
-
-/* Units share slots if the smaller one wastes at most this part of a slot. Slices with another offset in a page take
- * one more page, which does not matter; the two kinds of layers of a Q4_K_M file differ by a tenth or more. */
-#define CLASS_TOLERANCE 32u
-
-/* A class needs at least this many slots to work; with fewer, all units share slots of the largest size. */
-#define CLASS_LEAST_SLOTS 16u
-
 /* ---- classes ----------------------------------------------------------------------------------------------------- */
 
-struct sized {
-    uint64_t footprint;
-    unit_number unit;
-};
-
-static int by_size_then_number(const void *left, const void *right)
-{
-    const struct sized *a = left, *b = right;
-    if (a->footprint != b->footprint)
-        return a->footprint > b->footprint ? -1 : 1;
-    return a->unit < b->unit ? -1 : a->unit > b->unit;
-}
-
-/* Divides bytes into slots of each class: one each, then in proportion to the classes' units, then the rest to classes
- * that can still use it. false: too few for one slot each. */
 bool cache_share_out(const struct store *store, uint64_t bytes, uint32_t targets[MAX_CLASSES])
 {
-    uint64_t all = 0, left = bytes;
-    if (bytes < cache_least(store))
-        return false;
-    for (uint32_t i = 0; i < store->cache.class_count; i++) {
-        all += store->cache.classes[i].unit_bytes;
-        left -= store->cache.classes[i].stride;
-    }
+    struct size_class sizes[MAX_CLASSES];
     for (uint32_t i = 0; i < store->cache.class_count; i++) {
         const struct slot_class *slot_class = &store->cache.classes[i];
-        double part = (double)bytes * ((double)slot_class->unit_bytes / (double)MAX(all, (uint64_t)1));
-        uint64_t slots = MIN((uint64_t)(part / (double)slot_class->stride), (uint64_t)slot_class->most);
-        uint64_t more = MIN(slots > 0 ? slots - 1 : 0, left / slot_class->stride);
-        targets[i] = (uint32_t)more + 1;
-        left -= more * slot_class->stride;
+        sizes[i] = (struct size_class){
+            .stride = slot_class->stride, .most = slot_class->most, .unit_bytes = slot_class->unit_bytes};
     }
-    for (;;) {
-        uint32_t poorest = MAX_CLASSES;
-        for (uint32_t i = 0; i < store->cache.class_count; i++) {
-            const struct slot_class *slot_class = &store->cache.classes[i];
-            if (targets[i] < slot_class->most && slot_class->stride <= left &&
-                (poorest == MAX_CLASSES || (uint64_t)targets[i] * store->cache.classes[poorest].most <
-                                               (uint64_t)targets[poorest] * slot_class->most))
-                poorest = i;
-        }
-        if (poorest == MAX_CLASSES)
-            return true;
-        targets[poorest]++;
-        left -= store->cache.classes[poorest].stride;
-    }
+    return classes_share_out(targets, sizes, store->cache.class_count, bytes);
 }
 
-/* Cuts the units, sorted by size, where the size drops; into at most MAX_CLASSES, each with enough slots. */
-static void find_classes(struct store *store, const struct sized *units, uint32_t count, uint64_t bytes)
+static void find_classes(struct store *store, struct sized_unit *units, uint32_t count, uint64_t bytes)
 {
-    store->cache.class_count = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        struct slot_class *last = store->cache.class_count ? &store->cache.classes[store->cache.class_count - 1] : NULL;
-        if (!last || (store->cache.class_count < MAX_CLASSES &&
-                      units[i].footprint < last->stride - last->stride / CLASS_TOLERANCE)) {
-            last = &store->cache.classes[store->cache.class_count++];
-            *last = (struct slot_class){.stride = align_up(units[i].footprint, store->cache.alignment)};
-        }
-        last->unit_count++;
-        if (store->units[units[i].unit].place == PLACE_GPU)
-            continue;
-        last->here++;
-        last->unit_bytes += units[i].footprint;
-    }
+    struct size_class sizes[MAX_CLASSES];
+    store->cache.class_count = classes_find(sizes, units, count, store->cache.alignment, store->moves.limit, bytes);
     for (uint32_t i = 0; i < store->cache.class_count; i++)
-        store->cache.classes[i].most =
-            MIN(store->cache.classes[i].here + MAX(store->moves.limit, 1u), store->cache.classes[i].unit_count);
-    uint32_t targets[MAX_CLASSES];
-    bool enough = cache_share_out(store, bytes, targets);
-    for (uint32_t i = 0; enough && i < store->cache.class_count; i++)
-        enough = targets[i] >= MIN(CLASS_LEAST_SLOTS, store->cache.classes[i].most);
-    if (!enough) {
-        for (uint32_t i = 1; i < store->cache.class_count; i++) {
-            store->cache.classes[0].unit_count += store->cache.classes[i].unit_count;
-            store->cache.classes[0].here += store->cache.classes[i].here;
-            store->cache.classes[0].most += store->cache.classes[i].most;
-            store->cache.classes[0].unit_bytes += store->cache.classes[i].unit_bytes;
-        }
-        store->cache.class_count = 1;
-    }
+        store->cache.classes[i] = (struct slot_class){.stride = sizes[i].stride,
+                                                      .unit_count = sizes[i].unit_count,
+                                                      .here = sizes[i].here,
+                                                      .most = sizes[i].most,
+                                                      .unit_bytes = sizes[i].unit_bytes};
 }
 
 /* The policy sees only the layers with experts of this class, numbered from 0 in the order of a pass. */
@@ -124,7 +55,7 @@ static hypura_status make_policy(struct store *store, struct slot_class *slot_cl
     return status;
 }
 
-static hypura_status prepare_class(struct store *store, struct slot_class *slot_class, const struct sized *units,
+static hypura_status prepare_class(struct store *store, struct slot_class *slot_class, const struct sized_unit *units,
                                    const char *policy, hypura_error *error)
 {
     uint32_t count = slot_class->unit_count;
@@ -161,7 +92,7 @@ static hypura_status prepare_class(struct store *store, struct slot_class *slot_
 hypura_status cache_classes_prepare(struct store *store, uint64_t bytes, const char *policy, hypura_error *error)
 {
     uint32_t count = 0;
-    struct sized *units;
+    struct sized_unit *units;
     hypura_status status = ALLOCATE(&units, store->unit_count, "table of experts", error);
     if (status)
         return status;
@@ -171,10 +102,9 @@ hypura_status cache_classes_prepare(struct store *store, uint64_t bytes, const c
             continue;
         struct unit_layout layout;
         unit_layout_make(&layout, unit);
-        units[count++] = (struct sized){layout.footprint, i};
+        units[count++] = (struct sized_unit){layout.footprint, i, store->units[i].place != PLACE_GPU};
     }
     if (count > 0) {
-        qsort(units, count, sizeof *units, by_size_then_number);
         find_classes(store, units, count, bytes);
         uint32_t first = 0;
         for (uint32_t i = 0; i < store->cache.class_count && !status; i++) {

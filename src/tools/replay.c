@@ -1,5 +1,6 @@
 #include "tools/replay.h"
 
+#include "store/classes.h"
 #include "store/heap.h"
 #include "store/policy.h"
 
@@ -82,15 +83,38 @@ static void free_steps(struct steps *steps)
     memory_free(steps->items);
 }
 
+/* ---- players --------------------------------------------------------------------------------------------------- */
+
+/* The experts of one size of slots. */
+struct player_class {
+    struct cache_policy *policy;
+    uint32_t *items; /* [count], by the number that the policy has for each */
+    uint32_t count;
+    uint32_t free; /* slots */
+};
+
+struct player {
+    const struct trace *trace;
+    struct player_class classes[MAX_CLASSES];
+    uint32_t class_count;
+    uint8_t *class_of; /* of each item */
+    uint32_t *local;   /* the number of each item in its class's policy */
+    bool *present, *in_use;
+};
+
+static const struct player_class *class_of(const struct player *player, uint32_t item)
+{
+    return &player->classes[player->class_of[item]];
+}
+
 /* ---- Belady ------------------------------------------------------------------------------------------------------ */
 
 /* A policy that is told, with each access, when the next one is. */
 struct belady {
     struct cache_policy policy;
     struct heap heap; /* by minus the step of the next use */
-    double *next_use; /* of each use in steps->items, in steps */
-    const struct steps *steps;
-    size_t use; /* that comes next */
+    double *next_use; /* of each use of the class, in steps */
+    size_t use;       /* that comes next */
 };
 
 static void belady_access(struct cache_policy *policy, uint32_t item)
@@ -129,30 +153,34 @@ static const struct cache_policy_operations belady_operations = {.name = "belady
                                                                  .victim = belady_victim,
                                                                  .destroy = belady_destroy};
 
-static hypura_status belady_create(struct cache_policy **out, const struct steps *steps, uint32_t count,
-                                   hypura_error *error)
+static hypura_status belady_create(struct cache_policy **out, const struct player *player,
+                                   const struct player_class *class, const struct steps *steps, hypura_error *error)
 {
     struct belady *belady;
-    hypura_status status = ALLOCATE(&belady, 1, "cache policy", error);
-    if (status)
-        return status;
-    belady->policy.operations = &belady_operations;
     double *coming = NULL;
-    status = heap_create(&belady->heap, count, error);
+    size_t uses = 0;
+    for (size_t use = 0; use < steps->first[steps->count]; use++)
+        uses += class_of(player, steps->items[use]) == class;
+    TRY(ALLOCATE(&belady, 1, "cache policy", error));
+    belady->policy.operations = &belady_operations;
+    hypura_status status = heap_create(&belady->heap, class->count, error);
     if (!status)
-        status = ALLOCATE(&belady->next_use, steps->first[steps->count], "cache policy", error);
+        status = ALLOCATE(&belady->next_use, uses, "cache policy", error);
     if (!status)
-        status = ALLOCATE(&coming, count, "cache policy", error);
+        status = ALLOCATE(&coming, class->count, "cache policy", error);
     if (status) {
         belady_destroy(&belady->policy);
         return status;
     }
-    for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < class->count; i++)
         coming[i] = INFINITY;
     for (size_t step = steps->count; step-- > 0;) {
-        for (size_t use = steps->first[step]; use < steps->first[step + 1]; use++) {
-            belady->next_use[use] = coming[steps->items[use]];
-            coming[steps->items[use]] = (double)step;
+        for (size_t at = steps->first[step + 1]; at-- > steps->first[step];) {
+            if (class_of(player, steps->items[at]) != class)
+                continue;
+            uint32_t local = player->local[steps->items[at]];
+            belady->next_use[--uses] = coming[local];
+            coming[local] = (double)step;
         }
     }
     memory_free(coming);
@@ -162,39 +190,41 @@ static hypura_status belady_create(struct cache_policy **out, const struct steps
 
 /* ---- playing ----------------------------------------------------------------------------------------------------- */
 
-struct player {
-    const struct trace *trace;
-    struct cache_policy *policy;
-    bool *present, *in_use;
-    uint64_t room;
+/* What a policy asks about one of its items. */
+struct asking {
+    const struct player *player;
+    const struct player_class *class;
 };
 
-static bool may_go(void *context, uint32_t item)
+static bool may_go(void *context, uint32_t local)
 {
-    return !((const struct player *)context)->in_use[item];
+    const struct asking *asking = context;
+    return !asking->player->in_use[asking->class->items[local]];
 }
 
-static uint64_t item_bytes(const struct player *player, uint32_t item)
+static void access_item(struct player *player, uint32_t item)
 {
-    const struct trace_shape *shape = &player->trace->shape;
-    return shape->layers[item / shape->experts].expert_bytes;
+    struct cache_policy *policy = class_of(player, item)->policy;
+    policy->operations->access(policy, player->local[item]);
 }
 
 /* Brings an item in; when everything there is in use it passes without being kept. */
 static void bring(struct player *player, uint32_t item)
 {
-    uint64_t bytes = item_bytes(player, item);
-    while (player->room < bytes) {
-        uint32_t victim = player->policy->operations->victim(player->policy, may_go, player);
+    struct player_class *class = &player->classes[player->class_of[item]];
+    struct cache_policy *policy = class->policy;
+    if (class->free == 0) {
+        struct asking asking = {player, class};
+        uint32_t victim = policy->operations->victim(policy, may_go, &asking);
         if (victim == NO_ITEM)
             return;
-        player->policy->operations->remove(player->policy, victim);
-        player->present[victim] = false;
-        player->room += item_bytes(player, victim);
+        policy->operations->remove(policy, victim);
+        player->present[class->items[victim]] = false;
+        class->free++;
     }
-    player->room -= bytes;
+    class->free--;
     player->present[item] = true;
-    player->policy->operations->insert(player->policy, item);
+    policy->operations->insert(policy, player->local[item]);
 }
 
 /* Of a batch a policy that wants to know hears of each token. */
@@ -202,16 +232,16 @@ static bool tell_tokens(struct player *player, size_t step)
 {
     const struct trace_shape *shape = &player->trace->shape;
     const struct trace_pass *pass = &player->trace->passes[step / shape->layer_count];
-    const struct cache_policy_operations *operations = player->policy->operations;
     uint32_t layer = (uint32_t)(step % shape->layer_count);
-    if (pass->tokens == 1 || !operations->token)
+    struct cache_policy *policy = class_of(player, layer * shape->experts)->policy;
+    if (pass->tokens == 1 || !policy->operations->token)
         return false;
     const uint16_t *experts = pass->experts + (size_t)layer * pass->tokens * shape->used;
     for (uint32_t token = pass->tokens - MIN(pass->tokens, POLICY_TOKENS); token < pass->tokens; token++) {
         const uint16_t *chosen = experts + (size_t)token * shape->used;
-        operations->token(player->policy, layer * shape->experts + chosen[0]);
+        policy->operations->token(policy, player->local[layer * shape->experts + chosen[0]]);
         for (uint32_t i = 0; i < shape->used; i++)
-            operations->access(player->policy, layer * shape->experts + chosen[i]);
+            access_item(player, layer * shape->experts + chosen[i]);
     }
     return true;
 }
@@ -219,16 +249,17 @@ static bool tell_tokens(struct player *player, size_t step)
 static void play_step(struct player *player, const uint32_t *items, size_t count, size_t step, bool counts,
                       struct replay_result *result)
 {
+    const struct trace_shape *shape = &player->trace->shape;
     bool told = tell_tokens(player, step);
     for (size_t i = 0; i < count; i++) {
         player->in_use[items[i]] = true;
         if (!told)
-            player->policy->operations->access(player->policy, items[i]);
+            access_item(player, items[i]);
         if (counts && player->present[items[i]]) {
             result->hits++;
         } else if (counts) {
             result->misses++;
-            result->bytes_missed += item_bytes(player, items[i]);
+            result->bytes_missed += shape->layers[items[i] / shape->experts].expert_bytes;
         }
     }
     for (size_t i = 0; i < count; i++) {
@@ -242,29 +273,88 @@ static void play_step(struct player *player, const uint32_t *items, size_t count
 static void play(struct player *player, const struct steps *steps, size_t warm_passes, struct replay_result *result)
 {
     uint32_t layers = player->trace->shape.layer_count;
+    for (size_t pass = warm_passes; pass < player->trace->pass_count; pass++)
+        result->tokens += player->trace->passes[pass].tokens;
     for (size_t step = 0; step < steps->count; step++) {
         play_step(player, steps->items + steps->first[step], steps->first[step + 1] - steps->first[step], step,
                   step / layers >= warm_passes, result);
-        if ((step + 1) % layers == 0 && player->policy->operations->pass)
-            player->policy->operations->pass(player->policy);
+        for (uint32_t i = 0; (step + 1) % layers == 0 && i < player->class_count; i++) {
+            struct cache_policy *policy = player->classes[i].policy;
+            if (policy->operations->pass)
+                policy->operations->pass(policy);
+        }
     }
 }
 
-static hypura_status create_policy(struct cache_policy **out, const char *name, const struct trace *trace,
-                                   const struct steps *steps, uint32_t count, hypura_error *error)
+/* ---- a cache's slots and policies ----------------------------------------------------------------------------------
+ */
+
+/* A policy of the store sees only the layers of its class, numbered from 0. */
+static hypura_status create_policy(struct player *player, struct player_class *class, const char *name,
+                                   const struct steps *steps, hypura_error *error)
 {
     if (name && strcmp(name, "belady") == 0)
-        return belady_create(out, steps, count, error);
-    uint32_t *group_of;
+        return belady_create(&class->policy, player, class, steps, error);
+    const struct trace_shape *shape = &player->trace->shape;
+    uint32_t *group_of, *groups = NULL, group_count = 0, count = class->count;
     hypura_status status = ALLOCATE(&group_of, count, "cache policy", error);
-    if (status)
-        return status;
-    for (uint32_t i = 0; i < count; i++)
-        group_of[i] = i / trace->shape.experts;
-    struct policy_shape shape = {count, trace->shape.layer_count, group_of};
-    status = policy_create(out, name, &shape, error);
+    if (!status)
+        status = ALLOCATE(&groups, shape->layer_count, "cache policy", error);
+    for (uint32_t i = 0; !status && i < count; i++)
+        groups[class->items[i] / shape->experts] = 1;
+    for (uint32_t layer = 0; !status && layer < shape->layer_count; layer++)
+        groups[layer] = groups[layer] ? group_count++ : 0;
+    for (uint32_t i = 0; !status && i < count; i++)
+        group_of[i] = groups[class->items[i] / shape->experts];
+    if (!status)
+        status = policy_create(&class->policy, name, &(struct policy_shape){count, group_count, group_of}, error);
+    memory_free(groups);
     memory_free(group_of);
     return status;
+}
+
+/* Slots as the store's cache would have them. */
+static hypura_status make_classes(struct player *player, struct sized_unit *units, uint32_t count, uint64_t cache_bytes,
+                                  const char *policy, const struct steps *steps, hypura_error *error)
+{
+    struct size_class sizes[MAX_CLASSES];
+    uint32_t targets[MAX_CLASSES] = {0}, first = 0;
+    const struct trace_shape *shape = &player->trace->shape;
+    for (uint32_t i = 0; i < count; i++)
+        units[i] = (struct sized_unit){shape->layers[i / shape->experts].expert_bytes, i, true};
+    player->class_count = classes_find(sizes, units, count, 1, 0, cache_bytes);
+    classes_share_out(targets, sizes, player->class_count, cache_bytes);
+    for (uint32_t c = 0; c < player->class_count; c++) {
+        struct player_class *class = &player->classes[c];
+        class->free = targets[c];
+        class->count = sizes[c].unit_count;
+        TRY(ALLOCATE(&class->items, class->count, "replay", error));
+        for (uint32_t i = 0; i < class->count; i++) {
+            uint32_t item = units[first + i].unit;
+            class->items[i] = item;
+            player->local[item] = i;
+            player->class_of[item] = (uint8_t)c;
+        }
+        first += class->count;
+    }
+    hypura_status status = HYPURA_OK;
+    for (uint32_t c = 0; !status && c < player->class_count; c++)
+        status = create_policy(player, &player->classes[c], policy, steps, error);
+    return status;
+}
+
+static void free_player(struct player *player)
+{
+    for (uint32_t c = 0; c < player->class_count; c++) {
+        struct player_class *class = &player->classes[c];
+        if (class->policy)
+            class->policy->operations->destroy(class->policy);
+        memory_free(class->items);
+    }
+    memory_free(player->class_of);
+    memory_free(player->local);
+    memory_free(player->present);
+    memory_free(player->in_use);
 }
 
 hypura_status replay_run(const struct trace *trace, const char *policy, uint64_t cache_bytes, size_t warm_passes,
@@ -275,24 +365,29 @@ hypura_status replay_run(const struct trace *trace, const char *policy, uint64_t
         return error_set(error, HYPURA_ERROR_UNSUPPORTED, "a trace of %u layers with %u experts is too large",
                          trace->shape.layer_count, trace->shape.experts);
     uint32_t count = (uint32_t)items;
-    struct player player = {.trace = trace, .room = cache_bytes};
+    struct player player = {.trace = trace};
+    struct sized_unit *units = NULL;
     struct steps steps = {0};
     struct replay_result result = {0};
     hypura_status status = make_steps(&steps, trace, error);
     if (!status)
-        status = create_policy(&player.policy, policy, trace, &steps, count, error);
+        status = ALLOCATE(&units, count, "replay", error);
+    if (!status)
+        status = ALLOCATE(&player.class_of, count, "replay", error);
+    if (!status)
+        status = ALLOCATE(&player.local, count, "replay", error);
     if (!status)
         status = ALLOCATE(&player.present, count, "replay", error);
     if (!status)
         status = ALLOCATE(&player.in_use, count, "replay", error);
+    if (!status)
+        status = make_classes(&player, units, count, cache_bytes, policy, &steps, error);
     if (!status) {
         play(&player, &steps, warm_passes, &result);
         *out = result;
     }
-    if (player.policy)
-        player.policy->operations->destroy(player.policy);
-    memory_free(player.present);
-    memory_free(player.in_use);
+    free_player(&player);
+    memory_free(units);
     free_steps(&steps);
     return status;
 }
