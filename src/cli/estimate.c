@@ -48,6 +48,7 @@ struct machine {
 
 struct subject {
     struct model *model;
+    struct vocabulary *vocabulary; /* held, since the budget of a run includes it */
     struct model_header header; /* of a model on a server */
     int descriptor;             /* of a preset, which has no file; -1: none */
     const char *preset;
@@ -470,6 +471,8 @@ static int run(size_t count, char **arguments)
     bool failed = ALLOCATE(&machine, 1, "machine", &error) || engine_options_of(&options, &error) ||
                   find_machine(machine, drive, &error) ||
                   open_subject(&subject, name, &machine->hardware, &options, &error);
+    if (!failed)
+        vocabulary_open(&subject.vocabulary, model_file(subject.model), NULL);
     if (!failed && trace_path)
         failed = trace_read(&trace, trace_path, &error) || estimate_check_trace(trace, subject.model, &error);
     struct estimate_request request = {subject.model, machine ? &machine->hardware : NULL, &options, trace};
@@ -482,6 +485,7 @@ static int run(size_t count, char **arguments)
         show(&subject, machine, rows, row_count, choices, choice_count);
     memory_free(choices);
     trace_free(trace);
+    vocabulary_close(subject.vocabulary);
     model_close(subject.model);
     if (subject.descriptor >= 0)
         close(subject.descriptor);

@@ -157,8 +157,9 @@ struct engine_kept {
 hypura_status engine_kept_of(struct engine_kept *out, const struct model *model, uint32_t positions,
                              enum tensor_type type, hypura_error *error);
 
-/* engine_plan_only, and the time to the first token of the answer for prompts of these lengths, with the weights
- * loaded: seconds[count]. A prompt longer than the plan's context is forecast as if it fitted. */
+/* Plans like engine_plan_only, and forecasts the time to the first token of the answer for prompts of these lengths, with
+ * the weights loaded: seconds[count]. A prompt longer than the plan's context is forecast as if it fitted. The caller holds
+ * the model's vocabulary meanwhile, because the budget of a run includes it. */
 hypura_status engine_forecast(struct plan **out, double *seconds, const uint32_t *prompts, size_t count,
                               const struct model *model, const struct hardware *hardware,
                               const struct engine_options *options, hypura_error *error);
