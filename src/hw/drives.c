@@ -318,7 +318,7 @@ static void *read_one(void *context)
                                   .path = run->path,
                                   .file = run->file,
                                   .block_bytes = run->storage.block_bytes,
-                                  .depth = MAX(run->storage.depth / 2, 1u),
+                                  .depth = MAX(run->storage.depth, 1u),
                                   .seconds = TOGETHER_SECONDS};
     run->status = hw_bench_storage(&bench, &run->error);
     run->speed = run->status ? 0 : run->storage.samples[0].bytes_per_second;

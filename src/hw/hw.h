@@ -37,7 +37,7 @@ struct storage {
     bool direct_supported;   /* O_DIRECT (F_NOCACHE on macOS) works on this file system */
     bool direct_pays;        /* direct reads are at least as fast */
     uint32_t alignment;      /* of offsets and memory that direct reads need: 512 or 4096 */
-    double bytes_per_second; /* at the chosen size and half the chosen depth; into huge pages */
+    double bytes_per_second; /* at the chosen size and depth, into huge pages */
     double reading_beside;   /* the share of it that is left while all cores compute from memory; at most 1 */
     double computing_beside; /* the share of their speed that is left meanwhile; at most 1 */
     double latency_seconds;  /* of one 4 KiB random read at depth 1 */

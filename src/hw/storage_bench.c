@@ -289,7 +289,7 @@ static hypura_status take_round(struct bench_state *state, struct hw_decoding *d
 {
     const struct storage *storage = state->bench->storage;
     struct storage_sample alone = {
-        .block_bytes = storage->block_bytes, .depth = MAX(storage->depth / 2, 1u), .direct = state->files[1] >= 0};
+        .block_bytes = storage->block_bytes, .depth = MAX(storage->depth, 1u), .direct = state->files[1] >= 0};
     struct storage_sample beside = alone;
     double seconds = 2 * state->bench->seconds;
     hypura_status status = take_sample(state, &alone, seconds, error);
