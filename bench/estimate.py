@@ -1,28 +1,29 @@
 #!/usr/bin/env python3
-"""Estimates of "hypura estimate" next to measurements: the table of docs/estimate.md.
+"""Compares what hypura estimate says of a model with what a run shows: the table of docs/estimate.md.
 
     bench/estimate.py -P
-    bench/estimate.py [-m "NAME..."] [-f "25 50 75 all"] [-g] [-R RUNS] [-r BYTES] [-n TOKENS] [-s SECONDS]
-                      [-t SECONDS] [-d FOLDER] [-j FILE]
+    bench/estimate.py [-m "NAME;..."] [-f "25 50 75 all"] [-g] [-R RUNS] [-r BYTES] [-n TOKENS] [-s SECONDS] [-t SECONDS]
+                      [-d FOLDER] [-j FILE]
 
-Makes the synthetic models named by -m (default: two dense ones, one of them a hybrid, and four mixtures, one of them a hybrid) in the
-folder of -d (default: a temporary one). Measures this machine and its drive, and records each mixture's routing in a run over other
-tokens. Then runs each model with each share of memory in -f (per cent of the file; "all" is enough for the whole file): a prompt of
-500 tokens, then an answer. A mixture's answer has -n tokens (default: 32), as many as the recorded one, because a cold cache misses
-more at first. A dense model's answer is as long as the estimate says that -s seconds allow (default: 2). A shared drive's speed
-changes from minute to minute, so the script measures it again right before and after each run, with the model's own file, and
-estimates with that speed and the recorded routing. It runs all rows -R times (default: 1), in turns. The table has the medians of the
-runs and of the estimates.
+Makes the synthetic models of -m (default: two dense ones, one of them a hybrid, and four mixtures, one of them a hybrid) in the
+folder of -d, measures this machine and its drive, and records each mixture's routing in a run over other tokens. Then each model
+runs with each share of memory in -f (per cent of the file; all: enough for all of it): a prompt of 500 tokens, and an answer.
+A mixture's answer has -n tokens (default: 32), as many as the recorded one, because a cold cache misses more at first. A dense
+model answers for -s seconds (default: 2), as estimated. The speed of a shared drive changes from minute to minute, so the drive
+is measured before and after each run, with the model's own file, and the estimate uses the mean of both. All rows run in turns,
+-R times (default: 1); the table has the medians of the runs and of the estimates.
 
--g: adds rows with all of the model on a GPU, and with half of it there. -r: limits the drive to this many bytes per second (as root,
-with control groups of version 1). -t: no run begins after this many seconds. -j: writes all figures as JSON. HYPURA names the program.
-As root, drops the page cache before each run. Prints a Markdown table and the number of rows that are within 15 %. -P: prints instead
-a table of estimates for named machines next to figures published for other programs; it runs no model.
+-g adds larger models with a GPU: one that holds everything, and one that holds half, with memory for all, half and a quarter of
+the file. -r limits the drive to so many bytes per second (as root, with control groups of version 1). After -t seconds no new
+run begins. -j writes all figures as JSON. HYPURA names the program. As root the page cache is dropped
+before each run. Prints a Markdown table, and how many rows are within 15 %. -P prints the table of figures that other programs
+published, for machines that have a name; it runs nothing.
 """
 import atexit
 import getopt
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -38,12 +39,16 @@ MODELS = {"dense": ["mistral-7b", "--layers", "8"],
           "qwen3-moe": ["qwen3-30b-a3b", "--layers", "6"],
           "gpt-oss": ["gpt-oss-20b", "--layers", "4"],
           "nemotron (hybrid)": ["nemotron-3-super", "--layers", "4"]}
-MIXTURES = ("mixtral", "qwen3-moe", "gpt-oss", "nemotron (hybrid)")
-ON_GPU = ("dense", "delta-net (hybrid)", "qwen3-moe")
-PROMPT = 500  # tokens; "hypura estimate" assumes the same number
+# On a GPU a few layers take less time than what each token costs besides: these are whole, or nearly.
+GPU_MODELS = {"dense, whole": ["mistral-7b"],
+              "delta-net (hybrid), whole": ["qwen3.5-9b"],
+              "qwen3-moe, half": ["qwen3-30b-a3b", "--layers", "24"]}
+MIXTURES = ("mixtral", "qwen3-moe", "gpt-oss", "nemotron (hybrid)", "qwen3-moe, half")
+PROMPT = 500  # which estimate tells the time of
 CONTEXT = 1024
-HALF = 15  # per cent by which an estimate may be off
-LEAST_TOKENS, MOST_TOKENS = 12, 96  # in an answer of a dense model
+HALF = 15  # per cent that an estimate may be off
+LEAST_TOKENS, MOST_TOKENS = 12, 96  # of an answer of a dense model
+GPU_TOKENS = 256                    # of an answer from a GPU alone
 DRIVE_SECONDS = 0.5
 
 # Model, machine, memory, published tokens/s (least, most), program, source, and what differs from the estimate.
@@ -186,7 +191,7 @@ class Bench:
         drive = self.machine["storage"]
         self.cold()
         return json.loads(hypura("iobench", model, "--seconds", DRIVE_SECONDS, "--block", drive["block_bytes"], "--depth",
-                                 max(drive["depth"] // 2, 1), "--json", **self.folders))["bytes_per_second"]
+                                 drive["depth"], "--json", **self.folders))["bytes_per_second"]
 
     def expected(self, row, drive_speed):
         """Returns the estimate for the profile with a drive of this speed."""
@@ -206,6 +211,8 @@ class Bench:
         """Runs a row once, measures the drive before and after it, and estimates with the mean of the two speeds."""
         begin = time.time()
         before = self.drive_now(row.model)
+        if row.gpu == "all":
+            row.tokens = GPU_TOKENS
         if not row.tokens:
             speed = self.expected(row, before)["decode_tokens_per_second"]
             row.tokens = self.tokens if row.trace else min(max(int(speed * self.seconds), LEAST_TOKENS), MOST_TOKENS)
@@ -254,31 +261,33 @@ def line(row):
 
 
 def synthesise(folder, name, preset):
-    path = os.path.join(folder, name.split()[0] + ".gguf")
+    path = os.path.join(folder, re.sub("[^a-z0-9.]+", "-", name) + ".gguf")
     if not os.path.exists(path):
         hypura("synth", "--preset", *preset, path, "--no-check")
     return path
 
 
+def shares_of(kind, options):
+    if kind == "all":
+        return ["all"]
+    return ["all", "50", "25"] if kind == "half" else options.get("-f", "all 75 50 25").split()
+
+
 def make_rows(bench, models, options):
-    """Returns the rows to measure: all models without a GPU, then those on one."""
-    without, rows = [("-", ["--gpu", "none"], ["--gpu", "none"])], []
-    traces = {}
+    """What is to be measured: all models without a GPU, then those with one."""
+    rows, traces = [], {}
     for name, model in models.items():
         if name in MIXTURES:
-            traces[name] = os.path.join(bench.folder, name.split()[0] + ".trace")
+            traces[name] = model.replace(".gguf", ".trace")
             bench.record(model, enough(model), traces[name])
-    for with_gpu in (False, True):
-        for name, model in models.items():
-            size = os.path.getsize(model)
-            half = ["--gpu-memory", size // 2]
-            gpus = [("all", [], []), ("half", half, half)] if "-g" in options and bench.machine["gpus"] and name in ON_GPU else []
-            for kind in gpus if with_gpu else without:
-                for share in options.get("-f", "all 75 50 25").split():
-                    if kind[0] == "all" and share != "all" or kind[0] == "half" and share not in ("all", "25"):
-                        continue
-                    memory = enough(model) if share == "all" else size * int(share) // 100
-                    rows.append(Row(name, model, share if share == "all" else share + " %", memory, kind, traces.get(name)))
+    for name, model in models.items():
+        size = os.path.getsize(model)
+        half = ["--gpu-memory", size // 2]
+        kinds = [("all", [], []), ("half", half, half)] if name in GPU_MODELS else [("-", ["--gpu", "none"], ["--gpu", "none"])]
+        for kind in kinds:
+            for share in shares_of(kind[0], options):
+                memory = enough(model) if share == "all" else size * int(share) // 100
+                rows.append(Row(name, model, share if share == "all" else share + " %", memory, kind, traces.get(name)))
     return rows
 
 
@@ -295,8 +304,9 @@ def main():
     if "-P" in options:
         published()
         return
-    names = options["-m"].split() if "-m" in options else list(MODELS)
-    wanted = [name for name in MODELS if name.split()[0] in [n.split()[0] for n in names]]
+    presets = {**MODELS, **(GPU_MODELS if "-g" in options else {})}
+    names = options["-m"].split(";") if "-m" in options else list(presets)
+    wanted = [name for name in presets if name in names]
     with tempfile.TemporaryDirectory(prefix="hypura-estimate-") as temporary:
         folder = options.get("-d", temporary)
         bench = Bench(folder, options)
@@ -304,7 +314,7 @@ def main():
         models = {}
         for name in wanted:
             try:
-                models[name] = synthesise(folder, name, MODELS[name])
+                models[name] = synthesise(folder, name, presets[name])
             except RuntimeError as problem:
                 print(f"<!-- {name}: {problem} -->", flush=True)
         made = time.time() - begin
