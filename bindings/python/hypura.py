@@ -6,9 +6,9 @@
         for piece in session.stream("Why is the sky blue?"):
             print(piece, end="", flush=True)
 
-One file over libhypura, by ctypes, without other packages. It loads the library that the linker finds, or the file that
-HYPURA_SHARED_LIBRARY names. A model may be used by any thread, a session by one at a time; session.cancel() is for all. What the
-C headers say of each function holds here too: include/hypura/*.h.
+This single file calls libhypura through ctypes and needs no other packages. It loads the library that the linker finds, or the
+file that HYPURA_SHARED_LIBRARY names. Any thread may use a model, but only one thread at a time a session; session.cancel() may be
+called from any. The C headers, include/hypura/*.h, describe each function and field in full.
 """
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def _load() -> ctypes.CDLL:
                 return ctypes.CDLL(name)
         except OSError as error:
             failures.append(str(error))
-    raise ImportError("hypura: no libhypura was found; install it, or let HYPURA_SHARED_LIBRARY name its file: " + "; ".join(failures))
+    raise ImportError("hypura: cannot load libhypura; install it, or set HYPURA_SHARED_LIBRARY to its file: " + "; ".join(failures))
 
 
 class _Struct(ctypes.Structure):
-    """One that begins with its size, where it has such a field."""
+    """Sets struct_size, if the struct has it."""
 
     def __init__(self, **fields: Any) -> None:
         super().__init__(**fields)
@@ -237,7 +237,8 @@ _STATUS = ("ok", "argument", "io", "format", "unsupported", "memory", "cancelled
 
 
 class Error(Exception):
-    """What went wrong, as a sentence; status is "argument", "io", "format", "unsupported", "memory", "cancelled", "device" or "host"."""
+    """An error of the library: a message, and a status: "argument", "io", "format", "unsupported", "memory", "cancelled", "device" or
+    "host"."""
 
     def __init__(self, status: str, message: str) -> None:
         super().__init__(message)
@@ -252,7 +253,7 @@ def _call(name: str, *arguments: Any) -> None:
 
 
 def version() -> str:
-    """Of the library that was loaded."""
+    """The version of the loaded library."""
     return _library.hypura_version().decode()
 
 
@@ -260,8 +261,8 @@ _log: Any = None
 
 
 def set_log(sink: Optional[Callable[[str, str], None]], least: str = "warning") -> None:
-    """Calls sink(level, message) for what the library says besides errors: "debug", "info", "warning" or "error" and above. None:
-    nothing. Call it while no model is open."""
+    """Calls sink(level, message) for each message of level least and above: "debug", "info", "warning" or "error". None turns
+    messages off. Do not call it while a model is open."""
     global _log
     levels = ("debug", "info", "warning", "error")
     if least not in levels:
@@ -292,7 +293,7 @@ def _switch(value: Optional[bool]) -> int:
 
 
 def _options(given: Dict[str, Any], kept: List[Any]) -> _Options:
-    """kept: what the struct points to, for as long as it is used."""
+    """kept: receives the objects that the struct points to; keep it as long as the struct is used."""
     options = _Options()
     sizes = {"memory": "memory_bytes", "gpu_memory": "gpu_memory_bytes", "prefix_memory": "prefix_memory_bytes",
              "prefix_folder_size": "prefix_folder_bytes"}
@@ -344,7 +345,7 @@ def _record(struct: ctypes.Structure) -> Dict[str, Any]:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What is known of a model."""
+    """Facts about a model; include/hypura/model.h describes the fields."""
     path: str
     name: str
     architecture: str
@@ -366,7 +367,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where weights would be on this machine, and how fast that should be."""
+    """Where the weights are kept on this machine, and the expected speed; include/hypura/plan.h describes the fields."""
     mode: str
     reason: str
     bound: str
@@ -389,7 +390,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Places:
-    """Weights of one layer by place."""
+    """Bytes of one layer's weights by place."""
     gpu_bytes: int
     ram_bytes: int
     cached_bytes: int
@@ -398,7 +399,7 @@ class Places:
 
 @dataclass(frozen=True)
 class Rate:
-    """Of several rounds."""
+    """A speed, measured in several rounds."""
     median: float
     least: float
     most: float
@@ -406,7 +407,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast a model is here; include/hypura/evaluate.h says what each figure is."""
+    """The measured speed of a model; include/hypura/evaluate.h describes the fields."""
     prompt_tokens_per_second: Rate
     answer_tokens_per_second: Rate
     memory_bytes_per_second: Rate
@@ -414,7 +415,7 @@ class Speed:
 
 
 def plan(path: Union[str, "os.PathLike[str]"], **options: Any) -> Plan:
-    """What Model(path, **options) would do, from the file's header alone."""
+    """The plan that Model(path, **options) would make. Reads only the file's header."""
     kept: List[Any] = []
     out = POINTER(_Plan)()
     _call("plan_file", byref(out), _path(path), byref(_options(options, kept)))
@@ -435,8 +436,8 @@ def _described(function: str, *arguments: Any) -> Dict[str, Any]:
 
 def inspect(path: Union[str, "os.PathLike[str]", None] = None, *, tensors: bool = False, layers: bool = False, layer: Optional[int] = None,
             preset: Optional[str] = None, preset_type: Optional[str] = None, **options: Any) -> Dict[str, Any]:
-    """What a file holds and Model(path, **options) would do with it, in full, as "hypura inspect --json" prints it. preset: a geometry
-    that "hypura synth --list" names, instead of a file."""
+    """The contents of a file and the plan of Model(path, **options), in full, as "hypura inspect --json" prints them. preset: inspect
+    this geometry of "hypura synth --list" instead of a file."""
     kept: List[Any] = []
     what = _Inspection(tensors=tensors, layers=layers, one_layer=layer is not None, layer=layer or 0,
                        preset=preset.encode() if preset else None, preset_type=preset_type.encode() if preset_type else None)
@@ -445,7 +446,7 @@ def inspect(path: Union[str, "os.PathLike[str]", None] = None, *, tensors: bool 
 
 def inspect_hosts(path: Union[str, "os.PathLike[str]", None], hosts: Union[str, "os.PathLike[str]"], *, preset: Optional[str] = None,
                   **options: Any) -> Dict[str, Any]:
-    """The plan of the hosts that a file describes, as "hypura inspect --hosts FILE --json" prints it."""
+    """The plan for the hosts that a file describes, as "hypura inspect --hosts FILE --json" prints it."""
     kept: List[Any] = []
     what = _Inspection(preset=preset.encode() if preset else None)
     return _described("inspect_hosts", _path(path), _path(hosts), byref(_options(options, kept)), byref(what))
@@ -473,7 +474,7 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class Event:
-    """A piece of an answer: kind is "content", "reasoning", "tool_call" or "token"."""
+    """A part of an answer. kind is "content", "reasoning", "tool_call" or "token"."""
     kind: str
     text: str = ""
     call: Optional[ToolCall] = None
@@ -484,7 +485,7 @@ class Event:
 
 @dataclass
 class Answer:
-    """A whole answer, and how it came about."""
+    """A whole answer with its statistics."""
     text: str = ""
     reasoning: str = ""
     calls: List[ToolCall] = field(default_factory=list)
@@ -500,7 +501,7 @@ class Answer:
 
 _KINDS = ("content", "reasoning", "tool_call", "token", "end")
 _END = 4
-_TURN = 200  # milliseconds between looks at Ctrl-C
+_TURN = 200  # milliseconds to wait before checking for Ctrl-C
 
 
 def _event_of(event: _Event) -> Event:
@@ -536,7 +537,7 @@ def _sampling(given: Dict[str, Any], kept: List[Any]) -> _Sampling:
         elif name == "steps":
             sampling.steps = value if value is None else ";".join([value] if isinstance(value, str) else value).encode()
         else:
-            raise TypeError(f"there is no setting {name!r} of an answer")
+            raise TypeError(f"there is no sampling setting {name!r}")
     return sampling
 
 
@@ -551,7 +552,7 @@ def _ints(tokens: Sequence[int]) -> Any:
 
 
 class Session:
-    """One text at a time. It belongs to the thread that uses it."""
+    """A conversation, used by one thread at a time."""
 
     def __init__(self, model: "Model", handle: Optional[c_void_p] = None) -> None:
         self._handle = handle or c_void_p()
@@ -562,7 +563,7 @@ class Session:
         model._sessions.append(self)
 
     def close(self) -> None:
-        """Ends an answer that runs."""
+        """Ends the session, and its answer if one is running."""
         if self._handle:
             _library.hypura_session_close(self._handle)
             self._handle = c_void_p()
@@ -588,9 +589,9 @@ class Session:
                grammar: Optional[str] = None, ignore_end: bool = False, context: int = 0, shift: bool = False, shift_keep: int = 0,
                as_written: bool = False, show_special: bool = False, want_tokens: bool = False, top_logprobs: int = 0,
                **sampling: Any) -> Iterator[Event]:
-        """What the model answers, as it is written. prompt is what the user says, a list of messages as OpenAI's API has them, or
-        tokens; raw: a text that the model goes on with. Leaving the loop ends the answer. sampling: temperature, top_p, seed and
-        all else of hypura/sampling.h."""
+        """Yields the answer as it is written; leaving the loop ends it. prompt is the user's text, a list of messages as in
+        OpenAI's API, or tokens. With raw, the model continues the text. sampling: temperature, top_p, seed and the other fields
+        of include/hypura/sampling.h. include/hypura/generate.h describes the other arguments."""
         kept: List[Any] = []
         request = _Request(follows=follows, max_tokens=max_tokens, ignore_end=ignore_end, context_tokens=context, shift=shift,
                            shift_keep_tokens=shift_keep, as_written=as_written, show_special=show_special,
@@ -607,7 +608,7 @@ class Session:
             request.tokens, request.token_count = _ints(prompt), len(prompt)  # type: ignore[arg-type]
         forms = [(1, None)] * json_object + [(2, json.dumps(json_schema))] * (json_schema is not None) + [(3, grammar)] * (grammar is not None)
         if len(forms) > 1:
-            raise ValueError("an answer has one form: json_object, json_schema or grammar")
+            raise ValueError("json_object, json_schema and grammar exclude each other")
         for form, text in forms:
             request.form, request.form_text = form, None if text is None else text.encode()
         if stops:
@@ -647,12 +648,12 @@ class Session:
                     self._running = last is not None and last.kind != _END
 
     def stream(self, prompt: Prompt, **settings: Any) -> Iterator[str]:
-        """The text of the answer, piece by piece; settings as events() has them."""
+        """Yields the text of the answer piece by piece. settings: as in events()."""
         events = self.events(prompt, **settings)
         return (event.text for event in events if event.kind == "content")
 
     def answer(self, prompt: Prompt, **settings: Any) -> Answer:
-        """The whole answer; settings as events() has them."""
+        """The whole answer. settings: as in events()."""
         answer = Answer()
         for event in self.events(prompt, **settings):
             if event.kind == "content":
@@ -675,20 +676,20 @@ class Session:
 
     @property
     def result(self) -> Answer:
-        """How the last answer ended; without its text."""
+        """How the last answer ended, without its text."""
         return self._finish(Answer())
 
     def cancel(self, cancel: bool = True) -> None:
-        """The call that runs ends as cancelled, and so does each later one until cancel(False). From any thread."""
+        """Ends the current call as cancelled, and each later one until cancel(False). Any thread may call it."""
         _library.hypura_cancel(self._live(), cancel)
 
     def fileno(self) -> int:
-        """For select and event loops: readable while there is something to take."""
+        """A descriptor for select and event loops: readable while events are available."""
         descriptor = c_int()
         _call("session_file", self._live(), byref(descriptor))
         return descriptor.value
 
-    # -- what it holds
+    # -- its tokens
 
     @property
     def tokens(self) -> List[int]:
@@ -697,7 +698,7 @@ class Session:
         return tokens[:count.value] if count.value else []
 
     def fork(self) -> "Session":
-        """Another session that holds the same, without computing it again."""
+        """Another session that holds the same tokens, without computing them again."""
         handle = c_void_p()
         _call("session_fork", byref(handle), self._live())
         return Session(self.model, handle)
@@ -706,25 +707,25 @@ class Session:
         _call("session_save", self._live(), _path(path))
 
     def load(self, path: Union[str, "os.PathLike[str]"]) -> int:
-        """How many of the tokens need not be computed again."""
+        """Restores a saved session. Returns how many of its tokens need not be computed again."""
         count = c_size_t()
         _call("session_load", self._live(), _path(path), byref(count))
         return count.value
 
-    # -- besides answers
+    # -- results other than answers
 
     def _tokens_of(self, text: Union[str, Sequence[int]]) -> List[int]:
         return self.model.tokenize(text) if isinstance(text, str) else list(text)
 
     def embed(self, text: Union[str, Sequence[int]]) -> List[float]:
-        """A vector of length 1."""
+        """The embedding of a text: a vector of length 1."""
         tokens = self._tokens_of(text)
         out = (c_float * self.model.info.embedding_width)()
         _call("embed", self._live(), _ints(tokens), len(tokens), out)
         return list(out)
 
     def logits(self, text: Union[str, Sequence[int]], first: int = 0) -> List[List[float]]:
-        """After each token from first on: a number for each token of the vocabulary."""
+        """The logits after each token from index first on: one list per token, as long as the vocabulary."""
         tokens, width, rows = self._tokens_of(text), self.model.info.vocabulary_size, []  # type: Tuple[List[int], int, List[List[float]]]
 
         def take(context: Any, index: int, logits: Any) -> bool:
@@ -735,7 +736,7 @@ class Session:
         return rows
 
     def judge(self, query: str, text: str) -> float:
-        """How well a text answers a query, by a re-ranker."""
+        """Scores how well a text answers a query. The model must be a re-ranker."""
         score = c_float()
         a, b = query.encode(), text.encode()
         _call("judge", self._live(), a, len(a), b, len(b), byref(score))
@@ -743,7 +744,7 @@ class Session:
 
     def measure_speed(self, *, prompt_tokens: int = 512, answer_tokens: int = 128, held_tokens: int = 0, sequences: int = 1,
                       rounds: int = 3, seed: int = 0, meter_memory: bool = False) -> Speed:
-        """How fast the model is here, with random tokens, as hypura bench measures it."""
+        """Measures how fast the model runs, with random tokens, like "hypura bench"."""
         how = _Measure(prompt_tokens=prompt_tokens, answer_tokens=answer_tokens, held_tokens=held_tokens, sequences=sequences,
                        rounds=rounds, seed=seed, meter_memory=meter_memory)
         out = _Speed()
@@ -752,24 +753,27 @@ class Session:
 
 
 class Model:
-    """A GGUF file that is opened once and shared by all threads.
+    """A GGUF file, opened once and shared by all threads.
 
-    Options: memory, gpu_memory, prefix_memory, prefix_folder_size (bytes, or a text such as "8G"; gpu_memory also a list, one for
-    each device of gpu, 0 for no bound of its own); mirrors (a list of paths); threads, context, sessions,
-    chunk, reads_in_flight (numbers); gpu, kv_type, reader, cache_policy (texts); draft, prefix_folder, trace (paths); adapters
-    (paths, or pairs of path and scale); drafting, prefetch (True, False, or None to let it be measured); text_only,
-    forget_prefixes, forget_usage, gpu_fixed, no_fill, no_overlap, load_behind (flags); on_load (a function of bytes read and bytes to read, which
-    ends the loading by returning False). include/hypura/options.h says what each does.
+    Options, which include/hypura/options.h describes:
+    - sizes (bytes, or text such as "8G"): memory, gpu_memory, prefix_memory, prefix_folder_size. gpu_memory may also be a list with
+      one size per device of gpu, 0 for the default.
+    - numbers: threads, context, sessions, chunk, reads_in_flight
+    - text: gpu, kv_type, reader, cache_policy
+    - paths: draft, prefix_folder, trace; mirrors (a list of paths); adapters (a list of paths, or of pairs of path and scale)
+    - True, False, or None to let the library decide by measuring: drafting, prefetch
+    - flags: text_only, forget_prefixes, forget_usage, gpu_fixed, no_fill, no_overlap, load_behind
+    - on_load: a function of the bytes read and the bytes to read. Returning False cancels the loading.
     """
 
     def __init__(self, path: Union[str, "os.PathLike[str]"], **options: Any) -> None:
         self._handle = c_void_p()
         self._sessions: List[Session] = []
-        self._kept: List[Any] = []  # on_load may be called while the model is open
+        self._kept: List[Any] = []  # with load_behind, on_load is called after opening
         _call("open", byref(self._handle), _path(path), byref(_options(options, self._kept)))
 
     def close(self) -> None:
-        """Closes its sessions too."""
+        """Closes the model and its sessions."""
         for session in list(self._sessions):
             session.close()
         _library.hypura_close(self._handle)
@@ -795,54 +799,55 @@ class Model:
 
     @property
     def plan(self) -> Optional[Plan]:
-        """None with text_only."""
+        """The plan made at opening; None with text_only."""
         found = _library.hypura_get_plan(self._live())
         return Plan(**_record(found.contents)) if found else None
 
     @property
     def statistics(self) -> Dict[str, Any]:
-        """By the names of include/hypura/statistics.h, with units in them."""
+        """The statistics, with the names of include/hypura/statistics.h."""
         out = _Statistics()
         _library.hypura_get_statistics(self._live(), byref(out))
         return _record(out)
 
     @property
     def places(self) -> List[Places]:
-        """Where the weights are now: a row for each layer, and a last one for weights of no layer."""
+        """Where the weights are now: one row per layer, then one for the weights outside layers."""
         room = self.info.layers + 1
         rows = (_Places * room)()
         count = _library.hypura_get_places(self._live(), rows, room)
         return [Places(**_record(row)) for row in rows[:count]]
 
     def take_used_experts(self) -> List[List[bool]]:
-        """Which experts were used since the last call: for each layer, a flag for each expert."""
+        """Which experts were used since the last call: per layer, one flag per expert."""
         layers, experts = self.info.layers, self.info.experts
         used = (c_bool * (layers * experts))()
         count = _library.hypura_take_used_experts(self._live(), used, len(used))
         return [list(used[at:at + experts]) for at in range(0, count, experts)] if count else []
 
     def end_trace(self) -> None:
-        """Completes the file of the option trace, and says what could not be written."""
+        """Completes the file of the option trace, and reports any error in writing it."""
         _call("end_trace", self._live())
 
     @property
     def lost(self) -> bool:
-        """Whether its GPU was lost."""
+        """Whether the model's GPU was lost."""
         return _library.hypura_is_lost(self._live())
 
     def set_memory(self, size: Union[int, str]) -> None:
-        """Another budget, also while it answers; 0: what is free."""
+        """Changes the memory budget, even while the model answers; 0: chosen as at opening."""
         _call("set_memory", self._live(), _bytes(size))
 
     def answer(self, prompt: Prompt, **settings: Any) -> Answer:
-        """One answer, in a session of its own."""
+        """One answer, in its own session."""
         with self.session() as session:
             return session.answer(prompt, **settings)
 
     # -- text
 
     def tokenize(self, text: str, *, special: bool = True, parse_special: bool = False) -> List[int]:
-        """special: with the tokens that the model wants at the ends; parse_special: texts such as <|im_end|> become control tokens."""
+        """Converts text to tokens. special: add the tokens that the model expects at the beginning and end; parse_special: convert text
+        such as <|im_end|> to control tokens."""
         data, tokens, count = text.encode(), _TOKENS(), c_size_t()
         _call("tokenize", self._live(), data, len(data), special + 2 * parse_special, byref(tokens), byref(count))
         try:
@@ -864,12 +869,12 @@ class Model:
             _library.hypura_free(text)
 
     def detokenize(self, tokens: Sequence[int], *, show_special: bool = False) -> bytes:
-        """Bytes: a few tokens may not be whole characters."""
+        """Converts tokens to bytes, which may begin or end within a character."""
         return self._text("detokenize", _ints(tokens), len(tokens), show_special)
 
     def render(self, messages: Iterable[Mapping[str, Any]], *, tools: Optional[Sequence[Mapping[str, Any]]] = None,
                variables: Optional[Mapping[str, Any]] = None, exact: bool = False, whole: bool = False) -> str:
-        """The prompt that the model's template makes of a chat."""
+        """The prompt that the model's template makes from a chat."""
         chat = _chat(messages, tools, variables, exact=exact, whole=whole)
         return self._text("render_chat", byref(chat)).decode("utf-8", "replace")
 
@@ -878,19 +883,19 @@ class Model:
         return _library.hypura_template_source(self._live()).decode("utf-8", "replace")
 
 
-# ---- requests in the shapes of a server's --------------------------------------------------------------------------------------
+# ---- requests in a server's JSON -----------------------------------------------------------------------------------------------
 
 
 class Endpoint:
-    """A model that answers requests as clients send them to "hypura serve", without a network. Options as Model has them; sessions is
-    how many answers are written at once. Any thread may use it: what several ask at a time is computed together."""
+    """Answers the requests that "hypura serve" answers, without a network. Options: as in Model; sessions is how many answers are
+    computed at the same time. Any thread may use it; requests submitted at the same time are computed together."""
 
     def __init__(self, path: Union[str, "os.PathLike[str]"], **options: Any) -> None:
         self._handle = c_void_p()
         _call("endpoint_open", byref(self._handle), _path(path), byref(_options(options, [])))
 
     def close(self) -> None:
-        """Requests in work are answered at once, with status 503."""
+        """Answers all pending requests at once, with status 503, and closes the endpoint."""
         handle, self._handle = self._handle, c_void_p()
         _library.hypura_endpoint_close(handle)
 
@@ -906,8 +911,8 @@ class Endpoint:
         return self._handle
 
     def ask(self, path: str, body: Mapping[str, Any]) -> Tuple[int, Any]:
-        """What POST of the body to this path, such as "/v1/chat/completions", is answered with: the status, 200 where all went well,
-        and the JSON."""
+        """The reply to a POST of the body to this path, such as "/v1/chat/completions": the status, 200 if all went well, and the
+        JSON."""
         text, answer, done = json.dumps(body).encode(), [], threading.Event()
 
         def take(context: Any, status: int, reply: Any, size: int) -> None:
@@ -923,11 +928,11 @@ class Endpoint:
 
     @property
     def state(self) -> Dict[str, Any]:
-        """By the names of include/hypura/endpoint.h."""
+        """The endpoint's state, with the names of include/hypura/endpoint.h."""
         out = _EndpointState()
         _library.hypura_endpoint_get_state(self._live(), byref(out))
         return _record(out)
 
     def set_memory(self, size: Union[int, str]) -> None:
-        """Another budget, also while it answers; 0: what is free."""
+        """Changes the memory budget, even while the model answers; 0: chosen as at opening."""
         _call("endpoint_set_memory", self._live(), _bytes(size))
