@@ -1,5 +1,5 @@
 /* Answers the lines of standard input, several at a time: batch MODEL.gguf [THREADS]. Build with -pthread. Each thread
- * has a session of its own; the model computes what they want together, so that four answers cost little more than one.
+ * has its own session. The model computes their answers together, so four cost little more than one.
  */
 #include <hypura/hypura.h>
 

@@ -1,4 +1,4 @@
-/* Just enough JSON for these examples: text that grows, and strings in quotes. A program would use a library. */
+/* Just enough JSON for these examples: a growing text, and quoted strings. A real program would use a library. */
 #ifndef EXAMPLES_JSON_H
 #define EXAMPLES_JSON_H
 
@@ -48,10 +48,10 @@ static inline void append_quoted(struct text *text, const char *bytes, size_t si
     append(text, "\"", 1);
 }
 
-/* Puts a message behind the others of a JSON array. */
+/* Appends a message to a JSON array. */
 static inline void add_message(struct text *messages, const char *role, const char *content, size_t size)
 {
-    messages->size--; /* the bracket */
+    messages->size--; /* drop the closing bracket */
     append_text(messages, messages->size > 1 ? ", {\"role\": " : "{\"role\": ");
     append_quoted(messages, role, strlen(role));
     append_text(messages, ", \"content\": ");

@@ -1,5 +1,5 @@
-/* Many answers on one thread: loop MODEL.gguf PROMPT... A session's file can be waited for, like a socket, next to all
- * else that an event loop waits for. */
+/* Many answers on one thread: loop MODEL.gguf PROMPT... An event loop can wait for a session's descriptor as it waits
+ * for sockets. */
 #include <hypura/hypura.h>
 
 #include <errno.h>
@@ -12,7 +12,7 @@ enum { MOST = 64 };
 static hypura_session *sessions[MOST];
 static struct pollfd files[MOST];
 
-/* All that is there already. Returns whether the answer goes on. */
+/* Takes all available events. Returns whether the answer continues. */
 static bool take_events(size_t i)
 {
     const hypura_event *event;
@@ -61,7 +61,7 @@ int main(int count, char **arguments)
     while (!status && running > 0 && (poll(files, all, -1) >= 0 || errno == EINTR)) {
         for (size_t i = 0; i < all; i++) {
             if (files[i].fd >= 0 && files[i].revents && !take_events(i)) {
-                files[i].fd = -1; /* poll leaves it out */
+                files[i].fd = -1; /* poll ignores it */
                 running--;
             }
         }

@@ -1,5 +1,5 @@
-/* Finds the lines of standard input that are nearest in meaning: search MODEL.gguf "what to look for". Any model gives
- * embeddings; one that was trained for them gives better ones. */
+/* Sorts the lines of standard input by how near they are in meaning: search MODEL.gguf "what to look for". Any model
+ * can make embeddings; models trained for them make better ones. */
 #include <hypura/hypura.h>
 
 #include <stdio.h>
@@ -11,7 +11,7 @@ struct found {
     float nearness;
 };
 
-/* The embedding of a text has length 1, so the product of two is the cosine of their angle. */
+/* Embeddings have length 1, so the dot product of two is the cosine of their angle. */
 static hypura_status embed(hypura_model *model, hypura_session *session, const char *text, float *out,
                            hypura_error *error)
 {

@@ -1,5 +1,5 @@
-/* Lets a model ask the clock: tools MODEL.gguf "What time is it?". The model must be one that was trained to call
- * tools. */
+/* Lets a model call a function that tells the time: tools MODEL.gguf "What time is it?". The model must have been
+ * trained to call tools. */
 #include "json.h"
 
 #include <hypura/hypura.h>
@@ -11,10 +11,10 @@ static const char tools[] =
     "\"parameters\": {\"type\": \"object\", \"properties\": {}}}}]";
 
 struct turn {
-    struct text content, calls, results; /* calls and results: members of JSON arrays, each with a comma before it */
+    struct text content, calls, results; /* calls and results: elements of JSON arrays */
 };
 
-/* A program would look at event->name and read event->text, the arguments as a JSON object. */
+/* A real program would check event->name and parse event->text, the arguments as a JSON object. */
 static bool on_event(void *context, const hypura_event *event)
 {
     struct turn *turn = context;
@@ -43,7 +43,7 @@ static bool on_event(void *context, const hypura_event *event)
     return true;
 }
 
-/* One answer; what it and the tools said is appended to the messages. */
+/* Gets one answer. Appends its tool calls and their results to the messages, or prints its text. */
 static hypura_status answer(hypura_session *session, struct text *messages, bool *called, hypura_error *error)
 {
     struct turn turn = {0};
@@ -52,7 +52,7 @@ static hypura_status answer(hypura_session *session, struct text *messages, bool
     hypura_status status = hypura_answer(session, &request, on_event, &turn, error);
     *called = turn.calls.size > 0;
     if (!status && *called) {
-        messages->size--; /* the bracket */
+        messages->size--; /* drop the closing bracket */
         append_text(messages, ", {\"role\": \"assistant\", \"content\": ");
         append_quoted(messages, turn.content.data ? turn.content.data : "", turn.content.size);
         append_text(messages, ", \"tool_calls\": [");
