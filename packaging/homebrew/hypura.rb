@@ -1,4 +1,4 @@
-# make dist writes this with its tarball's address and sum into build/dist; DIST_URL=https://... names another address.
+# A template: "make dist" fills in the address (DIST_URL) and checksum of its tarball, and writes the formula to build/dist.
 class Hypura < Formula
   desc "Run GGUF language models that do not fit in memory"
   homepage "@HOMEPAGE@"
@@ -19,7 +19,7 @@ class Hypura < Formula
   uses_from_macos "curl"
 
   on_macos do
-    depends_on "libedit" # the system has no pkg-config file for its own
+    depends_on "libedit" # macOS has no pkg-config file for its own libedit
     depends_on "molten-vk"
     depends_on "vulkan-loader"
   end
