@@ -126,7 +126,7 @@ void generator_clear(struct generator *generator);
 struct prompt_cut {
     uint32_t position;                /* of the first that differs */
     uint32_t held_apart, asked_apart; /* how many differ, in the sequence and in the prompt */
-    uint32_t same;                    /* tokens after them that are the same again, up to where no more are */
+    uint32_t same;                    /* tokens after them that are the same again, up to the next difference */
     const int32_t *held;              /* [held_apart], until the next step */
 };
 

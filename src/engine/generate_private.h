@@ -1,4 +1,4 @@
-/* What the files of generate share. */
+/* Shared by the files of generate only. */
 #ifndef HYPURA_GENERATE_PRIVATE_H
 #define HYPURA_GENERATE_PRIVATE_H
 
@@ -79,7 +79,7 @@ struct generator {
     uint64_t next_id;
 };
 
-/* ---- what is kept of texts: generate_prefix.c -----------------------------------------------------------------------
+/* ---- kept prefixes: generate_prefix.c -----------------------------------------------------------------------------
  */
 
 /* How many checkpoints a prompt may have. */

@@ -155,7 +155,7 @@ static hypura_status plan_rest(struct plan **out, struct plan_request *request, 
     TRY(plan_make(out, geometry->model, geometry->steps, hardware, request, error));
     if (!geometry->windows || (*out)->chunk <= WINDOW_SLACK)
         return HYPURA_OK;
-    /* Rings of sliding windows have room for no more tokens beyond the window: plan again with that batch. */
+    /* Rings of sliding windows have room for only WINDOW_SLACK tokens beyond the window, so plan smaller batches. */
     plan_free(*out);
     *out = NULL;
     request->chunk = WINDOW_SLACK;

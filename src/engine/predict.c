@@ -112,7 +112,7 @@ static hypura_status walk(struct predictor *predictor, struct batch *batch, hypu
     for (uint32_t i = 0; i < batch->span_count && !status; i++)
         kv_cache_begin(&batch->kv, s->spans[i].sequence, s->spans[i].rows);
     if (!status) {
-        /* This is no pass of the layers: their ticks alone age what the store holds. */
+        /* This is no pass of the layers, so the store must not count it as one. */
         store_begin(batch->open->store);
         status = run_steps(predictor, batch, error);
         store_abandon(batch->open->store);

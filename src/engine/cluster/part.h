@@ -4,7 +4,7 @@
 
 #include "engine/cluster/share.h"
 
-/* What a host's part of a model is planned from. */
+/* The input of a plan for a host's part of a model. */
 struct part_of {
     struct geometry *geometry;
     const struct model *model;

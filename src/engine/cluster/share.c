@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-/* ---- what is sent --------------------------------------------------------------------------------------------------
+/* ---- sending -------------------------------------------------------------------------------------------------------
  */
 
 static uint32_t owner(const struct share *share, const struct step *experts, uint32_t expert)
@@ -102,7 +102,7 @@ hypura_status share_begin(struct batch *batch, const struct step *route, hypura_
     return experts ? send_tasks(batch, experts, 0, error) : HYPURA_OK;
 }
 
-/* ---- what comes back -----------------------------------------------------------------------------------------------
+/* ---- receiving -----------------------------------------------------------------------------------------------------
  */
 
 /* Receives a rank's results, each to its place in out. */

@@ -179,8 +179,8 @@ struct gpu_pass {
     bool again;             /* steps with a state run again */
     bool on_device;         /* the residual stream is on the device; else in the scratch's buffers */
     bool inputs_sent;       /* what depends on positions is on the device */
-    uint64_t wait_value;    /* for which the open batch must wait */
-    gpu_ticket wait_upload; /* likewise */
+    uint64_t wait_value;    /* the value for which the open batch must wait */
+    gpu_ticket wait_upload; /* the upload for which it must wait */
     gpu_ticket last;        /* the last batch of commands */
     uint64_t signals;       /* the last value for which a batch was told to wait */
     /* The current layer. */
