@@ -1,4 +1,4 @@
-/* Runs slow work of handlers that needs no model on threads of its own, so that the HTTP thread does not block. */
+/* Runs slow work of handlers, which needs no model, on separate threads, so that the HTTP thread does not block. */
 #include "server/server_private.h"
 
 struct aside {

@@ -18,7 +18,7 @@ struct conversation {
 
 struct conversations {
     pthread_mutex_t mutex;
-    struct conversation ring[MOST_CONVERSATIONS]; /* the oldest is at first */
+    struct conversation ring[MOST_CONVERSATIONS]; /* begins at index first, with the oldest */
     size_t first, count, bytes;
 };
 

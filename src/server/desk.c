@@ -3,7 +3,7 @@
 #include <pthread.h>
 
 #define MOST_THREADS 3u
-#define LARGE_BYTES ((size_t)64 << 10) /* from which parsing takes noticeable time */
+#define LARGE_BYTES ((size_t)64 << 10) /* a body of this size takes long to parse */
 
 /* A queue of tasks, and its threads, which are started on demand. */
 struct lane {

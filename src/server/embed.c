@@ -7,7 +7,7 @@
 #include <string.h>
 
 #define MAX_INPUTS 2048
-#define SMALL_ANSWER ((size_t)64 << 10) /* numbers, up to which an answer is written at once */
+#define SMALL_ANSWER ((size_t)64 << 10) /* answers with at most this many numbers are written at once */
 #define PIECE_BYTES ((size_t)16 << 10)
 
 enum embed_style { EMBED_OLLAMA, EMBED_OLLAMA_OLD, EMBED_OPENAI };

@@ -8,10 +8,10 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#define LARGE_BYTES ((uint64_t)1 << 20) /* borrowed by a request from which freeing it takes noticeable time */
+#define LARGE_BYTES ((uint64_t)1 << 20) /* a request that borrows this much takes long to free */
 #define SMALL_STEP ((uint64_t)4 << 10)
 #define LARGE_STEP ((uint64_t)256 << 10)
-#define WATCHED_BYTES ((size_t)64 << 10) /* of a body parsed between two checks whether the client is still there */
+#define WATCHED_BYTES ((size_t)64 << 10) /* of a body, parsed between two checks for the client */
 
 /* ---- the answer ----------------------------------------------------------------------------------------------------
  */
@@ -499,7 +499,7 @@ static json_t *error_json(const struct exchange *exchange, enum api api, unsigne
 
 void exchange_fail_as(struct exchange *exchange, unsigned status, const char *code, const char *message)
 {
-    if (exchange_check_work(NULL)) { /* the error may only be a consequence of the failed allocation */
+    if (exchange_check_work(NULL)) { /* the failed allocation may have caused the error */
         exchange_fail_for_memory(exchange);
         return;
     }

@@ -38,7 +38,7 @@ void *exchange_kept(const struct exchange *exchange); /* or NULL */
 void exchange_start_work(void);
 hypura_status exchange_check_work(hypura_error *error); /* HYPURA_ERROR_MEMORY if one has failed */
 
-/* Takes and drops a reference. Hold the exchange to answer after the handler returns. */
+/* Take and drop a reference. Hold the exchange to answer after the handler returns. */
 void exchange_hold(struct exchange *exchange);
 void exchange_release(struct exchange *exchange);
 

@@ -257,8 +257,7 @@ bool append_part(struct generation *generation, struct buffer *text, const char 
         return true;
     }
     if (type && strcmp(role, "tool") == 0) {
-        /* Clients send it again with each turn, so an error would end the chat. Tell the model that something is
-         * missing. */
+        /* Clients send the part again with each turn, so an error would end the chat. The model gets a note instead. */
         const char *name = json_string_value(json_object_get(part, "tool_name")); /* found by a search for tools */
         if (name)
             buffer_append_format(text, "%s\n", name);

@@ -11,7 +11,7 @@
 
 struct generation;
 
-/* One answer; a request may want several. */
+/* One answer; a request may have several. */
 struct choice {
     struct generation *generation;
     size_t index;
@@ -63,11 +63,10 @@ struct generation {
     const char **stops;        /* owned array */
     size_t stop_count;
     uint32_t max_tokens;
-    size_t count;       /* number of answers */
-    uint32_t positions; /* num_ctx; 0: the whole context */
-    uint32_t
-        keep_first; /* tokens kept at the beginning of a prompt that is cut to fit; UINT32_MAX: refuse it instead */
-    bool shift;     /* an answer continues when the context is full, */
+    size_t count;           /* number of answers */
+    uint32_t positions;     /* num_ctx; 0: the whole context */
+    uint32_t keep_first;    /* tokens kept at the beginning of a prompt that is cut; UINT32_MAX: never cut, refuse */
+    bool shift;             /* an answer continues when the context is full, */
     uint32_t shift_keep;    /* keeping this many tokens at the beginning, at most those of the prompt */
     const json_t *schema;   /* that the answer follows; or NULL */
     bool any_json;          /* the answer is any JSON */

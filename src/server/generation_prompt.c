@@ -57,7 +57,8 @@ static hypura_status make_insert(struct generation *generation, hypura_error *er
     return status;
 }
 
-/* Renders messages and appends their tokens. format: set from the rendered text; or NULL. asks: for an answer. */
+/* Renders messages and appends their tokens. asks: the text ends with the beginning of an answer. format: receives the
+ * format of answers; or NULL. */
 static hypura_status render(struct generation *generation, json_t *messages, bool asks, struct token_array *tokens,
                             struct chat_format *format, hypura_error *error)
 {
@@ -137,7 +138,7 @@ static hypura_status count_marked(struct generation *generation, hypura_error *e
     hypura_status status = HYPURA_OK;
     if (marked < count)
         status = render(generation, in_front, false, &tokens, NULL, error);
-    if (status == HYPURA_ERROR_ARGUMENT) /* the template does not accept only these: count none */
+    if (status == HYPURA_ERROR_ARGUMENT) /* the template rejects a chat that ends here: count none */
         *error = (hypura_error){0};
     else if (status == HYPURA_OK && marked < count)
         while (generation->marked_tokens < MIN(tokens.count, generation->prompt.count) &&

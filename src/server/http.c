@@ -207,7 +207,7 @@ static void check(struct exchange *exchange, const char *method)
     bool any_size = exchange->route && exchange->route->take;
     uint64_t bytes = length && !any_size ? strtoull(length, NULL, 10) : 0;
     if (bytes > options->body_limit)
-        refuse(exchange, 413, "the request's body is too large");
+        refuse(exchange, 413, "the request's body is too large: hypura serve --body-limit sets the limit");
     else if (bytes > loaded_lendable(server->models))
         refuse_for_room(exchange, bytes);
     if (atomic_load(&server->stopping))
@@ -275,7 +275,7 @@ static void take_body(struct exchange *exchange, const char *data, size_t size)
     }
     if (!exchange->refusal) {
         if (exchange->body.size + size > limit)
-            refuse(exchange, 413, "the request's body is too large");
+            refuse(exchange, 413, "the request's body is too large: hypura serve --body-limit sets the limit");
         else if (atomic_load(&http->body_bytes) + size > BODIES_LIMIT * limit)
             refuse(exchange, 503, "server busy, please try again.  too many large requests at once");
     }

@@ -57,7 +57,7 @@ struct exchange {
     uint64_t taken; /* bytes of a body that its route takes piece by piece */
     void *kept;
     void (*end_kept)(void *kept);
-    _Atomic uint64_t reserved; /* by any thread */
+    _Atomic uint64_t reserved; /* changed by any thread */
     unsigned refusal;          /* HTTP status, set once the request is refused; 0: it is not */
     const char *refusal_message;
     char refusal_text[320];

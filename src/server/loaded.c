@@ -103,8 +103,8 @@ static hypura_status open_engine(struct loaded_models *models, struct loaded_mod
     return status;
 }
 
-/* Computes the model's share of the budget: what became resident until it was planned, and all that is planned. first:
- * no other model was loaded when it was planned; some may have been unloaded since. */
+/* Computes the model's share of the budget: what became resident from the start of opening to planning, and all that is
+ * planned. first: no other model was loaded when it was planned; some may have been unloaded since. */
 static void set_share(struct loaded_models *models, struct loaded_model *fresh, uint64_t resident, int64_t reserved,
                       bool first)
 {

@@ -31,7 +31,7 @@ struct loaded_model {
 
     /* owned by the worker */
     atomic_uint active; /* kept jobs */
-    atomic_uint held;   /* jobs that are being prepared or wait, prepared, for room; the model stays loaded */
+    atomic_uint held;   /* jobs being prepared, or prepared and waiting for room: keep the model loaded */
     bool alone;         /* the kept job uses the engine without the generator */
     bool cut_noted;     /* prompt_notes.c has written its warning */
     atomic_bool gone;   /* its name stands for another file, or none: unloaded when unused */
@@ -43,9 +43,9 @@ struct loaded_model {
     uint64_t bytes;                        /* share of the budget: what it holds, and what it may come to hold */
     uint64_t gpu_bytes[HARDWARE_MAX_GPUS]; /* share of each device's memory */
     uint64_t all_gpu_bytes;
-    uint64_t streamed;      /* bytes that the largest useful pool has */
+    uint64_t streamed;      /* bytes of the largest useful pool */
     uint64_t opened_pool;   /* bytes of the pool when it was opened */
-    uint64_t engine_budget; /* as its engine was told */
+    uint64_t engine_budget; /* given to its engine */
 };
 
 struct server;

@@ -141,7 +141,7 @@ static void fail_budget(struct exchange *exchange, unsigned status, const char *
     if (exchange)
         exchange_fail(exchange, status, message);
     else
-        server_log("warning", "memory budget stays", "reason=\"%s\"", message);
+        server_log("warning", "memory budget not changed", "reason=\"%s\"", message);
 }
 
 static void refuse_budget(struct job *job, unsigned status, const char *message)

@@ -166,7 +166,7 @@ static bool read_options(struct generation *generation, json_t *options, hypura_
     s->top_p = 0.9f;
     s->min_p = 0;
     s->repeat_penalty = 1.1f;
-    bool keep_all = json_number_value(json_object_get(options, "num_keep")) < 0; /* of the prompt, as far as possible */
+    bool keep_all = json_number_value(json_object_get(options, "num_keep")) < 0; /* as much of the prompt as possible */
     generation->keep_first = keep_all ? INT32_MAX : 4;
     if (!read_model_options(generation, options, error) ||
         !(keep_all || read_count(options, "num_keep", &generation->keep_first, error)))

@@ -155,7 +155,7 @@ static hypura_status name_adapter(const struct registry *registry, json_t *field
         return status;
     snprintf(name, sizeof name, "sha256-%s.gguf", digest + 7);
     return json_object_set_new(fields, "adapter", json_string(name))
-               ? error_set(error, HYPURA_ERROR_MEMORY, "no memory for a name")
+               ? error_set(error, HYPURA_ERROR_MEMORY, "no memory for the name of the adapter")
                : HYPURA_OK;
 }
 

@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #define MOST_PARTS 1000
-#define UNUSED_SECONDS (24 * 3600) /* after which weights without a manifest go: theirs may be about to be written */
+#define UNUSED_SECONDS (24 * 3600) /* age at which weights without a manifest go; newer ones may be about to get it */
 
 static bool ends_with(const char *text, const char *ending)
 {
@@ -175,7 +175,8 @@ static bool placed_path(const struct placed *placed, size_t part, char *out, siz
     return length > 0 && (size_t)length < room;
 }
 
-/* Links from to to or, on file systems without links, renames it if it may be moved. *linked: it has two names now. */
+/* Gives a file a second name or, on file systems without links and if it may be moved, a new name. *linked: it has two
+ * names now. */
 static hypura_status give_name(const char *from, const char *to, bool may_move, bool *linked, hypura_error *error)
 {
     bool second = link(from, to) == 0;
@@ -435,7 +436,7 @@ static hypura_status create(struct registry *registry, const char *name, const s
         status = error_set(error, HYPURA_ERROR_MEMORY, "no memory for the manifest of model '%s'", name);
     if (!status)
         status = place(registry, name, model, before, manifest, &placed, error);
-    /* Not for "file": that may be the very file of this name in the folder. */
+    /* Not for "file", which may be the folder's own file of this name. */
     if (!status && json_object_get(manifest, "weights") && !note_replaced(registry, name, before, manifest))
         status = error_set(error, HYPURA_ERROR_MEMORY, "no memory for the manifest of model '%s'", name);
     if (!status)
@@ -506,7 +507,7 @@ static hypura_status delete (const struct registry *registry, const char *name, 
     return status;
 }
 
-/* Deletes a model of which only the manifest is left or can be found. */
+/* Deletes a model whose manifest cannot be read, or whose weights are gone. */
 static hypura_status delete_rest(const struct registry *registry, const char *name, hypura_error *error)
 {
     char complete[NAME_ROOM], description[PATH_MAX];

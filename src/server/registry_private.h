@@ -15,7 +15,7 @@ struct registry {
     char *folder;
     char **files;
     size_t file_count;
-    pthread_mutex_t mutex; /* held during changes of the folder; a lock on it keeps other processes out */
+    pthread_mutex_t mutex; /* held during changes of the folder, as is a file lock against other processes */
 };
 
 /* Reads a manifest; *out is NULL if the file does not exist. HYPURA_ERROR_FORMAT: it exists but cannot be read. */

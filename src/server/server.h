@@ -38,7 +38,7 @@ struct server_options {
     struct engine_options engine; /* budget, context, threads and so on, for every model */
     uint32_t parallel;            /* answers per model at once, at most SERVER_MOST_PARALLEL */
     uint32_t most_loaded;         /* models in memory at once, at most SERVER_MOST_LOADED */
-    uint32_t queue;               /* most requests that wait */
+    uint32_t queue;               /* limit of waiting requests */
     const char *api_key;          /* NULL: none required */
     const char *const *origins;   /* of web pages that may call; "*": all */
     size_t origin_count;
@@ -46,8 +46,8 @@ struct server_options {
     size_t allowed_host_count;
     bool allow_remote;        /* allows a host that is not loopback without a key */
     int64_t keep_alive;       /* seconds that an unused model stays loaded; negative: forever */
-    uint64_t body_limit;      /* most bytes of a request's body */
-    uint32_t connections;     /* most open at once */
+    uint64_t body_limit;      /* limit of a request's body, in bytes */
+    uint32_t connections;     /* limit of open connections */
     uint32_t request_seconds; /* time limit for a request to arrive */
     bool log_prompts;
     /* Takes lines of the log, from any thread. NULL: only warnings go to the program's log. */

@@ -1,5 +1,5 @@
 /* Parses what a client sends over a connection strictly by RFC 9112, and rewrites every request in one canonical form.
- * So the library behind it cannot see other request boundaries than a proxy in front of it (request smuggling). */
+ * This prevents request smuggling: the library behind it sees the same request boundaries as a proxy in front of it. */
 #ifndef HYPURA_SERVER_WIRE_H
 #define HYPURA_SERVER_WIRE_H
 

@@ -516,7 +516,7 @@ def the_budget_changes_while_it_runs():
         while server.logged().count(told) == seen and time.time() < end:
             time.sleep(0.02)
         changed = [line for line in server.logged().splitlines() if told in line][-1]
-        assert f"bytes={budget}" in changed if budget > 1000 else "stays" in changed, changed
+        assert f"bytes={budget}" in changed if budget > 1000 else "not changed" in changed, changed
         assert server.post("/api/chat", chat(stream=False))["message"]["content"].startswith(ANSWER)
     assert server.stop() == 0
     assert SERVER.post("/api/chat", chat(stream=False))["message"]["content"].startswith(ANSWER)
