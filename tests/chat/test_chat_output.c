@@ -1,4 +1,4 @@
-/* Answers of every family, whole and in pieces. */
+/* Answers of every model family, whole and in pieces. */
 #include "test.h"
 
 #include "chat/chat_output.h"
@@ -11,7 +11,7 @@ static const char tools_text[] =
     "}}},"
     "{\"type\":\"function\",\"function\":{\"name\":\"now\",\"parameters\":{}}}]";
 
-/* What stands for a template of each family: the marks that its template writes. */
+/* Replacements for the templates of each family: only the marks that the template writes. */
 static const char hermes[] = "<tool_call> {{ x }} </tool_call> <think></think>";
 static const char llama[] = "<|start_header_id|> <|python_tag|> \"parameters\"";
 static const char mistral[] = "[TOOL_CALLS] [THINK] [/THINK]";
@@ -36,7 +36,7 @@ static const char north[] = "<|START_ACTION|> <|START_THINKING|> <|END_THINKING|
 
 struct example {
     const char *template;
-    const char *prompt; /* its end */
+    const char *prompt; /* the end of the prompt */
     const char *output;
     const char *content, *reasoning;
     const char *calls; /* NAME ARGUMENTS; NAME ARGUMENTS; ... */
@@ -237,7 +237,7 @@ static void expect_text(const struct buffer *found, const char *expected, const 
         fail_msg("%s of \"%s\": expected \"%s\", got \"%s\"", what, output, expected, text);
 }
 
-/* What is seen of an output that is fed in pieces of about `piece` bytes that end at characters. */
+/* Parses an output in pieces of about "piece" bytes, cut between characters. */
 static void take_apart(struct seen *seen, const struct chat_format *format, const json_t *tools, const char *output,
                        size_t size, size_t piece)
 {
@@ -273,7 +273,7 @@ static void check(const struct example *example, const json_t *tools, size_t pie
     seen_free(&seen);
 }
 
-static void test_answers_are_taken_apart_whole_and_in_pieces(void **state)
+static void test_answers_are_parsed_whole_and_in_pieces(void **state)
 {
     (void)state;
     json_t *tools = json_loads(tools_text, 0, NULL);
@@ -285,14 +285,14 @@ static void test_answers_are_taken_apart_whole_and_in_pieces(void **state)
     json_decref(tools);
 }
 
-/* ---- hard arguments ------------------------------------------------------------------------------------------------
+/* ---- difficult arguments -------------------------------------------------------------------------------------------
  */
 
-/* Two calls of one text in each form: JSON escapes it, tags hold it as it is. */
+/* Two calls with the same text in each form. JSON escapes the text, tags contain it unchanged. */
 struct form {
     const char *name, *template, *prompt;
     bool json;
-    const char *before, *call, *between, *after; /* call: with %s, where the text goes */
+    const char *before, *call, *between, *after; /* call: %s stands for the text */
 };
 
 static const struct form forms[] = {
@@ -331,7 +331,7 @@ static const struct form forms[] = {
      "{\"tool_call_id\": \"0\", \"tool_name\": \"get\", \"parameters\": {\"s\": %s}}", ",\n    ", "\n]<|END_ACTION|>"},
 };
 
-/* Every mark that ends something, within a text. */
+/* Texts with every mark that could end something. */
 static const char *const hard_texts[] = {
     "a \"b\" \\ 'c' \\n é 漢字 \xf0\x9f\x98\x80",
     "line 1\n\n  line 2\n",
@@ -363,7 +363,7 @@ static char *text_of(const struct form *form, const char *text)
     return output.data;
 }
 
-/* What is seen of an output that comes in two pieces. */
+/* Checks an output that comes in two pieces. */
 static void check_form(const struct form *form, const json_t *tools, const char *text, const char *output, size_t cut)
 {
     struct chat_format format;
@@ -403,7 +403,7 @@ static void test_hard_arguments_in_every_form(void **state)
     json_decref(tools);
 }
 
-/* What a tool allows to be a string and nothing else stays one, however its description says so. */
+/* An argument that may only be a string stays one, in whatever way the tool's description says so. */
 static void test_types_from_descriptions(void **state)
 {
     (void)state;
@@ -447,7 +447,7 @@ static void test_without_tools_calls_are_content(void **state)
     check(&(struct example){llama, "", "{\"name\": \"get\"}", "{\"name\": \"get\"}", "", ""}, NULL, 3);
 }
 
-static void test_formats_are_seen_from_templates(void **state)
+static void test_formats_are_detected_from_templates(void **state)
 {
     (void)state;
     static const struct {
@@ -514,8 +514,8 @@ static void test_content_streams_as_it_comes(void **state)
     json_decref(tools);
 }
 
-/* Any mixture of marks and text is taken without harm, and what it gives does not depend on the pieces. */
-static void test_any_mixture_is_taken(void **state)
+/* Any mixture of marks and text is parsed without harm, and the result does not depend on the pieces. */
+static void test_any_mixture_is_parsed(void **state)
 {
     (void)state;
     static const char *const parts[] = {"<think>",
@@ -610,13 +610,13 @@ static void test_any_mixture_is_taken(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_answers_are_taken_apart_whole_and_in_pieces),
+        cmocka_unit_test(test_answers_are_parsed_whole_and_in_pieces),
         cmocka_unit_test(test_hard_arguments_in_every_form),
         cmocka_unit_test(test_types_from_descriptions),
         cmocka_unit_test(test_without_tools_calls_are_content),
-        cmocka_unit_test(test_formats_are_seen_from_templates),
+        cmocka_unit_test(test_formats_are_detected_from_templates),
         cmocka_unit_test(test_content_streams_as_it_comes),
-        cmocka_unit_test(test_any_mixture_is_taken),
+        cmocka_unit_test(test_any_mixture_is_parsed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

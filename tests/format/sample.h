@@ -1,4 +1,4 @@
-/* A small GGUF file with every value type in it, and a place to put it. */
+/* A small GGUF file with values of every type, and a folder for it. */
 #ifndef HYPURA_TEST_FORMAT_SAMPLE_H
 #define HYPURA_TEST_FORMAT_SAMPLE_H
 
@@ -54,7 +54,7 @@ struct sample_tensor {
     uint64_t bytes;
 };
 
-/* The last one has no padding after it at alignment 32, so every byte of the file is needed. */
+/* At alignment 32, the last tensor has no padding after it, so every byte of the file is needed. */
 static const struct sample_tensor sample_tensors[] = {
     {"a.weight", TENSOR_F32, 1, {5, 1, 1, 1}, 20},
     {"b.weight", TENSOR_Q4_0, 2, {64, 3, 1, 1}, 2 * 18 * 3},
@@ -67,7 +67,7 @@ static unsigned char sample_byte(size_t tensor, uint64_t index)
     return (unsigned char)(tensor * 101 + index * 7 + (index >> 8));
 }
 
-/* Writes it in pieces of a size that agrees with no tensor. */
+/* Writes the file, with data in pieces whose size differs from that of any tensor. */
 __attribute__((unused)) static void write_sample(const char *path, uint32_t alignment)
 {
     struct gguf_writer *writer;

@@ -12,7 +12,7 @@ static void models_that_llama_cpp_wrote_are_read(void **state)
 {
     (void)state;
     char folder[4096];
-    const char *whole = getenv("HYPURA_ORACLE"); /* the whole reference set, where there is one */
+    const char *whole = getenv("HYPURA_ORACLE"); /* the whole reference set, if present */
     snprintf(folder, sizeof folder, whole ? "%s/models" : "%s", whole ? whole : test_data("oracle/models"));
     DIR *list = opendir(folder);
     assert_non_null(list);
@@ -41,7 +41,7 @@ static void models_that_llama_cpp_wrote_are_read(void **state)
         assert_int_equal(tokens->type, GGUF_ARRAY);
         assert_int_equal(tokens->element_type, GGUF_STRING);
         assert_int_equal(tokens->count, embedding->dimensions[1]);
-        /* The last tensor's data, padded, ends where the file ends: nothing was skipped. */
+        /* The last tensor's data, with padding, ends at the end of the file, so nothing was skipped. */
         uint64_t end = 0;
         for (size_t i = 0; i < gguf_tensor_count(file); i++)
             end = MAX(end, gguf_tensor_at(file, i)->offset + gguf_tensor_at(file, i)->bytes);
@@ -111,7 +111,7 @@ static void check_sample_tensors(const struct gguf *file, uint64_t alignment)
     assert_null(gguf_tensor_find(file, "a"));
 }
 
-static void what_is_written_is_read_back(void **state)
+static void written_files_read_back(void **state)
 {
     (void)state;
     static const uint32_t alignments[] = {0, 8, 32, 64, 4096, 65536};
@@ -247,7 +247,7 @@ static void the_name_appears_only_at_the_end(void **state)
     assert_int_equal(access(partial, F_OK), -1);
 }
 
-static void the_writer_refuses_what_makes_no_file(void **state)
+static void the_writer_refuses_invalid_files(void **state)
 {
     (void)state;
     struct gguf_writer *writer;
@@ -291,9 +291,9 @@ static void the_writer_refuses_what_makes_no_file(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(models_that_llama_cpp_wrote_are_read), cmocka_unit_test(what_is_written_is_read_back),
+        cmocka_unit_test(models_that_llama_cpp_wrote_are_read), cmocka_unit_test(written_files_read_back),
         cmocka_unit_test(numbers_convert_when_they_fit),        cmocka_unit_test(a_large_vocabulary_loads),
-        cmocka_unit_test(the_name_appears_only_at_the_end),     cmocka_unit_test(the_writer_refuses_what_makes_no_file),
+        cmocka_unit_test(the_name_appears_only_at_the_end),     cmocka_unit_test(the_writer_refuses_invalid_files),
     };
     return cmocka_run_group_tests_name("gguf", tests, make_folder, remove_folder);
 }

@@ -1,4 +1,4 @@
-/* How long a header is, told from its beginning. */
+/* The length of a header, determined from its beginning. */
 #include "format/format.h"
 #include "test.h"
 
@@ -36,7 +36,7 @@ static void the_header_ends_before_the_first_tensor(void **state)
 {
     (void)state;
     assert_true(extent > 24 && extent < content_size);
-    /* What follows is padding up to the data, of zeros. */
+    /* Only zeros follow as padding before the data. */
     for (uint64_t i = extent; i % 32; i++)
         assert_int_equal(content[i], 0);
 }
@@ -56,7 +56,7 @@ static void anything_shorter_needs_more(void **state)
     assert_int_equal(bytes, extent);
 }
 
-static void what_is_no_gguf_file_is_an_error(void **state)
+static void other_files_are_an_error(void **state)
 {
     (void)state;
     uint64_t bytes;
@@ -68,13 +68,13 @@ static void what_is_no_gguf_file_is_an_error(void **state)
     assert_int_equal(gguf_header_extent(version, sizeof version, &bytes, &error), HYPURA_ERROR_FORMAT);
 }
 
-static void damaged_bytes_are_read_within_what_is_there(void **state)
+static void damaged_headers_are_read_within_bounds(void **state)
 {
     (void)state;
     struct random random;
     random_seed(&random, 5);
     for (int round = 0; round < 300; round++) {
-        /* A copy of just that size, for sanitizers. */
+        /* An exact copy, so that sanitizers detect reads beyond the end. */
         size_t size = (size_t)(random_next(&random) % 4096) + 32;
         unsigned char *copy = malloc(size);
         uint64_t bytes;
@@ -92,6 +92,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_header_ends_before_the_first_tensor), cmocka_unit_test(anything_shorter_needs_more),
-        cmocka_unit_test(what_is_no_gguf_file_is_an_error), cmocka_unit_test(damaged_bytes_are_read_within_what_is_there)};
+        cmocka_unit_test(other_files_are_an_error), cmocka_unit_test(damaged_headers_are_read_within_bounds)};
     return cmocka_run_group_tests(tests, open_model_file, close_model_file);
 }

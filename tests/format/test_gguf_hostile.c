@@ -1,5 +1,5 @@
-/* Files that are truncated, damaged or made to harm: each is refused with a sentence, or read as what it then says;
- * never a crash, and never memory beyond what a file of its size can need. */
+/* Truncated, damaged and malicious files are refused with a message, or read with their changed contents. They never
+ * cause a crash, or take more memory than a file of their size can need. */
 #include "sample.h"
 
 #include "core/sanitized.h"
@@ -9,8 +9,8 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
-/* The address space is bounded while these tests run, so that an allocation that trusts a number in a file fails with
- * HYPURA_ERROR_MEMORY, which no test accepts. Sanitizers need the address space for themselves. */
+/* Limits the address space during these tests, so that an allocation that trusts a number in a file fails with
+ * HYPURA_ERROR_MEMORY, which no test accepts. Sanitizers need more address space, so they have no limit. */
 static int start(void **state)
 {
     struct rlimit limit = {(rlim_t)64 << 20, (rlim_t)64 << 20};
@@ -19,10 +19,10 @@ static int start(void **state)
     return make_folder(state);
 }
 
-/* Makes the reads below happen. */
+/* Keeps the compiler from removing the reads below. */
 static volatile unsigned char touched;
 
-/* Opens, and if that works looks at everything that a user could look at. */
+/* Opens a file. If that succeeds, reads everything that a user can access. */
 static hypura_status open_and_walk(const char *path)
 {
     struct gguf *file = NULL;
@@ -34,7 +34,7 @@ static hypura_status open_and_walk(const char *path)
             fail_msg("status %d: %s", status, test_error.message);
         assert_int_equal(test_error.status, status);
         if (!strstr(test_error.message, path))
-            fail_msg("no path in: %s", test_error.message);
+            fail_msg("the error does not name the file: %s", test_error.message);
         return status;
     }
     for (size_t i = 0; i < gguf_value_count(file); i++) {
@@ -78,7 +78,8 @@ static void every_truncation_is_refused(void **state)
         for (off_t size = info.st_size; size-- > 0;) {
             assert_int_equal(truncate(path, size), 0);
             if (open_and_walk(path) != HYPURA_ERROR_FORMAT)
-                fail_msg("a file of %lld of its %lld bytes was read", (long long)size, (long long)info.st_size);
+                fail_msg("a file with only %lld of its %lld bytes was accepted", (long long)size,
+                         (long long)info.st_size);
         }
     }
 }
@@ -158,7 +159,7 @@ static void tensor(struct buffer *out, const char *name, uint32_t dimensions, co
     u64(out, offset);
 }
 
-/* Writes the bytes and then "more" bytes of nothing (which take no place on the disk), and opens the file. */
+/* Writes the bytes and a hole of "more" bytes, and opens the file. */
 static void expect(struct buffer *bytes, uint64_t more, hypura_status status, const char *words)
 {
     const char *path = path_in_folder("by-hand.gguf");
@@ -192,7 +193,7 @@ static void other_files_are_named_for_what_they_are(void **state)
     expect(&b, 0, HYPURA_ERROR_FORMAT, "not a GGUF file");
     buffer_append_string(&b, "QK\003\004 and so on");
     expect(&b, 0, HYPURA_ERROR_FORMAT, "found bytes 51 4b 03 04");
-    /* What is mistaken for a model has a name. */
+    /* The message names other kinds of files that are often mistaken for models. */
     static const char *const others[][2] = {{"<!DOCTYPE html><html>", "web page"},
                                             {"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"},
                                             {"PK\003\004 and so on", "PyTorch"},
@@ -217,7 +218,7 @@ static void other_files_are_named_for_what_they_are(void **state)
     buffer_free(&b);
 }
 
-static void counts_are_not_believed(void **state)
+static void counts_are_not_trusted(void **state)
 {
     (void)state;
     struct buffer b = {0};
@@ -232,10 +233,10 @@ static void counts_are_not_believed(void **state)
             expect(&b, size, HYPURA_ERROR_FORMAT, NULL);
             head(&b, 3, 0, 1);
             u64(&b, count);
-            if (count > 1000 || size == 0) /* a key of 1000 zeros is a key */
+            if (count > 1000 || size == 0) /* a key of 1000 zeros is valid */
                 expect(&b, size, HYPURA_ERROR_FORMAT, NULL);
         }
-        /* Arrays whose elements all fit in the file are read; those of a count beyond it are refused. */
+        /* Arrays whose elements fit in the file are read. Arrays with more elements are refused. */
         for (uint32_t type = 0; type <= GGUF_FLOAT64; type++) {
             head(&b, 3, 0, 1);
             key(&b, "k", GGUF_ARRAY);
@@ -247,7 +248,7 @@ static void counts_are_not_believed(void **state)
                 expect(&b, 100, counts[i] == 1 ? HYPURA_OK : HYPURA_ERROR_FORMAT, counts[i] == 1 ? NULL : "elements");
         }
     }
-    /* A tebibyte of nothing behind the header: entries of zeros could be read for ever. */
+    /* The header is followed by a hole of a tebibyte: entries of zeros could be read for ever. */
     head(&b, 3, 0, 60000);
     expect(&b, 1ull << 40, HYPURA_ERROR_FORMAT, "a metadata key is empty");
     head(&b, 3, 60000, 0);
@@ -292,7 +293,7 @@ static void values_are_checked(void **state)
     key(&b, "general.alignment", GGUF_STRING);
     text(&b, "32");
     expect(&b, 0, HYPURA_ERROR_FORMAT, "general.alignment has value type 8");
-    /* A name that would break a terminal. */
+    /* A name with control characters for a terminal. */
     head(&b, 3, 0, 1);
     key(&b, "\033[2Jk\n", 77);
     expect(&b, 0, HYPURA_ERROR_FORMAT, "\"?[2Jk?\"");
@@ -350,7 +351,7 @@ int main(void)
         cmocka_unit_test(every_truncation_is_refused),
         cmocka_unit_test(every_damaged_byte_is_survived),
         cmocka_unit_test(other_files_are_named_for_what_they_are),
-        cmocka_unit_test(counts_are_not_believed),
+        cmocka_unit_test(counts_are_not_trusted),
         cmocka_unit_test(values_are_checked),
         cmocka_unit_test(tensors_are_checked),
     };

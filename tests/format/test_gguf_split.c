@@ -1,6 +1,6 @@
 #include "sample.h"
 
-/* Part number (from 1) of count; what it says of itself may differ from its name. */
+/* Part "number" (from 1) of "count", according to its metadata, which may disagree with its name. */
 struct part {
     const char *name;
     uint16_t number, count;
@@ -31,7 +31,7 @@ static void write_part(const struct part *part)
 static void any_part_opens_the_model(void **state)
 {
     (void)state;
-    /* The first part of a model may hold metadata only. */
+    /* The first part of a model may contain only metadata. */
     static const struct part parts[] = {{"m-00001-of-00003.gguf", 1, 3, 3, {NULL}},
                                         {"m-00002-of-00003.gguf", 2, 3, 3, {"x", "y"}},
                                         {"m-00003-of-00003.gguf", 3, 3, 3, {"z"}}};
@@ -54,7 +54,7 @@ static void any_part_opens_the_model(void **state)
     }
 }
 
-/* The parts stand beside what the link leads to. */
+/* The other parts are next to the link's target. */
 static void a_link_of_another_name_opens_the_model(void **state)
 {
     (void)state;
@@ -76,7 +76,7 @@ static void expect_refusal(const char *name, const char *words)
     assert_true(status == HYPURA_ERROR_FORMAT || status == HYPURA_ERROR_IO);
     assert_null(file);
     if (!strstr(test_error.message, words))
-        fail_msg("expected \"%s\" in: %s", words, test_error.message);
+        fail_msg("the error does not contain \"%s\": %s", words, test_error.message);
 }
 
 static void a_missing_part_is_named(void **state)

@@ -2,9 +2,8 @@
 
 #include "format/format.h"
 
-/* From the reference blocks: type number, elements and bytes of a block, as llama.cpp wrote and python3-gguf read them.
- */
-static void block_sizes_are_those_of_ggml(void **state)
+/* Number, elements per block and bytes per block of each type, as llama.cpp wrote and python3-gguf read them. */
+static void block_sizes_equal_ggmls(void **state)
 {
     (void)state;
     static const struct {
@@ -69,7 +68,7 @@ static void rows_are_whole_blocks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(block_sizes_are_those_of_ggml),
+        cmocka_unit_test(block_sizes_equal_ggmls),
         cmocka_unit_test(names_and_numbers_agree),
         cmocka_unit_test(rows_are_whole_blocks),
     };

@@ -17,7 +17,7 @@ void fake_fetch_set(const uint8_t *data, size_t size)
     pthread_mutex_unlock(&mutex);
 }
 
-/* The next answer; false: there is none. */
+/* Takes the next answer. Returns false if there is none. */
 static bool take_answer(uint8_t *how, const uint8_t **data, size_t *size)
 {
     pthread_mutex_lock(&mutex);

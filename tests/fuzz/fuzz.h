@@ -1,4 +1,4 @@
-/* What the libFuzzer targets share. Built with -Dfuzz=true and clang; CONTRIBUTING.md says how. */
+/* Helpers for the libFuzzer targets, which need -Dfuzz=true and clang. CONTRIBUTING.md says how to build them. */
 #ifndef HYPURA_FUZZ_H
 #define HYPURA_FUZZ_H
 
@@ -11,20 +11,20 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-/* What must hold. */
+/* Aborts unless the condition holds. */
 static inline void must(bool condition)
 {
     if (!condition)
         __builtin_trap();
 }
 
-/* A refusal has its sentence. */
+/* An error must have a message. */
 static inline void must_explain(hypura_status status, const hypura_error *error)
 {
     must(status == HYPURA_OK || (error->status == status && error->message[0]));
 }
 
-/* A file in memory; opened at the first call, its path is always the same. */
+/* Returns a file in memory, which the first call opens. Its path is always the same. */
 __attribute__((unused)) static int memory_file(const char **path)
 {
     static int file = -1;
@@ -37,7 +37,7 @@ __attribute__((unused)) static int memory_file(const char **path)
     return file;
 }
 
-/* The path of a file with these bytes. */
+/* Returns the path of a file with these bytes. */
 __attribute__((unused)) static const char *as_file(const uint8_t *data, size_t size)
 {
     const char *path;

@@ -1,4 +1,4 @@
-/* libFuzzer target: a LoRA adapter, opened beside a model and computed with on a few tokens. */
+/* libFuzzer target: a LoRA adapter, opened with a model and applied to a few tokens. */
 #include "fuzz.h"
 
 #include "engine/engine.h"

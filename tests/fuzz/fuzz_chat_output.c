@@ -1,5 +1,5 @@
-/* libFuzzer target: bytes up to the first NUL are a chat template, what comes after is what a model wrote. However it
- * is cut into pieces, the same must be found in it. */
+/* libFuzzer target: the bytes up to the first NUL are a chat template, the rest is a model's output. The result must
+ * not depend on the pieces into which the output is cut. */
 #include "fuzz.h"
 
 #include "chat/chat_output.h"

@@ -1,4 +1,4 @@
-/* libFuzzer target: any bytes at all, opened as a model. */
+/* libFuzzer target: arbitrary bytes, opened as a GGUF file. */
 #include "fuzz.h"
 
 #include "format/format.h"

@@ -1,5 +1,5 @@
-/* libFuzzer target: bytes up to the first NUL are a grammar in GBNF, or a JSON schema when they begin with "{"; what
- * comes after is fed to it. */
+/* libFuzzer target: the bytes up to the first NUL are a grammar in GBNF, or a JSON schema if they begin with "{". The
+ * rest is text to match. */
 #include "fuzz.h"
 
 #include "grammar/grammar.h"
@@ -36,7 +36,7 @@ static void follow(const struct grammar *grammar, const uint8_t *text, size_t si
              (allowed == (status == HYPURA_OK) && allowed == (mask[text[i] / 32] >> (text[i] % 32) & 1)));
         if (status != HYPURA_OK)
             break;
-        /* What can be begun can be completed: something may always follow, or the text is whole. */
+        /* A text that can begin can be completed: either something may follow, or the text is complete. */
         memset(mask, 0, sizeof mask);
         uint32_t any = 0;
         if (grammar_matcher_mask(m, mask, NULL) != HYPURA_OK)

@@ -1,5 +1,5 @@
-/* libFuzzer target: the head of a GGUF file (header, metadata, tensors' descriptions) before a megabyte of small
- * numbers, opened as a model, planned, loaded and run on a few tokens. */
+/* libFuzzer target: the beginning of a GGUF file (header, metadata, descriptions of tensors), followed by a megabyte of
+ * small numbers. The target opens it as a model, plans, loads, and runs a few tokens. */
 #include "fuzz.h"
 
 #include "engine/engine.h"
@@ -10,7 +10,7 @@
 
 static uint8_t numbers[FILE_BYTES];
 
-/* Finite as halves and as floats. */
+/* Makes numbers that are finite as halves and as floats. */
 static void make_numbers(void)
 {
     struct random random;

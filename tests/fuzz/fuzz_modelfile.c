@@ -15,7 +15,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     text[size] = 0;
     bool fine = modelfile_read(text, fields, &error);
     must(fine || error.message[0]);
-    /* What it gives can be kept. */
+    /* The result can be stored as JSON. */
     char *kept = json_dumps(fields, JSON_COMPACT);
     must(kept);
     free(kept);

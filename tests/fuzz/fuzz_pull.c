@@ -1,5 +1,5 @@
-/* libFuzzer target: the first line is what is to be pulled, what comes after is what the network answers. Whatever that
- * is, the model folder holds whole models and beginnings of downloads, and nothing is outside of it. */
+/* libFuzzer target: the first line names the model to pull, the rest is the network's answers. Whatever they are, the
+ * model folder contains only complete models and partial downloads, and nothing is written outside of it. */
 #include "fuzz.h"
 
 #include "fake_fetch.h"
@@ -10,7 +10,7 @@
 #include <ftw.h>
 #include <stdlib.h>
 
-/* Nothing is served here. */
+/* The target serves no requests. */
 struct mhd mhd;
 const char page_html[] = "";
 const size_t page_html_size;
@@ -35,7 +35,7 @@ static int remove_one(const char *path, const struct stat *info, int kind, struc
     return remove(path);
 }
 
-/* Empties the folder. */
+/* Checks and empties the folder. */
 static void look_at_folder(void)
 {
     DIR *list = opendir(folder);
@@ -47,7 +47,8 @@ static void look_at_folder(void)
             continue;
         must((length > 5 && strcmp(file->d_name + length - 5, ".gguf") == 0) ||
              (length > 5 && strcmp(file->d_name + length - 5, ".json") == 0) ||
-             (length > 7 && strcmp(file->d_name + length - 7, ".source") == 0) || strcmp(file->d_name, "weights") == 0 ||
+             (length > 7 && strcmp(file->d_name + length - 7, ".source") == 0) ||
+             strcmp(file->d_name, "weights") == 0 ||
              (length > 8 && strcmp(file->d_name + length - 8, ".partial") == 0));
         must(strncmp(file->d_name, ".check", 6) != 0);
         snprintf(path, sizeof path, "%s/%s", folder, file->d_name);
@@ -72,7 +73,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     snprintf(reference, sizeof reference, "%.*s", (int)(length < sizeof reference ? length : sizeof reference - 1),
              (const char *)data);
     int events = 200;
-    for (int turn = 0; turn < 2; turn++) { /* the second goes on where the first broke off */
+    for (int turn = 0; turn < 2; turn++) { /* the second continues the first one's partial download */
         hypura_error error = {0};
         fake_fetch_set(line ? line + 1 : data, line ? size - length - 1 : 0);
         must_explain(registry_pull(registry, reference, &options, go_on, &events, &error), &error);

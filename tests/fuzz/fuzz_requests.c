@@ -1,6 +1,6 @@
 /* libFuzzer target: one request to a server with a very small model: a line with method and path, lines of headers, an
- * empty line, and the body. libmicrohttpd, which reads them from a socket, is left out; this stands in its place. Every
- * request must get one answer, with a status, and JSON where it says so. */
+ * empty line, and the body. This replaces libmicrohttpd, which would read them from a socket. Every request must get
+ * exactly one answer with a status, and valid JSON if its type says so. */
 #include "fuzz.h"
 
 #include "fake_fetch.h"
@@ -34,7 +34,7 @@ struct MHD_Connection {
         char *name, *value;
     } headers[MOST_HEADERS];
     size_t header_count;
-    char *model; /* the argument of the path's query */
+    char *model; /* the value of "model" in the path's query */
     int socket;
     union MHD_ConnectionInfo info;
     void *place;
@@ -52,7 +52,7 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static bool running;
 
-/* ---- what the server calls ------------------------------------------------------------------------------------------
+/* ---- functions of libmicrohttpd -------------------------------------------------------------------------------------
  */
 
 static struct MHD_Daemon *start_daemon(unsigned flags, uint16_t port, MHD_AcceptPolicyCallback accept,
@@ -168,12 +168,11 @@ static enum MHD_Result queue_response(struct MHD_Connection *connection, unsigne
 
 static void destroy_response(struct MHD_Response *response)
 {
-    (void)response; /* the connection has it */
+    (void)response; /* the connection owns it */
 }
 
-struct mhd mhd = {
-    start_daemon, stop_daemon, add_connection, suspend_connection, resume_connection, get_connection_info,
-    lookup,       from_buffer, from_callback,  add_header,         queue_response,    destroy_response};
+struct mhd mhd = {start_daemon, stop_daemon, add_connection, suspend_connection, resume_connection, get_connection_info,
+                  lookup,       from_buffer, from_callback,  add_header,         queue_response,    destroy_response};
 
 hypura_status mhd_load(hypura_error *error)
 {
@@ -250,7 +249,7 @@ static void wait_until_resumed(struct MHD_Connection *connection)
 /* ---- a request ------------------------------------------------------------------------------------------------------
  */
 
-/* A line without its end; what is behind it stays. */
+/* Takes a line, without its end, off the rest of the text. */
 static char *take_line(char **rest)
 {
     char *line = *rest, *end = strchr(line, '\n');
@@ -326,7 +325,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     on_connection(context_of_requests, &connection, &connection.place, MHD_CONNECTION_NOTIFY_CLOSED);
     free(connection.response->text);
     free(connection.response);
-    if (strcmp(method, "POST") == 0 && strstr(path, "/api/")) /* it may have left files */
+    if (strcmp(method, "POST") == 0 && strstr(path, "/api/")) /* the request may have left files */
         nftw(folder, remove_one, 8, FTW_DEPTH | FTW_PHYS);
     free(copy);
     return 0;

@@ -1,4 +1,4 @@
-/* libFuzzer target: any text as a chat template, rendered with a chat that has everything. */
+/* libFuzzer target: arbitrary text as a chat template, rendered with a chat that has every kind of message. */
 #include "fuzz.h"
 
 #include "template/template.h"
@@ -26,7 +26,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         chat_template_free(template);
     }
     must_explain(status, &error);
-    /* A rendering has its ranges in order. */
+    /* The ranges of a rendering are in order. */
     for (size_t i = 0; i < text.user_count; i++)
         must(text.user[i].start < text.user[i].end && text.user[i].end <= text.size &&
              (i == 0 || text.user[i].start > text.user[i - 1].end));

@@ -1,5 +1,5 @@
-/* libFuzzer target: a GGUF file as a vocabulary, which then takes a text apart and puts it together again. The text is
- * the end of the file too. */
+/* libFuzzer target: a GGUF file with a vocabulary, which tokenizes a text and converts the tokens back. The text is the
+ * end of the same file. */
 #include "fuzz.h"
 
 #include "tokenizer/vocabulary.h"

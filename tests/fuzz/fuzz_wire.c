@@ -1,5 +1,5 @@
-/* libFuzzer target: what a client sends over a connection. However it is cut into pieces, the same requests are seen, and
- * what is written of them is read again as the same ones, to the last byte. */
+/* libFuzzer target: a client's bytes on a connection. The requests read from them must not depend on the pieces, and
+ * written requests must be read back as the same bytes. */
 #include "fuzz.h"
 
 #include "server/wire.h"
@@ -23,7 +23,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     take_all(&again, one.data, one.size, one.size + 1, &third);
     must(again.part != WIRE_REFUSED && again.requests == whole.requests);
     must(third.size <= one.size && (one.size == 0 || memcmp(one.data, third.data, third.size) == 0));
-    /* A request that is refused is whole, so that it can be answered. */
+    /* A refused request is complete, so it can be answered. */
     must(whole.part != WIRE_REFUSED || (again.part == WIRE_HEAD && third.size == one.size));
     wire_free(&whole);
     wire_free(&cut);

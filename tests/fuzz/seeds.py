@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes inputs for the fuzz targets to begin from, made of the tests' data: a folder of them for each target.
+"""Writes seed inputs for the fuzz targets, made from the tests' data: one folder per target.
 
     seeds.py SOURCE_FOLDER OUT_FOLDER
 """

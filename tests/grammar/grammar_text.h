@@ -1,4 +1,4 @@
-/* What tests of grammars share: how far a text fits one, and random texts of a grammar. */
+/* Helpers for the tests of grammars: matches a text, and generates random texts. */
 #ifndef HYPURA_TEST_GRAMMAR_TEXT_H
 #define HYPURA_TEST_GRAMMAR_TEXT_H
 
@@ -17,7 +17,7 @@ static struct grammar_vocabulary *no_tokens(void)
 
 enum { REFUSED, BEGUN, COMPLETE };
 
-/* How far a text fits, fed byte by byte. */
+/* Feeds a text to a grammar byte by byte. Returns whether it is complete, only begun, or refused. */
 static int match(const struct grammar *grammar, const char *text)
 {
     struct grammar_vocabulary *vocabulary = no_tokens();
@@ -34,8 +34,8 @@ static int match(const struct grammar *grammar, const char *text)
     return result;
 }
 
-/* Writes a random text of a grammar, token by token, and gives it, or NULL when it found no end. The mask is held
- * against asking for each token. */
+/* Writes a random text of a grammar, token by token. Returns it, or NULL if it found no end. Compares the mask with the
+ * answer for each single token. */
 static char *random_text(const struct grammar *grammar, const struct grammar_vocabulary *vocabulary,
                          struct random *random, struct buffer *text)
 {
@@ -60,7 +60,7 @@ static char *random_text(const struct grammar *grammar, const struct grammar_voc
             assert_ok(grammar_matcher_accept(m, 1, &test_error));
             break;
         }
-        /* Long texts are led to their end by what closes. */
+        /* Prefer closing characters in long texts, so that they end. */
         int32_t token = 2 + (unsigned char)"}]\""[random_next(random) % 3];
         while ((length < 40 || random_next(random) % 8 == 0) || ends[token] ||
                !(mask[token / 32] >> (token % 32) & 1)) {

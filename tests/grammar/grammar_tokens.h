@@ -1,4 +1,4 @@
-/* A vocabulary that writes JSON in many ways. */
+/* A vocabulary that can write JSON in many ways. */
 #ifndef HYPURA_TEST_GRAMMAR_TOKENS_H
 #define HYPURA_TEST_GRAMMAR_TOKENS_H
 
@@ -22,7 +22,8 @@ static void add_token(const char *bytes, size_t size, bool end)
     ends[token_count++] = end;
 }
 
-/* All bytes, many short strings of what JSON is made of, parts of characters, a control token, two ends. */
+/* The vocabulary has all bytes, many short strings of JSON's characters, parts of characters, a control token and two
+ * end tokens. */
 static struct grammar_vocabulary *some_tokens(void)
 {
     static const char letters[] = "{}[]\":,.-+0123456789aetrufalsn \n\\x";

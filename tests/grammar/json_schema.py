@@ -1,4 +1,4 @@
-"""Whether a value keeps a JSON schema (drafts 7 and 2020-12), decided without a line of what writes answers."""
+"""Validates values against JSON schemas (drafts 7 and 2020-12). It shares no code with the grammar that writes answers."""
 import json
 import re
 from decimal import Decimal
@@ -7,7 +7,7 @@ from urllib.parse import unquote, urldefrag, urljoin
 
 
 class Unknown(Exception):
-    """The schema says what is not understood here."""
+    """The schema uses something that this validator does not support."""
 
 
 def load(text):
@@ -42,7 +42,7 @@ SPACES = "\\t\\n\\v\\f\\r \\u00a0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u2
 
 
 def expression(pattern):
-    """A pattern of ECMA-262 as one of Python: what the same letters mean differs."""
+    """Translates a pattern of ECMA-262 to Python, where the same letters have other meanings."""
     out, in_class, i = "", False, 0
     while i < len(pattern):
         c = pattern[i]
@@ -57,7 +57,7 @@ def expression(pattern):
                 out += SPACES if in_class else f"[{SPACES}]"
             elif d in "DWS":
                 if in_class:
-                    raise Unknown("an opposite within a class")
+                    raise Unknown("a negated class within a class")
                 out += {"D": "[^0-9]", "W": "[^0-9A-Za-z_]", "S": f"[^{SPACES}]"}[d]
             elif d in "pPcbB0k123456789":
                 raise Unknown("\\" + d)
@@ -133,9 +133,9 @@ class Schema:
         return self.check(self.root, value)[0]
 
     def check(self, schema, value, depth=0):
-        """(whether it keeps it, names of properties and numbers of items that were looked at)"""
+        """Returns (whether the value is valid, the names of properties and the indices of items that were evaluated)."""
         if depth > 150:
-            raise Unknown("without end")
+            raise Unknown("an endless reference")
         if isinstance(schema, bool):
             return schema, set()
         self.scope.append(self.bases.get(id(schema), ""))
@@ -155,7 +155,7 @@ class Schema:
 
         if self.old and "$ref" in schema:
             return sub(self.resolve(schema, schema["$ref"])), seen
-        # What is unevaluated is known last.
+        # Unevaluated properties and items are only known after all other keywords.
         order = sorted(schema, key=lambda key: key.startswith("unevaluated"))
         fine = True
         for key in order:

@@ -1,6 +1,6 @@
-/* Reads JSON schemas, one a line, and writes for each a line of JSON: {"refused": why}, or {"answers": [...]}, texts
- * that a sampler with random weights wrote under its grammar (null: it found no end in good time). Arguments: how many
- * answers, and the seed. What can begin must be able to end: {"stuck": text} otherwise. */
+/* Reads JSON schemas, one per line, and writes a line of JSON for each: {"refused": reason}, or {"answers": [...]} with
+ * texts that a random sampler wrote under the schema's grammar (null: it did not find an end in time). A text that can
+ * begin must be able to end; otherwise the line has a "problem". Arguments: the number of answers and the seed. */
 #include "grammar_tokens.h"
 
 #include <stdlib.h>
@@ -12,7 +12,7 @@ static bool is_allowed(const uint32_t *mask, size_t token)
     return mask[token / 32] >> (token % 32) & 1;
 }
 
-/* One of the allowed tokens; of a long text rather one that closes something. */
+/* Chooses an allowed token. In a long text, prefers one that closes something. */
 static int32_t choose(const uint32_t *mask, struct random *random, int length)
 {
     static const char closing[] = "}]\",:0123456789";
@@ -56,11 +56,11 @@ static json_t *answer(const struct grammar *grammar, const struct grammar_vocabu
             if (complete && is_allowed(mask, 1))
                 out = json_stringn(text.data ? text.data : "", text.size);
             else
-                *problem = "stuck";
+                *problem = "no token can follow";
             break;
         }
         if (grammar_matcher_accept(m, token, &test_error) != HYPURA_OK) {
-            *problem = "the mask allows what is refused";
+            *problem = "the mask allows a token that the grammar refuses";
             break;
         }
         buffer_append(&text, pieces[token].bytes, pieces[token].size);
@@ -94,7 +94,7 @@ int main(int count, char **arguments)
             if (problem)
                 json_object_set_new(result, "problem", json_string(problem));
         } else {
-            result = json_pack("{s:s}", "refused", schema ? error.message : "no JSON");
+            result = json_pack("{s:s}", "refused", schema ? error.message : "not JSON");
         }
         json_dumpf(result, stdout, JSON_COMPACT);
         fputs("\n", stdout);

@@ -1,4 +1,4 @@
-/* Grammars: what they accept and refuse, byte by byte and token by token, and that what is wrong with one is told. */
+/* Grammars: what they accept and refuse, by bytes and by tokens, and the messages for invalid ones. */
 #include "grammar_text.h"
 
 #include "tokenizer/vocabulary.h"
@@ -59,12 +59,12 @@ static void test_gbnf(void **state)
     expect("root ::= \"(\" root? \")\"", "((()))", COMPLETE);
     expect("root ::= \"(\" root? \")\"", "((())))", REFUSED);
     expect("root ::= a\na ::= \"x\" a | \"\"", "xxxxxxxx", COMPLETE);
-    /* Equal beginnings, different ends. */
+    /* Alternatives with equal beginnings and different ends. */
     expect("root ::= a | b\na ::= \"x\" a \"1\" | \"y\"\nb ::= \"x\" b \"2\" | \"y\"", "xxy22", COMPLETE);
     expect("root ::= a | b\na ::= \"x\" a \"1\" | \"y\"\nb ::= \"x\" b \"2\" | \"y\"", "xxy21", REFUSED);
-    /* Loops over what can be nothing. */
+    /* Loops over items that can be empty. */
     expect("root ::= ((\"a\"?)*)* \"b\"", "aab", COMPLETE);
-    /* A way that cannot end is no way. */
+    /* An alternative that can never end does not match. */
     expect("root ::= \"a\" x | \"ab\"\nx ::= \"b\" x", "ab", COMPLETE);
     expect("root ::= \"a\" x | \"ab\"\nx ::= \"b\" x", "abb", REFUSED);
 }
@@ -86,7 +86,7 @@ static void test_only_utf8_comes_out(void **state)
     grammar_free(grammar);
 }
 
-/* Every character is in a class exactly when the class says so. */
+/* A class accepts exactly the characters that it names. */
 static void test_classes_are_exact(void **state)
 {
     (void)state;
@@ -113,7 +113,7 @@ static void test_classes_are_exact(void **state)
         grammar_matcher_reset(m);
         bool matched = grammar_matcher_accept_bytes(m, bytes, size, NULL) == HYPURA_OK;
         if (matched != in)
-            fail_msg("U+%04X is %s", (unsigned)c, in ? "refused" : "accepted");
+            fail_msg("U+%04X is wrongly %s", (unsigned)c, in ? "refused" : "accepted");
     }
     grammar_matcher_free(m);
     grammar_vocabulary_free(vocabulary);
@@ -301,7 +301,7 @@ static void test_nesting_is_followed_as_deep_as_it_goes(void **state)
     assert_int_equal(grammar_matcher_accept_bytes(m, "]", 1, &test_error), HYPURA_ERROR_ARGUMENT);
     assert_ok(grammar_matcher_accept_bytes(m, "}", 1, &test_error));
     assert_true(grammar_matcher_is_complete(m));
-    /* A million brackets are an error, not a crash. */
+    /* A million brackets give an error instead of a crash. */
     grammar_matcher_reset(m);
     assert_ok(grammar_matcher_accept_bytes(m, "{\"a\":", 5, &test_error));
     hypura_status status = HYPURA_OK;
@@ -317,7 +317,7 @@ static void test_nesting_is_followed_as_deep_as_it_goes(void **state)
 static void test_ambiguity_is_bounded(void **state)
 {
     (void)state;
-    /* Each "a" may be in either of two places on the stack: the places double with each. */
+    /* Each "a" may belong to either of two rules, so the number of possible stacks doubles with each. */
     struct grammar *grammar = parse("root ::= x | y\nx ::= \"a\" root \"b\"\ny ::= \"a\" root \"c\" | \"d\"");
     struct grammar_vocabulary *vocabulary = no_tokens();
     struct grammar_matcher *m;
@@ -332,7 +332,7 @@ static void test_ambiguity_is_bounded(void **state)
     grammar_free(grammar);
 }
 
-/* Tables that overflow are begun again without a change in what is accepted. */
+/* When tables overflow, they are cleared. This does not change what is accepted. */
 static void test_long_texts_are_followed(void **state)
 {
     (void)state;

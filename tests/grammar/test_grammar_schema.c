@@ -1,7 +1,7 @@
-/* JSON schemas as grammars: what they accept and refuse, and that hostile schemas and grammars end in a sentence. */
+/* JSON schemas as grammars: what they accept and refuse. Hostile schemas and grammars give an error message. */
 #include "grammar_text.h"
 
-/* Texts that begin with "+" fit the schema, those with "-" do not. */
+/* Texts marked with "+" fit the schema, those marked with "-" do not. */
 static const char *const schemas[][16] = {
     {"{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"string\"},\"b\":{\"type\":\"integer\"}},\"required\":["
      "\"a\"]}",
@@ -137,9 +137,9 @@ static void test_schemas(void **state)
         for (size_t k = 1; k < 16 && schemas[i][k]; k++) {
             bool fits = match(grammar, schemas[i][k] + 1) == COMPLETE;
             if (fits != (schemas[i][k][0] == '+'))
-                fail_msg("%s %s %s", schemas[i][0], fits ? "accepts" : "refuses", schemas[i][k] + 1);
+                fail_msg("%s wrongly %s %s", schemas[i][0], fits ? "accepts" : "refuses", schemas[i][k] + 1);
         }
-        /* And what comes out is JSON. */
+        /* Random texts of the grammar are JSON. */
         for (int k = 0; k < 3; k++) {
             const char *output = random_text(grammar, vocabulary, &random, &text);
             json_t *value = output ? json_loads(output, JSON_DECODE_ANY | JSON_ALLOW_NUL, &error) : json_null();
@@ -156,7 +156,7 @@ static void test_schemas(void **state)
     grammar_vocabulary_free(vocabulary);
 }
 
-/* All integers of some ranges, one by one. */
+/* Tests all integers in and around some ranges. */
 static void test_integer_ranges_are_exact(void **state)
 {
     (void)state;
@@ -177,7 +177,7 @@ static void test_integer_ranges_are_exact(void **state)
             bool in = grammar_matcher_accept_bytes(m, text, strlen(text), NULL) == HYPURA_OK &&
                       grammar_matcher_is_complete(m);
             if (in != (i >= low && i <= high))
-                fail_msg("%d is %s %d to %d", i, in ? "in" : "not in", low, high);
+                fail_msg("%d is %s %d to %d, but the grammar disagrees", i, in ? "in" : "not in", low, high);
         }
         grammar_matcher_free(m);
         grammar_vocabulary_free(vocabulary);
@@ -198,7 +198,7 @@ static void expect_schema_error(const char *text, const char *message)
     json_decref(schema);
 }
 
-static void test_schemas_that_cannot_be_followed_are_refused_by_name(void **state)
+static void test_unsupported_schemas_are_refused_by_name(void **state)
 {
     (void)state;
     expect_schema_error("{\"not\":{}}", "no value");
@@ -220,8 +220,8 @@ static void test_schemas_that_cannot_be_followed_are_refused_by_name(void **stat
     expect_schema_error("5", "must be an object");
 }
 
-/* What cannot be held is left out, and nothing else. */
-static void test_schemas_are_relaxed_until_they_can_be_held(void **state)
+/* Only keywords that a grammar cannot enforce are left out. */
+static void test_schemas_are_relaxed_until_they_can_be_enforced(void **state)
 {
     (void)state;
     static const char *const cases[][3] = {
@@ -241,16 +241,16 @@ static void test_schemas_are_relaxed_until_they_can_be_held(void **state)
         assert_non_null(schema);
         assert_ok(grammar_relax_schema(schema, &lines, &test_error));
         if (!json_equal(schema, left))
-            fail_msg("%s: not what is left", cases[i][0]);
+            fail_msg("%s: the relaxed schema is not the expected one", cases[i][0]);
         if (cases[i][2] ? !lines.data || !strstr(lines.data, cases[i][2]) : lines.size != 0)
-            fail_msg("%s: %s", cases[i][0], lines.data ? lines.data : "no line");
+            fail_msg("%s: unexpected report: %s", cases[i][0], lines.data ? lines.data : "(none)");
         buffer_free(&lines);
         json_decref(schema);
         json_decref(left);
     }
 }
 
-/* Broken grammars and schemas: refused or compiled, and then followed for a while. */
+/* Damaged grammars and schemas are refused, or compiled and then followed for a while. */
 static void test_broken_grammars_do_no_harm(void **state)
 {
     (void)state;
@@ -286,7 +286,7 @@ static void test_broken_grammars_do_no_harm(void **state)
                 assert_true(test_error.message[0]);
             }
             free(changed);
-            /* The same for the schema's own text. */
+            /* Damage the text of a schema in the same way. */
             char *text = strdup(schemas[i][0]);
             text[random_next(&random) % strlen(text)] = marks[random_next(&random) % (sizeof marks - 1)];
             json_t *broken = json_loads(text, JSON_DECODE_ANY, NULL);
@@ -305,8 +305,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_schemas),
         cmocka_unit_test(test_integer_ranges_are_exact),
-        cmocka_unit_test(test_schemas_that_cannot_be_followed_are_refused_by_name),
-        cmocka_unit_test(test_schemas_are_relaxed_until_they_can_be_held),
+        cmocka_unit_test(test_unsupported_schemas_are_refused_by_name),
+        cmocka_unit_test(test_schemas_are_relaxed_until_they_can_be_enforced),
         cmocka_unit_test(test_broken_grammars_do_no_harm),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Answers under JSON schemas keep them: those of the official suite (tests/data/json-schemas.md says where it is from),
-each answered by a sampler with random weights and judged by json_schema.py, which is judged by the suite first.
+"""Answers under JSON schemas are valid. A random sampler writes answers for the schemas of the official suite (see
+tests/data/json-schemas.md), and json_schema.py validates them, after the suite has validated json_schema.py. Prints TAP.
 
-test_schemas.py PROGRAM TESTS [long]: the long one writes more answers, and asks ajv as well where npm is."""
+test_schemas.py PROGRAM TESTS [long]: "long" writes more answers and also validates them with ajv, if npm is installed."""
 import collections
 import json
 import os
@@ -25,7 +25,7 @@ DRAFT_7 = "http://json-schema.org/draft-07/schema#"
 
 
 def suite():
-    """(file, what it is about, schema, [value, whether it keeps the schema])"""
+    """Yields (file, description, schema, [(value, whether it is valid)])."""
     with open(os.path.join(TESTS, "data", "json-schemas.json"), encoding="utf-8") as file:
         for draft, name, about, schema, values in json_schema.load(file.read()):
             if draft == "draft7" and isinstance(schema, dict):
@@ -45,7 +45,7 @@ def write_answers(schemas, count, seed):
 
 
 def wrong_answers(schemas, results):
-    """(how many answers were judged, those that do not keep their schema)"""
+    """Returns (number of answers validated, invalid answers)."""
     judged, wrong = 0, []
     for (about, schema), result in zip(schemas, results):
         if result.get("problem"):
@@ -62,10 +62,10 @@ def wrong_answers(schemas, results):
     return judged, wrong
 
 
-def the_judge_judges_as_the_suite_does():
+def the_validator_agrees_with_the_suite():
     checked = 0
     for name, about, schema, values in suite():
-        if name == "vocabulary": # which another schema would tell
+        if name == "vocabulary":  # needs another schema
             continue
         for value, keeps in values:
             try:
@@ -82,7 +82,7 @@ def every_answer_keeps_its_schema():
     judged, wrong = wrong_answers(schemas, results)
     refused = collections.Counter(result["refused"] for result in results if "refused" in result)
     ended = sum(1 for result in results if any(result.get("answers", [])))
-    print(f"# {len(schemas)} schemas: {len(results) - sum(refused.values())} held, {judged} answers judged")
+    print(f"# {len(schemas)} schemas: {len(results) - sum(refused.values())} enforced, {judged} answers validated")
     for reason, times in refused.most_common():
         print(f"# refused, {times}: {reason}")
     assert not wrong, (len(wrong), wrong[:5])
@@ -96,7 +96,7 @@ VALUES = (None, True, False, 0, 1, 2, -3, Decimal("1.5"), Decimal("0.25"), "", "
 
 
 class RandomSchemas:
-    """Schemas of all keywords, thrown together."""
+    """Random combinations of all keywords."""
     def __init__(self, seed):
         self.random = random.Random(seed)
 
@@ -146,17 +146,17 @@ class RandomSchemas:
     def whole(self):
         schema = self.schema(2)
         if isinstance(schema, dict):
-            schema["$defs"] = {"d": self.schema(0)} # which has no "$ref" itself
+            schema["$defs"] = {"d": self.schema(0)}  # depth 0: without "$ref"
         return schema
 
 
-def answers_keep_schemas_that_are_thrown_together():
+def answers_keep_random_schemas():
     maker = RandomSchemas(11)
     schemas = [(f"random {i}", maker.whole()) for i in range(4000 if LONG else 400)]
     results = write_answers([schema for _, schema in schemas], 3, 11)
     judged, wrong = wrong_answers(schemas, results)
     refused = collections.Counter(re.sub("[0-9]+", "N", result["refused"]) for result in results if "refused" in result)
-    print(f"# {len(schemas) - sum(refused.values())} of {len(schemas)} held, {judged} answers judged")
+    print(f"# {len(schemas) - sum(refused.values())} of {len(schemas)} schemas enforced, {judged} answers validated")
     for reason, times in refused.most_common(8):
         print(f"# refused, {times}: {reason}")
     assert not wrong, (len(wrong), wrong[:5])
@@ -172,7 +172,7 @@ for (const line of lines) {
   const Ajv = require(old ? "ajv" : "ajv/dist/2020").default;
   let keeps;
   try {
-    // Numbers are decimal here: with doubles and no precision, 0.07 is no multiple of 0.01.
+    // Our numbers are decimal. With doubles and without a precision, 0.07 is not a multiple of 0.01.
     keeps = new Ajv({strict: false, validateFormats: false, multipleOfPrecision: 4, logger: false}).compile(schema);
   } catch (problem) {
     console.log("null");
@@ -180,10 +180,10 @@ for (const line of lines) {
   }
   const values = answers.map(answer => JSON.parse(answer));
   try {
-    // What ajv itself misjudges in the suite it is not asked about: references that are dynamic.
+    // Skip schemas for which ajv itself fails the suite, such as those with dynamic references.
     const wrong = known.some(([value, fine]) => keeps(value) !== fine);
     console.log(wrong ? "null" : JSON.stringify(answers.filter((_, i) => !keeps(values[i]))));
-  } catch (problem) { // a schema that refers to itself without an end
+  } catch (problem) { // a schema that refers to itself endlessly
     console.log("null");
   }
 }
@@ -204,7 +204,7 @@ def ajv_finds_no_wrong_answer_either():
         lines += dump({"schema": schema, "answers": answers, "known": known.get(about, [])}) + "\n"
     with tempfile.TemporaryDirectory() as folder:
         if subprocess.run(["npm", "install", "--silent", "--prefix", folder, "ajv@" + AJV], capture_output=True).returncode:
-            return "npm finds no ajv"
+            return "npm cannot install ajv"
         with open(os.path.join(folder, "judge.js"), "w") as file:
             file.write(JUDGE)
         done = subprocess.run(["node", "judge.js"], cwd=folder, input=lines, capture_output=True, text=True, timeout=500)
@@ -213,12 +213,12 @@ def ajv_finds_no_wrong_answer_either():
     assert len(verdicts) == len(schemas), len(verdicts)
     wrong = [(about, dump(schema), bad[0]) for (about, schema), bad in zip(schemas, verdicts) if bad]
     judged = sum(len(result.get("answers", [])) for result, bad in zip(results, verdicts) if bad is not None)
-    print(f"# {judged} answers judged by ajv; {verdicts.count(None)} schemas it cannot judge")
+    print(f"# {judged} answers validated by ajv; it cannot handle {verdicts.count(None)} schemas")
     assert not wrong, (len(wrong), wrong[:5])
     assert judged > 2000, judged
 
 
 if __name__ == "__main__":
-    TESTS_TO_RUN = [the_judge_judges_as_the_suite_does, every_answer_keeps_its_schema,
-                    answers_keep_schemas_that_are_thrown_together]
+    TESTS_TO_RUN = [the_validator_agrees_with_the_suite, every_answer_keeps_its_schema,
+                    answers_keep_random_schemas]
     sys.exit(1 if run_tests(TESTS_TO_RUN + ([ajv_finds_no_wrong_answer_either] if LONG else [])) else 0)

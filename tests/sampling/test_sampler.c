@@ -1,5 +1,5 @@
-/* The sampler: each step against figures worked out by hand, the distribution that it draws from, and that the same
- * seed gives the same tokens. */
+/* The sampler: each step compared with figures worked out by hand, the distribution that it draws from, and equal
+ * tokens for equal seeds. */
 #include "test.h"
 
 #include "sampling/sampler.h"
@@ -22,7 +22,7 @@ static struct sampler_options plain(void)
     return o;
 }
 
-/* How often each of count tokens is drawn, as shares, from the logits of probabilities p. */
+/* The share of draws of each of the count tokens, for logits that give the probabilities p. */
 static void shares(const struct sampler_options *options, const float *p, size_t count, float *share)
 {
     float logits[64];
@@ -70,20 +70,22 @@ static void test_truncation(void **state)
     o.top_k = 2;
     expect_shares(&o, four, 4, (float[]){0, 4 / 7.0f, 0, 3 / 7.0f});
     o = plain();
-    o.top_p = 0.65f; /* 0.4 + 0.3 reaches it */
+    o.top_p = 0.65f; /* reached by 0.4 + 0.3 */
     expect_shares(&o, four, 4, (float[]){0, 4 / 7.0f, 0, 3 / 7.0f});
     o.top_p = 0.75f;
     expect_shares(&o, four, 4, (float[]){0, 4 / 9.0f, 2 / 9.0f, 3 / 9.0f});
-    o.top_p = 0; /* never fewer than one */
+    o.top_p = 0; /* always at least one token */
     expect_shares(&o, four, 4, (float[]){0, 1, 0, 0});
     o = plain();
-    o.min_p = 0.45f; /* of 0.4: 0.18 */
+    o.min_p = 0.45f; /* 0.45 of the greatest, 0.4, is 0.18 */
     expect_shares(&o, four, 4, (float[]){0, 4 / 9.0f, 2 / 9.0f, 3 / 9.0f});
-    /* Entropy 1.2799: surprises 2.30, 0.92, 1.61, 1.20; by distance token 3 (0.08), 2 (0.33), 1 (0.36), 0. */
+    /* The entropy is 1.2799, the surprises are 2.30, 0.92, 1.61 and 1.20. By distance: tokens 3 (0.08), 2 (0.33), 1
+     * (0.36) and 0. */
     o = plain();
     o.typical_p = 0.45f;
     expect_shares(&o, four, 4, (float[]){0, 0, 2 / 5.0f, 3 / 5.0f});
-    /* Logits -2.303, -0.916, -1.609, -1.204: mean -1.508, deviation 0.520; best less half of it is -1.176. */
+    /* The logits are -2.303, -0.916, -1.609 and -1.204, with mean -1.508 and standard deviation 0.520. The best minus
+     * half of that is -1.176. */
     o = plain();
     o.top_n_sigma = 0.5f;
     expect_shares(&o, four, 4, (float[]){0, 1, 0, 0});
@@ -96,23 +98,24 @@ static void test_xtc_drops_all_but_the_least_of_the_likely(void **state)
     (void)state;
     struct sampler_options o = plain();
     o.xtc_probability = 1;
-    o.xtc_threshold = 0.15f; /* above: 0.4, 0.3, 0.2; the first two go */
+    o.xtc_threshold = 0.15f; /* 0.4, 0.3 and 0.2 are above it; the first two are dropped */
     expect_shares(&o, four, 4, (float[]){1 / 3.0f, 0, 2 / 3.0f, 0});
     o.xtc_probability = 0.5f; /* half of the time */
     expect_shares(&o, four, 4, (float[]){(0.1f + 1 / 3.0f) / 2, 0.2f, (0.2f + 2 / 3.0f) / 2, 0.15f});
     o.xtc_probability = 1;
-    o.xtc_threshold = 0.35f; /* only one is above: nothing to drop */
+    o.xtc_threshold = 0.35f; /* only one is above it, so none is dropped */
     expect_shares(&o, four, 4, four);
 }
 
 static void test_dynamic_temperature_follows_the_entropy(void **state)
 {
     (void)state;
-    /* A flat distribution has all the entropy there is: the temperature is the highest, and flat stays flat. */
+    /* A flat distribution has the greatest entropy, so the temperature is the highest. It stays flat. */
     struct sampler_options o = plain();
     o.dynamic_range = 0.5f;
     expect_shares(&o, (float[]){0.25f, 0.25f, 0.25f, 0.25f}, 4, (float[]){0.25f, 0.25f, 0.25f, 0.25f});
-    /* 0.9 and 0.1: entropy 0.3251 of 0.6931, share 0.4690; temperature 0.5 + 0.4690 = 0.9690, ratio 9 ^ (1 / 0.969). */
+    /* For 0.9 and 0.1, the entropy is 0.3251 of 0.6931, a share of 0.4690. The temperature is 0.5 + 0.4690 = 0.9690,
+     * the ratio 9 ^ (1 / 0.969). */
     float ratio = powf(9, 1 / 0.969f);
     expect_shares(&o, (float[]){0.9f, 0.1f}, 2, (float[]){ratio / (1 + ratio), 1 / (1 + ratio)});
 }
@@ -179,29 +182,29 @@ static void test_bias(void **state)
     assert_int_equal(sample_once(&o, (float[]){9, 5, -1}, 3, NULL, 0), 1);
 }
 
-static void test_dry_charges_what_lengthens_a_repetition(void **state)
+static void test_dry_penalises_longer_repetitions(void **state)
 {
     (void)state;
     struct sampler_options o = plain();
     o.temperature = 0;
     o.dry_multiplier = 1;
     o.dry_base = 2;
-    /* 1 2 3 0 1 2: a 3 would repeat "1 2", of length 2: 1 * 2 ^ 0. */
+    /* After 1 2 3 0 1 2, a 3 would lengthen the repeat "1 2" of length 2: the penalty is 1 * 2 ^ 0. */
     const int32_t seen[] = {1, 2, 3, 0, 1, 2};
     assert_int_equal(sample_once(&o, (float[]){0, 0, 0, 5, 4.5f}, 5, seen, 6), 4);
     assert_int_equal(sample_once(&o, (float[]){0, 0, 0, 5, 3.5f}, 5, seen, 6), 3);
-    /* 1 2 3 0 1 2 3 has length 3 before a 0: 2 ^ 1. */
+    /* After 1 2 3 0 1 2 3, a 0 would lengthen a repeat of length 3: the penalty is 2 ^ 1. */
     const int32_t longer[] = {1, 2, 3, 0, 1, 2, 3};
     assert_int_equal(sample_once(&o, (float[]){5, 0, 0, 0, 3.5f}, 5, longer, 7), 4);
     assert_int_equal(sample_once(&o, (float[]){5, 0, 0, 0, 2.5f}, 5, longer, 7), 0);
     o.dry_allowed_length = 3;
     assert_int_equal(sample_once(&o, (float[]){0, 0, 0, 5, 4.5f}, 5, seen, 6), 3);
-    /* A breaker in token 1: what came after it is only one token long. */
+    /* Token 1 contains a breaker, so the repeat after it has only one token. */
     const struct token_piece pieces[] = {{"a", 1}, {"b\n", 2}, {"c", 1}, {"d", 1}, {"e", 1}};
     o.dry_allowed_length = 2;
     o.pieces = pieces;
     assert_int_equal(sample_once(&o, (float[]){0, 0, 0, 5, 4.5f}, 5, seen, 6), 3);
-    /* A breaker of two characters in two tokens breaks as well. */
+    /* A breaker of two characters also works across two tokens. */
     const char *breakers[] = {"bc"};
     const struct token_piece letters[] = {{"a", 1}, {"b", 1}, {"c", 1}, {"d", 1}, {"e", 1}};
     o.pieces = letters;
@@ -212,7 +215,7 @@ static void test_dry_charges_what_lengthens_a_repetition(void **state)
     assert_int_equal(sample_once(&o, (float[]){0, 0, 0, 5, 4.5f}, 5, seen, 6), 4);
 }
 
-/* The linear search for repetitions gives what comparing all pairs gives. */
+/* The linear search for repetitions finds the same as comparing all pairs. */
 static void test_dry_equals_the_plain_search(void **state)
 {
     (void)state;
@@ -269,7 +272,7 @@ static void test_mirostat_holds_its_surprise(void **state)
         surprise -= log2((double)(p[token] / sum)) / DRAWS;
     }
     sampler_destroy(s);
-    /* Surprise is measured after truncation, so against the whole distribution it is somewhat more. */
+    /* Mirostat measures surprise after truncation. Over the whole distribution, it is somewhat greater. */
     assert_true(surprise > 1.8 && surprise < 3.2);
 }
 
@@ -308,16 +311,16 @@ static void test_the_same_seed_gives_the_same_tokens(void **state)
         int32_t other, next;
         fill(logits, VOCABULARY, i);
         assert_ok(sampler_sample(b, logits, &other, &test_error));
-        assert_int_equal(first[i], other); /* a reset begins anew */
+        assert_int_equal(first[i], other); /* a reset starts again */
         assert_ok(sampler_sample(a, logits, &next, &test_error));
         same += next == first[i];
     }
-    assert_true(same < 60); /* while new random numbers give new tokens */
+    assert_true(same < 60); /* new random numbers give new tokens */
     sampler_destroy(a);
     sampler_destroy(b);
 }
 
-/* Whatever the order of steps and however large the vocabulary, what is kept is what the definitions say. */
+/* For any order of steps and any size of vocabulary, the steps keep the tokens that their definitions say. */
 static void test_partial_selection_equals_a_full_sort(void **state)
 {
     (void)state;
@@ -325,10 +328,10 @@ static void test_partial_selection_equals_a_full_sort(void **state)
     static float logits[VOCABULARY];
     fill(logits, VOCABULARY, 1);
     for (int32_t i = 0; i < VOCABULARY; i++)
-        logits[i] = roundf(logits[i] * 8) / 8 / 4; /* many ties, and flat */
+        logits[i] = roundf(logits[i] * 8) / 8 / 4; /* many ties in a flat distribution */
     static const float ps[] = {0.001f, 0.02f, 0.3f, 0.9f};
     for (size_t k = 0; k < COUNT_OF(ps); k++) {
-        /* The least logit that top-p keeps. */
+        /* Find the smallest logit that top-p keeps. */
         double sum = 0, total = 0;
         for (int i = 0; i < VOCABULARY; i++)
             total += exp((double)logits[i]);
@@ -366,13 +369,13 @@ static void test_steps_are_a_list_of_names(void **state)
     assert_ok(sampler_parse_steps(&o, "temperature;top_k", &test_error));
     assert_int_equal(o.step_count, 2);
     assert_int_equal(o.steps[0], SAMPLER_TEMPERATURE);
-    o.min_p = 0.9f; /* is not listed: not done */
+    o.min_p = 0.9f; /* has no effect, as it is not listed */
     expect_shares(&o, four, 4, four);
     assert_int_equal(sampler_parse_steps(&o, "top_q", &test_error), HYPURA_ERROR_ARGUMENT);
     assert_non_null(strstr(test_error.message, "\"top_q\""));
     assert_int_equal(sampler_parse_steps(&o, "top_k;top_k", &test_error), HYPURA_ERROR_ARGUMENT);
-    /* The order matters: at temperature 2 the probabilities are as 0.316, 0.632, 0.447, 0.548; 0.45 of 1.943 takes two,
-     * and at temperature 1 first, 0.4 and 0.3. */
+    /* The order matters. After temperature 2, the weights are 0.316, 0.632, 0.447 and 0.548, and top-p keeps two.
+     * Before it, they are 0.1, 0.4, 0.2 and 0.3, and top-p keeps one. */
     o = plain();
     o.temperature = 2;
     o.top_p = 0.35f;
@@ -382,7 +385,7 @@ static void test_steps_are_a_list_of_names(void **state)
     expect_shares(&o, four, 4, (float[]){0, 1, 0, 0});
 }
 
-static void test_settings_that_make_no_sense_are_refused(void **state)
+static void test_invalid_settings_are_refused(void **state)
 {
     (void)state;
     struct sampler *s;
@@ -453,7 +456,7 @@ static void test_a_constraint_is_never_broken(void **state)
         assert_int_equal(token % 2, 1);
     }
     assert_int_equal(odd.accepted, 500);
-    assert_true(odd.masks > 50 && odd.masks < 450); /* only when the first draw was refused */
+    assert_true(odd.masks > 50 && odd.masks < 450); /* a mask is made only if the first draw is not allowed */
     sampler_destroy(s);
 }
 
@@ -486,13 +489,13 @@ int main(void)
         cmocka_unit_test(test_greedy_takes_the_best_and_the_lower_id_of_equals),
         cmocka_unit_test(test_penalties),
         cmocka_unit_test(test_bias),
-        cmocka_unit_test(test_dry_charges_what_lengthens_a_repetition),
+        cmocka_unit_test(test_dry_penalises_longer_repetitions),
         cmocka_unit_test(test_dry_equals_the_plain_search),
         cmocka_unit_test(test_mirostat_holds_its_surprise),
         cmocka_unit_test(test_the_same_seed_gives_the_same_tokens),
         cmocka_unit_test(test_partial_selection_equals_a_full_sort),
         cmocka_unit_test(test_steps_are_a_list_of_names),
-        cmocka_unit_test(test_settings_that_make_no_sense_are_refused),
+        cmocka_unit_test(test_invalid_settings_are_refused),
         cmocka_unit_test(test_a_constraint_is_never_broken),
         cmocka_unit_test(test_logprobs),
     };

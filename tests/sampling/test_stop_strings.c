@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-/* What must come out: the text before the stop string that is complete first. */
+/* The length of the expected output: the text before the stop string that is complete first. */
 static size_t expected_end(const char *text, const char *const *stops, size_t count)
 {
     size_t length = strlen(text);
@@ -69,7 +69,7 @@ static void pieces_do_not_matter(void **state)
     }
 }
 
-static void only_what_may_become_a_stop_is_held_back(void **state)
+static void only_possible_stop_strings_are_held_back(void **state)
 {
     (void)state;
     static const char *const stops[] = {"</end>"};
@@ -92,7 +92,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pieces_do_not_matter),
-        cmocka_unit_test(only_what_may_become_a_stop_is_held_back),
+        cmocka_unit_test(only_possible_stop_strings_are_held_back),
     };
     return cmocka_run_group_tests_name("stop strings", tests, NULL, NULL);
 }

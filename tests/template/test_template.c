@@ -1,4 +1,5 @@
-/* Chat templates: every rendering of the reference set, the origin of every byte, and no crash on broken templates. */
+/* Chat templates: all renderings of the reference set, the origin of every byte, and broken templates without a crash.
+ */
 #include "test.h"
 
 #include "template/template.h"
@@ -6,7 +7,7 @@
 #include <locale.h>
 #include <string.h>
 
-/* A file of one JSON value a line. */
+/* Reads a file with one JSON value per line. */
 static json_t *read_lines(const char *path)
 {
     FILE *file = fopen(path, "rb");
@@ -41,7 +42,7 @@ static const char *text_of(const json_t *object, const char *key)
     return json_string_value(json_object_get(object, key));
 }
 
-/* Renders with the variables given, whose members that end in "_token" are trusted. */
+/* Renders with the given variables. Members whose names end in "_token" are trusted. */
 static hypura_status render(const char *source, const json_t *variables, struct rendered_text *out)
 {
     struct chat_template *template;
@@ -71,7 +72,7 @@ static void check_ranges(const struct rendered_text *text)
     assert_true(end <= text->size);
 }
 
-/* One line of a file of vectors: what it renders to, or the message it refuses with. */
+/* Checks one line of a file of vectors: the expected text or error message. */
 static void check_vector(const char *source, const json_t *variables, const json_t *line)
 {
     struct rendered_text text = {0};
@@ -79,7 +80,7 @@ static void check_vector(const char *source, const json_t *variables, const json
     const char *expected = text_of(line, "rendered"), *error = text_of(line, "error");
     if (error) {
         if (status != HYPURA_ERROR_FORMAT || !strstr(test_error.message, "line ") || !strstr(test_error.message, error))
-            fail_msg("expected a refusal with \"%s\", got \"%s\" for %s", error,
+            fail_msg("expected the error \"%s\", got \"%s\" for %s", error,
                      status == HYPURA_OK ? text.text : test_error.message, source);
     } else {
         if (status != HYPURA_OK)
@@ -114,7 +115,7 @@ static void test_the_language_is_that_of_jinja2(void **state)
     json_decref(lines);
 }
 
-/* The models' special tokens, and which of them their tokenizers add. */
+/* The models' special tokens, and whether their tokenizers add them. */
 static const struct {
     const char *name, *bos, *eos;
     bool adds_bos;
@@ -166,7 +167,7 @@ static void test_chats_render_as_the_reference_server_does(void **state)
 /* ---- origin of bytes ----------------------------------------------------------------------------------------------
  */
 
-/* Renders, and gives the text with "‹" and "›" around what came from the variables. */
+/* Renders, and puts "‹" and "›" around text that came from the variables. */
 static void expect_marked(const char *source, const char *variables, const char *expected)
 {
     json_error_t error;
@@ -194,7 +195,7 @@ static void expect_marked(const char *source, const char *variables, const char 
     json_decref(json);
 }
 
-static void test_bytes_know_whether_a_user_wrote_them(void **state)
+static void test_the_origin_of_each_byte_is_known(void **state)
 {
     (void)state;
     const char *u = "{\"u\": \" <|im_end|> \", \"bos_token\": \"<s>\"}";
@@ -302,8 +303,8 @@ static void test_messages_are_adapted_to_the_template(void **state)
     expect_adapted("{% for p in messages[0].content %}[{{ p.text }}]{% endfor %}", parts, "[a][b]");
 }
 
-/* No template is made to write a message of the system where it has no place for one, and none is lost. */
-static void test_messages_of_the_system_stand_where_the_template_has_them(void **state)
+/* System messages are moved to places where the template supports them. None is lost. */
+static void test_system_messages_go_where_the_template_supports_them(void **state)
 {
     (void)state;
     const char *chat = "[{\"role\":\"system\",\"content\":\"s\"},{\"role\":\"system\",\"content\":\"t\"},"
@@ -313,27 +314,27 @@ static void test_messages_of_the_system_stand_where_the_template_has_them(void *
                        "{\"role\":\"assistant\",\"content\":\"d\"},{\"role\":\"user\",\"content\":\"e\"}]";
     expect_adapted("{% for m in messages %}{{ m.role[0] + m.content }} {% endfor %}", chat,
                    "ss st ua su ub ac sv ad ue ");
-    /* It dies of one at another place than the first. */
+    /* This template fails for a system message that is not the first message. */
     expect_adapted("{% for m in messages %}{% if m.role == 'system' and not loop.first %}{{ raise_exception('no') }}"
                    "{% endif %}{{ m.role[0] + m.content }} {% endfor %}",
                    chat, "ss\nt ua\nu\nb ac uv ad ue ");
-    /* It passes over those. */
+    /* This one ignores such messages. */
     expect_adapted("{% for m in messages %}{% if m.role != 'system' or loop.first %}{{ m.role[0] + m.content }} "
                    "{% endif %}{% endfor %}",
                    chat, "ss\nt ua\nu\nb ac uv ad ue ");
-    /* It wants parts. */
+    /* This one expects content in parts. */
     expect_adapted("{% for m in messages %}{% if m.role == 'system' and not loop.first %}{{ raise_exception('no') }}"
                    "{% endif %}{{ m.role[0] }}{% if m.content is string %}{{ m.content }}{% else %}"
                    "{% for p in m.content %}<{{ p.text }}>{% endfor %}{% endif %} {% endfor %}",
                    chat, "ss\nt ua\nu\nb ac u<v> ad ue ");
-    /* It has none at all (Gemma 2). */
+    /* This one supports no system messages at all (Gemma 2). */
     expect_adapted("{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}{% for m in messages %}"
                    "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('alternate') }}{% endif %}"
                    "{{ m.role[0] + m.content }} {% endfor %}",
                    "[{\"role\":\"system\",\"content\":\"s\"},{\"role\":\"user\",\"content\":\"a\"},"
                    "{\"role\":\"assistant\",\"content\":\"b\"},{\"role\":\"user\",\"content\":\"c\"}]",
                    "us\na ab uc ");
-    /* Without, such a template has the last word. */
+    /* Without adaptation, such a template decides. */
     struct chat_template *template;
     struct rendered_text text;
     const char *strict = "{% if messages[1].role == 'system' %}{{ raise_exception('no') }}{% endif %}";
@@ -353,7 +354,7 @@ static void expect_error(const char *source, const char *message)
     json_t *variables = json_object();
     struct rendered_text text;
     if (render(source, variables, &text) == HYPURA_OK)
-        fail_msg("%s was not refused but gave: %.100s", source, text.text);
+        fail_msg("%s was not refused, but rendered: %.100s", source, text.text);
     if (!strstr(test_error.message, message))
         fail_msg("%s: expected \"%s\" in \"%s\"", source, message, test_error.message);
     json_decref(variables);
@@ -372,7 +373,7 @@ static void test_errors_name_the_line(void **state)
     expect_error("{# a", "line 1: a comment has no end");
 }
 
-static void test_a_template_cannot_take_the_machine(void **state)
+static void test_a_template_cannot_exhaust_the_machine(void **state)
 {
     (void)state;
     expect_error("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "levels deep");
@@ -400,8 +401,8 @@ static void test_a_template_cannot_take_the_machine(void **state)
     expect_error(signs, "levels deep");
 }
 
-/* What looks at much for one step would not end in days: such a look costs steps as well. */
-static void test_looking_at_much_takes_many_steps(void **state)
+/* Operations that scan much data count as several steps. Otherwise, a template could run for days within its steps. */
+static void test_scanning_much_data_costs_many_steps(void **state)
 {
     (void)state;
     static const char *const looks[] = {"x | length",      "x[5]",        "x.rfind(y[1:])", "x.strip(y)",
@@ -418,7 +419,7 @@ static void test_looking_at_much_takes_many_steps(void **state)
             fail_msg("%s: %s", looks[i], test_error.message);
         buffer_free(&source);
     }
-    struct buffer pairs = {0}; /* of which each is the two that are the one before it */
+    struct buffer pairs = {0}; /* each is a pair of the previous one twice */
     buffer_append_string(&pairs, "{% set t = 'ab' %}");
     for (int i = 0; i < 40; i++)
         buffer_append_string(&pairs, "{% set t = (t, t) %}");
@@ -460,7 +461,7 @@ static void test_a_rendering_can_be_stopped(void **state)
     json_decref(messages);
 }
 
-/* Templates with bytes changed, dropped and doubled: whatever they are, they are refused or rendered. */
+/* Templates with changed, missing and duplicate bytes are refused or rendered. */
 static void test_broken_templates_do_no_harm(void **state)
 {
     (void)state;
@@ -499,7 +500,7 @@ static void test_broken_templates_do_no_harm(void **state)
     json_decref(lines);
 }
 
-/* In a locale that writes 0,5 a template's numbers have a point all the same. */
+/* A template writes numbers with a point even in a locale that uses a comma. */
 static void test_numbers_do_not_follow_the_locale(void **state)
 {
     (void)state;
@@ -533,15 +534,15 @@ int main(void)
         cmocka_unit_test(test_published_templates_render_as_jinja2_does),
         cmocka_unit_test(test_the_language_is_that_of_jinja2),
         cmocka_unit_test(test_chats_render_as_the_reference_server_does),
-        cmocka_unit_test(test_bytes_know_whether_a_user_wrote_them),
+        cmocka_unit_test(test_the_origin_of_each_byte_is_known),
         cmocka_unit_test(test_a_role_may_be_part_of_a_token_when_it_is_a_word),
         cmocka_unit_test(test_bos_is_stripped_only_where_the_template_wrote_it),
         cmocka_unit_test(test_a_begun_answer_is_left_open),
         cmocka_unit_test(test_messages_are_adapted_to_the_template),
-        cmocka_unit_test(test_messages_of_the_system_stand_where_the_template_has_them),
+        cmocka_unit_test(test_system_messages_go_where_the_template_supports_them),
         cmocka_unit_test(test_errors_name_the_line),
-        cmocka_unit_test(test_a_template_cannot_take_the_machine),
-        cmocka_unit_test(test_looking_at_much_takes_many_steps),
+        cmocka_unit_test(test_a_template_cannot_exhaust_the_machine),
+        cmocka_unit_test(test_scanning_much_data_costs_many_steps),
         cmocka_unit_test(test_a_rendering_can_be_stopped),
         cmocka_unit_test(test_broken_templates_do_no_harm),
         cmocka_unit_test(test_numbers_do_not_follow_the_locale),

@@ -1,6 +1,6 @@
-/* Every reference vector: ids and texts equal those of llama.cpp. With HYPURA_ORACLE set, the whole reference set. */
-#include "tokenizer/vocabulary.h"
+/* For every reference vector, ids and texts equal llama.cpp's. HYPURA_ORACLE selects the whole reference set. */
 #include "test.h"
+#include "tokenizer/vocabulary.h"
 
 #include <dirent.h>
 #include <jansson.h>
@@ -26,7 +26,7 @@ static void close_model(struct opened *opened)
     gguf_close(opened->file);
 }
 
-static size_t vectors; /* that were compared */
+static size_t vectors; /* number of vectors compared */
 
 static void assert_ids(const char *what, const char *text, const struct token_array *found, const json_t *wanted)
 {
@@ -50,7 +50,7 @@ static void check_ids(const struct vocabulary *v, const char *what, const char *
                       const json_t *wanted)
 {
     struct token_array ids = {0};
-    /* A copy without a byte behind it: reading past the end shows under the address sanitizer. */
+    /* An exact copy, so that the address sanitizer detects reads beyond the end. */
     char *copy = malloc(size ? size : 1);
     assert_non_null(copy);
     memcpy(copy, text, size);
@@ -62,7 +62,7 @@ static void check_ids(const struct vocabulary *v, const char *what, const char *
 
 /* ---- NAME.jsonl -------------------------------------------------------------------------------------------------- */
 
-/* The bytes under a key, or under key_hex. */
+/* Reads the bytes under a key, or hexadecimal ones under key_hex. Returns whether either exists. */
 static bool get_bytes(const json_t *object, const char *key, struct buffer *out)
 {
     char hexadecimal_key[64];
@@ -90,7 +90,7 @@ static void check_text(const struct vocabulary *v, const char *what, const json_
     vocabulary_detokenize(v, tokens.ids, tokens.count, flags, &text);
     vectors++;
     if (text.size != wanted->size || (text.size && memcmp(text.data, wanted->data, text.size) != 0))
-        fail_msg("%s: tokens become '%s', expected '%s'", what, text.data ? text.data : "", wanted->data);
+        fail_msg("%s: the tokens give the text '%s', expected '%s'", what, text.data ? text.data : "", wanted->data);
     token_array_free(&tokens);
     buffer_free(&text);
 }
@@ -113,7 +113,7 @@ static void check_line(const struct vocabulary *v, const char *what, const json_
     check_ids(v, what, text.data, text.size, TOKENIZE_ADD_SPECIAL, ids_bos);
     check_ids(v, what, text.data, text.size, TOKENIZE_PARSE_SPECIAL, ids_special);
     check_ids(v, what, text.data, text.size, TOKENIZE_ADD_SPECIAL | TOKENIZE_PARSE_SPECIAL, ids_bos_special);
-    /* A key that is not there equals the one before it: detok_special = detok = text. */
+    /* A missing key has the value of the one before it: detok_special = detok = text. */
     if (get_bytes(line, "detok", &shown)) {
         buffer_clear(&text);
         buffer_append(&text, shown.data, shown.size);
@@ -155,7 +155,8 @@ static void check_head(const struct vocabulary *v, const json_t *head)
     assert_int_equal(vocabulary_adds_eos(v), number(head, "add_eos"));
 }
 
-/* A file's model: models/NAME.gguf of the whole set, or the vocabulary alone that the repository carries. */
+/* Finds a file's model: models/NAME.gguf of the whole set, or the file in the repository, which has only the
+ * vocabulary. */
 static void find_model(char *path, size_t room, const char *folder, bool whole, const char *model)
 {
     snprintf(path, room, "%s/%s%s", folder, whole ? "" : "tokenizer/", model);
@@ -188,7 +189,7 @@ static void check_file(const char *folder, bool whole, const char *name)
     fclose(file);
 }
 
-/* Calls check for every file of a folder with an ending; returns how many. */
+/* Calls check for every file in a folder with an ending. Returns the number of files. */
 static size_t each_file(const char *root, const char *folder, const char *ending,
                         void (*check)(const char *root, bool whole, const char *name), bool whole)
 {
@@ -210,7 +211,7 @@ static size_t each_file(const char *root, const char *folder, const char *ending
 
 /* ---- pre/NAME.json ----------------------------------------------------------------------------------------------- */
 
-/* The same vocabulary with another pre-tokenizer. */
+/* Writes the same vocabulary with another pre-tokenizer. */
 static void rename_pre_tokenizer(const char *from, const char *to, const char *name)
 {
     struct gguf *file;
@@ -277,7 +278,7 @@ static void check_pre_tokenizer(const char *root, bool whole, const char *file_n
     close_model(&opened);
 }
 
-/* ---- pre.json: the names that the reference set does not have ---------------------------------------------------- */
+/* ---- pre.json: names that the reference set lacks ---------------------------------------------------------------- */
 
 static void check_more_pre_tokenizers(void)
 {
@@ -295,7 +296,7 @@ static void check_more_pre_tokenizers(void)
     {
         rename_pre_tokenizer(path, renamed, name);
         struct opened opened = open_model(renamed);
-        if (json_is_string(wanted)) /* the same ids as that name */
+        if (json_is_string(wanted)) /* the ids are those of another name */
             wanted = json_object_get(json_object_get(all, "ids"), json_string_value(wanted));
         for (size_t i = 0; i < json_array_size(texts); i++) {
             const json_t *text = json_array_get(texts, i);
@@ -358,14 +359,14 @@ static void check_vocabulary(const char *root, bool whole, const char *name)
 
 /* ---- tests ------------------------------------------------------------------------------------------------------- */
 
-static void models_tokenize_as_llama_cpp(void **state)
+static void models_tokenize_like_llama_cpp(void **state)
 {
     (void)state;
     const char *whole = getenv("HYPURA_ORACLE");
     char root[4096];
     snprintf(root, sizeof root, "%s", test_data("oracle"));
     assert_true(each_file(root, "tokenizer", ".jsonl", check_file, false) >= 16);
-    /* Kinds that the reference set does not have, answered by the same version of llama.cpp. */
+    /* Kinds that the reference set lacks, from the same version of llama.cpp. */
     char more[4096];
     snprintf(more, sizeof more, "%.*s", (int)(strlen(root) - strlen("/oracle")), root);
     assert_int_equal(each_file(more, "tokenizer", ".jsonl", check_file, false), 5);
@@ -374,7 +375,7 @@ static void models_tokenize_as_llama_cpp(void **state)
     assert_true(vectors > 10000);
 }
 
-static void pre_tokenizers_cut_as_llama_cpp(void **state)
+static void pre_tokenizers_split_like_llama_cpp(void **state)
 {
     (void)state;
     const char *whole = getenv("HYPURA_ORACLE");
@@ -386,7 +387,7 @@ static void pre_tokenizers_cut_as_llama_cpp(void **state)
         each_file(whole, "tokenizer/pre", ".json", check_pre_tokenizer, true);
 }
 
-static void published_vocabularies_tokenize_as_llama_cpp(void **state)
+static void published_vocabularies_tokenize_like_llama_cpp(void **state)
 {
     (void)state;
     const char *whole = getenv("HYPURA_ORACLE");
@@ -400,9 +401,9 @@ static void published_vocabularies_tokenize_as_llama_cpp(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(models_tokenize_as_llama_cpp),
-        cmocka_unit_test(pre_tokenizers_cut_as_llama_cpp),
-        cmocka_unit_test(published_vocabularies_tokenize_as_llama_cpp),
+        cmocka_unit_test(models_tokenize_like_llama_cpp),
+        cmocka_unit_test(pre_tokenizers_split_like_llama_cpp),
+        cmocka_unit_test(published_vocabularies_tokenize_like_llama_cpp),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

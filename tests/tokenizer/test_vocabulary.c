@@ -1,5 +1,5 @@
-/* What a vocabulary promises beside the ids: user content makes no special token, a stream never splits a character,
- * and a hostile file is refused or harmless. */
+/* Vocabularies apart from ids: user content makes no special tokens, a stream never splits a character, and a hostile
+ * file is refused or harmless. */
 #include "test.h"
 #include "tokenizer/vocabulary.h"
 
@@ -33,7 +33,7 @@ static struct token_array tokenize(const struct vocabulary *v, const char *text,
     return tokens;
 }
 
-/* Of computing: a machine that is busy elsewhere does not make a test fail. */
+/* Seconds of CPU time, so that other load on the machine makes no test fail. */
 static double seconds(void)
 {
     return (double)clock() / CLOCKS_PER_SEC;
@@ -49,7 +49,7 @@ static size_t count_of(const struct token_array *tokens, int32_t id)
 
 /* ---- user content ------------------------------------------------------------------------------------------------ */
 
-/* Tokenizes before + content + after with the content as plain text and checks that the text comes back. */
+/* Tokenizes before + content + after, with the content as plain text, and checks that the tokens give the text back. */
 static struct token_array tokenize_content(const struct vocabulary *v, const char *before, const char *content,
                                            const char *after)
 {
@@ -78,11 +78,11 @@ static void user_content_makes_no_special_token(void **state)
     assert_int_equal(count_of(&tokens, end), 1);
     assert_int_equal(count_of(&tokens, start), 1);
     token_array_free(&tokens);
-    /* Half of it from the template, half from the user. */
+    /* Half of the token's text is from the template, half from the user. */
     tokens = tokenize_content(v, "<|im_start|>user\n<|im_", "end|>", "<|im_end|>");
     assert_int_equal(count_of(&tokens, end), 1);
     token_array_free(&tokens);
-    /* A word that the file defines is a word in user content too. */
+    /* A user-defined token in the file is a normal word, also in user content. */
     tokens = tokenize_content(v, "", "<think>", "");
     assert_int_equal(tokens.count, 1);
     token_array_free(&tokens);
@@ -191,7 +191,7 @@ static void a_stream_gives_whole_characters(void **state)
     }
 }
 
-/* The token of a byte in a SentencePiece vocabulary. */
+/* Returns the token of a byte in a SentencePiece vocabulary. */
 static int32_t byte_token(const struct vocabulary *v, int byte)
 {
     char text[8];
@@ -199,21 +199,21 @@ static int32_t byte_token(const struct vocabulary *v, int byte)
     return vocabulary_find(v, text, 6);
 }
 
-static void a_stream_replaces_what_is_no_character(void **state)
+static void a_stream_replaces_invalid_characters(void **state)
 {
     (void)state;
     static const struct {
-        int bytes[6]; /* -1: the end */
+        int bytes[6]; /* -1 ends the list */
         const char *text;
     } cases[] = {
-        {{0xE4, 0xBD, -1}, "\xEF\xBF\xBD"}, /* cut off */
+        {{0xE4, 0xBD, -1}, "\xEF\xBF\xBD"}, /* incomplete at the end */
         {{0xE4, 'a', -1},
          "\xEF\xBF\xBD"
-         "a"},                                                                              /* broken off */
-        {{0xE4, 0xE4, 0xBD, 0xA0, -1}, "\xEF\xBF\xBD\xE4\xBD\xA0"},                         /* begun again */
-        {{0x80, -1}, "\xEF\xBF\xBD"},                                                       /* a middle alone */
-        {{0xC0, 0x80, -1}, "\xEF\xBF\xBD\xEF\xBF\xBD"},                                     /* a long form */
-        {{0xED, 0xA0, 0x80, -1}, "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD"},                   /* a surrogate */
+         "a"},                                                            /* interrupted */
+        {{0xE4, 0xE4, 0xBD, 0xA0, -1}, "\xEF\xBF\xBD\xE4\xBD\xA0"},       /* started again */
+        {{0x80, -1}, "\xEF\xBF\xBD"},                                     /* a continuation byte alone */
+        {{0xC0, 0x80, -1}, "\xEF\xBF\xBD\xEF\xBF\xBD"},                   /* overlong */
+        {{0xED, 0xA0, 0x80, -1}, "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD"}, /* a surrogate */
         {{0xF4, 0x90, 0x80, 0x80, -1}, "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD"}, /* above U+10FFFF */
         {{0xFF, -1}, "\xEF\xBF\xBD"},
     };
@@ -250,14 +250,14 @@ static void a_stream_hides_control_tokens_unless_asked(void **state)
     close_model(&opened);
 }
 
-/* ---- files that are not what they should be ---------------------------------------------------------------------- */
+/* ---- invalid files ----------------------------------------------------------------------------------------------- */
 
 #define TOKENS(...) ((const char *[]){__VA_ARGS__, NULL})
 
-/* A vocabulary to be written; what is NULL is left out. */
+/* A vocabulary to write. Members that are NULL are left out. */
 struct made {
     const char *model, *pre;
-    const char *const *tokens; /* to a NULL */
+    const char *const *tokens; /* ends with NULL */
     const char *const *merges;
     const int32_t *types;
     const float *scores;
@@ -326,10 +326,10 @@ static void assert_refused(const struct made *made, hypura_status status, const 
     struct opened opened;
     assert_int_equal(open_made(&opened, made), status);
     if (!strstr(test_error.message, words))
-        fail_msg("'%s' does not say '%s'", test_error.message, words);
+        fail_msg("the error '%s' does not contain '%s'", test_error.message, words);
 }
 
-static void a_vocabulary_that_cannot_be_used_is_refused_with_a_sentence(void **state)
+static void an_unusable_vocabulary_is_refused_with_a_message(void **state)
 {
     (void)state;
     const char *const *tokens = TOKENS("a", "b");
@@ -356,7 +356,7 @@ static void a_vocabulary_that_cannot_be_used_is_refused_with_a_sentence(void **s
                    HYPURA_ERROR_FORMAT, "at least 4 bytes");
 }
 
-/* Every text gives ids of the vocabulary, and every id gives text. */
+/* Checks that every text gives valid ids, and that every id gives text. */
 static void assert_harmless(const struct made *made)
 {
     struct opened opened;
@@ -399,7 +399,8 @@ static void an_odd_vocabulary_is_harmless(void **state)
 {
     (void)state;
     static const char *const kinds[] = {"llama", "gpt2", "gemma4", "bert", "t5"};
-    /* Empty, doubled, not UTF-8, half byte tokens, merges of unknown texts, with no text, with too many spaces. */
+    /* Tokens that are empty, duplicate, not UTF-8, or broken byte tokens. Merges of unknown texts, without text, or
+     * with too many spaces. */
     const char *const *tokens =
         TOKENS("", "a", "a", "ab", "\xFF", "\xE2\x96\x81", "<0x0", "<0xZZ>", "<0x61>", "</s>", "<s>", "", "bc", " ");
     const char *const *merges =
@@ -431,7 +432,7 @@ static void a_character_map_that_leads_nowhere_is_harmless(void **state)
         uint8_t map[4 + 256 * 4 + 16];
         for (size_t i = 0; i < sizeof map; i++)
             map[i] = (uint8_t)random_next(&random);
-        /* The root leads to a unit of each byte, so that the walk goes on into what is random. */
+        /* The root leads to a unit for each byte, so that lookups continue into random data. */
         memcpy(map, (const uint8_t[]){0, 4, 0, 0, 0, 4, 0, 0}, 8);
         for (size_t i = 1; i < 256; i++) {
             map[4 + 4 * i] = (uint8_t)(i ^ 1);
@@ -442,8 +443,8 @@ static void a_character_map_that_leads_nowhere_is_harmless(void **state)
     }
 }
 
-/* Texts that a hash without a secret cannot tell apart: each of 15 blocks of 16 bytes has two forms that leave it in
- * the same state. A table that walks past all of them for each of them would take a minute. */
+/* Texts with equal hashes under a hash function without a secret: each of 15 blocks of 16 bytes has two forms that give
+ * the same state. A table that compared each text with all others would take a minute. */
 static void tokens_made_to_collide_do_no_harm(void **state)
 {
     (void)state;
@@ -481,7 +482,7 @@ static void keep_warning(void *context, enum log_level level, const char *messag
         snprintf(warning, sizeof warning, "%s", message);
 }
 
-static void a_special_token_that_is_none_is_told(void **state)
+static void an_invalid_special_token_gives_a_warning(void **state)
 {
     (void)state;
     struct opened opened;
@@ -500,7 +501,8 @@ static void a_special_token_that_is_none_is_told(void **state)
     log_set_sink(NULL, NULL);
 }
 
-/* A character map that makes a megabyte of a letter, and a token whose every character would show the whole token. */
+/* A character map that replaces a letter by a megabyte, and a token each of whose characters would show the whole
+ * token. */
 static void a_little_text_does_not_fill_the_memory(void **state)
 {
     (void)state;
@@ -550,7 +552,8 @@ static void without_a_pre_tokenizer_the_default_is_used(void **state)
 
 /* ---- long texts -------------------------------------------------------------------------------------------------- */
 
-/* One word, one number, one run of spaces: what goes through a whole text for every character would never return. */
+/* Texts of one word, one number, or one run of spaces. Code that scans the whole text for every character would never
+ * return. */
 static void a_long_text_takes_time_in_proportion(void **state)
 {
     (void)state;
@@ -580,8 +583,8 @@ static void a_long_text_takes_time_in_proportion(void **state)
 }
 
 struct watcher {
-    int looks;   /* until it stops */
-    size_t room; /* bytes */
+    int looks;   /* checks until it stops */
+    size_t room; /* bytes that may be used */
     size_t lent;
 };
 
@@ -600,8 +603,9 @@ static bool lend(void *context, size_t bytes)
     return true;
 }
 
-/* Each kind of vocabulary, and one long word: it ends when nobody waits for it, or when the memory is not there. */
-static void a_long_text_can_be_stopped_and_asks_for_its_memory(void **state)
+/* For each kind of vocabulary, tokenizing one long word ends if the client has left, or if the memory is not available.
+ */
+static void a_long_text_can_be_stopped_and_reserves_its_memory(void **state)
 {
     (void)state;
     static const char *const files[] = {"llama", "qwen2"};
@@ -654,17 +658,17 @@ int main(void)
         cmocka_unit_test(without_user_content_ranges_change_nothing),
         cmocka_unit_test(ranges_outside_the_text_are_refused),
         cmocka_unit_test(a_stream_gives_whole_characters),
-        cmocka_unit_test(a_stream_replaces_what_is_no_character),
+        cmocka_unit_test(a_stream_replaces_invalid_characters),
         cmocka_unit_test(a_stream_hides_control_tokens_unless_asked),
-        cmocka_unit_test(a_vocabulary_that_cannot_be_used_is_refused_with_a_sentence),
+        cmocka_unit_test(an_unusable_vocabulary_is_refused_with_a_message),
         cmocka_unit_test(an_odd_vocabulary_is_harmless),
         cmocka_unit_test(a_character_map_that_leads_nowhere_is_harmless),
         cmocka_unit_test(tokens_made_to_collide_do_no_harm),
-        cmocka_unit_test(a_special_token_that_is_none_is_told),
+        cmocka_unit_test(an_invalid_special_token_gives_a_warning),
         cmocka_unit_test(a_little_text_does_not_fill_the_memory),
         cmocka_unit_test(without_a_pre_tokenizer_the_default_is_used),
         cmocka_unit_test(a_long_text_takes_time_in_proportion),
-        cmocka_unit_test(a_long_text_can_be_stopped_and_asks_for_its_memory),
+        cmocka_unit_test(a_long_text_can_be_stopped_and_reserves_its_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
