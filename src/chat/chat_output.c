@@ -516,9 +516,7 @@ static bool parse_body(struct chat_parser *p, bool ended)
     return true;
 }
 
-/* ---- parser interface
- * --------------------------------------------------------------------------------------------------------
- */
+/* ---- parser interface ------------------------------------------------------------------------------------------- */
 
 static void run(struct chat_parser *p, bool ended)
 {

@@ -7,7 +7,7 @@
 #define GGUF_DEFAULT_ALIGNMENT 32
 #define GGUF_MAX_KEY_BYTES 65535
 
-/* ---- arena: many small pieces, freed together --------------------------------------------------------- */
+/* ---- arena: many small pieces, freed together ------------------------------------------------------------------ */
 
 struct arena_chunk;
 
@@ -21,7 +21,7 @@ struct arena {
 hypura_status arena_take(struct arena *arena, void **out, size_t bytes, const char *what, hypura_error *error);
 void arena_free(struct arena *arena);
 
-/* ---- names: look-up and duplicates --------------------------------------------------------------------- */
+/* ---- names: look-up and duplicates ----------------------------------------------------------------------------- */
 
 /* Names are sorted instead of hashed: a hostile file can make names collide in any fixed hash, but cannot make a sort
  * quadratic. */

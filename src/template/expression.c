@@ -258,9 +258,7 @@ static struct node *parse_primary(struct parser *p)
     parser_fail_expected(p, "an expression");
 }
 
-/* ---- suffixes of primary expressions
- * ---------------------------------------------------------------------------------------
- */
+/* ---- suffixes of primary expressions ---------------------------------------------------------------------------- */
 
 /* Parses the arguments after "(" into a list of nodes. */
 static struct node *parse_arguments(struct parser *p)

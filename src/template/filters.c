@@ -357,9 +357,7 @@ static struct value filter_round(struct jinja *j, struct value self, args a)
     return value_float(strtod(text, NULL));
 }
 
-/* ---- other filters
- * -----------------------------------------------------------------------------------------------------
- */
+/* ---- other filters ---------------------------------------------------------------------------------------------- */
 
 static struct value filter_default(struct jinja *j, struct value self, args a)
 {

@@ -316,9 +316,7 @@ static void read_tag(struct lexer *l, bool block)
     }
 }
 
-/* ---- outside of tags
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- outside of tags -------------------------------------------------------------------------------------------- */
 
 /* If the tag at "{%" is "{% raw %}", returns the offset after it, or else 0. */
 static size_t raw_begin(const struct lexer *l, size_t at)

@@ -5,7 +5,7 @@
 
 #include "tokenizer/vocabulary_private.h"
 
-/* ---- a heap of possible merges, smallest key first ----------------------------------------------------- */
+/* ---- a heap of possible merges, smallest key first ------------------------------------------------------------- */
 
 struct heap_entry {
     uint64_t key; /* rank, then the index of the left symbol */
@@ -19,7 +19,7 @@ struct merge_heap {
 
 struct heap_entry merge_heap_pop(struct merge_heap *heap); /* count is at least 1 */
 
-/* ---- the state of one call ------------------------------------------------------------------------------ */
+/* ---- the state of one call ------------------------------------------------------------------------------------- */
 
 /* A part of a text that may merge with its neighbours. size 0: it has merged into another part. */
 struct part {

@@ -165,7 +165,7 @@ static hypura_status normalize(struct tokenizer *t, const char *text, size_t siz
     return status;
 }
 
-/* ---- Viterbi ------------------------------------------------------------------------------------------- */
+/* ---- Viterbi --------------------------------------------------------------------------------------------------- */
 
 /* The best sequence that ends at a byte: the sum of its scores, and its last token with the start of that. */
 struct best {

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LOGITS_BYTES ((size_t)48 << 20) /* of a batch's logits, at most */
+#define LOGITS_BYTES ((size_t)48 << 20) /* limit for the logits of a batch */
 
 struct sum {
     double total, squares;
@@ -12,11 +12,11 @@ struct sum {
 
 struct state {
     size_t vocabulary, room;
-    float *logits; /* of the first model */
+    float *logits; /* the first model's */
     const int32_t *wanted;
     struct sum surprise[2], ratio, divergence;
     uint64_t counted, agreed;
-    float *divergences; /* of each token */
+    float *divergences; /* one per token */
 };
 
 static void add(struct sum *sum, double value)
@@ -38,7 +38,7 @@ static bool keep_logits(void *context, size_t index, const float *logits)
     return true;
 }
 
-/* The most likely token, and the log of the sum of all. */
+/* Returns the most likely token; *log_sum is the logarithm of the sum of all exponentials. */
 static size_t normalise(const float *logits, size_t count, double *log_sum)
 {
     size_t best = 0;
@@ -56,7 +56,8 @@ static bool compare_logits(void *context, size_t index, const float *second)
     struct state *state = context;
     const float *first = state->logits + index * state->vocabulary;
     double log_sum[2], divergence = 0;
-    size_t best[2] = {normalise(first, state->vocabulary, &log_sum[0]), normalise(second, state->vocabulary, &log_sum[1])};
+    size_t best[2] = {normalise(first, state->vocabulary, &log_sum[0]),
+                      normalise(second, state->vocabulary, &log_sum[1])};
     for (size_t i = 0; i < state->vocabulary; i++) {
         double p = (double)first[i] - log_sum[0];
         if (p > -40)
@@ -130,11 +131,13 @@ hypura_status compare_models(struct engine *const engines[2], const int32_t *tok
     struct comparison result = {0};
     int32_t *copy = NULL;
     if (model_parameters(engine_model(engines[1]))->vocabulary != state.vocabulary)
-        return error_set(error, HYPURA_ERROR_ARGUMENT,
-                         "the models have %zu and %u tokens: only those of one vocabulary can be compared",
-                         state.vocabulary, model_parameters(engine_model(engines[1]))->vocabulary);
+        return error_set(
+            error, HYPURA_ERROR_ARGUMENT,
+            "the vocabularies have %zu and %u tokens: only models with the same vocabulary can be compared",
+            state.vocabulary, model_parameters(engine_model(engines[1]))->vocabulary);
     if (window < 4 || window > most)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "windows of %u tokens: expected 4 to the context, %u", window, most);
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "windows of %u tokens: expected 4 to %u, the context", window,
+                         most);
     if (count < window)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "the text has %zu tokens: at least one window of %u is needed",
                          count, window);

@@ -7,23 +7,25 @@
 
 #define GIB ((uint64_t)1 << 30)
 
-/* Room for an answer behind the long prompt. */
+/* Room for an answer after the long prompt. */
 #define ANSWER 480u
 
 hypura_status estimate_check_trace(const struct trace *trace, const struct model *model, hypura_error *error)
 {
     const struct model_parameters *p = model_parameters(model);
-    if (trace->shape.experts == p->experts && trace->shape.used == p->experts_used && trace->shape.layer_count <= p->layers)
+    if (trace->shape.experts == p->experts && trace->shape.used == p->experts_used &&
+        trace->shape.layer_count <= p->layers)
         return HYPURA_OK;
-    return error_set(error, HYPURA_ERROR_ARGUMENT,
-                     "the trace is of another model, \"%.100s\": %u of %u experts in %u layers; this one uses %u of %u",
-                     trace->shape.name, trace->shape.used, trace->shape.experts, trace->shape.layer_count, p->experts_used,
-                     p->experts);
+    return error_set(
+        error, HYPURA_ERROR_ARGUMENT,
+        "the trace belongs to another model, \"%.100s\": %u of %u experts in %u layers; this one uses %u of %u",
+        trace->shape.name, trace->shape.used, trace->shape.experts, trace->shape.layer_count, p->experts_used,
+        p->experts);
 }
 
-/* ---- routing that was recorded ------------------------------------------------------------------------------------- */
+/* ---- recorded routing ------------------------------------------------------------------------------------------- */
 
-/* The part of the trace that only fills the cache: its batches, which are the prompt, or a quarter. */
+/* Returns how many passes of the trace only fill the cache: its leading batches, which are the prompt, or a quarter. */
 static size_t warm_passes(const struct trace *trace)
 {
     size_t passes = 0;
@@ -35,15 +37,16 @@ static size_t warm_passes(const struct trace *trace)
 static hypura_status play_at(float *out, double share, const struct trace *trace, hypura_error *error)
 {
     struct replay_result result;
-    hypura_status status = replay_run(trace, NULL, (uint64_t)(share * (double)replay_total_bytes(trace)), warm_passes(trace),
-                                      &result, error);
+    hypura_status status = replay_run(trace, NULL, (uint64_t)(share * (double)replay_total_bytes(trace)),
+                                      warm_passes(trace), &result, error);
     if (!status)
         *out = (float)((double)result.hits / (double)MAX(result.hits + result.misses, (uint64_t)1));
     return status;
 }
 
-/* What caches of several sizes would hit, and one of a plan's size. */
-static hypura_status play(struct plan_hit_curve *out, const struct plan *plan, const struct trace *trace, hypura_error *error)
+/* Replays caches of several sizes, and one of the plan's size, to fill the curve of hit rates. */
+static hypura_status play(struct plan_hit_curve *out, const struct plan *plan, const struct trace *trace,
+                          hypura_error *error)
 {
     double share = (double)plan->expert_cache_bytes / (double)MAX(plan->expert_bytes, (uint64_t)1);
     uint32_t below = (uint32_t)fmin(share * PLAN_CURVE_POINTS, PLAN_CURVE_POINTS - 1), last = 0;
@@ -59,14 +62,14 @@ static hypura_status play(struct plan_hit_curve *out, const struct plan *plan, c
     if (!status)
         status = play_at(&rate, share, trace, error);
     out->known = true;
-    /* The plan's size lies between these two. */
+    /* Set the two points around the plan's size to the rate measured for it. */
     out->hits[below] = share > 0 && below == 0 ? (float)fmin(rate / (share * PLAN_CURVE_POINTS), 1) : rate;
     if (below)
         out->hits[below - 1] = rate;
     return status;
 }
 
-/* ---- one size of memory -------------------------------------------------------------------------------------------- */
+/* ---- one size of memory ----------------------------------------------------------------------------------------- */
 
 static void sum_weights(struct estimate *out, const struct model *model, const struct plan *plan)
 {
@@ -97,8 +100,7 @@ static hypura_status forecast(struct plan **out, double seconds[2], const struct
 {
     const uint32_t prompts[2] = {ESTIMATE_SHORT_PROMPT, ESTIMATE_LONG_PROMPT};
     struct plan_hit_curve curve = {0};
-    hypura_status status =
-        engine_forecast(out, seconds, prompts, 2, request->model, request->hardware, options, error);
+    hypura_status status = engine_forecast(out, seconds, prompts, 2, request->model, request->hardware, options, error);
     if (status || !request->trace || (*out)->predicted_hit_rate >= 1)
         return status;
     status = play(&curve, *out, request->trace, error);
@@ -146,7 +148,7 @@ hypura_status estimate_make(struct estimate *out, const struct estimate_request 
     out->load_seconds = (double)(out->bytes_gpu + out->bytes_memory) / request->hardware->storage.bytes_per_second;
     if (optimize_gain_of_plan(&gain, request->model, request->hardware, plan))
         out->optimize_brings = gain.faster;
-    /* What the long prompt takes with the room that it needs, where the plan has less. */
+    /* If the plan's context is too small for the long prompt, plan again with a larger one. */
     if (plan->positions < ESTIMATE_LONG_PROMPT + ANSWER) {
         options.context = ESTIMATE_LONG_PROMPT + ANSWER;
         bool can = !request->options->context && model_parameters(request->model)->context >= options.context;

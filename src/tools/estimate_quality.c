@@ -1,4 +1,4 @@
-/* Quantisations of a model: what each costs of quality, as published, and the header that it would have. */
+/* Quantisations of a model: how much quality each costs, as published, and the header of the quantised model. */
 #include "tools/estimate.h"
 #include "tools/nameless.h"
 #include "tools/quantize_recipe.h"
@@ -10,10 +10,10 @@
 #include <unistd.h>
 
 const char quality_source[] =
-    "llama.cpp, tools/perplexity/README.md: Llama 3 8B on Wikitext, against F16; of a larger model each costs less";
+    "llama.cpp, tools/perplexity/README.md: Llama 3 8B on Wikitext, against F16; larger models lose less";
 
 static const struct quality qualities[] = {
-    {"Q8_0", 0.001355, 0.00265, false},  {"Q6_K", 0.005452, 0.02175, false},   {"Q5_K_M", 0.010762, 0.05697, false},
+    {"Q8_0", 0.001355, 0.00265, false},   {"Q6_K", 0.005452, 0.02175, false},   {"Q5_K_M", 0.010762, 0.05697, false},
     {"Q5_K_S", 0.016595, 0.10496, false}, {"Q4_K_M", 0.031273, 0.17548, false}, {"IQ4_XS", 0.036334, 0.22807, true},
     {"Q4_K_S", 0.043136, 0.26890, false}, {"Q3_K_L", 0.087176, 0.55624, false}, {"Q3_K_M", 0.101913, 0.65686, false},
     {"IQ3_M", 0.102534, 0.66669, true},   {"IQ3_XXS", 0.183625, 1.22680, true}, {"IQ2_M", 0.325989, 2.36917, true},
@@ -73,8 +73,8 @@ static hypura_status write_header(struct gguf_writer *writer, const struct gguf 
     return status ? status : gguf_writer_finish_header(writer, error);
 }
 
-hypura_status estimate_header(int *descriptor, char *path, size_t room, const struct model *model, const char *quantisation,
-                              hypura_error *error)
+hypura_status estimate_header(int *descriptor, char *path, size_t room, const struct model *model,
+                              const char *quantisation, hypura_error *error)
 {
     const struct gguf *file = model_file(model);
     const struct recipe *recipe = recipe_find(quantisation);
@@ -89,7 +89,7 @@ hypura_status estimate_header(int *descriptor, char *path, size_t room, const st
     if (!status)
         status = ALLOCATE(&types, count, "table of tensors", error);
     if (!status && (*descriptor = file_nameless()) < 0)
-        status = error_set_errno(error, errno, "no room for the header of a model");
+        status = error_set_errno(error, errno, "cannot create the header of a model");
     if (!status)
         status = gguf_writer_create_header(&writer, *descriptor, 0, error);
     if (!status) {

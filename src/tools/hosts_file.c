@@ -10,7 +10,7 @@
 
 #define LARGEST_FILE ((off_t)1 << 20)
 
-/* What a machine takes in one read when nobody measured. */
+/* Typical properties of a drive that was not measured. */
 #define USUAL_BLOCK (1u << 20)
 #define USUAL_DEPTH 16u
 #define USUAL_LATENCY 100e-6
@@ -24,8 +24,8 @@ static hypura_status load(json_t **out, const char *path, hypura_error *error)
         return error_set_errno(error, errno, "cannot read %s", path);
     if (fstat(fileno(file), &info) || !S_ISREG(info.st_mode) || info.st_size > LARGEST_FILE) {
         fclose(file);
-        return error_set(error, HYPURA_ERROR_FORMAT, "%s is no file of hosts or of a profile (a regular one of at most 1 MiB)",
-                         path);
+        return error_set(error, HYPURA_ERROR_FORMAT,
+                         "%s is not a hosts file or a profile: expected a regular file of at most 1 MiB", path);
     }
     *out = json_loadf(file, JSON_REJECT_DUPLICATES, &where);
     fclose(file);
@@ -35,7 +35,7 @@ static hypura_status load(json_t **out, const char *path, hypura_error *error)
 
 struct reading {
     const char *path;
-    const json_t *all; /* the object around "hosts" */
+    const json_t *all; /* the object that contains "hosts" */
 };
 
 static hypura_status refuse(const struct reading *reading, const char *name, const char *key, const char *what,
@@ -55,12 +55,12 @@ static hypura_status check_keys(const struct reading *reading, const json_t *obj
         while (keys[k] && strcmp(keys[k], key) != 0)
             k++;
         if (!keys[k])
-            return error_set(error, HYPURA_ERROR_FORMAT, "%s: %s: there is no key \"%.60s\"", reading->path, name, key);
+            return error_set(error, HYPURA_ERROR_FORMAT, "%s: %s: unknown key \"%.60s\"", reading->path, name, key);
     }
     return HYPURA_OK;
 }
 
-/* Of the host, or of all. */
+/* Finds a key of a host, or the default for all hosts. */
 static const json_t *find(const struct reading *reading, const json_t *host, const char *key)
 {
     const json_t *own = json_object_get(host, key);
@@ -75,9 +75,9 @@ static hypura_status get_number(const struct reading *reading, const json_t *hos
         return needed ? refuse(reading, name, key, "is missing", error) : HYPURA_OK;
     const double number = json_number_value(value);
     if (!json_is_number(value))
-        return refuse(reading, name, key, "is to be a number", error);
+        return refuse(reading, name, key, "must be a number", error);
     if (!(number > 0) || !isfinite(number) || number > most)
-        return error_set(error, HYPURA_ERROR_FORMAT, "%s: %s: \"%s\" is %g; more than 0 and at most %g make sense",
+        return error_set(error, HYPURA_ERROR_FORMAT, "%s: %s: \"%s\" is %g; expected more than 0 and at most %g",
                          reading->path, name, key, number, most);
     *out = number;
     return HYPURA_OK;
@@ -90,7 +90,8 @@ static hypura_status get_memory(const struct reading *reading, const json_t *hos
     hypura_error why;
     if (json_is_string(value)) {
         if (parse_bytes(json_string_value(value), out, &why) || *out == 0)
-            return refuse(reading, name, "memory", "is to be a size: bytes, or \"64G\"", error);
+            return refuse(reading, name, "memory", "must be a size: a number of bytes, or a string such as \"64G\"",
+                          error);
         return HYPURA_OK;
     }
     double bytes = 0;
@@ -99,7 +100,7 @@ static hypura_status get_memory(const struct reading *reading, const json_t *hos
     return HYPURA_OK;
 }
 
-/* By figures alone. */
+/* Describes a host's hardware by its figures. */
 static hypura_status describe(struct hardware *out, const struct reading *reading, const json_t *host, const char *name,
                               hypura_error *error)
 {
@@ -112,8 +113,10 @@ static hypura_status describe(struct hardware *out, const struct reading *readin
     TRY(get_number(reading, host, name, "cores", false, 4096, &cores, error));
     out->cores = (size_t)MAX(cores, 1.0);
     out->compute_bytes_per_second = out->memory_bytes_per_second;
-    TRY(get_number(reading, host, name, "compute_bytes_per_second", false, 1e15, &out->compute_bytes_per_second, error));
-    /* Of a quantised model weights are half a byte and more; prompts are no part of these plans. */
+    TRY(get_number(reading, host, name, "compute_bytes_per_second", false, 1e15, &out->compute_bytes_per_second,
+                   error));
+    /* A rough figure, since quantised weights take half a byte or more. It matters for prompts only, which plans for
+     * hosts ignore. */
     out->multiply_adds_per_second = 8 * out->compute_bytes_per_second;
     drive->direct_supported = drive->direct_pays = true;
     drive->alignment = STORAGE_ALIGNMENT;
@@ -123,7 +126,7 @@ static hypura_status describe(struct hardware *out, const struct reading *readin
     return HYPURA_OK;
 }
 
-/* What "hypura profile --json" wrote: the object, or its path, which counts from the folder of the hosts' file. */
+/* Reads the output of "hypura profile --json": an object, or a path relative to the folder of the hosts file. */
 static hypura_status take_profile(struct hardware *out, const struct reading *reading, const json_t *host,
                                   const char *name, hypura_error *error)
 {
@@ -135,25 +138,26 @@ static hypura_status take_profile(struct hardware *out, const struct reading *re
         const bool beside = path[0] != '/' && slash;
         if (snprintf(what, sizeof what, "%.*s%s", beside ? (int)(slash + 1 - reading->path) : 0, reading->path, path) >=
             (int)sizeof what)
-            return refuse(reading, name, "profile", "is too long a path", error);
+            return refuse(reading, name, "profile", "is too long", error);
         json_t *read;
         TRY(load(&read, what, error));
         text = json_dumps(read, JSON_COMPACT);
         json_decref(read);
     } else {
         if (!json_is_object(profile))
-            return refuse(reading, name, "profile", "is to be a path, or what \"hypura profile --json\" writes", error);
+            return refuse(reading, name, "profile", "must be a path, or the output of \"hypura profile --json\"",
+                          error);
         snprintf(what, sizeof what, "%.600s: the profile of %s", reading->path, name);
         text = json_dumps(profile, JSON_COMPACT);
     }
     if (!text)
-        return error_set(error, HYPURA_ERROR_MEMORY, "there is no memory for %s", what);
+        return error_set(error, HYPURA_ERROR_MEMORY, "no memory for %s", what);
     hypura_status status = hardware_of_profile(out, text, strlen(text), what, error);
     free(text);
     return status;
 }
 
-/* Figures that stand next to a profile would say the same twice. */
+/* Describes a host's hardware by its profile, and refuses figures next to it, which could contradict it. */
 static hypura_status describe_by_profile(struct hardware *out, const struct reading *reading, const json_t *host,
                                          const char *name, hypura_error *error)
 {
@@ -168,18 +172,26 @@ static hypura_status describe_by_profile(struct hardware *out, const struct read
 static hypura_status read_host(struct engine_host *out, struct hardware *hardware, uint32_t *count,
                                const struct reading *reading, const json_t *host, size_t number, hypura_error *error)
 {
-    static const char *const keys[] = {"name", "count", "memory", "link_bits_per_second", "link_seconds", "cores",
-                                       "memory_bytes_per_second", "compute_bytes_per_second", "drive_bytes_per_second",
-                                       "profile", NULL};
+    static const char *const keys[] = {"name",
+                                       "count",
+                                       "memory",
+                                       "link_bits_per_second",
+                                       "link_seconds",
+                                       "cores",
+                                       "memory_bytes_per_second",
+                                       "compute_bytes_per_second",
+                                       "drive_bytes_per_second",
+                                       "profile",
+                                       NULL};
     char name[sizeof out->name];
     double many = 1, bits = 0;
     snprintf(name, sizeof name, "host %zu", number + 1);
     if (!json_is_object(host))
-        return error_set(error, HYPURA_ERROR_FORMAT, "%s: %s is to be an object", reading->path, name);
+        return error_set(error, HYPURA_ERROR_FORMAT, "%s: %s must be an object", reading->path, name);
     const json_t *called = json_object_get(host, "name");
-    if (called && (!json_is_string(called) || json_string_length(called) == 0 ||
-                   json_string_length(called) >= sizeof name - 12))
-        return refuse(reading, name, "name", "is to be a text of up to 50 bytes", error);
+    if (called &&
+        (!json_is_string(called) || json_string_length(called) == 0 || json_string_length(called) >= sizeof name - 12))
+        return refuse(reading, name, "name", "must be a string of up to 50 bytes", error);
     if (called)
         snprintf(name, sizeof name, "%s", json_string_value(called));
     *out = (struct engine_host){.hardware = hardware};
@@ -187,7 +199,7 @@ static hypura_status read_host(struct engine_host *out, struct hardware *hardwar
     TRY(check_keys(reading, host, name, keys, error));
     TRY(get_number(reading, host, name, "count", false, PLAN_MOST_HOSTS, &many, error));
     if (many != floor(many) || json_object_get(reading->all, "count"))
-        return refuse(reading, name, "count", "is to be a whole number of its own", error);
+        return refuse(reading, name, "count", "must be a whole number, and cannot have a default", error);
     *count = (uint32_t)many;
     const bool profiled = json_object_get(host, "profile");
     TRY(profiled ? describe_by_profile(hardware, reading, host, name, error)
@@ -205,13 +217,20 @@ static hypura_status read_host(struct engine_host *out, struct hardware *hardwar
 
 static hypura_status read_all(struct hosts_file *out, const struct reading *reading, hypura_error *error)
 {
-    static const char *const keys[] = {"hosts", "memory", "link_bits_per_second", "link_seconds", "cores",
-                                       "memory_bytes_per_second", "compute_bytes_per_second", "drive_bytes_per_second",
+    static const char *const keys[] = {"hosts",
+                                       "memory",
+                                       "link_bits_per_second",
+                                       "link_seconds",
+                                       "cores",
+                                       "memory_bytes_per_second",
+                                       "compute_bytes_per_second",
+                                       "drive_bytes_per_second",
                                        NULL};
     const json_t *hosts = json_object_get(reading->all, "hosts");
     const size_t lines = json_array_size(hosts);
     if (!json_is_array(hosts) || lines == 0)
-        return error_set(error, HYPURA_ERROR_FORMAT, "%s: \"hosts\" is to be a list of at least one host", reading->path);
+        return error_set(error, HYPURA_ERROR_FORMAT, "%s: \"hosts\" must be a list of at least one host",
+                         reading->path);
     if (lines > PLAN_MOST_HOSTS)
         return error_set(error, HYPURA_ERROR_FORMAT, "%s: more than %u hosts", reading->path, PLAN_MOST_HOSTS);
     TRY(check_keys(reading, reading->all, "the file", keys, error));
@@ -245,7 +264,7 @@ hypura_status hosts_file_read(struct hosts_file *out, const char *path, hypura_e
     const struct reading reading = {path, root};
     hypura_status status = json_is_object(root) ? read_all(out, &reading, error)
                                                 : error_set(error, HYPURA_ERROR_FORMAT,
-                                                            "%s is to be an object with a list of \"hosts\"", path);
+                                                            "%s must be an object with a list of \"hosts\"", path);
     json_decref(root);
     if (status)
         hosts_file_free(out);

@@ -1,19 +1,20 @@
-/* hosts_file: hosts that are described in a file, for plans without them.
+/* hosts_file: reads a file that describes hosts, to plan for them without access to them.
  *
- * JSON: {"hosts": [{...}, ...]}, the first one is where the program is started. Of each: "name", "count" (so many of
- * these), "memory" (what the process there may hold: bytes, or text such as "64G"), "link_bits_per_second",
- * "link_seconds" (a short message there and back), and how fast it is: "cores", "memory_bytes_per_second",
- * "compute_bytes_per_second" (quantised weights through the kernels; else as fast as memory), "drive_bytes_per_second",
- * or instead of these "profile": the path of what "hypura profile --json" wrote there, or that object itself. Keys next
- * to "hosts" are of all hosts that do not say otherwise. What is unknown, missing or makes no sense is refused with a
- * sentence. */
+ * The file is JSON: {"hosts": [{...}, ...]}. The first host is the one where the program is started. Keys of a host:
+ * - "name", and "count": the number of identical hosts;
+ * - "memory": the budget of the process there, in bytes or as text such as "64G";
+ * - "link_bits_per_second", and "link_seconds": the round trip of a short message;
+ * - its speed: "cores", "memory_bytes_per_second", "drive_bytes_per_second", and "compute_bytes_per_second" (quantised
+ *   weights through the kernels; by default as fast as memory);
+ * - or, instead of its speed, "profile": the output of "hypura profile --json" on that host, or a path to it.
+ * Keys next to "hosts" are defaults for all hosts. Unknown keys, missing keys and invalid values are errors. */
 #ifndef HYPURA_HOSTS_FILE_H
 #define HYPURA_HOSTS_FILE_H
 
 #include "engine/engine.h"
 #include "plan/hosts.h"
 
-/* Hosts of one line share their hardware. */
+/* Hosts from the same entry of the list share their hardware. */
 struct hosts_file {
     uint32_t count;
     struct engine_host *hosts;

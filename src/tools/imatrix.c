@@ -17,7 +17,7 @@ struct sums {
 struct imatrix {
     struct engine_watch watch;
     struct sums *sums;
-    size_t count, room, last; /* last: the one that was seen last */
+    size_t count, room, last; /* last: index of the last matrix that was seen */
     uint32_t window;
     uint64_t windows;
     hypura_error error;
@@ -98,7 +98,8 @@ static hypura_status read_window(struct imatrix *imatrix, struct engine *engine,
         uint32_t now = MIN(chunk, imatrix->window - first);
         for (uint32_t i = 0; i < now; i++)
             positions[i] = first + i;
-        struct engine_batch batch = {.count = now, .tokens = window + first, .positions = positions, .want_logits = none};
+        struct engine_batch batch = {
+            .count = now, .tokens = window + first, .positions = positions, .want_logits = none};
         hypura_status status = engine_forward(engine, &batch, error);
         if (!status && imatrix->failed)
             status = imatrix->error.status;
@@ -120,7 +121,7 @@ hypura_status imatrix_collect(struct imatrix **out, struct engine *engine, const
     struct imatrix *imatrix;
     int32_t *copy = NULL;
     if (window < 4 || window > engine_plan(engine)->positions)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "windows of %u tokens: expected 4 to the context, %u", window,
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "windows of %u tokens: expected 4 to %u, the context", window,
                          engine_plan(engine)->positions);
     if (count < window)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "the text has %zu tokens: at least one window of %u is needed",
@@ -205,7 +206,7 @@ hypura_status imatrix_write(const struct imatrix *imatrix, const char *path, con
         const struct sums *sums = &imatrix->sums[i];
         for (uint64_t e = 0; !status && e < sums->matrices * sums->columns; e++)
             if (!isfinite(sums->squares[e]))
-                status = error_set(error, HYPURA_ERROR_FORMAT, "what \"%.200s\" is multiplied by is no finite number",
+                status = error_set(error, HYPURA_ERROR_FORMAT, "an input of \"%.200s\" is not a finite number",
                                    sums->tensor->name.data);
         if (!status)
             status = gguf_writer_write(writer, sums->squares, sums->matrices * sums->columns * sizeof(float), error);

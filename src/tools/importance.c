@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* The greatest that such a file may be, and its strings and entries in the older form. */
+/* Limits on files: the number of entries, the bytes of a name and the number of values. */
 #define MOST_ENTRIES 1000000
 #define MOST_NAME 1024
 #define MOST_VALUES ((uint64_t)1 << 30)
@@ -20,7 +20,7 @@ struct entry {
     char *name;
     uint64_t values, offset;
     uint64_t matrices, counts_offset; /* GGUF only: how often each matrix was used */
-    float calls;                      /* the older form: what to divide the values by */
+    float calls;                      /* the older format: the divisor of the values */
 };
 
 struct importance {
@@ -63,15 +63,15 @@ static hypura_status add_sums(struct importance *importance, const struct gguf *
     char name[MOST_NAME + 16];
     size_t length = sums->name.size - (sizeof sums_ending - 1);
     if (length > MOST_NAME)
-        return error_set(error, HYPURA_ERROR_FORMAT, "%.200s: a name of %zu bytes", importance->path, length);
+        return error_set(error, HYPURA_ERROR_FORMAT, "%.200s: a name is too long (%zu bytes)", importance->path,
+                         length);
     snprintf(name, sizeof name, "%.*s.counts", (int)length, sums->name.data);
     const struct gguf_tensor *counts = gguf_tensor_find(file, name);
     uint64_t matrices = sums->dimensions[1] * sums->dimensions[2] * sums->dimensions[3];
     if (!counts || counts->type != TENSOR_F32 || sums->type != TENSOR_F32 || counts->bytes / 4 != matrices ||
         sums->bytes / 4 > MOST_VALUES)
-        return error_set(error, HYPURA_ERROR_FORMAT,
-                         "%.200s: \"%s\" does not fit the sums that it belongs to, or is absent", importance->path,
-                         name);
+        return error_set(error, HYPURA_ERROR_FORMAT, "%.200s: \"%s\" is missing, or does not match its sums",
+                         importance->path, name);
     struct entry *entry = &importance->entries[importance->count];
     name[length] = 0;
     hypura_status status = string_copy(&entry->name, name, error);
@@ -100,8 +100,8 @@ static hypura_status open_gguf(struct importance *importance, hypura_error *erro
         snprintf(importance->dataset, sizeof importance->dataset, "%s", last->data);
     }
     if (strcmp(type.data, "imatrix") != 0 || gguf_file_count(file) != 1)
-        status =
-            error_set(error, HYPURA_ERROR_FORMAT, "%.200s is a GGUF file, but no importance matrix", importance->path);
+        status = error_set(error, HYPURA_ERROR_FORMAT, "%.200s is a GGUF file but not an importance matrix",
+                           importance->path);
     if (!status)
         status = ALLOCATE(&importance->entries, gguf_tensor_count(file), "table of an importance matrix", error);
     for (size_t i = 0; !status && i < gguf_tensor_count(file); i++) {
@@ -114,7 +114,7 @@ static hypura_status open_gguf(struct importance *importance, hypura_error *erro
     return status;
 }
 
-/* ---- the older form: entries of (name, calls, values), then the chunks and the text's name -------------------------
+/* ---- the older format: entries (name, calls, values), then chunks and the text's name ------------------------------
  */
 
 static hypura_status read_int(struct importance *importance, uint64_t *offset, int64_t most, int32_t *out,
@@ -123,7 +123,7 @@ static hypura_status read_int(struct importance *importance, uint64_t *offset, i
     hypura_status status = read_at(importance, *offset, out, sizeof *out, error);
     *offset += sizeof *out;
     if (!status && (*out < 0 || *out > most))
-        status = error_set(error, HYPURA_ERROR_FORMAT, "%.200s is no importance matrix: %d at byte %" PRIu64,
+        status = error_set(error, HYPURA_ERROR_FORMAT, "%.200s is not an importance matrix: found %d at byte %" PRIu64,
                            importance->path, *out, *offset - sizeof *out);
     return status;
 }
@@ -134,7 +134,7 @@ static hypura_status open_older(struct importance *importance, uint64_t bytes, h
     int32_t count, length, calls, values;
     hypura_status status = read_int(importance, &offset, MOST_ENTRIES, &count, error);
     if (!status && count == 0)
-        status = error_set(error, HYPURA_ERROR_FORMAT, "%.200s holds no importance", importance->path);
+        status = error_set(error, HYPURA_ERROR_FORMAT, "%.200s contains no importance values", importance->path);
     if (!status)
         status = ALLOCATE(&importance->entries, (size_t)count, "table of an importance matrix", error);
     for (int32_t i = 0; !status && i < count; i++) {
@@ -252,7 +252,7 @@ hypura_status importance_read(const struct importance *importance, const char *n
 {
     const struct entry *entry = find(importance, name);
     if (!entry)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "%.200s says nothing of \"%.200s\"", importance->path, name);
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "%.200s has no values for \"%.200s\"", importance->path, name);
     hypura_status status = read_at(importance, entry->offset, out, 4 * entry->values, error);
     if (!status && entry->matrices)
         status = divide_by_counts(importance, entry, out, error);

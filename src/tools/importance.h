@@ -1,7 +1,7 @@
-/* How much each column of a matrix matters: the mean square of what came in there while a model read a text, in the files
- * that llama-imatrix writes (GGUF, or the older form that such files had before), and that llama-quantize reads.
+/* importance: reads importance matrices: for each column of a matrix, the mean square of its inputs while a model read
+ * a text. The files are those of llama-imatrix (GGUF, or the format that it used before) and llama-quantize.
  *
- * Values are read when they are asked for, so that a file for a large mixture takes no memory.
+ * Values are read from the file on request, so files for large mixtures take little memory.
  */
 #ifndef HYPURA_IMPORTANCE_H
 #define HYPURA_IMPORTANCE_H
@@ -15,12 +15,12 @@ void importance_close(struct importance *importance);
 
 size_t importance_count(const struct importance *importance);
 uint32_t importance_chunks(const struct importance *importance);
-const char *importance_dataset(const struct importance *importance); /* the text's name; "" when it is not told */
+const char *importance_dataset(const struct importance *importance); /* the text's name; "" if unknown */
 
-/* Values that there are for a matrix, those of its experts one after another; 0: none. */
+/* Returns how many values a matrix has, those of all its experts together; 0: none. */
 uint64_t importance_size(const struct importance *importance, const char *name);
 
-/* So many values. An expert that nothing came to has ones. */
+/* Reads importance_size values, expert by expert. Experts that were never used get ones. */
 hypura_status importance_read(const struct importance *importance, const char *name, float *out, hypura_error *error);
 
 #endif

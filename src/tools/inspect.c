@@ -1,4 +1,4 @@
-/* What a file holds, and where its weights would live on this machine. */
+/* Describes a model file, and where its weights would live on this machine. */
 #include "tools/inspect.h"
 
 #include "api/figures.h"
@@ -10,11 +10,11 @@
 #include <string.h>
 #include <unistd.h>
 
-#define FIRST_ELEMENTS 6 /* of an array of the metadata */
+#define FIRST_ELEMENTS 6 /* how many elements of an array in the metadata are shown */
 
 static const char *const tier_names[] = {"gpu", "ram", "storage"};
 
-/* Experts in a cache that holds all of them are in memory, whichever those are. */
+/* Returns a unit's tier, but shows experts as in memory if the cache holds all of them. */
 static enum tier shown_tier(const struct model *model, const struct plan *plan, unit_number unit)
 {
     enum tier tier = (enum tier)plan->tiers[unit];
@@ -22,7 +22,7 @@ static enum tier shown_tier(const struct model *model, const struct plan *plan, 
     return tier == TIER_STORAGE && cached && model_unit(model, unit)->kind == UNIT_EXPERT ? TIER_RAM : tier;
 }
 
-/* ---- the file -------------------------------------------------------------------------------------------------------- */
+/* ---- the file --------------------------------------------------------------------------------------------------- */
 
 static void add_sizes(json_t *json, const struct model *model)
 {
@@ -101,9 +101,9 @@ static json_t *tensors_json(const struct model *model, const struct plan *plan)
             json_t *shape = json_array();
             for (uint32_t d = 0; d < tensor->dimension_count; d++)
                 json_array_append_new(shape, json_integer((json_int_t)tensor->dimensions[d]));
-            json_t *row = json_pack("{s:o, s:s, s:o, s:i, s:i, s:I, s:I, s:s}", "name", text_json(tensor->name.data), "type",
-                                    tensor_type_info(tensor->type)->name, "shape", shape, "layer", unit->layer, "expert",
-                                    unit->expert, "offset", (json_int_t)unit->slices[s].offset, "bytes",
+            json_t *row = json_pack("{s:o, s:s, s:o, s:i, s:i, s:I, s:I, s:s}", "name", text_json(tensor->name.data),
+                                    "type", tensor_type_info(tensor->type)->name, "shape", shape, "layer", unit->layer,
+                                    "expert", unit->expert, "offset", (json_int_t)unit->slices[s].offset, "bytes",
                                     (json_int_t)unit->slices[s].bytes, "tier", tier_names[shown_tier(model, plan, u)]);
             if (unit->role == ROLE_TABLE)
                 json_object_set_new(row, "read_by_rows", json_true());
@@ -115,7 +115,7 @@ static json_t *tensors_json(const struct model *model, const struct plan *plan)
     return array;
 }
 
-/* ---- the plan -------------------------------------------------------------------------------------------------------- */
+/* ---- the plan --------------------------------------------------------------------------------------------------- */
 
 static void sum_tiers(const struct model *model, const struct plan *plan, uint64_t tiers[3])
 {
@@ -133,8 +133,8 @@ struct row {
     uint64_t gpu, ram, cached, storage;
 };
 
-/* A row for each layer, and one more for what belongs to none. Streamed experts take turns in the cache: each has its
- * share of it here. */
+/* Makes a row for each layer, and one for units outside the layers. Streamed experts take turns in the cache, so each
+ * counts with its share of the cache. */
 static json_t *places_json(const struct model *model, const struct plan *plan)
 {
     const uint32_t layers = model_parameters(model)->layers;
@@ -158,9 +158,10 @@ static json_t *places_json(const struct model *model, const struct plan *plan)
     }
     json_t *array = json_array();
     for (uint32_t i = 0; i <= layers; i++)
-        json_array_append_new(array, json_pack("{s:I, s:I, s:I, s:I}", "gpu_bytes", (json_int_t)rows[i].gpu, "ram_bytes",
-                                               (json_int_t)rows[i].ram, "cached_bytes", (json_int_t)rows[i].cached,
-                                               "storage_bytes", (json_int_t)rows[i].storage));
+        json_array_append_new(array,
+                              json_pack("{s:I, s:I, s:I, s:I}", "gpu_bytes", (json_int_t)rows[i].gpu, "ram_bytes",
+                                        (json_int_t)rows[i].ram, "cached_bytes", (json_int_t)rows[i].cached,
+                                        "storage_bytes", (json_int_t)rows[i].storage));
     memory_free(rows);
     return array;
 }
@@ -175,13 +176,12 @@ static json_t *gpu_json(const struct plan_gpu *gpu)
     json_t *parts = json_array();
     for (uint32_t d = 0; d < gpu->part_count; d++) {
         const struct plan_gpu *part = &gpu->parts[d];
-        json_array_append_new(parts,
-                              json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:I}", "budget_bytes", (json_int_t)part->budget,
-                                        "resident_bytes", (json_int_t)part->resident_bytes, "expert_bytes",
-                                        (json_int_t)part->expert_bytes, "kv_bytes", (json_int_t)part->kv_bytes,
-                                        "scratch_bytes", (json_int_t)part->scratch_bytes, "layers",
-                                        (json_int_t)part->taken, "output", part->output, "held_bytes",
-                                        (json_int_t)plan_gpu_bytes(part)));
+        json_array_append_new(
+            parts, json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:I}", "budget_bytes", (json_int_t)part->budget,
+                             "resident_bytes", (json_int_t)part->resident_bytes, "expert_bytes",
+                             (json_int_t)part->expert_bytes, "kv_bytes", (json_int_t)part->kv_bytes, "scratch_bytes",
+                             (json_int_t)part->scratch_bytes, "layers", (json_int_t)part->taken, "output", part->output,
+                             "held_bytes", (json_int_t)plan_gpu_bytes(part)));
     }
     return json_pack("{s:o, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b}", "devices", parts, "reason", gpu->reason,
                      "budget_bytes", (json_int_t)gpu->budget, "resident_bytes", (json_int_t)gpu->resident_bytes,
@@ -190,7 +190,7 @@ static json_t *gpu_json(const struct plan_gpu *gpu)
                      experts, "output", gpu->output);
 }
 
-/* What a sequence keeps: for each position, and besides. */
+/* Describes the memory of a sequence: per position, and fixed. */
 static json_t *kept_json(const struct model *model, const struct plan *plan)
 {
     struct engine_kept kept;
@@ -228,7 +228,7 @@ static json_t *plan_json(const struct model *model, const struct plan *plan, con
     return json;
 }
 
-/* Of several: what each is to bring. */
+/* Describes the share of each drive, if there are several. */
 static void add_drives(json_t *json, const struct drives *drives)
 {
     double shares[HARDWARE_MAX_DRIVES];
@@ -247,33 +247,34 @@ static void add_drives(json_t *json, const struct drives *drives)
     json_object_set_new(json, "drives_at_once", json_boolean(drives->copy_count > 1));
 }
 
-/* ---- all of it ------------------------------------------------------------------------------------------------------- */
+/* ---- the whole description -------------------------------------------------------------------------------------- */
 
 struct looked_at {
     const struct model *model;
     const struct hardware *hardware;
     const struct plan *plan;
     double with_more;
-    const char *why; /* its block that predicts is not used */
+    const char *why; /* why the prediction block is not used, or NULL */
 };
 
 static json_t *all_json(const struct looked_at *at)
 {
     const struct model_parameters *p = model_parameters(at->model);
     const struct gguf *file = model_file(at->model);
-    json_t *json = json_pack("{s:o, s:s, s:s, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "model",
-                             text_json(model_name(at->model)), "architecture", model_architecture(at->model)->name, "title",
-                             model_architecture(at->model)->title, "bytes", (json_int_t)model_bytes(at->model), "files",
-                             (int)gguf_file_count(file), "layers", (int)p->layers, "embedding", (int)p->embedding, "experts",
-                             (int)p->experts, "experts_used", (int)p->experts_used, "vocabulary", (int)p->vocabulary,
-                             "trained_context", (int)p->context, "gguf_version", (int)gguf_version(file));
+    json_t *json = json_pack(
+        "{s:o, s:s, s:s, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "model", text_json(model_name(at->model)),
+        "architecture", model_architecture(at->model)->name, "title", model_architecture(at->model)->title, "bytes",
+        (json_int_t)model_bytes(at->model), "files", (int)gguf_file_count(file), "layers", (int)p->layers, "embedding",
+        (int)p->embedding, "experts", (int)p->experts, "experts_used", (int)p->experts_used, "vocabulary",
+        (int)p->vocabulary, "trained_context", (int)p->context, "gguf_version", (int)gguf_version(file));
     struct optimize_gain gain;
     add_sizes(json, at->model);
     json_object_set_new(json, "plan", plan_json(at->model, at->plan, at->hardware, at->with_more));
     json_object_set_new(json, "metadata", metadata_json(file));
     if (p->prediction_blocks)
-        json_object_set_new(json, "prediction", json_pack("{s:i, s:b, s:s}", "blocks", (int)p->prediction_blocks, "used",
-                                                          p->predicting != 0, "why_not", at->why));
+        json_object_set_new(json, "prediction",
+                            json_pack("{s:i, s:b, s:s}", "blocks", (int)p->prediction_blocks, "used",
+                                      p->predicting != 0, "why_not", at->why));
     if (model_expert_file(at->model))
         json_object_set_new(json, "expert_file", text_json(model_expert_file(at->model)));
     else if (optimize_gain_of_plan(&gain, at->model, at->hardware, at->plan))
@@ -283,7 +284,8 @@ static json_t *all_json(const struct looked_at *at)
     return json;
 }
 
-static hypura_status describe(char **text, const struct looked_at *at, const hypura_inspection *what, hypura_error *error)
+static hypura_status describe(char **text, const struct looked_at *at, const hypura_inspection *what,
+                              hypura_error *error)
 {
     const uint64_t failures = memory_failures();
     json_t *json = all_json(at), *steps = NULL;
@@ -316,19 +318,19 @@ hypura_status inspect_text(char **text, json_t *json, uint64_t failures, hypura_
     return HYPURA_OK;
 }
 
-/* Nobody needs the weights of a preset here: its drive is the one under the folder that this runs in. */
+/* A preset has only a header here. Its drive is that of the current folder. */
 hypura_status inspect_find(struct inspected *out, const char *path, const hypura_inspection *what, hypura_error *error)
 {
     struct synth_options options;
     *out = (struct inspected){.path = path, .drive = path, .descriptor = -1};
     if (!what->preset)
-        return path ? HYPURA_OK : error_set(error, HYPURA_ERROR_ARGUMENT, "there is neither a file nor a preset to look at");
+        return path ? HYPURA_OK : error_set(error, HYPURA_ERROR_ARGUMENT, "no file and no preset to inspect: name one");
     const struct synth_preset *preset = synth_preset(what->preset);
     if (path)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "a preset stands for a model: name no other");
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "name either a preset or a file, not both");
     if (!preset)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "there is no preset \"%.40s\"; \"hypura synth --list\" lists them",
-                         what->preset);
+        return error_set(error, HYPURA_ERROR_ARGUMENT,
+                         "there is no preset \"%.40s\"; \"hypura synth --list\" lists them", what->preset);
     synth_default_options(&options, preset);
     if (what->preset_type)
         options.type = what->preset_type;
@@ -344,8 +346,8 @@ void inspect_close(struct inspected *inspected)
         close(inspected->descriptor);
 }
 
-static hypura_status look(char **json, struct inspected *inspected, struct opening *opening, const hypura_inspection *what,
-                          hypura_error *error)
+static hypura_status look(char **json, struct inspected *inspected, struct opening *opening,
+                          const hypura_inspection *what, hypura_error *error)
 {
     struct engine_options *options = &opening->engine;
     struct hardware hardware = {0};
@@ -369,8 +371,8 @@ static hypura_status look(char **json, struct inspected *inspected, struct openi
     return status;
 }
 
-hypura_status hypura_inspect(const char *path, const hypura_options *options, const hypura_inspection *given, char **json,
-                             hypura_error *error)
+hypura_status hypura_inspect(const char *path, const hypura_options *options, const hypura_inspection *given,
+                             char **json, hypura_error *error)
 {
     struct opening opening;
     struct inspected inspected = {.descriptor = -1};

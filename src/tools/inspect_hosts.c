@@ -1,4 +1,4 @@
-/* What several hosts would do with a model together, without them. */
+/* Plans a model for several hosts without access to them, and writes the parts of its file that each needs. */
 #include "tools/inspect.h"
 
 #include "api/figures.h"
@@ -17,14 +17,14 @@ struct planned {
     struct plan *first;
 };
 
-static hypura_status plan_them(struct planned *out, const char *path, const char *hosts_path, const hypura_options *options,
-                               const hypura_inspection *what, hypura_error *error)
+static hypura_status plan_them(struct planned *out, const char *path, const char *hosts_path,
+                               const hypura_options *options, const hypura_inspection *what, hypura_error *error)
 {
     *out = (struct planned){.inspected = {.descriptor = -1}};
     hypura_status status = read_options(&out->opening, options, error);
     if (!status && out->opening.engine.budget)
         status = error_set(error, HYPURA_ERROR_ARGUMENT,
-                           "a plan for hosts takes no memory of its own: the file says what each host has");
+                           "a plan for hosts takes no memory size: the hosts file says how much memory each host has");
     if (!status)
         status = inspect_find(&out->inspected, path, what, error);
     if (!status)
@@ -45,7 +45,7 @@ static void close_planned(struct planned *planned)
     close_options(&planned->opening);
 }
 
-/* The first one of the same line of the file. */
+/* Returns the first host from the same entry of the file. */
 static uint32_t first_alike(const struct hosts_file *hosts, uint32_t h)
 {
     uint32_t first = 0;
@@ -58,13 +58,12 @@ static json_t *host_json(const struct planned *planned, uint32_t h)
 {
     const struct plan_hosts_part *part = &planned->plan.parts[h];
     const struct engine_host *host = &planned->hosts.hosts[h];
-    return json_pack("{s:o, s:I, s:f, s:f, s:i, s:I, s:I, s:f, s:f, s:f, s:f, s:i}", "name", text_json(host->name), "memory_bytes",
-                     (json_int_t)host->memory, "share", part->share, "experts_per_layer", part->experts, "layers",
-                     (int)part->layers, "bytes",
-                     (json_int_t)part->bytes, "held_bytes", (json_int_t)part->held_bytes, "hit_rate", part->hit_rate,
-                     "drive_bytes_per_token", part->drive_bytes, "link_bytes_per_token", part->link_bytes,
-                     "compute_seconds_per_token", part->compute_seconds, "same_machine_as",
-                     (int)first_alike(&planned->hosts, h));
+    return json_pack("{s:o, s:I, s:f, s:f, s:i, s:I, s:I, s:f, s:f, s:f, s:f, s:i}", "name", text_json(host->name),
+                     "memory_bytes", (json_int_t)host->memory, "share", part->share, "experts_per_layer", part->experts,
+                     "layers", (int)part->layers, "bytes", (json_int_t)part->bytes, "held_bytes",
+                     (json_int_t)part->held_bytes, "hit_rate", part->hit_rate, "drive_bytes_per_token",
+                     part->drive_bytes, "link_bytes_per_token", part->link_bytes, "compute_seconds_per_token",
+                     part->compute_seconds, "same_machine_as", (int)first_alike(&planned->hosts, h));
 }
 
 static json_t *all_json(const struct planned *planned)
@@ -78,15 +77,16 @@ static json_t *all_json(const struct planned *planned)
         json_array_append_new(list, host_json(planned, h));
     for (enum plan_hosts_bound b = HOSTS_BOUND_FIRST; b <= HOSTS_BOUND_LINKS; b++)
         json_object_set_new(without, plan_hosts_bound_name(b), json_real(plan->without[b]));
-    return json_pack("{s:o, s:s, s:s, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:i, s:i, s:f, s:f, s:f, s:f, s:s, s:o, s:f, s:f, s:f, s:o}",
+    return json_pack("{s:o, s:s, s:s, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:i, s:i, s:f, s:f, s:f, s:f, s:s, "
+                     "s:o, s:f, s:f, s:f, s:o}",
                      "model", text_json(info.name), "architecture", info.architecture, "title", info.title, "bytes",
                      (json_int_t)info.weight_bytes, "files", (int)info.files, "layers", (int)info.layers, "embedding",
-                     (int)info.embedding_width, "experts", (int)info.experts, "experts_used", (int)info.experts_used, "vocabulary",
-                     (int)info.vocabulary_size, "trained_context", (int)info.trained_tokens, "reason", plan->reason, "hosts_used",
-                     (int)plan->used, "context", (int)planned->first->positions, "decode_tokens_per_second",
-                     plan->tokens_per_second, "decode_tokens_per_second_even", plan->even_tokens_per_second,
-                     "decode_tokens_per_second_alone", plan->alone_tokens_per_second, "prompt_tokens_per_second",
-                     plan->prompt_tokens_per_second, "bound",
+                     (int)info.embedding_width, "experts", (int)info.experts, "experts_used", (int)info.experts_used,
+                     "vocabulary", (int)info.vocabulary_size, "trained_context", (int)info.trained_tokens, "reason",
+                     plan->reason, "hosts_used", (int)plan->used, "context", (int)planned->first->positions,
+                     "decode_tokens_per_second", plan->tokens_per_second, "decode_tokens_per_second_even",
+                     plan->even_tokens_per_second, "decode_tokens_per_second_alone", plan->alone_tokens_per_second,
+                     "prompt_tokens_per_second", plan->prompt_tokens_per_second, "bound",
                      plan_hosts_bound_name(plan->bound), "decode_tokens_per_second_without", without,
                      "drive_bytes_per_token", plan->drive_bytes, "link_bytes_per_token", plan->link_bytes,
                      "messages_per_token", plan->messages, "hosts", list);
@@ -109,7 +109,7 @@ hypura_status hypura_inspect_hosts(const char *path, const char *hosts_path, con
     return status;
 }
 
-/* ---- parts ----------------------------------------------------------------------------------------------------------- */
+/* ---- parts ------------------------------------------------------------------------------------------------------ */
 
 struct listener {
     bool (*tell)(void *context, bool checking, uint64_t done, uint64_t all);
@@ -159,10 +159,10 @@ static hypura_status write_part(const struct planned *planned, const char *host,
     return status;
 }
 
-hypura_status hypura_write_part(const char *path, const char *hosts_path, const hypura_options *options, const char *host,
-                                const char *out_path,
-                                bool (*on_progress)(void *context, bool checking, uint64_t done, uint64_t all), void *context,
-                                hypura_error *error)
+hypura_status hypura_write_part(const char *path, const char *hosts_path, const hypura_options *options,
+                                const char *host, const char *out_path,
+                                bool (*on_progress)(void *context, bool checking, uint64_t done, uint64_t all),
+                                void *context, hypura_error *error)
 {
     struct planned planned;
     struct listener listener = {on_progress, context};

@@ -1,4 +1,4 @@
-/* What a model does: its steps with their tensors, and where they run. */
+/* Describes the steps of a model with their tensors, and where they run. */
 #include "api/figures.h"
 #include "steps/steps.h"
 #include "tools/inspect.h"
@@ -27,7 +27,7 @@ static void shape_of(const struct gguf_tensor *tensor, char *out, size_t room)
         used += (size_t)snprintf(out + used, room - used, "%s%" PRIu64, d ? " x " : "", tensor->dimensions[d]);
 }
 
-/* The tensors of a step: those that it reads by itself, or the slices of the experts that it chooses from. */
+/* The tensors of a step: those that it reads directly, and the slices of the experts that it chooses from. */
 struct tensor_list {
     const struct gguf_tensor *tensors[STEP_UNITS + UNIT_MAX_SLICES];
     unit_number units[STEP_UNITS + UNIT_MAX_SLICES];
@@ -64,9 +64,10 @@ static json_t *list_json(const struct model *model, const struct plan *plan, str
         for (size_t t = 0; t < tensors.count; t++) {
             const struct gguf_tensor *tensor = tensors.tensors[t];
             shape_of(tensor, shape, sizeof shape);
-            json_array_append_new(of_step, json_pack("{s:o, s:s, s:s, s:I, s:s}", "name", text_json(tensor->name.data),
-                                                     "type", tensor_type_info(tensor->type)->name, "shape", shape, "bytes",
-                                                     (json_int_t)tensor->bytes, "tier", tiers[plan->tiers[tensors.units[t]]]));
+            json_array_append_new(of_step,
+                                  json_pack("{s:o, s:s, s:s, s:I, s:s}", "name", text_json(tensor->name.data), "type",
+                                            tensor_type_info(tensor->type)->name, "shape", shape, "bytes",
+                                            (json_int_t)tensor->bytes, "tier", tiers[plan->tiers[tensors.units[t]]]));
         }
         step_describe(&list.steps[i], line, sizeof line);
         json_array_append_new(array, json_pack("{s:s, s:s, s:o}", "step", step_name(list.steps[i].kind), "does", line,
@@ -87,8 +88,8 @@ hypura_status inspect_layers(json_t **out, const struct model *model, const stru
     const uint32_t layers = model_parameters(model)->layers + model_parameters(model)->predicting;
     struct steps *steps;
     if (what->one_layer && what->layer >= layers)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "there is no layer %u; the model has layers 0 to %u", what->layer,
-                         layers - 1);
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "there is no layer %u; the model has layers 0 to %u",
+                         what->layer, layers - 1);
     hypura_status status = steps_make(&steps, model, error);
     if (status)
         return status;
@@ -98,8 +99,8 @@ hypura_status inspect_layers(json_t **out, const struct model *model, const stru
             json_array_append_new(array, layer_json(model, plan, steps, i));
     *out = array;
     if (!what->one_layer) {
-        *out = json_pack("{s:o, s:o, s:o}", "before", list_json(model, plan, steps_before(steps)), "layers", array, "after",
-                         list_json(model, plan, steps_after(steps)));
+        *out = json_pack("{s:o, s:o, s:o}", "before", list_json(model, plan, steps_before(steps)), "layers", array,
+                         "after", list_json(model, plan, steps_after(steps)));
     }
     steps_free(steps);
     return HYPURA_OK;

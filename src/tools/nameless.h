@@ -2,7 +2,8 @@
 #ifndef HYPURA_NAMELESS_H
 #define HYPURA_NAMELESS_H
 
-/* A descriptor, of one in memory where the system has such; below 0: errno says why. */
+/* Opens an empty file, in memory if the system supports that. Returns its descriptor; on failure a negative value, with
+ * errno set. */
 int file_nameless(void);
 
 #endif

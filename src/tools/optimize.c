@@ -8,14 +8,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A piece of the file: large enough for the drive, small enough for many threads. */
+/* The size of a piece: large enough for the drive, small enough for many threads. */
 #define PIECE_BYTES ((uint64_t)1 << 20)
 
 struct layer {
     uint32_t number;
     unit_number first;
     uint64_t offset, record; /* in the new file's data */
-    uint32_t *order;         /* [experts] whose record each is */
+    uint32_t *order;         /* [experts] the expert in each record */
 };
 
 struct optimize {
@@ -23,12 +23,12 @@ struct optimize {
     struct sources *sources;
     struct layer *layers;
     uint32_t layer_count, experts;
-    uint32_t *orders; /* backing */
+    uint32_t *orders; /* the memory of all layers' order */
     size_t threads;
     uint64_t bytes, pieces;
 };
 
-/* ---- the plan ------------------------------------------------------------------------------------------------------ */
+/* ---- the plan --------------------------------------------------------------------------------------------------- */
 
 struct use {
     uint64_t count;
@@ -50,7 +50,7 @@ static hypura_status order_by_use(struct optimize *optimize, const char *path, h
     hypura_status status = trace_read(&trace, path, error);
     if (!status && trace->shape.experts != optimize->experts)
         status = error_set(error, HYPURA_ERROR_ARGUMENT,
-                           "%.200s is of another model: it has %u experts in a layer, this one has %u", path,
+                           "%.200s belongs to another model, with %u experts per layer; this one has %u", path,
                            trace->shape.experts, optimize->experts);
     if (!status)
         status = ALLOCATE(&uses, optimize->experts, "counts of experts", error);
@@ -61,7 +61,7 @@ static hypura_status order_by_use(struct optimize *optimize, const char *path, h
                 layer = &optimize->layers[i];
         if (!layer) {
             status = error_set(error, HYPURA_ERROR_ARGUMENT,
-                               "%.200s is of another model: its layer %u has experts, and this one's has none", path,
+                               "%.200s belongs to another model: layer %u has experts there, but none here", path,
                                trace->shape.layers[l].layer);
             break;
         }
@@ -89,7 +89,8 @@ static hypura_status find_layers(struct optimize *optimize, hypura_error *error)
     optimize->experts = p->experts;
     if (p->experts == 0)
         return error_set(error, HYPURA_ERROR_ARGUMENT,
-                         "%s has no experts: its matrices are read whole, and nothing would be gained", model_name(model));
+                         "%s has no experts: its matrices are read whole, so there is nothing to gain",
+                         model_name(model));
     hypura_status status = ALLOCATE(&optimize->layers, all, "table of layers", error);
     if (!status)
         status = ALLOCATE(&optimize->orders, (size_t)all * p->experts, "order of experts", error);
@@ -157,7 +158,7 @@ const struct model *optimize_model(const struct optimize *optimize)
     return optimize->model;
 }
 
-/* ---- writing ------------------------------------------------------------------------------------------------------- */
+/* ---- writing ---------------------------------------------------------------------------------------------------- */
 
 static hypura_status add_layer(const struct optimize *optimize, const struct layer *layer, struct gguf_writer *writer,
                                hypura_error *error)
@@ -191,14 +192,15 @@ static hypura_status add_model(const struct optimize *optimize, struct gguf_writ
     for (size_t i = 0; !status && i < count; i++) {
         numbers[i] = gguf_file_bytes(file, i);
         if (!expert_file_time(gguf_file_path(file, i), &numbers[count + i]))
-            status = error_set(error, HYPURA_ERROR_IO, "%.200s is gone", gguf_file_path(file, i));
+            status = error_set(error, HYPURA_ERROR_IO, "%.200s no longer exists", gguf_file_path(file, i));
     }
     if (!status && !(status = gguf_writer_add_string(writer, "general.type", EXPERT_FILE_TYPE, error)) &&
         !(status = gguf_writer_add_string(writer, "general.architecture", model_architecture(optimize->model)->name,
                                           error)) &&
         !(status = gguf_writer_add_string(writer, "general.name", model_name(optimize->model), error)) &&
         !(status = gguf_writer_add_uint32(writer, EXPERT_FILE_VERSION_KEY, EXPERT_FILE_VERSION, error)) &&
-        !(status = gguf_writer_add_string(writer, EXPERT_FILE_MODEL, realpath(path, absolute) ? absolute : path, error)) &&
+        !(status =
+              gguf_writer_add_string(writer, EXPERT_FILE_MODEL, realpath(path, absolute) ? absolute : path, error)) &&
         !(status = gguf_writer_add(writer, EXPERT_FILE_SIZES, GGUF_UINT64, numbers, count, true, error)))
         status = gguf_writer_add(writer, EXPERT_FILE_TIMES, GGUF_UINT64, numbers + count, count, true, error);
     memory_free(numbers);
@@ -228,10 +230,10 @@ static void where(void *context, uint64_t piece, uint64_t *offset, uint64_t *byt
     *bytes = MIN(PIECE_BYTES, optimize->bytes - *offset);
 }
 
-/* A part of an expert's slice that lies in a piece. */
+/* A part of an expert's slice within a piece. */
 struct part {
     uint32_t file;
-    uint64_t source, at, bytes; /* at: in the piece */
+    uint64_t source, at, bytes; /* source: offset in the file; at: offset in the piece */
 };
 
 typedef hypura_status (*part_use)(const struct optimize *optimize, const struct part *part, uint8_t *out,
@@ -245,8 +247,8 @@ static const struct layer *layer_at(const struct optimize *optimize, uint64_t of
     return &optimize->layers[i];
 }
 
-static hypura_status for_parts(const struct optimize *optimize, uint64_t start, uint64_t end, part_use use, uint8_t *out,
-                               hypura_error *error)
+static hypura_status for_parts(const struct optimize *optimize, uint64_t start, uint64_t end, part_use use,
+                               uint8_t *out, hypura_error *error)
 {
     for (uint64_t at = start; at < end;) {
         const struct layer *layer = layer_at(optimize, at);
@@ -255,7 +257,8 @@ static hypura_status for_parts(const struct optimize *optimize, uint64_t start, 
         const struct unit *unit = model_unit(optimize->model, layer->first + expert);
         for (uint32_t s = 0; s < unit->slice_count; s++) {
             const struct unit_slice *slice = &unit->slices[s];
-            uint64_t first = record + expert_record_at(unit, s), from = MAX(first, at), to = MIN(first + slice->bytes, end);
+            uint64_t first = record + expert_record_at(unit, s), from = MAX(first, at),
+                     to = MIN(first + slice->bytes, end);
             const struct part part = {slice->file, slice->offset + (from - first), from - start, to - from};
             hypura_status status = from < to ? use(optimize, &part, out, error) : HYPURA_OK;
             if (status)
@@ -266,12 +269,14 @@ static hypura_status for_parts(const struct optimize *optimize, uint64_t start, 
     return HYPURA_OK;
 }
 
-static hypura_status read_part(const struct optimize *optimize, const struct part *part, uint8_t *out, hypura_error *error)
+static hypura_status read_part(const struct optimize *optimize, const struct part *part, uint8_t *out,
+                               hypura_error *error)
 {
     return sources_read(optimize->sources, part->file, part->source, out + part->at, part->bytes, error);
 }
 
-static hypura_status drop_part(const struct optimize *optimize, const struct part *part, uint8_t *out, hypura_error *error)
+static hypura_status drop_part(const struct optimize *optimize, const struct part *part, uint8_t *out,
+                               hypura_error *error)
 {
     (void)out, (void)error;
     sources_drop(optimize->sources, part->file, part->source, part->bytes);

@@ -2,7 +2,7 @@
 
 #include <math.h>
 
-/* Reads of so many bytes each, cut into blocks as the I/O thread cuts them. */
+/* The reads for an expert, cut into blocks like those of the I/O thread. */
 struct reads {
     uint64_t blocks, bytes;
 };
@@ -15,7 +15,7 @@ static void add_range(struct reads *reads, uint64_t offset, uint64_t bytes, cons
     reads->bytes += end - start;
 }
 
-/* Of one expert, in the file that its tensors are in. */
+/* The reads for one expert from the model's own file. */
 static struct reads reads_before(const struct unit *unit, uint32_t experts, const struct storage *storage)
 {
     struct reads reads = {0};
@@ -34,12 +34,13 @@ static struct reads reads_after(const struct unit *unit, const struct storage *s
     return reads;
 }
 
-/* When a router has spoken, a prefetch is under way that the reads for it wait for: half of one, on the average. One range
- * is a longer read than each of three, so that this is what prefetching takes of the gain. */
+/* When a router has chosen, its reads wait for a prefetch in progress: half of one, on average. A single range is a
+ * longer read than each of three, so prefetching reduces the gain. */
 #define HALF_WAY 0.5
 
-/* The experts that a token uses in a layer are read at once, as deep as the drive is driven. */
-static void add_layer(struct optimize_reads *out, const struct reads *expert, uint32_t used, const struct storage *storage)
+/* Adds a layer. The experts that a token uses there are read together, at the drive's queue depth. */
+static void add_layer(struct optimize_reads *out, const struct reads *expert, uint32_t used,
+                      const struct storage *storage)
 {
     uint64_t blocks = expert->blocks * used, bytes = expert->bytes * used;
     uint32_t depth = (uint32_t)MIN(blocks, (uint64_t)(storage->depth ? storage->depth : 8));
@@ -51,8 +52,8 @@ static void add_layer(struct optimize_reads *out, const struct reads *expert, ui
     out->waits += HALF_WAY * seconds / (double)MAX(blocks, (uint64_t)1);
 }
 
-bool optimize_gain(struct optimize_gain *out, const struct model *model, const struct storage *storage, double token_seconds,
-                   double missing)
+bool optimize_gain(struct optimize_gain *out, const struct model *model, const struct storage *storage,
+                   double token_seconds, double missing)
 {
     const struct model_parameters *p = model_parameters(model);
     *out = (struct optimize_gain){0};
@@ -62,7 +63,7 @@ bool optimize_gain(struct optimize_gain *out, const struct model *model, const s
         unit_number first = model_layer(model, i)->first_expert;
         if (first == NO_UNIT)
             continue;
-        /* Not the first one: it may begin at a page by chance. */
+        /* Take an expert in the middle: the first one may begin at a page by chance. */
         const struct unit *unit = model_unit(model, first + p->experts / 2);
         struct reads before = reads_before(unit, p->experts, storage), after = reads_after(unit, storage);
         add_layer(&out->before, &before, p->experts_used, storage);
@@ -70,7 +71,7 @@ bool optimize_gain(struct optimize_gain *out, const struct model *model, const s
     }
     if (out->before.bytes == 0 || out->before.seconds <= 0)
         return false;
-    /* Only a layer that misses anything waits. */
+    /* Only layers with a miss wait. */
     const double waiting = 1 - pow(1 - missing, p->experts_used);
     double before = missing * out->before.seconds + waiting * out->before.waits;
     double after = missing * out->after.seconds + waiting * out->after.waits;
@@ -84,5 +85,6 @@ bool optimize_gain_of_plan(struct optimize_gain *out, const struct model *model,
 {
     double seconds = plan->predicted_tokens_per_second > 0 ? 1 / plan->predicted_tokens_per_second : 0;
     return plan->mode != PLAN_FULL_RESIDENT && hardware->measured && plan->predicted_hit_rate < 1 && seconds > 0 &&
-           !model_expert_file(model) && optimize_gain(out, model, &hardware->storage, seconds, 1 - plan->predicted_hit_rate);
+           !model_expert_file(model) &&
+           optimize_gain(out, model, &hardware->storage, seconds, 1 - plan->predicted_hit_rate);
 }

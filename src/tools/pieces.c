@@ -1,4 +1,4 @@
-/* Pieces by all threads, a digest of each in a file next to the new one, and all of it read again in the end. */
+/* All threads make pieces. A file next to the new one lists their digests, and the result is read back at the end. */
 #include "tools/pieces.h"
 
 #include "core/core.h"
@@ -14,7 +14,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#define PIECES_EACH 4 /* of a thread, in a batch */
+#define PIECES_EACH 4 /* pieces per thread in a batch */
 
 static const char list_magic[] = "HYPIECE1";
 
@@ -22,15 +22,15 @@ struct job {
     const struct pieces_work *work;
     int file, list;
     char *partial, *list_path;
-    uint64_t data;  /* where the tensors' data begins */
-    uint8_t **room; /* [threads] each for a piece */
+    uint64_t data;  /* offset of the tensor data */
+    uint8_t **room; /* [threads] a buffer for a piece each */
     struct thread_pool *pool;
-    uint64_t have; /* in the file, from the first on */
+    uint64_t have; /* number of finished pieces, which are the first ones */
     struct pieces_moment moment;
     pieces_progress progress;
     void *context;
 
-    /* a batch */
+    /* the current batch */
     uint64_t first;
     uint64_t *digests; /* [threads * PIECES_EACH] */
     pthread_mutex_t mutex;
@@ -38,7 +38,7 @@ struct job {
     bool failed;
 };
 
-/* Of a piece: words of eight bytes in four lanes, mixed as they come. */
+/* Returns the digest of a piece: four lanes mix words of eight bytes in turn. */
 static uint64_t digest(const uint8_t *data, uint64_t bytes)
 {
     uint64_t lanes[4] = {1, 2, 3, 4}, i = 0, result = bytes;
@@ -63,7 +63,7 @@ static hypura_status write_all(int file, const char *path, uint64_t offset, cons
             continue;
         if (done < 0)
             return error_set_errno(
-                error, errno, "cannot write %.200s (what is written stays there; the same command goes on from it)",
+                error, errno, "cannot write %.200s (finished pieces are kept; the same command continues from there)",
                 path);
         data += done;
         offset += (uint64_t)done;
@@ -72,7 +72,7 @@ static hypura_status write_all(int file, const char *path, uint64_t offset, cons
     return HYPURA_OK;
 }
 
-/* ---- a piece -------------------------------------------------------------------------------------------------------
+/* ---- pieces --------------------------------------------------------------------------------------------------------
  */
 
 static void take_error(struct job *job, const hypura_error *error)
@@ -101,7 +101,7 @@ static void make_piece(void *context, size_t index, size_t number)
         job->digests[index] = digest(made, bytes);
 }
 
-/* The digest of a piece that is in the file. */
+/* Computes the digest of a piece in the file. */
 static void look_at_piece(void *context, size_t index, size_t number)
 {
     struct job *job = context;
@@ -121,11 +121,12 @@ static hypura_status tell(struct job *job, hypura_error *error)
 {
     if (!job->progress || job->progress(job->context, &job->moment))
         return HYPURA_OK;
-    return error_set(error, HYPURA_ERROR_CANCELLED, "stopped; the same command goes on from %.0f %%",
+    return error_set(error, HYPURA_ERROR_CANCELLED, "stopped; the same command continues from %.0f %%",
                      100.0 * (double)job->have / (double)MAX(job->work->count, 1));
 }
 
-/* Nothing of either file is needed in memory again; written pages go to the drive without waiting for the end. */
+/* Starts writing the batch to the drive, so the end need not wait for all of it, and drops finished pages of both files
+ * from the page cache. */
 static void let_go(const struct job *job, uint64_t count)
 {
     uint64_t offset, end, last, bytes;
@@ -144,7 +145,7 @@ static void let_go(const struct job *job, uint64_t count)
         job->work->written(job->work->context, job->first, count);
 }
 
-/* Runs a task for the pieces from first to end and gives the digests of each batch to "use". */
+/* Runs a task for the pieces from first to end, and passes the digests of each batch to "use". */
 typedef hypura_status (*digests_use)(struct job *job, uint64_t piece, size_t count, hypura_error *error);
 
 static hypura_status walk(struct job *job, uint64_t first, uint64_t end, thread_task task, digests_use use,
@@ -152,7 +153,7 @@ static hypura_status walk(struct job *job, uint64_t first, uint64_t end, thread_
 {
     const struct pieces_work *work = job->work;
     bool making = task == make_piece;
-    uint64_t until = first; /* the first piece that may not be in the batch */
+    uint64_t until = first; /* the first piece that must not be in the batch */
     while (first < end) {
         uint64_t offset, bytes;
         hypura_status status = HYPURA_OK;
@@ -190,7 +191,7 @@ static hypura_status note_pieces(struct job *job, uint64_t piece, size_t count, 
     return status;
 }
 
-/* How many of the pieces that the list names are in the file: up to the first that is another. */
+/* Counts the listed pieces that are intact in the file, up to the first that differs. */
 static hypura_status find_same(struct job *job, uint64_t piece, size_t count, hypura_error *error)
 {
     for (size_t i = 0; i < count; i++) {
@@ -201,7 +202,7 @@ static hypura_status find_same(struct job *job, uint64_t piece, size_t count, hy
             return status;
         if (noted != job->digests[i])
             return error_set(error, HYPURA_ERROR_FORMAT,
-                             "%.200s: a part of the file is not what was written there: the drive, or another program, "
+                             "%.200s: a part of the file differs from what was written: the drive, or another program, "
                              "changed it",
                              job->partial);
         job->have = piece + i + 1;
@@ -218,7 +219,8 @@ static hypura_status check_target(const struct pieces_work *work, const char *pa
     if (stat(path, &there))
         return HYPURA_OK;
     if (sources_are(work->sources, &there))
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "%.200s is the model itself, which is never written to", path);
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "%.200s is the model itself, which must not be overwritten",
+                         path);
     return durable_may_replace(path, error);
 }
 
@@ -253,7 +255,7 @@ static hypura_status join(char **out, const char *path, const char *ending, hypu
     return status;
 }
 
-/* Pieces that the list of an earlier start of the same work names. */
+/* Returns how many pieces the list of an earlier run of the same work names. */
 static uint64_t listed_pieces(const struct job *job, uint64_t key)
 {
     struct {
@@ -288,7 +290,7 @@ static hypura_status open_files(struct job *job, const char *path, hypura_error 
         return status;
     if (fstat(job->file, &info) || sources_are(job->work->sources, &info))
         return error_set(error, HYPURA_ERROR_ARGUMENT,
-                         "%.200s is the model itself, which is never written to: give another name for the new one",
+                         "%.200s is the model itself, which must not be overwritten: choose another name",
                          job->partial);
     if (flock(job->file, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "%.200s is being written by another process", job->partial);
@@ -309,7 +311,7 @@ static hypura_status open_files(struct job *job, const char *path, hypura_error 
     return HYPURA_OK;
 }
 
-/* Keeps what is there from an earlier start, as far as it is what its list says. */
+/* Keeps the pieces of an earlier run that match its list. */
 static hypura_status keep_earlier(struct job *job, hypura_error *error)
 {
     uint64_t listed = job->have;
@@ -319,7 +321,7 @@ static hypura_status keep_earlier(struct job *job, hypura_error *error)
     job->moment.verifying = true;
     hypura_status status = walk(job, 0, listed, look_at_piece, find_same, error);
     if (status == HYPURA_ERROR_FORMAT)
-        status = HYPURA_OK; /* from there on it is made anew */
+        status = HYPURA_OK; /* the rest is made again */
     job->moment.verifying = false;
     if (job->have) {
         uint64_t offset, bytes;
@@ -342,12 +344,12 @@ static hypura_status finish(struct job *job, const char *path, hypura_error *err
         (status = sources_check(job->work->sources, error)))
         return status;
     if (rename(job->partial, path))
-        return error_set_errno(error, errno, "cannot give %.200s its name", job->partial);
+        return error_set_errno(error, errno, "cannot rename %.200s to its final name", job->partial);
     unlink(job->list_path);
     return durable_folder_of(path, error);
 }
 
-/* ---- the whole -----------------------------------------------------------------------------------------------------
+/* ---- the job -------------------------------------------------------------------------------------------------------
  */
 
 static hypura_status make_room(struct job *job, hypura_error *error)
@@ -391,7 +393,7 @@ hypura_status pieces_write(const struct pieces_work *work, const char *path, pie
     if (!status && !(status = make_room(&job, &own)) && !(status = keep_earlier(&job, &own)) &&
         !(status = walk(&job, job.have, work->count, make_piece, note_pieces, &own)))
         status = finish(&job, path, &own);
-    /* Of a model that changed, and of one that cannot be made, nothing is worth going on from. */
+    /* If the model changed, or cannot be converted, the finished pieces are useless. */
     if (ours && (status == HYPURA_ERROR_ARGUMENT || status == HYPURA_ERROR_FORMAT)) {
         unlink(job.partial);
         unlink(job.list_path);

@@ -10,13 +10,13 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
-/* Elements of a piece, which is at least a row. Part of what quantize_write goes on from: the same for all machines. */
+/* Elements of a piece, which is at least one row. Unfinished files depend on it, so it is the same on all machines. */
 #define PIECE_ELEMENTS ((uint64_t)256 << 10)
 
-/* Changes when an encoder gives other bits, so that no file is half of one and half of the other. */
+/* Increase this when the bits of an encoder change, so an unfinished file is not continued by another encoder. */
 #define ENCODERS 1
 
-/* ---- what was asked for by name ------------------------------------------------------------------------------------ */
+/* ---- overrides by name ------------------------------------------------------------------------------------------ */
 
 struct wishes {
     pcre2_code **codes;
@@ -40,8 +40,9 @@ static hypura_status compile(struct wishes *wishes, const struct quantize_option
         }
         wishes->codes[i] = pcre2_compile((PCRE2_SPTR)wish->expression, PCRE2_ZERO_TERMINATED, 0, &number, &at, NULL);
         if (!wishes->codes[i])
-            return error_set(error, HYPURA_ERROR_ARGUMENT, "\"%.200s\" is no regular expression (character %zu)",
-                             wish->expression, (size_t)at);
+            return error_set(error, HYPURA_ERROR_ARGUMENT,
+                             "\"%.200s\" is not a valid regular expression (at character %zu)", wish->expression,
+                             (size_t)at);
         wishes->count++;
     }
     wishes->match = pcre2_match_data_create(1, NULL);
@@ -69,7 +70,7 @@ static bool asked(void *context, const char *name, enum tensor_type *type)
     return false;
 }
 
-/* ---- the plan ------------------------------------------------------------------------------------------------------ */
+/* ---- the plan --------------------------------------------------------------------------------------------------- */
 
 static int compare_tensors(const void *a, const void *b)
 {
@@ -87,15 +88,17 @@ static hypura_status check_importance(const struct quantize *quantize, struct qu
     tensor->weighted = changes && found == wanted && tensor_type_info(tensor->type)->block_size > 1;
     if (changes && found && found != wanted && strstr(name, "token_embd") == NULL)
         return error_set(error, HYPURA_ERROR_ARGUMENT,
-                         "the importance matrix is of another model: it has %" PRIu64 " values for \"%.200s\", which "
-                         "takes %" PRIu64,
+                         "the importance matrix belongs to another model: it has %" PRIu64
+                         " values for \"%.200s\", which "
+                         "needs %" PRIu64,
                          found, name, wanted);
     if (changes && !tensor->weighted && recipe_needs_importance(quantize->recipe, source, tensor->type))
-        return error_set(error, HYPURA_ERROR_ARGUMENT,
-                         "\"%.200s\" as %s would be useless without importance: make it with \"hypura imatrix\" and "
-                         "give it with --imatrix%s",
-                         name, tensor_type_info(tensor->type)->name,
-                         quantize->importance ? " (the one that was given says nothing of this tensor)" : "");
+        return error_set(
+            error, HYPURA_ERROR_ARGUMENT,
+            "\"%.200s\" as %s would be useless without an importance matrix: make one with \"hypura imatrix\" "
+            "and pass it with --imatrix%s",
+            name, tensor_type_info(tensor->type)->name,
+            quantize->importance ? " (the given one has no values for this tensor)" : "");
     return HYPURA_OK;
 }
 
@@ -106,7 +109,7 @@ static hypura_status plan_tensor(struct quantize *quantize, struct quantize_tens
     const struct tensor_type_info *from = tensor_type_info(source->type);
     bool changes = source->type != tensor->type;
     if (changes && !compute_supports(source->type))
-        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "\"%.200s\" is of type %s, which cannot be read here",
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "\"%.200s\" has type %s, which hypura cannot decode",
                          source->name.data, from->name);
     if (changes && !encode_supports(tensor->type))
         return error_set(error, HYPURA_ERROR_UNSUPPORTED, "tensors cannot be written as %s",
@@ -192,7 +195,7 @@ static hypura_status plan_threads(struct quantize *quantize, const struct quanti
     if (!options->memory)
         return HYPURA_OK;
     if (options->memory < always + each)
-        return error_set(error, HYPURA_ERROR_MEMORY, "this model takes at least %s of memory to quantise",
+        return error_set(error, HYPURA_ERROR_MEMORY, "quantising this model needs at least %s of memory",
                          format_bytes(wanted, sizeof wanted, (double)(always + each)));
     quantize->threads = (size_t)MIN(quantize->threads, (options->memory - always) / each);
     return HYPURA_OK;
@@ -214,7 +217,8 @@ hypura_status quantize_open(struct quantize **out, const char *model, const stru
     if (!status)
         gguf_get_string(quantize->file, "general.type", &kind);
     if (!status && strcmp(kind.data, "model") != 0)
-        status = error_set(error, HYPURA_ERROR_ARGUMENT, "%.200s is no model, but of the kind \"%.50s\"", model, kind.data);
+        status = error_set(error, HYPURA_ERROR_ARGUMENT, "%.200s is not a model but a file of type \"%.50s\"", model,
+                           kind.data);
     if (!status && options->importance) {
         status = string_copy(&quantize->importance_path, options->importance, error);
         if (!status)

@@ -1,4 +1,4 @@
-/* Sixteen values that are not evenly spaced: IQ4_NL and IQ4_XS, and NVFP4 with a scale for each 16. */
+/* Encoders with sixteen unevenly spaced values: IQ4_NL, IQ4_XS and MXFP4, and NVFP4 with a scale per 16 elements. */
 #include "compute/cpu/blocks.h"
 #include "compute/cpu/grids.h"
 #include "core/half.h"
@@ -7,7 +7,7 @@
 #include <math.h>
 #include <string.h>
 
-/* In rising order, and the middles between neighbours. */
+/* The values in ascending order, and the midpoints between neighbours. */
 struct codebook {
     float values[16], middles[15];
     uint8_t codes[16];
@@ -17,7 +17,7 @@ struct codebook {
 static void make_codebook(struct codebook *book, const int8_t *values, int first_negative)
 {
     book->count = 0;
-    for (int i = 15; i > first_negative; i--) { /* falling from -0, which is 0 again */
+    for (int i = 15; i > first_negative; i--) { /* descending; skips -0, which equals 0 */
         book->values[book->count] = values[i];
         book->codes[book->count++] = (uint8_t)i;
     }
@@ -121,7 +121,7 @@ static void encode_iq4_nl(const struct codebook *book, const float *x, const flo
     memcpy(out, &block, sizeof block);
 }
 
-/* ---- IQ4_XS: eight parts of 32, scales of six bits ----------------------------------------------------------------- */
+/* ---- IQ4_XS: eight parts of 32, with 6-bit scales --------------------------------------------------------------- */
 
 struct xs_block {
     float d, scales[8];
@@ -197,7 +197,7 @@ static void encode_iq4_xs(const struct codebook *book, const float *x, const flo
     memcpy(out, &block, sizeof block);
 }
 
-/* ---- NVFP4: four parts of 16, each with a small float as its scale ------------------------------------------------- */
+/* ---- NVFP4: four parts of 16, each with an 8-bit float as its scale --------------------------------------------- */
 
 static void encode_nvfp4(const struct codebook *book, const float *x, const float *w, uint8_t *out)
 {

@@ -11,23 +11,23 @@
 
 enum method { METHOD_NONE, METHOD_PLAIN, METHOD_SMALL, METHOD_SUPER, METHOD_CODEBOOK, METHOD_GRID };
 
-/* What a type is encoded by, without importance and with it. */
+/* The encoder of each type, without importance and with it. */
 static const struct {
     uint8_t plain, weighted;
 } methods[TENSOR_TYPE_COUNT] = {
-    [TENSOR_F32] = {METHOD_PLAIN, METHOD_PLAIN},     [TENSOR_F16] = {METHOD_PLAIN, METHOD_PLAIN},
-    [TENSOR_BF16] = {METHOD_PLAIN, METHOD_PLAIN},    [TENSOR_Q8_0] = {METHOD_PLAIN, METHOD_PLAIN},
-    [TENSOR_Q4_0] = {METHOD_PLAIN, METHOD_SMALL},    [TENSOR_Q4_1] = {METHOD_PLAIN, METHOD_SMALL},
-    [TENSOR_Q5_0] = {METHOD_PLAIN, METHOD_SMALL},    [TENSOR_Q5_1] = {METHOD_PLAIN, METHOD_SMALL},
-    [TENSOR_MXFP4] = {METHOD_PLAIN, METHOD_PLAIN},   [TENSOR_TQ1_0] = {METHOD_PLAIN, METHOD_PLAIN},
-    [TENSOR_TQ2_0] = {METHOD_PLAIN, METHOD_PLAIN},   [TENSOR_Q2_K] = {METHOD_SUPER, METHOD_SUPER},
-    [TENSOR_Q3_K] = {METHOD_SUPER, METHOD_SUPER},    [TENSOR_Q4_K] = {METHOD_SUPER, METHOD_SUPER},
-    [TENSOR_Q5_K] = {METHOD_SUPER, METHOD_SUPER},    [TENSOR_Q6_K] = {METHOD_SUPER, METHOD_SUPER},
+    [TENSOR_F32] = {METHOD_PLAIN, METHOD_PLAIN},          [TENSOR_F16] = {METHOD_PLAIN, METHOD_PLAIN},
+    [TENSOR_BF16] = {METHOD_PLAIN, METHOD_PLAIN},         [TENSOR_Q8_0] = {METHOD_PLAIN, METHOD_PLAIN},
+    [TENSOR_Q4_0] = {METHOD_PLAIN, METHOD_SMALL},         [TENSOR_Q4_1] = {METHOD_PLAIN, METHOD_SMALL},
+    [TENSOR_Q5_0] = {METHOD_PLAIN, METHOD_SMALL},         [TENSOR_Q5_1] = {METHOD_PLAIN, METHOD_SMALL},
+    [TENSOR_MXFP4] = {METHOD_PLAIN, METHOD_PLAIN},        [TENSOR_TQ1_0] = {METHOD_PLAIN, METHOD_PLAIN},
+    [TENSOR_TQ2_0] = {METHOD_PLAIN, METHOD_PLAIN},        [TENSOR_Q2_K] = {METHOD_SUPER, METHOD_SUPER},
+    [TENSOR_Q3_K] = {METHOD_SUPER, METHOD_SUPER},         [TENSOR_Q4_K] = {METHOD_SUPER, METHOD_SUPER},
+    [TENSOR_Q5_K] = {METHOD_SUPER, METHOD_SUPER},         [TENSOR_Q6_K] = {METHOD_SUPER, METHOD_SUPER},
     [TENSOR_IQ4_NL] = {METHOD_CODEBOOK, METHOD_CODEBOOK}, [TENSOR_IQ4_XS] = {METHOD_CODEBOOK, METHOD_CODEBOOK},
     [TENSOR_NVFP4] = {METHOD_CODEBOOK, METHOD_CODEBOOK},  [TENSOR_IQ1_S] = {METHOD_GRID, METHOD_GRID},
-    [TENSOR_IQ1_M] = {METHOD_GRID, METHOD_GRID},     [TENSOR_IQ2_XXS] = {METHOD_GRID, METHOD_GRID},
-    [TENSOR_IQ2_XS] = {METHOD_GRID, METHOD_GRID},    [TENSOR_IQ2_S] = {METHOD_GRID, METHOD_GRID},
-    [TENSOR_IQ3_XXS] = {METHOD_GRID, METHOD_GRID},   [TENSOR_IQ3_S] = {METHOD_GRID, METHOD_GRID},
+    [TENSOR_IQ1_M] = {METHOD_GRID, METHOD_GRID},          [TENSOR_IQ2_XXS] = {METHOD_GRID, METHOD_GRID},
+    [TENSOR_IQ2_XS] = {METHOD_GRID, METHOD_GRID},         [TENSOR_IQ2_S] = {METHOD_GRID, METHOD_GRID},
+    [TENSOR_IQ3_XXS] = {METHOD_GRID, METHOD_GRID},        [TENSOR_IQ3_S] = {METHOD_GRID, METHOD_GRID},
 };
 
 bool encode_supports(enum tensor_type type)
@@ -50,9 +50,9 @@ bool encode_needs_importance(enum tensor_type type)
     }
 }
 
-/* ---- plain rounding ------------------------------------------------------------------------------------------------ */
+/* ---- plain rounding --------------------------------------------------------------------------------------------- */
 
-/* The value that is farthest from zero, the first of equals. */
+/* Returns the value that is farthest from zero, the first one if several are equal. */
 static float farthest(const float *values, int count)
 {
     float greatest = 0, found = 0;
@@ -71,7 +71,7 @@ static float inverse(float d)
     return d != 0 ? 1.0f / d : 0.0f;
 }
 
-/* What is below one, or no number, counts as 0; what a byte does not hold as what it holds. */
+/* Truncates to 0 .. most. Values below 1, and NaN, become 0. */
 static unsigned truncated(float value, unsigned most)
 {
     if (!(value >= 1))
@@ -92,7 +92,7 @@ static void put_fifth_bits(uint8_t qh[4], const uint8_t codes[32])
         qh[j / 8] = (uint8_t)(qh[j / 8] | (codes[j] >> 4) << (j % 8));
 }
 
-/* Q4_0, Q5_0: the farthest value gets the code that has no counterpart. */
+/* Q4_0, Q5_0: the farthest value gets the lowest code, which has no positive counterpart. */
 static float round_symmetric(uint8_t codes[32], const float *values, unsigned half)
 {
     float d = farthest(values, 32) / -(float)half, factor = inverse(d);
@@ -191,7 +191,7 @@ static void plain_mxfp4(const float *values, uint8_t *out)
     memcpy(out, &block, sizeof block);
 }
 
-/* 0, 1 or 2 for -1, 0 or 1. */
+/* Returns 0, 1 or 2 for -1, 0 or 1. */
 static unsigned ternary(float value, float factor)
 {
     return (unsigned)(clamp(roundf(value * factor), -1, 1) + 1);
@@ -281,7 +281,7 @@ static void encode_floats(enum tensor_type type, const float *values, uint64_t e
         memcpy(out, values, elements * sizeof *values);
 }
 
-/* ---- rows ---------------------------------------------------------------------------------------------------------- */
+/* ---- rows ------------------------------------------------------------------------------------------------------- */
 
 struct encode_scratch {
     struct grid_scratch *grid;
@@ -305,9 +305,9 @@ void encode_scratch_destroy(struct encode_scratch *scratch)
     memory_free(scratch);
 }
 
-/* What the square of an error counts: as much as the column is important, and more where the value is large, since
- * large values say more about what the model learned than noise around zero (the weighting that llama.cpp publishes
- * results for). */
+/* Computes the weights of squared errors: the column's importance, times a factor that is larger for large values,
+ * since these carry more of what the model learned than noise around zero. llama.cpp publishes results for this
+ * weighting. */
 static void weigh(float *weights, const float *values, size_t count, const float *importance, float mean_square)
 {
     for (size_t i = 0; i < count; i++)

@@ -1,34 +1,35 @@
-/* Floats to blocks of the quantised types.
+/* quantize_encode: encodes floats as blocks of the quantised types.
  *
- * F32, F16, BF16, Q8_0, and without importance Q4_0, Q4_1, Q5_0, Q5_1, MXFP4, TQ1_0 and TQ2_0, are plain rounding and give
- * the bits that llama.cpp's reference gives. All others search for scales that make the weighted squares of the errors
- * small, so their bits are this program's own. Results depend on the row and its importance only: float sums have one
- * order, whatever the machine and the thread.
+ * F32, F16, BF16 and Q8_0 are plain rounding and give the same bits as llama.cpp's reference; so are Q4_0, Q4_1, Q5_0,
+ * Q5_1, MXFP4, TQ1_0 and TQ2_0 without importance. The other encoders search for scales with a small weighted squared
+ * error, so their bits differ from llama.cpp's. Results depend on the row and its importance only: float sums have a
+ * fixed order on every machine and thread.
  */
 #ifndef HYPURA_QUANTIZE_ENCODE_H
 #define HYPURA_QUANTIZE_ENCODE_H
 
 #include "format/format.h"
 
-/* Whether rows can be encoded to this type, and whether that makes sense without importance. */
+/* Whether rows can be encoded as this type, and whether the result is useless without importance. */
 bool encode_supports(enum tensor_type type);
 bool encode_needs_importance(enum tensor_type type);
 
-/* What a thread needs while it encodes rows of such a type. */
+/* Working memory for encode_row; each thread needs its own. */
 struct encode_scratch;
 hypura_status encode_scratch_create(struct encode_scratch **out, hypura_error *error);
 void encode_scratch_destroy(struct encode_scratch *scratch);
 
-/* One row. elements is a multiple of the type's block size. importance: what the square of an error at each column
- * counts, or NULL: all columns alike. */
+/* Encodes one row. elements is a multiple of the type's block size. importance: the weight of each column's squared
+ * error; NULL: all columns count the same. */
 void encode_row(struct encode_scratch *scratch, enum tensor_type type, const float *values, uint64_t elements,
                 const float *importance, uint8_t *out);
 
-/* ---- what the files of the encoder share -------------------------------------------------------------------------- */
+/* ---- private to the encoder ------------------------------------------------------------------------------------- */
 
-/* Values and what each one's squared error counts, of a block of at most 256; both aligned to nothing. */
+/* Below, values and weights belong to a block of at most 256 elements; weights[i] is the weight of the squared error of
+ * values[i]. Neither needs alignment. */
 
-/* Nearest whole number, ties to even, of an absolute value below 2^22. */
+/* Rounds to the nearest whole number, ties to even. The absolute value must be below 2^22. */
 static inline float nearest(float value)
 {
     return (value + 12582912.0f) - 12582912.0f;
@@ -40,14 +41,14 @@ static inline float clamp(float value, float low, float high)
     return value > high ? high : value;
 }
 
-/* Sums in eight lanes, folded in halves. n is a multiple of 8. */
+/* Folds the sums of eight lanes in halves, which fixes the order of additions. */
 #define LANES 8
 static inline float fold(const float lanes[LANES])
 {
     return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
 }
 
-/* quantize_super.c: Q2_K to Q6_K, and blocks of 32 with importance. weights has a weight for each value. */
+/* quantize_super.c: Q2_K to Q6_K, and blocks of 32 values with importance. */
 void encode_super(enum tensor_type type, const float *values, const float *weights, uint8_t *out);
 void encode_small(enum tensor_type type, const float *values, const float *weights, uint8_t *out);
 

@@ -1,8 +1,9 @@
-/* IQ1, IQ2 and IQ3: groups of eight or four values are a point of a grid, perhaps with signs, times the scale of their part.
+/* IQ1, IQ2 and IQ3: a group of eight or four values is a point of a grid, possibly with signs, times the scale of its
+ * part.
  *
- * The weighted squares of a group's errors at scale s are s^2 A - 2 s B and a constant, where A and B of each point of
- * the grid depend on the group alone. So they are made once, and then every point is tried at every scale: what is found
- * is the best point, not one near the values.
+ * The weighted squared error of a group at scale s is s^2 A - 2 s B plus a constant, where A and B depend only on the
+ * group and the point. So they are computed once, and then every point is tried at every scale. This finds the best
+ * point, rather than one near the values.
  */
 #include "compute/compute.h"
 #include "compute/cpu/blocks.h"
@@ -14,18 +15,18 @@
 #include <math.h>
 #include <string.h>
 
-#define MOST_POINTS 4096 /* of IQ1 with both deltas */
-#define MOST_SUMS (32 * MOST_POINTS) /* of a block: groups x points */
+#define MOST_POINTS 4096             /* IQ1 with both deltas */
+#define MOST_SUMS (32 * MOST_POINTS) /* groups of a block x points */
 
 enum signs { SIGNS_NONE, SIGNS_ALL, SIGNS_EVEN };
 
 struct layout {
     enum tensor_type type;
-    int points, group; /* values of a point */
-    int parts, levels; /* scales are (2 l + 1), l below levels */
+    int points, group; /* group: values per point */
+    int parts, levels; /* a part's scale is (2 l + 1), l below levels */
     enum signs signs;
-    float unit, most;  /* the scale of a block is d * unit; the greatest value of a point */
-    float first, step; /* the scales that are tried: the greatest value over most times these */
+    float unit, most;  /* a block's scale is d * unit; most: the largest value of a point */
+    float first, step; /* scales tried: the largest value of the part / (most * (first + i * step)) */
 };
 
 static const struct layout layouts[] = {
@@ -40,14 +41,14 @@ static const struct layout layouts[] = {
 #define SCALES_TRIED 6
 
 struct grid_scratch {
-    const struct layout *layout;         /* whose points there are */
-    float points[8 * MOST_POINTS];       /* [value][point] */
+    const struct layout *layout;   /* the layout of the points */
+    float points[8 * MOST_POINTS]; /* [value][point] */
     float squares[8 * MOST_POINTS];
     float a[MOST_SUMS], b[MOST_SUMS]; /* [group of the block][point] */
     bool wide;
     float targets[256];
     uint8_t signs[32];
-    /* what was found */
+    /* the result */
     float base;
     int level[16], point[64];
 };
@@ -65,7 +66,7 @@ void grid_scratch_destroy(struct grid_scratch *scratch)
     memory_free(scratch);
 }
 
-/* ---- points -------------------------------------------------------------------------------------------------------- */
+/* ---- points ----------------------------------------------------------------------------------------------------- */
 
 static float value_of_point(enum tensor_type type, int point, int value)
 {
@@ -81,7 +82,7 @@ static float value_of_point(enum tensor_type type, int point, int value)
         return (float)(grid_iq3_xxs[point] >> shift & 255);
     case TENSOR_IQ3_S:
         return (float)(grid_iq3_s[point] >> shift & 255);
-    default: /* IQ1: eighths, with delta up, then with delta down */
+    default: /* IQ1: in eighths; the first half of the points has delta up, the second delta down */
         return (float)((int)(grid_iq1[point & 2047] >> shift & 255) - 8 + (point < 2048 ? 1 : -1));
     }
 }
@@ -102,7 +103,7 @@ static void take_points(struct grid_scratch *scratch, enum tensor_type type)
         }
 }
 
-/* ---- the two loops that take the time, for wider registers too; both give the same bits ---------------------------- */
+/* ---- the two hot loops, also for wider registers, with the same bits -------------------------------------------- */
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
@@ -120,11 +121,11 @@ ALWAYS_INLINE void make_sums_body(const float *points, const float *squares, int
     }
 }
 
-/* The compiler keeps these in registers, eight numbers or twice four. */
+/* The compiler keeps these in one register of eight numbers, or two of four. */
 typedef float floats8 __attribute__((vector_size(32)));
 typedef int32_t ints8 __attribute__((vector_size(32)));
 
-/* s is above 0, so that it can come last. */
+/* Returns the smallest error of all points, divided by s, which is positive. */
 ALWAYS_INLINE float least_body(const float *a, const float *b, int count, float s)
 {
     floats8 found[2];
@@ -148,8 +149,9 @@ ALWAYS_INLINE float least_body(const float *a, const float *b, int count, float 
 }
 
 #if defined(__x86_64__)
-__attribute__((target("avx2"))) static void make_sums_wide(const float *points, const float *squares, int count, int group,
-                                                           const float *t, const float *w, float *a, float *b)
+__attribute__((target("avx2"))) static void make_sums_wide(const float *points, const float *squares, int count,
+                                                           int group, const float *t, const float *w, float *a,
+                                                           float *b)
 {
     if (group == 8)
         make_sums_body(points, squares, count, 8, t, w, a, b);
@@ -187,14 +189,14 @@ static float least(const struct grid_scratch *scratch, const float *a, const flo
     return least_body(a, b, count, s);
 }
 
-/* ---- parts --------------------------------------------------------------------------------------------------------- */
+/* ---- parts ------------------------------------------------------------------------------------------------------ */
 
 static int groups_of_part(const struct layout *layout)
 {
     return 256 / layout->parts / layout->group;
 }
 
-/* The points with delta up, or down, or all of them. */
+/* A range of points: those with delta up, those with delta down, or all. */
 struct choice {
     int first, count;
 };
@@ -204,11 +206,12 @@ static float part_error(const struct grid_scratch *scratch, int part, struct cho
     int groups = groups_of_part(scratch->layout), points = scratch->layout->points;
     float sum = 0;
     for (int g = part * groups; g < (part + 1) * groups; g++)
-        sum += least(scratch, scratch->a + g * points + from.first, scratch->b + g * points + from.first, from.count, s);
+        sum +=
+            least(scratch, scratch->a + g * points + from.first, scratch->b + g * points + from.first, from.count, s);
     return sum * s;
 }
 
-/* IQ1_S has one delta for a part, so that both are tried; *from becomes the better one. */
+/* Returns the error of a part at a scale. IQ1_S has one delta per part, so both are tried; *from is the better one. */
 static float best_part_error(const struct grid_scratch *scratch, int part, float s, struct choice *from)
 {
     *from = (struct choice){0, scratch->layout->points};
@@ -220,7 +223,7 @@ static float best_part_error(const struct grid_scratch *scratch, int part, float
     return error_down < error_up ? error_down : error_up;
 }
 
-/* The points at a scale, and their sums. least gives the error over s. */
+/* Chooses the best points of a part at a scale, and adds up their A and B. */
 static void take_part(struct grid_scratch *scratch, int part, float s, float *sum_a, float *sum_b)
 {
     int groups = groups_of_part(scratch->layout), points = scratch->layout->points;
@@ -240,7 +243,7 @@ static void take_part(struct grid_scratch *scratch, int part, float s, float *su
     }
 }
 
-/* The scale that a part would have if it were alone. */
+/* Finds the best scale of a part by itself. */
 static float fit_part(struct grid_scratch *scratch, int part)
 {
     const struct layout *layout = scratch->layout;
@@ -266,7 +269,7 @@ static float fit_part(struct grid_scratch *scratch, int part)
     return best;
 }
 
-/* ---- a block ------------------------------------------------------------------------------------------------------- */
+/* ---- blocks ----------------------------------------------------------------------------------------------------- */
 
 static float scale_of(const struct grid_scratch *scratch, int part)
 {
@@ -284,7 +287,8 @@ static void choose_levels(struct grid_scratch *scratch, const float *wanted)
     struct choice from;
     for (int part = 0; part < layout->parts; part++) {
         float error = 0;
-        int near = (int)clamp(nearest((wanted[part] / scratch->base - 1) / 2), 0, (float)(layout->levels - 1)), best = -1;
+        int near = (int)clamp(nearest((wanted[part] / scratch->base - 1) / 2), 0, (float)(layout->levels - 1)),
+            best = -1;
         for (int level = near - 1; level <= near + 1; level++) {
             if (level < 0 || level >= layout->levels)
                 continue;
@@ -298,7 +302,7 @@ static void choose_levels(struct grid_scratch *scratch, const float *wanted)
     }
 }
 
-/* The points for the levels and the base that are there, and what that base would better be. */
+/* Chooses the points for the current levels and base. Returns the error; *better is a better base by least squares. */
 static float take_all(struct grid_scratch *scratch, float *better)
 {
     double aa = 0, bb = 0, error = 0;
@@ -339,8 +343,8 @@ static void find_block(struct grid_scratch *scratch, const float *w)
     }
 }
 
-/* Values without their signs where the type keeps those apart. With seven bits for eight signs their number is even: the
- * value that matters least gets the wrong one. */
+/* Removes the signs from the values if the type stores them separately. Types with seven bits for eight signs need an
+ * even number of negative ones: if it is odd, the value that matters least gets the wrong sign. */
 static void take_signs(struct grid_scratch *scratch, const float *x, const float *w)
 {
     enum signs kind = scratch->layout->signs;
@@ -361,7 +365,7 @@ static void take_signs(struct grid_scratch *scratch, const float *x, const float
     }
 }
 
-/* ---- layouts ------------------------------------------------------------------------------------------------------- */
+/* ---- layouts ---------------------------------------------------------------------------------------------------- */
 
 static uint16_t block_d(const struct grid_scratch *scratch)
 {
@@ -373,7 +377,7 @@ static void put_32(uint8_t *out, uint32_t value)
     memcpy(out, &value, sizeof value);
 }
 
-/* Four signs of seven bits, and a scale. */
+/* Packs four times seven bits of signs, and a scale. */
 static uint32_t signs_and_level(const struct grid_scratch *scratch, int part)
 {
     uint32_t word = (uint32_t)scratch->level[part] << 28;

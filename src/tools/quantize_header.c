@@ -2,7 +2,8 @@
 
 #include <string.h>
 
-/* What is written anew, or is no longer so. The writer knows one alignment. */
+/* Whether a metadata value is not copied, because it is written anew or no longer holds. The new file always has the
+ * default alignment. */
 static bool left_out(const struct quantize *quantize, const struct gguf_value *value)
 {
     static const char *const keys[] = {"general.quantization_version", "general.file_type", "split.no", "split.count",
@@ -34,8 +35,8 @@ static hypura_status add_metadata(const struct quantize *quantize, struct gguf_w
     if (status || !quantize->importance)
         return status;
     if (!(status = gguf_writer_add_string(writer, "quantize.imatrix.file", quantize->importance_path, error)) &&
-        !(status = gguf_writer_add_string(writer, "quantize.imatrix.dataset",
-                                          importance_dataset(quantize->importance), error)) &&
+        !(status = gguf_writer_add_string(writer, "quantize.imatrix.dataset", importance_dataset(quantize->importance),
+                                          error)) &&
         !(status = gguf_writer_add_uint32(writer, "quantize.imatrix.entries_count",
                                           (uint32_t)importance_count(quantize->importance), error)))
         status = gguf_writer_add_uint32(writer, "quantize.imatrix.chunks_count",

@@ -1,4 +1,4 @@
-/* What the files of quantize share. */
+/* Private to quantize*.c. */
 #ifndef HYPURA_QUANTIZE_PRIVATE_H
 #define HYPURA_QUANTIZE_PRIVATE_H
 
@@ -19,11 +19,11 @@ struct quantize {
     uint64_t most_columns, most_piece, most_source_piece, most_importance;
 };
 
-/* quantize_header.c: metadata and table of the new file, into a file that is open at its start, which becomes as long as it
- * will be. */
+/* quantize_header.c: writes the metadata and the tensor table to a file that is open at its start, and extends the file
+ * to its final length. */
 hypura_status quantize_header(const struct quantize *quantize, int descriptor, hypura_error *error);
 
-/* A digest of everything that the new file depends on, but the weights themselves. */
+/* Returns a digest of everything that the new file depends on, except the weights themselves. */
 uint64_t quantize_key(const struct quantize *quantize);
 
 #endif

@@ -8,7 +8,7 @@
 #include <string.h>
 #include <strings.h>
 
-/* general.file_type of the mixtures that have rules. */
+/* general.file_type of the mixtures with rules. */
 enum {
     FILE_Q4_0 = 2,
     FILE_Q5_0 = 8,
@@ -54,7 +54,7 @@ static const struct recipe recipes[] = {
     {"Q4_0", FILE_Q4_0, TENSOR_Q4_0, "4.5"},
     {"IQ4_NL", FILE_IQ4_NL, TENSOR_IQ4_NL, "4.5"},
     {"IQ4_XS", FILE_IQ4_XS, TENSOR_IQ4_XS, "4.3"},
-    {"MXFP4_MOE", FILE_MXFP4, TENSOR_MXFP4, "4.3 of experts, 8.5 of the rest"},
+    {"MXFP4_MOE", FILE_MXFP4, TENSOR_MXFP4, "4.3 for experts, 8.5 for the rest"},
     {"Q3_K_L", FILE_Q3_K_L, TENSOR_Q3_K, "4.3"},
     {"Q3_K_M", FILE_Q3_K_M, TENSOR_Q3_K, "3.9"},
     {"Q3_K_S", FILE_Q3_K_S, TENSOR_Q3_K, "3.5"},
@@ -86,8 +86,8 @@ const struct recipe *recipe_at(size_t index)
 
 const struct recipe *recipe_find(const char *name)
 {
-    static const char *const others[][2] = {
-        {"Q3_K", "Q3_K_M"}, {"Q4_K", "Q4_K_M"}, {"Q5_K", "Q5_K_M"}, {"MXFP4", "MXFP4_MOE"}, {"FP16", "F16"}, {"FP32", "F32"}};
+    static const char *const others[][2] = {{"Q3_K", "Q3_K_M"},     {"Q4_K", "Q4_K_M"}, {"Q5_K", "Q5_K_M"},
+                                            {"MXFP4", "MXFP4_MOE"}, {"FP16", "F16"},    {"FP32", "F32"}};
     for (size_t i = 0; i < COUNT_OF(others); i++)
         if (strcasecmp(name, others[i][0]) == 0)
             name = others[i][1];
@@ -97,7 +97,7 @@ const struct recipe *recipe_find(const char *name)
     return NULL;
 }
 
-/* ---- names --------------------------------------------------------------------------------------------------------- */
+/* ---- names ------------------------------------------------------------------------------------------------------ */
 
 static long layer_of(const char *name)
 {
@@ -121,15 +121,41 @@ static bool has(const char *name, const char *part)
 
 bool recipe_applies(const struct gguf_tensor *tensor)
 {
-    static const char *const small[] = {
-        "_norm.weight", "ffn_gate_inp.weight", "ffn_gate_tid2eid.weight", "altup", "laurel", "per_layer_model_proj",
-        "ssm_conv1d", "shortconv.conv.weight", "indexer.k_proj.weight", "indexer.q_proj.weight",
-        "time_mix_first.weight", "time_mix_w0.weight", "time_mix_w1.weight", "time_mix_w2.weight",
-        "time_mix_v0.weight", "time_mix_v1.weight", "time_mix_v2.weight", "time_mix_a0.weight", "time_mix_a1.weight",
-        "time_mix_a2.weight", "time_mix_g1.weight", "time_mix_g2.weight", "time_mix_decay_w1.weight",
-        "time_mix_decay_w2.weight", "time_mix_lerp_fused.weight", "attn_rel_b.weight", ".position_embd",
-        "sam.pos_embd", "sam.neck.", "sam.net_", ".rel_pos", ".patch_embd", ".patch_merger", "a.rvq.codebook",
-        "mm.a.code_embd"};
+    static const char *const small[] = {"_norm.weight",
+                                        "ffn_gate_inp.weight",
+                                        "ffn_gate_tid2eid.weight",
+                                        "altup",
+                                        "laurel",
+                                        "per_layer_model_proj",
+                                        "ssm_conv1d",
+                                        "shortconv.conv.weight",
+                                        "indexer.k_proj.weight",
+                                        "indexer.q_proj.weight",
+                                        "time_mix_first.weight",
+                                        "time_mix_w0.weight",
+                                        "time_mix_w1.weight",
+                                        "time_mix_w2.weight",
+                                        "time_mix_v0.weight",
+                                        "time_mix_v1.weight",
+                                        "time_mix_v2.weight",
+                                        "time_mix_a0.weight",
+                                        "time_mix_a1.weight",
+                                        "time_mix_a2.weight",
+                                        "time_mix_g1.weight",
+                                        "time_mix_g2.weight",
+                                        "time_mix_decay_w1.weight",
+                                        "time_mix_decay_w2.weight",
+                                        "time_mix_lerp_fused.weight",
+                                        "attn_rel_b.weight",
+                                        ".position_embd",
+                                        "sam.pos_embd",
+                                        "sam.neck.",
+                                        "sam.net_",
+                                        ".rel_pos",
+                                        ".patch_embd",
+                                        ".patch_merger",
+                                        "a.rvq.codebook",
+                                        "mm.a.code_embd"};
     const char *name = tensor->name.data;
     size_t length = strlen(name);
     if (tensor->dimensions[1] < 2 && tensor->dimensions[2] < 2 && tensor->dimensions[3] < 2)
@@ -143,16 +169,30 @@ bool recipe_applies(const struct gguf_tensor *tensor)
     return true;
 }
 
-enum kind { KIND_OUTPUT, KIND_EMBEDDING, KIND_QKV, KIND_KV_B, KIND_V, KIND_K, KIND_Q, KIND_ATTENTION_OUTPUT, KIND_UP, KIND_GATE, KIND_DOWN, KIND_OTHER };
+enum kind {
+    KIND_OUTPUT,
+    KIND_EMBEDDING,
+    KIND_QKV,
+    KIND_KV_B,
+    KIND_V,
+    KIND_K,
+    KIND_Q,
+    KIND_ATTENTION_OUTPUT,
+    KIND_UP,
+    KIND_GATE,
+    KIND_DOWN,
+    KIND_OTHER
+};
 
 static enum kind kind_of(const char *name)
 {
     static const struct {
         const char *part;
         enum kind kind;
-    } parts[] = {{"attn_qkv.weight", KIND_QKV}, {"attn_kv_b.weight", KIND_KV_B}, {"attn_v.weight", KIND_V},
-                 {"attn_k.weight", KIND_K},     {"attn_q.weight", KIND_Q},       {"attn_output.weight", KIND_ATTENTION_OUTPUT},
-                 {"ffn_up", KIND_UP},           {"ffn_gate", KIND_GATE},         {"ffn_down", KIND_DOWN}};
+    } parts[] = {
+        {"attn_qkv.weight", KIND_QKV}, {"attn_kv_b.weight", KIND_KV_B}, {"attn_v.weight", KIND_V},
+        {"attn_k.weight", KIND_K},     {"attn_q.weight", KIND_Q},       {"attn_output.weight", KIND_ATTENTION_OUTPUT},
+        {"ffn_up", KIND_UP},           {"ffn_gate", KIND_GATE},         {"ffn_down", KIND_DOWN}};
     if (strcmp(name, "output.weight") == 0)
         return KIND_OUTPUT;
     if (strcmp(name, "token_embd.weight") == 0 || strcmp(name, "per_layer_token_embd.weight") == 0)
@@ -168,7 +208,7 @@ static bool is_value(enum kind kind)
     return kind == KIND_V || kind == KIND_QKV || kind == KIND_KV_B;
 }
 
-/* ---- rules --------------------------------------------------------------------------------------------------------- */
+/* ---- rules ------------------------------------------------------------------------------------------------------ */
 
 enum tensor_type recipe_fitting(enum tensor_type type, uint64_t columns)
 {
@@ -204,7 +244,7 @@ bool recipe_needs_importance(const struct recipe *recipe, const struct gguf_tens
            (encode_needs_importance(type) || (type == TENSOR_Q2_K && recipe->file_type == FILE_Q2_K_S));
 }
 
-/* What the rules look at, and how many matrices of a kind came so far. */
+/* The input of the rules, and counters of the matrices of some kinds so far. */
 struct rules {
     const struct recipe *recipe;
     uint32_t file_type, layers, experts, shared_heads;
@@ -212,7 +252,7 @@ struct rules {
     uint32_t values, value, down;
 };
 
-/* The layers at both ends, and every third between. */
+/* Whether a layer gets more bits: those at both ends, and every third in between. */
 static bool more_bits(uint32_t layer, uint32_t layers)
 {
     return layer < layers / 8 || layer >= 7 * layers / 8 || (layer - layers / 8) % 3 == 2;
@@ -232,7 +272,8 @@ static bool is_file(const struct rules *rules, const uint32_t *files, size_t cou
 static enum tensor_type output_type(const struct rules *rules, uint64_t columns)
 {
     enum tensor_type base = rules->recipe->base;
-    if (rules->file_type == FILE_MXFP4 || rules->falcon || columns % tensor_type_info(base)->block_size || base == TENSOR_Q8_0)
+    if (rules->file_type == FILE_MXFP4 || rules->falcon || columns % tensor_type_info(base)->block_size ||
+        base == TENSOR_Q8_0)
         return TENSOR_Q8_0;
     return IS_TWO_BIT(rules) || rules->file_type == FILE_IQ3_XXS ? TENSOR_Q5_K : TENSOR_Q6_K;
 }
@@ -246,7 +287,7 @@ static enum tensor_type embedding_type(const struct rules *rules)
     return IS_FILE(rules, FILE_TQ1_0, FILE_TQ2_0) ? TENSOR_Q4_K : rules->recipe->base;
 }
 
-/* Mixtures below three bits. */
+/* The rules of mixtures below three bits. */
 static enum tensor_type two_bit_type(struct rules *rules, enum kind kind)
 {
     enum tensor_type base = rules->recipe->base;
@@ -386,7 +427,7 @@ static enum tensor_type query_key_type(const struct rules *rules, enum kind kind
                                               : rules->recipe->base;
 }
 
-/* counter: of up or of gate matrices. */
+/* counter: how many up (or gate) matrices came before. */
 static enum tensor_type middle_type(const struct rules *rules, const char *name, uint32_t counter)
 {
     uint32_t layer = rules->experts > 1 && layer_of(name) >= 0 ? (uint32_t)layer_of(name) : counter;
@@ -440,7 +481,8 @@ void recipe_types(const struct recipe *recipe, const struct gguf *file, const st
     uint32_t kv_heads = first_number(file, name, "attention.head_count_kv");
     if (!kv_heads)
         kv_heads = heads;
-    struct rules rules = {.recipe = recipe, .file_type = recipe->file_type, .importance = wish->importance, .tied = true};
+    struct rules rules = {
+        .recipe = recipe, .file_type = recipe->file_type, .importance = wish->importance, .tied = true};
     rules.layers = first_number(file, name, "block_count");
     rules.experts = first_number(file, name, "expert_count");
     rules.shared_heads = kv_heads ? heads / kv_heads : 0;

@@ -1,9 +1,9 @@
-/* Blocks of even steps: parts of 16 or 32 values, each with a scale and perhaps a minimum that are themselves multiples of
- * one float of the block.
+/* Types with evenly spaced codes: a block has parts of 16 or 32 values, each with a scale and possibly a minimum, which
+ * are multiples of floats of the block.
  *
- * Each part alone gets the scale (and minimum) that makes its weighted squares least: for some roundings the best scale
- * follows by least squares. Then the block's floats are found, each part tries the whole multiples around its own, and
- * the floats follow by least squares again, as long as the error becomes smaller.
+ * First, each part by itself gets the scale (and minimum) with the smallest weighted squared error: several roundings
+ * are tried, and the best scale for each follows by least squares. Then the block's floats are chosen, each part tries
+ * the multiples around its own scale, and the floats are refined by least squares as long as the error decreases.
  */
 #include "compute/cpu/blocks.h"
 #include "core/half.h"
@@ -12,10 +12,10 @@
 #include <math.h>
 #include <string.h>
 
-/* ---- scale and minimum: scale * q - minimum, 0 <= q <= most ------------------------------------------------------- */
+/* ---- scale and minimum: scale * q - minimum, 0 <= q <= most ----------------------------------------------------- */
 
 struct affine {
-    float scale, minimum; /* both at least 0 */
+    float scale, minimum; /* both are 0 or more */
 };
 
 struct affine_sums {
@@ -47,7 +47,8 @@ static void sum_values(const float *x, const float *w, int n, float *sum_w, floa
     *sum_x = fold(b);
 }
 
-/* From all codes and one more down to three fewer: values that were quantised before often use no more. */
+/* Tries factors that spread the values over one code more than there are, down to three fewer: values that were
+ * quantised before often use fewer codes. */
 #define STEPS 43
 
 static struct affine fit_affine(const float *x, const float *w, int n, float most)
@@ -65,9 +66,9 @@ static struct affine fit_affine(const float *x, const float *w, int n, float mos
     double gain = -1;
     float shift = -low;
     for (int step = 0; step < STEPS + 4; step++) {
-        /* After the steps the best one goes on from where least squares brought it. */
+        /* After these steps, the best fit is iterated: each round starts from the result of least squares. */
         float factor = step < STEPS ? (most + 1 - 0.1f * (float)step) / (high - low) : 1 / best.scale;
-        if (factor <= 0) /* of types with few codes */
+        if (factor <= 0) /* possible for types with few codes */
             continue;
         shift = step < STEPS ? -low : best.minimum;
         struct affine_sums s = sum_affine(x, w, n, factor, shift, most);
@@ -106,7 +107,7 @@ static float affine_error(const float *x, const float *w, int n, struct affine f
 struct affine_block {
     int parts, size;
     float most, most_scale;
-    float d, m; /* halves */
+    float d, m; /* rounded to half precision */
     float scales[16], minima[16];
 };
 
@@ -125,8 +126,9 @@ static float nearest_multiple(const struct affine_block *block, float wanted, fl
     return unit > 0 ? clamp(nearest(wanted / unit), 0, block->most_scale) : 0;
 }
 
-/* The whole multiples of d and m around a part's own that fit it best; returns the error. Codes that are all one higher
- * or lower with another minimum are as good for a part alone, and may lie nearer to multiples of m. */
+/* Chooses the multiples of d and m, near a part's own fit, with the smallest error, and returns that error. For a part
+ * by itself, codes that are all one higher or lower with another minimum are as good, and that minimum may be nearer to
+ * a multiple of m. */
 static float choose_affine(struct affine_block *block, int part, const float *x, const float *w, struct affine wanted)
 {
     const float own = nearest_multiple(block, wanted.scale, block->d);
@@ -138,7 +140,8 @@ static float choose_affine(struct affine_block *block, int part, const float *x,
             for (float minimum = near - 1; minimum <= near + 1; minimum++) {
                 if (minimum < 0 || minimum > block->most_scale)
                     continue;
-                float error = affine_error(x, w, block->size, (struct affine){fit.scale, block->m * minimum}, block->most);
+                float error =
+                    affine_error(x, w, block->size, (struct affine){fit.scale, block->m * minimum}, block->most);
                 if (least < 0 || error < least) {
                     least = error;
                     best_scale = scale;
@@ -151,7 +154,7 @@ static float choose_affine(struct affine_block *block, int part, const float *x,
     return least;
 }
 
-/* d and m by least squares, with the codes and multiples that are there. */
+/* Refines d and m by least squares, for the current codes and multiples. */
 static void refine_affine(struct affine_block *block, const float *x, const float *w)
 {
     double dd = 0, dm = 0, mm = 0, xd = 0, xm = 0;
@@ -219,7 +222,7 @@ static void affine_codes(const struct affine_block *block, const float *x, uint8
     }
 }
 
-/* ---- a scale of either sign: scale * q, low <= q <= high ----------------------------------------------------------- */
+/* ---- a scale of either sign: scale * q, low <= q <= high -------------------------------------------------------- */
 
 struct symmetric {
     float low, high;
@@ -249,7 +252,8 @@ static float fit_symmetric(const float *x, const float *w, int n, struct symmetr
     float best = far / range.low;
     double gain = -1;
     for (int step = 0; step < 46; step++) {
-        /* The farthest value near the end without a counterpart, then near the other, then on from the best. */
+        /* The farthest value is near the low end, which has no counterpart; then near the high end; then iterate the
+         * best. */
         float factor = step < 20   ? (range.low + 0.1f * (float)(step - 9)) / far
                        : step < 40 ? (range.high + 0.1f * (float)(step - 30)) / far
                                    : 1 / best;
@@ -281,7 +285,7 @@ static float symmetric_error(const float *x, const float *w, int n, float scale,
     return fold(sum);
 }
 
-/* Sixteen parts of sixteen. */
+/* A block of sixteen parts with sixteen values each. */
 struct symmetric_block {
     struct symmetric range, scale_range;
     float d;
@@ -346,7 +350,7 @@ static void find_symmetric(struct symmetric_block *block, const float *x, const 
     }
 }
 
-/* Codes from 0 on. */
+/* Computes the codes, shifted to begin at 0. */
 static void symmetric_codes(const struct symmetric_block *block, const float *x, uint8_t *codes)
 {
     for (int i = 0; i < 256; i++) {
@@ -355,9 +359,9 @@ static void symmetric_codes(const struct symmetric_block *block, const float *x,
     }
 }
 
-/* ---- layouts ------------------------------------------------------------------------------------------------------- */
+/* ---- layouts ---------------------------------------------------------------------------------------------------- */
 
-/* Two bits each: byte 32 g + j holds elements 128 g + 32 n + j. */
+/* Packs two bits each: byte 32 g + j holds elements 128 g + 32 n + j. */
 static void put_two_bits(uint8_t *qs, const uint8_t *codes)
 {
     for (int j = 0; j < 64; j++) {
@@ -366,7 +370,7 @@ static void put_two_bits(uint8_t *qs, const uint8_t *codes)
     }
 }
 
-/* Four bits each: byte 32 g + j holds elements 64 g + j and 64 g + 32 + j. */
+/* Packs four bits each: byte 32 g + j holds elements 64 g + j and 64 g + 32 + j. */
 static void put_four_bits(uint8_t *qs, const uint8_t *codes)
 {
     for (int j = 0; j < 128; j++) {
@@ -375,7 +379,7 @@ static void put_four_bits(uint8_t *qs, const uint8_t *codes)
     }
 }
 
-/* Eight scales and eight minima of six bits. */
+/* Packs eight scales and eight minima of six bits. */
 static void put_sixes(uint8_t out[12], const float *scales, const float *minima)
 {
     memset(out, 0, 12);
@@ -501,7 +505,7 @@ void encode_super(enum tensor_type type, const float *values, const float *weigh
     }
 }
 
-/* ---- blocks of 32 with a scale of their own ------------------------------------------------------------------------ */
+/* ---- blocks of 32 with one scale -------------------------------------------------------------------------------- */
 
 static void small_symmetric(float *d, uint8_t codes[32], const float *x, const float *w, struct symmetric range)
 {
@@ -511,7 +515,7 @@ static void small_symmetric(float *d, uint8_t codes[32], const float *x, const f
         codes[j] = (uint8_t)(clamp(nearest(x[j] * factor), range.low, range.high) - range.low);
 }
 
-/* Here the minimum may have either sign: what all values have above zero is taken off first. */
+/* Here the minimum may have either sign: if all values are positive, the smallest is subtracted first. */
 static void small_affine(float *d, float *m, uint8_t codes[32], const float *x, const float *w, float most)
 {
     float above = x[0], shifted[32];

@@ -1,4 +1,4 @@
-/* The new file: rows read, turned into the other type and given to pieces.h. */
+/* Writes the new file: reads rows, encodes them and passes them to pieces.h. */
 #include "tools/pieces.h"
 #include "tools/quantize_encode.h"
 #include "tools/quantize_private.h"
@@ -17,11 +17,11 @@ struct worker {
 struct job {
     struct quantize *quantize;
     struct worker *workers;
-    uint64_t *starts;  /* [tensors + 1] number of a tensor's first piece */
-    float *importance; /* of the tensor at work */
+    uint64_t *starts;  /* [tensors + 1] the number of each tensor's first piece */
+    float *importance; /* that of the current tensor */
 };
 
-/* ---- a piece ------------------------------------------------------------------------------------------------------- */
+/* ---- pieces ----------------------------------------------------------------------------------------------------- */
 
 struct place {
     const struct quantize_tensor *tensor;
@@ -71,7 +71,7 @@ static hypura_status encode(const struct job *job, struct worker *worker, const 
             finite &= fabsf(worker->row[i]) < INFINITY;
         if (!finite)
             return error_set(error, HYPURA_ERROR_FORMAT,
-                             "row %" PRIu64 " of \"%.200s\" has a value that is no finite number", place->first + r,
+                             "row %" PRIu64 " of \"%.200s\" has a value that is not a finite number", place->first + r,
                              source->name.data);
         encode_row(worker->scratch, tensor->type, worker->row, columns, importance, out + r * tensor->row_bytes);
     }
@@ -93,7 +93,7 @@ static hypura_status make(void *context, uint64_t piece, size_t number, uint8_t 
     return status || tensor->type == source->type ? status : encode(job, worker, &place, out, error);
 }
 
-/* ---- batches ------------------------------------------------------------------------------------------------------- */
+/* ---- batches ---------------------------------------------------------------------------------------------------- */
 
 static hypura_status begin(void *context, uint64_t piece, bool making, uint64_t *end, hypura_error *error)
 {
@@ -122,7 +122,7 @@ static hypura_status header(void *context, int descriptor, hypura_error *error)
     return quantize_header(job->quantize, descriptor, error);
 }
 
-/* ---- the whole ----------------------------------------------------------------------------------------------------- */
+/* ---- the job ---------------------------------------------------------------------------------------------------- */
 
 static hypura_status make_workers(struct job *job, hypura_error *error)
 {

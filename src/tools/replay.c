@@ -33,13 +33,12 @@ uint64_t replay_total_bytes(const struct trace *trace)
     return bytes;
 }
 
-/* ---- steps: the experts that one layer wants in one pass ----------------------------------------------------------
- */
+/* ---- steps: the experts that one layer uses in one pass --------------------------------------------------------- */
 
 struct steps {
     size_t count;
-    size_t *first;   /* [count + 1] in items */
-    uint32_t *items; /* layer * experts + expert, each once a step, in ascending order */
+    size_t *first;   /* [count + 1] indices into items */
+    uint32_t *items; /* layer * experts + expert, once per step, in ascending order */
 };
 
 static hypura_status make_steps(struct steps *steps, const struct trace *trace, hypura_error *error)
@@ -85,20 +84,20 @@ static void free_steps(struct steps *steps)
 
 /* ---- players --------------------------------------------------------------------------------------------------- */
 
-/* The experts of one size of slots. */
+/* The experts that share one size of slot. */
 struct player_class {
     struct cache_policy *policy;
-    uint32_t *items; /* [count], by the number that the policy has for each */
+    uint32_t *items; /* [count] by their numbers in the policy */
     uint32_t count;
-    uint32_t free; /* slots */
+    uint32_t free; /* free slots */
 };
 
 struct player {
     const struct trace *trace;
     struct player_class classes[MAX_CLASSES];
     uint32_t class_count;
-    uint8_t *class_of; /* of each item */
-    uint32_t *local;   /* the number of each item in its class's policy */
+    uint8_t *class_of; /* [items] the class of each item */
+    uint32_t *local;   /* [items] the number of each item in its class's policy */
     bool *present, *in_use;
 };
 
@@ -109,12 +108,12 @@ static const struct player_class *class_of(const struct player *player, uint32_t
 
 /* ---- Belady ------------------------------------------------------------------------------------------------------ */
 
-/* A policy that is told, with each access, when the next one is. */
+/* A policy that knows the next use of each item. */
 struct belady {
     struct cache_policy policy;
-    struct heap heap; /* by minus the step of the next use */
-    double *next_use; /* of each use of the class, in steps */
-    size_t use;       /* that comes next */
+    struct heap heap; /* keyed by minus the step of the next use */
+    double *next_use; /* for each use in the class, the step of the item's next use */
+    size_t use;       /* index of the next use */
 };
 
 static void belady_access(struct cache_policy *policy, uint32_t item)
@@ -188,9 +187,9 @@ static hypura_status belady_create(struct cache_policy **out, const struct playe
     return HYPURA_OK;
 }
 
-/* ---- playing ----------------------------------------------------------------------------------------------------- */
+/* ---- replaying --------------------------------------------------------------------------------------------------- */
 
-/* What a policy asks about one of its items. */
+/* The context of may_go, which a policy asks about its items. */
 struct asking {
     const struct player *player;
     const struct player_class *class;
@@ -208,7 +207,7 @@ static void access_item(struct player *player, uint32_t item)
     policy->operations->access(policy, player->local[item]);
 }
 
-/* Brings an item in; when everything there is in use it passes without being kept. */
+/* Adds an item to the cache. If all items in the cache are in use, the new one is not kept. */
 static void bring(struct player *player, uint32_t item)
 {
     struct player_class *class = &player->classes[player->class_of[item]];
@@ -227,7 +226,7 @@ static void bring(struct player *player, uint32_t item)
     policy->operations->insert(policy, player->local[item]);
 }
 
-/* Of a batch a policy that wants to know hears of each token. */
+/* For policies that track tokens, reports the accesses of a batch token by token. Returns whether it did. */
 static bool tell_tokens(struct player *player, size_t step)
 {
     const struct trace_shape *shape = &player->trace->shape;
@@ -289,7 +288,7 @@ static void play(struct player *player, const struct steps *steps, size_t warm_p
 /* ---- a cache's slots and policies ----------------------------------------------------------------------------------
  */
 
-/* A policy of the store sees only the layers of its class, numbered from 0. */
+/* Creates the policy of a class. A policy of the store sees only the layers of its class, numbered from 0. */
 static hypura_status create_policy(struct player *player, struct player_class *class, const char *name,
                                    const struct steps *steps, hypura_error *error)
 {
@@ -313,7 +312,7 @@ static hypura_status create_policy(struct player *player, struct player_class *c
     return status;
 }
 
-/* Slots as the store's cache would have them. */
+/* Divides the cache into classes of slots as the store would. */
 static hypura_status make_classes(struct player *player, struct sized_unit *units, uint32_t count, uint64_t cache_bytes,
                                   const char *policy, const struct steps *steps, hypura_error *error)
 {

@@ -90,7 +90,7 @@ hypura_status sources_read(const struct sources *sources, uint32_t file, uint64_
 void sources_drop(const struct sources *sources, uint32_t file, uint64_t offset, uint64_t bytes)
 {
 #ifdef POSIX_FADV_DONTNEED
-    if (bytes) /* 0 would be all that follows */
+    if (bytes) /* 0 would mean the rest of the file */
         posix_fadvise(sources->files[file].descriptor, (off_t)offset, (off_t)bytes, POSIX_FADV_DONTNEED);
 #else
     (void)sources, (void)file, (void)offset, (void)bytes;
@@ -107,8 +107,7 @@ hypura_status sources_check(const struct sources *sources, hypura_error *error)
         if (now.st_size != then->st_size || now.MODIFIED.tv_sec != then->MODIFIED.tv_sec ||
             now.MODIFIED.tv_nsec != then->MODIFIED.tv_nsec)
             return error_set(error, HYPURA_ERROR_ARGUMENT,
-                             "%.200s was changed while it was read, so that what was made of it is no whole model and "
-                             "was removed: begin again",
+                             "%.200s changed while it was read; the unfinished result was removed: start again",
                              gguf_file_path(sources->file, i));
     }
     return HYPURA_OK;

@@ -12,8 +12,8 @@
 #define DEFAULT_SKEW 0.5f
 #define DEFAULT_STICKINESS 0.7f
 
-/* Rows are made in pieces of about this size, each from a random sequence of its own, so that the bytes do not depend
- * on how many threads there are. */
+/* Rows are made in pieces of about this size. Each piece has its own random sequence, so the bytes do not depend on the
+ * number of threads. */
 #define PIECE_BYTES ((uint64_t)512 << 10)
 #define PIECES_AT_ONCE 32
 
@@ -49,11 +49,10 @@ static hypura_status check_architecture(const struct synth_geometry *g, hypura_e
         return error_set(error, HYPURA_ERROR_ARGUMENT, "the architecture %s %s experts", known[i].name,
                          g->experts ? "has no" : "needs");
     }
-    return error_set(
-        error, HYPURA_ERROR_ARGUMENT,
-        "\"%.40s\" is not an architecture that can be made; expected llama (with experts: Mixtral), qwen2, "
-        "qwen3, qwen3moe or gpt-oss",
-        g->architecture);
+    return error_set(error, HYPURA_ERROR_ARGUMENT,
+                     "\"%.40s\" is not a supported architecture; expected llama (with experts: Mixtral), qwen2, "
+                     "qwen3, qwen3moe or gpt-oss",
+                     g->architecture);
 }
 
 static hypura_status check_experts(struct synth_options *options, hypura_error *error)
@@ -79,7 +78,7 @@ static hypura_status check_experts(struct synth_options *options, hypura_error *
     return HYPURA_OK;
 }
 
-/* Fills in what was left to be chosen. */
+/* Checks the options and sets defaults. */
 static hypura_status check_options(struct synth_options *options, hypura_error *error)
 {
     struct synth_geometry *g = &options->geometry;
@@ -120,7 +119,7 @@ struct metadata {
     hypura_error *error;
 };
 
-/* Adds "ARCHITECTURE.KEY" unless something failed before. */
+/* Adds "ARCHITECTURE.KEY", unless an earlier call failed. */
 static void add_number(struct metadata *m, const char *key, uint32_t value)
 {
     char name[96];
@@ -255,7 +254,7 @@ static void fill_row(const struct synth_list *list, const struct synth_tensor *t
         break;
     }
     if (tensor->fill == SYNTH_FILL_MEAN || tensor->fill == SYNTH_FILL_UNEVEN) {
-        /* Lengths of rows fall evenly, in an order that the number does not show. */
+        /* Row lengths are spread evenly and shuffled by a hash of the row. */
         double length = 1.5 - (double)(row * 2654435761u % 1024) / 1024;
         double deviation = tensor->deviation * (tensor->fill == SYNTH_FILL_UNEVEN ? length : 1);
         for (uint64_t i = 0; i < columns; i++)
@@ -270,7 +269,7 @@ static void fill_row(const struct synth_list *list, const struct synth_tensor *t
         values[i] = (float)(mean + deviation * random_normal(random));
 }
 
-/* Different experts for each row. */
+/* Chooses distinct experts for each row. */
 static void fill_experts(const struct synth_tensor *tensor, uint32_t experts, struct random *random, uint64_t rows,
                          unsigned char *out)
 {
@@ -349,7 +348,7 @@ static hypura_status write_data(struct gguf_writer *writer, const struct synth_l
     return status;
 }
 
-/* ---- the whole --------------------------------------------------------------------------------------------------- */
+/* ---- files ------------------------------------------------------------------------------------------------------- */
 
 static hypura_status check_room(const char *path, uint64_t bytes, hypura_error *error)
 {
@@ -363,7 +362,7 @@ static hypura_status check_room(const char *path, uint64_t bytes, hypura_error *
         *slash = 0;
     struct statvfs info;
     if (statvfs(slash ? folder : ".", &info))
-        return HYPURA_OK; /* the writer says what is wrong with the folder */
+        return HYPURA_OK; /* the writer will report a problem with the folder */
     uint64_t room = (uint64_t)info.f_bavail * info.f_frsize;
     char wanted[32], found[32];
     if (room < bytes)
@@ -439,7 +438,7 @@ hypura_status synth_header(int *descriptor, char *path, size_t room, const struc
         return status;
     *descriptor = file_nameless();
     if (*descriptor < 0)
-        status = error_set_errno(error, errno, "no room for the header of a model");
+        status = error_set_errno(error, errno, "cannot create the header of a model");
     if (!status)
         status = write_header(*descriptor, &list, vocabulary, error);
     if (status && *descriptor >= 0)

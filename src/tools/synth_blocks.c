@@ -1,5 +1,5 @@
-/* Random quantised blocks: all bits random, but for the fields that scale them. The layouts are those of ggml's
- * block types (ggml-common.h); the facts of each are at its case. */
+/* Random quantised blocks: all bits are random, except the fields that scale them. The layouts are those of ggml's
+ * block types (ggml-common.h); comments at each case give the details. */
 #include "core/half.h"
 #include "tools/synth_private.h"
 
@@ -7,10 +7,10 @@
 #include <pthread.h>
 #include <string.h>
 
-/* How a type is filled. unit: root mean square of the decoded values when the block's scale is 1. */
+/* How a type is filled. unit: root mean square of the decoded values if the block's scale is 1. */
 struct recipe {
     float unit;
-    float tail; /* mean of the constant tail over the deviation; 0: the type has none */
+    float tail; /* mean of the constant tail divided by the deviation; 0: not supported */
 };
 
 static const struct recipe recipes[TENSOR_TYPE_COUNT] = {
@@ -43,7 +43,7 @@ static void put_half(unsigned char *out, float value)
 
 static void random_bytes(struct random *random, unsigned char *out, size_t bytes)
 {
-    struct random local = *random; /* in registers */
+    struct random local = *random; /* keeps the state in registers */
     size_t i = 0;
     for (; i + 8 <= bytes; i += 8) {
         uint64_t word = random_next(&local);
@@ -60,8 +60,8 @@ static void random_bytes(struct random *random, unsigned char *out, size_t bytes
 
 #define NORMAL_STEPS 4096
 
-/* Values at evenly spaced quantiles of the normal distribution, so that one table look-up makes a normal number. The
- * inverse is found by bisection of erfc, which needs no approximation's coefficients. */
+/* Values at evenly spaced quantiles of the normal distribution, so one table look-up makes a normal number. Bisection
+ * of erfc finds the inverse without the coefficients of an approximation. */
 static float normal_table[NORMAL_STEPS];
 static pthread_once_t normal_table_once = PTHREAD_ONCE_INIT;
 
@@ -106,8 +106,8 @@ static void random_floats(struct random *random, enum tensor_type type, unsigned
 
 /* ---- blocks ------------------------------------------------------------------------------------------------------ */
 
-/* Eight 6-bit scales and eight equal 6-bit minima in the 12 bytes of Q4_K and Q5_K. With a block minimum of half the
- * range times the block scale, every sub-block is centred on 0. */
+/* Packs eight 6-bit scales, and eight 6-bit minima equal to them, into the 12 bytes of Q4_K and Q5_K. If the block's
+ * minimum is half the range times its scale, every sub-block is centred on 0. */
 static void pack_scales(unsigned char out[12], const unsigned char scales[8])
 {
     for (int i = 0; i < 4; i++) {
@@ -127,7 +127,7 @@ static void random_scales(struct random *random, unsigned char *out)
     pack_scales(out, scales);
 }
 
-/* The block's scale with a random sign, which makes the mean 0 where the codes are not symmetric. */
+/* Writes the block's scale with a random sign, which makes the mean 0 if the codes are not symmetric. */
 static void signed_scale(struct random *random, unsigned char *out, uint16_t scale)
 {
     scale ^= (uint16_t)(random_next(random) & 0x8000u);
@@ -153,11 +153,11 @@ static void fix_block(struct random *random, enum tensor_type type, unsigned cha
     case TENSOR_Q8_0:
         memcpy(b, &half, 2);
         for (int i = 2; i < 34; i++)
-            b[i] = b[i] == 0x80 ? 0 : b[i]; /* quantisers never make -128 */
+            b[i] = b[i] == 0x80 ? 0 : b[i]; /* quantisers never produce -128 */
         break;
     case TENSOR_Q2_K:
         for (int i = 0; i < 16; i++)
-            b[i] = (unsigned char)((8 | (b[i] & 7)) * 0x11); /* scale and minimum alike, 8 to 15 */
+            b[i] = (unsigned char)((8 | (b[i] & 7)) * 0x11); /* scale and minimum are equal, 8 to 15 */
         memcpy(b + 80, &half, 2);
         put_half(b + 82, 1.5f * d);
         break;
@@ -173,26 +173,26 @@ static void fix_block(struct random *random, enum tensor_type type, unsigned cha
     case TENSOR_Q6_K:
         memcpy(b + 208, &half, 2);
         break;
-    case TENSOR_IQ1_M: /* the half is spread over the top four bits of four words */
+    case TENSOR_IQ1_M: /* the half-precision scale is spread over the top four bits of four words */
         for (int i = 0; i < 4; i++)
             b[49 + 2 * i] = (unsigned char)((b[49 + 2 * i] & 15) | ((half >> (4 * i)) & 15) << 4);
         break;
     case TENSOR_TQ1_0:
         memcpy(b + 52, &half, 2);
         break;
-    case TENSOR_TQ2_0: /* four digits of 0 to 2 a byte; 256 is not a multiple of 81, so they are not quite even */
+    case TENSOR_TQ2_0: /* four digits of 0 to 2 per byte; not quite uniform, since 81 does not divide 256 */
         for (int i = 0; i < 64; i++) {
             unsigned digits = b[i] % 81u;
             b[i] = (unsigned char)(digits % 3 | digits / 3 % 3 << 2 | digits / 9 % 3 << 4 | digits / 27 << 6);
         }
         signed_scale(random, b + 64, half);
         break;
-    default: /* IQ2, IQ3, IQ1_S, IQ4_XS: the half comes first */
+    default: /* IQ2, IQ3, IQ1_S, IQ4_XS: the half-precision scale comes first */
         memcpy(b, &half, 2);
     }
 }
 
-/* MXFP4 scales by powers of two: the two next to the wanted scale, mixed so that the energy is right. */
+/* MXFP4 scales are powers of two: mixes the two around the wanted scale in such a ratio that the energy is right. */
 static void random_mxfp4(struct random *random, unsigned char *out, uint64_t blocks, float d)
 {
     int exponent;
@@ -203,7 +203,7 @@ static void random_mxfp4(struct random *random, unsigned char *out, uint64_t blo
         out[i * 17] = (unsigned char)(base + (random_uniform(random) < larger));
 }
 
-/* Those of NVFP4 are 8-bit floats, each for 16 elements: likewise the two next to the wanted scale. */
+/* NVFP4 scales are 8-bit floats for 16 elements each: mixes the two around the wanted scale in the same way. */
 static void random_nvfp4(struct random *random, unsigned char *out, uint64_t blocks, float d)
 {
     double scales[127], wanted = (double)d * (double)d;
@@ -254,8 +254,8 @@ static void set_bits(unsigned char *bytes, size_t count, unsigned char bits)
         bytes[i] |= bits;
 }
 
-/* The last 32 elements are the last block, or the last sub-block (two of them where they have 16 elements), whose scale
- * is set and whose codes get their top bits set. */
+/* The last 32 elements are the last block, or the last sub-block (two of them if they have 16 elements). Sets its
+ * scale, and the top bits of its codes. */
 void synth_constant_tail(enum tensor_type type, unsigned char *row, uint64_t columns, float deviation)
 {
     const struct tensor_type_info *info = tensor_type_info(type);

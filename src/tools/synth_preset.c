@@ -2,7 +2,7 @@
 
 #include <strings.h>
 
-/* Geometries as the published configurations of these models give them. */
+/* Geometries from the published configurations of these models. */
 static const struct synth_preset presets[] = {
     {"tiny-dense",
      "a few MB, Llama architecture, for tests",
@@ -87,11 +87,7 @@ static const struct synth_preset presets[] = {
     {.name = "qwen3.5-9b",
      .description = "Qwen 3.5 9B: three delta nets to each layer of attention",
      .type = "Q4_K_M",
-     .geometry = {.architecture = "qwen35",
-                  .layers = 32,
-                  .embedding = 4096,
-                  .vocabulary = 248320,
-                  .context = 262144},
+     .geometry = {.architecture = "qwen35", .layers = 32, .embedding = 4096, .vocabulary = 248320, .context = 262144},
      .recipe = synth_recipe_qwen35_9b},
     {.name = "qwen3.8-flash-next",
      .description = "Qwen 3.8 Flash-Next, 512 experts of which 10 are used, and a table of n-grams",

@@ -1,23 +1,22 @@
-/* Geometries that are told line by line: the metadata and the tensors of newer architectures, whose layers differ too
- * much for one set of numbers. A recipe is text, a line each:
+/* Recipes describe geometries line by line: the metadata and the tensors of newer architectures, whose layers differ
+ * too much for one set of numbers. A recipe is text with these lines:
  *
- *   u32|f32|bool|str KEY VALUE...      of the architecture; several values: an array
- *   i32|u64 KEY VALUE...               always an array
- *   each u32|bool|f32 KEY A B : C D    an array with an element per layer: the first ones, then the others in turns
- *   kinds LETTERS                      what layers there are, a letter for each
- *   each u32|bool|f32 KEY L=A M=B      the same: A where the letter of the layer is L, B where it is M, else 0
- *   in FIRST LAST [EVERY REST]         the layers that the tensors below belong to, LAST -1: the last one. With EVERY
- *                                      those whose number modulo EVERY is REST, or with !REST is not
- *   of LETTERS                         those whose letter is one of these
- *   once                               the tensors below are of the whole model
- *   m NAME COLUMNS ROWS [EXPERTS] [*F] a matrix of the type asked for, F times as large as usual
- *   f NAME MEAN DEVIATION SIZE...      F32
- *   r NAME COLUMNS EXPERTS             a router: rows of different lengths, so that experts are used unevenly
- *   h NAME USED ROWS                   experts by token, I32
+ *   u32|f32|bool|str KEY VALUE...      metadata of the architecture; several values: an array
+ *   i32|u64 KEY VALUE...               the same, but always an array
+ *   each u32|bool|f32 KEY A B : C D    an array with an element per layer: A B for the first ones, then C D in turns
+ *   kinds LETTERS                      the kinds of the layers, one letter per layer
+ *   each u32|bool|f32 KEY L=A M=B      an element per layer: A if the layer's letter is L, B if it is M, else 0
+ *   in FIRST LAST [EVERY REST]         the tensors below belong to these layers; LAST -1: up to the last. With EVERY,
+ * to those whose number modulo EVERY is REST; with !REST, is not of LETTERS                         the tensors below
+ * belong to the layers with one of these letters once                               the tensors below belong to the
+ * whole model m NAME COLUMNS ROWS [EXPERTS] [*F] a matrix of the requested type, with values F times as large as usual
+ *   f NAME MEAN DEVIATION SIZE...      an F32 tensor
+ *   r NAME COLUMNS EXPERTS             a router: its rows have different lengths, so experts are used unevenly
+ *   h NAME USED ROWS                   the experts of each token, I32
  *   t NAME COLUMNS ROWS                a table that is read by rows, IQ4_NL
  *
- * Routers see little but a token's own embedding, since branches add little to it: each token chooses experts of its
- * own, and no cache looks better than it is. */
+ * Routers mainly see a token's own embedding, since branches add little to it. So the experts depend on the token, and
+ * caches do not look better than they are. */
 #include "tools/synth_private.h"
 
 #include <inttypes.h>
@@ -35,7 +34,7 @@ struct line {
     size_t count;
 };
 
-/* The next line that is not empty; false: there is none. */
+/* Reads the next line that is not empty. Returns false at the end. */
 static bool next_line(const char **recipe, struct line *line)
 {
     for (line->count = 0; **recipe && line->count == 0;) {
@@ -60,7 +59,7 @@ static double decimal(const struct line *line, size_t word)
     return word < line->count ? strtod(line->words[word], NULL) : 0;
 }
 
-/* The letters of the layers, as a line says them. */
+/* Takes the letters of the layers from a line. */
 static void take_kinds(char kinds[MOST_ELEMENTS], const struct line *line)
 {
     snprintf(kinds, MOST_ELEMENTS, "%s", line->count > 1 ? line->words[1] : "");
@@ -106,7 +105,7 @@ static void put(struct values *values, size_t index, const char *word)
         values->flags[index] = strtoull(word, NULL, 0) != 0;
 }
 
-/* What is said of layers of a kind: the value of the word that begins with its letter. */
+/* Returns the value for layers of a kind: that of the word that begins with its letter. */
 static const char *value_of_kind(const struct line *line, size_t first, char kind)
 {
     for (size_t word = first; word < line->count; word++)
@@ -115,7 +114,7 @@ static const char *value_of_kind(const struct line *line, size_t first, char kin
     return "0";
 }
 
-/* An element per layer: by its kind; or the words before a colon, then those behind it in turns. */
+/* Adds an element per layer: by its kind; or the words before the colon, and then those after it in turns. */
 static void put_each(struct values *values, const struct line *line, size_t first, const char *kinds, size_t layers)
 {
     if (line->words[first][1] == '=') {
@@ -170,7 +169,7 @@ hypura_status synth_recipe_metadata(struct gguf_writer *writer, const struct syn
 struct where {
     bool once;
     uint32_t first, last, every, rest;
-    bool others;   /* but the rest */
+    bool others;   /* those whose remainder is not `rest` */
     char kinds[8]; /* letters of layers; empty: all */
 };
 
@@ -196,7 +195,7 @@ static bool is_there(const struct where *where, const char *kinds, uint32_t laye
            (where->every == 1 || (layer % where->every == where->rest) != where->others);
 }
 
-/* One tensor of a line; layer UINT32_MAX: of the whole model. */
+/* Adds a tensor of a line; layer UINT32_MAX: it belongs to the whole model. */
 static void add_tensor(struct synth_list *list, const struct line *line, uint32_t layer)
 {
     const char kind = line->words[0][0];
@@ -272,7 +271,7 @@ hypura_status synth_recipe_list(struct synth_list *list, const struct synth_voca
             if (is_there(&where, kinds, layer))
                 add_tensor(list, &line, layer);
     }
-    /* Bytes and special tokens get rows of zeros: text stays text, and no answer ends by chance. */
+    /* Bytes and special tokens get rows of zeros, so answers consist of words and do not end by chance. */
     uint32_t first_word, end;
     synth_vocabulary_words(vocabulary, &first_word, &end);
     for (size_t i = 0; i < list->count; i++) {

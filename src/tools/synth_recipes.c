@@ -1,4 +1,4 @@
-/* Recipes of published geometries (synth_recipe.c says how they read). */
+/* Recipes of published geometries (synth_recipe.c describes the format). */
 #include "tools/synth_private.h"
 
 const char synth_recipe_deepseek_v4_flash[] = "u32 feed_forward_length 2048\n"
@@ -420,7 +420,7 @@ const char synth_recipe_step_35[] = "u32 feed_forward_length 11264\n"
                                     "m ffn_up_shexp.weight 4096 1280\n"
                                     "m ffn_down_shexp.weight 1280 4096 *0.3\n";
 
-/* D: delta attention and a dense feed forward; K: delta attention and a mixture; M: latent attention and a mixture. */
+/* D: delta attention, dense feed-forward network; K: delta attention, experts; M: latent attention, experts. */
 const char synth_recipe_kimi_k3[] =
     "kinds DKKMKKKMKKKMKKKMKKKMKKKMKKKMKKKMKKKMKKKMKKKMKKKMKKKMKKKMKKKMKKKMKKKMKKKMKKKMKKKMKKKMKKKMKKKMM\n"
     "u32 feed_forward_length 33792\n"
@@ -499,7 +499,7 @@ const char synth_recipe_kimi_k3[] =
     "m ffn_up_shexp.weight 7168 6144\n"
     "m ffn_down_shexp.weight 6144 7168 *0.3\n";
 
-/* M: Mamba 2; E: a mixture; A: attention. */
+/* M: Mamba 2; E: experts; A: attention. */
 const char synth_recipe_nemotron_3_super[] =
     "kinds MEMEMEMAEMEMEMEMAEMEMEMEMAEMEMEMEMEMAEMEMEMEMEMAEMEMEMEMEMAEMEMEMEMEMAEMEMEMEMAEMEMEMEME\n"
     "each u32 feed_forward_length E=2688\n"

@@ -1,24 +1,24 @@
-/* What makes experts spread: see the head of synth.h. */
+/* Routers that spread the use of experts: see the beginning of synth.h. */
 #include "tools/synth_private.h"
 
 #include <math.h>
 #include <string.h>
 
-/* The share of a router logit's variance that comes from what the layer before has just written. It bounds how well the
- * next router can be guessed from this layer's state. */
+/* The share of a router logit's variance that comes from dimensions that the previous layer has just written. It limits
+ * how well the next router can be predicted from this layer's state. */
 #define FRESH_SHARE 0.12f
 
 /* Energy of the moving average in its dimensions. The embedding is there as well, with energy 1. */
 #define SLOW_ENERGY 9.0f
 
-/* The weights of the moving average fall off beyond this many tokens, with this power. */
+/* The weights of the moving average decrease beyond WINDOW tokens, with the power FALL_OFF of the distance. */
 #define WINDOW 8.0
 #define FALL_OFF 2.5
-/* Rotating pairs are used whose angle per token is between these parts of a radian. */
+/* Rotary pairs are used if their angle per token, in radians, is between these. */
 #define FASTEST_ANGLE (1.0 / WINDOW)
 #define SLOWEST_ANGLE (1.0 / (64 * WINDOW))
 
-/* Deviation of a router logit at which an expert is just chosen: gate weights are uneven, but none takes all. */
+/* The deviation of the logit of an expert that is just chosen. It makes gate weights uneven, but none dominates. */
 #define LOGIT_SCALE 2.0f
 
 #define LARGEST_SHARE 0.48
@@ -35,7 +35,7 @@ bool synth_query_key_norm(const char *architecture)
 
 /* ---- popularity -------------------------------------------------------------------------------------------------- */
 
-/* x such that a normal number is above it with probability p. */
+/* Returns the x that a normal number exceeds with probability p. */
 static double upper_quantile(double p)
 {
     double low = -8, high = 8;
@@ -49,7 +49,8 @@ static double upper_quantile(double p)
     return low;
 }
 
-/* The share of tokens that should use the expert of each rank: scale * (rank + 1)^-skew, bounded, used in all. */
+/* Computes the share of tokens that should use the expert of each rank: scale * (rank + 1)^-skew, bounded. The shares
+ * add up to `used`. */
 static void target_shares(double *shares, uint32_t experts, uint32_t used, double skew)
 {
     double low = 0, high = 1e6;
@@ -64,7 +65,7 @@ static void target_shares(double *shares, uint32_t experts, uint32_t used, doubl
     }
 }
 
-/* Counts how often each expert is among the best, over normal numbers times lengths. */
+/* Counts how often each expert is among the best, for normal numbers times lengths. */
 static void count_choices(uint32_t *counts, const float *normals, size_t tokens, const float *lengths, uint32_t experts,
                           uint32_t used)
 {
@@ -87,8 +88,8 @@ static void count_choices(uint32_t *counts, const float *normals, size_t tokens,
     }
 }
 
-/* An expert whose logit has deviation s passes a threshold of 1 with the probability that a normal number is above
- * 1 / s. The threshold is not quite fixed (it is the k-th best), which some rounds of trial correct. */
+/* An expert whose logit has deviation s exceeds a threshold of 1 with the probability that a normal number exceeds 1 /
+ * s. The threshold is not quite constant (it is the k-th best logit), so some trial rounds correct the lengths. */
 static hypura_status find_lengths(struct synth_router_plan *plan, const struct synth_options *options,
                                   hypura_error *error)
 {
@@ -137,8 +138,8 @@ static double pair_angle(const struct synth_geometry *geometry, uint32_t pair)
     return pow(geometry->rope_base, -2.0 * pair / geometry->head_size);
 }
 
-/* With evenly spaced logarithms of the angles, a sum of cosines of equal size falls with the logarithm of the distance,
- * and its softmax with a power of it: size times pairs per e-fold is the power. */
+/* If the logarithms of the angles are evenly spaced, a sum of cosines of equal size falls with the logarithm of the
+ * distance, and its softmax with a power of the distance: that power is size times pairs per e-fold. */
 static void plan_window(struct synth_router_plan *plan, const struct synth_geometry *geometry)
 {
     uint32_t pairs = geometry->head_size / 2;
@@ -176,7 +177,7 @@ hypura_status synth_router_plan(struct synth_router_plan *plan, const struct syn
     plan->context = (struct synth_part){size / 4 + size / 8, size / 8};
     uint32_t first = size / 4 + size / 8 + size / 8;
     plan->fresh = (struct synth_part){first, size - SYNTH_TAIL - first};
-    /* A part of its own for each layer, but no narrower than 16 dimensions. */
+    /* One part per layer, but none narrower than 16 dimensions. */
     plan->fresh_parts = MAX(1, MIN(geometry->layers, plan->fresh.count / 16));
     plan_window(plan, geometry);
     return find_lengths(plan, options, error);
@@ -194,7 +195,7 @@ struct synth_part synth_fresh_part(const struct synth_router_plan *plan, uint32_
     return (struct synth_part){plan->fresh.first + layer % plan->fresh_parts * width, width};
 }
 
-/* Root mean square of the stream when the router of a layer sees it. */
+/* Returns the root mean square of the stream at the router of a layer. */
 static double stream_size(const struct synth_router_plan *plan, const struct synth_options *options, uint32_t layer)
 {
     const struct synth_geometry *geometry = &options->geometry;
@@ -217,7 +218,7 @@ void synth_router_row(const struct synth_router_plan *plan, const struct synth_o
                       uint32_t expert, struct random *random, float *row)
 {
     const struct synth_geometry *geometry = &options->geometry;
-    /* Ranks are dealt out anew in every layer: expert 0 is not the favourite of all. */
+    /* Each layer assigns ranks anew, so no expert is the favourite of all layers. */
     struct random deal;
     random_seed(&deal, options->seed * 0x9e3779b97f4a7c15u + layer + 1);
     uint32_t step = 1 + 2 * (uint32_t)(random_next(&deal) % geometry->experts), start = (uint32_t)random_next(&deal);
@@ -235,7 +236,7 @@ void synth_router_row(const struct synth_router_plan *plan, const struct synth_o
     uint32_t rank = (uint32_t)(((uint64_t)step * expert + start) % geometry->experts);
 
     double slow = plan->stickiness * (1 - FRESH_SHARE), token = (1 - plan->stickiness) * (1 - FRESH_SHARE);
-    /* The slow dimensions carry the token's embedding too, which is taken off the token's share. */
+    /* The slow dimensions also carry the token's embedding: subtract it from the token's share. */
     token = fmax(0, token - slow / (double)plan->slow_gain);
     double unit = (double)LOGIT_SCALE * (double)plan->lengths[rank] * stream_size(plan, options, layer);
     struct synth_part fresh = synth_fresh_part(plan, layer + plan->fresh_parts - 1);
@@ -248,7 +249,7 @@ void synth_router_row(const struct synth_router_plan *plan, const struct synth_o
 
 /* ---- layer 0's attention ----------------------------------------------------------------------------------------- */
 
-/* The place in a head of the first number of a rotating pair; the second stays 0. */
+/* Whether a row is the first of a rotary pair that is used. The second row stays 0. */
 static bool is_used_pair(const struct synth_router_plan *plan, const struct synth_options *options, uint32_t head_row)
 {
     bool neox = turns_halves(options->geometry.architecture);
@@ -258,11 +259,12 @@ static bool is_used_pair(const struct synth_router_plan *plan, const struct synt
     return pair >= plan->first_pair && pair < plan->first_pair + plan->pairs;
 }
 
-/* query times key of a pair, over the square root of the head size, is position_score. */
+/* Returns the query and key value of a pair: their product, over the square root of the head size, is position_score.
+ */
 static double pair_value(const struct synth_router_plan *plan, const struct synth_options *options)
 {
     double score = (double)plan->position_score * sqrt(options->geometry.head_size);
-    /* gpt-oss has YaRN with factor 32, which multiplies queries and keys. */
+    /* gpt-oss uses YaRN with factor 32, which scales queries and keys. */
     if (strcmp(options->geometry.architecture, "gpt-oss") == 0)
         score /= pow(0.1 * log(32) + 1, 2);
     return sqrt(score);
@@ -283,7 +285,7 @@ void synth_position_row(const struct synth_router_plan *plan, const struct synth
 
 void synth_position_norm(const struct synth_router_plan *plan, const struct synth_options *options, float *row)
 {
-    /* After the norm each used number is the square root of head size over pairs. */
+    /* After the norm, each used value is sqrt(head size / pairs). */
     uint32_t head = options->geometry.head_size;
     for (uint32_t i = 0; i < head; i++)
         row[i] = (float)(pair_value(plan, options) / sqrt((double)head / plan->pairs));
@@ -303,7 +305,8 @@ void synth_slow_output_row(const struct synth_router_plan *plan, const struct sy
     uint32_t columns = geometry->heads * geometry->head_size;
     bool slow = dimension - plan->slow.first < plan->slow.count;
     double energy = slow ? (double)plan->slow_gain : (double)SYNTH_NOISE_ENERGY / geometry->layers;
-    /* All heads average alike, so the heads of a group carry the same numbers; their weights add up at random. */
+    /* All heads compute the same average, so the heads of a group have the same values; their weights add up randomly.
+     */
     double deviation = sqrt(energy * (double)plan->slow_effective / columns);
     random_part(random, row, (struct synth_part){0, columns}, deviation);
 }

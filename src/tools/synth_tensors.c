@@ -1,4 +1,4 @@
-/* The list of tensors of a synthetic model: names, shapes, types and how each is filled. */
+/* The list of tensors of a synthetic model: their names, shapes, types and contents. */
 #include "tools/synth_private.h"
 
 #include <math.h>
@@ -6,24 +6,24 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Deviation of the output logits, which makes a vocabulary of a usual size yield varied but not uniform text. */
+/* Deviation of the output logits. For vocabularies of a usual size, it makes text that varies but is not uniform. */
 #define LOGIT_DEVIATION 3.0
 
-/* Queries and keys are larger than 1, so that attention picks some tokens rather than averaging all. */
+/* Queries and keys are larger than 1, so attention picks some tokens rather than averaging all. */
 #define QUERY_DEVIATION 1.4
 
-/* Mean square of gate times up when both have deviation 1: of SiLU, and of gpt-oss's (up + 1) variant. */
+/* Mean square of activated gate times up, if both have deviation 1: with SiLU, and with gpt-oss's (up + 1) variant. */
 #define ACTIVATION_ENERGY 0.356
 #define OAI_ACTIVATION_ENERGY 0.8
 
-/* Part of the energy of the values that is left after attention has averaged some. */
+/* The share of the values' energy that is left after attention has averaged them. */
 #define ATTENTION_ENERGY 0.3
 
 static struct synth_tensor *add(struct synth_list *list, enum synth_fill fill, enum tensor_type type, uint32_t layer,
                                 uint32_t dimensions, const uint64_t *shape, const char *name, ...)
     __attribute__((format(printf, 7, 8)));
 
-/* The list has room for the most tensors that its layers can have. */
+/* Adds a tensor. The list has room for the largest number of tensors. */
 static struct synth_tensor *add(struct synth_list *list, enum synth_fill fill, enum tensor_type type, uint32_t layer,
                                 uint32_t dimensions, const uint64_t *shape, const char *name, ...)
 {
@@ -73,7 +73,7 @@ static void add_attention(struct synth_list *list, uint32_t layer)
     uint64_t size = g->embedding, width = (uint64_t)g->heads * g->head_size,
              kv_width = (uint64_t)g->kv_heads * g->head_size;
     bool gpt_oss = strcmp(g->architecture, "gpt-oss") == 0, biases = gpt_oss || strcmp(g->architecture, "qwen2") == 0;
-    bool slow = g->experts && layer == 0; /* this layer makes the moving average */
+    bool slow = g->experts && layer == 0; /* this layer computes the moving average */
     double unit = 1 / sqrt((double)size);
 
     add_vector(list, slow ? SYNTH_FILL_ONE : SYNTH_FILL_NORM, layer, size, 0, 0, "attn_norm.weight");
@@ -81,7 +81,7 @@ static void add_attention(struct synth_list *list, uint32_t layer)
     struct synth_tensor *q = add_matrix(list, MATRIX_Q, layer, size, width, 0, query, "attn_q");
     struct synth_tensor *k = add_matrix(list, MATRIX_K, layer, size, kv_width, 0, query, "attn_k");
     struct synth_tensor *v = add_matrix(list, MATRIX_V, layer, size, kv_width, 0, unit, "attn_v");
-    /* Energies are those of the stream where an embedding has 1. */
+    /* Energies are relative to that of an embedding in the stream, which is 1. */
     double per_row = 1 / sqrt((double)width * ATTENTION_ENERGY);
     double everywhere = g->experts ? 0.3 * (double)SYNTH_NOISE_ENERGY : 1.5;
     struct synth_tensor *o =
@@ -181,7 +181,7 @@ static hypura_status make_list(struct synth_list *list, const struct synth_vocab
     add(list, SYNTH_FILL_NORM, TENSOR_F32, 0, 1, size, "output_norm.weight");
     enum tensor_type output_type = synth_role_type(list, MATRIX_OUTPUT, 0, g->embedding);
     struct synth_tensor *output = add(list, SYNTH_FILL_RANDOM, output_type, 0, 2, table, "output.weight");
-    /* Bytes and special tokens get rows of zeros: text stays text, and no answer ends by chance. */
+    /* Bytes and special tokens get rows of zeros, so answers consist of words and do not end by chance. */
     uint32_t first, end;
     synth_vocabulary_words(vocabulary, &first, &end);
     add_band(output, first, end - first, LOGIT_DEVIATION / sqrt(g->embedding));

@@ -1,4 +1,4 @@
-/* The types of a synthetic model's matrices: by name, by what a matrix is for, and by what fits its rows. */
+/* The types of a synthetic model's matrices: by type name, by the matrix's purpose, and by the length of its rows. */
 #include "tools/synth_private.h"
 
 #include <string.h>
@@ -10,7 +10,7 @@ static const struct {
     uint32_t number;
 } mixtures[] = {{"Q4_K_M", TENSOR_Q4_K, 15}, {"Q5_K_M", TENSOR_Q5_K, 17}};
 
-/* general.file_type of a model whose matrices have one type (llama_ftype). */
+/* general.file_type of models whose matrices all have the same type (llama_ftype). */
 static const struct {
     enum tensor_type type;
     uint32_t number;
@@ -49,13 +49,13 @@ hypura_status synth_type_parse(struct synth_type *out, const char *name, hypura_
     struct buffer names = {0};
     hypura_status status = synth_type_names(&names, error);
     if (!status)
-        status = error_set(error, HYPURA_ERROR_ARGUMENT, "\"%.40s\" is not a type that can be made; expected one of %s",
-                           name, names.data);
+        status = error_set(error, HYPURA_ERROR_ARGUMENT, "\"%.40s\" is not a supported type; expected one of %s", name,
+                           names.data);
     buffer_free(&names);
     return status;
 }
 
-/* llama-quantize gives the first and last eighth of the layers, and every third between, more bits. */
+/* llama-quantize gives more bits to the first and last eighth of the layers, and to every third in between. */
 static bool more_bits(uint32_t layer, uint32_t layers)
 {
     return layer < layers / 8 || layer >= 7 * layers / 8 || (layer - layers / 8) % 3 == 2;
@@ -75,7 +75,7 @@ static enum tensor_type mixture_type(const struct synth_type *type, const struct
             return TENSOR_Q8_0;
         if (more)
             return TENSOR_Q6_K;
-        /* The value matrix of the 70B models is an eighth of the query matrix, so its bits are cheap. */
+        /* In 70B models, the value matrix is an eighth of the query matrix, so more bits cost little. */
         return geometry->layers == 80 && geometry->heads == 8 * geometry->kv_heads ? TENSOR_Q5_K : type->base;
     case MATRIX_O:
         return geometry->experts == 8 && type->base == TENSOR_Q4_K ? TENSOR_Q5_K : type->base;
@@ -86,7 +86,7 @@ static enum tensor_type mixture_type(const struct synth_type *type, const struct
     }
 }
 
-/* What llama-quantize takes where the rows do not fill whole blocks. */
+/* Returns the type that llama-quantize uses if the rows do not fill whole blocks. */
 static enum tensor_type fitting_type(enum tensor_type type, uint64_t columns)
 {
     if (columns % tensor_type_info(type)->block_size == 0)
@@ -116,7 +116,7 @@ enum tensor_type synth_role_type(const struct synth_list *list, enum synth_role 
     else if (type == TENSOR_MXFP4 && geometry->experts && !expert)
         type = TENSOR_Q8_0; /* only experts are published in MXFP4 */
     else if ((role == MATRIX_EMBEDDING || role == MATRIX_OUTPUT) && !synth_tail_supported(type))
-        type = TENSOR_Q4_K; /* nobody packs these two below 4 bits */
+        type = TENSOR_Q4_K; /* published models keep these two at 4 bits or more */
     return fitting_type(type, columns);
 }
 
@@ -128,6 +128,6 @@ enum tensor_type synth_matrix_type(const struct synth_list *list, const char *na
                            : strcmp(name, "output.weight") == 0     ? MATRIX_OUTPUT
                                                                     : MATRIX_Q;
     enum tensor_type type = synth_role_type(list, role, list->options.geometry.layers / 2, columns);
-    /* Few bits are for experts; the rest of such a model is next to nothing. */
+    /* Small types are for experts; the rest of such a model hardly counts. */
     return columns % tensor_type_info(type)->block_size ? TENSOR_F16 : type;
 }

@@ -1,8 +1,8 @@
-/* A tokenizer for a synthetic model: bytes, special tokens where real models of the kind have them, common English
- * words and, for the rest of the size, made-up words of two syllables. Every word is built by merges of shorter tokens.
+/* A tokenizer for a synthetic model: bytes, special tokens with the ids of real models, common English words and, up to
+ * the requested size, made-up words of two syllables. Merges of shorter tokens form every word.
  */
-#include "tools/synth_private.h"
 #include "tokenizer/split.h"
+#include "tools/synth_private.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -23,7 +23,7 @@ struct synth_vocabulary {
     float *scores;
     size_t *merge_starts; /* [size + 1] into merge_text */
     uint32_t merge_count;
-    uint32_t *table; /* open addressing over tokens, so that no token is there twice */
+    uint32_t *table; /* index of the tokens with open addressing, to avoid duplicates */
     uint32_t table_size;
 };
 
@@ -53,7 +53,7 @@ static const char *const words[] = {
 
 /* ---- tokens ------------------------------------------------------------------------------------------------------ */
 
-/* The table's place of a token with this text, or of the hole where it would go. */
+/* Returns the slot of the token with this text, or the free slot where it would go. */
 static uint32_t *find_slot(const struct synth_vocabulary *v, const char *text, size_t size)
 {
     uint64_t hash = fnv1a(FNV1A_START, text, size);
@@ -71,7 +71,7 @@ static bool has_token(const struct synth_vocabulary *v, const char *text, size_t
     return *find_slot(v, text, size) != NO_TOKEN;
 }
 
-/* Adds a token that is not there yet. */
+/* Adds a token unless it exists already. */
 static void add_token(struct synth_vocabulary *v, const char *text, size_t size, enum token_type type)
 {
     if (v->text.failed || v->count == v->size || has_token(v, text, size))
@@ -86,7 +86,7 @@ static void add_token(struct synth_vocabulary *v, const char *text, size_t size,
     v->count++;
 }
 
-/* A token from two that are there. */
+/* Adds the token that two existing ones merge into. */
 static void add_merge(struct synth_vocabulary *v, const char *left, const char *right, uint32_t end)
 {
     char text[64];
@@ -114,7 +114,7 @@ static void add_bytes(struct synth_vocabulary *v)
 /* ---- special tokens ---------------------------------------------------------------------------------------------- */
 
 struct special {
-    uint32_t place; /* after the first special token */
+    uint32_t place; /* counted from the first special token */
     const char *text;
 };
 
@@ -128,7 +128,7 @@ static const struct special gpt_oss_specials[] = {{0, "<|startoftext|>"}, {1, "<
                                                   {7, "<|channel|>"},     {8, "<|start|>"},     {9, "<|end|>"},
                                                   {10, "<|message|>"}};
 
-/* Where real vocabularies of these sizes have their special tokens; small ones keep 16 places at their end. */
+/* Returns where real vocabularies of this size have their special tokens; small ones reserve 16 ids at their end. */
 static uint32_t first_special(enum synth_tokenizer kind, uint32_t size)
 {
     if (kind == SYNTH_LLAMA3 && size >= 4096)
@@ -157,7 +157,7 @@ static void add_specials(struct synth_vocabulary *v, const struct special *list,
 
 /* ---- words ------------------------------------------------------------------------------------------------------- */
 
-/* The n-th syllable: open ones first, then those with an ending. */
+/* Makes the n-th syllable: open ones first, then those with a final consonant. */
 #define SYLLABLES 500
 static void syllable(uint32_t n, char open[4], char ending[2])
 {
@@ -196,7 +196,7 @@ static void add_words(struct synth_vocabulary *v, const char *space, uint32_t en
         }
         add_merge(v, space, words[i], end);
     }
-    /* All pairs of syllables, in an order that mixes them: the step shares no factor with the number of pairs. */
+    /* All pairs of syllables, shuffled: the step has no common factor with the number of pairs. */
     uint64_t pairs = (uint64_t)SYLLABLES * SYLLABLES;
     for (uint64_t i = 0; i < pairs && v->count < end && !v->text.failed; i++) {
         uint32_t pair = (uint32_t)(i * 77773 % pairs);
@@ -211,7 +211,7 @@ static void add_words(struct synth_vocabulary *v, const char *space, uint32_t en
     v->end_word = v->count;
 }
 
-/* ---- the whole --------------------------------------------------------------------------------------------------- */
+/* ---- the vocabulary ---------------------------------------------------------------------------------------------- */
 
 static void fill(struct synth_vocabulary *v)
 {
@@ -277,7 +277,7 @@ hypura_status synth_vocabulary_make(struct synth_vocabulary **out, enum synth_to
         status = error_set(error, HYPURA_ERROR_MEMORY, "no memory for a vocabulary of %u tokens", size);
     else if (v->count < size)
         status = error_set(error, HYPURA_ERROR_ARGUMENT,
-                           "a vocabulary of %u tokens is more than the %u that can be made up", size, v->count);
+                           "a vocabulary of %u tokens is more than the %u that can be generated", size, v->count);
     if (status)
         synth_vocabulary_free(v);
     else

@@ -1038,7 +1038,7 @@ static void a_file_is_described_and_written_in_parts(void **state)
     hypura_free(text);
     what = (hypura_inspection){.struct_size = sizeof what, .preset = "glm-5"};
     assert_refused(hypura_inspect(embedded_model(), NULL, &what, &text, &problem), HYPURA_ERROR_ARGUMENT,
-                   "name no other");
+                   "name either a preset or a file");
 
     snprintf(hosts, sizeof hosts, "%s/hosts.json", folder);
     snprintf(part, sizeof part, "%s/part.gguf", folder);

@@ -186,8 +186,8 @@ def a_file_and_its_plan_are_told_in_full():
     planned = hypura.inspect_hosts(MODEL, hosts, context=256, gpu="none")
     assert [host["same_machine_as"] for host in planned["hosts"]] == [0, 1, 1] and planned["title"] == whole["title"], planned
     assert "there is no layer 8" in error_of("argument", hypura.inspect, MODEL, layer=8, gpu="none")
-    assert "neither a file nor a preset" in error_of("argument", hypura.inspect)
-    assert "takes no memory of its own" in error_of("argument", hypura.inspect_hosts, MODEL, hosts, memory="1G")
+    assert "no file and no preset" in error_of("argument", hypura.inspect)
+    assert "takes no memory size" in error_of("argument", hypura.inspect_hosts, MODEL, hosts, memory="1G")
 
 
 def requests_are_answered_as_a_server_answers_them():

@@ -272,7 +272,7 @@ def a_model_is_quantized_when_it_is_created():
     create = lambda status, **more: server.post("/api/create", {"model": "other", "from": "plain", "stream": False, **more}, status)
     assert create(200, quantize="Q4_0") == {"status": "success"}
     assert "unsupported quantization type" in create(400, quantize="Q9")["error"]
-    assert "useless without importance" in create(400, quantize="IQ2_XXS")["error"]
+    assert "useless without an importance matrix" in create(400, quantize="IQ2_XXS")["error"]
     assert "quantised already" in create(400, quantize="Q4_0", **{"from": "small"})["error"]
     assert "quantize" in create(400, quantize=8)["error"]
     # A client that leaves. IQ3_S takes long enough to see that.

@@ -144,7 +144,7 @@ def a_source_that_changes_is_told_of():
         time.sleep(0.001)
     os.utime(source, ns=(1, 1))
     error = process.communicate(timeout=120 * PATIENCE)[1]
-    assert "was changed while it was read" in error and error.count("\n") == 1 and process.returncode == 2, error
+    assert "changed while it was read" in error and error.count("\n") == 1 and process.returncode == 2, error
     assert not os.path.exists(out)
 
 

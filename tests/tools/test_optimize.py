@@ -165,7 +165,7 @@ def a_trace_puts_the_experts_first_that_it_uses_most():
     assert len(set(map(tuple, counts))) > 1 and len(whole) > 0
     assert logits(path("hot"), "--memory", "20M") == (logits(source)[0], "")
     refused = hypura("optimize", model("tiny-mixtral"), path("x"), "--trace", path("trace"), status=2)[1]
-    assert "of another model" in refused
+    assert "belongs to another model" in refused
 
 
 def what_makes_no_sense_is_refused_with_a_sentence():

@@ -191,7 +191,7 @@ def what_makes_no_sense_is_refused_with_a_sentence():
     assert "there is no type" in refused(source, path("x"), "--type", "Q9_K", status=2)
     assert "--type is missing" in refused(source, path("x"), status=2)
     assert "quantised already" in refused(EMBEDDED, path("x"), "--type", "Q4_0", status=2)
-    assert "useless without importance" in refused(source, path("x"), "--type", "IQ2_XXS", status=2)
+    assert "useless without an importance matrix" in refused(source, path("x"), "--type", "IQ2_XXS", status=2)
     assert "the model itself" in refused(source, source, "--type", "Q4_0", status=2)
     os.symlink(source, path("x.partial"))
     assert "the model itself" in refused(source, path("x"), "--type", "Q4_0", status=2)
@@ -225,7 +225,7 @@ def a_source_that_changes_is_told_of():
     while not os.path.exists(path("changed.partial.pieces")) and process.poll() is None and time.time() < deadline:
         time.sleep(0.01)
     os.utime(source, ns=(1, 1))
-    assert "was changed while it was read" in process.communicate(timeout=120 * PATIENCE)[1]
+    assert "changed while it was read" in process.communicate(timeout=120 * PATIENCE)[1]
     assert process.returncode == 2 and not [name for name in os.listdir(WORK.name) if name.startswith("changed")]
 
 
