@@ -1,8 +1,8 @@
 /* compute: the mathematics of a transformer on the CPU, for any tensor type, on any instruction set.
  *
- * It knows tensors, not models: it gets pointers to weights in the layout of the file and never asks where they came
- * from. A table of function pointers is chosen at run time for the instruction set. The plain C version of every kernel
- * stays, as the reference for the tests of the others.
+ * It works on tensors, not models: it gets pointers to weights in the layout of the file, wherever they came from. A
+ * table of function pointers is chosen at run time for the instruction set. The plain C version of every kernel remains
+ * as the reference for testing the others.
  *
  * Results have the same bits for every number of threads, every way to cut a prompt into batches, and in matrix-vector
  * and matrix-matrix kernels, because the order of float sums is fixed:
@@ -38,8 +38,8 @@ enum instruction_set {
     INSTRUCTIONS_NEON      /* Armv8.2 with dot product; i8mm used where present */
 };
 
-/* The best set that this machine runs; HYPURA_INSTRUCTIONS=plain|avx2|avx-vnni|avx512|amx|neon in the environment asks
- * for a lesser one. */
+/* The best set that this machine runs. HYPURA_INSTRUCTIONS=plain|avx2|avx-vnni|avx512|amx|neon in the environment
+ * selects another one that it runs. */
 enum instruction_set compute_best_instructions(void);
 bool compute_has_instructions(enum instruction_set set);
 const char *compute_instructions_name(enum instruction_set set);
@@ -92,7 +92,7 @@ struct matrix {
     size_t row_bytes;
 };
 
-/* Whether matmul takes weights of this type. */
+/* Whether compute_matmul supports weights of this type. */
 bool compute_supports(enum tensor_type type);
 
 /* Activations: rows of floats and the converted copies that the kernels of each type of weights need (8-bit blocks of
@@ -403,7 +403,8 @@ void compute_index(struct compute *compute, const struct index_search *search);
 
 /* A causal convolution over the rows of one sequence, each channel separately:
  * output[r][c] = sum over taps of weights[c][tap] * input[r - (taps - 1 - tap) * dilation][c], plus bias, then a SiLU
- * if wanted. Earlier calls leave the rows before the first one, so cutting rows into calls elsewhere changes no bit. */
+ * if requested. Each call gets the inputs before its first row from the previous call, so results do not depend on how
+ * rows are divided into calls. */
 struct convolution {
     size_t rows;
     size_t channels, taps; /* taps 2 to CONVOLUTION_MAX_TAPS */

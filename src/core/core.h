@@ -1,4 +1,4 @@
-/* core: the base of every other folder. It knows nothing about models.
+/* core: the base of every other folder. It has no knowledge of models.
  *
  * Errors, checked sizes, memory (heap and mapped), byte buffers, the log, clocks, random numbers, hashes, texts and the
  * thread pool. Nothing here prints, exits or aborts. Unless a function says otherwise, any thread may call it, but
@@ -206,7 +206,7 @@ double random_normal(struct random *random);  /* mean 0, deviation 1 */
 /* ---- hashes ------------------------------------------------------------------------------------------------------ */
 
 /* FNV-1a. hash is that of the preceding bytes, FNV1A_START at first. Data that outlive a run depend on it (names of
- * files, digests of lines). It is not cryptographic: whoever chooses the bytes can cause collisions. */
+ * files, digests of lines). It is not cryptographic: chosen bytes can cause collisions. */
 #define FNV1A_START UINT64_C(0xcbf29ce484222325)
 uint64_t fnv1a(uint64_t hash, const void *bytes, size_t size);
 
@@ -265,7 +265,7 @@ void thread_pool_skip(struct thread_pool *pool, bool skip);
 /* Whether a task was skipped since the last call. If so, the results of the sections in between are worthless. */
 bool thread_pool_skipped(struct thread_pool *pool);
 
-/* The cores that this process may run on, by its affinity mask; at least 1. hw also knows the limits of control groups.
+/* The cores that this process may run on, by its affinity mask; at least 1. For limits of control groups, see hw.
  */
 size_t thread_usable_cores(void);
 

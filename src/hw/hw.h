@@ -62,8 +62,8 @@ struct kernel_speed {
 #define HARDWARE_MAX_KERNELS 16
 #define HARDWARE_MAX_GPUS 8
 
-/* Time per layer besides reading weights, on a GPU that was not measured. These were seen on a large card with
- * barriers: six launches or more, each of which waits for the one before, and more for a router. */
+/* The time per layer in addition to reading weights, on a GPU that was not measured. It was measured on a large card
+ * with barriers: six launches or more, each of which waits for the one before, and more for a router. */
 #define GPU_LAYER_SECONDS 45e-6
 #define GPU_ROUTER_SECONDS 25e-6
 
@@ -74,7 +74,7 @@ struct hardware_gpu {
     double memory_bytes_per_second;
     double upload_bytes_per_second; /* from host memory */
     double turn_seconds;            /* to submit a batch of commands and to notice its end */
-    double layer_seconds;           /* per dense layer and token, besides reading weights */
+    double layer_seconds;           /* per dense layer and token, in addition to reading weights */
     double float_layer_seconds;     /* the same for types that are multiplied as floats */
     double router_seconds;          /* in addition, for a layer with experts */
     double share_seconds;           /* overhead of a CPU share between two batches */
@@ -122,7 +122,7 @@ struct hardware {
     struct drives *drives;                       /* set by hardware_set_drives; else NULL */
     struct hardware_gpu gpus[HARDWARE_MAX_GPUS]; /* those in the profile */
     size_t gpu_count;
-    uint32_t sharers; /* processes that divide this machine's speeds, where hardware_share was told; else 0 */
+    uint32_t sharers; /* how many processes divide this machine's speeds (hardware_share); 0: not set */
     bool elsewhere;   /* a description of another machine: it has exactly these gpus, and none is opened */
 };
 
@@ -152,15 +152,15 @@ void hardware_drop_drives(struct hardware *hardware);
  * second. Sets drives->together, and caches it with the profiles. */
 hypura_status hardware_measure_together(struct drives *drives, double *alone, double *together, hypura_error *error);
 
-/* So many processes compute on this machine at once: each has its part of the speeds of processors, memory and drive.
- */
+/* Divides the speeds of processors, memory and drive by the number of processes that compute on this machine at once. A
+ * later call replaces the number. */
 void hardware_share(struct hardware *hardware, uint32_t sharers);
 
 /* The speed of the kernel for a type in bytes per second: as measured, else compute_bytes_per_second. */
 double hardware_kernel_speed(const struct hardware *hardware, enum tensor_type type);
 
-/* What a batch of t tokens takes to pass weights of a type in memory: start + t * each seconds, and not less than one
- * token takes. */
+/* The time to multiply weights in memory by a batch of t tokens: start + t * each seconds, but at least the time of one
+ * token. */
 struct product_cost {
     double start, each;
 };
@@ -216,7 +216,7 @@ hypura_status hardware_profile_gpus(struct hardware *hardware, const char *choic
 /* The speed of a device's matrix-vector kernel for a type, in bytes of weights per second. */
 double hardware_gpu_kernel_speed(const struct hardware_gpu *gpu, enum tensor_type type);
 
-/* The time per layer with weights of a type, besides reading them. */
+/* The time per layer with weights of a type, in addition to reading them. */
 double hardware_gpu_layer_seconds(const struct hardware_gpu *gpu, enum tensor_type type, bool experts);
 
 /* The file in the user's cache folder that keeps a device's compiled kernels; false: there is no such folder. */
@@ -273,7 +273,8 @@ struct hardware_nodes {
         uint32_t cores;
         uint64_t cpus[HARDWARE_CPU_WORDS];
     } nodes[HARDWARE_MAX_NODES];
-    bool place; /* memory may be placed on each of them, and nobody else (numactl) has decided where */
+    bool place; /* memory may be placed on each of them, and the process was started without a placement policy
+                   (numactl) */
 };
 
 void hardware_find_nodes(struct hardware_nodes *out);

@@ -98,7 +98,7 @@ struct plan_gpu_request {
     const struct hardware *hardware;
     const struct hardware_gpu *devices; /* [device_count]; NULL: unknown, treated as equal */
     uint64_t memory;                    /* for everything that is not on a device */
-    /* What the GPU's pass holds besides weights: a layer's keys and values, and buffers for batches of this length. */
+    /* The memory that the GPU needs in addition to weights: for a layer's keys and values, and for buffers. */
     uint64_t (*kv_bytes)(const void *context, uint32_t layer, uint32_t positions, uint32_t sequences,
                          enum tensor_type kv_type);
     uint64_t (*scratch_bytes)(const void *context, uint32_t chunk, uint32_t positions);
@@ -107,10 +107,10 @@ struct plan_gpu_request {
 
 #define MOST_MOVES 32u
 
-/* What is on all devices together; the parts say the same for each device. */
+/* What all devices hold together. Each part describes one device in the same form. */
 struct plan_gpu {
     uint32_t part_count;    /* devices; in a part 0 */
-    struct plan_gpu *parts; /* [part_count]; without what a device has of other devices' layers */
+    struct plan_gpu *parts; /* [part_count], one per device; 0 in the entries of other devices' layers */
     uint8_t *devices;       /* [layer_count]: the part of a layer */
     uint32_t layer_count, unit_count;
     uint8_t *layers;      /* [layer_count] enum gpu_ability: computed on the GPU, except experts that are not there */
@@ -166,7 +166,7 @@ struct plan_request {
     uint64_t budget;    /* bytes for everything that the process holds; 0: what is free, less some head-room */
     uint64_t overhead;  /* bytes that the process already holds and keeps: code, libraries, metadata, vocabulary */
     uint64_t code;      /* of these, code and libraries (hardware_code_bytes) */
-    uint64_t wobble;    /* by how much they may differ between runs; the smallest budget that is told allows for it */
+    uint64_t wobble;    /* by how much these may differ between runs; the smallest budget in messages allows for it */
     uint32_t positions; /* context length; 0: the model's own up to 4096, or less if the budget is small */
     uint32_t sequences; /* parallel sequences; 0: 1 */
     uint32_t chunk;     /* tokens per batch; 0: automatic */
@@ -191,7 +191,7 @@ struct plan_rows {
 
 /* A tensor in pieces. */
 struct plan_cut {
-    uint32_t first, count; /* in plan->streams; count is 1 for what is not cut */
+    uint32_t first, count; /* in plan->streams; count is 1 if the tensor is not cut */
     uint64_t bytes;        /* of a piece, in whole rows; the last piece has the rest */
 };
 

@@ -87,7 +87,7 @@ static void take_tile(const struct work *work, size_t first, size_t segment, str
         token->from = work->sums + (first + t) * GROUP_ROWS;
         token->to = leaves ? output_row(work, first + t) + work->group_row : work->sums + (first + t) * GROUP_ROWS;
         peaks[t] = input->peaks + segment + row * input->peak_stride;
-        /* The first level has dropped by now what was prefetched a tile ago. */
+        /* What was prefetched a tile ago has left the first-level cache by now. */
         __builtin_prefetch(token->sums);
         if (blocks == 1)
             __builtin_prefetch(peaks[t]);
