@@ -5,7 +5,7 @@
 
 #define MOST_SEQUENCES 64u
 
-/* Time of decoding between two measurements of the memory bandwidth, which flush the caches. */
+/* Time of decoding between two measurements of the memory bandwidth. Each measurement flushes the caches. */
 #define METER_SECONDS 0.1
 
 struct measuring {

@@ -136,8 +136,8 @@ static hypura_status read_schema(struct grammar **out, const char *text, hypura_
     json_t *schema = json_loads(text, JSON_DECODE_ANY, &problem);
     hypura_status status = memory_check(failures, "schema", error);
     if (!status && !schema)
-        status = error_set(error, HYPURA_ERROR_ARGUMENT, "the schema is not JSON: line %d, column %d: %s", problem.line,
-                           problem.column, problem.text);
+        status = error_set(error, HYPURA_ERROR_ARGUMENT, "the schema is not valid JSON: line %d, column %d: %s",
+                           problem.line, problem.column, problem.text);
     if (!status)
         status = grammar_from_schema(out, schema, error);
     json_decref(schema);

@@ -112,8 +112,7 @@ static hypura_status get(struct stream *from, void *bytes, size_t size, hypura_e
     uint64_t sum;
     bool whole = from->read(from->context, bytes, size) && from->read(from->context, &sum, sizeof sum) &&
                  sum == fnv1a(FNV1A_START, bytes, size);
-    return whole ? HYPURA_OK
-                 : error_set(error, HYPURA_ERROR_FORMAT, "the saved session is damaged, or a part of it is missing");
+    return whole ? HYPURA_OK : error_set(error, HYPURA_ERROR_FORMAT, "the saved session is damaged or incomplete");
 }
 
 /* Reads the rows into an idle sequence. */
@@ -154,7 +153,7 @@ static hypura_status get_head(struct stream *from, size_t *count, uint32_t *comp
                          "the session was saved by another version of hypura (format %u, not 1)", version);
     if (sscanf(head, "hypura state 1 %zu %u %16llx", count, computed, &sum) != 3 || *count > MOST_TOKENS ||
         *computed > *count)
-        return error_set(error, HYPURA_ERROR_FORMAT, "the saved session is damaged, or a part of it is missing");
+        return error_set(error, HYPURA_ERROR_FORMAT, "the saved session is damaged or incomplete");
     *digest = sum;
     return HYPURA_OK;
 }

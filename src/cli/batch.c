@@ -136,7 +136,7 @@ static void say_beginning(const struct batch *batch, const hypura_endpoint_state
             size_text(budget, sizeof budget, (double)state->memory_bytes), state->sessions,
             state->sessions == 1 ? "answer" : "answers", state->context_tokens);
     if (batch->before)
-        fprintf(stderr, "%llu lines are answered already\n", (unsigned long long)batch->before);
+        fprintf(stderr, "%llu lines are already answered\n", (unsigned long long)batch->before);
 }
 
 static void say_end(const struct batch *batch)
@@ -436,7 +436,7 @@ static int run(size_t count, char **arguments)
         if (!status)
             status = answer_all(&batch, &error);
     } else if (!status && batch.reading == BATCH_ENDED) {
-        fprintf(stderr, "%llu lines are answered already: all of them\n", (unsigned long long)batch.before);
+        fprintf(stderr, "all %llu lines are already answered\n", (unsigned long long)batch.before);
     }
     if (!status && !interrupted())
         status = batch_output_sort(batch.output, &error);

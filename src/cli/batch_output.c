@@ -69,7 +69,7 @@ static hypura_status read_line(struct batch_output *output, const char *text, si
     const json_t *number = json_object_get(json, "line");
     const char *digest = json_string_value(json_object_get(json, "digest"));
     struct answered line = {.offset = output->size, .size = size};
-    hypura_status status = check_memory(failures, "lines that are answered", error);
+    hypura_status status = check_memory(failures, "answered lines", error);
     if (status) {
         json_decref(json);
         return status;

@@ -66,7 +66,7 @@ static bool parse_size(const char *text, uint64_t *out, bool of_memory, hypura_e
         return false;
     if (*out == 0)
         error_set(error, HYPURA_ERROR_ARGUMENT, "expected a size above 0, such as 8G");
-    if (*out > 0 && *out < 1024 && of_memory) /* "16" */
+    if (*out > 0 && *out < 1024 && of_memory) /* such as --memory 16 */
         error_set(error, HYPURA_ERROR_ARGUMENT, "that is %d bytes; write %dG for GiB", (int)*out, (int)*out);
     return *out > 0 && (*out >= 1024 || !of_memory);
 }
@@ -131,7 +131,7 @@ bool set_option(const struct option_row *row, const char *text, hypura_error *er
         return true;
     case OPTION_SEED:
         if (!parse_whole_number(text, UINT64_MAX, row->target)) {
-            error_set(error, HYPURA_ERROR_ARGUMENT, "\"%.40s\" is not a whole number of 0 or more", text);
+            error_set(error, HYPURA_ERROR_ARGUMENT, "\"%.40s\" is not a whole number from 0 to 2^64 - 1", text);
             return false;
         }
         return true;

@@ -94,7 +94,7 @@ static hypura_status set_adapters(hypura_adapter **out, hypura_error *error)
     hypura_status status = NEW_ARRAY(out, given->count, "adapters", error);
     for (size_t i = 0; !status && i < given->count; i++) {
         char *path, *colon, *end;
-        status = copy_text(&path, given->items[i], error); /* lives as long as the program, as the command line does */
+        status = copy_text(&path, given->items[i], error); /* never freed: the options point to it */
         if (status)
             break;
         (*out)[i] = (hypura_adapter){path, 1.0f};
@@ -171,7 +171,7 @@ static hypura_status check_gpus(hypura_error *error)
     for (const char *at = which; at && *at; at++)
         listed += *at == ',';
     if (which && *which >= '0' && *which <= '9' && compute_options.gpu_memory.count > listed)
-        return set_error(error, HYPURA_ERROR_ARGUMENT, "--gpu-memory has %zu sizes, but --gpu names %zu",
+        return set_error(error, HYPURA_ERROR_ARGUMENT, "--gpu-memory has %zu sizes, but --gpu names %zu GPUs",
                          compute_options.gpu_memory.count, listed);
     return HYPURA_OK;
 }

@@ -49,8 +49,8 @@ struct machine {
 struct subject {
     struct model *model;
     struct vocabulary *vocabulary; /* held, since the budget of a run includes it */
-    struct model_header header; /* of a model on a server */
-    int descriptor;             /* of a preset, which has no file; -1: none */
+    struct model_header header;    /* of a model on a server */
+    int descriptor;                /* of a preset, which has no file; -1: none */
     const char *preset;
 };
 
@@ -91,10 +91,10 @@ static hypura_status find_machine(struct machine *out, const char *drive, hypura
     char *text = NULL;
     size_t size = 0;
     if (access(machine_name, F_OK))
-        return error_set(
-            error, HYPURA_ERROR_ARGUMENT,
-            "\"%.100s\" is neither a machine of --list-machines nor a file that \"hypura profile --json\" wrote",
-            machine_name);
+        return error_set(error, HYPURA_ERROR_ARGUMENT,
+                         "\"%.100s\" is neither a machine in --list-machines nor a file with the output of \"hypura "
+                         "profile --json\"",
+                         machine_name);
     hypura_status status = read_whole_file(machine_name, LARGEST_PROFILE, &text, &size, error);
     if (!status)
         status = hardware_of_profile(&out->hardware, text, size, machine_name, error);
@@ -445,7 +445,8 @@ static void show(const struct subject *subject, const struct machine *machine, c
     print_summary(stdout, &info);
     if (subject->header.bytes_read) {
         char text[32];
-        printf("  %s of it were downloaded\n", format_bytes(text, sizeof text, (double)subject->header.bytes_read));
+        printf("  only %s of it were downloaded\n",
+               format_bytes(text, sizeof text, (double)subject->header.bytes_read));
     }
     print_machine_of(machine);
     print_rows(rows, count);

@@ -283,7 +283,7 @@ static void print_drives(const json_t *json, const json_t *plan)
         return;
     json_array_foreach(drives, i, drive)
     {
-        printf("  %-28s %9.0f %% of what is read, from %s at %s/s%s\n", i ? "" : "drives",
+        printf("  %-28s %9.0f %% of the reads, from %s at %s/s%s\n", i ? "" : "drives",
                100 * number_of(drive, "share"), text_of(drive, "device"), bytes_of(drive, "bytes_per_second"),
                is(drive, "measured") ? "" : " (estimated: \"hypura profile\" measures it)");
     }
@@ -329,7 +329,7 @@ static void print_plan(const json_t *json)
     printf("  %-28s %10s in RAM, %s on disk\n",
            json_is_object(json_object_get(plan, "gpu")) ? "the other weights" : "weights", bytes_of(plan, "bytes_ram"),
            bytes_of(plan, "bytes_storage"));
-    printf("  %-28s %10s, about %s\n", "loaded before it answers", size_text(a, sizeof a, first),
+    printf("  %-28s %10s, about %s\n", "loaded before answering", size_text(a, sizeof a, first),
            format_time(b, sizeof b, first / number_of(plan, "drive_bytes_per_second")));
     print_drives(json, plan);
     if (!is(plan, "direct_io"))

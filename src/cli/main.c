@@ -19,8 +19,8 @@ const size_t command_count = COUNT_OF(commands);
 
 static void print_help(FILE *out)
 {
-    fprintf(out, "hypura runs GGUF language models. Models that fit in memory run at its speed, larger ones at\n"
-                 "the speed of the drive.\n\n"
+    fprintf(out, "hypura runs GGUF language models. Models that fit in memory run at memory speed, larger ones\n"
+                 "at the speed of the drive.\n\n"
                  "Usage: hypura COMMAND [OPTION]... [ARGUMENT]...\n\n");
     for (size_t i = 0; i < command_count; i++)
         fprintf(out, "  %-12s %s\n", commands[i]->name, commands[i]->summary);

@@ -31,7 +31,7 @@ static void print_gain(const struct optimize_gain *gain, bool measured)
     printf("experts per token, if none is in memory: %" PRIu64 " reads of %s -> %" PRIu64 " of %s\n",
            gain->before.reads, format_bytes(a, sizeof a, (double)gain->before.bytes), gain->after.reads,
            format_bytes(b, sizeof b, (double)gain->after.bytes));
-    printf("on this drive%s about %.1f %% more tokens/s: %s\n",
+    printf("on this drive%s: about %.1f %% more tokens/s; %s\n",
            measured ? "" : " (not measured yet: run \"hypura profile\")", 100 * MAX(gain->faster, 0),
            gain->faster >= OPTIMIZE_WORTH ? "worth it if the model does not fit in memory"
                                           : "not worth it here: reads are large enough already");

@@ -193,7 +193,7 @@ static void print_speeds(const struct hardware_gpu *gpu)
     printf("         prompts: %.2f trillion multiply-adds/s\n", gpu->multiply_adds_per_second / 1e12);
 }
 
-static const char *const gpu_kinds[] = {"discrete", "integrated", "virtual", "a program on the CPU"};
+static const char *const gpu_kinds[] = {"discrete", "integrated", "virtual", "software on the CPU"};
 
 /* Looks for GPUs only if they may be used: the search loads Vulkan and its drivers. */
 static void print_gpus(const struct hardware *h)

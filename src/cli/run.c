@@ -55,15 +55,15 @@ static void print_limit(const hypura_statistics *s, bool measured)
 {
     if (s->share_of_limit >= 0)
         fprintf(stderr,
-                "  limit         %.0f %% of what this %s allows, %.0f %% of what disk and memory give at once\n",
+                "  limit         %.0f %% of what this %s allows, %.0f %% of what disk and memory allow together\n",
                 100 * s->share_of_limit, s->bound, 100 * s->share_of_both_limits);
     if (s->over_profile > QUICKER_THAN_PROFILED)
         fprintf(
             stderr,
-            "                it was %.1f times as fast as its profile says: hypura profile --force measures again\n",
+            "                faster than its profile by a factor of %.1f: \"hypura profile --force\" measures again\n",
             s->over_profile);
     if (s->share_of_limit < 0 && !measured)
-        fprintf(stderr, "  limit         not known: \"hypura profile\" measures what this machine allows\n");
+        fprintf(stderr, "  limit         unknown: \"hypura profile\" measures what this machine allows\n");
 }
 
 static void print_experts(const hypura_statistics *s)
@@ -75,11 +75,11 @@ static void print_experts(const hypura_statistics *s)
         fprintf(stderr, "  expert hits   %.1f %% of %llu uses\n", 100.0 * (double)s->expert_hits / (double)experts,
                 (unsigned long long)experts);
     if (s->rows_wanted)
-        fprintf(stderr, "  rows          %llu of tables and embeddings read one by one, %.1f %% were in memory\n",
+        fprintf(stderr, "  rows          %llu of tables and embeddings, %.1f %% of them found in memory\n",
                 (unsigned long long)s->rows_wanted, 100.0 * (double)s->rows_cached / (double)s->rows_wanted);
     if (s->prefetches)
         fprintf(stderr,
-                "  prefetches    %.0f %% of %llu were needed; they brought %.0f %% of what was missing; %s wasted\n",
+                "  prefetches    %.0f %% of %llu were needed; they covered %.0f %% of the missing experts; %s wasted\n",
                 100 * used / (double)s->prefetches, (unsigned long long)s->prefetches,
                 needed > 0 ? 100 * used / needed : 0.0, size_text(text, sizeof text, (double)s->wasted_bytes));
 }
@@ -116,7 +116,7 @@ static void print_figures(hypura_model *model)
                 (double)s.answer_tokens / (double)s.answer_passes);
     print_limit(&s, plan->measured);
     print_experts(&s);
-    fprintf(stderr, "  disk          %s read while it ran, %s while it loaded\n",
+    fprintf(stderr, "  disk          %s read while running, %s while loading\n",
             size_text(a, sizeof a, (double)s.read_bytes), size_text(b, sizeof b, (double)s.loaded_bytes));
     print_drives(model);
     print_memory(&s);
@@ -140,9 +140,9 @@ static void say_expectation(const hypura_plan *plan)
     if (strcmp(plan->mode, "full-resident") == 0 || !is_terminal(stderr))
         return;
     speed_text(plan, speed < 1 ? 2 : speed < 10, expected, sizeof expected);
-    snprintf(text, sizeof text, "%s in %s: about %s tokens/s%s, bound by %s; %s are read for each token.", plan->mode,
+    snprintf(text, sizeof text, "%s in %s: about %s tokens/s%s, bound by %s; %s read per token.", plan->mode,
              size_text(budget, sizeof budget, (double)plan->memory_bytes), expected,
-             plan->measured ? "" : " (\"hypura profile\" makes this more exact)", plan->bound,
+             plan->measured ? "" : " (\"hypura profile\" makes this more precise)", plan->bound,
              size_text(bytes, sizeof bytes, plan->bytes_read_per_token));
     print_paragraph(stderr, text, 0);
 }

@@ -124,7 +124,7 @@ hypura_status read_whole_file(const char *path, uint64_t limit, char **text, siz
         const char *shown = standard_input ? "standard input" : path;
         if (failed)
             return error_set_errno(error, failed, "cannot read %s", shown);
-        if (memory_check(failures, "text that is read", error))
+        if (memory_check(failures, "input text", error))
             return error->status;
         return error_set(error, HYPURA_ERROR_ARGUMENT, "%s is larger than %llu bytes, the limit for this input", shown,
                          (unsigned long long)limit);

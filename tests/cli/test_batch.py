@@ -103,7 +103,7 @@ def an_answer_may_have_any_character():
     source = write("in", [{"prompt": "a", "max_tokens": 2, "logit_bias": {"0": 100}}, LINES[0]])  # the byte 0
     batch(source, "out", "--max-tokens", 2)
     assert read("out")[0]["answer"] == "\0\0" and read("out")[0]["finish_reason"] == "length", read("out")
-    assert "answered already" in batch(source, "out")
+    assert "already answered" in batch(source, "out")
 
 
 def what_is_wrong_with_a_line_is_said_in_its_answer_and_the_others_go_on():
@@ -120,7 +120,7 @@ def what_is_wrong_with_a_line_is_said_in_its_answer_and_the_others_go_on():
         assert "answer" not in line and isinstance(line["error"], str) and line["error"], line
     assert "2 lines" not in err and " refused" in err
     before = open(path("out")).read()
-    assert "answered already" in batch(path("in"), "out")  # what was wrong stays wrong
+    assert "already answered" in batch(path("in"), "out")  # what was wrong stays wrong
     assert open(path("out")).read() == before
 
 
@@ -172,7 +172,7 @@ def after_an_interrupt_it_goes_on_and_nothing_is_lost_or_done_twice():
     with open(path("out"), "a") as file:
         file.write('{"line":7,"dig')
     process = start(source, "out", "--max-tokens", 8, "--context", 100000)
-    assert "12 lines are answered already" in [process.stderr.readline().decode() for _ in range(2)][1]
+    assert "12 lines are already answered" in [process.stderr.readline().decode() for _ in range(2)][1]
     process.kill()
     process.communicate()
     assert open(path("out")).readlines() == kept
@@ -237,7 +237,7 @@ def a_byte_order_mark_is_no_part_of_the_first_line():
             assert out[0]["custom_id"] == "a" and out[0]["response"]["status_code"] == 200, out
         if number == 5:
             assert [line["line"] for line in out] == [2, 3] and "error" not in out[0], out
-    assert out == [] and "all of them" in err, (out, err)
+    assert out == [] and "already answered" in err, (out, err)
     # It may come in pieces.
     process = subprocess.Popen(command("-", "pieces", "--max-tokens", 2), stdin=subprocess.PIPE, stderr=subprocess.PIPE,
                                env=environment())

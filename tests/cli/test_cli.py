@@ -407,8 +407,8 @@ def statistics_have_their_keys():
         stats = json.load(file)
     assert 0 <= stats["guess_precision"] <= 1 and 0 <= stats["guess_recall"] <= 1, stats
     # Nothing was measured here: what binds is what was planned.
-    assert stats["share_of_limit"] is None and stats["bound"] == "disk" and "limit         not known" in err, (stats, err)
-    assert re.search(r"prefetches +\d+ % of \d+ were needed; they brought \d+ % of what was missing; .* wasted", err), err
+    assert stats["share_of_limit"] is None and stats["bound"] == "disk" and "limit         unknown" in err, (stats, err)
+    assert re.search(r"prefetches +\d+ % of \d+ were needed; they covered \d+ % of the missing experts; .* wasted", err), err
 
 
 def a_mirror_gives_the_same_text():
