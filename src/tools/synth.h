@@ -9,11 +9,11 @@
  * In mixtures of experts, three mechanisms spread the use of experts:
  * - A router reads three parts of the hidden state: dimensions that carry the token's own embedding, dimensions that
  *   carry a moving average over the last dozen tokens, and dimensions that the previous layer has just written. The
- * first differ from token to token, the second change slowly, and the third cannot be predicted before that layer has
- * run. "stickiness" is the share of the slow part.
+ *   first differ from token to token, the second change slowly, and the third cannot be predicted before that layer has
+ *   run. "stickiness" is the share of the slow part.
  * - The attention of layer 0 computes the moving average. Its queries and keys depend on a few dimensions that are
- * nearly the same in every embedding row, so a score depends on the distance only. These four matrices are Q8_0 if the
- *   requested type is a quantised one.
+ *   nearly the same in every embedding row, so a score depends on the distance only. These four matrices are Q8_0 if
+ *   the requested type is a quantised one.
  * - The length of an expert's router row determines its share of the tokens: a longer row makes larger logits, so it is
  *   more often among the best. "skew" is the exponent of the target: the expert of rank r is used in proportion to
  *   r^-skew, but in at most 48 % of the tokens, which is the limit of this mechanism.

@@ -6,10 +6,11 @@
  *   each u32|bool|f32 KEY A B : C D    an array with an element per layer: A B for the first ones, then C D in turns
  *   kinds LETTERS                      the kinds of the layers, one letter per layer
  *   each u32|bool|f32 KEY L=A M=B      an element per layer: A if the layer's letter is L, B if it is M, else 0
- *   in FIRST LAST [EVERY REST]         the tensors below belong to these layers; LAST -1: up to the last. With EVERY,
- * to those whose number modulo EVERY is REST; with !REST, is not of LETTERS                         the tensors below
- * belong to the layers with one of these letters once                               the tensors below belong to the
- * whole model m NAME COLUMNS ROWS [EXPERTS] [*F] a matrix of the requested type, with values F times as large as usual
+ *   in FIRST LAST [EVERY REST]         the tensors below belong to these layers; LAST -1: up to the last. With EVERY:
+ *                                      only if the layer's number modulo EVERY is REST; with !REST: is not
+ *   of LETTERS                         the tensors below belong to the layers with one of these letters
+ *   once                               the tensors below belong to the whole model
+ *   m NAME COLUMNS ROWS [EXPERTS] [*F] a matrix of the requested type, with values F times as large as usual
  *   f NAME MEAN DEVIATION SIZE...      an F32 tensor
  *   r NAME COLUMNS EXPERTS             a router: its rows have different lengths, so experts are used unevenly
  *   h NAME USED ROWS                   the experts of each token, I32
