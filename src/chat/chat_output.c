@@ -387,8 +387,7 @@ static bool parse_reasoning(struct chat_parser *p)
     return true;
 }
 
-/* The parser tries each end mark in a call. A text with more than this many is not a call; the bound limits the work.
- */
+/* The parser tries each end mark in a call. A text with more than this many is not a call, which limits the work. */
 #define ENDS_MOST 64
 
 /* Finds the end mark that completes the current call: arguments may contain end marks too. */

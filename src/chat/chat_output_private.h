@@ -51,8 +51,7 @@ struct view {
 struct view view_trim(struct view v);
 bool view_begins(struct view v, const char *text);
 
-/* Splits at the first mark: *head becomes the text before it, *rest the text after it. Returns false if there is none.
- */
+/* Splits at the first mark: *head becomes the text before it, *rest the text after it. Returns false without a mark. */
 bool view_split(struct view *rest, const char *mark, struct view *head);
 
 /* Splits at the end of a value, which may itself contain the mark: at the first mark that is followed, white space

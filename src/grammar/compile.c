@@ -47,8 +47,7 @@ static hypura_status add_way(struct compiler *c, uint32_t way, uint32_t *start)
  */
 
 struct utf8_tails {
-    uint32_t next, one,
-        two; /* one, two: the states before one and two bytes 80..BF that lead to next; UINT32_MAX: not made yet */
+    uint32_t next, one, two; /* one, two: before one and two bytes 80..BF that lead to next; UINT32_MAX: not made yet */
 };
 
 static hypura_status tail(struct compiler *c, struct utf8_tails *tails, int count, uint32_t *out)
@@ -306,8 +305,7 @@ static bool walk_rule(struct reach *r, uint32_t rule, bool note_calls)
     return end;
 }
 
-/* Repeatedly removes the rules that call no remaining rule. Any rule that stays calls itself, or calls one that does.
- */
+/* Repeatedly removes the rules that call no remaining rule. The others call themselves, or a rule that does. */
 static hypura_status refuse_cycles(const struct reach *r, hypura_error *error)
 {
     uint32_t rules = r->tree->rule_count, left = rules, last = 0;

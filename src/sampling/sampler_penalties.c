@@ -1,6 +1,6 @@
 /* Penalties on repetition: plain ones, and DRY ("don't repeat yourself", from
- * github.com/oobabooga/text-generation-webui/pull/5677), which finds the longest repetition that a token would extend.
- */
+ * github.com/oobabooga/text-generation-webui/pull/5677), which finds the longest repetition that a token would
+ * extend. */
 #include "sampling/sampler_private.h"
 
 #include <math.h>

@@ -28,10 +28,9 @@ struct estimate {
     enum plan_mode mode;
     enum plan_bound bound;
     uint32_t context;
-    double least_tokens_per_second,
-        tokens_per_second;              /* with evenly used experts, and with typical use; equal if use is known */
-    double prompt_tokens_per_second;    /* for the short prompt */
-    double short_seconds, long_seconds; /* until the first token; 0: the context is too small */
+    double least_tokens_per_second, tokens_per_second; /* with evenly used experts; with typical or known use */
+    double prompt_tokens_per_second;                   /* for the short prompt */
+    double short_seconds, long_seconds;                /* until the first token; 0: the context is too small */
     double bytes_from_gpu, bytes_from_memory, bytes_from_storage; /* per token */
     double hit_rate;                                              /* of the expert cache; 1: no expert streams */
     double load_seconds;                                          /* until all resident weights are loaded */

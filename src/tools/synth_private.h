@@ -31,8 +31,7 @@ enum synth_tokenizer { SYNTH_SENTENCEPIECE, SYNTH_LLAMA3, SYNTH_QWEN, SYNTH_GPT_
 
 struct synth_vocabulary;
 
-/* Makes a tokenizer with exactly "size" distinct tokens: bytes, special tokens, some English words and made-up words.
- */
+/* Makes a tokenizer with exactly "size" distinct tokens: bytes, special tokens, English words and made-up words. */
 hypura_status synth_vocabulary_make(struct synth_vocabulary **out, enum synth_tokenizer kind, uint32_t size,
                                     hypura_error *error);
 void synth_vocabulary_free(struct synth_vocabulary *vocabulary);

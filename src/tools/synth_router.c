@@ -259,8 +259,7 @@ static bool is_used_pair(const struct synth_router_plan *plan, const struct synt
     return pair >= plan->first_pair && pair < plan->first_pair + plan->pairs;
 }
 
-/* Returns the query and key value of a pair: their product, over the square root of the head size, is position_score.
- */
+/* Returns the query and key value of a pair. Their product, over the root of the head size, is position_score. */
 static double pair_value(const struct synth_router_plan *plan, const struct synth_options *options)
 {
     double score = (double)plan->position_score * sqrt(options->geometry.head_size);
@@ -305,8 +304,7 @@ void synth_slow_output_row(const struct synth_router_plan *plan, const struct sy
     uint32_t columns = geometry->heads * geometry->head_size;
     bool slow = dimension - plan->slow.first < plan->slow.count;
     double energy = slow ? (double)plan->slow_gain : (double)SYNTH_NOISE_ENERGY / geometry->layers;
-    /* All heads compute the same average, so the heads of a group have the same values; their weights add up randomly.
-     */
+    /* All heads compute the same average, so the heads of a group have the same values; their weights add randomly. */
     double deviation = sqrt(energy * (double)plan->slow_effective / columns);
     random_part(random, row, (struct synth_part){0, columns}, deviation);
 }
