@@ -457,7 +457,7 @@ const struct command command_batch = {
     .arguments = "[MODEL] --input FILE --output FILE",
     .summary = "answer many requests from a file",
     .details = MODEL_HELP
-    "It answers every request, whatever model the request names.\n\n"
+    "The model answers every request, whatever model the request names.\n\n"
     "Each input line is a JSON object: {\"prompt\": \"...\"}, optionally with \"system\", or {\"messages\": [...]}. "
     "Both may have any fields of OpenAI's chat requests, such as temperature, max_tokens or response_format. Lines "
     "of OpenAI's batches, with custom_id, url and body, work too. Answers that are computed at the same time share "

@@ -130,9 +130,9 @@ const struct command command_bench = {
     .name = "bench",
     .arguments = "[MODEL]",
     .summary = "measure how fast a model reads prompts and decodes",
-    .details =
-        "Runs random tokens. Between decoded tokens it measures the memory bandwidth that plain reading reaches, and "
-        "reports what share of it decoding used.",
+    .details = "Runs random tokens through the model. Between decoded tokens it measures the bandwidth of the memory, "
+               "and reports "
+               "what share of it decoding used.",
     .options = {bench_rows, plan_option_rows, engine_option_rows, report_option_rows},
     .most = 1,
     .run = run,

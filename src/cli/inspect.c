@@ -283,8 +283,8 @@ static void print_drives(const json_t *json, const json_t *plan)
         return;
     json_array_foreach(drives, i, drive)
     {
-        printf("  %-28s %9.0f %% of the reads, from %s at %s/s%s\n", i ? "" : "drives",
-               100 * number_of(drive, "share"), text_of(drive, "device"), bytes_of(drive, "bytes_per_second"),
+        printf("  %-28s %9.0f %% of the reads, from %s at %s/s%s\n", i ? "" : "drives", 100 * number_of(drive, "share"),
+               text_of(drive, "device"), bytes_of(drive, "bytes_per_second"),
                is(drive, "measured") ? "" : " (estimated: \"hypura profile\" measures it)");
     }
     printf("  %-28s %10s/s from all of them%s\n", "", bytes_of(plan, "drive_bytes_per_second"),
@@ -430,8 +430,8 @@ const struct command command_inspect = {
     .arguments = "[MODEL]",
     .summary = "show what a model contains and where its weights would be kept here",
     .details = MODEL_HELP
-    "It reads only the metadata. The plan is the one that \"hypura run\" would make with the same options: which "
-    "weights stay in memory, which are read from the drive, the expected speed, and why.\n\n"
+    "hypura inspect reads only the metadata. The plan is the one that \"hypura run\" would make with the same options: "
+    "which weights stay in memory, which are read from the drive, the expected speed, and why.\n\n"
     "With --hosts, the plan is for several hosts. The first holds the weights that every token uses; the experts are "
     "divided among all. The file is JSON: {\"hosts\": [{\"name\": \"box\", \"count\": 4, \"memory\": \"64G\", "
     "\"memory_bytes_per_second\": 8e10, \"drive_bytes_per_second\": 7e9, \"link_bits_per_second\": 1e10}]}. "

@@ -12,7 +12,7 @@ static bool dry_run, as_json;
 
 static const struct option_row optimize_rows[] = {
     {"trace", "FILE", OPTION_TEXT, &trace,
-     "place the experts that this trace uses most first in each layer (\"hypura run --trace\" records one)"},
+     "in each layer, put the experts that this trace uses most at the front (\"hypura run --trace\" records one)"},
     {"threads", "N", OPTION_COUNT, &threads, "threads that copy (default: one per core that this process may use)"},
     {"dry-run", NULL, OPTION_FLAG, &dry_run, "report the size and the gain, but write nothing"},
     {"json", NULL, OPTION_FLAG, &as_json, "print JSON instead"},
@@ -117,9 +117,9 @@ const struct command command_optimize = {
     "with a warning, except for copies that keep the time of change, such as with cp -p.\n\n"
     "This pays if the drive does few reads per second or the experts are small; --dry-run and \"hypura inspect\" show "
     "how much.\n\n"
-    "While it is being written, OUT is named OUT.partial, and OUT.partial.pieces lists its finished parts. If anything "
+    "While OUT is being written, its name is OUT.partial, and OUT.partial.pieces lists its finished parts. If anything "
     "interrupts the command, run it again to continue. OUT is checked before it gets its name. The model is never "
-    "written to.",
+    "changed.",
     .options = {optimize_rows},
     .most = 2,
     .run = run,

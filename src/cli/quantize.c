@@ -162,12 +162,12 @@ const struct command command_quantize = {
     .arguments = "MODEL OUT.gguf",
     .summary = "convert a model's matrices to another type",
     .details = MODEL_HELP
-    "Its type should be F16, BF16 or F32. It may be split into several files; OUT is one file.\n\n"
+    "Its weights should be F16, BF16 or F32. It may be split into several files; OUT is one file.\n\n"
     "The types and the mixtures of types, such as Q4_K_M, are those of llama.cpp, tensor by tensor, and OUT runs "
     "there too. Types below three bits and IQ3_XXS should be used with --imatrix, and the others gain by it.\n\n"
-    "The model is read in pieces, so it need not fit in memory, and it is never written to. While it is being "
-    "written, OUT is named OUT.partial, and OUT.partial.pieces lists its finished parts. If anything interrupts the "
-    "command, run it again to continue. OUT is checked before it gets its name.",
+    "The model is read in pieces, so it need not fit in memory, and it is never changed. While OUT is being written, "
+    "its name is OUT.partial, and OUT.partial.pieces lists its finished parts. If anything interrupts the command, run "
+    "it again to continue. OUT is checked before it gets its name.",
     .options = {quantize_rows},
     .most = 2,
     .run = run,

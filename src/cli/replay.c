@@ -125,8 +125,7 @@ const struct command command_replay = {
     .name = "replay",
     .arguments = "TRACE",
     .summary = "compare cache policies and sizes on recorded routing",
-    .details =
-        "Record the routing with \"hypura run --trace TRACE\". This command computes nothing and reads no weights.",
+    .details = "Record the routing with \"hypura run --trace TRACE\". Replaying it runs no model and reads no weights.",
     .options = {replay_rows},
     .least = 1,
     .most = 1,

@@ -166,10 +166,10 @@ const struct command command_serve = {
     .summary = "answer over HTTP, with the APIs of Ollama, OpenAI and Anthropic",
     .details =
         "Serves the models on the command line, those in the model folder, and the embedded one. A model is loaded "
-        "when a request names it, next to others if --memory has room for both. Each of the --parallel answers has "
-        "a context of --context tokens; if memory is short, the answers share less room. The server prints its "
-        "address to standard output once it accepts requests, and its log to standard error. Ctrl-C ends the "
-        "server after its running answers; a second Ctrl-C ends it at once.",
+        "when a request names it, next to others if --memory has room for both. Each of the --parallel answers has a "
+        "context of --context tokens; if memory is short, they share room for fewer. The server prints its address to "
+        "standard output once it accepts requests, and its log to standard error. Ctrl-C ends the server after its "
+        "running answers; a second Ctrl-C ends it at once.",
     .options = {serve_rows, plan_option_rows, engine_option_rows, draft_option_rows, prefix_option_rows},
     .most = 64,
     .lives_on = true,
