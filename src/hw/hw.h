@@ -273,8 +273,7 @@ struct hardware_nodes {
         uint32_t cores;
         uint64_t cpus[HARDWARE_CPU_WORDS];
     } nodes[HARDWARE_MAX_NODES];
-    bool place; /* memory may be placed on each of them, and the process was started without a placement policy
-                   (numactl) */
+    bool place; /* memory may be placed on each of them, and no policy (numactl) was set before */
 };
 
 void hardware_find_nodes(struct hardware_nodes *out);
