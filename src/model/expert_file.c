@@ -248,7 +248,7 @@ void model_use_expert_file(struct model *model)
         gguf_close(experts);
     if (problem)
         log_write(LOG_WARNING,
-                  "%s %s, and is left: experts are read from the model (\"hypura optimize\" writes the file anew)",
+                  "%s %s and is not used: experts are read from the model (\"hypura optimize\" writes a new file)",
                   model->expert_path, problem);
 }
 

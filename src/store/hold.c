@@ -137,7 +137,8 @@ hypura_status store_wait_any(struct store *store, const unit_number *units, size
         if (atomic_load(&store->cancelled)) {
             status = store_cancelled_error(error);
         } else if (found < count && !is_there(store, units[found], slices)) {
-            status = error_set(error, HYPURA_ERROR_ARGUMENT, "unit %u is waited for and was not wanted", units[found]);
+            status =
+                error_set(error, HYPURA_ERROR_ARGUMENT, "unit %u is waited for, but was not announced", units[found]);
         } else if (found < count) {
             *index = found;
         } else if (coming > 0 || force(store, units[0])) {

@@ -29,7 +29,7 @@ struct in_place {
 static hypura_status import_run(struct in_place *in_place, uint8_t *memory, uint64_t bytes, hypura_error *error)
 {
     if (in_place->count == MOST_IMPORTS)
-        return error_set(error, HYPURA_ERROR_MEMORY, "the expert cache lies in more than %u ranges", MOST_IMPORTS);
+        return error_set(error, HYPURA_ERROR_MEMORY, "the expert cache consists of more than %u ranges", MOST_IMPORTS);
     struct import *import = &in_place->imports[in_place->count];
     *import = (struct import){.memory = memory, .bytes = bytes};
     hypura_status status = gpu_buffer_import(in_place->gpu, &import->buffer, memory, bytes, error);

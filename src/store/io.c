@@ -251,8 +251,7 @@ const char *io_reader_name(const struct io *io)
     return io->reader->operations->name;
 }
 
-/* ---- the I/O thread: sending blocks -------------------------------------------------------------------------------
- */
+/* ---- the I/O thread: sending blocks ------------------------------------------------------------------------------ */
 
 /* The next block of a transfer. */
 struct choice {
@@ -501,7 +500,8 @@ static bool go_elsewhere(struct io *io, struct block *block, const struct failur
         shown.file = block->file;
         shown.offset = segment->offset + block->position;
         failure_error(&shown, io->options.files, &error);
-        log_write(LOG_WARNING, "%s; it is left, and %s is read instead", error.message, io->options.files[other].path);
+        log_write(LOG_WARNING, "%s; it is not used any more, and %s is read instead", error.message,
+                  io->options.files[other].path);
         file->left = true;
     }
     count_came(io, block);
@@ -728,8 +728,7 @@ static void *thread_main(void *argument)
     return NULL;
 }
 
-/* ---- what went wrong ----------------------------------------------------------------------------------------------
- */
+/* ---- what went wrong --------------------------------------------------------------------------------------------- */
 
 hypura_status failure_error(const struct failure *failure, const struct store_file *files, hypura_error *error)
 {

@@ -92,47 +92,49 @@ struct io;
 
 hypura_status io_create(struct io **out, const struct io_options *options, hypura_error *error);
 
-/* Waits for what is in flight; transfers that are queued are dropped without a report. */
+/* Waits for blocks in flight. Queued transfers are dropped without a report. */
 void io_destroy(struct io *io);
 
 pthread_mutex_t *io_mutex(struct io *io);
 const char *io_reader_name(const struct io *io);
 
-/* Nothing new is read while set. Async-signal-safe; what was held back goes on with io_wake, io_start or io_promote. */
+/* While set, no new block is read. Async-signal-safe. After it is cleared, reading continues with the next io_wake,
+ * io_start or io_promote. */
 void io_hold(struct io *io, bool hold);
 void io_wake(struct io *io); /* locked */
 
 /* Locked. Queues an idle transfer, whose segments and priority are set. */
 void io_start(struct io *io, struct transfer *transfer);
 
-/* Locked. A transfer whose bytes come from elsewhere than a drive, and that they are there, or could not be had: then it is
- * reported as abandoned. */
+/* Locked. Starts and ends a transfer whose bytes do not come from a drive. there false: the bytes could not be
+ * obtained, and the transfer is reported as abandoned. */
 void io_start_elsewhere(struct io *io, struct transfer *transfer);
 void io_end_elsewhere(struct io *io, struct transfer *transfer, bool there);
 
-/* Locked. Moves a transfer that runs to another priority, behind those that are there. */
+/* Locked. Moves a running transfer to the end of another priority's queue. */
 void io_promote(struct io *io, struct transfer *transfer, enum priority priority);
 
-/* Locked. Sends no more blocks of it. True when it is idle now, without a report; else it is reported, abandoned, when
- * the blocks in flight are back. */
+/* Locked. Sends no more blocks of a transfer. true: it is idle now, and is not reported. false: it is reported as
+ * abandoned when its blocks in flight are back. */
 bool io_abandon(struct io *io, struct transfer *transfer);
 
-/* Locked. Whether the first "count" segments of a running transfer are there. */
+/* Locked. Whether the first "segments" segments of a running transfer have arrived. */
 bool io_has_arrived(const struct transfer *transfer, uint32_t segments);
 
-/* Locked. Whether transfers of fill go on now. */
+/* Locked. Sets whether transfers with PRIORITY_FILL are read. */
 void io_fill(struct io *io, bool fill);
 
-/* Locked. Transfers of demand and ahead in the queues or in flight: the drive is not idle. */
+/* Locked. Whether any transfer with PRIORITY_DEMAND or PRIORITY_AHEAD is queued or in flight, so the drive is not idle.
+ */
 bool io_busy(const struct io *io);
 
-/* Bytes of prefetches that may be in flight when something is needed. */
+/* The most bytes of prefetches that may be in flight when a demand comes. */
 uint64_t io_most_prefetched(const struct io *io);
 uint32_t io_unfinished(const struct io *io, enum priority priority); /* locked: queued or in flight */
 void io_counters(const struct io *io, struct io_counters *out);
 const struct spread *io_spread(const struct io *io); /* locked */
 
-/* Fills an error with what happened to a transfer. */
+/* Fills an error with the failure of a transfer. Returns its status. */
 hypura_status failure_error(const struct failure *failure, const struct store_file *files, hypura_error *error);
 
 #endif

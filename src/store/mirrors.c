@@ -76,13 +76,13 @@ static bool is_a_copy(const char *path, const char *mirror, uint8_t *memory)
         return false; /* opening it later returns the error */
     int other = samples_open(mirror);
     if (other < 0) {
-        log_write(LOG_WARNING, "the mirror %s cannot be opened, and is left: %s", mirror, strerror(errno));
+        log_write(LOG_WARNING, "the mirror %s cannot be opened and is not used: %s", mirror, strerror(errno));
         close_samples(one);
         return false;
     }
     const char *problem = compare(one, other, memory);
     if (problem)
-        log_write(LOG_WARNING, "the mirror %s %s, and is left", mirror, problem);
+        log_write(LOG_WARNING, "the mirror %s %s and is not used", mirror, problem);
     close_samples(one);
     close_samples(other);
     return !problem;
@@ -128,8 +128,8 @@ hypura_status mirrors_find(struct drives **out, const struct hardware *hardware,
                     is_a_copy(paths[f], name, memory))
                     all[(size_t)(m + 1) * file_count + f] = name;
             } else if (!place_of(name, PATH_MAX, mirrors[m], paths[f], f, parts))
-                log_write(LOG_WARNING, "the mirror %s is no part of a split model of %u parts, and is left", mirrors[m],
-                          parts);
+                log_write(LOG_WARNING, "the mirror %s is not part of a split model with %u parts and is not used",
+                          mirrors[m], parts);
             else if (is_a_copy(paths[f], name, memory))
                 all[(size_t)(m + 1) * file_count + f] = name;
         }

@@ -5,10 +5,11 @@
 #include "core/core.h"
 #include "hw/hw.h"
 
-/* The drives of files and of the copies that stand for them: of each mirror that is a folder the files of the same
- * names, of one that is a file this, or all parts of the split model that it is a part of. A copy that is missing, the
- * file itself, of another size or of other bytes (its beginning, its end and samples between are compared) is left out
- * with a warning. Files behind the model's parts hold experts: they have copies next to those of the model, or none. */
+/* Finds the drives of files and of their copies. A mirror is a folder with files of the same names; or a file, which
+ * stands for itself or for all parts of its split model. A copy is not used, with a warning, if it is missing, is the
+ * file itself, or differs in size or content (its beginning, its end and samples in between are compared). The caller
+ * frees *out with drives_free. Files after the first "parts" ones hold experts; their copies are next to the model's.
+ */
 hypura_status mirrors_find(struct drives **out, const struct hardware *hardware, const char *const *paths,
                            uint32_t file_count, uint32_t parts, const char *const *mirrors, size_t mirror_count,
                            hypura_error *error);

@@ -3,22 +3,21 @@
  * The side that computes an expert determines its last bits. So every visible change happens at fixed points, every
  * MOVE_PASSES passes, and depends only on the uses before them, never on when something was ready:
  *
- *   MOVES_NONE      chooses pairs, per layer a cold expert on the GPU and a hotter one here. A thread copies the cold one
- *                   from its slot to the cache if that has a free slot
- *   MOVES_LEAVING   the cold one leaves its slot, and is computed here from now on. The thread copies the hot one from
- *                   the cache to the slot
- *   MOVES_COMING    the hot one is computed on the GPU from now on, and leaves the cache
+ *   MOVES_NONE      chooses pairs, per layer a cold expert on the GPU and a hotter one here. A thread copies the cold
+ * one from its slot to the cache if that has a free slot MOVES_LEAVING   the cold one leaves its slot, and is computed
+ * here from now on. The thread copies the hot one from the cache to the slot MOVES_COMING    the hot one is computed on
+ * the GPU from now on, and leaves the cache
  *
  * A copy has MOVE_PASSES passes of time, and hot experts are in the cache. Only a copy that has not arrived by then is
  * waited for.
  *
- * Where the cache never had room for all, what leaves is not brought to it: who is cold is on the drive like others. So
- * to move costs little there, and a slot on the GPU that holds what nobody uses costs reads. Pairs leave as soon as
- * they are chosen, several of a layer, and for less of a difference; and a prompt counts as many passes as it has
+ * If the cache never had room for all experts, cold ones are not copied to it, because other cold experts are only on
+ * the drive too. Then moves cost little, and a GPU slot with an unused expert costs reads. So pairs leave as soon as
+ * they are chosen, several per layer, and for a smaller difference; and a prompt counts as as many passes as it has
  * tokens.
  *
- * An expert that cannot be copied leaves its slot empty, and nothing moves from then on. Where the device does not take
- * the table of slots, though, it and the host would disagree on who computes what: that ends the request. */
+ * If an expert cannot be copied, its slot stays empty, and nothing moves from then on. If the device does not get the
+ * new table of slots, device and host would disagree about which side computes an expert. That ends the request. */
 #include "store/store_private.h"
 
 #include "store/device_private.h"
@@ -113,8 +112,7 @@ void moves_expect(struct store *store, unit_number unit, float uses_a_pass)
         warm(store, unit, (uint32_t)(uses_a_pass * PASSES_BEFORE * HEAT_A_USE));
 }
 
-/* ---- which --------------------------------------------------------------------------------------------------------
- */
+/* ---- which ------------------------------------------------------------------------------------------------------- */
 
 static void fade(struct store *store)
 {
@@ -194,8 +192,7 @@ static void choose(struct store *store)
     }
 }
 
-/* ---- bringing them ------------------------------------------------------------------------------------------------
- */
+/* ---- bringing them ----------------------------------------------------------------------------------------------- */
 
 /* Locked. */
 static struct move *next_to_send(const struct store *store, bool *any)
@@ -243,7 +240,7 @@ static struct move *next_to_fetch(struct store *store)
     return NULL;
 }
 
-/* Locked, and lets the lock go meanwhile. What cannot be copied is read from the drive when it is wanted. */
+/* Locked, but releases the lock meanwhile. An expert that cannot be copied is read from the drive when it is needed. */
 static void fetch(struct store *store, struct move *move)
 {
     uint8_t *memory = store->units[move->out].memory;
@@ -387,7 +384,7 @@ static hypura_status next_phase(struct store *store, hypura_error *error)
     return HYPURA_OK;
 }
 
-/* What the pass that ends counts as. */
+/* As how many passes the pass that ends counts. */
 static uint32_t passes_of(struct moves *moves)
 {
     const uint64_t tokens = moves->uses / moves->uses_a_token;

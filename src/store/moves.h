@@ -1,4 +1,4 @@
-/* store/moves: experts that change sides. Owner: moves.c. */
+/* store/moves: experts that change sides between memory and a GPU. Owner: moves.c. */
 #ifndef HYPURA_STORE_MOVES_H
 #define HYPURA_STORE_MOVES_H
 
@@ -11,19 +11,19 @@ struct store;
 struct store_source;
 
 struct move {
-    unit_number in, out; /* of one layer: what comes to the GPU, and what leaves it a slot */
-    bool fetches; /* what leaves is copied to the cache */
+    unit_number in, out; /* of one layer: "in" comes to the GPU, into the slot that "out" leaves */
+    bool fetches;        /* "out" is copied to the cache */
     enum { MOVE_WAITS, MOVE_SENDS, MOVE_SENT } state;
 };
 
 enum move_phase { MOVES_NONE, MOVES_LEAVING, MOVES_COMING };
 
 struct moves {
-    uint32_t *heat;     /* [layers][experts] uses, older ones count less; NULL: nothing moves */
-    unit_number *first; /* [layers] expert; NO_UNIT where none can move */
+    uint32_t *heat;     /* [layers][experts] uses; older ones count less; NULL: nothing moves */
+    unit_number *first; /* [layers] the first expert; NO_UNIT: none can move */
     uint32_t experts, passes, limit, count, of_a_layer, uses_a_token;
     uint64_t uses; /* in this pass */
-    bool reading;  /* the cache had no room for all that is not there */
+    bool reading;  /* the cache has no room for all experts that are not on the GPU */
     enum move_phase phase;
     struct move list[MOST_MOVES];
     pthread_t thread;

@@ -50,8 +50,8 @@ hypura_status store_check_files(struct store *store, hypura_error *error)
     for (uint32_t i = 0; bytes != store->bytes_checked && i < store->file_count; i++) {
         if (store_file_changed(&store->files[i]))
             return error_set(error, HYPURA_ERROR_IO,
-                             "%s was written to, or touched, while it was in use: what is in memory and what is read "
-                             "now may not belong together any more, and the model has to be opened again",
+                             "%s was written to, or touched, while it was in use: data in memory may no longer match "
+                             "the file, so the model must be opened again",
                              store->files[i].path);
     }
     store->bytes_checked = bytes;

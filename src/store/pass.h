@@ -6,12 +6,12 @@
 
 struct store;
 
-#define FIRST_PASS 16u /* so that what was never needed was needed long ago */
+#define FIRST_PASS 16u /* not 0, so that units that were never needed count as needed long ago */
 
-/* An error when a file was written to since it was opened, and something was read since this was asked. */
+/* Fails if a file was changed since it was opened. Checks only if anything was read since the last call. */
 hypura_status store_check_files(struct store *store, hypura_error *error);
 
-/* No store is locked. */
+/* Call these with no store locked. */
 void peers_join(struct store *store);
 void peers_begin(void); /* a pass */
 void peers_end(void);

@@ -331,8 +331,7 @@ hypura_status pinned_load(struct store *store, uint64_t before, uint64_t total, 
     return HYPURA_OK;
 }
 
-/* ---- loading behind -----------------------------------------------------------------------------------------------
- */
+/* ---- loading behind ---------------------------------------------------------------------------------------------- */
 
 void pinned_start(struct store *store, uint64_t before, uint64_t total, store_progress progress, void *context)
 {

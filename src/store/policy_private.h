@@ -1,5 +1,4 @@
-/* store/policy (private): what makes each policy. Owners: policy_cycle.c, policy_lfu.c, policy_lru.c, policy_s3fifo.c.
- */
+/* store/policy (private): creates each policy. Owners: policy_cycle.c, policy_lfu.c, policy_lru.c, policy_s3fifo.c. */
 #ifndef HYPURA_STORE_POLICY_PRIVATE_H
 #define HYPURA_STORE_POLICY_PRIVATE_H
 

@@ -66,8 +66,7 @@ static hypura_status open_files(struct store *store, const struct store_source *
             status = store_file_open(file, copy->path, options->allow_buffered, &problem);
             file->left = status || file->bytes != store->files[i % source->file_count].bytes;
             if (file->left)
-                log_write(LOG_WARNING, "a mirror is left: %s",
-                          status ? problem.message : "its size is another one by now");
+                log_write(LOG_WARNING, "a mirror is not used: %s", status ? problem.message : "its size has changed");
         }
         file->drive = copy ? (uint8_t)copy->drive : 0;
     }
@@ -91,7 +90,7 @@ static hypura_status check_units(const struct store *store, hypura_error *error)
             uint64_t bytes = store->files[slice->file].bytes;
             if (slice->offset > bytes || slice->bytes > bytes - slice->offset)
                 return error_set(error, HYPURA_ERROR_FORMAT,
-                                 "%s has %llu bytes: a tensor's %llu bytes at offset %llu do not lie in it",
+                                 "%s has only %llu bytes: a tensor has %llu bytes at offset %llu",
                                  store->files[slice->file].path, (unsigned long long)bytes,
                                  (unsigned long long)slice->bytes, (unsigned long long)slice->offset);
         }

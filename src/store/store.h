@@ -85,8 +85,7 @@ void store_leave(struct store *store);
 typedef bool (*store_progress)(void *context, uint64_t done, uint64_t total);
 hypura_status store_load(struct store *store, store_progress progress, void *context, hypura_error *error);
 
-/* ---- what the forward pass calls -----------------------------------------------------------------------------------
- */
+/* ---- what the forward pass calls --------------------------------------------------------------------------------- */
 
 /* The addresses of a unit's slices, in the order of model_unit(unit)->slices; NULL for a slice on a device. Valid while
  * the unit is held. */
@@ -177,8 +176,7 @@ void store_abandon(struct store *store);
  * a file was written to since it was opened; the results of this pass are worthless, and later passes fail too. */
 hypura_status store_advance(struct store *store, hypura_error *error);
 
-/* ---- from any thread ------------------------------------------------------------------------------------------------
- */
+/* ---- from any thread --------------------------------------------------------------------------------------------- */
 
 /* With true, every waiting and later call fails with HYPURA_ERROR_CANCELLED; async-signal-safe. With false, calls work
  * again, and reads between passes continue. */

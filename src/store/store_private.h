@@ -15,7 +15,7 @@
  *   io   policy_cycle   policy_lfu   policy_lru   policy_s3fifo
  *   file   mirrors   places   spread   reader_uring   reader_no_uring   reader_threads   heap   item_list
  *
- * Everything in struct store is guarded by io_mutex; functions want it held unless they say otherwise.
+ * io_mutex guards everything in struct store. Functions require it to be held unless they say otherwise.
  */
 #ifndef HYPURA_STORE_PRIVATE_H
 #define HYPURA_STORE_PRIVATE_H
@@ -63,7 +63,7 @@ struct store {
     struct prefetch prefetch;
     struct fill fill;
     struct usage usage;
-    struct device *devices; /* [device_count]: what is on each GPU */
+    struct device *devices; /* [device_count]: the units on each GPU */
     uint32_t device_count;
     struct in_place *in_place; /* NULL: the GPU does not read the cache */
     struct moves moves;
@@ -119,7 +119,7 @@ static inline const struct unit *store_unit(const struct store *store, unit_numb
     return unit < store->model_units ? store->unit(store->model, unit) : &store->pieces[unit - store->model_units];
 }
 
-/* rows.c: what lies in a pinned tensor, or in one pinned piece of it; of the tensor's end there may be none. */
+/* rows.c: copies bytes that are in a pinned tensor, or in one pinned piece of it. false: they are not. */
 bool rows_copy_pinned(const struct store *store, unit_number number, uint64_t offset, uint64_t bytes, void *out);
 
 /* pieces.c; not locked, before anything else runs. */

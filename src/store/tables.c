@@ -4,8 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
-/* ---- the cache of rows -------------------------------------------------------------------------------------------
- */
+/* ---- the cache of rows ------------------------------------------------------------------------------------------- */
 
 #define HOTTEST 3u
 
@@ -203,7 +202,7 @@ static struct table *find_table(struct store *store, unit_number unit)
 
 static hypura_status no_table(unit_number unit, hypura_error *error)
 {
-    return error_set(error, HYPURA_ERROR_ARGUMENT, "unit %u is not one of which rows are read", unit);
+    return error_set(error, HYPURA_ERROR_ARGUMENT, "unit %u is not a tensor that is read by rows", unit);
 }
 
 hypura_status store_want_rows(struct store *store, unit_number unit, const struct store_rows *rows, hypura_error *error)

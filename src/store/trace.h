@@ -60,7 +60,7 @@ hypura_status trace_writer_layer(struct trace_writer *writer, uint32_t layer, co
  * with the previous pass, and trace_writer_close says why. */
 hypura_status trace_writer_end(struct trace_writer *writer, hypura_error *error);
 
-/* Frees; an error says what was lost. NULL is fine. */
+/* Closes the file and frees the writer. The error says what was lost. writer may be NULL. */
 hypura_status trace_writer_close(struct trace_writer *writer, hypura_error *error);
 
 /* ---- reading ----------------------------------------------------------------------------------------------------- */

@@ -12,7 +12,7 @@ hypura_status store_check_unit(const struct store *store, unit_number unit, hypu
     if (unit >= store->unit_count)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "unit %u: there are %u", unit, store->unit_count);
     if (!store->loaded)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "unit %u asked for before the weights were loaded", unit);
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "unit %u was requested before the weights were loaded", unit);
     return HYPURA_OK;
 }
 

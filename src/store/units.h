@@ -44,7 +44,7 @@ struct stored_unit {
     uint32_t wants, holds;
     unit_number next_waiting;
     uint32_t last_pass;  /* the last that needed it */
-    uint32_t noted_pass; /* the last whose uses per token the policy knows */
+    uint32_t noted_pass; /* the last whose uses per token were reported to the policy */
     uint64_t due;        /* tick at which it is expected; until then it is evicted last */
     uint8_t *memory;
     struct failure *failure; /* if failed; NULL: no memory for it */
@@ -57,15 +57,16 @@ static inline bool is_fixed(const struct stored_unit *unit)
 }
 
 hypura_status store_cancelled_error(hypura_error *error);
-/* Whether there is such a unit, and it may be wanted. */
+/* Fails if there is no such unit, or it may not be wanted. */
 hypura_status store_check_unit(const struct store *store, unit_number unit, hypura_error *error);
 
 uint64_t unit_footprint(const struct store *store, unit_number unit);
 
-/* The addresses of a unit in memory; NULL for what a device has. */
+/* Sets the addresses of a unit in memory; NULL if it is on a device. */
 void unit_show(const struct store *store, unit_number unit, struct store_view *view);
 
-/* A unit's transfer ended without success; its wants return to the queue, or fail. true: it waits again. */
+/* Call it after a unit's transfer failed or was abandoned: its wants return to the queue, or fail. true: it waits
+ * again. */
 bool unit_not_brought(struct store *store, unit_number unit, struct transfer *transfer);
 
 #endif

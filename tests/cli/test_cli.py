@@ -423,7 +423,7 @@ def a_mirror_gives_the_same_text():
             out, err = hypura(*asked, "--mirror", mirror, "--map")
             with open(path("stats")) as file:
                 stats = json.load(file)
-            assert out == text and "is left" not in err, err
+            assert out == text and "is not used" not in err, err
             assert sum(drive["bytes_read"] for drive in stats["drives"]) <= stats["bytes_read"], stats
             if os.stat(folder).st_dev != os.stat(MODEL).st_dev:
                 assert len(stats["drives"]) == 2 and all(drive["bytes_read"] for drive in stats["drives"]), stats
@@ -437,7 +437,7 @@ def a_mirror_gives_the_same_text():
             file.write(bytes([last ^ 1]))
         for mirror, why in ((folder, "has other bytes"), (os.path.join(folder, "none"), "cannot be opened"), (MODEL, "is the model itself")):
             out, err = hypura(*asked, "--mirror", mirror)
-            assert out == text and why in err and "is left" in err, err
+            assert out == text and why in err and "is not used" in err, err
     finally:
         shutil.rmtree(folder)
     hypura(*asked, *(["--mirror", folder] * 8), status=2)

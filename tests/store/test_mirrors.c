@@ -360,7 +360,7 @@ static void a_failing_drive_is_abandoned(void **state)
         assert_int_equal(statistics.drives[0].copies_left, cases[i].left[0]);
         assert_int_equal(statistics.drives[1].copies_left, cases[i].left[1]);
         assert_int_equal(warnings, before + cases[i].left[0] + cases[i].left[1]); /* one warning per copy */
-        assert_non_null(strstr(last_warning, "is left"));
+        assert_non_null(strstr(last_warning, "is read instead"));
         end_world(&world);
     }
 }
