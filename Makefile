@@ -1,17 +1,17 @@
-# The front door. Meson does the work: see meson.build and docs/architecture.md.
+# Shortcuts for building with Meson: see meson.build and docs/architecture.md.
 #
 #   make            build/hypura
-#   make demo       set up, build, answer a question from the embedded model under half its memory
-#   make check      set up, build, run the quick tests; make check-all runs the long ones, check-asan, check-tsan and
-#                   scripts/check-suites too
-#   make check-asan the quick tests under the address and undefined-behaviour sanitizers; check-tsan: the thread sanitizer
-#   make docs       the manual as HTML in build/manual (needs cmark-gfm, which make setup does not install)
-#   make bench      the kernel benchmark
-#   make install    program, library, headers, man pages, completions, embedded model (PREFIX, DESTDIR)
-#   make uninstall  remove what make install wrote (DESTDIR)
-#   make dist       a tarball of the last commit, in $(BUILD)/dist; it builds without git
-#   make deb        Debian packages of the last commit, in $(BUILD)/deb
-#   make setup      install the system packages that are missing
+#   make demo       set up, build, and answer a question with the embedded model in half its memory
+#   make check      set up, build, and run the quick tests; make check-all also runs the long tests, check-asan, check-tsan
+#                   and scripts/check-suites
+#   make check-asan run the quick tests with the address and undefined behaviour sanitizers; check-tsan: the thread sanitizer
+#   make docs       make the manual as HTML in build/manual (needs cmark-gfm, which make setup does not install)
+#   make bench      run the kernel benchmarks
+#   make install    install program, library, headers, man pages, completions and embedded model (PREFIX, DESTDIR)
+#   make uninstall  remove what make install installed (DESTDIR)
+#   make dist       pack the last commit into a tarball in $(BUILD)/dist, which builds without git
+#   make deb        make Debian packages of the last commit in $(BUILD)/deb
+#   make setup      install missing system packages
 
 BUILD  ?= build
 PREFIX ?= /usr/local

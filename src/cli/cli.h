@@ -107,7 +107,7 @@ struct nearest {
 };
 void nearest_consider(struct nearest *nearest, const char *given, const char *name);
 
-/* "hypura: SENTENCE" on standard error; returns the exit status for the error. */
+/* Print "hypura: MESSAGE", or a message with the usage, to standard error. They return the exit status. */
 int report_error(const hypura_error *error);
 int report_usage(const struct command *command, const char *format, ...) PRINTF_LIKE(2, 3);
 
@@ -135,7 +135,7 @@ struct compute_options {
     bool no_state, gpu_fixed, no_prefixes;
     uint64_t seed;
     const char *stats;
-    const char *trace; /* hypura run only */
+    const char *trace; /* hypura run and bench only */
     bool progress;
 };
 
