@@ -48,6 +48,12 @@ static uint32_t *heat_of(const struct store *store, unit_number unit)
     return &store->moves.heat[(size_t)what->layer * store->moves.experts + (size_t)what->expert];
 }
 
+/* The experts of a prediction block come after the layers, and stay where they are. */
+static bool can_move(const struct store *store, const struct unit *unit)
+{
+    return unit->kind == UNIT_EXPERT && unit->layer < (int32_t)store->layers;
+}
+
 hypura_status moves_prepare(struct store *store, const struct store_source *source, hypura_error *error)
 {
     const uint32_t experts = source->experts;
@@ -60,7 +66,7 @@ hypura_status moves_prepare(struct store *store, const struct store_source *sour
         moves->first[i] = NO_UNIT;
     for (unit_number i = 0; !status && i < store->unit_count; i++) {
         const struct unit *unit = store_unit(store, i);
-        if (unit->kind != UNIT_EXPERT || unit->expert != 0)
+        if (unit->expert != 0 || !can_move(store, unit))
             continue;
         uint32_t slots = device_slots(store, (uint32_t)unit->layer);
         if (slots > 0 && slots < experts) {
@@ -73,7 +79,7 @@ hypura_status moves_prepare(struct store *store, const struct store_source *sour
         return status;
     for (unit_number i = 0; i < store->unit_count; i++) {
         const struct unit *unit = store_unit(store, i);
-        store->units[i].moves = unit->kind == UNIT_EXPERT && moves->first[unit->layer] != NO_UNIT;
+        store->units[i].moves = can_move(store, unit) && moves->first[unit->layer] != NO_UNIT;
         here += store->units[i].place == PLACE_CACHE ? unit->bytes : 0;
     }
     moves->limit = MIN(source->moves, MOST_MOVES);
