@@ -33,7 +33,7 @@ GPU_FILES = ("src_compute_vulkan_", "src_engine_gpu_", "src_hw_gpu_layer.", "src
              "src_store_moves.")
 STAND_INS = ("compute/vulkan/none.c", "engine/gpu/none.c", "hw/gpu_speed_none.c", "store/device_none.c")
 # In folders with several headers, those that other folders may include.
-PUBLIC = {"store": {"store/store.h", "store/device.h", "store/policy.h", "store/heap.h", "store/trace.h"}}
+PUBLIC = {"store": {"store/store.h", "store/device.h", "store/policy.h", "store/heap.h", "store/trace.h", "store/classes.h"}}
 # Commands of the program that use only the library's public headers, as other programs do.
 ON_PUBLIC_HEADERS = ("batch", "batch_input", "batch_line", "batch_output", "bench", "child", "compare_llama", "completion", "compute_options",
                      "conversation", "embed", "inspect", "inspect_hosts", "layers", "logits", "manual", "names", "perplexity", "plot",

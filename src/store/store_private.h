@@ -11,7 +11,7 @@
  *   fill   in_place   pinned   tables
  *   cache   ring   rows
  *   cache_classes   units   pieces   trace_model
- *   layout   waiting   policy   distances   trace
+ *   classes   layout   waiting   policy   distances   trace
  *   io   policy_cycle   policy_lfu   policy_lru   policy_s3fifo
  *   file   mirrors   places   spread   reader_uring   reader_no_uring   reader_threads   heap   item_list
  *
