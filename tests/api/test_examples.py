@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs the programs of examples/ with the embedded model, and compiles them as a user would. Prints TAP.
+"""Runs the programs in examples/ with the embedded model, and compiles them as a user would. Prints TAP.
 
     test_examples.py LIBRARY SOURCE_FOLDER CHAT BATCH SEARCH TOOLS LOOP
 """
@@ -51,31 +51,31 @@ def a_search_puts_the_nearest_first():
     assert scores == sorted(scores, reverse=True) and scores[1] < 0.99, scores
 
 
-def tools_come_to_an_end_without_a_call_too():
+def tools_also_end_without_a_call():
     out, err = run(TOOLS, MODEL, "What does the date command do?")
     assert out.strip() and not err, (out, err)
 
 
 def one_thread_waits_for_many_sessions():
-    prompts = PROMPTS[:4]  # as many as a model computes at once by default
+    prompts = PROMPTS[:4]  # as many as a model runs at once by default
     out, _ = run(LOOP, MODEL, *prompts)
     for number in range(len(prompts)):
         assert re.search(rf"^{number}: ended \((max_tokens|end)\) after \d+ tokens$", out, re.M), out
-    # Answers come a piece at a time, in turn: none is whole before another has begun.
+    # Answers arrive in turn, a piece at a time: none ends before another has begun.
     first_end = out.index("ended")
     assert len(set(re.findall(r"^(\d): ", out[:first_end], re.M))) == len(prompts), out
 
 
-def what_cannot_be_opened_is_said():
+def errors_of_opening_are_reported():
     for program, more in ((CHAT, []), (BATCH, []), (SEARCH, ["x"]), (TOOLS, ["x"]), (LOOP, ["x"])):
         assert "/nowhere" in run(program, "/nowhere", *more, status=1)[1]
         assert "name a model" in run(program, status=1)[1]
 
 
-def users_compile_them_with_what_pkg_config_says():
+def users_compile_them_with_pkg_config():
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if not compiler or is_instrumented():
-        return "there is no compiler, or the library was built with a sanitizer"
+        return "a compiler is missing, or the library was built with sanitizers"
     folder = os.path.dirname(LIBRARY)
     for name in ("chat", "batch", "search", "tools", "loop"):
         subprocess.run([compiler, "-std=gnu17", "-pedantic", "-Wall", "-Wextra", "-Werror", "-I", os.path.join(SOURCE, "include"),

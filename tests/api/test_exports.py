@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What the shared library exports, and what the public headers declare, is what src/api/exports.txt lists. Prints TAP.
+"""The shared library exports, and the public headers declare, exactly the names listed in src/api/exports.txt. Prints TAP.
 
     test_exports.py LIBRARY SOURCE_FOLDER SYSTEM
 """
@@ -18,7 +18,7 @@ from tap import run_tests
 LISTED = read_exports(os.path.join(SOURCE, "src", "api", "exports.txt"))
 
 
-def the_library_exports_what_is_listed_under_its_version():
+def the_library_exports_the_listed_names_and_versions():
     if SYSTEM == "darwin":
         lines = subprocess.run(["nm", "-gU", LIBRARY], check=True, capture_output=True, text=True).stdout.splitlines()
         found = {line.split()[-1].lstrip("_"): LISTED.get(line.split()[-1].lstrip("_")) for line in lines if line}
@@ -30,7 +30,7 @@ def the_library_exports_what_is_listed_under_its_version():
     assert len(LISTED) > 40 and found == LISTED, sorted(set(found.items()) ^ set(LISTED.items()))
 
 
-def the_headers_declare_what_is_listed():
+def the_headers_declare_the_listed_names():
     declared = set()
     for path in glob.glob(os.path.join(SOURCE, "include", "hypura", "*.h")):
         with open(path) as file:
@@ -53,7 +53,7 @@ def a_later_version_follows_an_earlier_one():
                     "HYPURA_0.10 {\n  global:\n    hypura_b;\n} HYPURA_0.2;\n"), text
 
 
-def each_header_stands_alone_also_in_cpp():
+def each_header_compiles_alone_also_in_cpp():
     compilers = [["cc", "-std=c17", "-x", "c"], ["c++", "-std=c++17", "-x", "c++"]]
     headers = sorted(os.path.basename(path) for path in glob.glob(os.path.join(SOURCE, "include", "hypura", "*.h")))
     assert len(headers) > 10, headers
@@ -64,10 +64,11 @@ def each_header_stands_alone_also_in_cpp():
                                          os.path.join(SOURCE, "include"), "-"], input=f"#include <hypura/{header}>\n",
                                         capture_output=True, text=True)
             except FileNotFoundError:
-                return f"there is no {command[0]}"
+                return f"{command[0]} is missing"
             assert result.returncode == 0, (header, result.stderr)
 
 
 if __name__ == "__main__":
-    sys.exit(1 if run_tests([the_library_exports_what_is_listed_under_its_version, the_headers_declare_what_is_listed, macos_exports_the_same,
-                             a_later_version_follows_an_earlier_one, each_header_stands_alone_also_in_cpp]) else 0)
+    sys.exit(1 if run_tests([the_library_exports_the_listed_names_and_versions, the_headers_declare_the_listed_names,
+                             macos_exports_the_same,
+                             a_later_version_follows_an_earlier_one, each_header_compiles_alone_also_in_cpp]) else 0)

@@ -1,4 +1,4 @@
-/* The library as other programs meet it: its public headers alone, and the shared object. */
+/* The library as other programs use it: only its public headers and the shared object. */
 #include <hypura/hypura.h>
 
 #include <math.h>
@@ -28,7 +28,7 @@ static hypura_error problem;
         problem.message[0] = '\0';                                                                                     \
         assert_int_equal(call, expected);                                                                              \
         if (!strstr(problem.message, words))                                                                           \
-            fail_msg("\"%s\" does not say \"%s\"", problem.message, words);                                            \
+            fail_msg("the error \"%s\" does not contain \"%s\"", problem.message, words);                              \
     } while (0)
 
 static const char question[] = "[{\"role\": \"user\", \"content\": \"What does the ls command do?\"}]";
@@ -69,8 +69,8 @@ static hypura_sampling greedy(void)
 
 struct text {
     char bytes[4096];
-    size_t size, pieces, most; /* most: after which it is to end; 0: never */
-    hypura_session *cancel;    /* by hypura_cancel */
+    size_t size, pieces, most; /* most: pieces after which the answer is ended; 0: never */
+    hypura_session *cancel;    /* end it by hypura_cancel on this session */
     int32_t tokens[256];
     float logprobs[256];
     size_t token_count;
@@ -204,16 +204,16 @@ static void no_cancel_is_lost(void **state)
     int32_t tokens[] = {1, 2, 3};
     hypura_request request = request_of("The kernel");
 
-    /* Just before a call, and for as long as it is said. */
+    /* A cancel before a call lasts until it is taken back. */
     hypura_cancel(session, true);
     for (int i = 0; i < 2; i++)
         assert_int_equal(hypura_answer(session, &request, collect, &text, &problem), HYPURA_ERROR_CANCELLED);
     assert_int_equal(hypura_embed(session, tokens, 3, vector, &problem), HYPURA_ERROR_CANCELLED);
     assert_int_equal(text.pieces, 0);
-    assert_done(hypura_answer(other, &request, NULL, NULL, &problem)); /* is its own */
+    assert_done(hypura_answer(other, &request, NULL, NULL, &problem)); /* other sessions are not affected */
     hypura_cancel(session, false);
 
-    /* In the middle. */
+    /* Cancel in the middle of an answer. */
     text = (struct text){.most = 1, .cancel = session};
     request.max_tokens = 200;
     request.ignore_end = true;
@@ -221,7 +221,7 @@ static void no_cancel_is_lost(void **state)
     assert_int_equal(hypura_session_result(session)->finish, HYPURA_FINISH_CANCELLED);
     hypura_cancel(session, false);
 
-    /* By another thread, of one that would never end. */
+    /* Another thread cancels an answer that would never end. */
     pthread_t thread;
     request.max_tokens = 0;
     request.shift = true;
@@ -230,13 +230,13 @@ static void no_cancel_is_lost(void **state)
     pthread_join(thread, NULL);
     hypura_cancel(session, false);
 
-    /* And then it starts afresh. */
+    /* Afterwards, the session works as before. */
     text = (struct text){0};
     request = request_of(NULL);
     assert_done(hypura_answer(session, &request, collect, &text, &problem));
     assert_memory_equal(text.bytes, "ls - list directory contents", 28);
 
-    /* One that is closed while it runs ends. */
+    /* Closing a session ends its answer. */
     request = request_of("The kernel");
     request.max_tokens = 0;
     request.ignore_end = request.shift = true;
@@ -282,7 +282,7 @@ static uint64_t passes_of(hypura_model *model)
     return statistics.answer_passes;
 }
 
-static void threads_share_passes_and_each_gets_the_bits_that_it_would_have_alone(void **state)
+static void threads_share_passes_and_get_the_bits_of_single_runs(void **state)
 {
     (void)state;
     static struct writer alone[SESSIONS], together[SESSIONS];
@@ -315,7 +315,7 @@ static void threads_share_passes_and_each_gets_the_bits_that_it_would_have_alone
     hypura_close(model);
 }
 
-/* One thread, many sessions. */
+/* One thread serves many sessions. */
 static void an_event_loop_waits_for_descriptors(void **state)
 {
     (void)state;
@@ -356,7 +356,7 @@ static void an_event_loop_waits_for_descriptors(void **state)
     hypura_close(model);
 }
 
-/* ---- what else there is ---- */
+/* ---- other functions ---- */
 
 static void texts_become_tokens_and_back(void **state)
 {
@@ -408,7 +408,7 @@ static bool keep_row(void *context, size_t index, const float *logits)
     return index < 100;
 }
 
-static void logits_and_embeddings_are_those_of_the_text(void **state)
+static void logits_and_embeddings_match_the_text(void **state)
 {
     (void)state;
     static struct rows all, end;
@@ -473,7 +473,7 @@ static void a_session_is_forked_saved_and_loaded(void **state)
     hypura_session_close(session);
     hypura_close(model);
 
-    model = open_model(0); /* as in a later run */
+    model = open_model(0); /* as if in a later run */
     other = open_session(model);
     assert_done(hypura_session_load(other, path, &computed, &problem));
     assert_true(computed >= count - 1);
@@ -494,8 +494,8 @@ static void a_session_is_forked_saved_and_loaded(void **state)
     hypura_close(model);
 }
 
-/* Another text took the only sequence. */
-static void a_session_is_saved_with_what_was_computed_long_ago(void **state)
+/* Another text has replaced the session's data in the only sequence. */
+static void a_session_is_saved_with_data_computed_earlier(void **state)
 {
     (void)state;
     char path[128];
@@ -527,7 +527,7 @@ static void a_session_is_saved_with_what_was_computed_long_ago(void **state)
     hypura_session_close(session);
     hypura_close(model);
 
-    model = open_model(0); /* the same without a file */
+    model = open_model(0); /* compare with a session that was not saved */
     session = open_session(model);
     hypura_request first = request_of(NULL);
     assert_done(hypura_answer(session, &first, NULL, NULL, &problem));
@@ -546,11 +546,11 @@ static bool note_load(void *context, uint64_t done, uint64_t all)
     return done <= all;
 }
 
-static void a_model_opens_before_its_weights_come_and_completes_a_trace(void **state)
+static void a_model_opens_before_its_weights_are_read_and_completes_a_trace(void **state)
 {
     (void)state;
     char path[128];
-    static uint64_t all; /* lives as long as the model */
+    static uint64_t all; /* must live as long as the model */
     snprintf(path, sizeof path, "%s/trace", folder);
     hypura_options options = {.struct_size = sizeof options,
                               .context_tokens = 256,
@@ -592,7 +592,7 @@ static void a_request_is_checked_without_its_prompt(void **state)
     hypura_close(model);
 }
 
-static void plans_places_and_memory_can_be_looked_at(void **state)
+static void plans_places_and_memory_can_be_inspected(void **state)
 {
     (void)state;
     hypura_options options = {
@@ -620,7 +620,7 @@ static void plans_places_and_memory_can_be_looked_at(void **state)
     hypura_close(model);
 }
 
-static void which_experts_were_used_is_remembered_unless_it_is_not_to_be(void **state)
+static void expert_usage_is_remembered_unless_disabled(void **state)
 {
     (void)state;
     char command[256], usage[128];
@@ -645,7 +645,7 @@ static void which_experts_were_used_is_remembered_unless_it_is_not_to_be(void **
     setenv("XDG_STATE_HOME", folder, 1);
 }
 
-static void structs_of_other_versions_are_taken_as_far_as_they_are_known(void **state)
+static void structs_of_other_versions_are_accepted(void **state)
 {
     (void)state;
     hypura_model *model = NULL;
@@ -653,7 +653,7 @@ static void structs_of_other_versions_are_taken_as_far_as_they_are_known(void **
     assert_refused(hypura_open(&model, embedded_model(), &none, &problem), HYPURA_ERROR_ARGUMENT, "struct_size");
 
     hypura_options older = {.struct_size = offsetof(hypura_options, adapters), .text_only = true};
-    older.draft_path = "/nowhere"; /* behind what it says it has */
+    older.draft_path = "/nowhere"; /* beyond struct_size, so ignored */
     assert_done(hypura_open(&model, embedded_model(), &older, &problem));
     hypura_close(model);
 
@@ -678,7 +678,7 @@ static void structs_of_other_versions_are_taken_as_far_as_they_are_known(void **
     assert_true(sampling.sampling.top_p == 0.95f && sampling.more == 0);
 }
 
-static void refusals_have_a_sentence(void **state)
+static void errors_have_messages(void **state)
 {
     (void)state;
     hypura_options options = {.struct_size = sizeof options};
@@ -742,7 +742,7 @@ static void loading_can_be_cancelled(void **state)
     assert_true(all > 0 && !model);
 }
 
-/* ---- what programs do meanwhile ---- */
+/* ---- changes during an answer ---- */
 
 static void the_budget_changes_in_the_middle_of_an_answer(void **state)
 {
@@ -806,7 +806,7 @@ static void an_answer_is_stopped_and_the_session_goes_on(void **state)
 
 struct bytes {
     unsigned char *data;
-    size_t size, at, most; /* most: that may be written; 0: all */
+    size_t size, at, most; /* most: bytes that may be written; 0: all */
 };
 
 static bool put(void *context, const void *data, size_t size)
@@ -833,7 +833,7 @@ static bool take(void *context, void *data, size_t size)
     return true;
 }
 
-static void a_session_goes_through_functions_of_the_program(void **state)
+static void sessions_are_saved_by_the_programs_functions(void **state)
 {
     (void)state;
     struct bytes bytes = {0}, short_of = {.most = 64};
@@ -853,7 +853,7 @@ static void a_session_goes_through_functions_of_the_program(void **state)
     bytes.size /= 2;
     assert_true(hypura_session_read(other, take, &bytes, &computed, &problem) != HYPURA_OK);
     hypura_session_tokens(other, &held);
-    assert_int_equal(held, expected); /* as it was */
+    assert_int_equal(held, expected); /* unchanged */
     free(bytes.data);
     free(short_of.data);
     hypura_session_close(session);
@@ -875,7 +875,7 @@ static void hear(void *context, hypura_log_level level, const char *message)
     snprintf(heard->message, sizeof heard->message, "%s", message);
 }
 
-static void what_else_it_reports_goes_to_the_log(void **state)
+static void other_reports_go_to_the_log(void **state)
 {
     (void)state;
     struct heard heard = {0};
@@ -894,8 +894,8 @@ static void what_else_it_reports_goes_to_the_log(void **state)
     hypura_set_log(NULL, NULL, HYPURA_LOG_ERROR);
 }
 
-/* In a process of its own, as its memory stays. */
-static void a_program_that_ends_may_leave(void **state)
+/* Runs in a separate process, since the memory is never freed. */
+static void a_program_may_end_without_closing(void **state)
 {
     (void)state;
     pid_t child = fork();
@@ -919,12 +919,12 @@ static void a_program_that_ends_may_leave(void **state)
     assert_int_equal(status, 0);
 }
 
-/* ---- requests in the shapes of a server's ---- */
+/* ---- requests in a server's format ---- */
 
 struct reply {
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    unsigned status; /* 0: none yet */
+    unsigned status; /* 0: no reply yet */
     char text[4096];
 };
 
@@ -935,7 +935,7 @@ static void take_reply(void *context, unsigned status, const char *json, size_t 
     reply->status = status;
     snprintf(reply->text, sizeof reply->text, "%.*s", (int)size, json);
     if (json[size])
-        reply->status = 1; /* a NUL was promised */
+        reply->status = 1; /* the text must end with a NUL */
     pthread_cond_signal(&reply->changed);
     pthread_mutex_unlock(&reply->mutex);
 }
@@ -956,7 +956,7 @@ static unsigned ask(hypura_endpoint *endpoint, struct reply *reply, const char *
     return wait_for_reply(reply);
 }
 
-static void requests_are_answered_as_a_server_answers_them(void **state)
+static void requests_are_answered_as_by_a_server(void **state)
 {
     (void)state;
     static const char wanted[] =
@@ -972,7 +972,7 @@ static void requests_are_answered_as_a_server_answers_them(void **state)
     assert_done(hypura_endpoint_open(&endpoint, embedded_model(), &options, &problem));
     memset(gpu, 'x', 4);
     memset(kind, 'x', 3);
-    free(gpu); /* nothing of the options is kept */
+    free(gpu); /* the endpoint must not keep pointers to options */
     free(kind);
     for (size_t i = 0; i < 3; i++) {
         replies[i] = (struct reply){.mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
@@ -987,7 +987,7 @@ static void requests_are_answered_as_a_server_answers_them(void **state)
     hypura_endpoint_get_state(endpoint, &now);
     assert_true(strstr(now.name, "manpage") && now.sessions == 2 && now.context_tokens == 256 && now.tokens >= 24);
     assert_string_equal(now.mode, "full-resident");
-    const uint64_t budget = now.memory_bytes / 2; /* of what is free: enough */
+    const uint64_t budget = now.memory_bytes / 2; /* half of the free memory is enough */
     assert_done(hypura_endpoint_set_memory(endpoint, budget, &problem));
     assert_int_equal(ask(endpoint, &replies[0], "/v1/completions", "{\"prompt\": \"ls\", \"max_tokens\": 2}"), 200);
     hypura_endpoint_get_state(endpoint, &now);
@@ -1013,7 +1013,7 @@ static void requests_are_answered_as_a_server_answers_them(void **state)
     hypura_endpoint_close(NULL);
 }
 
-/* ---- a file and its plan, in full ---- */
+/* ---- inspecting and writing files ---- */
 
 static bool stop_soon(void *context, bool checking, uint64_t done, uint64_t all)
 {
@@ -1063,7 +1063,7 @@ static void a_file_is_described_and_written_in_parts(void **state)
     assert_int_equal(access(part, R_OK), 0);
 }
 
-static void the_version_is_told(void **state)
+static void the_version_is_reported(void **state)
 {
     (void)state;
     unsigned major, minor, patch;
@@ -1082,27 +1082,27 @@ int main(void)
         cmocka_unit_test(a_chat_is_answered_whatever_the_memory),
         cmocka_unit_test(an_answer_says_why_it_ended),
         cmocka_unit_test(no_cancel_is_lost),
-        cmocka_unit_test(threads_share_passes_and_each_gets_the_bits_that_it_would_have_alone),
+        cmocka_unit_test(threads_share_passes_and_get_the_bits_of_single_runs),
         cmocka_unit_test(an_event_loop_waits_for_descriptors),
         cmocka_unit_test(texts_become_tokens_and_back),
-        cmocka_unit_test(logits_and_embeddings_are_those_of_the_text),
+        cmocka_unit_test(logits_and_embeddings_match_the_text),
         cmocka_unit_test(a_session_is_forked_saved_and_loaded),
-        cmocka_unit_test(a_session_is_saved_with_what_was_computed_long_ago),
-        cmocka_unit_test(a_model_opens_before_its_weights_come_and_completes_a_trace),
+        cmocka_unit_test(a_session_is_saved_with_data_computed_earlier),
+        cmocka_unit_test(a_model_opens_before_its_weights_are_read_and_completes_a_trace),
         cmocka_unit_test(a_request_is_checked_without_its_prompt),
-        cmocka_unit_test(plans_places_and_memory_can_be_looked_at),
-        cmocka_unit_test(which_experts_were_used_is_remembered_unless_it_is_not_to_be),
-        cmocka_unit_test(structs_of_other_versions_are_taken_as_far_as_they_are_known),
-        cmocka_unit_test(refusals_have_a_sentence),
+        cmocka_unit_test(plans_places_and_memory_can_be_inspected),
+        cmocka_unit_test(expert_usage_is_remembered_unless_disabled),
+        cmocka_unit_test(structs_of_other_versions_are_accepted),
+        cmocka_unit_test(errors_have_messages),
         cmocka_unit_test(loading_can_be_cancelled),
         cmocka_unit_test(the_budget_changes_in_the_middle_of_an_answer),
         cmocka_unit_test(an_answer_is_stopped_and_the_session_goes_on),
-        cmocka_unit_test(a_session_goes_through_functions_of_the_program),
-        cmocka_unit_test(what_else_it_reports_goes_to_the_log),
-        cmocka_unit_test(a_program_that_ends_may_leave),
-        cmocka_unit_test(requests_are_answered_as_a_server_answers_them),
+        cmocka_unit_test(sessions_are_saved_by_the_programs_functions),
+        cmocka_unit_test(other_reports_go_to_the_log),
+        cmocka_unit_test(a_program_may_end_without_closing),
+        cmocka_unit_test(requests_are_answered_as_by_a_server),
         cmocka_unit_test(a_file_is_described_and_written_in_parts),
-        cmocka_unit_test(the_version_is_told),
+        cmocka_unit_test(the_version_is_reported),
     };
     snprintf(folder, sizeof folder, "/tmp/hypura-library-XXXXXX");
     if (!mkdtemp(folder) || setenv("XDG_STATE_HOME", folder, 1))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""bindings/python/hypura.py over the shared library. Prints TAP.
+"""The Python bindings (bindings/python/hypura.py) with the shared library. Prints TAP.
 
     test_python.py LIBRARY SOURCE_FOLDER
 """
@@ -26,7 +26,7 @@ QUESTION = "What does the ls command do?"
 os.environ["HYPURA_SHARED_LIBRARY"] = LIBRARY
 os.environ["XDG_STATE_HOME"] = os.environ["XDG_CACHE_HOME"] = WORK.name
 if is_instrumented():
-    print("1..0 # SKIP a sanitizer wants to be loaded before Python")
+    print("1..0 # SKIP sanitizers must be loaded before Python")
     sys.exit(0)
 sys.path.append(os.path.join(SOURCE, "bindings", "python"))
 sys.dont_write_bytecode = True
@@ -47,13 +47,13 @@ def error_of(status, function, *arguments, **options):
     except hypura.Error as error:
         assert error.status == status, (error.status, str(error))
         return str(error)
-    raise AssertionError("no error")
+    raise AssertionError("the call succeeded")
 
 
-def structs_are_those_of_the_headers():
+def structs_match_the_headers():
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if not compiler:
-        return "there is no compiler"
+        return "a compiler is missing"
     names = {"_Error": "error", "_Adapter": "adapter", "_Options": "options", "_Info": "model_info", "_Plan": "plan", "_Chat": "chat",
              "_Bias": "logit_bias", "_Sampling": "sampling", "_Request": "request", "_Logprob": "logprob", "_Event": "event",
              "_Result": "result", "_Statistics": "statistics", "_Places": "places", "_Measure": "measure", "_Rate": "rate",
@@ -61,7 +61,7 @@ def structs_are_those_of_the_headers():
     lines, expected = [], []
     for ours, theirs in names.items():
         struct = getattr(hypura, ours)
-        lines.append(f'printf("{theirs} %zu\\n", sizeof(hypura_{theirs}));')  # so that none lacks a field
+        lines.append(f'printf("{theirs} %zu\\n", sizeof(hypura_{theirs}));')  # shows missing fields
         expected.append(f"{theirs} {ctypes.sizeof(struct)}")
         for name, kind, *_ in struct._fields_:
             lines.append(f'printf("{theirs}.{name} %zu %zu\\n", offsetof(hypura_{theirs}, {name}), sizeof(((hypura_{theirs} *)0)->{name}));')
@@ -74,19 +74,19 @@ def structs_are_those_of_the_headers():
     assert found == expected, [pair for pair in zip(found, expected) if pair[0] != pair[1]][:5]
 
 
-def statuses_have_the_names_of_the_headers():
+def statuses_match_the_headers():
     with open(os.path.join(SOURCE, "include", "hypura", "error.h"), encoding="ascii") as file:
         names = re.findall(r"^    HYPURA_(?:ERROR_)?([A-Z]+)\b", file.read(), re.M)
     assert [name.lower() for name in names] == list(hypura._STATUS), (names, hypura._STATUS)
 
 
-def the_version_is_that_of_the_project():
+def the_version_matches_the_project():
     with open(os.path.join(SOURCE, "bindings", "python", "pyproject.toml"), encoding="utf-8") as file:
         assert f'version = "{hypura.version()}"' in file.read()
 
 
-def plans_statistics_and_budgets_are_told():
-    """The first to open a model: what the process holds counts."""
+def plans_statistics_and_budgets_are_reported():
+    """Must be the first test to open a model, since all memory of the process counts."""
     small_options = {"context": 256, "sessions": 1, "gpu": "none"}
     least = int(re.search(r"smallest that works is (\d+) bytes", error_of("memory", hypura.plan, MODEL, memory="2M", **small_options))[1])
     budget = least + (2 << 20)
@@ -101,7 +101,7 @@ def plans_statistics_and_budgets_are_told():
         assert small.info.architecture == "qwen3moe" and small.info.experts == 12 and "im_start" in small.template
 
 
-def places_used_experts_and_speed_are_told():
+def places_used_experts_and_speed_are_reported():
     folder = os.path.join(WORK.name, "copies")
     os.makedirs(folder, exist_ok=True)
     trace = os.path.join(WORK.name, "trace")
@@ -169,7 +169,7 @@ def answers_keep_to_a_schema_a_grammar_and_settings():
         assert "grammar" in error_of("argument", session.answer, "a", grammar="root ::= (")
 
 
-def a_file_and_its_plan_are_told_in_full():
+def a_file_and_its_plan_are_described_in_full():
     whole = hypura.inspect(MODEL, tensors=True, layers=True, context=256, sessions=1, gpu="none")
     layers, experts = whole["layers"], whole["experts"]
     assert whole["architecture"] == "qwen3moe" and experts == 12 and len(whole["plan"]["places"]) == layers + 1, whole["plan"]
@@ -190,7 +190,7 @@ def a_file_and_its_plan_are_told_in_full():
     assert "takes no memory size" in error_of("argument", hypura.inspect_hosts, MODEL, hosts, memory="1G")
 
 
-def requests_are_answered_as_a_server_answers_them():
+def requests_are_answered_as_by_a_server():
     with hypura.Endpoint(MODEL, context=256, sessions=2, gpu="none", forget_usage=True) as endpoint:
         chat = {"messages": [{"role": "user", "content": QUESTION}], "temperature": 0, "max_tokens": 8}
         status, answer = endpoint.ask("/v1/chat/completions", chat)
@@ -227,7 +227,7 @@ def a_cancel_from_another_thread_ends_it():
         threading.Timer(0.1, session.cancel).start()
         start = time.time()
         error_of("cancelled", session.answer, QUESTION, ignore_end=True, shift=True)
-        error_of("cancelled", session.answer, QUESTION)  # until it is taken back
+        error_of("cancelled", session.answer, QUESTION)  # the cancel lasts until it is taken back
         session.cancel(False)
         assert session.answer(QUESTION, max_tokens=2).answer_tokens == 2 and time.time() - start < 100
 
@@ -281,7 +281,7 @@ def texts_become_tokens_vectors_and_logits():
         error_of("unsupported", session.judge, "a", "b")
 
 
-def wrong_use_is_said_not_done():
+def wrong_use_is_refused():
     assert "/nowhere" in error_of("io", hypura.Model, "/nowhere")
     for options in ({"memori": 1}, {"memory": "many"}):
         try:

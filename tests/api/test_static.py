@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The static library shows nothing but what the public headers declare, and a program links with it. Prints TAP.
+"""The static library defines only the names that the public headers declare, and programs link with it. Prints TAP.
 
     test_static.py SHARED_LIBRARY SOURCE_FOLDER SYSTEM COMPILER...
 """
@@ -22,7 +22,7 @@ MODEL = os.path.join(SOURCE, "models", "manpage-moe-24m-Q4_K_M.gguf")
 LISTED = read_exports(os.path.join(SOURCE, "src", "api", "exports.txt"))
 WORK = tempfile.TemporaryDirectory(prefix="hypura-test-")
 ARCHIVE = os.path.join(WORK.name, "libhypura.a")
-# Names that the library's own files have too.
+# A program with functions named like internal ones of the library.
 PROGRAM = """
 #include <hypura/hypura.h>
 #include <stdio.h>
@@ -60,12 +60,12 @@ int main(int count, char **arguments)
 
 
 def private_libraries():
-    """What "pkg-config --static --libs hypura" adds."""
+    """Returns the options that "pkg-config --static --libs hypura" adds."""
     with open(os.path.join(BUILD, "meson-private", "hypura.pc"), encoding="utf-8") as file:
         return re.search(r"^Libs\.private: (.*)$", file.read(), re.M)[1].split()
 
 
-def only_the_public_names_are_seen():
+def only_the_public_names_are_visible():
     archives = [os.path.join(BUILD, f"libhypura-{part}.a") for part in ("engine", "tools", "server", "web")]
     make(LISTED, ARCHIVE, SYSTEM, COMPILER, archives)
     lines = subprocess.run(["nm", "-g", "--defined-only", ARCHIVE], check=True, capture_output=True, text=True).stdout.splitlines()
@@ -85,8 +85,8 @@ def a_program_with_names_of_its_own_links_and_answers():
         assert "libhypura" not in subprocess.run(["ldd", program], check=True, capture_output=True, text=True).stdout
 
 
-def the_debian_symbols_are_those_that_are_exported():
-    """Each with the version of the package that had it first."""
+def the_debian_symbols_match_the_exports():
+    """Each symbol is listed with the version of the package that first had it."""
     with open(os.path.join(SOURCE, "debian", "libhypura0.symbols"), encoding="ascii") as file:
         first, *lines = file.read().splitlines()
     assert first == "libhypura.so.0 libhypura0 #MINVER#", first
@@ -108,7 +108,7 @@ def the_debian_symbols_are_those_that_are_exported():
 
 if __name__ == "__main__":
     if is_instrumented():
-        print("1..0 # SKIP objects with a sanitizer are not put together")
+        print("1..0 # SKIP objects built with sanitizers cannot be merged")
         sys.exit(0)
     failed = run_tests(tests_of(globals(), (make, private_libraries)))
     WORK.cleanup()

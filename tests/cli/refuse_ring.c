@@ -1,5 +1,4 @@
-/* Loaded before the program (LD_PRELOAD): after HYPURA_RING_CALLS calls the system takes nothing through io_uring any
- * more, and answers HYPURA_RING_ERRNO. */
+/* A library for LD_PRELOAD: after HYPURA_RING_CALLS calls, io_uring fails with HYPURA_RING_ERRNO. */
 #include <dlfcn.h>
 #include <stdatomic.h>
 #include <stdlib.h>

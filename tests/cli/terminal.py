@@ -1,4 +1,4 @@
-"""A program in a terminal of its own, as somebody types to it."""
+"""Runs a program in a pseudo-terminal and types into it."""
 import fcntl
 import os
 import pty
@@ -22,7 +22,7 @@ class Terminal:
         self.greeting = self.wait("\n> ")
 
     def wait(self, until):
-        """What is shown until it holds what the expression describes."""
+        """Returns the output up to a match of the regular expression."""
         data, end = b"", time.monotonic() + 60 * PATIENCE
         while not re.search(until, data.decode(errors="replace")):
             assert select.select([self.file], [], [], end - time.monotonic())[0], (until, data)
@@ -30,31 +30,31 @@ class Terminal:
                 got = os.read(self.file, 4096)
             except OSError:
                 got = b""
-            assert got, f"ended before {until}: {data}"
+            assert got, f"the program ended before {until}: {data}"
             data += got
         return data.decode(errors="replace").replace("\r", "")
 
     def await_editor(self):
-        """The prompt is shown a moment before the line editor listens. Keys that come in between may be lost."""
+        """Waits until the line editor listens. The prompt appears a moment earlier, and keys in between may be lost."""
         end = time.monotonic() + 60 * PATIENCE
         while termios.tcgetattr(self.file)[3] & termios.ICANON:
             assert time.monotonic() < end, "the line editor does not listen"
             time.sleep(0.005)
 
     def say(self, text, until="\n> "):
-        """What is shown after keys at the prompt, up to the next prompt."""
+        """Types keys at the prompt. Returns the output up to the next prompt."""
         self.await_editor()
         os.write(self.file, text.encode())
         return self.wait(until)
 
     def interrupt(self):
-        """Ctrl-C during an answer, whose text may hold what looks like a prompt."""
+        """Presses Ctrl-C during an answer, whose text may look like a prompt."""
         os.write(self.file, b"\x03")
         self.await_editor()
         return self.wait(r"> \Z")
 
     def end(self, text):
-        """The exit status after keys that end the program."""
+        """Types keys that end the program. Returns its exit status."""
         self.await_editor()
         os.write(self.file, text.encode())
         try:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""hypura batch: order, errors a line, going on after whatever ended it, the same bits whatever was asked beside. Prints TAP.
+"""hypura batch: order, errors per line, continuing after any interruption, and the same bits whatever else is in the batch. Prints TAP.
 
     test_batch.py HYPURA SOURCE_FOLDER
 """
@@ -30,7 +30,7 @@ def path(name):
 
 
 def write(name, lines):
-    if name == "in":  # of another test
+    if name == "in":  # remove another test's files
         for old in ("in", "out"):
             if os.path.exists(path(old)):
                 os.remove(path(old))
@@ -76,8 +76,8 @@ def count(name):
         return file.read().count(b"\n")
 
 
-def answers_come_in_the_order_of_the_input_and_are_those_of_hypura_run():
-    # The first is the last to be done.
+def answers_keep_the_input_order_and_match_hypura_run():
+    # The first answer is the last to be complete.
     source = write("in", [{**ENDLESS, "max_tokens": 60}, "", *LINES[1:]])
     err = batch(source, "out", "--max-tokens", 4, "--parallel", 4, "--set", "temperature=0")
     assert "4 answers at once" in err and "12 lines done" in err, err
@@ -90,7 +90,7 @@ def answers_come_in_the_order_of_the_input_and_are_those_of_hypura_run():
     assert out[5]["answer"].strip() == alone.strip(), (out[5], alone)
 
 
-def a_seed_makes_the_same_bits_whatever_is_asked_beside_and_however_little_memory():
+def a_seed_gives_the_same_bits_in_any_batch_and_memory():
     source = write("in", LINES)
     more = ["--max-tokens", 12, "--set", "temperature=2"]
     batch(source, "four", *more, "--parallel", 4, "--seed", 7)
@@ -100,13 +100,13 @@ def a_seed_makes_the_same_bits_whatever_is_asked_beside_and_however_little_memor
 
 
 def an_answer_may_have_any_character():
-    source = write("in", [{"prompt": "a", "max_tokens": 2, "logit_bias": {"0": 100}}, LINES[0]])  # the byte 0
+    source = write("in", [{"prompt": "a", "max_tokens": 2, "logit_bias": {"0": 100}}, LINES[0]])  # token 0 is the byte 0
     batch(source, "out", "--max-tokens", 2)
     assert read("out")[0]["answer"] == "\0\0" and read("out")[0]["finish_reason"] == "length", read("out")
     assert "already answered" in batch(source, "out")
 
 
-def what_is_wrong_with_a_line_is_said_in_its_answer_and_the_others_go_on():
+def errors_of_a_line_are_in_its_answer_and_others_continue():
     wrong = ["no JSON", "[1]", {"prompt": 3}, {}, {"prompt": "x", "messages": []}, {"messages": []}, {"prompt": "x", "temperature": "hot"},
              {"prompt": "x " * 3000}, {"prompt": "x", "n": 2}, {"prompt": "x", "system": 1},
              {"prompt": "x", "response_format": {"type": "json_schema", "json_schema": {"schema": {"$ref": "#"}}}},
@@ -120,11 +120,11 @@ def what_is_wrong_with_a_line_is_said_in_its_answer_and_the_others_go_on():
         assert "answer" not in line and isinstance(line["error"], str) and line["error"], line
     assert "2 lines" not in err and " refused" in err
     before = open(path("out")).read()
-    assert "already answered" in batch(path("in"), "out")  # what was wrong stays wrong
+    assert "already answered" in batch(path("in"), "out")  # errors are not retried
     assert open(path("out")).read() == before
 
 
-def requests_of_openai_are_answered_as_it_does():
+def openai_requests_are_answered_in_its_format():
     chat = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "What does ls do?"}], "max_tokens": 6}
     schema = {"type": "json_schema", "json_schema": {"schema": {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}}}
     lines = [{"custom_id": "chat", "method": "POST", "url": "/v1/chat/completions", "body": {**chat, "n": 2, "stream": True}},
@@ -149,7 +149,7 @@ def requests_of_openai_are_answered_as_it_does():
     assert out["nowhere"]["response"] is None and "/v1/responses" in out["nowhere"]["error"]["message"]
 
 
-def what_is_null_is_not_there():
+def null_counts_as_absent():
     nothing = dict.fromkeys(["system", "messages", "n", "max_tokens", "seed", "temperature", "url", "body"])
     batch(write("in", [LINES[0], {**LINES[0], **nothing}]), "out", "--max-tokens", 8, "--set", "temperature=2", "--seed", 3)
     first, second = read("out")
@@ -157,10 +157,10 @@ def what_is_null_is_not_there():
     assert "several answers" in (batch(path("in"), "two", "--set", "n=2") and read("two")[0]["error"])
 
 
-def after_an_interrupt_it_goes_on_and_nothing_is_lost_or_done_twice():
+def after_an_interrupt_nothing_is_lost_or_repeated():
     source = write("in", [*LINES[:6], ENDLESS, *LINES[6:]])
     process = start(source, "out", "--max-tokens", 8, "--parallel", 2, "--context", 100000)
-    wait_for(lambda: os.path.exists(path("out")) and count("out") == 12, process)  # all but the endless one
+    wait_for(lambda: os.path.exists(path("out")) and count("out") == 12, process)  # all but the endless answer
     process.send_signal(signal.SIGINT)
     begun = time.time()
     err = process.communicate(timeout=30 * PATIENCE)[1].decode()
@@ -168,7 +168,7 @@ def after_an_interrupt_it_goes_on_and_nothing_is_lost_or_done_twice():
     assert time.time() - begun < 10 * PATIENCE
     kept = open(path("out")).readlines()
     assert len(kept) == 12 and all(json.loads(line)["answer"] for line in kept)
-    # Killed in the middle of a line, in a run that had no time to put the lines in order.
+    # As if killed in the middle of a line, before the lines were put in order.
     with open(path("out"), "a") as file:
         file.write('{"line":7,"dig')
     process = start(source, "out", "--max-tokens", 8, "--context", 100000)
@@ -184,7 +184,7 @@ def after_an_interrupt_it_goes_on_and_nothing_is_lost_or_done_twice():
     assert all(line in map(json.loads, kept) for line in out if line["line"] != 7)
 
 
-def a_full_disk_ends_it_with_whole_lines_only():
+def a_full_disk_leaves_only_whole_lines():
     source = write("in", LINES)
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
     err = batch(source, "out", "--max-tokens", 20, "--set", "temperature=0", status=1, before=limit)
@@ -196,7 +196,7 @@ def a_full_disk_ends_it_with_whole_lines_only():
     assert read("out") == read("whole") and all(line in read("out") for line in kept)
 
 
-def another_input_or_output_is_not_taken_for_its_own():
+def another_input_or_output_is_not_continued():
     source = write("in", LINES)
     batch(source, "out", "--max-tokens", 2)
     before = open(path("out")).read()
@@ -215,7 +215,7 @@ def another_input_or_output_is_not_taken_for_its_own():
     assert open(path("out")).read() == before
 
 
-def a_byte_order_mark_is_no_part_of_the_first_line():
+def a_byte_order_mark_is_not_part_of_the_first_line():
     mark, text = "\ufeff".encode(), "\n".join(map(json.dumps, LINES[:2])).encode()
     openai = json.dumps({"custom_id": "a", "url": "/v1/completions", "body": {"prompt": "ls", "max_tokens": 2}}).encode()
     for number, beginning in enumerate((text, mark + text, mark[:2] + text, mark + mark + text, mark + openai, mark + b" \n" + text, mark)):
@@ -238,7 +238,7 @@ def a_byte_order_mark_is_no_part_of_the_first_line():
         if number == 5:
             assert [line["line"] for line in out] == [2, 3] and "error" not in out[0], out
     assert out == [] and "already answered" in err, (out, err)
-    # It may come in pieces.
+    # The mark may arrive in pieces.
     process = subprocess.Popen(command("-", "pieces", "--max-tokens", 2), stdin=subprocess.PIPE, stderr=subprocess.PIPE,
                                env=environment())
     for piece in (mark[:1], mark[1:], text):
@@ -249,8 +249,8 @@ def a_byte_order_mark_is_no_part_of_the_first_line():
     assert process.returncode == 0 and read("pieces") == plain
 
 
-def a_pipe_and_a_link_will_do():
-    text = "\n".join(map(json.dumps, LINES[:3])).encode()  # the last line has no end
+def a_pipe_and_a_link_work():
+    text = "\n".join(map(json.dumps, LINES[:3])).encode()  # no newline after the last line
     batch("-", "from-pipe", "--max-tokens", 4, stdin=text)
     os.symlink(path("linked"), path("link"))
     batch("-", "link", "--max-tokens", 4, "--parallel", 1, stdin=text)
@@ -270,13 +270,13 @@ def answers_may_go_to_standard_output():
     batch(source, "out", "--max-tokens", 4, "--parallel", 1)
     expected = open(path("out")).read()
     assert to_standard_output(subprocess.PIPE).stdout.decode() == expected
-    for mode in "w", "a":  # a file that the shell opened
+    for mode in "w", "a":  # a file that a shell would open
         with open(path("redirected"), mode) as file:
             to_standard_output(file)
         assert open(path("redirected")).read() == expected
         os.remove(path("redirected"))
     assert not os.path.exists(path("-"))
-    # What an earlier run wrote is not known to this one.
+    # The command does not see what an earlier run wrote to standard output.
     with open(path("out"), "a") as file:
         assert b"--output instead of -" in to_standard_output(file, 2).stderr
     assert open(path("out")).read() == expected
@@ -287,7 +287,7 @@ def answers_may_go_to_standard_output():
     assert "- is standard output" in " ".join(help.split("--output", 2)[2].split("--parallel")[0].split()), help
 
 
-def what_is_answered_is_written_while_a_pipe_has_no_more_yet():
+def answers_are_written_while_a_pipe_waits():
     write("in", [])
     process = subprocess.Popen(command("-", "slow", "--max-tokens", 4), stdin=subprocess.PIPE, stderr=subprocess.PIPE,
                                env=environment())
@@ -303,7 +303,7 @@ def what_is_answered_is_written_while_a_pipe_has_no_more_yet():
     assert process.returncode == 130 and len(read("slow")) == 2
 
 
-def a_line_that_is_too_long_takes_no_more_memory_than_others():
+def a_line_that_is_too_long_takes_no_more_memory():
     with open(write("in", []), "wb") as file:
         file.write(json.dumps(LINES[0]).encode() + b"\n")
         file.seek(100 << 20)
@@ -326,7 +326,7 @@ def memory_changes_while_it_runs():
     assert process.returncode == 130
 
 
-def what_cannot_run_says_so_before_it_begins():
+def errors_are_reported_before_the_batch_begins():
     source = write("in", LINES)
     assert "smallest that works" in batch(source, "none", "--memory", "1M", status=1)
     assert "cannot open" in batch(path("missing"), "none", status=1)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The program as a user meets it: commands, exit statuses, answers, budgets, interrupts. Prints TAP.
+"""The program as a user sees it: commands, exit statuses, answers, budgets, interrupts. Prints TAP.
 
     test_cli.py HYPURA SOURCE_FOLDER [long]
 """
@@ -21,7 +21,7 @@ import termios
 import time
 
 HYPURA, SOURCE = sys.argv[1], sys.argv[2]
-# Where a sanitizer is built in, what is resident is its own for the most part.
+# With sanitizers, most of the resident memory is theirs.
 sys.path.append(os.path.join(SOURCE, "tests"))
 from patience import PATIENCE, is_instrumented
 SANITIZED = is_instrumented()
@@ -72,7 +72,7 @@ def every_command_explains_itself():
     hypura("help", "no-such-command", status=2)
 
 
-def what_reports_can_be_read_by_programs():
+def reports_are_machine_readable():
     for command in ("inspect", "bench", "profile", "iobench", "replay", "embed", "synth", "perplexity", "list", "ps"):
         assert "json" in options_of(command), command
     presets = json.loads(hypura("synth", "--list", "--json")[0])
@@ -80,8 +80,9 @@ def what_reports_can_be_read_by_programs():
 
 
 def documents_name_options_that_exist():
-    clients = {"auth-type", "now", "user", "add-host", "no-escape", "device", "bind-to"}  # of other programs that the manual names
-    others = r"\b(docker|podman|brew|apt-get|git|systemctl|debootstrap|meson|numactl|pkg-config|mpirun|rsync)\b"  # lines about these
+    clients = {"auth-type", "now", "user", "add-host", "no-escape", "device", "bind-to"}  # options of other programs in the manual
+    # Lines with these programs are skipped.
+    others = r"\b(docker|podman|brew|apt-get|git|systemctl|debootstrap|meson|numactl|pkg-config|mpirun|rsync)\b"
     known = {"help", "version"}.union(clients, *map(options_of, COMMANDS))
     pages = [os.path.join("docs", name) for name in os.listdir(os.path.join(SOURCE, "docs")) if name.endswith(".md")]
     assert len(pages) > 15
@@ -110,11 +111,11 @@ def options_of_some_words_name_them():
         for given in words.replace(" or", ",").split(", "):
             _, err = hypura("run", path("none.gguf"), option, given, "--prompt", "x", status=1)
             assert "none.gguf" in err and "expected" not in err, err
-    _, err = hypura("run", "--guess", "perhaps", "--prompt", "x", status=2)  # as it was called before
+    _, err = hypura("run", "--guess", "perhaps", "--prompt", "x", status=2)  # the former name of the option
     assert err == "hypura: --prefetch perhaps: expected auto, on or off\n", err
 
 
-def options_of_llama_cpp_are_understood_or_answered():
+def options_of_llama_cpp_are_understood_or_explained():
     expected = answer("--context", 128, "--threads", 1)
     assert hypura("run", "-m", MODEL, "-p", QUESTION, "-n", 24, "-c", 128, "-t", 1, "--temp", 0)[0] == expected
     assert hypura("run", QUESTION, "--n-predict=24", "--ctx-size", 128, "--temp", 0, f"--model={MODEL}")[0] == expected
@@ -141,7 +142,7 @@ def help_fits_eighty_columns():
         assert not long, long
 
 
-def what_cannot_be_written_is_no_success():
+def failed_writes_are_errors():
     for arguments in (["run", MODEL, "--prompt", QUESTION, "--max-tokens", 4], ["inspect", MODEL, "--json"], ["list"], ["--help"]):
         with open("/dev/full", "w") as full:
             result = subprocess.run([HYPURA, *map(str, arguments)], stdout=full, stderr=subprocess.PIPE, timeout=60 * PATIENCE)
@@ -149,11 +150,11 @@ def what_cannot_be_written_is_no_success():
     for option in ("--stats", "--trace"):
         _, err = hypura("run", MODEL, "--prompt", QUESTION, "--max-tokens", 4, option, "/dev/full", status=1)
         assert "/dev/full" in err and "space" in err, err
-    # A model takes the name of what was there, but not of a device or a folder.
+    # A model may replace a file, but not a device or a folder.
     os.mkfifo(path("pipe.gguf"))
     for there in ("pipe.gguf", "."):
         assert "not be replaced" in hypura("synth", path(there), status=2)[1]
-    # No file may grow beyond a kilobyte.
+    # Limit files to one kilobyte.
     result = subprocess.run([HYPURA, "synth", path("limited.gguf")], capture_output=True, timeout=60 * PATIENCE,
                             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024)))
     assert result.returncode == 1 and b"too large" in result.stderr, result
@@ -176,7 +177,7 @@ def a_size_without_a_unit_is_asked_for_one():
 def the_embedded_model_answers():
     assert answer().startswith("ls - list directory contents"), answer()
     assert answer("--kv-type", "bf16").startswith("ls - list"), answer("--kv-type", "bf16")
-    # No model named: the embedded one.
+    # Without a model's name, the command uses the embedded one.
     assert hypura("run", "--temperature", 0, "--max-tokens", 24, "--prompt", QUESTION)[0] == answer()
 
 
@@ -191,7 +192,7 @@ def a_prompt_comes_from_a_pipe_or_a_file():
 
 
 def models_have_names():
-    """As "hypura list" tells them; a prompt may follow."""
+    """Models can be named as "hypura list" shows them, followed by a prompt."""
     name = os.path.basename(MODEL)[:-len(".gguf")]
     out, _ = hypura("run", name, QUESTION, "--temperature", 0, "--max-tokens", 24)
     assert out == answer()
@@ -215,19 +216,19 @@ def models_have_names():
     hypura("run", name, "one", "--prompt", "two", status=2)
 
 
-def a_conversation_ends_when_it_is_told():
+def a_conversation_ends_on_request():
     out, err = hypura("run", MODEL, "--interactive", "--temperature", 0, "--max-tokens", 8, stdin=QUESTION + "\n/bye\nAnd rm?\n")
     assert out.count("ls - list directory") == 1 and "rm - " not in out and "/bye" in err, (out, err)
     _, err = hypura("show", status=2)
     assert "hypura inspect" in err, err
 
 
-def a_conversation_takes_every_letter():
+def a_conversation_accepts_every_letter():
     sent, master, slave = "Grüße, 日本\r", *pty.openpty()
     environment = {**os.environ, "LC_ALL": "en_US.UTF-8" if sys.platform == "darwin" else "C.UTF-8", "TERM": "xterm"}
     process = subprocess.Popen([HYPURA, "run", MODEL, "--max-tokens", "1", "--no-state"], stdin=slave, stdout=slave,
                                stderr=subprocess.DEVNULL, env=environment)
-    while termios.tcgetattr(slave)[3] & termios.ECHO:  # until the line editor shows what is typed
+    while termios.tcgetattr(slave)[3] & termios.ECHO:  # wait until the line editor takes over
         assert process.poll() is None
         time.sleep(0.01)
     os.write(master, sent.encode())
@@ -245,7 +246,7 @@ def terminal(*arguments, columns=80):
     return Terminal([HYPURA, *arguments], {"XDG_STATE_HOME": path("state"), "XDG_CACHE_HOME": path("cache")}, columns)
 
 
-def whoever_waits_at_a_terminal_is_told_what_for():
+def a_terminal_shows_what_the_program_waits_for():
     hypura("synth", "--preset", "llama-8b", "--layers", 2, "--vocabulary", 2000, "--type", "Q4_K", path("slow.gguf"))
     with open(path("slow.txt"), "w") as file:
         file.write("A long prompt of many words. " * (5 if SANITIZED else 100))
@@ -256,7 +257,7 @@ def whoever_waits_at_a_terminal_is_told_what_for():
     assert re.search(r"streaming in 130 MiB: about [0-9.]+( to [0-9.]+)? tokens/s.*, bound by", talk.greeting, re.S), talk.greeting
     lines = re.findall(r"\x1b\[K((?:loading|reading)[^\x1b\n]*)", talk.greeting)
     assert any(re.match(r"reading the prompt: \d+ of \d+ tokens", line) for line in lines), talk.greeting
-    assert max(map(len, lines)) < 40, lines  # else what is redrawn leaves its rest behind
+    assert max(map(len, lines)) < 40, lines  # longer lines would leave remains when redrawn
     os.remove(path("slow.gguf"))
 
 
@@ -279,25 +280,25 @@ def a_conversation_in_a_terminal():
     assert "qwen3moe" in talk.say("/show\n") and "layer 0" in talk.say("/show map\n")
     talk.say("/system\n")
     assert "no system message" in talk.say("/show system\n")
-    # A JSON object, then free text again.
+    # Ask for a JSON object, then for free text again.
     talk.say("/clear\n")
     talk.say("/set format json\n")
     assert "\n{" in talk.say(QUESTION + "\n")
     talk.say("/set noformat\n")
     talk.say("/clear\n")
-    # Lines between marks, and lines that are pasted, are one message; characters stay whole.
+    # Lines between triple quotes, and pasted lines, are one message. Characters stay whole.
     talk.say('"""\n', "  ")
     assert talk.say('What does the\nls command do?"""\n').count("\n> ") == 1
     assert talk.say("Grüße,\nls and\nrm?\n").count("\n> ") == 1
     assert "Grüße" in talk.say("\x10\n")
-    # Ctrl-C drops a line, and the conversation goes on.
+    # Ctrl-C drops a line, and the conversation continues.
     assert "/bye" in talk.say("\x03")
     talk.say("/set verbose\n")
     assert "tokens/s" in talk.say("rm?\n")
     assert talk.end("\x04") == 0
 
 
-def ctrl_c_ends_an_answer_and_the_conversation_goes_on():
+def ctrl_c_ends_an_answer_and_the_conversation_continues():
     talk = terminal("run", MODEL, "--temperature", 0, "--ignore-eos")
     talk.say(QUESTION + "\n", r"ls - list directory")
     talk.interrupt()
@@ -318,7 +319,7 @@ def ctrl_c_ends_an_answer_that_waits_for_the_terminal():
     assert talk.end("\x04") == 0
 
 
-def a_conversation_longer_than_the_context_goes_on():
+def a_conversation_longer_than_the_context_continues():
     talk = terminal("run", MODEL, "--temperature", 0, "--max-tokens", 24, "--context", 128)
     shown = "".join(talk.say(QUESTION + "\n") for _ in range(4))
     assert "oldest part is left out" in shown and shown.count("ls - list directory") >= 3, shown
@@ -335,7 +336,7 @@ def answers_that_are_cut_short_say_so():
     assert "--context" in err and "trained for 2048" in err, err
 
 
-def a_text_that_is_sent_comes_before_the_prompt():
+def piped_text_comes_before_the_prompt():
     expected = answer()
     assert hypura("run", MODEL, "does the ls", "command do?", "--temperature", 0, "--max-tokens", 24, stdin="What\n")[0] == \
         hypura("run", MODEL, "--prompt", "What\ndoes the ls command do?", "--temperature", 0, "--max-tokens", 24)[0]
@@ -378,7 +379,7 @@ def a_budget_is_held():
         with open(path("stats")) as file:
             stats = json.load(file)
         assert stats["budget_bytes"] == budget
-        # Below 256 MiB code and libraries come on top.
+        # Budgets below 256 MiB exclude code and libraries.
         if not SANITIZED:
             assert 0 < stats["code_on_top_bytes"] < 16 << 20, stats
             assert stats["peak_rss_bytes"] - stats["code_on_top_bytes"] <= budget, stats
@@ -400,19 +401,19 @@ def statistics_have_their_keys():
     told = re.search(r"\.SH STATISTICS\n.*?keys: (.*?)\.\n", hypura("manual")[0], re.S).group(1)
     assert set(stats) == set(re.split(r",\s+", told)), set(stats) ^ set(re.split(r",\s+", told))
     assert stats["generated_tokens"] > 0 and stats["prompt_tokens"] > 0
-    assert stats["guess_precision"] is None and stats["guess_recall"] is None, stats  # all of it is in memory
+    assert stats["guess_precision"] is None and stats["guess_recall"] is None, stats  # the whole model is in memory
     _, err = hypura("run", MODEL, "--prompt", QUESTION, "--memory", "10M", "--context", 256, "--prefetch", "on", "--map",
                     "--stats", path("stats"), "--max-tokens", 40)
     with open(path("stats")) as file:
         stats = json.load(file)
     assert 0 <= stats["guess_precision"] <= 1 and 0 <= stats["guess_recall"] <= 1, stats
-    # Nothing was measured here: what binds is what was planned.
+    # Without measurements, the bound is the planned one.
     assert stats["share_of_limit"] is None and stats["bound"] == "disk" and "limit         unknown" in err, (stats, err)
     assert re.search(r"prefetches +\d+ % of \d+ were needed; they covered \d+ % of the missing experts; .* wasted", err), err
 
 
 def a_mirror_gives_the_same_text():
-    """A copy in memory stands for one on another drive; one of other bytes, or none, is left."""
+    """A copy in memory replaces one on another drive. A copy with other bytes, or a missing one, is not used."""
     folder = tempfile.mkdtemp(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
     asked = ("run", MODEL, "--prompt", QUESTION, "--memory", "10M", "--context", 256, "--max-tokens", 24, "--stats", path("stats"))
     try:
@@ -477,7 +478,7 @@ def messages_become_a_prompt():
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
     out, _ = hypura("template", MODEL, stdin=json.dumps(messages))
     assert out == "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", out
-    # An answer at the end is one to go on with, unless none is to be written.
+    # A trailing answer is continued, unless --no-generation-prompt is given.
     messages.append({"role": "assistant", "content": "Hello"})
     out, _ = hypura("template", MODEL, stdin=json.dumps(messages))
     assert out.endswith("<|im_start|>assistant\nHello"), out
@@ -532,7 +533,7 @@ def inspect_shows_the_plan():
     assert 0.99 * plan["plan"]["budget_bytes"] < given <= plan["plan"]["budget_bytes"], plan["plan"]
     assert plan["metadata"]["qwen3moe.block_count"] > 1 and plan["metadata"]["qwen3moe.rope.freq_base"] > 1, plan
     assert "qwen3moe.block_count                         %d\n" % plan["metadata"]["qwen3moe.block_count"] in out, out
-    kept, info = plan["plan"]["kv_cache_bytes"], plan["plan"]  # what grows with the context, and nothing else here
+    kept, info = plan["plan"]["kv_cache_bytes"], plan["plan"]  # this model keeps only data that grows with the context
     assert kept["keys_per_position"] * info["context"] == info["kv_bytes"] and kept["windows"] == kept["states"] == 0, kept
     assert "keys and values" in out and " per position\n" in out, out
     out, _ = hypura("inspect", MODEL, "--memory", "1G")
@@ -545,7 +546,7 @@ def inspect_shows_the_plan():
             copy.flush()
             assert "direct I/O is not possible" in hypura("inspect", copy.name, "--memory", "10M")[0]
             assert "does no direct I/O" in hypura("run", copy.name, "--prompt", "x", "--max-tokens", 2)[1]
-    out, err = hypura("inspect", MODEL, "--gpu", 1000)  # said once, and planned without
+    out, err = hypura("inspect", MODEL, "--gpu", 1000)  # one message, and a plan without a GPU
     assert err.startswith("hypura: computing on the CPU: ") and err.count("\n") == 1 and "on the GPU" not in out, err
 
 
@@ -580,7 +581,7 @@ def texts_become_vectors():
     hypura("embed", encoder, "x " * 1000, status=2)
 
 
-def a_damaged_file_gets_a_sentence():
+def a_damaged_file_gives_a_message():
     with open(MODEL, "rb") as file:
         data = file.read()
     cases = {"empty": b"", "text": b"hello, this is no model", "cut": data[:100000], "no-data": data[:1000000]}
@@ -591,7 +592,7 @@ def a_damaged_file_gets_a_sentence():
             _, err = hypura(command[0], path(name), *command[1:], status=1)
             assert err.count("\n") == 1 and name in err, err
     hypura("run", path("not-there.gguf"), "--prompt", "x", status=1)
-    # A vocabulary of another model.
+    # A draft model with another vocabulary.
     values, tensors = gguf_file.read(MODEL)
     key = gguf_file.text("tokenizer.ggml.tokens")
     few = key + struct.pack("<IIQ", 9, 8, 6) + b"".join(map(gguf_file.text, "abcdef"))
@@ -602,7 +603,7 @@ def a_damaged_file_gets_a_sentence():
     hypura("run", WORK.name, "--prompt", "x", status=2)
 
 
-def names_in_a_file_are_no_commands_to_a_terminal():
+def names_in_a_file_cannot_control_a_terminal():
     with open(MODEL, "rb") as file:
         data = bytearray(file.read())
     at = data.index(b"general.name") + len("general.name") + 12
@@ -615,7 +616,7 @@ def names_in_a_file_are_no_commands_to_a_terminal():
 
 
 def interrupted(*arguments, answering):
-    """Seconds from SIGINT, in the middle of the answer or of the prompt, to the end."""
+    """Returns the seconds from SIGINT, during the answer or the prompt, to the program's end."""
     process = subprocess.Popen([HYPURA, "run", "--progress", *map(str, arguments)], stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE)
     assert process.stdout.read(20) if answering else b"tokens/s" in process.stderr.readline()
@@ -628,8 +629,8 @@ def interrupted(*arguments, answering):
 
 def an_interrupt_ends_an_answer_and_a_long_prompt_within_a_tenth_of_a_second():
     answering = [MODEL, "--ignore-eos", "--raw", "--prompt", "The", "--context", 2048]
-    most = 3 if SANITIZED else 0.1  # a sanitizer computes slowly, and looks for more at the end
-    # A machine that others load too: the best of some.
+    most = 3 if SANITIZED else 0.1  # sanitizers are slow and do extra work at exit
+    # The machine may carry other load: take the best of several.
     assert any(interrupted(*answering, answering=True) < most for _ in range(12))
     # One layer of this prompt takes longer than that.
     hypura("synth", "--preset", "llama-8b", "--layers", 2, "--vocabulary", 2000, "--type", "Q4_K", path("wide.gguf"))
@@ -664,7 +665,7 @@ def memory_changes_while_it_runs():
     assert re.search(held, figures) or SANITIZED, figures
     assert (out + rest).decode() == expected
     assert json.load(open(path("changed")))["budget_bytes"] == 12 << 20
-    # What is in memory whole stays, but what it does not need it can do without.
+    # A model that is entirely in memory can give up only memory that it does not need.
     with open(path("budget"), "w") as file:
         file.write("2G")
     process = subprocess.Popen([HYPURA, *map(str, arguments), "--memory-file", path("budget")], stdout=subprocess.PIPE,
@@ -677,7 +678,7 @@ def memory_changes_while_it_runs():
         line = process.stderr.readline()
         assert told in line, line
     process.communicate(timeout=60 * PATIENCE)
-    # While it still waits for the prompt: done as soon as there is a model.
+    # A signal while the program waits for the prompt takes effect once the model is open.
     with open(path("budget"), "w") as file:
         file.write("14M\n")
     early = [HYPURA, "run", MODEL, "--raw", "--context", "512", "--memory-file", path("budget"), "--max-tokens", "4"]
@@ -687,7 +688,7 @@ def memory_changes_while_it_runs():
     process.send_signal(signal.SIGUSR1)
     _, err = process.communicate(b"The", timeout=60 * PATIENCE)
     assert process.returncode == 0 and b"the memory budget is now 14.0 MiB" in err, (process.returncode, err)
-    # Without a file: what is free.
+    # Without a file, the budget follows the free memory.
     process = subprocess.Popen([HYPURA, *map(str, arguments), "--memory", "10M"], stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE)
     assert process.stdout.read(20)
@@ -703,7 +704,7 @@ def more_memory_is_worth_something():
     assert "one more GiB would bring" in hypura("inspect", MODEL, "--memory", "10M", "--context", 128)[0]
 
 
-def usage_is_remembered_unless_told_not_to():
+def usage_is_remembered_unless_disabled():
     fresh = {"XDG_STATE_HOME": path("fresh-state")}
     answer("--memory", "8M", "--context", 128, "--no-state", environment=fresh)
     assert not os.path.exists(path("fresh-state"))
@@ -725,7 +726,7 @@ def a_recorded_routing_replays():
     hypura("replay", MODEL, status=1)
 
 
-def a_disk_that_fills_ends_the_trace_and_not_the_answer():
+def a_full_disk_ends_the_trace_but_not_the_answer():
     arguments = ["run", MODEL, "--prompt", QUESTION, "--max-tokens", 12, "--ignore-eos", "--temperature", 0, "--trace"]
     whole = hypura(*arguments, path("whole"))[0]
     passes = lambda name: json.loads(hypura("replay", path(name), "--memory", "6M", "--json")[0])["tokens"]
@@ -758,7 +759,7 @@ def sequences_are_measured_together():
     hypura("bench", MODEL, "--parallel", 65, status=2)
 
 
-def progress_is_shown_beside_the_answer():
+def progress_is_shown_next_to_the_answer():
     out, err = hypura("run", MODEL, "--raw", "--prompt", "The", "--ignore-eos", "--max-tokens", 60, "--memory", "10M",
                       "--context", 256, "--progress", "--no-state")
     assert "tokens/s, disk" in err and "expert hits" in err, err
@@ -785,15 +786,15 @@ def progress_in_a_terminal_leaves_the_answer_alone():
         shown += got
     assert process.wait() == 0
     os.close(master)
-    # Down and up, save, the row below, restore: the cursor is back where the answer goes on.
+    # Down and up, save, the row below, restore: the cursor returns to the answer.
     below = rb"\x1bD\x1bM\x1b7\x1b\[B\r\x1b\[K([^\x1b]*)\x1b8"
     lines = re.findall(below, shown)
     assert any(re.match(rb"[0-9.]+ tokens/s, disk .*, waiting for it .*, expert hits [0-9]+ %$", line) for line in lines), lines
     assert max(map(len, lines)) < 80, lines
     left = re.sub(below, b"", shown).replace(b"\x1b[J", b"").replace(b"\r\n", b"\n")
-    left = re.sub(rb"\n(\r\x1b\[K[0-9.]+ tokens/s[^\x1b\r\n]*)+\r\x1b\[K", b"\n", left)  # in a row of which the answer has nothing yet
+    left = re.sub(rb"\n(\r\x1b\[K[0-9.]+ tokens/s[^\x1b\r\n]*)+\r\x1b\[K", b"\n", left)  # progress in a row that the answer has not reached
     assert expected in left, left
-    # While a question is typed nothing moves.
+    # While the user types a question, nothing moves.
     talk = terminal("run", MODEL, "--progress", "--memory", "10M", "--context", 256, "--max-tokens", 8)
     assert not select.select([talk.file], [], [], 0.8)[0], os.read(talk.file, 4096)
     talk.say(QUESTION + "\n")
@@ -810,11 +811,11 @@ def a_drive_and_a_machine_are_measured():
     assert time.monotonic() - start < 2 * PATIENCE, "the profile was not cached"
 
 
-def a_budget_beyond_the_memory_is_warned_of_once():
+def a_budget_beyond_the_memory_gives_one_warning():
     with open("/proc/meminfo" if os.path.exists("/proc/meminfo") else os.devnull) as file:
         free = re.search(r"MemAvailable: *(\d+) kB", file.read())
     if not free or int(free[1]) > 300 << 20:
-        return "more memory than the model takes"
+        return "the machine has more memory than the model needs"
     _, err = hypura("inspect", "--preset", "glm-5", "--memory", "300G")
     assert err.count("are free here") == 1, err
 
@@ -870,7 +871,7 @@ def reading_one_by_one_and_waiting_for_all_change_no_answer():
     assert answer("--memory", "12M", "--context", 512, "--depth", 1, "--overlap", "off", "--guess", "off") == answer()
 
 
-def one_block_size_is_measured_alone():
+def a_single_block_size_can_be_measured():
     assert json.loads(hypura("iobench", MODEL, "--block", "64K", "--depth", 4, "--seconds", 0.05, "--json")[0])[
         "bytes_per_second"] > 1e6
     hypura("iobench", MODEL, "--block", "63K", status=2)

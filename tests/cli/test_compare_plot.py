@@ -3,7 +3,7 @@
 
     test_compare_plot.py HYPURA SOURCE_FOLDER
 
-llama.cpp is played by a small script that answers as its llama-bench does, so that the ratios are known.
+A small script replaces llama-bench and prints known speeds, so that the ratios are known.
 """
 import json
 import os
@@ -51,7 +51,7 @@ def hypura(*arguments, status=0, environment=None):
 
 
 def peer(fails=False):
-    """A folder with a llama-bench in it, for the PATH; and where it logs its arguments."""
+    """Makes a folder with a fake llama-bench for the PATH. Returns it, and the file in which the script logs its arguments."""
     folder = tempfile.mkdtemp(dir=WORK.name)
     log = os.path.join(folder, "log")
     with open(os.path.join(folder, "llama-bench"), "w", encoding="utf-8") as file:
@@ -63,7 +63,7 @@ def peer(fails=False):
 SMALL = ("--prompt-tokens", 8, "--gen-tokens", 4, "--gpu", "none")
 
 
-def both_run_the_same_in_turn_and_ratios_are_of_rounds():
+def both_run_in_turn_and_ratios_are_per_round():
     environment, log = peer()
     out = json.loads(hypura("bench", MODEL, "--compare", "--json", "--repeat", 3, "--threads", 1, "--kv-type", "q8_0",
                             "--context-fill", 16, *SMALL, environment=environment)[0])
@@ -89,7 +89,7 @@ def the_options_of_the_bench_reach_each_round():
     assert out["budget_bytes"] == 10 << 20 and out["mode"] == "expert-streaming", out
 
 
-def what_cannot_be_compared_is_refused():
+def invalid_comparisons_are_refused():
     environment, log = peer()
     for wrong in (["--parallel", 2], ["--stats", path("stats")], ["--prompt-tokens", 0, "--gen-tokens", 0]):
         assert "--compare" in hypura("bench", MODEL, "--compare", *wrong, status=2, environment=environment)[1]
@@ -101,8 +101,8 @@ def what_cannot_be_compared_is_refused():
     assert not os.path.exists(log)
 
 
-def nothing_is_compared_that_memory_cannot_hold():
-    """A file that claims twice the machine's memory, without taking that from the disk."""
+def models_beyond_the_memory_are_not_compared():
+    """A sparse file that is twice as large as the machine's memory."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     small, large = path("small.gguf"), path("large.gguf")
     hypura("synth", "--preset", "tiny-dense", "--no-check", small)
@@ -129,7 +129,7 @@ def nothing_is_compared_that_memory_cannot_hold():
         try:
             file.truncate(len(head) + offset)
         except OSError as error:
-            return f"no sparse file of {offset} bytes here: {error}"
+            return f"a sparse file of {offset} bytes cannot be made here: {error}"
     environment, log = peer()
     _, err = hypura("bench", large, "--compare", *SMALL, status=1, environment=environment)
     assert "llama.cpp would need" in err and "bench/oversize.sh" in err, err
@@ -137,7 +137,7 @@ def nothing_is_compared_that_memory_cannot_hold():
 
 
 def run_of(label, **more):
-    """A file as hypura bench --json writes it."""
+    """Writes a file like that of hypura bench --json."""
     run = {"model": "M", "mode": "full-resident", "budget_bytes": 4 << 30, "bytes_ram": 3 << 30, "bytes_gpu": 0,
            "bytes_storage": 0, "prompt_tokens_per_second": 100.0, "decode_tokens_per_second": 10.0}
     name = path(label + ".json")
@@ -190,7 +190,7 @@ def three_budgets_of_one_model_make_lines():
     assert bars(svg_of("--by", "runs", *files), "ours")
 
 
-def what_the_bench_writes_is_drawn():
+def results_of_the_bench_are_drawn():
     for number, memory in enumerate(("8M", "12M")):
         out, _ = hypura("bench", MODEL, "--json", "--repeat", 2, "--memory", memory, "--context", 128, *SMALL)
         with open(path("real.json"), "a" if number else "w", encoding="utf-8") as file:
@@ -202,7 +202,7 @@ def what_the_bench_writes_is_drawn():
     assert ElementTree.fromstring(out).tag == SVG + "svg"
 
 
-def what_is_no_measurement_is_refused():
+def other_files_are_refused():
     good = run_of("good")
     for name, content in (("empty", ""), ("text", "hello"), ("other", "{}"), ("list", '[{"model": 3}]')):
         with open(path(name), "w", encoding="utf-8") as file:

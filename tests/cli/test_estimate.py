@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""hypura estimate: the planner's own figures by a header alone, of files, servers and presets, for this machine and others.
+"""hypura estimate: the planner's figures from a header alone, for files, URLs and presets, and for this machine and others.
 Prints TAP.
 
     test_estimate.py HYPURA SOURCE_FOLDER
@@ -25,7 +25,7 @@ MODEL = os.path.join(SOURCE, "models", "manpage-moe-24m-Q4_K_M.gguf")
 MIB = 1 << 20
 with open(MODEL, "rb") as opened:
     BYTES = opened.read()
-# Headers leave nothing there, and what this machine is does not matter.
+# Independent of this machine and of earlier runs.
 ENVIRONMENT = {**os.environ, "XDG_CACHE_HOME": WORK.name + "/cache", "XDG_STATE_HOME": WORK.name + "/state", "HYPURA_GPU": "none",
                "TMPDIR": WORK.name + "/tmp"}
 os.mkdir(ENVIRONMENT["TMPDIR"])
@@ -44,7 +44,7 @@ def estimate(*arguments):
 
 
 def same_rows(here, there):
-    """But for what the process itself holds."""
+    """Checks that rows are equal, except for the process's own memory."""
     assert here["bytes"] == there["bytes"] and len(here["rows"]) == len(there["rows"])
     for one, other in zip(here["rows"], there["rows"]):
         for key in one:
@@ -52,7 +52,7 @@ def same_rows(here, there):
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """One file a path; what it sent of each is counted."""
+    """A server with one file per path. It counts the bytes sent of each."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -106,13 +106,13 @@ class Server(http.server.ThreadingHTTPServer):
         return sum(end - start for _, start, end in self.asked)
 
 
-def the_rows_are_the_plan_that_inspect_shows():
+def the_rows_match_the_plan_of_inspect():
     rows = estimate(MODEL, "--memory", "12M,15M", "--context", "512")["rows"]
     for row, memory in zip(rows, ("12M", "15M")):
         plan = json.loads(hypura("inspect", MODEL, "--memory", memory, "--context", "512", "--json"))["plan"]
         assert row["mode"] == plan["mode"] and row["memory_bytes"] == plan["budget_bytes"], (row, plan)
         for key in ("decode_tokens_per_second", "decode_tokens_per_second_even"):
-            # What a process holds of its own code differs by some hundreds of KiB from one to the next.
+            # The resident code of a process varies by some hundreds of KiB.
             assert abs(row[key] / plan[key] - 1) < 0.15, (key, row[key], plan[key])
         assert row["first_token_seconds_500"] > 0 and row["prompt_tokens_per_second"] > 0, row
     assert rows[0]["bytes_per_token_storage"] > rows[1]["bytes_per_token_storage"], rows
@@ -136,7 +136,7 @@ def a_preset_of_hundreds_of_gigabytes_needs_no_file_little_memory_and_no_time():
     assert speeds == sorted(speeds) and speeds[0] > 0, speeds
 
 
-def a_url_costs_its_header_only_and_gives_the_same_figures():
+def a_url_costs_only_its_header_and_gives_the_same_figures():
     here = estimate(MODEL, "--machine", "pc-64gb-24gb", "--memory", "64M")
     with Server(model=BYTES, totals={"model": len(BYTES)}) as server:
         there = estimate(server.url("model"), "--machine", "pc-64gb-24gb", "--memory", "64M")
@@ -144,7 +144,7 @@ def a_url_costs_its_header_only_and_gives_the_same_figures():
     same_rows(here, there)
 
 
-def a_header_that_is_longer_comes_in_growing_ranges():
+def a_long_header_is_fetched_in_growing_ranges():
     values, tensors = gguf_file.read(MODEL)
     values.append(gguf_file.array_value("test.filler", 5, range(1 << 20)))
     path = WORK.name + "/long.gguf"
@@ -174,7 +174,7 @@ def a_split_model_is_read_part_by_part():
     same_rows(here, there)
 
 
-def what_a_server_does_wrong_is_one_sentence():
+def errors_of_a_server_give_one_message():
     def complaint(server, name="model"):
         text = hypura("estimate", server.url(name), "--memory", "64M", status=1)
         assert text.count("\n") == 1, text
@@ -194,7 +194,7 @@ def what_a_server_does_wrong_is_one_sentence():
         assert "truncated" in text and server.sent() == len(BYTES), (text, server.asked)
 
 
-# As "hypura profile --json" writes it.
+# A profile as written by "hypura profile --json".
 PROFILE = {"cpu": "a processor", "instructions": "AVX2", "cores": 8, "cache_l1_bytes": 32768, "cache_l2_bytes": 1 << 20,
            "cache_l3_bytes": 1 << 25, "memory_bytes": 16 << 30, "memory_available_bytes": 15 << 30, "cgroup_limit_bytes": None,
            "memory_bytes_per_second": 4e10, "compute_bytes_per_second": 3e10, "multiply_adds_per_second": 1e12,
@@ -204,7 +204,7 @@ PROFILE = {"cpu": "a processor", "instructions": "AVX2", "cores": 8, "cache_l1_b
                        "samples": [], "reading_beside": 1.0, "computing_beside": 1.0}}
 
 
-def a_machine_may_be_a_profile_that_was_written_elsewhere():
+def a_machine_may_be_a_profile_from_elsewhere():
     path = WORK.name + "/machine.json"
 
     def write(content):
@@ -214,7 +214,7 @@ def a_machine_may_be_a_profile_that_was_written_elsewhere():
     found = estimate("llama-8b", "--memory", "3G", "--machine", path)
     quick = found["rows"][0]
     assert found["machine"]["cpu"] == "a processor" and quick["bound"] == "disk", found
-    # The drive has to bring what is not in memory, and nothing else takes as long.
+    # The drive has to read what is not in memory, and everything else is faster.
     floor = 3e9 / quick["bytes_per_token_storage"]
     assert 0.8 * floor < quick["decode_tokens_per_second"] <= floor, (floor, quick)
     write(json.dumps({**PROFILE, "storage": {**PROFILE["storage"], "bytes_per_second": 3e7}}))
@@ -230,7 +230,7 @@ def a_machine_may_be_a_profile_that_was_written_elsewhere():
     assert "neither a machine" in hypura("estimate", MODEL, "--machine", "abacus", status=2)
 
 
-def what_a_driver_holds_of_the_hosts_memory_is_not_there_for_weights():
+def memory_of_a_driver_is_not_for_weights():
     path = WORK.name + "/with-gpu.json"
     gpu = {"name": "a card", "kind": "discrete", "memory_bytes": 4 << 30, "max_allocation_bytes": 4 << 30, "cooperative_matrix": True,
            "memory_bytes_per_second": 1e12, "upload_bytes_per_second": 1e10, "turn_seconds": 2e-5, "layer_seconds": 2e-5,
@@ -248,7 +248,7 @@ def what_a_driver_holds_of_the_hosts_memory_is_not_there_for_weights():
     assert abs(before - of_drive({"host_bytes": 700 * MIB})[1] - 700 * MIB) < 40 * MIB, (before, of_drive({"host_bytes": 700 * MIB}))
 
 
-def optimize_is_recommended_where_it_brings_something():
+def optimize_is_recommended_if_it_helps():
     path = WORK.name + "/slow.json"
 
     def row(storage, model, memory, **more):
@@ -257,7 +257,7 @@ def optimize_is_recommended_where_it_brings_something():
         found = estimate(model, "--machine", path, "--memory", memory, "--context", "256")["rows"][0]
         assert found["optimize_worth_it"] == (found["optimize_faster"] >= 0.05), found
         return found, "hypura optimize" in hypura("estimate", model, "--machine", path, "--memory", memory, "--context", "256")
-    few = {"latency_seconds": 5e-4, "bytes_per_second": 1e8,  # of small reads 2,000 a second
+    few = {"latency_seconds": 5e-4, "bytes_per_second": 1e8,  # 2,000 small reads per second
            "samples": [{"block_bytes": 4096 << i, "depth": depth, "direct": True, "sequential": False,
                         "bytes_per_second": min(1e8, 2000.0 * (4096 << i))} for i in range(9) for depth in (1, 4, 16, 64)]}
     found, said = row(few, MODEL, "10M")
@@ -276,7 +276,7 @@ def every_named_machine_says_where_its_figures_are_from():
         assert found["rows"][0]["decode_tokens_per_second"] < found["rows"][1]["decode_tokens_per_second"], found
 
 
-def a_gpu_that_is_not_here_takes_its_share():
+def a_gpu_of_another_machine_takes_its_share():
     with_gpu = estimate("llama-8b", "--machine", "pc-64gb-24gb", "--memory", "8G")["rows"][0]
     without = estimate("llama-8b", "--machine", "pc-64gb-24gb", "--memory", "8G", "--gpu", "none")["rows"][0]
     if with_gpu["bytes_gpu"] == 0:
@@ -286,7 +286,7 @@ def a_gpu_that_is_not_here_takes_its_share():
     assert with_gpu["first_token_seconds_500"] < without["first_token_seconds_500"], (with_gpu, without)
 
 
-def of_a_prompt_only_the_last_token_passes_the_end_of_the_last_layer():
+def only_the_last_token_passes_the_end_of_the_last_layer():
     sys.path.append(os.path.join(SOURCE, "bench"))
     from estimate import write_header
     seconds = []
@@ -296,11 +296,11 @@ def of_a_prompt_only_the_last_token_passes_the_end_of_the_last_layer():
         rows = estimate(path, "--machine", "m1-max-32gb", "--memory", "16G", "--context", "1024")["rows"]
         seconds.append(rows[0]["first_token_seconds_500"])
         os.remove(path)
-    # The only layer of the first has experts for one token, and queries, keys and values for all.
+    # The first model's only layer computes experts for one token, and queries, keys and values for all tokens.
     assert seconds[1] > 4 * seconds[0], seconds
 
 
-def a_trace_takes_the_place_of_what_is_usual():
+def a_trace_replaces_typical_routing():
     trace = WORK.name + "/trace"
     hypura("run", MODEL, "--memory", "64M", "--raw", "--prompt", "The kernel keeps a table", "--max-tokens", "40", "--ignore-eos",
            "--trace", trace, "--context", "256")
@@ -323,7 +323,7 @@ def quantisations_fall_in_size_and_quality_and_one_suits():
     assert sum(row["suits"] for row in found["quantisations"]) == 1 and "llama.cpp" in found["quality_source"], found
 
 
-def text_names_what_binds_and_draws_the_rows():
+def the_text_names_the_bound_and_draws_the_rows():
     text = hypura("estimate", "mixtral-8x7b", "--machine", "m1-max-32gb", "--memory", "8G,40G")
     assert "expert-streaming" in text and "full-resident" in text and "disk" in text and "Assumed" in text, text
     assert "tokens/s" in text and ("█" in text or "#" in text), text

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""hypura inspect --hosts: plans for hosts that are described in a file. Prints TAP.
+"""hypura inspect --hosts: plans for hosts described in a file. Prints TAP.
 
     test_hosts.py HYPURA SOURCE_FOLDER
 """
@@ -57,17 +57,17 @@ def a_file_of_hosts_is_planned_for():
     assert text.returncode == 0 and "box 1 and 2 more" in text.stdout and "tokens/s, bound by" in text.stdout, text
 
 
-def layers_of_a_dense_model_go_where_they_fit():
+def dense_layers_go_to_hosts_with_room():
     hosts = {**HOST, "link_seconds": 5e-5, "hosts": [{"name": "desk", "memory": "16G"}, {"name": "box", "count": 3, "memory": "12G"}]}
     shown = plan(hosts, preset="llama-70b")
     layers = [host["layers"] for host in shown["hosts"]]
     assert sum(layers) == 80 and min(layers[:3]) > 10, layers
     assert shown["decode_tokens_per_second"] > 3 * shown["decode_tokens_per_second_alone"], shown
     assert all(host["held_bytes"] <= host["memory_bytes"] for host in shown["hosts"]), shown
-    # What still streams costs nothing, since the drive reads while the processors compute.
+    # The rest streams at no cost, since the drive reads while the processors compute.
     assert shown["decode_tokens_per_second_without"]["drives"] < 1.05 * shown["decode_tokens_per_second"], shown
     assert shown["messages_per_token"] == 4 * sum(layers[1:]) and shown["prompt_tokens_per_second"] > 0, shown
-    # One that holds all of it keeps all of it.
+    # A host with room for the whole model keeps all of it.
     shown = plan({**HOST, "hosts": [{"name": "desk"}, {"name": "box"}]}, preset="llama-8b")
     assert [host["layers"] for host in shown["hosts"]] == [32, 0] and shown["hosts_used"] == 1, shown
     text = inspect(hosts, preset="llama-70b")
@@ -80,14 +80,14 @@ def slower_links_give_fewer_tokens():
     assert speeds == sorted(speeds) and speeds[3] > 1.5 * speeds[0], speeds
 
 
-def a_host_behind_a_slow_link_gets_what_little_pays():
+def a_host_behind_a_slow_link_gets_only_what_pays():
     first = {"memory": "120G", "memory_bytes_per_second": 3e11}
     shown = plan({**HOST, "link_bits_per_second": 1e9, "hosts": [first, {"memory": "56G"}]})
     assert 0 < shown["hosts"][1]["share"] < 0.2, shown
     assert shown["decode_tokens_per_second"] > 1.02 * shown["decode_tokens_per_second_alone"], shown
 
 
-def a_profile_stands_for_a_host():
+def a_profile_describes_a_host():
     with open(os.path.join(WORK.name, "box.json"), "w") as file:
         json.dump(PROFILE, file)
     read = plan({"hosts": [{"profile": "box.json", "memory": "32G"}]})
@@ -106,7 +106,7 @@ def parts(hosts, wanted, *options, model="m.gguf"):
                           capture_output=True, cwd=WORK.name, timeout=60 * PATIENCE, env=os.environ | {"HYPURA_GPU": "none"})
 
 
-def parts_hold_what_a_host_serves_and_nothing_else():
+def parts_hold_only_what_a_host_serves():
     source = os.path.join(SOURCE, "models", "manpage-moe-24m-Q4_K_M.gguf")
     model, out = (os.path.join(WORK.name, name) for name in ("m.gguf", "m.gguf.parts"))
     shutil.copyfile(source, model)
@@ -119,14 +119,14 @@ def parts_hold_what_a_host_serves_and_nothing_else():
     assert os.stat(model).st_mtime_ns == before.st_mtime_ns and len(written) > len(whole) and 0.2 < share < 0.95
     assert written[:4] == b"GGUP" and written[4:4096] == whole[4:4096]
     same = sum(a == b for a, b in zip(written, whole)) / len(whole)
-    assert share * 0.7 < same < share * 1.1 + 0.1, (share, same)  # experts are 0.86 of the file; a hole is zero
-    assert all(a == b or a == 0 for a, b in zip(written[4:], whole[4:])), "what is there is the model's"
+    assert share * 0.7 < same < share * 1.1 + 0.1, (share, same)  # experts are 0.86 of the file; holes read as zeros
+    assert all(a == b or a == 0 for a, b in zip(written[4:], whole[4:])), "the part has other bytes than the model"
     assert not os.path.exists(out + ".partial")
     done = subprocess.run([HYPURA, "inspect", out], capture_output=True, text=True)
     assert done.returncode == 1 and "only the tensors" in done.stderr and done.stderr.count("\n") == 1, done
 
 
-def what_cannot_be_written_as_parts_is_refused():
+def impossible_parts_are_refused():
     for hosts, wanted, expected in ((TWO, "desk=x", "needs the whole model"), (TWO, "none=x", "no host"), (TWO, "box", "HOST=FILE"),
                                     (TWO, "box=m.gguf", "the model itself"), (TWO, "box=/dev/null", "/dev/null"),
                                     (TWO, "box=no/x", "no/x.partial"),
@@ -143,7 +143,7 @@ def what_cannot_be_written_as_parts_is_refused():
     assert done.returncode == 2 and "there already" in done.stderr, done
 
 
-def bad_files_get_one_sentence():
+def bad_files_give_one_message():
     host = {key: HOST[key] for key in HOST}
     def without(key):
         return {name: value for name, value in host.items() if name != key}
@@ -171,7 +171,7 @@ def bad_files_get_one_sentence():
         assert done.stderr.startswith("hypura: ") and done.stderr.count("\n") == 1, (hosts, done.stderr)
 
 
-def what_makes_no_sense_is_refused():
+def wrong_usage_is_refused():
     for options, expected in ((["--memory", "1G"], "--memory"), (["--tensors"], "--tensors")):
         done = inspect({"hosts": [HOST]}, *options)
         assert done.returncode == 2 and expected in done.stderr, done

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The prefix cache on a drive, as a user meets it: after a restart, with a bound, and when the program is killed at any
+"""The prefix cache on a drive, as a user sees it: after a restart, with a limited size, and after the program is killed at any
 moment. Prints TAP.
 
     test_prefix_cache.py HYPURA SOURCE_FOLDER [long]
@@ -34,7 +34,7 @@ def text(number, words=400):
 
 
 def run(prompt, *options):
-    """The answer, and the statistics."""
+    """Runs the program. Returns the answer and the statistics."""
     done = subprocess.run([HYPURA, "run", "--prompt", prompt, "-n", "8", "--temperature", "0", "--context", "2048",
                            "--stats", path("stats"), *options],
                           capture_output=True, timeout=120 * PATIENCE, stdin=subprocess.DEVNULL)
@@ -54,12 +54,12 @@ def a_text_is_not_read_again_after_a_restart():
     assert statistics["prompt_tokens"] + statistics["generated_tokens"] < 20, statistics
     assert statistics["prefix_bytes_read"] > 0 and statistics["prefix_bytes_written"] == 0, statistics
     assert os.stat(folder).st_mode & 0o077 == 0 and len(glob.glob(folder + "/*.prefix")) == 1
-    # Another type of the cache is another text.
+    # Texts stored with another type of the cache are not used.
     other, statistics = run(text(1), "--prefix-cache", folder, "--kv-type", "q8_0")
     assert statistics["prefix_tokens"] == 0
 
 
-def the_folder_stays_in_its_bound():
+def the_folder_stays_within_its_limit():
     folder = path("bounded")
     for number in range(6):
         run(text(number, 300), "--prefix-cache", folder + ":8M")
@@ -77,7 +77,7 @@ def wrong_options_are_refused():
         assert done.returncode in (1, 2) and expected in done.stderr, (options, done)
 
 
-def each_restart_after_a_kill_answers_as_a_cold_run():
+def each_restart_after_a_kill_answers_like_a_cold_run():
     folder, chosen = path("killed"), random.Random(1)
     with open(path("lines"), "w") as file:
         for number in range(6):
@@ -91,7 +91,7 @@ def each_restart_after_a_kill_answers_as_a_cold_run():
     partial = restored = 0
     for kill in range(KILLS):
         for name in glob.glob(folder + "/*.prefix"):
-            if chosen.random() < 0.5:  # so that there is something to write
+            if chosen.random() < 0.5:  # gives the next run something to write
                 os.unlink(name)
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(chosen.random() * whole)

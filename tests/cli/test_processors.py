@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The demo on processors that are not this one, as qemu shows them: the same answer. Prints TAP.
+"""The demo gives the same answer on other processors, which qemu emulates. Prints TAP.
 
     test_processors.py HYPURA SOURCE_FOLDER TOKENS QEMU PROCESSOR...
 """
@@ -16,12 +16,12 @@ from tap import run_tests
 
 MODEL = os.path.join(SOURCE, "models", "manpage-moe-24m-Q4_K_M.gguf")
 WORK = tempfile.TemporaryDirectory(prefix="hypura-processors-test-")
-# A step of a budget that leaves most of the model on the disk.
+# Step between budgets that leave most of the model on the drive.
 SLACK = 4 << 20
 
 
 def run(*command, memory):
-    """None where this processor cannot: the program was built for another family."""
+    """Returns None if the program was built for another family of processors than this one."""
     try:
         return subprocess.run([*command, HYPURA, "run", MODEL, "--memory", str(memory), "--context", "128", "--kv-type",
                                "q8_0", "--temperature", "0", "--max-tokens", TOKENS, "--prompt", "What does the ls command do?"],
@@ -33,7 +33,7 @@ def run(*command, memory):
 
 
 def run_under_qemu(processor):
-    """What qemu takes counts, and what the program says of a budget that is too small tells how much that makes."""
+    """Runs the program in qemu, whose memory counts. The message about a too small budget says how much is needed."""
     small = run(QEMU, "-cpu", processor, memory=os.path.getsize(MODEL) // 2)
     least = re.search(r"the smallest that works is (\d+) bytes", small.stderr)
     assert small.returncode == 0 or least, (small.returncode, small.stdout, small.stderr)
@@ -48,7 +48,7 @@ def answers(processor):
         assert there.returncode == 0, (there.returncode, there.stdout, there.stderr)
         assert there.stdout == here.stdout and here.stdout.strip(), (there.stdout, here.stdout)
 
-    test.__name__ = f"a {processor} answers as others do"
+    test.__name__ = f"a {processor} gives the same answer"
     return test
 
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""The program on a system whose io_uring stops working while it runs. Prints TAP.
+"""The program on a system where io_uring stops working during the run. Prints TAP.
 
     test_ring.py HYPURA SOURCE_FOLDER LIBRARY
 
-LIBRARY is what refuse_ring.c became.
+LIBRARY is built from refuse_ring.c.
 """
 import errno
 import os
@@ -26,7 +26,7 @@ STREAMED = ["run", MODEL, "--memory", "12M", "--context", "512", "--temperature"
 def start(arguments, calls=None, number=errno.EBADF):
     environment = {**os.environ, "XDG_CACHE_HOME": WORK.name, "XDG_STATE_HOME": WORK.name}
     if calls is not None:
-        # A sanitizer's library would rather be the first one.
+        # A sanitizer's library wants to be loaded first.
         sanitizer = environment.get("ASAN_OPTIONS", "")
         environment.update(LD_PRELOAD=LIBRARY, HYPURA_RING_CALLS=str(calls), HYPURA_RING_ERRNO=str(number),
                            ASAN_OPTIONS=":".join(filter(None, [sanitizer, "verify_asan_link_order=0"])))
@@ -49,7 +49,7 @@ def answer(**how):
     return out, err
 
 
-def threads_read_on_with_the_same_answer():
+def threads_take_over_with_the_same_answer():
     expected, err = answer()
     assert "threads" not in err, err
     for calls, number in ((0, errno.EBADF), (3, errno.EINTR), (40, errno.EAGAIN)):

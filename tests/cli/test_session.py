@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Conversations that are kept in a file: hypura run --session, and /save and /load in a terminal. Prints TAP.
+"""Conversations saved in a file: hypura run --session, and /save and /load in a terminal. Prints TAP.
 
     test_session.py HYPURA SOURCE_FOLDER [long]
 """
@@ -49,7 +49,7 @@ def run(model, *arguments, stdin=None, status=0, before=None):
 
 
 def computed():
-    """Tokens of prompts that the run before computed."""
+    """Returns the number of prompt tokens that the last run computed."""
     with open(path("stats")) as file:
         return json.load(file)["prompt_tokens"]
 
@@ -59,7 +59,7 @@ def in_one_run(model, *arguments):
 
 
 def in_many_runs(model, session, *arguments):
-    """What was answered, and how many tokens each question took."""
+    """Returns the answers, and the number of tokens computed for each question."""
     said, took = [], []
     for question in QUESTIONS:
         said.append(run(model, "--session", path(session), *arguments, "--prompt", question)[0])
@@ -68,7 +68,7 @@ def in_many_runs(model, session, *arguments):
 
 
 def a_conversation_goes_on_in_another_run():
-    """In each kind of layer: what was computed is not computed again, and the text is that of one run."""
+    """For each kind of layer, nothing is computed again, and the text is the same as in a single run."""
     write("letters.gbnf", b'root ::= [a-z ]{39}')
     models = [EMBEDDED]
     for name in ("qwen3moe", "qwen3next", "gpt-oss", "mamba-rms", "deepseek2-v3"):
@@ -80,13 +80,13 @@ def a_conversation_goes_on_in_another_run():
         whole = in_one_run(model, *form)
         said, took = in_many_runs(model, session, *form)
         assert said == whole, (model, said, whole)
-        # A question, the marks around it, and the token that was drawn last.
+        # The question, the marks around it, and the last token of the previous answer.
         new = [len(question) + (12 if model == EMBEDDED else len("\n[user]\n[assistant]") + 2) for question in QUESTIONS]
         assert all(0 < tokens <= most for tokens, most in zip(took[1:], new[1:])), (model, took, new)
         assert stat.S_IMODE(os.stat(path(session)).st_mode) == 0o600
 
 
-def what_is_no_conversation_is_left_alone():
+def other_files_are_left_alone():
     for data in (b"", b"a shopping list\n", b"hypura session \n", b"hypura session x"):
         write("list", data)
         said = run(EMBEDDED, "--session", path("list"), "--prompt", "x", status=1)[1]
@@ -94,7 +94,7 @@ def what_is_no_conversation_is_left_alone():
     write("later", b"hypura session 99 5 0\n{}   \n")
     assert "another version" in run(EMBEDDED, "--session", path("later"), "--prompt", "x", status=1)[1]
     assert "--raw" in run(EMBEDDED, "--session", path("x"), "--raw", "--prompt", "x", status=2)[1]
-    # Nothing was said: nothing is written.
+    # Without a message, nothing is written.
     run(EMBEDDED, "--session", path("nothing"), "--interactive", stdin=b"/bye\n")
     assert not os.path.exists(path("nothing"))
 
@@ -111,7 +111,7 @@ def other_options_read_it_again():
     write("again", contents("ours"))
     said, told = run(EMBEDDED, "--session", path("again"), "--kv-type", "q8_0", "--prompt", "Thanks.")
     assert "read again" in told and computed() > 60, (told, computed())
-    # And with these options it goes on from there.
+    # With the same options, the next run continues from there.
     run(EMBEDDED, "--session", path("again"), "--kv-type", "q8_0", "--prompt", "Thanks.")
     assert computed() < 20, computed()
 
@@ -126,7 +126,7 @@ def a_file_of_an_older_version_is_read_again():
     assert text == right and "older version" in said and computed() > 60, (text, said)
 
 
-def damage_is_told_and_costs_no_word():
+def damage_is_reported_and_loses_no_text():
     whole = contents("ours")
     begin = whole.index(b"\n", whole.index(b"\n") + 1) + 1
     right = run(EMBEDDED, "--session", path("ours"), "--prompt", "Go on.")[0]
@@ -145,10 +145,10 @@ def damage_is_told_and_costs_no_word():
                 text, said = run(EMBEDDED, "--session", path("damaged"), "--prompt", "Go on.")
                 assert text == right and "read again" in said, (place, text, said)
                 run(EMBEDDED, "--session", path("damaged"), "--prompt", "Go on.")
-                assert computed() < 20, computed()  # it is whole now
+                assert computed() < 20, computed()  # the file is complete again
 
 
-def a_full_disk_leaves_what_was_there():
+def a_full_disk_keeps_the_old_file():
     write("full", contents("ours"))
     before, most = contents("full"), len(contents("full")) // 2
     names = set(os.listdir(WORK.name))
@@ -162,14 +162,14 @@ def a_full_disk_leaves_what_was_there():
     assert "could not be saved" in said and "no-such-folder" in said, said
 
 
-def a_link_stays_one():
+def a_link_stays_a_link():
     write("target", contents("ours"))
     os.symlink("target", path("link"))
     run(EMBEDDED, "--session", path("link"), "--prompt", "x")
     assert os.path.islink(path("link")) and contents("target") != contents("ours")
 
 
-def whoever_is_killed_keeps_what_was_answered():
+def a_kill_keeps_earlier_answers():
     process = subprocess.Popen([HYPURA, "run", EMBEDDED, "--context", "512", "--interactive", "--session", path("killed"), "--max-tokens", "9",
                                 "--temperature", "0"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     process.stdin.write(QUESTIONS[0].encode() + b"\n")
@@ -198,7 +198,7 @@ def a_terminal_saves_and_loads():
     second = talk.say(QUESTIONS[1] + "\n")
     assert "cannot open" in talk.say("/load " + path("no-such") + "\n")
     assert "could not be saved" in talk.say("/save " + path("no-such-folder/x") + "\n")
-    # What is loaded is what was saved: the second question has its answer again, and little is read for it.
+    # Loading restores what was saved: the second question gets the same answer, and few tokens are read for it.
     assert "2 messages" in talk.say("/load " + path("kept") + "\n")
     again = talk.say(QUESTIONS[1] + "\n")
     figures = lambda text: [int(word) for word in text[text.index("(prompt:"):].replace(",", " ").split() if word.isdigit()][:2]
@@ -210,13 +210,13 @@ def a_terminal_saves_and_loads():
     assert talk.end("/bye\n") == 0 and "ls" in first
 
 
-if LONG:  # a software GPU takes long to begin
+if LONG:  # a software GPU takes long to start
     def a_conversation_goes_on_where_a_gpu_computes():
-        """What is in device memory is in the file too."""
+        """The file also contains data from device memory."""
         probe = subprocess.run([HYPURA, "run", EMBEDDED, "--gpu", "0", "--prompt", "x", "--max-tokens", "1"], capture_output=True,
                                stdin=subprocess.DEVNULL, timeout=120 * PATIENCE)
         if probe.returncode:
-            print("# there is no GPU:", probe.stderr.decode().strip().splitlines()[-1:])
+            print("# no GPU can be used:", probe.stderr.decode().strip().splitlines()[-1:])
             return
         whole = in_one_run(EMBEDDED, "--gpu", "0")
         said, took = in_many_runs(EMBEDDED, "gpu.session", "--gpu", "0")

@@ -1,5 +1,5 @@
-// Runs tests, [name, function] each, and prints TAP. A function that gives a text was skipped for that reason. Gives how
-// many failed.
+// Runs tests, each given as [name, function], and prints TAP. A test that returns a text was skipped for that reason.
+// Returns the number of failed tests.
 export const runTests = async tests => {
     console.log(`1..${tests.length}`);
     let failed = 0;

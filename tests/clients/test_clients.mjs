@@ -1,5 +1,5 @@
-// Clients as they come from the npm registry, against a running server: HYPURA_URL names it. Prints TAP. A package that
-// is not installed (npm install in this folder) is skipped.
+// Clients from the npm registry with a running server, whose address is in HYPURA_URL. Prints TAP. Packages that are not
+// installed (npm install in this folder) are skipped.
 import assert from "node:assert/strict";
 import {runTests} from "./tap.mjs";
 

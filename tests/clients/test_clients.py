@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Starts the server with the embedded model and runs a JavaScript test against it. Prints TAP, which the test writes.
+"""Starts the server with the embedded model and runs a JavaScript test against it, which prints TAP.
 
     test_clients.py HYPURA SOURCE_FOLDER SCRIPT.mjs
 
-The packages of package.json are installed first where they are not there yet. Without node, or without packages and the
-registry that has them, everything is skipped.
+First installs the packages of package.json if they are missing. Without node, or if the packages cannot be installed, all tests are
+skipped.
 """
 import fcntl
 import os
@@ -18,10 +18,10 @@ HYPURA, SOURCE, SCRIPT = sys.argv[1:4]
 
 
 def why_not(here):
-    """None when node and the packages are there, by now."""
+    """Installs the packages. Returns None, or the reason why the tests cannot run."""
     if not shutil.which("node"):
         return "node is not installed"
-    # Two tests may come here at once. npm writes the file when it is done.
+    # Two tests may run this at once. npm writes the file when it has finished.
     installed = os.path.join(here, "node_modules", ".package-lock.json")
     with open(os.path.join(here, "package.json")) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -33,7 +33,7 @@ def why_not(here):
             made = subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error"], cwd=here,
                                   timeout=240, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         except subprocess.TimeoutExpired:
-            return "npm install takes too long: is the registry within reach?"
+            return "npm install took too long; is the registry reachable?"
         if made.returncode or not os.path.exists(installed):
             for line in made.stderr.decode(errors="replace").splitlines()[-10:]:
                 print("# " + line)

@@ -1,5 +1,5 @@
-// The page at /ui in headless Chromium: a chat is held, the map moves, the slider changes the budget, nothing is
-// complained about. HYPURA_URL names the server; HYPURA_SCREENSHOTS a folder for pictures. Prints TAP.
+// The page at /ui in headless Chromium: chatting works, the map moves, the slider changes the budget, and the console shows
+// no errors. HYPURA_URL names the server, HYPURA_SCREENSHOTS a folder for screenshots. Prints TAP.
 import assert from "node:assert/strict";
 import {existsSync} from "node:fs";
 import {runTests} from "./tap.mjs";
@@ -34,7 +34,7 @@ const ask = async (page, text) => {
     await page.waitForFunction(() => document.querySelector("#send").textContent === "Send" &&
         document.querySelector(".message:last-child .note")?.textContent, null, {timeout: 60000});
 };
-// Of all texts that are to be seen, those whose contrast is below WCAG's AA.
+// Returns all visible texts whose contrast is below WCAG's AA.
 const faint = page => page.evaluate(() => {
     const numbers = text => (text.match(/[\d.]+/g) || []).map(Number);
     const light = ([r, g, b]) => [r, g, b].map(c => (c /= 255) <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4)
@@ -65,7 +65,7 @@ const tests = [
             assert.equal(await page.isVisible("#welcome"), false);
             await page.waitForSelector("#picture", {state: "visible"});
             assert.deepEqual(await faint(page), []);
-            // What has the keyboard's focus shows it.
+            // The element with the keyboard focus shows it.
             for (const id of ["new", "chats", "model", "again", "budget"]) {
                 await page.focus("#" + id);
                 await page.keyboard.press("Shift");
@@ -80,7 +80,7 @@ const tests = [
         await ask(page, "And what does the rm command do?");
         const texts = await page.$$eval(".message.assistant", list => list.map(e => e.textContent));
         assert(texts.length === 2 && texts.every(text => text.length > 20), JSON.stringify(texts));
-        // The first question need not be read again, nor its answer, where it is read as the tokens that it was written in.
+        // The first question is not read again. Neither is its answer, if it is tokenized as it was generated.
         const notes = await page.$$eval(".message.assistant .note", list => list.map(e => e.textContent));
         const [known, all] = notes[1].match(/(\d+) of (\d+) prompt tokens were cached/).slice(1).map(Number);
         const first = +notes[0].match(/of (\d+) prompt tokens/)[1];
@@ -99,7 +99,7 @@ const tests = [
     ["the map and the figures move", async () => {
         const page = await open({viewport: {width: 1280, height: 800}});
         await page.waitForFunction(() => /8 layers/.test(document.querySelector("#map").getAttribute("aria-label")));
-        // All that is shown is noted in the page: a look now and then could miss a quarter of a second.
+        // Record all changes in the page itself: polling could miss a state that lasts a quarter of a second.
         await page.evaluate(() => {
             window.seen = {figures: new Set(), pixels: new Set()};
             new MutationObserver(() => {
@@ -135,7 +135,7 @@ const tests = [
         await page.keyboard.press("ArrowDown");
         await page.waitForFunction(() => /manpage/.test(document.querySelector("#title").textContent) &&
             /8 layers/.test(document.querySelector("#map").getAttribute("aria-label")));
-        // It stays the one that is shown, whichever is used.
+        // The page keeps showing the selected model, whichever one is in use.
         await fetch(url + "/api/embed", {method: "POST", body: JSON.stringify({model: "bert", input: "a b"})});
         await page.waitForTimeout(600);
         assert.match(await page.textContent("#title"), /manpage/);
@@ -145,7 +145,7 @@ const tests = [
     }],
     ["an answer can be stopped", async () => {
         const page = await open({viewport: {width: 1280, height: 800}});
-        // An answer that would not end by itself before it is stopped.
+        // An answer so long that it must be stopped.
         await page.route("**/api/chat", route => route.continue({postData: JSON.stringify({...route.request().postDataJSON(),
             format: {type: "string", minLength: 5000}})}));
         await page.fill("#text", "Explain the tar command.");

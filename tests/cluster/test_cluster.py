@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Several ranks of hypura under mpirun: the same answer, and how they end. Prints TAP.
+"""Several ranks of hypura under mpirun give the same answer, and end properly. Prints TAP.
 
     test_cluster.py HYPURA SOURCE_FOLDER MPI [long]
 
-MPI: 1 where the program was built with it.
+MPI: 1 if the program was built with MPI.
 """
 import json
 import os
@@ -26,7 +26,7 @@ from tap import run_tests
 WORK = tempfile.TemporaryDirectory(prefix="hypura-cluster-test-")
 EMBEDDED = os.path.join(SOURCE, "models", "manpage-moe-24m-Q4_K_M.gguf")
 MPIRUN = shutil.which("mpirun")
-# Open MPI wants to be told twice that root means it.
+# Open MPI wants root to confirm twice.
 ENVIRONMENT = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "HYPURA_GPU": "none", "HYPURA_HOSTS": "all",
                "XDG_CACHE_HOME": os.path.join(WORK.name, "cache"), "XDG_STATE_HOME": os.path.join(WORK.name, "state")}
 WITHIN = 15  # seconds from a rank's end to the end of all
@@ -37,16 +37,16 @@ def path(name):
 
 
 def missing():
-    """Why nothing can be tried; None: nothing is missing."""
+    """Returns why the tests cannot run, or None."""
     if not MPIRUN:
-        return "there is no mpirun"
+        return "mpirun is missing"
     if b"Open MPI" not in subprocess.run([MPIRUN, "--version"], capture_output=True).stdout:
-        return "mpirun is not Open MPI's"
+        return "mpirun is not from Open MPI"
     return None if BUILT else "this build has no MPI"
 
 
 def mpirun(ranks, *arguments):
-    # Each rank says in a file of its own how it ended: mpirun passes on one status of all.
+    # Each rank writes its status to a file, since mpirun passes on only one.
     script = '"$@"; status=$?; echo $status > "$STATUS.$OMPI_COMM_WORLD_RANK"; exit $status'
     return [MPIRUN, "--oversubscribe", "--bind-to", "none", "-n", str(ranks), "-x", "STATUS", "sh", "-c", "trap : TERM; " + script, "sh",
             *arguments]
@@ -68,7 +68,7 @@ def answer(ranks, *options):
     return done.stdout
 
 
-def several_ranks_answer_as_one_does():
+def several_ranks_answer_like_one():
     if missing():
         return missing()
     alone = answer(1)
@@ -130,7 +130,7 @@ def dense_layers_are_computed_elsewhere():
     layers = [host["layers"] for host in stats["hosts"]]
     assert sum(layers) == 8 and layers[1] and layers[2], layers
     assert all(host["bytes_received"] > 10000 for host in stats["hosts"][1:]), stats["hosts"]
-    # What streams on one host is in memory on two.
+    # Experts that stream on one host are in memory on two.
     one, little = run(1, "", "--memory", "38M")
     two, both = run(2, "", "--memory", "38M")
     assert one == two == alone
@@ -139,7 +139,7 @@ def dense_layers_are_computed_elsewhere():
 
 
 def ranks_of(process):
-    """{rank: process id} of the program's processes below mpirun."""
+    """Returns {rank: process id} of the program's processes under mpirun."""
     found = {}
     for entry in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -179,7 +179,7 @@ def ends_well(process, found, victim, began, sentence):
     assert len(said) == 1 and re.fullmatch(sentence, said[0]), (said, errors)
     assert process.returncode != 0, errors
     assert took < WITHIN + (0 if PATIENCE == 6 else 30), took
-    # All end by themselves before mpirun kills what is left; on a machine that is much too slow for that it may come first.
+    # All ranks end before mpirun kills the remaining ones. On a very slow machine, mpirun may be first.
     statuses = {rank: open(f"{process.status}.{rank}").read().strip() for rank in found
                 if rank != victim and os.path.exists(f"{process.status}.{rank}")}
     assert statuses == dict.fromkeys(set(found) - {victim}, "1") or PATIENCE > 6 and "1" in statuses.values(), (statuses, errors)
@@ -189,7 +189,7 @@ def ends_well(process, found, victim, began, sentence):
         time.sleep(0.05)
 
 
-def a_killed_rank_ends_all_with_one_sentence():
+def a_killed_rank_ends_all_with_one_message():
     if missing():
         return missing()
     for number in range(20 if LONG else 1):
@@ -204,7 +204,7 @@ def a_killed_rank_ends_all_with_one_sentence():
     return None
 
 
-def a_stalled_rank_ends_all_with_one_sentence():
+def a_stalled_rank_ends_all_with_one_message():
     if missing():
         return missing()
     process, found = start(3, "stalled")
@@ -214,7 +214,7 @@ def a_stalled_rank_ends_all_with_one_sentence():
     return None
 
 
-def a_lost_rank_0_is_told_by_another():
+def another_rank_reports_a_lost_rank_0():
     if missing():
         return missing()
     process, found = start(3, "first")
@@ -225,7 +225,7 @@ def a_lost_rank_0_is_told_by_another():
 
 
 def ask(address):
-    """(status, body) of one request."""
+    """Sends a request. Returns (status, body)."""
     request = urllib.request.Request(address + "/api/generate", json.dumps({"model": os.path.basename(EMBEDDED)[:-5], "prompt": "ls",
                                      "stream": False, "options": {"num_predict": 8}}).encode(), {"Content-Type": "application/json"})
     try:
@@ -290,7 +290,7 @@ def a_rank_serves_from_a_file_of_its_parts():
         assert done.returncode == 1 and expected in done.stderr, done
 
 
-def what_cannot_be_shared_out_is_refused():
+def models_that_cannot_be_divided_are_refused():
     if missing():
         return missing()
     done = subprocess.run(mpirun(2, HYPURA, "run", path("nothing.gguf"), "--prompt", "x"), capture_output=True, text=True,
@@ -316,10 +316,11 @@ def without_mpi_it_says_so():
     return None
 
 
-QUICK = [several_ranks_answer_as_one_does, every_rank_computes_its_share, links_are_measured_and_planned_with, dense_layers_are_computed_elsewhere,
-         a_killed_rank_ends_all_with_one_sentence,
-         a_rank_serves_from_a_file_of_its_parts, what_cannot_be_shared_out_is_refused, without_mpi_it_says_so]
+QUICK = [several_ranks_answer_like_one, every_rank_computes_its_share, links_are_measured_and_planned_with,
+         dense_layers_are_computed_elsewhere,
+         a_killed_rank_ends_all_with_one_message,
+         a_rank_serves_from_a_file_of_its_parts, models_that_cannot_be_divided_are_refused, without_mpi_it_says_so]
 
 if __name__ == "__main__":
-    sys.exit(1 if run_tests(QUICK + ([a_stalled_rank_ends_all_with_one_sentence, a_lost_rank_0_is_told_by_another,
+    sys.exit(1 if run_tests(QUICK + ([a_stalled_rank_ends_all_with_one_message, another_rank_reports_a_lost_rank_0,
                                 a_server_that_lost_a_rank_says_503] if LONG else [])) else 0)

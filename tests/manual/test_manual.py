@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What the manual promises: links lead somewhere, commands work, pictures are those that the scripts draw. Prints TAP.
+"""Checks the manual: links have targets, commands work, and images are up to date. Prints TAP.
 
     test_manual.py HYPURA SOURCE_FOLDER [long]
 
-A block of ```sh is run, in a folder where model.gguf is the embedded model, unless the line before it is
-<!-- not run: REASON -->. A block after <!-- file: NAME --> is written to that file. After <!-- run: serve --> a command goes on in the background until the end of its page, and the page's port
-is the test's own. "quick" runs the pages of quick_pages, "long" all of them.
+Runs each ```sh block, in a folder where model.gguf is the embedded model, unless the line before it is <!-- not run: REASON -->.
+A block after <!-- file: NAME --> is written to that file. After <!-- run: serve -->, a command runs in the background until the
+end of its page, and the test replaces the page's port. Without "long", only the pages of quick_pages run.
 """
 import filecmp
 import fnmatch
@@ -53,7 +53,7 @@ def anchors(page):
     return names
 
 
-def links_lead_somewhere():
+def links_have_targets():
     wrong = []
     for page in PAGES:
         for target in re.findall(r"\]\(([^)\s]+)\)", without_code(text_of(page))):
@@ -80,8 +80,8 @@ def every_page_can_be_reached_from_the_first():
     assert reached >= set(PAGES) - {"README.md"}, set(PAGES) - reached
 
 
-def files_that_documents_name_are_there():
-    """`docs/x.md`, `src/x/y.c`, `bench/z` ... in the README and the manual; the notes are of their day."""
+def files_named_in_documents_exist():
+    """Files such as `docs/x.md`, `src/x/y.c` or `bench/z` that the README and the manual name exist. The notes may be outdated."""
     wrong = []
     for page in PAGES:
         if page.startswith("docs/notes/") or page == "CHANGELOG.md":
@@ -93,13 +93,13 @@ def files_that_documents_name_are_there():
     assert not wrong, wrong
 
 
-def pictures_are_those_that_the_script_draws():
+def pictures_are_up_to_date():
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, os.path.join(SOURCE, "scripts", "draw"), folder], check=True)
         names = os.listdir(folder)
         assert len(names) >= 5
         differ = [name for name in names if not filecmp.cmp(os.path.join(folder, name), os.path.join(SOURCE, "docs", "images", name), shallow=False)]
-        assert not differ, f"run scripts/draw: {differ}"
+        assert not differ, f"these images are outdated; run scripts/draw: {differ}"
         page = text_of("docs/how-it-works.md") + text_of("docs/architecture.md")
         assert all(f"images/{name}" in page for name in names)
 
@@ -108,7 +108,7 @@ def the_readme_stays_short():
     assert len(text_of("README.md").splitlines()) <= 110
 
 
-def html_of_all_pages_is_whole():
+def html_of_all_pages_is_complete():
     if not shutil.which("cmark-gfm"):
         return "cmark-gfm is not installed: the HTML of the manual is not made"
     with tempfile.TemporaryDirectory() as folder:
@@ -143,7 +143,7 @@ LITERAL = r'"(?:[^"\\\n]|\\.)*"'
 
 
 def messages():
-    """(file, message) of each call that says something to a user; what is filled in is "..."."""
+    """Yields (file, message) for each call that reports something to a user, with "..." for values."""
     found = []
     for folder, _, names in os.walk(os.path.join(SOURCE, "src")):
         for name in sorted(names):
@@ -169,9 +169,9 @@ def messages():
     return found
 
 
-def every_message_has_its_place_in_troubleshooting():
-    """Each is like a pattern on the page, or comes from files that a section names in <!-- messages: FILES -->. And every pattern
-    and every list of files is of use, so that the page does not tell of messages that are gone."""
+def every_message_is_in_troubleshooting():
+    """Each message matches a pattern on the page, or comes from a file that a section names in <!-- messages: FILES -->. Every pattern
+    and every list of files is needed, so the page mentions no message that no longer exists."""
     page, said = text_of("docs/troubleshooting.md"), messages()
     assert len(said) > 600, len(said)
     cells = [line.split(" | ")[0 if line.count(" | ") < 2 else 1] for line in page.splitlines() if re.match(r"\| (?:\d+ \| )?`", line)]
@@ -194,7 +194,7 @@ def every_message_has_its_place_in_troubleshooting():
 # ---- commands -------------------------------------------------------------------------------------------------------
 
 def blocks(page):
-    """(line, what to do, text) of each block of commands."""
+    """Yields (line, action, text) for each block of commands."""
     lines, found, i = text_of(page).splitlines(), [], 0
     while i < len(lines):
         if lines[i].startswith("```"):
@@ -227,7 +227,7 @@ def wait_for(port, process):
 
 
 def run_page(page):
-    """Runs a page's blocks in order, in a folder of their own."""
+    """Runs a page's blocks in order, in a temporary folder."""
     port, servers = free_port(), []
     with tempfile.TemporaryDirectory(prefix="hypura-manual-") as folder:
         os.symlink(os.path.join(SOURCE, "models", "manpage-moe-24m-Q4_K_M.gguf"), os.path.join(folder, "model.gguf"))
@@ -240,7 +240,7 @@ def run_page(page):
                        "HYPURA_MODELS": os.path.join(folder, "models"), "HYPURA_GPU": os.environ.get("HYPURA_GPU", "none"),
                        **{f"XDG_{name}_HOME": os.path.join(folder, name) for name in ("CACHE", "STATE", "DATA", "CONFIG")}}
         environment.pop("HYPURA_API_KEY", None)
-        build = os.path.dirname(HYPURA)  # whose library is used, instead of an installed one
+        build = os.path.dirname(HYPURA)  # use this build's library, not an installed one
         environment.update(PKG_CONFIG_PATH=os.path.join(build, "meson-uninstalled"), LD_LIBRARY_PATH=build,
                            C_INCLUDE_PATH=os.path.join(SOURCE, "include"))
         try:
@@ -267,7 +267,7 @@ def commands_of_the_manual_work():
     assert set(QUICK_PAGES) <= set(pages) and len(pages) >= 6, pages
     for page in pages if LONG else QUICK_PAGES:
         if is_instrumented() and "pkg-config" in text_of(page):
-            continue  # a program without the sanitizer cannot load a library with it
+            continue  # a program without sanitizers cannot load a library with them
         if "curl " in text_of(page) and not shutil.which("curl"):
             print(f"# {page}: curl is not installed")
             continue

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Carries out packaging/Containerfile without podman, in folders instead of images, and tries what comes of it: the server answers,
-as an ordinary user, with a key only. Runs as root; scripts/check-suites calls it.
+"""Builds packaging/Containerfile without podman, in folders instead of images, and tests the result: the server runs as an ordinary
+user and answers only with a key. Runs as root; scripts/check-suites calls it.
 
-    container.py BASE WORK        (BASE: a bare Debian 12, which stays as it is; WORK: where the stages go)
+    container.py BASE WORK        (BASE: a minimal Debian 12, which is not changed; WORK: a folder for the stages)
 """
 import json
 import os
@@ -35,7 +35,7 @@ def steps():
 
 
 def within(root, command, user=None, environment=None, **options):
-    """A process in a folder, with mounts and processes of its own."""
+    """Runs a process in a folder, with its own mounts and process ids."""
     who = f"--userspec={user}:{user}" if user else ""
     given = " ".join(f"{name}={shlex.quote(value)}" for name, value in (environment or {}).items())
     script = f"{MOUNTS}\nexec chroot {who} \"$root\" /usr/bin/env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin {given} sh -c \"$inside\""
@@ -112,7 +112,7 @@ def ask(address, path, body, key):
 
 
 def user_of_the_server():
-    """The user of the process that serves in this container, as this machine sees it."""
+    """Returns the user of the container's server process, as seen from outside."""
     found = set()
     for process in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -133,7 +133,7 @@ def main():
     refused = start(image, "--port", "0")
     _, said = refused.communicate(timeout=120)
     assert refused.returncode != 0 and "key" in said, (refused.returncode, said)
-    print("ok 1 - without a key it does not listen where others reach it")
+    print("ok 1 - without a key, the server does not listen on public addresses")
     server = start(image, "--port", "0", HYPURA_API_KEY=KEY)
     address = server.stdout.readline().strip()
     assert address.startswith("http://"), server.stderr.read()
@@ -144,11 +144,11 @@ def main():
         assert status == 401, (status, answer)
         status, answer = ask(address, "/v1/chat/completions", chat, KEY)
         assert status == 200 and "list directory contents" in answer["choices"][0]["message"]["content"], (status, answer)
-        print("ok 2 - with one it answers who has it")
+        print("ok 2 - with a key, the server answers clients that have it")
         assert user_of_the_server() == {10000}, user_of_the_server()
-        print("ok 3 - as a user of its own")
+        print("ok 3 - the server runs as a user of its own")
     finally:
-        os.kill(server.pid, signal.SIGKILL)  # unshare takes what it started with it
+        os.kill(server.pid, signal.SIGKILL)  # unshare then kills its processes
         server.wait()
         time.sleep(0.2)
     print("3 passed, 0 failed")

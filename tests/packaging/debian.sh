@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs as root in a bare Debian that may be spoilt: installs the packages of a folder, tries them, removes and purges them, and
-# fails where something is left. scripts/check-suites calls it.
+# Runs as root in a minimal Debian that may be changed: installs the packages in a folder, tests them, removes and purges them,
+# and fails if anything is left. scripts/check-suites calls it.
 #
 #   tests/packaging/debian.sh FOLDER
 set -eu

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The tarball of make dist builds without git, and the files of packaging/ are well formed. Prints TAP.
+"""The tarball of make dist builds without git, and the files in packaging/ are well-formed. Prints TAP.
 
     test_dist.py SOURCE_FOLDER
 """
@@ -44,7 +44,7 @@ def one_commit_gives_one_tarball_and_a_formula_for_it():
         subprocess.run(["ruby", "-c"], input=formula.encode(), check=True, capture_output=True)
 
 
-def the_tarball_builds_by_the_formula_where_there_is_no_git():
+def the_tarball_builds_by_the_formula_without_git():
     if no_checkout():
         return no_checkout()
     with tarfile.open(dist("built")) as tarball:
@@ -68,8 +68,8 @@ def the_tarball_builds_by_the_formula_where_there_is_no_git():
     assert not os.path.exists(asked)
 
 
-def packages_agree_on_what_is_needed():
-    """Debian's names of the libraries that meson.build asks for are in debian/control, scripts/setup and the Containerfile."""
+def packages_agree_on_dependencies():
+    """debian/control, scripts/setup and the Containerfile name Debian's packages of all libraries that meson.build requires."""
     with open(os.path.join(SOURCE, "scripts", "setup"), encoding="utf-8") as file:
         wanted = set(re.findall(r"\blib[\w-]+-dev\b", file.read())) - {"libc6-dev", "libcmocka-dev"}
     for name in ("debian/control", "packaging/Containerfile"):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What make install brings: it goes away again, man pages render, completions complete. Prints TAP.
+"""make install: the files can be removed again, man pages render, and completions work. Prints TAP.
 
     test_install.py HYPURA SOURCE_FOLDER
 """
@@ -39,10 +39,10 @@ def left_in(folder):
     return [os.path.join(where, name) for where, folders, names in os.walk(folder) for name in folders + names]
 
 
-def installed_files_and_folders_go_away_again():
+def installed_files_and_folders_are_removed_again():
     destination = os.path.join(WORK.name, "destination")
     script("install", destination)
-    script("install", destination)  # a second time, when the folders are there already
+    script("install", destination)  # again, with the folders already present
     files = left_in(destination)
     assert any(name.endswith("/bin/hypura") for name in files), files
     assert any(os.path.basename(name).startswith("libhypura.so") for name in files), files
@@ -55,12 +55,12 @@ def installed_files_and_folders_go_away_again():
     os.remove(kept)
     script("install", destination)
     script("uninstall", destination)
-    # The folders down to that file were there before the last installation.
+    # The folders that contain that file existed before the last installation.
     left = left_in(destination)
     assert all(kept.startswith(name + "/") for name in left), left
 
 
-def an_empty_place_is_empty_again():
+def uninstalling_leaves_an_empty_folder():
     destination = os.path.join(WORK.name, "empty")
     script("install", destination)
     assert left_in(destination)
@@ -82,7 +82,7 @@ def every_command_has_a_page():
 
 def pages_render_without_a_warning():
     if not shutil.which("man") or not shutil.which("groff"):
-        return "there is no man or no groff"
+        return "man or groff is missing"
     folder = os.path.join(WORK.name, "pages")
     os.mkdir(folder)
     output(HYPURA, "manual", "--folder", folder)
@@ -108,7 +108,7 @@ def bash_completes_every_option():
 
 def fish_completes_every_option():
     if not shutil.which("fish"):
-        return "there is no fish"
+        return "fish is missing"
     completions = os.path.join(WORK.name, "hypura.fish")
     with open(completions, "w", encoding="utf-8") as file:
         file.write(output(HYPURA, "completion", "fish"))
@@ -122,11 +122,11 @@ def fish_completes_every_option():
         assert {line.split("\t")[0][2:] for line in lines} >= options_of(command), (command, lines)
 
 
-def zsh_takes_its_completions():
+def zsh_accepts_its_completions():
     if not shutil.which("zsh"):
-        return "there is no zsh"
+        return "zsh is missing"
     output("zsh", "-n", "-c", output(HYPURA, "completion", "zsh"))
-    # _arguments and _describe are told what zsh would be.
+    # Replace _arguments and _describe by functions that print their arguments.
     told = output("zsh", "-f", "-c", "_arguments() { print -rl -- \"$@\" }; _describe() { print -rl -- $commands }; words=(hypura); "
                   "CURRENT=2; compdef() { }\n" + output(HYPURA, "completion", "zsh"))
     assert set(re.findall(r"^([a-z]+):", told, re.M)) == set(commands()), told

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The units pass systemd's own checks, and the Homebrew formula is for this meson.build. Prints TAP.
+"""The systemd units pass systemd's own checks, and the Homebrew formula matches meson.build. Prints TAP.
 
     test_packages.py SOURCE_FOLDER
 """
@@ -17,10 +17,10 @@ from formula import Formula
 from tap import run_tests, tests_of
 
 WORK = tempfile.TemporaryDirectory(prefix="hypura-test-")
-# Homebrew's names of what meson.build asks for.
+# Homebrew's names of the dependencies in meson.build.
 IN_HOMEBREW = {"liburing": "liburing", "jansson": "jansson", "libpcre2-8": "pcre2", "libutf8proc": "utf8proc", "libedit": "libedit",
                "libmicrohttpd": "libmicrohttpd", "libcurl": "curl", "glslc": "shaderc", "vulkan/vulkan_core.h": "vulkan-headers"}
-OPTIONAL = {"ompi-c"}  # several hosts; a build without it computes on one
+OPTIONAL = {"ompi-c"}  # for several hosts; a build without it uses one
 OF_THE_SYSTEM = {"threads", "m", "dl", "python3"}
 TO_BUILD_AND_RUN = {"meson", "ninja", "pkgconf", "molten-vk", "vulkan-loader"}
 
@@ -30,17 +30,17 @@ def text_of(*path):
         return file.read()
 
 
-def the_formula_needs_what_meson_asks_for():
+def the_formula_lists_mesons_dependencies():
     build = text_of("meson.build")
     asked = set(re.findall(r"\b(?:dependency|find_library|has_header)\('([^']+)'", build)) | set(re.findall(r"find_program\('(\w+)'", build))
     assert {"jansson", "libcurl", "glslc"} <= asked, asked
     unknown = asked - set(IN_HOMEBREW) - OPTIONAL - OF_THE_SYSTEM
-    assert not unknown, f"add them to the formula and to this test: {unknown}"
+    assert not unknown, f"unknown dependencies; add them to the formula and to this test: {unknown}"
     needs = Formula(SOURCE).needs
     assert needs == {IN_HOMEBREW[name] for name in asked & set(IN_HOMEBREW)} | TO_BUILD_AND_RUN, needs
 
 
-def the_formula_builds_with_options_that_are_there():
+def the_formula_uses_existing_options():
     steps = Formula(SOURCE).steps("/opt/hypura")
     own = set(re.findall(r"^option\('(\w+)'", text_of("meson_options.txt"), re.M))
     given = {match[1] for step in steps for word in step if (match := re.match(r"-D(\w+)=", word))}
@@ -50,16 +50,16 @@ def the_formula_builds_with_options_that_are_there():
     assert command.startswith("/opt/hypura/bin/hypura run ") and expected, command
 
 
-def the_formula_is_ruby():
+def the_formula_is_valid_ruby():
     if not shutil.which("ruby"):
-        return "there is no ruby"
+        return "ruby is missing"
     subprocess.run(["ruby", "-c"], input=Formula(SOURCE).text.encode(), check=True, capture_output=True)
 
 
 def units_pass_the_checks_of_systemd():
     if not shutil.which("systemd-analyze"):
-        return "there is no systemd-analyze"
-    # In tenths; the lower the less the server may do. A user's own manager can lock away less.
+        return "systemd-analyze is missing"
+    # Exposure in tenths; lower is safer. A user's own manager can restrict less.
     for folder, scope, worst in (("debian", [], 25), ("extras", ["--user"], 100)):
         unit = os.path.join(WORK.name, folder, "hypura.service")
         os.makedirs(os.path.dirname(unit))
@@ -73,7 +73,7 @@ def units_pass_the_checks_of_systemd():
             assert done.returncode == 0, done.stdout[-3000:] + done.stderr
 
 
-def units_start_a_command_that_is_there():
+def units_start_an_existing_command():
     for folder in ("debian", "extras"):
         command = re.search(r"^ExecStart=(\S+) (\w+)", text_of(folder, "hypura.service"), re.M)
         assert os.path.basename(command[1]) == "hypura" and command[2] == "serve", command

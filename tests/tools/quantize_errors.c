@@ -1,5 +1,5 @@
-/* quantize_errors SOURCE A B [IMPORTANCE]: of two files that were made of one, the tensors of each type, how many of them
- * have the same bytes, and the weighted squares of the errors of both. One line a type:
+/* quantize_errors SOURCE A B [IMPORTANCE]: compares two files quantised from the same source. Prints one line per type:
+ * the number of tensors, how many have the same bytes, and the weighted squared errors of both files:
  *
  *     TYPE tensors same A's B's A's-plain B's-plain
  */
@@ -68,7 +68,8 @@ static void compare(struct gguf *files[3], const struct gguf_tensor *tensors[3],
         for (int f = 0; f < 2; f++) {
             double off = (double)values[f + 1][i] - (double)values[0][i];
             sums->plain[f] += off * off;
-            sums->weighted[f] += off * off * (weights ? (double)weights[i / columns / height * columns + i % columns] : 1);
+            sums->weighted[f] +=
+                off * off * (weights ? (double)weights[i / columns / height * columns + i % columns] : 1);
         }
     for (int i = 0; i < 3; i++) {
         free(data[i]);
@@ -93,7 +94,8 @@ int main(int count, char **arguments)
         const struct gguf_tensor *tensors[3] = {gguf_tensor_at(files[0], i)};
         for (int f = 1; f < 3; f++)
             tensors[f] = gguf_tensor_find(files[f], tensors[0]->name.data);
-        if (!tensors[1] || !tensors[2] || tensors[1]->type != tensors[2]->type || tensors[1]->bytes != tensors[2]->bytes) {
+        if (!tensors[1] || !tensors[2] || tensors[1]->type != tensors[2]->type ||
+            tensors[1]->bytes != tensors[2]->bytes) {
             printf("%s is not of one type in both: %s %s\n", tensors[0]->name.data,
                    tensors[1] ? tensor_type_info(tensors[1]->type)->name : "absent",
                    tensors[2] ? tensor_type_info(tensors[2]->type)->name : "absent");

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""hypura quantize and optimize where drives fail: reads and writes that break off in the middle, a full one, a source that
-changes, and a split model. One sentence each, no result that is not whole, and the next start goes on. Prints TAP.
+"""hypura quantize and optimize on failing drives: reads and writes that fail midway, a full drive, a source that changes, and a
+split model. Each failure gives one message and leaves no incomplete result, and the next start continues. Prints TAP.
 
     test_bad_drives.py HYPURA SOURCE_FOLDER SHIM
 """
@@ -19,7 +19,7 @@ from tap import run_tests, tests_of
 
 WORK = tempfile.TemporaryDirectory(prefix="hypura-bad-drives-test-")
 FAULTS = Faults(SHIM)
-# What makes a new file of a mixture.
+# The commands that make a new file from a mixture.
 WORKS = {"quantize": ["--type", "Q8_0", "--threads", "2"], "optimize": ["--threads", "2"]}
 
 
@@ -45,7 +45,7 @@ def model():
     return name
 
 
-def one_sentence(done, *names):
+def expect_one_message(done, *names):
     text = done.stderr
     assert done.returncode in (1, 2) and text.startswith("hypura: ") and text.count("\n") == 1, (done.returncode, text)
     assert any(name in text for name in names), (names, text)
@@ -61,7 +61,7 @@ def whole(work):
 
 def fails_in_the_middle(kind, *names):
     if is_instrumented():
-        return "sanitizers are loaded before everything else"
+        return "sanitizers must be loaded before the shim"
     source = model()
     before = content(source)
     for work in WORKS:
@@ -73,16 +73,16 @@ def fails_in_the_middle(kind, *names):
         os.remove(out)
         failures = 0
         for part in (0.3, 0.5, 0.7):
-            FAULTS.arm(kind, int(calls * part), lasting=kind == READING)  # standard output is written too
+            FAULTS.arm(kind, int(calls * part), lasting=kind == READING)  # writes include standard output
             done = run(work, source, out, FAULTS.environment)
             failed = FAULTS.disarm()[1]
-            if done.returncode == 0:  # how often progress is shown differs: it was nothing of the file, or did not come
+            if done.returncode == 0:  # progress varies: the call was not to the file, or was not reached
                 assert (kind == WRITING or not failed) and content(out) == expected, (work, part)
                 os.remove(out)
                 continue
             failures += 1
             assert not os.path.exists(out), (work, part)
-            one_sentence(done, source, out, *names)
+            expect_one_message(done, source, out, *names)
         assert failures > 0, (work, failures)
         assert content(source) == before
         done = run(work, source, out)
@@ -91,15 +91,15 @@ def fails_in_the_middle(kind, *names):
         os.remove(out)
 
 
-def a_read_that_fails_in_the_middle_is_told_of():
+def a_read_error_in_the_middle_is_reported():
     return fails_in_the_middle(READING)
 
 
-def a_write_that_fails_in_the_middle_is_told_of():
+def a_write_error_in_the_middle_is_reported():
     return fails_in_the_middle(WRITING)
 
 
-def a_full_drive_is_told_of_before_anything_is_written():
+def a_full_drive_is_reported_before_writing():
     if os.geteuid():
         return "only root can mount a small drive"
     point = path("small")
@@ -109,13 +109,13 @@ def a_full_drive_is_told_of_before_anything_is_written():
     try:
         for work in WORKS:
             done = run(work, model(), os.path.join(point, "out"))
-            one_sentence(done, "free")
+            expect_one_message(done, "free")
             assert "out" not in os.listdir(point)
     finally:
         subprocess.run(["umount", point], check=True)
 
 
-def a_split_model_gives_what_the_whole_one_gives():
+def a_split_model_gives_the_same_result():
     os.mkdir(path("split"))
     parts = gguf_file.split(model(), path("split"), "m", 3)
     before = [content(part) for part in parts]
@@ -123,16 +123,16 @@ def a_split_model_gives_what_the_whole_one_gives():
         out = path(work + "-split")
         done = run(work, parts[0], out)
         assert done.returncode == 0, done.stderr
-        # The other notes where its experts are from, which are three files here.
+        # optimize notes where the experts come from, which are three files here.
         assert work == "optimize" or content(out) == whole(work)
         assert [content(part) for part in parts] == before
         os.rename(parts[1], parts[1] + ".gone")
-        one_sentence(run(work, parts[0], out + "-2"), "00002-of-00003")
+        expect_one_message(run(work, parts[0], out + "-2"), "00002-of-00003")
         os.rename(parts[1] + ".gone", parts[1])
         assert not os.path.exists(out + "-2")
 
 
-def a_source_that_changes_is_told_of():
+def a_changing_source_is_reported():
     source = path("changing.gguf")
     subprocess.run([HYPURA, "synth", "--preset", "tiny-moe", "--type", "Q8_0", "--experts", "64", "--layers", "6", "--no-check",
                     source], check=True, capture_output=True)
@@ -148,5 +148,5 @@ def a_source_that_changes_is_told_of():
     assert not os.path.exists(out)
 
 
-sys.exit(1 if run_tests(tests_of(globals(), [path, run, content, model, one_sentence, whole, fails_in_the_middle, run_tests, tests_of,
+sys.exit(1 if run_tests(tests_of(globals(), [path, run, content, model, expect_one_message, whole, fails_in_the_middle, run_tests, tests_of,
                                              is_instrumented])) else 0)

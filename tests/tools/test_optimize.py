@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""hypura optimize: experts in a file of their own. The same bits as from the model, in the order of a trace, whole files or
-none, going on after a kill, and left where they are not of this model. Prints TAP.
+"""hypura optimize: experts in a separate file. They have the same bits as in the model and the order of a trace. The file is complete
+or absent, a killed run is continued, and a file of another model is not used. Prints TAP.
 
     test_optimize.py HYPURA SOURCE_FOLDER [KILLS]
 """
@@ -61,8 +61,8 @@ def logits(name, *more):
     return content(path("logits")), err
 
 
-def experts_are_read_there_with_the_same_bits():
-    """Streamed and in memory, from the file itself and from next to the model; of split models too."""
+def experts_in_a_separate_file_give_the_same_bits():
+    """Experts give the same bits streamed and in memory, named directly or found next to the model."""
     for preset in ("tiny-moe", "tiny-mixtral"):
         source = model(preset)
         expected, before = logits(source)[0], content(source)
@@ -81,7 +81,7 @@ def experts_are_read_there_with_the_same_bits():
         assert len(of_expert) == 3 and first % 4096 == 0
         assert max(t["offset"] + t["bytes"] for t in of_expert) - first < sum(t["bytes"] for t in of_expert) + 128
         assert logits(source, "--memory", "20M") == (expected, "")
-        # What is read there counts: other bytes are another answer, where samples do not find them.
+        # The file is really read: changed bytes, where checks by sample miss them, change the answer.
         whole = content(source + ".experts")
         with open(source + ".experts", "r+b") as file:
             for tensor in shown["tensors"]:
@@ -107,13 +107,13 @@ def a_copy_of_both_is_a_mirror_of_both():
     expected = logits(source)[0]
     for mirror in (path("second"), os.path.join(path("second"), os.path.basename(source))):
         assert logits(source, "--memory", "20M", "--mirror", mirror) == (expected, ""), mirror
-    # With the copy of the model alone experts come from one drive only.
+    # If only the model has a copy, experts come from a single drive.
     os.remove(os.path.join(path("second"), os.path.basename(source) + ".experts"))
     assert logits(source, "--memory", "20M", "--mirror", path("second")) == (expected, "")
     os.remove(source + ".experts")
 
 
-def what_is_of_another_model_is_left_with_a_warning():
+def files_of_another_model_are_ignored_with_a_warning():
     source = path("moving.gguf")
     shutil.copy(model(), source)
     expected = logits(source)[0]
@@ -140,7 +140,7 @@ def what_is_of_another_model_is_left_with_a_warning():
     assert "which is not there" in hypura("inspect", path("alone.experts"), status=1)[1]
 
 
-def a_trace_puts_the_experts_first_that_it_uses_most():
+def a_trace_puts_its_most_used_experts_first():
     source = model()
     hypura("run", source, "--prompt", "hello", "--max-tokens", 8, "--trace", path("trace"), "--temperature", 0, "--gpu", "none")
     trace = content(path("trace"))
@@ -168,7 +168,7 @@ def a_trace_puts_the_experts_first_that_it_uses_most():
     assert "belongs to another model" in refused
 
 
-def what_makes_no_sense_is_refused_with_a_sentence():
+def wrong_usage_is_refused_with_a_message():
     source = model()
     before = content(source)
     assert "no experts" in hypura("optimize", model("tiny-dense"), path("x"), status=2)[1]
@@ -183,7 +183,7 @@ def what_makes_no_sense_is_refused_with_a_sentence():
     assert content(source) == before and not [name for name in os.listdir(WORK.name) if name.startswith("x")]
 
 
-def a_file_that_may_not_grow_is_told_of():
+def a_limit_on_file_size_is_reported():
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 
@@ -196,7 +196,7 @@ def a_file_that_may_not_grow_is_told_of():
     assert content(path("short")) == content(path("whole"))
 
 
-def whatever_kills_it_the_next_start_goes_on():
+def after_any_kill_the_next_start_continues():
     source = path("large.gguf")
     hypura("synth", "--preset", "tiny-moe", "--type", "Q8_0", "--experts", 64, "--layers", 6, "--no-check", source)
     before = content(source)
@@ -212,7 +212,7 @@ def whatever_kills_it_the_next_start_goes_on():
         if os.path.exists(path("broken")):
             assert content(path("broken")) == whole, kill
             os.remove(path("broken"))
-        elif chance.random() < 0.3 and os.path.exists(path("broken.partial")):  # and the drive lost something
+        elif chance.random() < 0.3 and os.path.exists(path("broken.partial")):  # as if the drive had also lost data
             with open(path("broken.partial"), "r+b") as file:
                 file.seek(chance.randrange(max(os.path.getsize(path("broken.partial")), 1)))
                 file.write(b"\xff" * 100)

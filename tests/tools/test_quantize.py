@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""hypura quantize: the bits of llama.cpp where its method is rounding, no greater errors elsewhere, the same bits for any
-number of threads, whole files or none, and going on after a kill. Prints TAP.
+"""hypura quantize: the same bits as llama.cpp for types that only round, errors no greater than llama.cpp's for others, and the same
+bits for any number of threads. The file is complete or absent, and a killed run is continued. Prints TAP.
 
     test_quantize.py HYPURA SOURCE_FOLDER QUANTIZE_ERRORS [KILLS]
 
-HYPURA_LLAMA_QUANTIZE is the command of llama-quantize; without it only digests of its results are compared.
+HYPURA_LLAMA_QUANTIZE names llama-quantize. Without it, the test compares only digests of its results.
 """
 import hashlib
 import json
@@ -29,7 +29,7 @@ if not PEER and os.access(os.path.expanduser("~/.cache/llama-peer/run"), os.X_OK
     PEER = [os.path.expanduser("~/.cache/llama-peer/run"), "llama-quantize"]
 EMBEDDED = os.path.join(SOURCE, "models", "manpage-moe-24m-Q4_K_M.gguf")
 
-# Of the tensors' data that llama-quantize --pure makes of the synthetic model below.
+# Digests of the tensors' data that llama-quantize --pure makes from the synthetic model below.
 DIGESTS = {"Q8_0": "5628fc42f351ef11", "Q4_0": "d23e02b32e76afc4", "Q4_1": "aab61a31514cfb1f", "Q5_0": "252f47ed74c8bc22",
            "Q5_1": "e06ce3c1899bf15e", "F16": "67cf5e2116cac500", "BF16": "c2d9fce3f1552b86", "TQ1_0": "0715fe39573d1685",
            "TQ2_0": "9d444589f6964210"}
@@ -99,7 +99,7 @@ def rounding_gives_the_files_of_llama_cpp():
     assert content(path("ours")) == content(peer(model("tiny-mixtral"), "mxfp4", "MXFP4_MOE"))
 
 
-def mixtures_are_those_of_llama_cpp_with_no_greater_errors():
+def mixtures_match_llama_cpp_with_no_greater_errors():
     if not PEER:
         return "no llama-quantize: name it in HYPURA_LLAMA_QUANTIZE"
     for preset in ("tiny-dense", "tiny-mixtral"):
@@ -119,7 +119,7 @@ def threads_change_no_bit():
 
 
 def a_quantised_model_predicts_as_before():
-    """The embedded model again in its own mixture, from what it is now."""
+    """Quantises the embedded model again, to its own mixture of types."""
     text = path("text")
     with open(os.path.join(SOURCE, "models", "val.txt")) as file, open(text, "w") as out:
         out.write(file.read(12000))
@@ -140,14 +140,14 @@ def floats_of_the_embedded_model_and_what_matters_in_it():
 
 
 def steps_of_a_model_that_was_quantised_before_are_found_again():
-    """The greatest part of it: the squares of the errors were 1.54 when the codes of a part had to begin with 0."""
+    """Most of the earlier steps are found again. When the codes of a part had to begin with 0, the squared errors were 1.54."""
     floats_of_the_embedded_model_and_what_matters_in_it()
     quantize(path("f16"), "again", "Q4_K_M")
     _, _, ours, _, _, _ = errors(path("f16"), path("again"), path("again"))["Q4_K"]
     assert 0 < ours < 1.4, ours
 
 
-def importance_brings_no_greater_errors_than_llama_cpp_has():
+def importance_gives_no_greater_errors_than_llama_cpp():
     if not PEER:
         return "no llama-quantize: name it in HYPURA_LLAMA_QUANTIZE"
     floats_of_the_embedded_model_and_what_matters_in_it()
@@ -158,8 +158,8 @@ def importance_brings_no_greater_errors_than_llama_cpp_has():
             assert ours <= theirs, (type, name, ours, theirs)
 
 
-def importance_and_a_comparison_of_what_it_gives():
-    """Also that a model which streams is collected of as one in memory."""
+def importance_is_the_same_streamed_and_comparisons_rank_results():
+    """Also checks that a streaming model gives the same importance as one in memory."""
     floats_of_the_embedded_model_and_what_matters_in_it()
     hypura("imatrix", EMBEDDED, path("im2"), "--text", path("some"), "--window", 128, "--memory", "40M", "--threads", 1)
     assert content(path("im")) == content(path("im2"))
@@ -173,7 +173,7 @@ def importance_and_a_comparison_of_what_it_gives():
     assert less["divergence_median"] <= less["divergence_99"] <= less["divergence_greatest"]
 
 
-def tensors_get_the_types_that_were_asked_for():
+def tensors_get_the_requested_types():
     told = quantize(model("tiny-dense"), "mixed", "Q4_K_M", "--tensor-type", r"ffn_(up|gate)=q8_0", "--tensor-type", "ffn=Q6_K")
     types = {tensor["name"]: tensor["to"] for tensor in told["tensors"]}
     assert types["blk.0.ffn_up.weight"] == types["blk.1.ffn_gate.weight"] == "Q8_0" and types["blk.0.ffn_down.weight"] == "Q6_K"
@@ -181,7 +181,7 @@ def tensors_get_the_types_that_were_asked_for():
     assert plan["bytes"] < told["bytes"] < plan["source_bytes"]
 
 
-def what_makes_no_sense_is_refused_with_a_sentence():
+def wrong_usage_is_refused_with_a_message():
     source = model("tiny-dense")
     before = content(source)
 
@@ -203,7 +203,7 @@ def what_makes_no_sense_is_refused_with_a_sentence():
     assert content(source) == before and not [name for name in os.listdir(WORK.name) if name.startswith("x")]
 
 
-def a_file_that_may_not_grow_is_told_of():
+def a_limit_on_file_size_is_reported():
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, 4 << 20))
 
@@ -216,7 +216,7 @@ def a_file_that_may_not_grow_is_told_of():
     assert content(path("short")) == content(path("whole"))
 
 
-def a_source_that_changes_is_told_of():
+def a_changing_source_is_reported():
     source = path("changing")
     with open(source, "wb") as file:
         file.write(content(model("tiny-dense")))
@@ -229,7 +229,7 @@ def a_source_that_changes_is_told_of():
     assert process.returncode == 2 and not [name for name in os.listdir(WORK.name) if name.startswith("changed")]
 
 
-def whatever_kills_it_the_next_start_goes_on():
+def after_any_kill_the_next_start_continues():
     source = model("tiny-dense")
     before = content(source)
     begin = time.time()
@@ -243,7 +243,7 @@ def whatever_kills_it_the_next_start_goes_on():
         if os.path.exists(path("broken")):
             assert content(path("broken")) == content(path("unbroken")), kill
             os.remove(path("broken"))
-        elif chance.random() < 0.3 and os.path.exists(path("broken.partial")):  # and the drive lost something
+        elif chance.random() < 0.3 and os.path.exists(path("broken.partial")):  # as if the drive had also lost data
             with open(path("broken.partial"), "r+b") as file:
                 file.seek(chance.randrange(os.path.getsize(path("broken.partial"))))
                 file.write(b"\xff" * 100)

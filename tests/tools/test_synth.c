@@ -51,7 +51,7 @@ static float *read_floats(const struct gguf *file, const char *name, uint64_t *c
 
 /* ---- weights ----------------------------------------------------------------------------------------------------- */
 
-static void weights_of_every_type_have_the_size_asked_for(void **state)
+static void weights_of_every_type_have_the_requested_deviation(void **state)
 {
     (void)state;
     struct buffer names = {0};
@@ -76,10 +76,10 @@ static void weights_of_every_type_have_the_size_asked_for(void **state)
         double deviation = sqrt(squares / (double)count) * sqrt(options.geometry.embedding);
         double mean = sum / (double)count / sqrt(squares / (double)count);
         if (fabs(deviation - 1) > 0.02 || fabs(mean) > 0.02)
-            fail_msg("%s: deviation %g of what was asked for, mean %g deviations", name, deviation, mean);
+            fail_msg("%s: the deviation is %g of the requested one, the mean %g deviations", name, deviation, mean);
         memory_free(values);
 
-        /* The end of every embedding row is nearly constant: attention by distance rests on it. */
+        /* The end of every embedding row is nearly constant, which attention by distance needs. */
         values = read_floats(file, "token_embd.weight", &count);
         double first = 0, spread = 0;
         uint64_t columns = options.geometry.embedding, rows = count / columns;
@@ -153,7 +153,7 @@ static void no_two_experts_are_alike(void **state)
 
 /* ---- routers ----------------------------------------------------------------------------------------------------- */
 
-/* Entropy of expert use, over its maximum, when a router's rows meet random states. */
+/* The entropy of expert use for random states, relative to its maximum. */
 static double router_entropy(float skew, double *favourite)
 {
     enum { TOKENS = 3000 };
@@ -220,7 +220,7 @@ static void every_preset_is_a_model(void **state)
         assert_ptr_equal(synth_preset(preset->name), preset);
         if (preset->recipe)
             continue;
-        /* The preset's own architecture and mixture, but small. */
+        /* Keep the preset's architecture and mixture, but make it small. */
         struct synth_options options = preset_options(preset->name);
         options.geometry.layers = 2;
         options.geometry.embedding = 256;
@@ -251,7 +251,7 @@ static bool is_known(const char *architecture)
     return false;
 }
 
-/* Whole models of published geometry, of which nothing but the header is made; with fewer layers as well. */
+/* Headers of models with published geometries, and with fewer layers. */
 static void headers_alone_are_models(void **state)
 {
     (void)state;
@@ -289,7 +289,7 @@ static void headers_alone_are_models(void **state)
     assert_true(recipes >= 16);
 }
 
-/* llama.cpp takes integers with a sign for those without, but none of another width. */
+/* llama.cpp accepts signed integers for unsigned ones, but no other width. */
 static bool is_typed_alike(const struct gguf_value *a, const struct gguf_value *b)
 {
     static const bool is_float[] = {[GGUF_FLOAT32] = true, [GGUF_FLOAT64] = true};
@@ -301,8 +301,8 @@ static bool is_typed_alike(const struct gguf_value *a, const struct gguf_value *
     return is_float[x] == is_float[y] && wide == as_wide;
 }
 
-/* llama.cpp refuses a file whose keys are wider, or no arrays, where its own are: so a preset's are those of a
- * reference. */
+/* llama.cpp refuses files with wider values, or with single values instead of arrays. So a preset's keys have the types
+ * of a reference model. */
 static void keys_have_the_types_of_the_references(void **state)
 {
     (void)state;
@@ -332,9 +332,9 @@ static void keys_have_the_types_of_the_references(void **state)
                 snprintf(key, sizeof key, "%.*s", (int)its->key.size, its->key.data);
                 const struct gguf_value *ours = gguf_find(file, key);
                 if (ours && !is_typed_alike(ours, its))
-                    fail_msg("%s: \"%s\" is of type %d (of %d), in %s of %d (of %d)", synth_preset_at(i)->name, key,
-                             (int)ours->type, (int)ours->element_type, found.gl_pathv[f], (int)its->type,
-                             (int)its->element_type);
+                    fail_msg("%s: \"%s\" has type %d (elements %d), but %s has %d (elements %d)",
+                             synth_preset_at(i)->name, key, (int)ours->type, (int)ours->element_type, found.gl_pathv[f],
+                             (int)its->type, (int)its->element_type);
                 compared += ours != NULL;
             }
             gguf_close(reference);
@@ -346,7 +346,7 @@ static void keys_have_the_types_of_the_references(void **state)
     assert_true(compared >= 100);
 }
 
-static void sizes_are_those_of_published_files(void **state)
+static void sizes_match_published_files(void **state)
 {
     (void)state;
     static const struct {
@@ -367,12 +367,12 @@ static void sizes_are_those_of_published_files(void **state)
         assert_ok(synth_bytes(&bytes, &options, &test_error));
         double ratio = (double)bytes / 1e9 / known[i].gigabytes;
         if (ratio < 0.98 || ratio > 1.02)
-            fail_msg("%s %s: %g GB, published %g GB", known[i].preset, known[i].type, (double)bytes / 1e9,
-                     known[i].gigabytes);
+            fail_msg("%s %s: %g GB, but the published file has %g GB", known[i].preset, known[i].type,
+                     (double)bytes / 1e9, known[i].gigabytes);
     }
 }
 
-static void vocabularies_are_whole(void **state)
+static void vocabularies_are_complete(void **state)
 {
     (void)state;
     static const char *const presets[] = {"mistral-7b", "llama-8b", "qwen3-8b", "gpt-oss-20b"};
@@ -393,7 +393,7 @@ static void vocabularies_are_whole(void **state)
         assert_int_equal(gguf_find(file, "tokenizer.ggml.token_type")->count, wanted);
         assert_int_equal(merges == NULL, i == 0);
         const struct gguf_string *list = tokens->data;
-        /* A merge's text without its space is a token; merges come in the order of the tokens that they make. */
+        /* A merge's text without its space is a token. Merges are in the order of the tokens that they make. */
         size_t token = 0;
         for (uint64_t j = 0; merges && j < merges->count; j++) {
             const struct gguf_string *merge = (const struct gguf_string *)merges->data + j;
@@ -419,7 +419,7 @@ static bool stop_at_once(void *context, uint64_t done, uint64_t total)
     return false;
 }
 
-static void a_stopped_file_is_not_left(void **state)
+static void a_stopped_file_is_removed(void **state)
 {
     (void)state;
     struct synth_options options = preset_options("tiny-dense");
@@ -431,7 +431,7 @@ static void a_stopped_file_is_not_left(void **state)
     assert_int_equal(access(path_in_folder("stopped.gguf.partial"), F_OK), -1);
 }
 
-static void geometries_that_cannot_be_are_refused(void **state)
+static void impossible_geometries_are_refused(void **state)
 {
     (void)state;
     static const struct {
@@ -465,7 +465,7 @@ static void geometries_that_cannot_be_are_refused(void **state)
         assert_int_equal(synth_write(path_in_folder("bad.gguf"), &options, NULL, NULL, &test_error),
                          HYPURA_ERROR_ARGUMENT);
         if (!strstr(test_error.message, bad[i].words))
-            fail_msg("expected \"%s\" in: %s", bad[i].words, test_error.message);
+            fail_msg("the error does not contain \"%s\": %s", bad[i].words, test_error.message);
     }
     struct synth_options huge = preset_options("qwen3-235b-a22b");
     huge.geometry.layers = 1000;
@@ -477,17 +477,17 @@ static void geometries_that_cannot_be_are_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(weights_of_every_type_have_the_size_asked_for),
+        cmocka_unit_test(weights_of_every_type_have_the_requested_deviation),
         cmocka_unit_test(same_options_give_the_same_bytes),
         cmocka_unit_test(no_two_experts_are_alike),
         cmocka_unit_test(skew_makes_expert_use_uneven),
         cmocka_unit_test(every_preset_is_a_model),
         cmocka_unit_test(headers_alone_are_models),
         cmocka_unit_test(keys_have_the_types_of_the_references),
-        cmocka_unit_test(sizes_are_those_of_published_files),
-        cmocka_unit_test(vocabularies_are_whole),
-        cmocka_unit_test(a_stopped_file_is_not_left),
-        cmocka_unit_test(geometries_that_cannot_be_are_refused),
+        cmocka_unit_test(sizes_match_published_files),
+        cmocka_unit_test(vocabularies_are_complete),
+        cmocka_unit_test(a_stopped_file_is_removed),
+        cmocka_unit_test(impossible_geometries_are_refused),
     };
     return cmocka_run_group_tests_name("synth", tests, make_folder, remove_folder);
 }
