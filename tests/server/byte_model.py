@@ -1,5 +1,5 @@
-"""Models whose tokens are bytes: what such a model writes is read again as the tokens that it was written in, as it is with
-what a trained model writes; of random weights and larger tokens that is seldom so."""
+"""Makes models whose tokens are single bytes. Their output is tokenized again as the tokens that were generated, as with trained
+models. With random weights and larger tokens, that is rarely so."""
 import gguf_file
 
 KEYS = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.merges", "tokenizer.chat_template"
@@ -7,7 +7,7 @@ NORMAL, CONTROL = 1, 3
 
 
 def of(source, out, template):
-    """A copy of a model with byte-pair tokens, without all that are no bytes, and with this chat template."""
+    """Writes a copy of a byte-pair model with only the tokens that are single bytes, and with this chat template."""
     values, tensors = gguf_file.read(source)
     tokens, types = (next(gguf_file.array(value) for value in values if value.startswith(gguf_file.text(key))) for key in KEYS[:2])
     longer = [kind == NORMAL and len(token) > 1 for token, kind in zip(tokens, types)]

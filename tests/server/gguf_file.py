@@ -1,4 +1,4 @@
-"""Just enough of GGUF to make test files of one that is there: its metadata and tensors, and files written from them."""
+"""A minimal reader and writer of GGUF files, to make test files from existing ones."""
 import struct
 
 SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
@@ -11,7 +11,7 @@ def text(value):
 
 
 def read(path):
-    """([raw key and value], [(name, dimensions, type, data)])"""
+    """Reads a file. Returns ([raw key and value], [(name, dimensions, type, data)])."""
     with open(path, "rb") as file:
         data = file.read()
     at = 8
@@ -63,7 +63,7 @@ def string_value(key, content):
 
 
 def array(raw):
-    """The elements of a raw key and value that is an array of texts or of 32-bit integers."""
+    """Returns the elements of a raw key and value that is an array of strings or 32-bit integers."""
     at = 8 + struct.unpack_from("<Q", raw)[0] + 4
     kind, count = struct.unpack_from("<IQ", raw, at)
     at, elements = at + 12, []
@@ -95,7 +95,7 @@ def write(path, values, tensors):
 
 
 def split(path, folder, stem, count):
-    """The file as so many parts; returns their paths."""
+    """Splits a file into parts. Returns their paths."""
     values, tensors = read(path)
     paths = []
     for part in range(count):

@@ -1,5 +1,5 @@
-"""What the tests of the server share: a server of their own, and questions for it. For scripts that are called with
-HYPURA SOURCE_FOLDER. All on 127.0.0.1."""
+"""Helpers for the server's tests: starts servers on 127.0.0.1 and sends requests. For scripts with the arguments
+HYPURA SOURCE_FOLDER."""
 import atexit
 import http.client
 import json
@@ -22,7 +22,7 @@ WEATHER = {"name": "get_weather", "description": "Weather", "parameters":
            {"type": "object", "properties": {"city": {"type": "string", "maxLength": 8}}, "required": ["city"]}}
 
 
-THREADS = ("--threads", "2")  # each holds memory of its own: budgets are the same on a machine of many cores
+THREADS = ("--threads", "2")  # threads need memory: makes budgets the same on machines with many cores
 
 
 class Server:
@@ -33,7 +33,7 @@ class Server:
         env = {**os.environ, "XDG_CACHE_HOME": WORK.name, "XDG_STATE_HOME": WORK.name, **(environment or {})}
         self.process = subprocess.Popen([HYPURA, "serve", "--port", "0", "--models", self.folder, *map(str, arguments)],
                                         stdout=subprocess.PIPE, stderr=self.log, env=env, preexec_fn=before)
-        atexit.register(self.process.kill)  # of a test that failed
+        atexit.register(self.process.kill)  # if the test failed
         line = self.process.stdout.readline().decode()
         assert line.startswith("http://"), (line, self.logged()[-500:])
         self.port = int(line.rsplit(":", 1)[1])
@@ -77,7 +77,7 @@ class Server:
         return [json.loads(line) for line in text.splitlines()]
 
     def events(self, path, body):
-        """[(event or None, data)] of a stream; data is text when it is no JSON."""
+        """Returns [(event or None, data)] of a stream. data is text if it is not JSON."""
         status, headers, text = self.request("POST", path, body)
         assert status == 200 and headers["content-type"] == "text/event-stream", (status, headers, text[:300])
         events = []
@@ -92,7 +92,7 @@ class Server:
         return events
 
     def resident(self):
-        """Bytes."""
+        """Returns the process's resident memory in bytes."""
         with open(f"/proc/{self.process.pid}/status") as status:
             return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) * 1024
 
@@ -110,6 +110,6 @@ def chat(text=QUESTION, **more):
 
 
 def assert_resident(server, budget):
-    """That the process holds no more than its budget, and code on top of small ones."""
+    """Checks that the process stays within its budget. Small budgets exclude its code."""
     resident = server.resident()
     assert is_instrumented() or resident <= budget + (16 << 20), (resident, budget)

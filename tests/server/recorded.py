@@ -1,7 +1,7 @@
-"""Requests as agents and chats send them, in the shapes that their makers document: each turn repeats what was said, with
-all that changes between the turns of one session (ids, times, where the mark of a cache stands).
+"""Requests in the formats that agents and chats document. Each turn repeats the conversation so far, and changes everything that
+changes between turns of a session (ids, times, the position of the cache mark).
 
-A client gets what was said so far and makes the next request. What was said is a list of
+A client makes the next request from the conversation so far, a list of
     ("user", text)  ("answer", text)  ("call", id, tool, arguments)  ("result", id, text)
 """
 import json
@@ -9,7 +9,7 @@ import uuid
 
 
 def rules(count):
-    """As long as a system prompt is, less the sense."""
+    """Makes a text as long as a system prompt, without meaning."""
     return "\n".join(f"- Rule {i}: read what is there before you change it, and keep line {i * 7} as it was." for i in range(count))
 
 
@@ -34,7 +34,7 @@ class ClaudeCode:
             if kind == "user" and i == 0:
                 reminder = f"<system-reminder>\nThe project's notes follow.\n{TREE}\n</system-reminder>\n"
                 messages.append({"role": "user", "content": [self.text_block(reminder), self.text_block(rest[0], last)]})
-            elif kind == "user":  # a text, until the mark comes to stand there
+            elif kind == "user":  # a plain text unless it carries the mark
                 messages.append({"role": "user", "content": [self.text_block(rest[0], True)] if last else rest[0]})
             elif kind == "answer":
                 messages.append({"role": "assistant", "content": [self.text_block(rest[0])]})
@@ -110,7 +110,7 @@ class OpenCode:
                 "max_tokens": 32000, "stream": True, "stream_options": {"include_usage": True}}
 
     def aside(self, said):
-        """What it asks between two turns: another prompt, of which nothing is known."""
+        """Returns a request that the client sends between two turns, with an unrelated prompt."""
         return {"messages": [{"role": "system", "content": "You are a title generator. Write one line.\n" + rules(5)},
                              {"role": "user", "content": "Generate a title for this conversation:\n"},
                              {"role": "user", "content": said[0][1]}], "max_tokens": 8}
@@ -126,7 +126,7 @@ class Continue(OpenCode):
 
 
 class Cline:
-    """Its tools are texts."""
+    """Its tools are described by text."""
     path, tool = "/v1/chat/completions", None
 
     def request(self, said, number):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What goes wrong around the server: disks that fill, kills, files that go, clients that hang, push or flood. Prints TAP.
+"""Faults around the server: full disks, kills, files that vanish, and clients that hang, push or flood. Prints TAP.
 
     test_faults.py HYPURA SOURCE_FOLDER [long]
 """
@@ -25,7 +25,7 @@ MIB = 1 << 20
 
 
 def settles(what, seconds=10):
-    """Whether it comes true in time."""
+    """Waits for a condition. Returns whether it became true in time."""
     end = time.time() + seconds * PATIENCE
     while time.time() < end:
         if what():
@@ -35,7 +35,7 @@ def settles(what, seconds=10):
 
 
 class Source(http.server.BaseHTTPRequestHandler):
-    """Gives the model as a file, with ranges; waits at half of it for the gate."""
+    """Serves the model's file, with ranges. Waits for the gate after half of it."""
     protocol_version = "HTTP/1.1"
     gate = threading.Event()
     reached = threading.Event()
@@ -74,7 +74,7 @@ class Source(http.server.BaseHTTPRequestHandler):
 
 
 class Files:
-    """A file server for the length of a test."""
+    """A file server for the duration of a test."""
 
     def __enter__(self):
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Source)
@@ -104,7 +104,7 @@ def same_file(path):
 
 # ---- disks ----------------------------------------------------------------------------------------------------------
 
-def a_write_that_fails_ends_a_download_which_goes_on_later():
+def a_failed_write_ends_a_download_which_can_be_continued():
     with Files() as url:
         Source.gate.set()
         limited = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (6 * MIB, 6 * MIB))
@@ -120,7 +120,7 @@ def a_write_that_fails_ends_a_download_which_goes_on_later():
         assert server.stop() == 0
 
 
-def a_disk_that_fills_ends_a_download_which_goes_on_later():
+def a_full_disk_ends_a_download_which_can_be_continued():
     folder = os.path.join(WORK.name, "small-disk")
     os.makedirs(folder)
     made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", folder], capture_output=True)
@@ -139,12 +139,12 @@ def a_disk_that_fills_ends_a_download_which_goes_on_later():
             Source.gate.set()
             thread.join(20)
             assert "No space left" in lines[-1]["error"], lines[-1]
-            # Said before anything is fetched, now that it can be known.
+            # With the size known, the error comes before the download.
             assert "are free" in pull(server, url)[-1]["error"]
             os.remove(filler)
             assert pull(server, url)[-1] == {"status": "success"}
             assert same_file(os.path.join(folder, "m.gguf"))
-            # No room for a manifest: nothing half-written is left, and what was there stays.
+            # Without room for a manifest, nothing incomplete is left, and the old manifest stays.
             server.lines("/api/create", {"model": "small", "from": "m", "system": "One."})
             with open(filler, "wb", buffering=0) as file:
                 try:
@@ -177,13 +177,13 @@ def a_download_is_not_disturbed_by_another_of_the_same_model():
 
 
 def a_split_model_is_checked_before_it_is_fetched():
-    """Whether it has room, and would run, when only the heads of its parts are here."""
+    """The server checks for room, and whether the model would run, after fetching only the headers of its parts."""
     folder, parts = os.path.join(WORK.name, "split-disk"), os.path.join(WORK.name, "split-parts")
     os.makedirs(folder)
     os.makedirs(parts)
     Source.parts = {"/" + os.path.basename(path): path for path in gguf_file.split(FILE, parts, "big", 2)}
     for path in Source.parts.values():
-        os.truncate(path, os.path.getsize(path) + 20 * MIB)  # so that their heads are a small part of them
+        os.truncate(path, os.path.getsize(path) + 20 * MIB)  # makes the headers a small share of the parts
     whole = sum(os.path.getsize(path) for path in Source.parts.values())
     first = sorted(Source.parts)[0]
     with Files() as url:
@@ -215,12 +215,12 @@ def a_split_model_is_checked_before_it_is_fetched():
 
 # ---- kills ----------------------------------------------------------------------------------------------------------
 
-def a_kill_leaves_nothing_half_written():
+def a_kill_leaves_nothing_incomplete():
     with Files() as url:
         server = Server("--context", 512, folder="killed")
         thread = threading.Thread(target=lambda: server.request("POST", "/api/pull", {"model": url}))
         thread.daemon = True
-        hook, threading.excepthook = threading.excepthook, lambda arguments: None  # it loses its connection
+        hook, threading.excepthook = threading.excepthook, lambda arguments: None  # its connection breaks
         thread.start()
         assert Source.reached.wait(20)
         server.process.kill()
@@ -228,7 +228,7 @@ def a_kill_leaves_nothing_half_written():
         thread.join(20)
         threading.excepthook = hook
         Source.gate.set()
-        # The same port at once, no half of a model in the list, and the rest of the file.
+        # The port is free at once, the list has no incomplete model, and the download continues.
         again = Server("--context", 512, "--port", server.port, folder="killed")
         assert all(m["name"] != "m:latest" for m in again.json("GET", "/api/tags")["models"])
         again.json("POST", "/api/show", {"model": "m"}, 404)
@@ -252,7 +252,7 @@ FAMILIES = {MODEL: "qwen3moe", "bert": "bert"}
 
 
 def create_as(server, name, source):
-    """A model whose system message tells whose weights it has."""
+    """Creates a model whose system message identifies its weights."""
     return server.request("POST", "/api/create", {"model": name, "from": source, "system": FAMILIES[source] * 5000, "stream": False})[0]
 
 
@@ -287,7 +287,7 @@ def two_servers_with_one_folder_do_not_mix_models():
 
 
 def a_kill_in_the_middle_of_many_writes():
-    """Whenever the kill comes: each model that is listed is whole."""
+    """Whenever the server is killed, each listed model is complete."""
     folder = "killed-often"
     for round in range(6):
         server = Server(BERT, "--context", 512, folder=folder)
@@ -319,7 +319,7 @@ def a_kill_in_the_middle_of_many_writes():
     assert server.stop() == 0
 
 
-# ---- files that go while they are read ---------------------------------------------------------------------------------
+# ---- files that vanish while they are read -----------------------------------------------------------------------------
 
 def stream_of(server, model, count):
     connection = server.connection()
@@ -328,7 +328,7 @@ def stream_of(server, model, count):
     return connection, connection.getresponse()
 
 
-def a_file_that_goes_in_mid_stream():
+def files_that_vanish_or_change_in_mid_stream():
     folder = os.path.join(WORK.name, "going")
     os.makedirs(folder)
     server = Server("--context", 512, "--memory", "16M", "--parallel", 1, folder="going")
@@ -339,7 +339,7 @@ def a_file_that_goes_in_mid_stream():
     lines = [json.loads(line) for line in response.read().splitlines()]
     assert lines[-1]["done"] is True and lines[-1]["eval_count"] == 200, lines[-1]
     server.json("POST", "/api/chat", chat(model="going"), 404)
-    # One that is cut short cannot be read on: that is said, in the stream, and the server lives.
+    # A truncated file cannot be read further: the stream reports an error, and the server continues.
     path = os.path.join(folder, "cut.gguf")
     shutil.copy(FILE, path)
     connection, response = stream_of(server, "cut", 400)
@@ -348,14 +348,14 @@ def a_file_that_goes_in_mid_stream():
     lines = [json.loads(line) for line in response.read().splitlines()]
     assert "cut.gguf" in lines[-1].get("error", ""), lines[-1]
     os.remove(path)
-    # The other APIs say it as their clients expect.
+    # The other APIs report it in their own formats.
     for api, body, last in (("/v1/chat/completions", {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 400}, None),
                             ("/v1/responses", {"input": QUESTION, "max_output_tokens": 400}, "response.failed"),
                             ("/v1/messages", {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 400}, "error")):
         shutil.copy(FILE, path)
         os.utime(path, (len(api), len(api)))
         connection = server.connection()
-        # Without the tokens that end an answer.
+        # Exclude the tokens that end an answer.
         connection.request("POST", api, json.dumps({**body, "model": "cut", "stream": True, "temperature": 1, "seed": 1,
                                                     "logit_bias": {str(6140 + i): -100 for i in range(4)}}))
         response = connection.getresponse()
@@ -368,7 +368,7 @@ def a_file_that_goes_in_mid_stream():
         error = told["response"]["error"] if last == "response.failed" else told["error"]
         assert "cut.gguf" in error["message"], told
         os.remove(path)
-    # One that is written over would give a mixture of two models; the next request opens what is there now.
+    # An overwritten file would give a mixture of two models. The next request opens the new file.
     shutil.copy(FILE, path)
     connection, response = stream_of(server, "cut", 400)
     assert json.loads(response.readline())["done"] is False
@@ -424,7 +424,7 @@ def clients_that_close_their_half():
             s.shutdown(socket.SHUT_WR)
             answer = b""
             try:
-                while piece := s.recv(65536):  # it is ended, with an answer or without
+                while piece := s.recv(65536):  # the server ends the connection, with or without an answer
                     answer += piece
             except ConnectionError:
                 pass
@@ -448,7 +448,7 @@ def bodies_of_100_megabytes():
             s.sendall(b"0\r\n\r\n")
         assert s.recv(65536).startswith(b"HTTP/1.1 413"), length
         s.close()
-        # With a length nothing of it is kept; without, what came before the limit is, until the answer.
+        # With a declared length, none of the body is kept. Without, the part up to the limit is kept until the answer.
         assert settles(lambda: server.resident() < before + 6 * MIB), (before, server.resident())
     assert server.stop() == 0
 
@@ -456,7 +456,7 @@ def bodies_of_100_megabytes():
 def ten_thousand_connections():
     wanted, hard = 10000, resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, (hard - 1000) // 3)  # each is three files of the server
+        wanted = min(wanted, (hard - 1000) // 3)  # each connection needs three of the server's files
     if wanted < 1000:
         return f"only {hard} files may be open here"
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted + 1000, hard))
@@ -477,7 +477,7 @@ def ten_thousand_connections():
     assert settles(lambda: server.open_files() <= files + 1, 30), (files, server.open_files())
     assert server.request("GET", "/")[0] == 200
     assert server.stop() == 0
-    # More than are allowed: those that were let in are served, and the others once these are gone.
+    # With more connections than allowed, accepted ones are served, and the others once these have ended.
     server = Server("--connections", 200)
     sockets = []
     for _ in range(600):
@@ -491,8 +491,8 @@ def ten_thousand_connections():
     assert server.stop() == 0
 
 
-def nobody_reads_the_answer():
-    """Answers that pile up unread are bounded by their length, and go when their clients go."""
+def answers_that_nobody_reads():
+    """Unread answers take no more memory than their length, and end when their clients leave."""
     server = Server("--context", 2048, "--parallel", 4)
     server.post("/api/generate", {"model": MODEL})
     before = server.open_files()
@@ -511,7 +511,7 @@ LONG_PROMPT = {"model": "wide", "raw": True, "prompt": "A long prompt of many wo
 
 
 def make_wide():
-    """A model whose passes over the chunk of a prompt take seconds."""
+    """Makes a model whose pass over a chunk of a prompt takes seconds."""
     wide = os.path.join(WORK.name, "models", "wide.gguf")
     os.makedirs(os.path.dirname(wide), exist_ok=True)
     subprocess.run([HYPURA, "synth", "--preset", "llama-8b", "--layers", "2", "--vocabulary", "2000", "--type", "Q4_K", wide],
@@ -542,9 +542,9 @@ def a_client_that_leaves_ends_the_pass_of_its_prompt():
         assert settles(lambda: cancelled(server) == number, 60)
         return time.monotonic() - start
 
-    taken = [seconds(number) for number in (1, 2, 3)]  # a machine that others load too: the best of some
+    taken = [seconds(number) for number in (1, 2, 3)]  # take the best, as the machine may carry other load
     assert min(taken) < 0.5, taken
-    # One who shares the pass loses nothing.
+    # Another client in the same pass loses nothing.
     short = {"model": "wide", "raw": True, "prompt": "One.", "stream": False, "options": {"temperature": 0, "num_predict": 6}}
     expected = server.post("/api/generate", short)["response"]
     answers = []
@@ -561,8 +561,8 @@ def a_client_that_leaves_ends_the_pass_of_its_prompt():
     os.remove(wide)
 
 
-def the_end_does_not_wait_for_a_long_pass():
-    """Of a model that streams, one may take minutes."""
+def stopping_does_not_wait_for_a_long_pass():
+    """A pass of a streaming model may take minutes."""
     wide = make_wide()
 
     def seconds():
@@ -578,16 +578,17 @@ def the_end_does_not_wait_for_a_long_pass():
         asked.join()
         return time.monotonic() - start
 
-    taken = [seconds() for _ in range(3)]  # a machine that others load too: the best of some
+    taken = [seconds() for _ in range(3)]  # take the best, as the machine may carry other load
     os.remove(wide)
     assert min(taken) < 0.5, taken
 
 
-QUICK = [a_write_that_fails_ends_a_download_which_goes_on_later, a_disk_that_fills_ends_a_download_which_goes_on_later,
+QUICK = [a_failed_write_ends_a_download_which_can_be_continued, a_full_disk_ends_a_download_which_can_be_continued,
          a_download_is_not_disturbed_by_another_of_the_same_model, a_split_model_is_checked_before_it_is_fetched,
-         a_kill_leaves_nothing_half_written, two_servers_with_one_folder_do_not_mix_models, a_file_that_goes_in_mid_stream, bodies_that_trickle_are_ended,
-         clients_that_close_their_half, a_client_that_leaves_ends_the_pass_of_its_prompt, the_end_does_not_wait_for_a_long_pass]
-LONG = [a_kill_in_the_middle_of_many_writes, bodies_of_100_megabytes, ten_thousand_connections, nobody_reads_the_answer]
+         a_kill_leaves_nothing_incomplete, two_servers_with_one_folder_do_not_mix_models,
+         files_that_vanish_or_change_in_mid_stream, bodies_that_trickle_are_ended,
+         clients_that_close_their_half, a_client_that_leaves_ends_the_pass_of_its_prompt, stopping_does_not_wait_for_a_long_pass]
+LONG = [a_kill_in_the_middle_of_many_writes, bodies_of_100_megabytes, ten_thousand_connections, answers_that_nobody_reads]
 
 if __name__ == "__main__":
     tests = LONG if sys.argv[3:] == ["long"] else QUICK

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Many clients at once: no error but honest 503s, every stream whole, memory flat, and several answers at once are no
-slower than one after another. Prints TAP, with latencies and rates in comments. $HYPURA_LOAD_SECONDS says how long (20).
+"""Many clients at once: no errors except proper 503s, complete streams, and stable memory. Several answers at once are no slower than
+one after another. Prints TAP, with latencies and rates in comments. $HYPURA_LOAD_SECONDS sets the duration (20).
 
     test_load.py HYPURA SOURCE_FOLDER
 """
@@ -18,7 +18,7 @@ CLIENTS = 64
 
 
 def ask(server, body):
-    """The status, when the first line came, and the text."""
+    """Sends a request. Returns the status, the time of the first line, and the text."""
     connection = server.connection(300)
     connection.request("POST", "/v1/chat/completions", json.dumps(body))
     response = connection.getresponse()
@@ -30,7 +30,7 @@ def ask(server, body):
 
 
 def body(text, count):
-    # Without the tokens that end an answer its length is known.
+    # Excluding the tokens that end an answer fixes its length.
     return {"model": MODEL, "messages": [{"role": "user", "content": text}], "max_tokens": count, "seed": 1, "stream": True,
             "stream_options": {"include_usage": True}, "logit_bias": {"6140": -100, "6141": -100, "6142": -100, "6143": -100}}
 
@@ -49,7 +49,7 @@ def rate(parallel):
     return parallel * 100 / taken
 
 
-def many_get_whole_answers_or_an_honest_refusal_and_memory_stays_flat():
+def many_clients_get_whole_answers_or_503_and_memory_stays_flat():
     server = Server("--context", 256, "--parallel", 4, "--memory", "16M", "--queue", 48)
     whole, refused, broken, firsts = [], [], [], []
     end = time.time() + SECONDS
@@ -83,20 +83,21 @@ def many_get_whole_answers_or_an_honest_refusal_and_memory_stays_flat():
         if values:
             at = lambda share: values[min(len(values) - 1, int(share * len(values)))]
             print(f"# {name}: p50 {at(.5):.3f} s, p90 {at(.9):.3f} s, p99 {at(.99):.3f} s")
-    print(f"# {len(whole)} answers and {len(refused)} refusals in {SECONDS:.0f} s; memory {early >> 10} then {late >> 10} KiB")
+    print(f"# {len(whole)} answers and {len(refused)} refusals in {SECONDS:.0f} s; memory {early >> 10} KiB at first, "
+          f"{late >> 10} KiB at the end")
     assert whole and not broken, broken[:5]
-    # A sanitizer keeps what was freed, for a while.
+    # Sanitizers keep freed memory for a while.
     assert is_instrumented() or late <= early * 1.02 + (256 << 10), (early, late)
     assert server.stop() == 0
 
 
-def eight_at_once_lose_nothing_against_one():
+def eight_at_once_are_no_slower_than_one():
     ratios = sorted(rate(8) / rate(1) for _ in range(3))
     print(f"# eight at once give {ratios[1]:.2f} times the tokens of one (of three interleaved runs: {ratios})")
     assert ratios[1] > 0.8, ratios
 
 
 if __name__ == "__main__":
-    failed = run_tests([many_get_whole_answers_or_an_honest_refusal_and_memory_stays_flat, eight_at_once_lose_nothing_against_one])
+    failed = run_tests([many_clients_get_whole_answers_or_503_and_memory_stays_flat, eight_at_once_are_no_slower_than_one])
     WORK.cleanup()
     sys.exit(1 if failed else 0)

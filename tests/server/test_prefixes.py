@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What clients send again is not computed again: recorded sequences of requests, turn by turn. Prints TAP.
+"""Text that clients send again is not computed again: recorded sequences of requests, turn by turn. Prints TAP.
 
     test_prefixes.py HYPURA SOURCE_FOLDER
 """
@@ -21,7 +21,7 @@ RESULT = "The password is blue heron 7319.\n" * 10
 
 
 def make_model(path):
-    """With the template of Qwen2.5, which has tools."""
+    """Makes a model with the chat template of Qwen2.5, which supports tools."""
     raw = os.path.join(WORK.name, "raw.gguf")
     geometry = {"arch": "qwen3", "layers": 1, "embedding": 64, "heads": 2, "kv-heads": 1, "head-size": 32, "feed-forward": 64,
                 "vocabulary": 512, "context": 65536}
@@ -32,7 +32,7 @@ def make_model(path):
 
 
 class Turn:
-    """One request and what came of it: the figures of its API as tokens of the prompt, cached ones, generated ones."""
+    """One request and its result. prompt, cached and generated are token counts, from the figures of its API."""
 
     def __init__(self, server, client, body):
         self.text, self.calls = "", []
@@ -86,20 +86,20 @@ def told_to_call(body, path, tool):
 
 
 def hold(server, client):
-    """A conversation of a few turns; yields each turn, and how many of its tokens have to be known already."""
+    """Holds a conversation of a few turns. Yields each turn, and the number of its tokens that must be cached."""
     said, known, number = [("user", QUESTIONS[0])], 0, 0
     if client.tool:
         turn = Turn(server, client, told_to_call(client.request(said, number), client.path, client.tool))
         yield turn, known
         assert len(turn.calls) == 1, turn.calls
-        # The call that it was made to write has no marks around it; its template puts them there.
+        # The forced call has no marks around it, but the template adds them in the next prompt.
         known, number = turn.prompt, number + 1
         said += [("call", "call_1", client.tool, {"path": "notes.txt"}), ("result", "call_1", RESULT)]
     for i, answer in enumerate(ANSWERS):
         turn = Turn(server, client, told_to_say(client.request(said, number), client.path, answer))
         yield turn, known
         assert answer in turn.text, turn.text
-        # The token that ends an answer is drawn, not computed.
+        # The token that ends an answer is sampled, but not computed.
         known, number = turn.prompt + turn.generated - 1, number + 1
         said += [("answer", turn.text), ("user", QUESTIONS[min(i + 1, len(QUESTIONS) - 1)])]
         if getattr(client, "aside", None):
@@ -124,7 +124,7 @@ def a_new_session_takes_the_system_prompt_from_the_cache():
     assert again.prompt == first.prompt and again.cached >= first.prompt - 1, (again.cached, first.prompt)
 
 
-def volatile_heads_are_left_out_wherever_they_stand():
+def volatile_heads_are_left_out_everywhere():
     head = "x-anthropic-billing-header: cc_version=2.1.37.3a3; cc_entrypoint=cli; cch=%05d;"
     user = {"role": "user", "content": "hello"}
     count = lambda **body: SERVER.post("/v1/messages/count_tokens", {"model": NAME, "messages": [user], **body})["input_tokens"]
@@ -134,10 +134,10 @@ def volatile_heads_are_left_out_wherever_they_stand():
                                 [part("\n" + head % 4 + "\n\n" + head % 5 + "\n"), part("You help.")])):
         assert count(system=system) == plain, i
     assert count(system=[part(head % 1)]) == count()
-    # It is no head of what a user says, nor in the middle of a text.
+    # Users' messages and the middle of a text have no such heads.
     assert count(messages=[{**user, "content": head}]) > count() + len(head) - 10
     assert count(system="You help.\n" + head % 1) > plain + len(head) - 10
-    # The same by the other APIs.
+    # The same for the other APIs.
     asked = lambda path, body: SERVER.post(path, {"model": NAME, **body})
     for system in ("You help.", head % 6 + "\nYou help."):
         body = {"messages": [{"role": "system", "content": system}, user], "max_tokens": 1}
@@ -172,7 +172,7 @@ def marks_of_anthropic_count():
     system = lambda **more: [block(next(once) + "You help with what there is. " * 9, **more)]
     told = usage(system(), [tool], "Hello.")
     assert told["cache_creation_input_tokens"] == 0 and told["cache_creation"] is None and told["input_tokens"] > 250, told
-    # In the last message: all of the prompt.
+    # A mark in the last message covers the whole prompt.
     first = system(**mark)
     told = usage(first, [tool], [block("Hello.", **mark)])
     assert told["input_tokens"] == 0 and told["cache_creation_input_tokens"] > 250, told
@@ -181,7 +181,7 @@ def marks_of_anthropic_count():
     assert again["cache_creation_input_tokens"] + again["cache_read_input_tokens"] == sum(
         told[key] for key in ("cache_creation_input_tokens", "cache_read_input_tokens")), (told, again)
     assert again["cache_creation_input_tokens"] <= 1, again
-    # In the system message, or in that and in a tool: what follows is input. A mark of the whole request is one at its end.
+    # With marks in the system message, or in that and in a tool, the rest counts as input. A mark on the request is one at its end.
     hour = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
     question = "Hello. " * 20
     for marked in (system(**hour), [*system(**mark), block("More.", **hour)]):
@@ -203,7 +203,7 @@ def ollama_counts_all_tokens_of_a_prompt():
 
 
 def ollama_shifts():
-    """How it goes on is seen in tests/engine/test_generate.c."""
+    """tests/engine/test_generate.c checks the text after a shift."""
     body = {"model": NAME, "prompt": "Go on. " * 9, "raw": True, "stream": False}
     options = {"num_ctx": 128, "num_predict": 500, "temperature": 0, "seed": 1}
     pattern = {"type": "string", "minLength": 2000}
@@ -216,24 +216,24 @@ def ollama_shifts():
     told = ask(shift=False)
     assert (told["eval_count"], told["done_reason"]) == (128 + 1 - 63, "length"), told
     assert told["response"] == ask()["response"][:len(told["response"])]
-    # Ten contexts are enough, however much is asked for.
+    # Answers end after ten contexts, whatever the request.
     for most in (-1, 100000):
         assert ask(more={"num_predict": most})["eval_count"] == 1280
     chat = {"messages": [{"role": "user", "content": "hello"}]}
     assert ask("/api/chat", **chat)["eval_count"] == 500 and ask("/api/chat", **chat, shift=False)["eval_count"] < 128
     assert "shift" in SERVER.post("/api/generate", {**body, "shift": 1}, 400)["error"]
-    # The other APIs end.
+    # The other APIs end the answer.
     told = SERVER.post("/v1/completions", {"model": NAME, "prompt": "x" * 16000, "max_tokens": 1000, "response_format": {
         "type": "json_schema", "json_schema": {"name": "x", "schema": pattern}}, "ignore_eos": True})
     assert told["usage"]["completion_tokens"] <= 16384 - 16000 + 1, told
 
 
-def ollama_goes_on_from_a_context():
+def ollama_continues_from_a_context():
     options = {"num_predict": 20, "temperature": 0}
     form = {"enum": ["It is fine."]}
     first = SERVER.post("/api/generate", {"model": NAME, "prompt": "How is it? " * 9, "stream": False, "format": form})
     tokens = first["context"]
-    assert len(tokens) == first["prompt_eval_count"] + first["eval_count"] - 1  # the one that ends it is not part of it
+    assert len(tokens) == first["prompt_eval_count"] + first["eval_count"] - 1  # without the token that ends the answer
     second = {"model": NAME, "prompt": "And now?", "stream": False, "options": options}
     given = SERVER.post("/api/generate", {**second, "context": tokens})
     bare = SERVER.post("/api/generate", second)
@@ -245,7 +245,7 @@ def ollama_goes_on_from_a_context():
     assert "context" in SERVER.post("/api/generate", {**second, "raw": True, "context": tokens}, 400)["error"]
     for broken in ([-1], [1.5], ["x"], [10 ** 9]):
         SERVER.post("/api/generate", {**second, "context": broken}, 400)
-    # A text begins once.
+    # The token for the beginning of a text occurs only once.
     server = Server(os.path.join(SOURCE, "tests", "data", "oracle", "models", "llama.gguf"), "--context", 512)
     ask = lambda **own: server.post("/api/generate", {**second, "model": "llama", **own})
     first = ask(prompt="How is it?")
@@ -256,13 +256,13 @@ def ollama_goes_on_from_a_context():
     assert server.stop() == 0
 
 
-def what_changes_early_is_noted_once():
+def early_changes_are_noted_once():
     server = Server(os.path.join(WORK.name, NAME + ".gguf"), "--context", 16384, "--parallel", 1)
     noted = lambda: [line for line in server.logged().splitlines()[start:] if "is computed again" in line]
     start = len(server.logged().splitlines())
     ask = lambda system, text="Hello.": server.post("/v1/chat/completions", {"model": NAME, "max_tokens": 1, "messages": [
         {"role": "system", "content": system}, {"role": "user", "content": text}]})
-    # Another text, another question, and the same once more: nothing to note.
+    # No note for another text, another question, and the same request again.
     for system, text in (("First.\n" + recorded.rules(9), "a"), ("Other words: " + recorded.TREE, "a"), ("Other words: " + recorded.TREE, "b 2"),
                          ("Other words: " + recorded.TREE, "b 2")):
         ask(system, text)
@@ -282,10 +282,10 @@ if __name__ == "__main__":
     make_model(os.path.join(WORK.name, NAME + ".gguf"))
     SERVER = Server(os.path.join(WORK.name, NAME + ".gguf"), "--context", 16384, "--parallel", 4)
     failed = run_tests([second_turns_compute_new_tokens_only(name, client) for name, client in recorded.ALL.items()] + [
-        a_new_session_takes_the_system_prompt_from_the_cache, volatile_heads_are_left_out_wherever_they_stand,
+        a_new_session_takes_the_system_prompt_from_the_cache, volatile_heads_are_left_out_everywhere,
         marks_of_anthropic_count, ollama_counts_all_tokens_of_a_prompt, ollama_shifts,
-        ollama_goes_on_from_a_context,
-        what_changes_early_is_noted_once])
+        ollama_continues_from_a_context,
+        early_changes_are_noted_once])
     failed += SERVER.stop() != 0
     WORK.cleanup()
     sys.exit(1 if failed else 0)

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Large requests: others are answered meanwhile, whoever leaves ends his own, and none takes more memory than the budget has.
-Prints TAP.
+"""Large requests: other requests are answered meanwhile, a client that leaves ends its request, and no request takes more memory than
+the budget has. Prints TAP.
 
     test_prompts.py HYPURA SOURCE_FOLDER
 """
@@ -28,14 +28,14 @@ def until(what, seconds=20):
 
 
 def computing(server):
-    """Seconds that the process has computed."""
+    """Returns the CPU time of the process in seconds."""
     with open(f"/proc/{server.process.pid}/stat") as stat:
         fields = stat.read().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / TICK
 
 
 def send(server, path, body):
-    """A connection that has asked, and nothing read from it."""
+    """Sends a request and returns its connection, without reading the answer."""
     data = json.dumps(body).encode()
     connection = socket.create_connection(("127.0.0.1", server.port), timeout=60 * PATIENCE)
     connection.sendall(b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (path.encode(), len(data)))
@@ -73,7 +73,7 @@ def others_are_answered_while_a_long_prompt_is_prepared():
     assert server.stop() == 0
 
 
-def whoever_leaves_ends_his_prompt():
+def a_client_that_leaves_ends_its_prompt():
     server = Server("--context", 512)
     server.post("/api/chat", chat(stream=False))
     for path, body in (WORD, MESSAGES, INPUT, COUNT):
@@ -82,12 +82,12 @@ def whoever_leaves_ends_his_prompt():
         before = computing(server)
         long.close()
         until(lambda: not waiting(server))
-        print(f"# {path}: went on for {computing(server) - before:.2f} s")
+        print(f"# {path}: the server computed for another {computing(server) - before:.2f} s")
         assert computing(server) - before < 0.3 * PATIENCE, path
     assert server.stop() == 0
 
 
-def a_server_that_ends_does_not_wait_for_a_prompt():
+def stopping_does_not_wait_for_a_prompt():
     for path, body in (WORD, MESSAGES):
         server = Server("--context", 512)
         server.post("/api/chat", chat(stream=False))
@@ -105,7 +105,7 @@ def a_server_that_ends_does_not_wait_for_a_prompt():
 # ---- memory ---------------------------------------------------------------------------------------------------------
 
 def peak(server):
-    """Bytes."""
+    """Returns the process's peak memory in bytes."""
     with open(f"/proc/{server.process.pid}/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024
 
@@ -116,7 +116,7 @@ def small_values(count):
 
 
 def patiently(server, path, body):
-    """Status and text, once the request before has given back what it took."""
+    """Sends a request, and repeats it until the previous one has returned its memory. Returns status and text."""
     status, _, text = server.request("POST", path, body)
     for _ in range(100):
         if status != 503:
@@ -129,7 +129,7 @@ def patiently(server, path, body):
 def no_request_takes_more_than_the_budget_has():
     server = Server("--context", 512, "--memory", "100M")
     server.post("/api/chat", chat(stream=False))
-    # Many values, one long word, many messages, and a body that is large by itself.
+    # Many values, one long word, many messages, and a large body.
     many = json.dumps(chat(messages=[{"role": "user", "content": "x"}] * 200000)).encode()
     word = json.dumps({"model": MODEL, "prompt": "ab" * (5 * MIB), "raw": True, "stream": False}).encode()
     for path, body in (("/api/chat", small_values(10 * MIB)), ("/api/generate", word), ("/api/chat", many), ("/v1/messages", many),
@@ -139,18 +139,18 @@ def no_request_takes_more_than_the_budget_has():
         assert status == 413 and b"--memory" in text, (path, status, text[:300])
     status, text = patiently(server, "/api/chat", json.dumps(chat(stream=False)))
     assert status == 200 and json.loads(text)["message"]["content"].startswith(ANSWER), (status, text[:300])
-    print(f"# at most {peak(server) >> 20} MiB")
+    print(f"# peak memory {peak(server) >> 20} MiB")
     assert is_instrumented() or peak(server) <= 120 * MIB, peak(server)
     assert server.stop() == 0
 
 
-def what_a_request_took_is_given_back():
+def a_requests_memory_is_returned():
     server = Server("--context", 512, "--memory", "800M")
     server.post("/api/chat", chat(stream=False))
     before = server.resident()
     assert server.post("/api/chat", small_values(MIB))["done"] is True
     if is_instrumented():
-        return "a sanitizer keeps what was freed"
+        return "sanitizers keep freed memory"
     assert peak(server) > before + 100 * MIB
     until(lambda: server.resident() < before + 16 * MIB)
     assert server.stop() == 0

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Downloads that break off and go on: what is called a success is one file of the server, to the last byte. Prints TAP.
+"""Interrupted downloads: a successful download is exactly one file of the server, to the last byte. Prints TAP.
 
     test_pull.py HYPURA SOURCE_FOLDER
 """
@@ -22,12 +22,12 @@ from tap import run_tests, tests_of
 MIB = 1 << 20
 with open(FILE, "rb") as opened:
     ONE = opened.read()
-TWO = ONE[:-2 * MIB] + bytes(b ^ 0x55 for b in ONE[-2 * MIB:])  # another training of the same shape
+TWO = ONE[:-2 * MIB] + bytes(b ^ 0x55 for b in ONE[-2 * MIB:])  # another model of the same shape
 BREAK = 9 * MIB
 
 
 class Files(http.server.BaseHTTPRequestHandler):
-    """One file a path. What a server may do wrong, or not at all, is switched on."""
+    """A server with one file per path. Options switch on errors, or switch off features."""
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
@@ -73,7 +73,7 @@ class Files(http.server.BaseHTTPRequestHandler):
 
 
 class Site:
-    """A server of files, and a model folder of its own that is filled from it."""
+    """A file server, and a model folder for downloads from it."""
 
     def __init__(self, files, **how):
         self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Files)
@@ -136,7 +136,7 @@ def file_of(data, etag='"1"', modified=None):
 DATE, LATER = "Mon, 05 Jan 2026 10:00:00 GMT", "Tue, 06 Jan 2026 10:00:00 GMT"
 
 
-def the_same_file_goes_on_where_it_broke_off():
+def the_same_file_continues_where_it_stopped():
     for one, unless in ((file_of(ONE), '"1"'), (file_of(ONE, None, DATE), DATE), (file_of(ONE, 'W/"1"', DATE), DATE)):
         with Site({"/x.gguf": one}) as site:
             site.breaks()
@@ -145,8 +145,8 @@ def the_same_file_goes_on_where_it_broke_off():
             assert site.http.asked == [("/x.gguf", 0, None), ("/x.gguf", BREAK, unless)], site.http.asked
 
 
-def another_file_begins_anew():
-    """Whatever of If-Range, ETag and length the server tells the truth about."""
+def a_changed_file_starts_again():
+    """A changed file is downloaded from the beginning, whichever of If-Range, ETag and length the server handles correctly."""
     for before, after, how in ((file_of(ONE), file_of(TWO, '"2"'), {}), (file_of(ONE), file_of(TWO, '"2"'), {"honest": False}),
                                (file_of(ONE, None, DATE), file_of(TWO, None, LATER), {}),
                                (file_of(ONE, None, DATE), file_of(TWO, None, LATER), {"honest": False}),
@@ -169,13 +169,13 @@ def files_of_one_name_do_not_mix():
         site.comes(ONE, "/a/x.gguf")
 
 
-def a_part_that_is_longer_than_the_file_is_thrown_away():
+def a_part_that_is_longer_than_the_file_is_discarded():
     for how in ({}, {"honest": False}, {"honest": False, "ranges_told": False, "silent": True}):
         with Site({"/x.gguf": file_of(ONE + bytes(4 * MIB))}, **how) as site:
             site.breaks(at=len(ONE) + MIB)
             site.http.files["/x.gguf"] = file_of(ONE)
             site.comes(ONE)
-    # One that is all there is the file.
+    # A partial file that is already complete becomes the file.
     with Site({"/x.gguf": file_of(ONE)}) as site:
         site.breaks(at=len(ONE) - 1)
         with open(site.part(), "ab") as file:
@@ -187,8 +187,8 @@ def a_part_that_is_longer_than_the_file_is_thrown_away():
         assert site.http.asked[-1] == ("/x.gguf", len(ONE), '"1"'), site.http.asked
 
 
-def what_is_not_known_to_be_on_the_drive_does_not_count():
-    """Zeros behind the counted bytes, as a power cut leaves them; parts without a note; notes without a part."""
+def only_bytes_known_to_be_on_the_drive_count():
+    """Zeros after the counted bytes, as after a power failure; partial files without a note; notes without a partial file."""
     with Site({"/x.gguf": file_of(ONE)}) as site:
         site.breaks()
         with open(site.part(), "ab") as file:
@@ -202,7 +202,7 @@ def what_is_not_known_to_be_on_the_drive_does_not_count():
             spoil(site.part())
             site.comes(ONE)
             assert site.http.asked[-1][1] == 0, site.http.asked
-    # As an earlier version left it.
+    # A partial file as earlier versions left it.
     with Site({"/x.gguf": file_of(ONE)}) as site:
         os.makedirs(site.folder)
         with open(site.folder + "/x.gguf.partial", "wb") as file:
@@ -210,7 +210,7 @@ def what_is_not_known_to_be_on_the_drive_does_not_count():
         site.comes(ONE)
 
 
-def a_kill_costs_time_only():
+def a_kill_costs_only_time():
     with Site({"/x.gguf": file_of(ONE)}, break_at=BREAK, held=threading.Event()) as site:
         process = site.start()
         assert site.http.reached.wait(60)
@@ -222,8 +222,8 @@ def a_kill_costs_time_only():
         site.comes(ONE)
 
 
-def zeros_instead_of_weights_are_no_model():
-    """Wherever they are: on the server, or in what was counted."""
+def zeros_instead_of_weights_are_refused():
+    """Zeros are found in the server's file and in the bytes already downloaded."""
     chance = random.Random(5)
     for _ in range(3):
         at = chance.randrange(5 * MIB, len(ONE) - MIB) // 4096 * 4096
@@ -243,7 +243,7 @@ def zeros_instead_of_weights_are_no_model():
 
 
 def rows_of_zeros_are_weights():
-    """As of tokens that no text has."""
+    """Rows of the embedding may be zero, for tokens that occur in no text."""
     values, tensors = gguf_file.read(FILE)
     path = os.path.join(WORK.name, "rows.gguf")
     for number, (name, dimensions, kind, data) in enumerate(tensors):
@@ -258,8 +258,8 @@ def rows_of_zeros_are_weights():
         site.comes(data)
 
 
-def a_file_that_ends_early_is_no_model():
-    """Where nobody says how long it is, the tensors do."""
+def a_file_that_ends_early_is_refused():
+    """If the server does not send the length, it follows from the tensors."""
     with Site({"/x.gguf": file_of(ONE[:-5 * MIB])}, length_told=False) as site:
         process = site.pull()
         assert process.returncode == 1 and "x." in process.text, process.text

@@ -1,5 +1,5 @@
-/* Changes of the model folder: whatever step a process ends at, and whichever call fails, a name stands for the old
- * model or the new one, never for a part of each. */
+/* Changes of the model folder: at whatever step a process is killed, and whichever call fails, a name stands for either
+ * the old model or the new one, never for parts of both. */
 #include "folder.h"
 
 #include "server/registry.h"
@@ -24,18 +24,18 @@
 enum seam { SEAM_NONE, SEAM_KILL, SEAM_FAIL };
 
 static enum seam seam;
-static const char *failing; /* only calls of this name fail; NULL: all */
-static bool failing_on;     /* and all of them that come after the first */
+static const char *failing; /* name of the calls that count; NULL: all */
+static bool failing_on;     /* whether all later calls fail, too */
 static unsigned step, step_that_matters;
 static int64_t clock_offset;
 
-/* What is on the drive by inode, so that an order can be seen. */
+/* Paths that were written but not synced, to check the order of calls. */
 static char dirty_path[MOST_OPEN][PATH_MAX];
 static bool dirty[MOST_OPEN];
 static unsigned renamed_dirty;
-static bool ordered; /* look at that */
+static bool ordered; /* whether to check the order */
 
-/* True: the call fails. */
+/* Counts a call, and kills the process if it is due. Returns whether the call fails. */
 static bool come_by(const char *call)
 {
     if (seam == SEAM_NONE || (failing && strcmp(call, failing) != 0))
@@ -191,8 +191,8 @@ static int remove_one(const char *path, const struct stat *info, int kind, struc
     return remove(path);
 }
 
-/* What the folder of an earlier version has: files of this name, or with a manifest next to them. "a" and "b" are
- * weights: nothing here reads them. */
+/* Makes a folder as of an earlier version: model files, some with a manifest next to them. "a" and "b" replace weights,
+ * which nothing here reads. */
 static void fresh_folder(void)
 {
     snprintf(models, sizeof models, "%s/models", test_folder);
@@ -207,7 +207,7 @@ static void fresh_folder(void)
         assert_ok(registry_open(&registry, models, NULL, 0, &test_error));
 }
 
-/* "WEIGHTS/SYSTEM" of a model, "-" where there is none: in the first there are the bytes of all its parts. */
+/* Returns "WEIGHTS/SYSTEM" of a model, where WEIGHTS are the bytes of all parts, or "-" if there is no such model. */
 static const char *state_of(const char *name)
 {
     static char text[8][64];
@@ -256,7 +256,7 @@ static unsigned files_in(const char *name)
 
 struct change {
     const char *what;
-    void (*prepare)(void); /* NULL: nothing beyond the fresh folder */
+    void (*prepare)(void); /* NULL: the fresh folder is enough */
     hypura_status (*run)(hypura_error *error);
     const char *name, *before, *after;
 };
@@ -420,7 +420,7 @@ static void expect(const struct change *change, const char *state, const char *o
                  one, other);
 }
 
-static void a_kill_at_any_step_leaves_the_old_or_the_new(void **state)
+static void a_kill_at_any_step_leaves_the_old_or_the_new_model(void **state)
 {
     (void)state;
     for (size_t i = 0; i < COUNT_OF(changes); i++) {
@@ -442,7 +442,7 @@ static void a_kill_at_any_step_leaves_the_old_or_the_new(void **state)
             assert_int_equal(ended ? WEXITSTATUS(how) : 0, 0);
             expect(&changes[i], state_of(changes[i].name), changes[i].before, changes[i].after, "killed");
             others_are_as_they_were(&changes[i]);
-            /* And it can be done again, or goes for good: what was replaced does not come back. */
+            /* The change can be repeated. A replaced model does not come back. */
             hypura_error error = {0};
             bool done = strcmp(state_of(changes[i].name), changes[i].after) == 0;
             if (!done)
@@ -455,7 +455,7 @@ static void a_kill_at_any_step_leaves_the_old_or_the_new(void **state)
             assert_string_equal(state_of(changes[i].name), "-");
             others_are_as_they_were(&changes[i]);
         }
-        assert_true(number > 3); /* there were steps */
+        assert_true(number > 3); /* the change has several steps */
     }
 }
 
@@ -491,14 +491,14 @@ static void a_call_that_fails_loses_nothing(void **state)
 {
     (void)state;
     walk_failures(NULL, false);
-    walk_failures(NULL, true); /* and all that follow */
+    walk_failures(NULL, true);
 }
 
-static void what_cannot_be_unlinked_is_not_lost(void **state)
+static void failed_unlinks_lose_nothing(void **state)
 {
     (void)state;
     walk_failures("unlink", true);
-    /* What was not deleted is there as it was, with its manifest. */
+    /* A model that could not be deleted is unchanged and has its manifest. */
     begin(&changes[0]);
     seam = SEAM_FAIL;
     failing = "unlink";
@@ -512,7 +512,7 @@ static void what_cannot_be_unlinked_is_not_lost(void **state)
     assert_string_equal(state_of("b"), "b/b");
 }
 
-static void a_drive_without_second_names_will_do(void **state)
+static void drives_without_hard_links_work(void **state)
 {
     (void)state;
     for (size_t i = 0; i < COUNT_OF(changes); i++) {
@@ -532,7 +532,7 @@ static void a_drive_without_second_names_will_do(void **state)
     }
 }
 
-static void what_is_written_is_on_the_drive_before_it_has_its_name(void **state)
+static void files_are_synced_before_they_get_their_names(void **state)
 {
     (void)state;
     for (size_t i = 0; i < COUNT_OF(changes); i++) {
@@ -568,7 +568,7 @@ static void a_manifest_that_cannot_be_read_is_an_error(void **state)
         assert_int_equal(registry_find(registry, "b", &entry, &error), HYPURA_ERROR_FORMAT);
         assert_non_null(strstr(error.message, "b.json"));
         assert_string_equal(state_of("a"), "a/");
-        /* Nothing takes its place unseen, and what it may name stays. */
+        /* The model is not replaced silently, and files that its manifest may name stay. */
         assert_int_equal(create_as("b", "a", "x", &error), HYPURA_ERROR_FORMAT);
         json_t *tags = registry_tags(registry, &error);
         assert_int_equal(json_array_size(json_object_get(tags, "models")), 2);
@@ -589,16 +589,16 @@ static void weights_go_with_the_last_model_that_names_them(void **state)
     assert_ok(create_as("one", "a", "1", &test_error));
     assert_int_equal(files_in("weights"), 1);
     assert_ok(registry_copy(registry, "one", "two", &test_error));
-    assert_int_equal(files_in("weights"), 1); /* the same ones */
+    assert_int_equal(files_in("weights"), 1); /* both names share the weights */
     assert_ok(registry_delete(registry, "a", &test_error));
     assert_ok(registry_delete(registry, "one", &test_error));
     assert_string_equal(state_of("two"), "a/1");
-    /* Whoever cannot be read may name them. */
+    /* An unreadable manifest may name the weights, so they stay. */
     write_text(in_models("odd.json"), "{");
     assert_ok(registry_delete(registry, "two", &test_error));
     assert_int_equal(files_in("weights"), 1);
     assert_int_equal(unlink(in_models("odd.json")), 0);
-    /* A day later nobody is on the way to name them. */
+    /* After a day, no process can still be about to name unused weights. */
     assert_ok(create_as("one", "b", "1", &test_error));
     assert_int_equal(files_in("weights"), 2);
     clock_offset = 25 * 3600;
@@ -619,7 +619,7 @@ static void experts_in_one_place_go_with_their_model(void **state)
     for (size_t i = 0; i < COUNT_OF(plain); i++)
         write_text(in_models(plain[i]), "experts");
     write_text(in_models("another.gguf.experts"), "of another");
-    /* A second name of the same file has them too; they stay while either is there. */
+    /* A second name for the same file shares the experts, which stay while either name exists. */
     assert_ok(create_as("one", "a", "1", &test_error));
     assert_int_equal(files_in("weights"), 2);
     assert_ok(registry_delete(registry, "a", &test_error));
@@ -627,7 +627,7 @@ static void experts_in_one_place_go_with_their_model(void **state)
         assert_int_equal(access(in_models(plain[i]), F_OK), -1);
     assert_int_equal(access(in_models("another.gguf.experts"), F_OK), 0);
     assert_int_equal(files_in("weights"), 2);
-    /* Not even when all that nobody names goes. */
+    /* They stay even when unused weights are removed. */
     clock_offset = 25 * 3600;
     assert_ok(create_as("two", "b", "2", &test_error));
     clock_offset = 0;
@@ -660,9 +660,9 @@ static void two_processes_do_not_mix_models(void **state)
     while (running) {
         int how;
         const char *now = state_of("m");
-        /* What was found may be gone by the time that it is opened. */
+        /* A file may vanish between finding and opening it. */
         if (strcmp(now, "a/a") != 0 && strcmp(now, "b/b") != 0 && now[0] != '?')
-            fail_msg("\"%s\" after %d looks", now, looks);
+            fail_msg("the model is \"%s\" after %d looks", now, looks);
         looks++;
         if (waitpid(-1, &how, WNOHANG) > 0) {
             running--;
@@ -675,11 +675,11 @@ static void two_processes_do_not_mix_models(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_kill_at_any_step_leaves_the_old_or_the_new),
+        cmocka_unit_test(a_kill_at_any_step_leaves_the_old_or_the_new_model),
         cmocka_unit_test(a_call_that_fails_loses_nothing),
-        cmocka_unit_test(what_cannot_be_unlinked_is_not_lost),
-        cmocka_unit_test(a_drive_without_second_names_will_do),
-        cmocka_unit_test(what_is_written_is_on_the_drive_before_it_has_its_name),
+        cmocka_unit_test(failed_unlinks_lose_nothing),
+        cmocka_unit_test(drives_without_hard_links_work),
+        cmocka_unit_test(files_are_synced_before_they_get_their_names),
         cmocka_unit_test(a_manifest_that_cannot_be_read_is_an_error),
         cmocka_unit_test(weights_go_with_the_last_model_that_names_them),
         cmocka_unit_test(experts_in_one_place_go_with_their_model),

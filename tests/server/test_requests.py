@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What programs send that talk to Ollama, OpenAI or Anthropic today, down to the bytes of HTTP. Prints TAP.
+"""Requests as clients of Ollama, OpenAI and Anthropic send them, down to the bytes of HTTP. Prints TAP.
 
     test_requests.py HYPURA SOURCE_FOLDER
 """
@@ -29,7 +29,7 @@ BODY = json.dumps({"model": MODEL, "prompt": "hi", "stream": False, "options": {
 
 
 def talk(*pieces, wait=0.1):
-    """All that the server says to these bytes until it closes the connection."""
+    """Sends bytes. Returns all that the server sends until it closes the connection."""
     with socket.create_connection(("127.0.0.1", SERVER.port), timeout=20 * PATIENCE) as connection:
         for i, piece in enumerate(pieces):
             time.sleep(wait if i else 0)
@@ -41,7 +41,7 @@ def talk(*pieces, wait=0.1):
 
 
 def is_one_answer(said):
-    """Whether nothing follows the body. That may name HTTP/1.1 itself."""
+    """Whether nothing follows the body, which may itself contain "HTTP/1.1"."""
     head, _, body = said.partition(b"\r\n\r\n")
     return len(body) == int(re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)[1])
 
@@ -58,7 +58,7 @@ def until(what, seconds=10):
 def http_comes_in_all_its_forms():
     version = b"GET /api/version HTTP/1.1\r\nHost: localhost\r\n"
     close = b"Connection: close\r\n\r\n"
-    assert talk(version + b"\r\n" + version + b"\r\n" + version + close).count(b"HTTP/1.1 200 OK") == 3  # one after another, unasked
+    assert talk(version + b"\r\n" + version + b"\r\n" + version + close).count(b"HTTP/1.1 200 OK") == 3  # pipelined
     post = b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\n"
     chunks = b"%x\r\n%s\r\n%x\r\n%s\r\n0\r\nTrailer: x\r\n\r\n" % (9, BODY[:9], len(BODY) - 9, BODY[9:])
     whole = b"Content-Length: %d\r\n" % len(BODY)
@@ -68,11 +68,11 @@ def http_comes_in_all_its_forms():
                  talk(b"POST /api/generate HTTP/1.0\r\n" + whole + b"\r\n" + BODY),
                  talk(post + whole + close, BODY[:20], BODY[20:])):
         assert b"200 OK" in said and json.loads(said[said.rindex(b"\r\n\r\n"):])["done_reason"] == "length", said
-    # What a chunk's size has behind it is left out, or refused: libmicrohttpd 1 does the latter.
+    # Extensions of a chunk's size are ignored, or refused, as by libmicrohttpd 1.
     said = talk(post + b"Transfer-Encoding: chunked\r\n" + close + b"%x;why=not\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY))
     assert re.match(rb"HTTP/1.1 (200|400) ", said), said
     assert talk(post + b"Expect: 100-continue\r\n" + whole + close, BODY).startswith(b"HTTP/1.1 100 Continue\r\n\r\n")
-    # One that is refused need not be sent.
+    # The client need not send a body that the server refuses.
     started = time.monotonic()
     said = talk(post + b"Expect: 100-continue\r\nContent-Length: 999999999\r\n\r\n")
     assert said.startswith(b"HTTP/1.1 413 ") and time.monotonic() - started < 5 * PATIENCE, said
@@ -81,7 +81,7 @@ def http_comes_in_all_its_forms():
         assert talk(broken).startswith(b"HTTP/1.1 400 "), broken
 
 
-def where_a_body_ends_is_said_once():
+def the_end_of_a_body_is_unambiguous():
     post = b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\n"
     hidden = b"GET /api/version HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     body = b"0\r\n\r\n" + hidden
@@ -102,7 +102,7 @@ def paths_may_be_written_in_other_ways():
     assert SERVER.post("/api/generate/", {"model": MODEL})["done_reason"] == "load"
 
 
-def what_is_not_there_is_told_in_the_clients_shape():
+def missing_paths_are_reported_in_the_clients_format():
     assert SERVER.json("GET", "/api/nothing", status=404) == {"error": "404 page not found"}
     assert SERVER.json("GET", "/v1/nothing", status=404)["error"]["type"] == "invalid_request_error"
     assert SERVER.json("GET", "/v1/messages/batches", status=404)["error"]["type"] == "not_found_error"
@@ -111,7 +111,7 @@ def what_is_not_there_is_told_in_the_clients_shape():
     assert status == 403 and "access-control-allow-origin" not in headers
 
 
-def names_that_no_site_can_have_are_this_machine():
+def hosts_that_no_site_can_have_are_local():
     ask = lambda host: SERVER.request("GET", "/api/version", headers={"Host": host})[0]
     for host in ("localhost", "host.docker.internal:11434", "me.localhost:1", "127.0.0.1:9", "[::1]:9", "192.168.0.2",
                  socket.gethostname() + ":11434", socket.gethostname() + ".local"):
@@ -129,7 +129,7 @@ def a_proxy_may_pass_its_own_name_on():
         assert ask(Host=host) == 200, host
     for host in ("example.org", "llm.example.org.evil.example", "llm.example.orgy", "evil.example"):
         assert ask(Host=host) == 403, host
-    assert ask(Host="llm.example.org", Origin="https://llm.example.org") == 200  # its page
+    assert ask(Host="llm.example.org", Origin="https://llm.example.org") == 200  # the server's own page
     assert ask(Host="llm.example.org", Origin="https://evil.example") == 403
     behind.stop()
     for name in ("", "https://llm.example.org", "a b"):
@@ -174,7 +174,7 @@ def options_may_be_without_a_limit():
     assert long["prompt_eval_count"] < 512
 
 
-def times_to_keep_come_in_all_their_forms():
+def keep_alive_is_accepted_in_all_forms():
     def left(keep):
         SERVER.post("/api/generate", {"model": MODEL, "keep_alive": keep})
         running = SERVER.json("GET", "/api/ps")["models"]
@@ -241,7 +241,7 @@ MESSAGE assistant Hello, "friend".
     for wrong in ({"system": 5}, {"license": [5]}, {"parameters": "x"}, {"messages": [5]}, {"messages": [{"role": "user"}]},
                   {"template": {}}, {"messages": {}}, {"files": "x"}, {"files": ["x"]}, {"adapters": "x"}, {"modelfile": 5}):
         assert next(iter(wrong)) in SERVER.post("/api/create", {"model": "bad", "from": MODEL, **wrong}, 400)["error"]
-    # What every request to the model would be refused for is refused at once; null says nothing.
+    # Settings that would fail in every request are refused at once. null counts as absent.
     bad = f"FROM {MODEL}\nPARAMETER temperature warm\n"
     assert "temperature" in SERVER.post("/api/create", {"model": "bad", "modelfile": bad}, 400)["error"]
     assert SERVER.request("POST", "/api/show", {"model": "bad"})[0] == 404
@@ -252,7 +252,7 @@ MESSAGE assistant Hello, "friend".
 
 
 def a_model_is_quantized_when_it_is_created():
-    """With progress, memory of the budget, and nothing left behind; a client that leaves ends it."""
+    """Quantising shows progress, stays within the budget and leaves nothing behind. It ends if the client leaves."""
     source = os.path.join(WORK.name, "f32.gguf")
     subprocess.run([HYPURA, "synth", "--preset", "tiny-dense", "--type", "F32", "--no-check", source], check=True, capture_output=True)
     expected = os.path.join(WORK.name, "q8")
@@ -275,7 +275,7 @@ def a_model_is_quantized_when_it_is_created():
     assert "useless without an importance matrix" in create(400, quantize="IQ2_XXS")["error"]
     assert "quantised already" in create(400, quantize="Q4_0", **{"from": "small"})["error"]
     assert "quantize" in create(400, quantize=8)["error"]
-    # A client that leaves. IQ3_S takes long enough to see that.
+    # A client leaves. IQ3_S takes long enough for that.
     subprocess.run([HYPURA, "synth", "--preset", "tiny-dense", "--layers", "24", "--type", "F16", "--no-check",
                     os.path.join(server.folder, "large.gguf")], check=True, capture_output=True)
     body = json.dumps({"model": "left", "from": "large", "quantize": "IQ3_S"}).encode()
@@ -295,8 +295,8 @@ def a_model_is_quantized_when_it_is_created():
     server.stop()
 
 
-def files_that_are_sent_become_models():
-    """As ollama create and its libraries send them, however large."""
+def uploaded_files_become_models():
+    """Files may be of any size, and are sent as by "ollama create" and its libraries."""
     server = Server("--body-limit", "1M", "--context", 512, folder="sent")
     blobs = os.path.join(server.folder, "blobs")
     with open(FILE, "rb") as file:
@@ -308,7 +308,7 @@ def files_that_are_sent_become_models():
     with socket.create_connection(("127.0.0.1", server.port)) as half:
         half.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data[:5000000])
         until(lambda: os.listdir(blobs))
-    until(lambda: not os.listdir(blobs))  # of half a file nothing stays
+    until(lambda: not os.listdir(blobs))  # nothing of an incomplete file stays
     assert server.request("POST", path, data)[0] == 201 and server.request("HEAD", path)[0] == 200
     assert server.request("POST", path, data)[0] == 200 and os.listdir(blobs) == [digest.replace(":", "-")]
     create = lambda status=200, **more: server.post("/api/create", {"model": "sent", "stream": False, **more}, status)
@@ -332,7 +332,7 @@ def files_that_are_sent_become_models():
     assert create(model="again", files={"x": path[len("/api/blobs/"):]}) and server.request("DELETE", "/api/delete", {"model": "again"})[0] == 200
     assert create(**{"from": "sent", "model": "adapted", "adapters": {"odd.gguf": digest}}) == {"status": "success"}
     assert server.post("/api/generate", {"model": "adapted", "prompt": "ls", "stream": False})["done"]
-    # What is none.
+    # A file that is not an adapter.
     text = "sha256:" + hashlib.sha256(b"text").hexdigest()
     assert server.request("POST", "/api/blobs/" + text, b"text")[0] == 201
     assert "GGUF" in create(400, files={"x": text})["error"]
@@ -342,17 +342,17 @@ def files_that_are_sent_become_models():
         assert server.request("POST", "/api/blobs/" + wrong, b"text")[0] == server.request("HEAD", "/api/blobs/" + wrong)[0] == 400
     assert create(400, files={"x": text, "y": digest})["error"]
     assert sorted(os.listdir(server.folder)) == ["adapted.json", "adapters", "blobs", "sent.json", "weights"]
-    # The adapter is there as long as a model names it.
+    # The adapter stays as long as a model names it.
     adapters = os.path.join(server.folder, "adapters")
     assert server.request("POST", "/api/copy", {"source": "adapted", "destination": "copied"})[0] == 200
     assert server.request("DELETE", "/api/delete", {"model": "adapted"})[0] == 200 and len(os.listdir(adapters)) == 1
     assert create(**{"from": "copied", "model": "copied", "adapter": ""}) and os.listdir(adapters) == []
-    # A drive that is full.
+    # A full drive.
     small = Server("--body-limit", "1M", folder="small", before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, 4 << 20)))
     with open(FILE, "rb") as file:
         assert "cannot write" in small.json("POST", path, file.read(), 500)["error"]
     assert os.listdir(os.path.join(small.folder, "blobs")) == [] and small.stop() == 0
-    # One that was never used is forgotten, after a day.
+    # An unused file is removed after a day.
     unused = os.path.join(blobs, text.replace(":", "-"))
     os.utime(unused, (1, 1))
     other = "sha256:" + hashlib.sha256(b"other").hexdigest()
@@ -386,8 +386,8 @@ def numbers_may_be_absent_or_without_a_limit():
         assert SERVER.post("/v1/chat/completions", open_chat(**more), 400)["error"]["message"]
 
 
-def what_cannot_be_held_of_a_tool_is_left_out_unless_it_is_strict():
-    # A record as zod writes it, a reference within the tool's own schema, and a pattern that looks ahead.
+def unenforceable_parts_of_a_tool_are_left_out_unless_strict():
+    # A record as written by zod, a reference within the tool's own schema, and a pattern with look-ahead.
     parameters = {"type": "object", "required": ["headers", "unit"], "additionalProperties": False,
                   "properties": {"headers": {"type": "object", "propertyNames": {"type": "string", "maxLength": 4}, "minProperties": 1,
                                              "maxProperties": 2, "additionalProperties": {"type": "integer"}},
@@ -401,7 +401,7 @@ def what_cannot_be_held_of_a_tool_is_left_out_unless_it_is_strict():
     tool = {"name": "call", "parameters": parameters}
     before = len(SERVER.logged())
     call = ask(tool)["choices"][0]["message"].get("tool_calls")
-    if call: # it came to its end
+    if call:  # the call is complete
         arguments = json.loads(call[0]["function"]["arguments"])
         assert 1 <= len(arguments["headers"]) <= 2 and all(len(name) <= 4 for name in arguments["headers"]), arguments
         assert arguments["unit"] in ("C", "F"), arguments
@@ -412,7 +412,7 @@ def what_cannot_be_held_of_a_tool_is_left_out_unless_it_is_strict():
     body = {"model": MODEL, "max_tokens": 50, "messages": [{"role": "user", "content": QUESTION}], "tool_choice": {"type": "any"},
             "tools": [{"name": "call", "input_schema": parameters}]}
     assert SERVER.post("/v1/messages", body)["content"] is not None
-    # In the form of an answer nothing is left out.
+    # For an answer's format, nothing is left out.
     form = {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": parameters}}
     assert "look-around" in SERVER.post("/v1/chat/completions", open_chat(response_format=form), 400)["error"]["message"]
 
@@ -423,7 +423,7 @@ def tools_of_the_service_are_left_out_or_refused():
     assert SERVER.post("/v1/chat/completions", open_chat(tools=[search]))["choices"]
     called = SERVER.post("/v1/chat/completions", open_chat(tools=[search, mine], tool_choice="required", max_tokens=100))
     assert called["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "get_weather"
-    # One that must be called is none that could be left out.
+    # A tool that must be called cannot be left out.
     for choice in ({"type": "web_search"}, {"type": "custom", "custom": {"name": "x"}}):
         error = SERVER.post("/v1/chat/completions", open_chat(tools=[search, mine], tool_choice=choice), 400)["error"]["message"]
         assert choice["type"] in error, error
@@ -455,8 +455,8 @@ def embeddings_take_tokens_and_give_base64():
         assert SERVER.post("/v1/embeddings", {"model": MODEL, **wrong}, 400)["error"]["message"]
 
 
-def a_prompt_that_is_too_long_is_told_in_known_words():
-    """By which a client knows that its chat must become shorter."""
+def a_prompt_that_is_too_long_gives_the_known_message():
+    """Clients recognise these words and shorten their chat."""
     messages = [{"role": "user", "content": "word " * 3000}]
     error = SERVER.post("/v1/messages", {"model": MODEL, "max_tokens": 3, "messages": messages}, 400)["error"]
     assert error["type"] == "invalid_request_error" and error["message"].startswith("prompt is too long: "), error
@@ -464,14 +464,14 @@ def a_prompt_that_is_too_long_is_told_in_known_words():
     assert error["code"] == "context_length_exceeded" and "maximum context length" in error["message"], error
 
 
-# ---- what happens meanwhile -----------------------------------------------------------------------------------------
+# ---- events during a request ----------------------------------------------------------------------------------------
 
 def counted(name):
     text = SERVER.request("GET", "/metrics")[2].decode()
     return float(next(line.split()[1] for line in text.splitlines() if line.startswith(f"hypura_{name} ")))
 
 
-def a_template_that_takes_long_is_stopped_when_nobody_waits():
+def a_slow_template_is_stopped_when_its_client_leaves():
     values, tensors = gguf_file.read(FILE)
     slow = "{% for i in range(3000) %}{% for k in range(3000) %}{% endfor %}{% endfor %}"
     values = [one for one in values if b"tokenizer.chat_template" not in one[:40]]
@@ -490,7 +490,7 @@ def a_template_that_takes_long_is_stopped_when_nobody_waits():
     os.remove(path)
 
 
-def a_file_that_is_replaced_within_a_second_is_another_one():
+def a_file_replaced_within_a_second_is_noticed():
     path, other = os.path.join(SERVER.folder, "swap.gguf"), os.path.join(WORK.name, "swap.gguf")
     shutil.copy(FILE, path)
     digest = lambda: next(m["digest"] for m in SERVER.json("GET", "/api/tags")["models"] if m["name"] == "swap:latest")
@@ -511,7 +511,7 @@ def a_file_that_is_replaced_within_a_second_is_another_one():
 
 @contextlib.contextmanager
 def another_program():
-    """The port of a server that says what Ollama would say, and what it was asked."""
+    """Starts a fake Ollama. Yields its port and the requests that it got."""
     asked = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -532,7 +532,7 @@ def another_program():
     server.server_close()
 
 
-def a_model_that_is_removed_beside_the_server_is_unloaded():
+def a_model_removed_by_another_program_is_unloaded():
     shutil.copy(FILE, os.path.join(SERVER.folder, "gone.gguf"))
     SERVER.post("/api/generate", {"model": "gone", "keep_alive": -1})
     names = lambda: {m["name"] for m in SERVER.json("GET", "/api/ps")["models"]}
@@ -541,7 +541,7 @@ def a_model_that_is_removed_beside_the_server_is_unloaded():
         **os.environ, "HYPURA_HOST": f"127.0.0.1:{SERVER.port}", "HYPURA_MODELS": os.path.join(WORK.name, "another"), **more})
     assert run("rm", "--models", SERVER.folder, "gone").returncode == 0
     until(lambda: "gone:latest" not in names())
-    # Of a folder that only the server knows.
+    # A model in a folder that only the server knows.
     shutil.copy(FILE, os.path.join(SERVER.folder, "gone.gguf"))
     SERVER.post("/api/generate", {"model": "gone", "keep_alive": -1})
     assert run("rm", "--models", os.path.join(WORK.name, "another"), "gone").returncode == 1

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The server as its clients meet it: shapes, streams, errors, limits, disconnects. Prints TAP. All on 127.0.0.1.
+"""The server as its clients see it: formats, streams, errors, limits, disconnects. Prints TAP. Uses only 127.0.0.1.
 
     test_server.py HYPURA SOURCE_FOLDER
 """
@@ -46,7 +46,7 @@ FIGURES = {"total_duration": int, "load_duration": int, "prompt_eval_count": int
 
 # ---- Ollama ---------------------------------------------------------------------------------------------------------
 
-def it_says_that_it_is_there():
+def it_reports_that_it_runs():
     status, headers, text = SERVER.request("GET", "/")
     assert status == 200 and text == b"Ollama is running" and len(headers["x-request-id"]) == 16
     status, _, text = SERVER.request("HEAD", "/")
@@ -117,7 +117,7 @@ def raw_prompts_have_no_template():
     SERVER.post("/api/generate", {"model": MODEL, "prompt": "x", "raw": True, "system": "y"}, 400)
 
 
-def roles_may_be_written_large():
+def roles_may_be_in_capitals():
     body = chat(stream=False)
     body["messages"][0]["role"] = "User"
     assert SERVER.post("/api/chat", body)["message"]["content"].startswith(ANSWER)
@@ -128,7 +128,7 @@ def stop_texts_end_an_answer():
     assert answer["message"]["content"] == "ls - list " and answer["done_reason"] == "stop", answer
 
 
-def logprobs_are_told():
+def logprobs_are_reported():
     answer = SERVER.post("/api/chat", chat(stream=False, logprobs=True, top_logprobs=3))
     assert len(answer["logprobs"]) == 24
     for entry in answer["logprobs"]:
@@ -205,7 +205,7 @@ def models_are_made_copied_and_deleted():
 
 
 def models_take_an_adapter():
-    """One that changes a matrix much changes the answer, and only that of the model that has it."""
+    """An adapter that changes a matrix strongly changes the answers of its model, and of no other."""
     folder = os.path.join(SERVER.folder, "adapters")
     os.makedirs(folder, exist_ok=True)
     values = [gguf_file.string_value("general.architecture", "qwen3moe"), gguf_file.string_value("general.type", "adapter"),
@@ -226,7 +226,7 @@ def models_take_an_adapter():
 
 
 def a_digest_names_a_version():
-    """Other weights under the same metadata are another version; a copy is the same one."""
+    """Other weights with the same metadata have another digest. A copy has the same one."""
     os.makedirs(SERVER.folder, exist_ok=True)
     path = os.path.join(SERVER.folder, "twin.gguf")
     digest = lambda name: next(m["digest"] for m in SERVER.json("GET", "/api/tags")["models"] if m["name"] == name + ":latest")
@@ -331,7 +331,7 @@ def openai_embeddings():
 
 
 def documents_are_ranked():
-    """Scores are those of llama.cpp 0.7.0 for the same request, whose GELU is a table."""
+    """Scores are close to those of llama.cpp 0.7.0, which takes GELU from a table."""
     server = Server(os.path.join(SOURCE, "tests", "data", "embed", "modern-bert-rank.gguf"))
     model, documents = "modern-bert-rank", ["hello world", "a tiny document", "the model runs on disk"]
     ask = {"model": model, "query": "the big model", "documents": documents}
@@ -360,7 +360,7 @@ def documents_are_ranked():
 
 
 def embeddings_are_written_as_they_are_sent():
-    """Many at once are held as numbers, not as text, and bounded."""
+    """Many embeddings at once are held as numbers instead of text, and are limited."""
     import base64
     server = Server(os.path.join(SOURCE, "tests", "data", "embed", "bert.gguf"), "--context", 64)
     inputs = [chr(97 + i % 26) * (1 + i % 5) for i in range(2048)]
@@ -381,7 +381,7 @@ def embeddings_are_written_as_they_are_sent():
     for body in ({"encoding_format": "hex"}, {"dimensions": 0}, {"dimensions": "all"}, {"input": ["a"] * 2049}, {"input": ""}, {"input": []}):
         error = server.post("/v1/embeddings", {"model": "bert", "input": "a", **body}, 400)["error"]
         assert error["type"] == "invalid_request_error", error
-    # Clients that do not read hold up nobody.
+    # Clients that do not read hold up no one else.
     sockets = []
     for _ in range(4):
         s = socket.create_connection(("127.0.0.1", server.port), timeout=10 * PATIENCE)
@@ -419,7 +419,7 @@ def openai_responses_go_on_from_earlier_ones():
     assert first["store"] is True and first["previous_response_id"] is None
     second = SERVER.post("/v1/responses", {**body, "input": "And rm?", "previous_response_id": first["id"]})
     assert second["previous_response_id"] == first["id"]
-    # The same as the whole conversation at once; the first one's instructions are not carried on.
+    # The answer is the same as for the whole conversation at once. The first response's instructions do not carry over.
     text = first["output"][0]["content"][0]["text"]
     whole = SERVER.post("/v1/responses", {**body, "input": [{"role": "user", "content": QUESTION},
                                                             {"role": "assistant", "content": text},
@@ -442,7 +442,7 @@ def openai_responses_go_on_from_earlier_ones():
     unkept = SERVER.post("/v1/responses", {**body, "input": "x", "store": False})
     assert unkept["store"] is False
     SERVER.post("/v1/responses", {**body, "input": "y", "previous_response_id": unkept["id"]}, 400)
-    # The oldest make room: what was not asked for lately is gone, and the server did not keep it all.
+    # The least recently used responses are dropped, so the server's memory is limited.
     first = SERVER.post("/v1/responses", {**body, "max_output_tokens": 1, "input": "x"})
     for i in range(40):
         SERVER.post("/v1/responses", {**body, "max_output_tokens": 1, "input": "z", "metadata": {"filler": "f" * 150000}})
@@ -477,7 +477,7 @@ def errors_have_the_shape_of_openai():
         check_fields(error, {"message": str, "type": str})
 
 
-# ---- what the server tells of itself --------------------------------------------------------------------------------
+# ---- the server's own state -----------------------------------------------------------------------------------------
 
 def metrics_can_be_parsed():
     status, headers, text = SERVER.request("GET", "/metrics")
@@ -501,7 +501,7 @@ def the_budget_changes_while_it_runs():
         assert SERVER.post("/api/chat", chat(stream=False))["message"]["content"].startswith(ANSWER)
     for body in ({"memory": "lots"}, {}, {"memory": 0}, {"memory": 1000}):
         SERVER.post("/api/hypura/memory", body, 400)
-    # SIGUSR1 takes it from a file.
+    # SIGUSR1 reads the budget from a file.
     file = os.path.join(WORK.name, "budget")
     with open(file, "w") as out:
         out.write("20M")
@@ -544,7 +544,7 @@ def events_show_the_machine():
     assert all(len(layer["experts"]) == 12 and set(layer["experts"]) <= set("pcfd") for layer in state["layers"]), state
     check_fields(state["rates"], {"tokens_per_second": float, "disk_bytes_per_second": float, "stall_share": float})
     check_fields(state, {"memory_bytes": int, "budget_bytes": int, "lit": list, "running": int, "waiting": int})
-    # An answer uses two experts of each layer a token, whether they were in memory or not.
+    # An answer uses two experts per layer and token, whether they were in memory or not.
     lit = {expert for one in seen["state"] for expert in one["lit"]}
     assert len(lit) >= 16 and {expert // 12 for expert in lit} == set(range(8)), lit
 
@@ -554,14 +554,14 @@ def events_show_what_is_on_a_gpu():
     plan = json.loads(subprocess.run([HYPURA, "inspect", FILE, "--json", "--context", "512"], capture_output=True,
                                      env={**os.environ, **environment}).stdout or "{}").get("plan", {})
     if not plan.get("gpu"):
-        return print("# no device that can compute")
+        return print("# no GPU can be used")
     server = Server(FILE, "--context", 512, environment=environment)
-    server.post("/api/generate", {"model": MODEL})  # loads it
+    server.post("/api/generate", {"model": MODEL})  # loads the model
     connection = server.connection()
     connection.request("GET", "/api/hypura/events")
     response = connection.getresponse()
     state = {}
-    while "bytes_gpu" not in state:  # the model comes first
+    while "bytes_gpu" not in state:  # an event about the model comes first
         line = response.readline().decode()
         if line.startswith("data: "):
             state = json.loads(line[6:])
@@ -570,14 +570,14 @@ def events_show_what_is_on_a_gpu():
     server.stop()
 
 
-def a_gpu_that_fails_at_once_is_left_alone():
-    # lost with the first batch of its first request, whenever it is opened: two before that try it
+def a_gpu_that_fails_at_once_is_not_used_again():
+    # The device is lost with the first batch of the first request, after two trial batches of opening.
     server = Server(FILE, "--context", 512, environment={"HYPURA_GPU": "0", "HYPURA_GPU_FAULT": "submit:4"})
     ask = {"model": MODEL, "prompt": "What does ls do?", "stream": False, "options": {"num_predict": 2}}
     status, _, text = server.request("POST", "/api/generate", ask)
     answer = json.loads(text)
     if status == 200:
-        print("# no device that can compute")
+        print("# no GPU can be used")
     else:
         assert "GPU" in answer["error"], answer
         assert server.post("/api/generate", ask)["response"]
@@ -588,10 +588,10 @@ def a_gpu_that_fails_at_once_is_left_alone():
 # ---- downloads ------------------------------------------------------------------------------------------------------
 
 class Files(http.server.BaseHTTPRequestHandler):
-    """A hub, a library and a plain file server on loopback; it can break off in the middle."""
+    """A hub, a library and a plain file server on loopback. It can break off in the middle of a file."""
     protocol_version = "HTTP/1.1"
     break_after = None
-    held = None  # an event that the parts of a split model wait for
+    held = None  # an event for which the parts of a split model wait
     wrong_digest = False
     parts = []
     asked = []
@@ -611,7 +611,7 @@ class Files(http.server.BaseHTTPRequestHandler):
             with open(part, "rb") as file:
                 data = file.read()
         if path.startswith("/api/models/team/odd"):
-            digest = "a" + "\u00e9" * 31 + "a"  # 64 bytes, no digest, and cut in the middle of a character
+            digest = "a" + "\u00e9" * 31 + "a"  # 64 bytes, but not a digest, and cut in the middle of a character
         if path.startswith("/api/models/"):
             return self.text(json.dumps([{"type": "file", "path": "README.md"}, {"type": "file", "path": "m-Q4_K_M.gguf",
                                          "size": len(data), "lfs": {"oid": digest}}], ensure_ascii=False).encode())
@@ -661,7 +661,7 @@ def models_are_downloaded():
         assert got == status, (got, text)
         return [json.loads(line) for line in text.splitlines()]
 
-    # A break in the middle is told, and the next try goes on from there.
+    # An interruption is reported, and the next try continues from there.
     Files.break_after = 9 << 20
     lines = pull(base + "/files/plain.gguf")
     assert "error" in lines[-1] and lines[0] == {"status": "pulling manifest"}, lines[-1]
@@ -683,7 +683,7 @@ def models_are_downloaded():
     lines = pull("wrong:v1")
     assert "digest mismatch" in lines[-1]["error"], lines[-1]
     Files.wrong_digest = False
-    # A split model comes with all of its parts, or not at all.
+    # A split model is downloaded with all of its parts, or not at all.
     os.makedirs(os.path.join(WORK.name, "parts"))
     Files.parts = gguf_file.split(FILE, os.path.join(WORK.name, "parts"), "m-Q8_0", 3)
     for reference, name in (("hf.co/team/split:Q8_0", "hf.co/team/split:Q8_0"), (base + "/files/m-Q8_0-00001-of-00003.gguf", "m-Q8_0")):
@@ -692,7 +692,7 @@ def models_are_downloaded():
         assert {line["total"] for line in lines if "total" in line} == {os.path.getsize(part) for part in Files.parts}
         assert server.post("/api/chat", {**chat(stream=False), "model": name})["message"]["content"].startswith(ANSWER)
         assert server.request("DELETE", "/api/delete", {"model": name})[0] == 200
-    # Of two that want the same one, one downloads it.
+    # If two clients want the same model, one downloads it.
     Files.held = threading.Event()
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         both = [pool.submit(pull, "hf.co/team/split:Q8_0") for _ in range(2)]
@@ -702,7 +702,7 @@ def models_are_downloaded():
         assert "being downloaded already" in refused.result()[-1]["error"], refused.result()
         assert next(one for one in both if one is not refused).result()[-1] == {"status": "success"}
     Files.held = None
-    # How it would run is told for the whole budget, whatever is loaded or remembered meanwhile.
+    # The forecast is for the whole budget, whatever is loaded or remembered.
     filler = {"model": MODEL, "max_output_tokens": 1, "input": "x", "metadata": {"filler": "f" * 1000000}}
     for _ in range(3):
         server.post("/v1/responses", filler)
@@ -722,9 +722,9 @@ def models_are_downloaded():
     assert sorted(os.listdir(server.folder)) == ["hf.co+team+model@Q4_K_M.gguf", "plain.gguf", "tiny@v1.json", "weights"], \
         os.listdir(server.folder)
     server.stop()
-    # What cannot run here is refused before it is downloaded.
+    # A model that cannot run here is refused before it is downloaded.
     small = Server("--memory", "64M", folder="small")
-    small.post("/api/hypura/memory", {"memory": "1M"})  # the budget by then counts
+    small.post("/api/hypura/memory", {"memory": "1M"})  # the current budget counts
     Files.asked.clear()
     lines = [json.loads(line) for line in small.request("POST", "/api/pull", {"model": base + "/files/plain.gguf"})[2].splitlines()]
     assert "cannot run here" in lines[-1]["error"] and "smallest that works" in lines[-1]["error"], lines[-1]
@@ -758,7 +758,7 @@ def the_page_is_served():
 
 # ---- errors and hostile input ---------------------------------------------------------------------------------------
 
-def wrong_requests_get_sentences():
+def wrong_requests_get_messages():
     for path, body, status in (
             ("/api/chat", {"messages": []}, 400), ("/api/chat", chat(stream="yes"), 400),
             ("/api/chat", {**chat(), "model": "nothing"}, 404), ("/api/chat", {**chat(), "messages": "hi"}, 400),
@@ -781,15 +781,15 @@ def unknown_options_are_only_noted():
     assert "option=num_gpu" in SERVER.logged()
 
 
-def bodies_that_are_no_json():
+def bodies_that_are_not_json():
     for body in (b"", b"{", b"[]", b"\xff\xfe", b'{"model": "\xc3\x28"}', b"[" * 100000, b'{"a":' * 5000, b"null", b'"x"',
                  b'{"model": 1e999}'):
         status, _, text = SERVER.request("POST", "/api/chat", body)
         assert status == 400 and json.loads(text)["error"], (body[:20], status, text)
 
 
-def nesting_has_an_end():
-    """JSON that is whole, but deeper than anybody means it: wherever it is walked through."""
+def nesting_is_limited():
+    """Valid JSON that is nested too deeply is refused in every place that reads it."""
     def nested(depth, inner, key):
         for _ in range(depth):
             inner = {"type": "object", "properties": {key: inner}, "required": [key]}
@@ -816,8 +816,8 @@ def nesting_has_an_end():
     assert status == 400 and b"refers to itself without end" in text, (status, text[:200])
 
 
-def text_that_is_no_text_is_refused():
-    """Bytes that are no UTF-8, wherever a client can put them."""
+def invalid_utf8_is_refused():
+    """Bytes that are not UTF-8 are refused in every place where a client can put them."""
     for path in ("/v1/models/%ff%fe", "/v1/responses/%ff%fe", "/api/hypura/events?model=%ff", "/%ff"):
         status, _, text = SERVER.request("GET", path)
         assert status in (400, 404) and json.loads(text)["error"], (path, status, text)
@@ -849,7 +849,7 @@ def large_bodies_are_refused():
         connection.send(piece)
     assert connection.getresponse().status == 413
     connection.close()
-    # Without a length it is found out on the way.
+    # Without a length, the server notices while reading.
     connection = SERVER.connection()
     connection.request("POST", "/api/chat", iter([piece] * 33), {"Transfer-Encoding": "chunked"}, encode_chunked=True)
     assert connection.getresponse().status == 413
@@ -890,12 +890,12 @@ def a_client_that_leaves_stops_its_answer():
         connection.sock.close() if connection.sock else None
         connection.close()
         start = time.time()
-        SERVER.post("/api/embed", {"model": MODEL, "input": "x"})  # waits until nothing else runs
+        SERVER.post("/api/embed", {"model": MODEL, "input": "x"})  # wait until nothing else runs
         assert time.time() - start < 5 * PATIENCE
     assert "broken_off=true" in SERVER.logged() or "status=499" in SERVER.logged()
 
 
-def a_file_may_change_or_go_while_it_is_served():
+def a_file_may_change_or_vanish_while_it_is_served():
     os.makedirs(SERVER.folder, exist_ok=True)
     path = os.path.join(SERVER.folder, "moving.gguf")
     shutil.copy(FILE, path)
@@ -959,7 +959,7 @@ def a_full_queue_says_so():
     assert server.stop() == 0
 
 
-def keys_and_origins_open_the_door():
+def keys_and_origins_give_access():
     server = Server("--cors", "https://page.example", environment={"HYPURA_API_KEY": "secret"})
     assert server.request("GET", "/")[0] == 200
     for headers in ({}, {"Authorization": "Bearer secre"}, {"Authorization": "Bearer secrets"}, {"x-api-key": ""}):
@@ -974,13 +974,13 @@ def keys_and_origins_open_the_door():
     server.stop()
 
 
-def other_hosts_want_a_key():
+def other_hosts_need_a_key():
     result = subprocess.run([HYPURA, "serve", "--host", "0.0.0.0", "--port", "0"], capture_output=True, timeout=20 * PATIENCE,
                             env={**os.environ, "HYPURA_API_KEY": ""})
     assert result.returncode == 2 and b"--api-key" in result.stderr, result.stderr
 
 
-def it_stops_after_the_answers_in_work():
+def it_stops_after_the_running_answers():
     server = Server("--context", 512)
     results = []
     body = chat(stream=False, options={"num_predict": 40, "seed": 1}, format={"type": "string", "minLength": 2000})
@@ -1011,6 +1011,6 @@ if __name__ == "__main__":
     failed = run_tests(tests, bail_out_without_server)
     if SERVER.stop() != 0:
         failed += 1
-        print("# the server ended with a failure")
+        print("# the server ended with an error")
     WORK.cleanup()
     sys.exit(1 if failed else 0)

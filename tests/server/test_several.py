@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Several models in memory at once, under one budget: who stays, who gives, who waits. Prints TAP.
+"""Several models in memory at once, under one budget: which stay, which make room, and which wait. Prints TAP.
 
     test_several.py HYPURA SOURCE_FOLDER
 """
@@ -18,11 +18,11 @@ from tap import run_tests
 
 ENCODER = os.path.join(SOURCE, "tests", "data", "embed", "bert.gguf")
 MIB = 1 << 20
-STREAMING = smallest_budget() + 11 * MIB  # the model streams in it, with the encoder beside it
+STREAMING = smallest_budget() + 11 * MIB  # room for the encoder and for the model, which streams
 
 
 class Several(Server):
-    """With a log of its own, the encoder as "bert", and a second file of the model as "twin"."""
+    """Starts a server with a separate log, the encoder as "bert", and a second file of the model as "twin"."""
 
     def __init__(self, *arguments, environment=None):
         folder = os.path.join(WORK.name, "several")
@@ -51,7 +51,7 @@ class Several(Server):
 
 
 def long_answer(server, model, seed=1, count=120):
-    """A stream that does not end by itself, begun."""
+    """Begins a stream that does not end by itself."""
     connection = server.connection()
     connection.request("POST", "/api/chat", json.dumps({**chat(
         format={"type": "string", "minLength": 20000}, options={"num_predict": count, "seed": seed, "temperature": 1}), "model": model}))
@@ -79,7 +79,7 @@ def pool(server):
 
 
 def a_chat_and_an_encoder_take_turns():
-    """Each is loaded once: the pool of the one that streams makes room, and grows again afterwards."""
+    """Each model is loaded once. The pool of the streaming one makes room, and grows again afterwards."""
     server = Several("--memory", STREAMING)
     server.answer()
     before = pool(server)
@@ -102,15 +102,15 @@ def a_chat_and_an_encoder_take_turns():
     assert server.stop() == 0
 
 
-def large_ones_take_turns():
-    """What does not fit beside another replaces it."""
+def large_models_take_turns():
+    """A model that does not fit next to another replaces it."""
     server = Several("--memory", STREAMING)
     for name in (MODEL, "twin", MODEL):
         server.answer(name)
         assert set(server.running()) == {name}, server.running()
     assert server.loads(MODEL) == 2 and server.loads("twin") == 1
     assert server.stop() == 0
-    # With room for all of them they stay.
+    # With room for all models, they stay.
     server = Several("--memory", "200M")
     for name in (MODEL, "twin", "bert") * 2:
         server.embed() if name == "bert" else server.answer(name)
@@ -119,7 +119,7 @@ def large_ones_take_turns():
     assert server.stop() == 0
 
 
-def the_one_that_was_used_last_stays():
+def the_most_recently_used_model_stays():
     server = Several("--memory", "200M", "--max-loaded", 2)
     server.answer()
     server.answer("twin")
@@ -131,8 +131,8 @@ def the_one_that_was_used_last_stays():
     assert server.stop() == 0
 
 
-def one_in_use_is_not_taken_away():
-    """A request for a model that has no room waits until the answer in work is done, and is served then."""
+def a_model_in_use_is_not_unloaded():
+    """A request for a model without room waits until the running answer is complete."""
     server = Several("--memory", STREAMING)
     connection, response = long_answer(server, MODEL)
     thread, results = in_background(lambda: server.request("POST", "/api/chat", {**chat(stream=False), "model": "twin"}))
@@ -143,7 +143,7 @@ def one_in_use_is_not_taken_away():
     log = server.logged()
     assert log.index(f'"model unloaded" model={MODEL}') < log.index('"model loaded" model=twin')
     assert set(server.running()) == {"twin"}
-    # One whose client leaves while it waits is not loaded for.
+    # If the client leaves while waiting, the model is not loaded.
     connection, response = long_answer(server, "twin", count=440)
     waiting = server.connection()
     waiting.request("POST", "/api/chat", json.dumps(chat(stream=False)))
@@ -157,12 +157,12 @@ def one_in_use_is_not_taken_away():
     assert server.stop() == 0
 
 
-def answers_of_different_models_go_on_together():
+def answers_of_different_models_run_together():
     server = Several("--memory", "300M", "--context", 2048)
     server.answer()
     first, a = long_answer(server, MODEL, count=400)
     second, b = long_answer(server, "twin", count=400)
-    # Both are in the middle of their answers, and texts are embedded meanwhile.
+    # Texts are embedded while both models are writing answers.
     assert int(re.search(r"^hypura_answers_running (\d+)", server.request("GET", "/metrics")[2].decode(), re.M).group(1)) == 2
     server.embed()
     assert server.post("/api/embed", {"model": "bert", "input": ["a b c"] * 20})["prompt_eval_count"] > 60
@@ -172,7 +172,7 @@ def answers_of_different_models_go_on_together():
         assert lines[-1]["eval_count"] == 400, lines[-1]
         texts.append("".join(line["message"]["content"] for line in lines))
     assert texts[0] == texts[1]  # the same weights, seed and prompt
-    # Requests beyond what one model takes at once do not hold up another one.
+    # More requests for one model than it takes at once do not hold up another model.
     streams = [long_answer(server, MODEL, seed, 400) for seed in (1, 2)]
     thread, results = in_background(lambda: server.request("POST", "/api/chat", chat(stream=False)))
     server.answer("twin")
@@ -185,7 +185,7 @@ def answers_of_different_models_go_on_together():
     assert server.stop() == 0
 
 
-def each_has_its_own_time():
+def each_model_has_its_own_keep_alive():
     server = Several("--memory", "200M")
     server.answer(keep_alive=-1)
     server.embed(keep_alive=0.3)
@@ -204,12 +204,12 @@ def each_has_its_own_time():
     assert "bert:latest" in listed and MODEL + ":latest" in listed
     assert run("stop", "bert").returncode == 0
     assert set(server.running()) == {MODEL}
-    server.post("/api/generate", {"model": "bert", "keep_alive": 0})  # one that is not there stays away
+    server.post("/api/generate", {"model": "bert", "keep_alive": 0})  # does not load a model that is not loaded
     assert set(server.running()) == {MODEL}
     assert server.stop() == 0
 
 
-def names_of_one_file_share_it():
+def names_of_one_file_share_a_model():
     server = Several("--memory", "200M")
     server.lines("/api/create", {"model": "brief", "from": "twin", "system": "Be brief.", "parameters": {"num_predict": 3}})
     server.answer("twin")
@@ -223,7 +223,7 @@ def names_of_one_file_share_it():
     assert server.post("/api/chat", {**chat(stream=False, options={}), "model": "brief"})["eval_count"] == 3
     assert set(server.running()) == {"twin"}
     assert server.request("DELETE", "/api/delete", {"model": "brief"})[0] == 200 and os.path.exists(path)
-    # A name that stands for another file by now is there once.
+    # A name that now stands for another file is listed once.
     server.lines("/api/create", {"model": "brief", "from": MODEL})
     server.answer("brief")
     server.post("/api/generate", {"model": "twin", "keep_alive": 0})
@@ -231,14 +231,14 @@ def names_of_one_file_share_it():
         json.dump({"file": path}, file)
     server.answer("brief")
     assert [m["name"] for m in server.json("GET", "/api/ps")["models"]] == ["brief:latest"]
-    # More context than was loaded loads that one anew, and nobody else.
+    # A request for a larger context reloads its model, and no other.
     server.embed()
     server.answer("twin", options={**GREEDY, "num_ctx": 1024})
     assert server.running()["twin"]["context_length"] == 1024 and server.loads("twin") == 2 and server.loads("bert") == 1
     assert server.stop() == 0
 
 
-def what_cannot_be_loaded_takes_nobodys_place():
+def models_that_cannot_be_loaded_replace_no_other():
     server = Several("--memory", "200M")
     server.answer()
     server.answer("twin")
@@ -250,7 +250,7 @@ def what_cannot_be_loaded_takes_nobodys_place():
     server.answer("twin")
     assert server.loads(MODEL) == server.loads("twin") == 1
     assert server.stop() == 0
-    # One whose context alone is larger than the budget, and a file that is no model.
+    # A model whose context alone exceeds the budget, and a file that is not a model.
     server = Several("--memory", STREAMING)
     server.answer()
     server.embed()
@@ -277,8 +277,8 @@ def until(what):
         time.sleep(0.02)
 
 
-def deleted_ones_are_unloaded():
-    """At once, or when their answers in work are whole."""
+def deleted_models_are_unloaded():
+    """Deleted models are unloaded at once, or when their running answers are complete."""
     server = Several("--memory", "200M")
     delete = lambda name: server.request("DELETE", "/api/delete", {"model": name})[0]
     for name in ("one", "two"):
@@ -291,7 +291,7 @@ def deleted_ones_are_unloaded():
     lines = [json.loads(line) for line in response.read().splitlines()]
     assert lines[-1]["eval_count"] == 400, lines[-1]
     until(lambda: not server.running())
-    # A name that is given to another file, not one that gets other words for the same.
+    # This applies to a name that now stands for another file, but not to changed settings for the same file.
     server.lines("/api/create", {"model": "one", "from": "twin"})
     server.answer("one")
     server.lines("/api/create", {"model": "one", "from": "twin", "system": "Be brief."})
@@ -315,11 +315,11 @@ def the_budget_of_all_changes():
     server.answer()
     server.embed()
     assert server.loads(MODEL) == server.loads("bert") == 1
-    # Less than all of them need: the one that was used last is kept.
+    # With less memory than all models need, the most recently used one stays.
     server.answer()
     refusal = server.post("/api/hypura/memory", {"memory": 1000}, 400)["error"]
     least = int(re.search(r"the smallest that works is (\d+) bytes", refusal).group(1))
-    least += MIB * 3 // 2  # of what is freed until then a part stays with the C library
+    least += MIB * 3 // 2  # the C library keeps part of the freed memory
     changed = server.post("/api/hypura/memory", {"memory": least})
     assert changed == {"budget_bytes": least, "reloaded": True} and set(server.running()) == {MODEL}
     server.answer()
@@ -327,7 +327,7 @@ def the_budget_of_all_changes():
     assert server.stop() == 0
 
 
-def each_has_a_picture():
+def each_model_has_its_own_events():
     server = Several("--memory", "200M")
     server.answer()
     server.embed()
@@ -353,7 +353,7 @@ def each_has_a_picture():
     assert chosen["state"]["budget_bytes"] == 200 * MIB > chosen["state"]["model_budget_bytes"] > 0
     connection, response, none = first("/api/hypura/events?model=twin")
     assert none["model"]["model"] is None and len(none["model"]["loaded"]) == 2 and none["state"]["layers"] == []
-    # It is told when it comes.
+    # The event reports the model once it is loaded.
     server.answer("twin")
     while True:
         line = response.readline().decode()
@@ -364,9 +364,10 @@ def each_has_a_picture():
     assert server.stop() == 0
 
 
-TESTS = [a_chat_and_an_encoder_take_turns, large_ones_take_turns, the_one_that_was_used_last_stays, one_in_use_is_not_taken_away,
-         answers_of_different_models_go_on_together, each_has_its_own_time, names_of_one_file_share_it,
-         what_cannot_be_loaded_takes_nobodys_place, deleted_ones_are_unloaded, the_budget_of_all_changes, each_has_a_picture]
+TESTS = [a_chat_and_an_encoder_take_turns, large_models_take_turns, the_most_recently_used_model_stays, a_model_in_use_is_not_unloaded,
+         answers_of_different_models_run_together, each_model_has_its_own_keep_alive, names_of_one_file_share_a_model,
+         models_that_cannot_be_loaded_replace_no_other, deleted_models_are_unloaded, the_budget_of_all_changes,
+         each_model_has_its_own_events]
 
 if __name__ == "__main__":
     failed = run_tests(TESTS)

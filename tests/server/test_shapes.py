@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Answers field by field against what OpenAI, Anthropic and Ollama document. Prints TAP.
+"""Compares answers, field by field, with the documentation of OpenAI, Anthropic and Ollama. Prints TAP.
 
     test_shapes.py HYPURA SOURCE_FOLDER
 
-A shape is a type, a tuple of shapes one of which holds, a list with the shape of its elements, or an object whose fields
-must be there, but for those whose names end with "?", and no others.
+A shape is a type, a tuple of alternative shapes, a list with the shape of its elements, or an object with the shapes of its fields.
+All fields must be present, except those whose names end with "?", and no others.
 """
 import json
 import os
@@ -33,20 +33,21 @@ def check(value, shape, path="answer"):
                 problems.append(str(problem))
         raise AssertionError("; or ".join(problems))
     if isinstance(shape, list):
-        assert isinstance(value, list), f"{path} is {value!r}, no list"
+        assert isinstance(value, list), f"{path} is {value!r}, not a list"
         for i, one in enumerate(value):
             check(one, shape[0], f"{path}[{i}]")
     elif isinstance(shape, dict):
-        assert isinstance(value, dict), f"{path} is {value!r}, no object"
+        assert isinstance(value, dict), f"{path} is {value!r}, not an object"
         for name, inner in shape.items():
             if name.rstrip("?") in value:
                 check(value[name.rstrip("?")], inner, f"{path}.{name}")
             else:
                 assert name.endswith("?"), f"{path} lacks {name}"
         known = {name.rstrip("?") for name in shape}
-        assert set(value) <= known, f"{path} has {sorted(set(value) - known)}"
+        assert set(value) <= known, f"{path} has unexpected fields {sorted(set(value) - known)}"
     elif isinstance(shape, type):
-        assert isinstance(value, shape) and not (shape is not bool and isinstance(value, bool)), f"{path} is {value!r}, no {shape.__name__}"
+        assert isinstance(value, shape) and not (shape is not bool and isinstance(value, bool)), \
+            f"{path} is {value!r}, not of type {shape.__name__}"
     else:
         assert value == shape, f"{path} is {value!r}, not {shape!r}"
 
@@ -58,7 +59,7 @@ USAGE = {"prompt_tokens": int, "completion_tokens": int, "total_tokens": int, "p
 TOP = {"token": str, "logprob": NUMBER, "bytes": ([int], None)}
 LOGPROBS = {"content": ([{**TOP, "top_logprobs": [TOP]}], None), "refusal": None}
 CALL = {"id": str, "type": "function", "function": {"name": str, "arguments": str}}
-# Reasoning has no field in OpenAI's own answers; clients know it by these.
+# OpenAI's own answers have no field for reasoning. Clients expect it in these.
 REASONING = {"reasoning_content?": str, "reasoning?": str}
 FINISH = ("stop", "length", "tool_calls")
 COMPLETION = {"id": str, "object": "chat.completion", "created": int, "model": str, "system_fingerprint": str, "usage": USAGE,
@@ -214,7 +215,7 @@ ANTHROPIC_ERROR = {"type": "error", "error": {"type": str, "message": str}, "req
 
 
 def openai_response_requests():
-    """What its clients send beside texts: references, calls in a row, tools of the service, and what would change the answer."""
+    """Requests with more than texts: references, successive calls, tools of the service, and options that would change the answer."""
     body = {"model": MODEL, "temperature": 0, "max_output_tokens": 8}
     first = SERVER.post("/v1/responses", {**body, "input": QUESTION, "prompt_cache_key": "k", "safety_identifier": "s", "include": [
         "reasoning.encrypted_content"], "parallel_tool_calls": True, "service_tier": "auto", "user": "u", "max_tool_calls": 3})
@@ -242,14 +243,14 @@ def openai_response_requests():
     assert cut["truncation"] == "auto" and cut["usage"]["input_tokens"] < 512
     for more in ({"conversation": "conv_1"}, {"background": True}, {"prompt": {"id": "p"}}, {"input": []}):
         check(SERVER.post("/v1/responses", {**body, "input": "x", **more}, 400), OPENAI_ERROR)
-    # As chats have it: reasoning as the newer API says it, and tools that are allowed.
+    # Options from chats: reasoning as in the newer API, and allowed tools.
     chosen = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [{"type": "function", "function": {"name": "get_weather"}}]}}
     made = SERVER.post("/v1/chat/completions", chat(max_tokens=100, reasoning={"effort": "low"}, tools=[
         *TOOLS, {"type": "function", "function": {"name": "other"}}], tool_choice=chosen))
     assert made["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "get_weather"
 
 
-def what_a_model_was_made_with_holds_for_all():
+def settings_of_a_model_apply_in_all_apis():
     SERVER.lines("/api/create", {"model": "made", "from": MODEL, "system": "Be brief.", "messages": [{"role": "user", "content": "Hi"}],
                                  "parameters": {"temperature": 0, "num_predict": 5, "stop": ["contents"]}})
     user = [{"role": "user", "content": QUESTION}]
@@ -266,7 +267,7 @@ def what_a_model_was_made_with_holds_for_all():
     assert len(prompts) == 1, prompts
     plain = {"model": MODEL, "messages": user}
     assert prompts.pop() > SERVER.post("/v1/messages/count_tokens", plain)["input_tokens"] + 5
-    # All that Ollama's options have: a penalty, but of no tokens, and a temperature beyond OpenAI's.
+    # Ollama's options allow more: a penalty over zero tokens, and a higher temperature than OpenAI's.
     SERVER.lines("/api/create", {"model": "made", "from": MODEL, "parameters": {
         "temperature": 0, "repeat_penalty": 100, "repeat_last_n": 0}})
     text = lambda model: SERVER.post("/v1/chat/completions", {**plain, "model": model, "max_tokens": 24, "presence_penalty": 0, **(
@@ -291,7 +292,7 @@ def anthropic_messages():
 
 
 def anthropic_requests():
-    """What its clients send: blocks for texts, marks for caches, turns of one role in a row, tools of the service."""
+    """Requests with blocks for texts, cache marks, successive turns of one role, and tools of the service."""
     cached = {"cache_control": {"type": "ephemeral"}}
     text = lambda words, **more: {"type": "text", "text": words, **more}
     tool = {"name": WEATHER["name"], "description": "Weather", "input_schema": WEATHER["parameters"], **cached}
@@ -314,9 +315,9 @@ def anthropic_requests():
     assert tokens(("user", "a"), ("user", [text("b")])) == tokens(("user", "a\nb")) < tokens(("user", "a\nb"), system="Be brief.")
     assert tokens(("user", [{"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "a b"}}])) == \
         tokens(("user", "a b")) == tokens(("user", "a b"), tools=[{"type": "web_search_20250305", "name": "web_search"}])
-    assert tokens(("user", "word " * 3000)) > 512  # counted, though it would not fit
+    assert tokens(("user", "word " * 3000)) > 512  # counted, although it would not fit
     assert tokens(*[("user", "a"), ("user", "")] * 20000) == tokens(("user", "\n".join(["a"] * 20000)))
-    # An answer that has been begun goes on.
+    # An answer that has begun is continued.
     begun = {"model": MODEL, "max_tokens": 8, "temperature": 0, "messages": [{"role": "user", "content": QUESTION},
                                                                              {"role": "assistant", "content": "ls - list"}]}
     assert SERVER.post("/v1/messages", begun)["content"][0]["text"].lstrip().startswith("directory contents")
@@ -334,8 +335,8 @@ def anthropic_requests():
 
 
 def anthropic_agents():
-    """What Claude Code sends beside that: messages of the system between turns, its numbers without a limit, a line for
-    the service's accounts, settings of the service, blocks of tools that ran elsewhere, pictures that a tool has seen."""
+    """Further content from Claude Code: system messages between turns, unlimited numbers, a line for the service's accounting,
+    settings of the service, blocks of tools that ran elsewhere, and images from a tool."""
     text = lambda words, **more: {"type": "text", "text": words, **more}
     count = lambda **body: SERVER.post("/v1/messages/count_tokens", {"model": MODEL, **body})["input_tokens"]
     user, answer = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
@@ -363,13 +364,13 @@ def anthropic_agents():
         "type": "any", "disable_parallel_tool_use": True}})
     assert abs(called["content"][-1]["input"]["offset"]) < 2 ** 53, called
     assert "type=server_tool_use" in SERVER.logged()
-    # A picture that was asked about is no word that may be left out; nor is a role that nobody has.
+    # An image in a question must not be ignored. Neither must an unknown role.
     for broken in ({"role": "user", "content": [seen[1]]}, {"role": "robot", "content": "x"}):
         SERVER.post("/v1/messages", {**body, "messages": [broken]}, 400)
 
 
 def limits_of_any_size_are_read():
-    """As Rust and Go write them; jansson reads 64 bits only."""
+    """Limits as written by Rust and Go. jansson reads only 64 bits."""
     value = '{"type": "integer", "minimum" : -%d, "exclusiveMaximum":\n%d, "maximum":%d}'
     body = json.dumps(chat(max_tokens=100, tool_choice="required", tools=[{"type": "function", "function": {"name": "f", "parameters": {
         "type": "object", "required": ["n"], "properties": {"n": "SCHEMA"}}}}]))
@@ -381,7 +382,7 @@ def limits_of_any_size_are_read():
         assert SERVER.request("POST", "/v1/chat/completions", text)[0] == 400
 
 
-def anthropic_usage_tells_what_came_from_the_cache():
+def anthropic_usage_reports_cached_tokens():
     words = f"ls {time.time_ns()} " * 20
     body = {"model": MODEL, "max_tokens": 4, "temperature": 0, "messages": [{"role": "user", "content": words}]}
     total = SERVER.post("/v1/messages/count_tokens", {"model": MODEL, "messages": body["messages"]})["input_tokens"]
@@ -398,8 +399,9 @@ def anthropic_usage_tells_what_came_from_the_cache():
             assert usage["input_tokens"] + usage["cache_read_input_tokens"] == total, (usage, total)
 
 
-def what_clients_send_beside_is_left_out():
-    """Of OpenAI's and Ollama's requests: items and parts of tools that ran elsewhere; what may not be lost is refused."""
+def extra_content_of_clients_is_ignored():
+    """In requests for OpenAI and Ollama, items and parts of tools that ran elsewhere are ignored. Content that must not be lost is
+    refused."""
     picture = "data:image/png;base64,aGk="
     user = {"role": "user", "content": QUESTION}
     body = {"model": MODEL, "temperature": 0, "max_output_tokens": 4}
@@ -414,7 +416,7 @@ def what_clients_send_beside_is_left_out():
     SERVER.post("/v1/responses", {**body, "input": items, "text": {"verbosity": "low"}, "client_metadata": {"x": "y"}})
     count = lambda items: SERVER.post("/v1/responses/input_tokens", {"model": MODEL, "input": items})["input_tokens"]
     assert count(items[:4]) == count([user]) < count(items[:1] + items[4:5]) < count(items[:1] + items[4:6])
-    # The functions of a namespace are told apart and called by both names, and such calls are read.
+    # Functions of a namespace are distinguished and called by both names, and such calls are accepted.
     inner = [{"type": "function", "name": name, "parameters": WEATHER["parameters"]} for name in ("look", "hear")]
     spaces = [{"type": "namespace", "name": name, "description": "x", "tools": inner} for name in ("mcp__a__", "b")]
     for choice in ({"type": "function", "namespace": "b", "name": "hear"}, {"type": "function", "name": "mcp__a__look"}):
@@ -443,8 +445,8 @@ def what_clients_send_beside_is_left_out():
     assert known["prompt_eval_count"] > said["prompt_eval_count"]
 
 
-def tokens_are_counted_beside_answers():
-    """However many are in work."""
+def tokens_are_counted_during_answers():
+    """Tokens are counted however many answers are running."""
     server = Server("--context", 512, "--parallel", 1)
     connection = server.connection()
     connection.request("POST", "/api/chat", json.dumps({**harness.chat(format={"type": "string", "minLength": 20000}), "options": {
@@ -458,12 +460,12 @@ def tokens_are_counted_beside_answers():
 
 
 def a_long_history_loses_its_oldest_messages():
-    """No more of them than it takes, and without trying each number."""
+    """Only as many messages are dropped as necessary, without trying each number."""
     said = [{"role": ("user", "assistant")[i % 2], "content": f"word {i}"} for i in range(4001)]
     answer = SERVER.post("/api/chat", {"model": MODEL, "stream": False, "messages": [{"role": "system", "content": "Be brief."}, *said],
                                        "options": {"num_predict": 1}})
     count = lambda going: SERVER.post("/v1/messages/count_tokens", {"model": MODEL, "system": "Be brief.", "messages": said[going:]})["input_tokens"]
-    low, high = 3800, 4000  # too few go, and enough
+    low, high = 3800, 4000  # too few dropped, and enough
     while high - low > 1:
         low, high = (low, (low + high) // 2) if count((low + high) // 2) < 512 else ((low + high) // 2, high)
     assert answer["prompt_eval_count"] == count(high) and count(high - 1) >= 512 > count(high), (high, answer)
@@ -524,7 +526,7 @@ def ollama_lists():
     check(SERVER.json("GET", "/api/version"), {"version": str, "hypura": str})
 
 
-def ollama_tells_encoders_apart():
+def ollama_distinguishes_encoders():
     encoder = Server(os.path.join(SOURCE, "tests", "data", "embed", "bert.gguf"))
     assert encoder.post("/api/show", {"model": "bert"})["capabilities"] == ["embedding"]
     assert "embeddings" in encoder.post("/api/chat", {"model": "bert", "messages": [{"role": "user", "content": "a"}]}, 400)["error"]
@@ -533,10 +535,11 @@ def ollama_tells_encoders_apart():
 
 
 TESTS = [openai_chat, openai_completions, openai_models_and_embeddings, openai_errors, openai_responses,
-         openai_response_requests, what_a_model_was_made_with_holds_for_all, anthropic_messages, anthropic_requests, anthropic_agents, limits_of_any_size_are_read,
-         anthropic_usage_tells_what_came_from_the_cache, what_clients_send_beside_is_left_out,
-         tokens_are_counted_beside_answers, a_long_history_loses_its_oldest_messages, anthropic_errors, ollama_answers, ollama_lists,
-         ollama_tells_encoders_apart]
+         openai_response_requests, settings_of_a_model_apply_in_all_apis, anthropic_messages, anthropic_requests, anthropic_agents,
+         limits_of_any_size_are_read,
+         anthropic_usage_reports_cached_tokens, extra_content_of_clients_is_ignored,
+         tokens_are_counted_during_answers, a_long_history_loses_its_oldest_messages, anthropic_errors, ollama_answers, ollama_lists,
+         ollama_distinguishes_encoders]
 
 if __name__ == "__main__":
     SERVER = Server("--context", 512, "--parallel", 2)

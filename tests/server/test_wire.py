@@ -1,6 +1,5 @@
 #!/usr/bin/env python3
-"""Requests down to the bytes: what a proxy in front may read in two ways is refused, and nothing behind it is answered.
-Prints TAP.
+"""Requests as bytes: a request that a proxy might read differently is refused, and nothing after it is answered. Prints TAP.
 
     test_wire.py HYPURA SOURCE_FOLDER
 """
@@ -16,13 +15,13 @@ from tap import run_tests, tests_of
 
 SERVER = None
 HIDDEN = b"GET /api/version HTTP/1.1\r\nHost: localhost\r\nX-Hidden: yes\r\n\r\n"
-BODY = json.dumps({"model": MODEL}).encode()  # of /api/show
+BODY = json.dumps({"model": MODEL}).encode()  # for /api/show
 SHOW = b"POST /api/show HTTP/1.1\r\nHost: localhost\r\n"
 GET = b"GET /api/version HTTP/1.1\r\nHost: localhost\r\n"
 
 
 def talk(*pieces, wait=0.05, port=None):
-    """All that the server says to these bytes until it closes the connection."""
+    """Sends bytes. Returns all that the server sends until it closes the connection."""
     with socket.create_connection(("127.0.0.1", port or SERVER.port), timeout=20 * PATIENCE) as connection:
         said = b""
         try:
@@ -37,7 +36,7 @@ def talk(*pieces, wait=0.05, port=None):
 
 
 def statuses(said):
-    """Of all answers, read as a client does."""
+    """Returns the statuses of all answers, read as a client would."""
     found = []
     while said:
         head, _, rest = said.partition(b"\r\n\r\n")
@@ -62,7 +61,7 @@ def chunked(*chunks):
 
 
 LENGTH = b"%d" % len(BODY)
-# What is wrong with a head: its lines between the request line and the empty one; the body follows, and a request behind it.
+# Wrong heads: the lines between the request line and the empty line. A body follows, then another request.
 HEADS = {
     "space before the colon of a length": b"Content-Length : " + LENGTH,
     "tab before the colon of a length": b"Content-Length\t: " + LENGTH,
@@ -130,7 +129,7 @@ def is_refused(what, said, before=0):
     assert b"onnection: close" in said[said.rindex(b"HTTP/1.1 400"):], (what, said)
 
 
-def heads_that_can_be_read_in_two_ways_are_refused():
+def ambiguous_heads_are_refused():
     for what, lines in HEADS.items():
         coded = b"ransfer" in lines and b"ontent" not in lines
         request = SHOW + lines + b"\r\n\r\n" + (chunked(BODY) if coded else BODY) + HIDDEN
@@ -139,20 +138,20 @@ def heads_that_can_be_read_in_two_ways_are_refused():
         assert "request" in error or "Content-Length" in error or "Transfer-Encoding" in error, (what, error)
     for what, line in LINES.items():
         is_refused(what, talk(line + b"\r\nHost: localhost\r\nContent-Length: " + LENGTH + b"\r\n\r\n" + BODY + HIDDEN))
-    # A line that ends with LF alone, and is waited for no longer.
+    # A line that ends with LF alone is refused without waiting for more.
     is_refused("LF only", talk(GET.replace(b"\r\n", b"\n") + b"\n" + HIDDEN))
     is_refused("no host", talk(b"GET /api/version HTTP/1.1\r\n\r\n" + HIDDEN))
     is_refused("coding of HTTP/1.0", talk(b"POST /api/show HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(BODY) + HIDDEN))
     assert statuses(talk(GET + b"X: " + b"y" * 50000 + b"\r\n\r\n" + HIDDEN))[0] in (400, 413, 431)
 
 
-def bodies_that_can_be_read_in_two_ways_are_refused():
+def ambiguous_bodies_are_refused():
     for what, body in BODIES.items():
         is_refused(what, talk(SHOW + b"Transfer-Encoding: chunked\r\n\r\n" + body + HIDDEN))
         is_refused(what, talk(SHOW + b"Transfer-Encoding: chunked\r\n\r\n", body + HIDDEN))
 
 
-def what_came_before_is_answered():
+def earlier_requests_are_answered():
     for lines in (HEADS["space before the colon of a length"], HEADS["coding folded"], HEADS["two lengths"]):
         bad = SHOW + lines + b"\r\n\r\n" + BODY + HIDDEN
         for good, count in ((GET + b"\r\n", 1), (SHOW + b"Content-Length: " + LENGTH + b"\r\n\r\n" + BODY, 1),
@@ -162,7 +161,7 @@ def what_came_before_is_answered():
     is_refused("a chunk", talk(GET + b"\r\n" + SHOW + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n" + HIDDEN), 1)
 
 
-def the_answer_comes_in_the_clients_shape():
+def the_answer_comes_in_the_clients_format():
     for path, reason in (("/v1/chat/completions", lambda error: error["error"]["message"]), ("/api/chat", lambda error: error["error"]),
                          ("/v1/messages", lambda error: error["error"]["message"])):
         said = talk(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length : 2\r\n\r\n{{}}".encode())
@@ -170,7 +169,7 @@ def the_answer_comes_in_the_clients_shape():
 
 
 def requests_come_in_any_pieces():
-    """And in other forms that mean one thing."""
+    """Requests may come in any pieces, and in other unambiguous forms."""
     close = b"Connection: close\r\n"
     requests = (GET + b"\r\n", b"\r\n" + GET + b"\r\n", SHOW + b"content-length:" + LENGTH + b" \t\r\n\r\n" + BODY,
                 SHOW + b"TRANSFER-ENCODING:\tChunked\r\n\r\n" + chunked(BODY[:7], BODY[7:]),
@@ -188,7 +187,7 @@ def requests_come_in_any_pieces():
 
 
 def many_connections_at_once():
-    """Each with requests of its own, some of them cut off, and none gets another's answer."""
+    """Each connection has its own requests, some of them incomplete. None gets another's answer."""
     wrong = []
 
     def client(number):
@@ -232,7 +231,7 @@ def a_large_answer_waits_for_a_slow_client():
     assert bytes(said).count(expected) == count, len(said)
 
 
-def more_connections_than_may_be_wait():
+def connections_beyond_the_limit_wait():
     server = Server("--connections", 4)
     held = [socket.create_connection(("127.0.0.1", server.port), timeout=20 * PATIENCE) for _ in range(4)]
     for connection in held:
