@@ -80,7 +80,7 @@ def texts():
     """Returns a name, a prompt and sampling options per text."""
     chosen = random.Random(4)
     part, many = [chosen.randrange(3, 250) for _ in range(24)], [chosen.randrange(3, 500) for _ in range(512)]
-    return (("goes on otherwise", many, {"temperature": 1, "seed": 7}), ("repeats itself", part * 3, {"temperature": 0}),
+    return (("continues differently", many, {"temperature": 1, "seed": 7}), ("repeats itself", part * 3, {"temperature": 0}),
             ("without repeats", [3 + i for i in range(72)], {"temperature": 0.7, "seed": 9, "top_k": 3}))
 
 

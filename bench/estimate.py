@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compares what hypura estimate says of a model with what a run shows: the table of docs/estimate.md.
+"""Compares the estimates of "hypura estimate" with measurements: the table of docs/estimate.md.
 
     bench/estimate.py -P
     bench/estimate.py [-m "NAME;..."] [-f "25 50 75 all"] [-g] [-R RUNS] [-r BYTES] [-n TOKENS] [-s SECONDS] [-t SECONDS]
@@ -13,11 +13,11 @@ model answers for -s seconds (default: 2), as estimated. The speed of a shared d
 is measured before and after each run, with the model's own file, and the estimate uses the mean of both. All rows run in turns,
 -R times (default: 1); the table has the medians of the runs and of the estimates.
 
--g adds larger models with a GPU: one that holds everything, and one that holds half, with memory for all, half and a quarter of
-the file. -r limits the drive to so many bytes per second (as root, with control groups of version 1). After -t seconds no new
-run begins. -j writes all figures as JSON. HYPURA names the program. As root the page cache is dropped
-before each run. Prints a Markdown table, and how many rows are within 15 %. -P prints the table of figures that other programs
-published, for machines that have a name; it runs nothing.
+-g: adds larger models on a GPU that holds everything, and on one that holds half, with memory for all, half and a quarter of the
+file. -r: limits the drive to this many bytes per second (as root, with control groups of version 1). -t: no run begins after this
+many seconds. -j: writes all figures as JSON. HYPURA names the program. As root, the script drops the page cache before each run.
+Prints a Markdown table, and the number of rows that are within 15 %. -P: prints instead estimates for named machines next to
+figures published for other programs; it runs no model.
 """
 import atexit
 import getopt
@@ -39,16 +39,16 @@ MODELS = {"dense": ["mistral-7b", "--layers", "8"],
           "qwen3-moe": ["qwen3-30b-a3b", "--layers", "6"],
           "gpt-oss": ["gpt-oss-20b", "--layers", "4"],
           "nemotron (hybrid)": ["nemotron-3-super", "--layers", "4"]}
-# On a GPU a few layers take less time than what each token costs besides: these are whole, or nearly.
+# On a GPU, a few layers take less time than a token's fixed costs. So these models are complete, or nearly.
 GPU_MODELS = {"dense, whole": ["mistral-7b"],
               "delta-net (hybrid), whole": ["qwen3.5-9b"],
               "qwen3-moe, half": ["qwen3-30b-a3b", "--layers", "24"]}
 MIXTURES = ("mixtral", "qwen3-moe", "gpt-oss", "nemotron (hybrid)", "qwen3-moe, half")
-PROMPT = 500  # which estimate tells the time of
+PROMPT = 500  # tokens; "hypura estimate" assumes the same number
 CONTEXT = 1024
-HALF = 15  # per cent that an estimate may be off
-LEAST_TOKENS, MOST_TOKENS = 12, 96  # of an answer of a dense model
-GPU_TOKENS = 256                    # of an answer from a GPU alone
+HALF = 15  # per cent by which an estimate may be off
+LEAST_TOKENS, MOST_TOKENS = 12, 96  # in an answer of a dense model
+GPU_TOKENS = 256                    # in an answer from a GPU alone
 DRIVE_SECONDS = 0.5
 
 # Model, machine, memory, published tokens/s (least, most), program, source, and what differs from the estimate.
@@ -274,7 +274,7 @@ def shares_of(kind, options):
 
 
 def make_rows(bench, models, options):
-    """What is to be measured: all models without a GPU, then those with one."""
+    """Returns the rows to measure: all models without a GPU, then those on one."""
     rows, traces = [], {}
     for name, model in models.items():
         if name in MIXTURES:

@@ -66,7 +66,7 @@ def enough(counts, plans):
 
 def table(preset, counts, rows):
     first = rows[0][0]
-    print(f"**{TITLES.get(preset, preset)}** ({first['bytes'] / 2**30:,.0f} GiB): tokens/s, and what binds\n")
+    print(f"**{TITLES.get(preset, preset)}** ({first['bytes'] / 2**30:,.0f} GiB): tokens/s, and the bound\n")
     print("| hosts | " + " | ".join(name for name, _, _ in LINKS) + " |")
     print("|---|" + "---|" * len(LINKS))
     for i, count in enumerate(counts):

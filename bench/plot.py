@@ -98,7 +98,7 @@ def main():
     lines = math.ceil(len(rows) / columns)
     width, height = columns * WIDTH + RIGHT, lines * HEIGHT + 24
     print(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">')
-    print("<title>Tokens a second against memory, hypura and llama.cpp</title>")
+    print("<title>Tokens per second against memory, hypura and llama.cpp</title>")
     print(f"<style>{STYLE}</style>")
     for number, (model, found) in enumerate(rows.items()):
         print(f'<g transform="translate({number % columns * WIDTH} {number // columns * HEIGHT})">')

@@ -118,7 +118,7 @@ def draw(rows):
             panels.append(panel(title, lines, most))
     width = WIDTH * len(panels)
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {HEIGHT}" width="{width}" height="{HEIGHT}" role="img">',
-           "<title>Tokens a second against threads</title>", f"<style>{STYLE}</style>"]
+           "<title>Tokens per second against threads</title>", f"<style>{STYLE}</style>"]
     for number, text in enumerate(panels):
         out.append(f'<g transform="translate({number * WIDTH} 0)">{text}</g>')
     out.append(f'<text x="{LEFT}" y="{HEIGHT - 8}">against threads: <tspan class="ours">hypura</tspan>, <tspan class="theirs">llama.cpp'

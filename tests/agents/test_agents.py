@@ -193,7 +193,7 @@ def inside(missing):
                 def test():
                     why = missing.get(agent.package) or missing.get("node")
                     return why or hold_chat(agent, port, tempfile.mkdtemp(dir=work))
-                test.__name__ = name + " reads a file, answers" + (", and goes on" if agent.goes_on else "")
+                test.__name__ = name + " reads a file, answers" + (", and continues the chat" if agent.goes_on else "")
                 return test
 
             failed = run_tests([test_of(name, agent) for name, agent in chosen().items()])

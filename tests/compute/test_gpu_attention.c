@@ -618,7 +618,7 @@ static void attention_is_right_and_reproducible(void **state)
         free(expected);
         teardown(gpu, &f);
     }
-    fprintf(stderr, "# attention: largest relative error %.1e, %.1e where something is a half\n", worst[0], worst[1]);
+    fprintf(stderr, "# attention: largest relative error %.1e, or %.1e with halves\n", worst[0], worst[1]);
 }
 
 static void attention_refuses_unsupported_shapes(void **state)

@@ -27,7 +27,7 @@ static const struct search_case searches[] = {
     {"blocks by head", TENSOR_F32, 2, 32, 30, 130, false, true, 1, 8, 1, 3, false},
     {"more local blocks than chosen", TENSOR_BF16, 3, 32, 90, 5, false, true, 1, 4, 3, 2, false},
     {"keys of four positions", TENSOR_F16, 5, 32, 0, 60, false, false, 4, 1, 0, 3, true},
-    {"the same without what follows", TENSOR_F32, 5, 32, 1500, 7, true, false, 4, 1, 0, 100, false},
+    {"the same without a tail", TENSOR_F32, 5, 32, 1500, 7, true, false, 4, 1, 0, 100, false},
 };
 
 struct search {

@@ -87,7 +87,7 @@ static void check_at(struct engine *engine, const char *name, uint64_t gpu_budge
     assert_true(digest == other);
     assert_ok(engine_write_rows(anew, 1, 0, stop, rows, &test_error));
     assert_ok(engine_write_checkpoint(anew, 1, stop, tokens, checkpoint, &test_error));
-    assert_goes_on(anew, 1, expected, name, "in a model opened anew");
+    assert_goes_on(anew, 1, expected, name, "in a newly opened model");
     close_silent(anew);
     free(expected);
     free(rows);

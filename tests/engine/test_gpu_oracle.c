@@ -139,7 +139,7 @@ static int check_part(const char *name)
         close_silent(engine);
     }
     if (failures)
-        print_error("%s: not right with a part of its layers there\n", name);
+        print_error("%s: the result is wrong with part of the layers on the GPU\n", name);
     return failures;
 }
 

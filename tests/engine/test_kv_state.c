@@ -169,7 +169,7 @@ static void check_model(const char *name, enum tensor_type type)
     assert_true(digest == cold.digest);
     for (size_t s = 0; s < COUNT_OF(stops); s += 2) {
         write_all(engine, 0, &cold, s, !(s % 2));
-        assert_goes_on(engine, 0, &cold, s, 1, name, "in a model opened anew");
+        assert_goes_on(engine, 0, &cold, s, 1, name, "in a newly opened model");
     }
     engine_close(engine);
     free_cold(&cold);
@@ -231,19 +231,19 @@ static void check_sharing(const char *name, enum tensor_type type)
             others[i] = cold.tokens[i] ^ 1;
         float *logits = calloc(COUNT_OF(others) * vocabulary, sizeof *logits);
         assert_ok(engine_write_checkpoint(engine, 0, stops[3], cold.tokens, cold.kept[3].bytes, &test_error));
-        assert_goes_on(engine, 0, &cold, 3, 2, name, "where others share what was read");
+        assert_goes_on(engine, 0, &cold, 3, 2, name, "while other sequences share its rows");
         if (round)
             engine_truncate(engine, 0, 0);
         feed(engine, 0, others, COUNT_OF(others), 70, logits);
         free(logits);
-        assert_goes_on(engine, 2, &cold, stop, 1, name, "after the other one went elsewhere");
-        assert_goes_on(engine, 3, &cold, stop, AFTER, name, "after rows that another one shared");
+        assert_goes_on(engine, 2, &cold, stop, 1, name, "after the first sequence read another text");
+        assert_goes_on(engine, 3, &cold, stop, AFTER, name, "with rows that another sequence shares");
         uint8_t *rows = malloc(engine_rows_bytes(engine, 0, end));
         assert_ok(engine_read_rows(engine, 3, 0, end, rows, &test_error));
         assert_memory_equal(rows, cold.kept[stop].rows, engine_rows_bytes(engine, 0, end));
         free(rows);
         write_all(engine, 0, &cold, COUNT_OF(stops) - 1, round);
-        assert_goes_on(engine, 0, &cold, COUNT_OF(stops) - 1, 1, name, "where others were");
+        assert_goes_on(engine, 0, &cold, COUNT_OF(stops) - 1, 1, name, "after another text");
     }
     engine_close(engine);
     free_cold(&cold);

@@ -263,7 +263,7 @@ static void other_requests_pass_waiting_ones(void **state)
     end(&passes);
     assert_true(waits.cached >= 1600);
     struct answered alone = cold("llama", &second);
-    assert_same("llama", "who waited", &waits, &alone);
+    assert_same("llama", "the waiting request", &waits, &alone);
     generator_destroy(generator);
     engine_close(engine);
 }

@@ -477,7 +477,7 @@ static void run_once(struct world *world)
              plan_mode_name(plan->mode), (unsigned long long)plan->budget, run.options.sequences, run.options.threads,
              plan->chunk, run.options.cache_policy ? run.options.cache_policy : "-", run.options.prefetching,
              run.options.fill, run.options.depth, meddler.resizes, meddler.cancels,
-             run.beside_other ? ", beside another" : "");
+             run.beside_other ? ", with another engine" : "");
     random_seed(&meddler.random, world->seed);
     struct other other = {.world = world};
     pthread_t thread, other_thread;
@@ -501,7 +501,7 @@ static void run_once(struct world *world)
     if (run.beside_other)
         pthread_join(other_thread, NULL);
     if (other.wrong || other.error.status)
-        fail_run(&run, "beside it: %s", other.wrong ? "other bits" : other.error.message);
+        fail_run(&run, "the other engine: %s", other.wrong ? "wrong bits" : other.error.message);
     engine_close(other.engine);
     /* Start again and run everything once more, to detect anything that a cancel or a resize left behind. */
     if (engine_set_budget(run.engine, run.options.budget, &test_error) && plan->pool_bytes)

@@ -32,13 +32,13 @@ set --
 for package in "$packages"/*.deb; do
     case $package in *-dbgsym_*) ;; *) set -- "$@" "$package" ;; esac
 done
-apt-get install -y -qq --no-install-recommends "$@" >"$work/install" 2>&1 || { cat "$work/install"; fail "they install"; }
-ok "they install: $#"
+apt-get install -y -qq --no-install-recommends "$@" >"$work/install" 2>&1 || { cat "$work/install"; fail "the packages install"; }
+ok "$# packages install"
 
 answer=$(cd / && hypura run --temperature 0 --max-tokens 12 --prompt "What does the ls command do?" 2>"$work/errors") || fail "hypura answers: $(cat "$work/errors")"
-case $answer in *"list directory contents"*) ok "the model of its package answers" ;; *) fail "it answers: $answer" ;; esac
+case $answer in *"list directory contents"*) ok "the packaged model answers" ;; *) fail "the packaged model answers: $answer" ;; esac
 
-pkg-config --exists hypura || fail "pkg-config knows the library"
+pkg-config --exists hypura || fail "pkg-config finds the library"
 model=/usr/share/hypura/models/manpage-moe-24m-Q4_K_M.gguf
 # shellcheck disable=SC2046
 gcc -std=c17 -Wall -Werror /usr/share/doc/libhypura-dev/examples/chat.c -o "$work/chat" $(pkg-config --cflags --libs hypura) ||
@@ -71,15 +71,15 @@ ok "the server answers as that user"
 for directive in User=hypura ProtectSystem=strict NoNewPrivileges=yes; do
     grep -q "^$directive\$" /lib/systemd/system/hypura.service || fail "the unit has $directive"
 done
-[ ! -e /etc/systemd/system/multi-user.target.wants/hypura.service ] || fail "the server starts only when asked for"
-ok "the unit is hardened and off"
+[ ! -e /etc/systemd/system/multi-user.target.wants/hypura.service ] || fail "the server is not enabled by default"
+ok "the unit is hardened and not enabled"
 
-apt-get remove -y -qq hypura hypura-model libhypura0 >"$work/remove" 2>&1 || { cat "$work/remove"; fail "they go"; }
-[ -f /etc/default/hypura ] || fail "its settings stay when it is removed"
-ok "they can be removed, and settings stay"
+apt-get remove -y -qq hypura hypura-model libhypura0 >"$work/remove" 2>&1 || { cat "$work/remove"; fail "the packages can be removed"; }
+[ -f /etc/default/hypura ] || fail "removal keeps the settings"
+ok "the packages can be removed, and settings stay"
 # shellcheck disable=SC2046
-dpkg --purge $(dpkg-query -W -f '${Package}\n' 'hypura*' 'libhypura*' 'python3-hypura*') >"$work/purge" 2>&1 || { cat "$work/purge"; fail "purge"; }
+dpkg --purge $(dpkg-query -W -f '${Package}\n' 'hypura*' 'libhypura*' 'python3-hypura*') >"$work/purge" 2>&1 || { cat "$work/purge"; fail "the packages can be purged"; }
 everything >"$work/after"
-diff "$work/before" "$work/after" || fail "nothing is left"
-ok "purged, nothing is left"
+diff "$work/before" "$work/after" || fail "nothing is left after purging"
+ok "nothing is left after purging"
 echo "$passed passed, 0 failed"
