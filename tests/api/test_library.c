@@ -772,7 +772,7 @@ static void the_budget_changes_in_the_middle_of_an_answer(void **state)
     hypura_close(model);
 }
 
-static void an_answer_is_stopped_and_the_session_goes_on(void **state)
+static void an_answer_is_stopped_and_the_session_continues(void **state)
 {
     (void)state;
     hypura_model *model = open_model(0);
@@ -1096,7 +1096,7 @@ int main(void)
         cmocka_unit_test(errors_have_messages),
         cmocka_unit_test(loading_can_be_cancelled),
         cmocka_unit_test(the_budget_changes_in_the_middle_of_an_answer),
-        cmocka_unit_test(an_answer_is_stopped_and_the_session_goes_on),
+        cmocka_unit_test(an_answer_is_stopped_and_the_session_continues),
         cmocka_unit_test(sessions_are_saved_by_the_programs_functions),
         cmocka_unit_test(other_reports_go_to_the_log),
         cmocka_unit_test(a_program_may_end_without_closing),

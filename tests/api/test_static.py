@@ -73,7 +73,7 @@ def only_the_public_names_are_visible():
     assert found == set(LISTED), sorted(found ^ set(LISTED))[:20]
 
 
-def a_program_with_names_of_its_own_links_and_answers():
+def a_program_with_the_same_names_links_and_answers():
     source, program = os.path.join(WORK.name, "ask.c"), os.path.join(WORK.name, "ask")
     with open(source, "w", encoding="ascii") as file:
         file.write(PROGRAM)

@@ -101,7 +101,7 @@ def wrong_usage_exits_with_2():
         assert out == "" and err.startswith("hypura"), err
 
 
-def options_of_some_words_name_them():
+def options_with_fixed_values_list_them():
     for option, words in {"--reader": "auto, io_uring or threads", "--prefetch": "auto, on or off", "--fill": "on or off",
                           "--overlap": "on or off", "--drafting": "auto, on or off",
                           "--kv-type": "f32, f16, bf16, q8_0 or q4_0"}.items():
@@ -169,7 +169,7 @@ def the_map_fits_every_terminal():
         assert all(mark in rows[1] for mark in marks) and "\x1b" not in out, rows
 
 
-def a_size_without_a_unit_is_asked_for_one():
+def a_size_without_a_unit_is_refused_with_a_hint():
     _, err = hypura("run", "--memory", "16", "--prompt", "x", status=2)
     assert "16G" in err, err
 

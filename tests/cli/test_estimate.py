@@ -118,7 +118,7 @@ def the_rows_match_the_plan_of_inspect():
     assert rows[0]["bytes_per_token_storage"] > rows[1]["bytes_per_token_storage"], rows
 
 
-def a_memory_that_is_too_small_is_a_row_that_says_so():
+def a_row_reports_too_little_memory():
     rows = estimate("llama-70b", "--machine", "m1-max-32gb", "--memory", "100M,64G")["rows"]
     assert not rows[0]["possible"] and "too small" in rows[0]["why_not"], rows
     assert rows[1]["possible"] and rows[1]["mode"] == "full-resident", rows

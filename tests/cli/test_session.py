@@ -67,7 +67,7 @@ def in_many_runs(model, session, *arguments):
     return "".join(said), took
 
 
-def a_conversation_goes_on_in_another_run():
+def a_conversation_continues_in_another_run():
     """For each kind of layer, nothing is computed again, and the text is the same as in a single run."""
     write("letters.gbnf", b'root ::= [a-z ]{39}')
     models = [EMBEDDED]

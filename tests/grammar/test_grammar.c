@@ -285,7 +285,7 @@ static void test_a_models_tokens_write_json(void **state)
     grammar_free(grammar);
 }
 
-static void test_nesting_is_followed_as_deep_as_it_goes(void **state)
+static void test_nesting_is_followed_to_any_depth(void **state)
 {
     (void)state;
     struct grammar *grammar;
@@ -360,7 +360,7 @@ int main(void)
         cmocka_unit_test(test_json_mode_writes_json_objects),
         cmocka_unit_test(test_a_sampler_obeys_a_grammar),
         cmocka_unit_test(test_a_models_tokens_write_json),
-        cmocka_unit_test(test_nesting_is_followed_as_deep_as_it_goes),
+        cmocka_unit_test(test_nesting_is_followed_to_any_depth),
         cmocka_unit_test(test_ambiguity_is_bounded),
         cmocka_unit_test(test_long_texts_are_followed),
     };

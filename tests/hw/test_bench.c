@@ -257,7 +257,7 @@ static void side_by_side_both_are_slower_until_one_is_done(void **state)
     assert_true(fabs(hardware_side_by_side(&storage, 4, 6) - 6) < 1e-9);
 }
 
-static void decoding_computes_only_when_it_is_told_to(void **state)
+static void decoding_computes_between_start_and_stop(void **state)
 {
     (void)state;
     struct hardware hardware;
@@ -286,7 +286,7 @@ int main(void)
         cmocka_unit_test(the_smallest_depth_near_the_best_speed_is_chosen),
         cmocka_unit_test(shares_compare_speeds_of_the_same_round),
         cmocka_unit_test(side_by_side_both_are_slower_until_one_is_done),
-        cmocka_unit_test(decoding_computes_only_when_it_is_told_to),
+        cmocka_unit_test(decoding_computes_between_start_and_stop),
     };
     return cmocka_run_group_tests(tests, make_file, remove_file);
 }

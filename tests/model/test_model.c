@@ -206,7 +206,7 @@ static void refuses(const struct variant *variant, hypura_status status, const c
 
 static const struct variant good = {"llama", NULL, NULL, 2, 16, 32, NULL, 0};
 
-static void opens_what_the_writer_wrote(void **state)
+static void opens_written_files(void **state)
 {
     (void)state;
     struct model *model = NULL;
@@ -218,7 +218,7 @@ static void opens_what_the_writer_wrote(void **state)
     model_close(model);
 }
 
-static void names_what_is_wrong(void **state)
+static void errors_name_the_problem(void **state)
 {
     (void)state;
     struct variant variant = good;
@@ -464,8 +464,8 @@ int main(void)
         cmocka_unit_test(reads_yarn),
         cmocka_unit_test(units_cover_the_file),
         cmocka_unit_test(experts_are_slices_of_their_tensors),
-        cmocka_unit_test(opens_what_the_writer_wrote),
-        cmocka_unit_test(names_what_is_wrong),
+        cmocka_unit_test(opens_written_files),
+        cmocka_unit_test(errors_name_the_problem),
         cmocka_unit_test(more_experts_than_any_model_has_are_refused),
         cmocka_unit_test(olmo_slides_if_the_file_has_a_window),
         cmocka_unit_test(layers_slide_and_rotate_as_their_architecture_says),

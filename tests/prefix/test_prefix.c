@@ -193,7 +193,7 @@ static void finds_the_longest_beginning_to_the_token(void **state)
     prefix_close(store, false);
 }
 
-static void goes_to_checkpoints_only_where_they_are_needed(void **state)
+static void uses_checkpoints_only_where_needed(void **state)
 {
     (void)state;
     struct prefix_options options = in_memory();
@@ -604,7 +604,7 @@ static void a_failing_drive_causes_only_a_warning(void **state)
 }
 
 /* Random texts with common beginnings, compared with the data saved for them. */
-static void random_texts_come_back_as_they_were(void **state)
+static void random_texts_are_restored_exactly(void **state)
 {
     (void)state;
     struct prefix_options options = on_drive("random");
@@ -636,7 +636,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(finds_the_longest_beginning_to_the_token),
-        cmocka_unit_test(goes_to_checkpoints_only_where_they_are_needed),
+        cmocka_unit_test(uses_checkpoints_only_where_needed),
         cmocka_unit_test(keeps_the_most_recently_used_texts_within_its_memory),
         cmocka_unit_test(texts_survive_a_restart),
         cmocka_unit_test(texts_beyond_the_memory_go_to_the_drive),
@@ -646,7 +646,7 @@ int main(void)
         cmocka_unit_test(two_processes_share_a_folder),
         cmocka_unit_test(a_killed_process_leaves_nothing_misleading),
         cmocka_unit_test(a_failing_drive_causes_only_a_warning),
-        cmocka_unit_test(random_texts_come_back_as_they_were),
+        cmocka_unit_test(random_texts_are_restored_exactly),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

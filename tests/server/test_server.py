@@ -103,7 +103,7 @@ def the_same_seed_gives_the_same_answer():
     assert len(others) > 1
 
 
-def context_goes_on():
+def context_continues():
     first = SERVER.post("/api/generate", {"model": MODEL, "prompt": QUESTION, "stream": False, "options": GREEDY})
     second = SERVER.post("/api/generate", {"model": MODEL, "prompt": "And rm?", "context": first["context"],
                                            "stream": False, "options": GREEDY})
@@ -413,7 +413,7 @@ def openai_responses():
     SERVER.post("/v1/responses", {**body, "previous_response_id": "resp_1"}, 400)
 
 
-def openai_responses_go_on_from_earlier_ones():
+def openai_responses_continue_earlier_ones():
     body = {"model": MODEL, "temperature": 0, "max_output_tokens": 16}
     first = SERVER.post("/v1/responses", {**body, "input": QUESTION, "instructions": "Be brief."})
     assert first["store"] is True and first["previous_response_id"] is None
@@ -913,7 +913,7 @@ def a_file_may_change_or_vanish_while_it_is_served():
     assert SERVER.post("/api/chat", chat(stream=False))["message"]["content"].startswith(ANSWER)
 
 
-def half_a_request_is_no_request():
+def incomplete_requests_do_no_harm():
     for text in (b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{", b"GE", b"\0\0\0\0\r\n\r\n",
                  b"GET / HTTP/9.9\r\n\r\n", b"POST /api/chat HTTP/1.1\r\nContent-Length: -5\r\n\r\n"):
         with socket.create_connection(("127.0.0.1", SERVER.port), timeout=0.3) as s:
@@ -926,7 +926,7 @@ def half_a_request_is_no_request():
     assert SERVER.request("GET", "/")[0] == 200
 
 
-def many_at_once_get_the_same():
+def many_clients_get_the_same_answer():
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda _: SERVER.post("/api/chat", chat(stream=False))["message"]["content"], range(16)))
     assert len(set(answers)) == 1 and answers[0].startswith(ANSWER), set(answers)
@@ -946,7 +946,7 @@ def requests_that_trickle_are_ended():
     server.stop()
 
 
-def a_full_queue_says_so():
+def a_full_queue_is_reported():
     server = Server("--queue", 1, "--parallel", 1, "--context", 512)
     server.post("/api/generate", {"model": MODEL})
     body = chat(stream=False, options={"num_predict": 60, "seed": 1}, format={"type": "string", "minLength": 2000})

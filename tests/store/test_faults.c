@@ -424,7 +424,7 @@ static void a_ring_that_fails_for_good_is_replaced_by_threads(void **state)
     }
 }
 
-static void a_ring_that_fails_for_a_while_goes_on(void **state)
+static void a_ring_that_fails_temporarily_recovers(void **state)
 {
     (void)state;
     struct world world = {0};
@@ -542,7 +542,7 @@ int main(void)
         cmocka_unit_test(the_pool_changes_size_under_load),
 #if HYPURA_URING
         cmocka_unit_test(a_ring_that_fails_for_good_is_replaced_by_threads),
-        cmocka_unit_test(a_ring_that_fails_for_a_while_goes_on),
+        cmocka_unit_test(a_ring_that_fails_temporarily_recovers),
         cmocka_unit_test(a_ring_that_fails_without_threads_is_reported_and_can_be_closed),
 #endif
         cmocka_unit_test(the_first_slices_are_available_first),

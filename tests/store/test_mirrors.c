@@ -365,7 +365,7 @@ static void a_failing_drive_is_abandoned(void **state)
     }
 }
 
-static void without_any_copy_it_is_an_error_and_passes(void **state)
+static void without_a_good_copy_reads_fail_until_one_recovers(void **state)
 {
     (void)state;
     struct world world;
@@ -429,7 +429,7 @@ int main(void)
         cmocka_unit_test_setup(differing_copies_are_rejected, expect_no_warnings),
         cmocka_unit_test_setup(both_drives_read, expect_no_warnings),
         cmocka_unit_test_setup(a_failing_drive_is_abandoned, expect_no_warnings),
-        cmocka_unit_test_setup(without_any_copy_it_is_an_error_and_passes, expect_no_warnings),
+        cmocka_unit_test_setup(without_a_good_copy_reads_fail_until_one_recovers, expect_no_warnings),
         cmocka_unit_test_setup(a_modified_copy_is_abandoned, expect_no_warnings),
         cmocka_unit_test_setup(rows_come_from_a_copy_too, expect_no_warnings),
     };

@@ -150,7 +150,7 @@ static void every_budget_gives_the_same_bytes(void **state)
     fixture_free(&fixture);
 }
 
-static void any_block_and_depth_will_do(void **state)
+static void any_block_and_depth_work(void **state)
 {
     (void)state;
     struct fixture fixture;
@@ -382,7 +382,7 @@ int main(void)
         cmocka_unit_test(pinned_units_are_loaded),
         cmocka_unit_test(loading_reports_and_can_be_stopped),
         cmocka_unit_test(every_budget_gives_the_same_bytes),
-        cmocka_unit_test(any_block_and_depth_will_do),
+        cmocka_unit_test(any_block_and_depth_work),
         cmocka_unit_test(one_slot_serves_any_order),
         cmocka_unit_test(holding_everything_is_an_error_and_no_deadlock),
         cmocka_unit_test(wrong_calls_are_refused),

@@ -130,7 +130,7 @@ def a_quantised_model_predicts_as_before():
     assert abs(found[1] / found[0] - 1) < 0.02, found
 
 
-def floats_of_the_embedded_model_and_what_matters_in_it():
+def make_floats_and_importance():
     if not os.path.exists(path("f16")):
         quantize(EMBEDDED, "f16", "F16", "--allow-requantize")
     if not os.path.exists(path("im")):
@@ -141,7 +141,7 @@ def floats_of_the_embedded_model_and_what_matters_in_it():
 
 def steps_of_a_model_that_was_quantised_before_are_found_again():
     """Most of the earlier steps are found again. When the codes of a part had to begin with 0, the squared errors were 1.54."""
-    floats_of_the_embedded_model_and_what_matters_in_it()
+    make_floats_and_importance()
     quantize(path("f16"), "again", "Q4_K_M")
     _, _, ours, _, _, _ = errors(path("f16"), path("again"), path("again"))["Q4_K"]
     assert 0 < ours < 1.4, ours
@@ -150,7 +150,7 @@ def steps_of_a_model_that_was_quantised_before_are_found_again():
 def importance_gives_no_greater_errors_than_llama_cpp():
     if not PEER:
         return "no llama-quantize: name it in HYPURA_LLAMA_QUANTIZE"
-    floats_of_the_embedded_model_and_what_matters_in_it()
+    make_floats_and_importance()
     for type in ("Q4_K_M", "Q5_K_S"):
         quantize(path("f16"), "ours", type, "--imatrix", path("im"))
         found = errors(path("f16"), path("ours"), peer(path("f16"), f"im-{type}", type, "--imatrix", path("im")), path("im"))
@@ -160,7 +160,7 @@ def importance_gives_no_greater_errors_than_llama_cpp():
 
 def importance_is_the_same_streamed_and_comparisons_rank_results():
     """Also checks that a streaming model gives the same importance as one in memory."""
-    floats_of_the_embedded_model_and_what_matters_in_it()
+    make_floats_and_importance()
     hypura("imatrix", EMBEDDED, path("im2"), "--text", path("some"), "--window", 128, "--memory", "40M", "--threads", 1)
     assert content(path("im")) == content(path("im2"))
     if PEER:
