@@ -61,9 +61,9 @@ hypura_status model_find_behind_experts(struct model *model, hypura_error *error
         return HYPURA_OK;
     const char *path = gguf_file_path(model->file, 0);
     if (!gguf_get_string(model->file, EXPERT_FILE_MODEL, &source))
-        return error_set(error, HYPURA_ERROR_FORMAT, "%s holds experts, but does not say of which model", path);
+        return error_set(error, HYPURA_ERROR_FORMAT, "%s has experts, but does not name their model", path);
     if (!find_model(found, sizeof found, path, source.data))
-        return error_set(error, HYPURA_ERROR_IO, "%s holds only the experts of %s, which is not there", path,
+        return error_set(error, HYPURA_ERROR_IO, "%s has only the experts of %s, which does not exist", path,
                          source.data);
     hypura_status status = string_copy(&model->expert_path, path, error);
     if (status)
@@ -90,7 +90,7 @@ static const char *compare_files(const struct gguf *experts, const struct model 
 {
     uint64_t then, now, version = 0;
     if (!gguf_get_uint64(experts, EXPERT_FILE_VERSION_KEY, &version) || version != EXPERT_FILE_VERSION)
-        return "is of another version of this program";
+        return "is from another version of hypura";
     for (size_t i = 0; i < gguf_file_count(model->file); i++) {
         if (!number_at(experts, EXPERT_FILE_SIZES, i, &then) || then != gguf_file_bytes(model->file, i))
             return "was made of another model";

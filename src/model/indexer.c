@@ -19,8 +19,8 @@ hypura_status model_read_index(struct reader *reader, struct model_parameters *p
     if (p->rotary > p->index_size || p->index_size > MAX_INDEX_SIZE ||
         (uint64_t)p->index_heads * p->index_size > MAX_WIDTH)
         return error_set(error, HYPURA_ERROR_FORMAT,
-                         "%s: an indexer with %u heads of %u elements, of which %u turn; heads of at most %u that hold "
-                         "these, and %u in all, are possible",
+                         "%s: an indexer with %u heads of %u elements, %u of them rotary: expected heads of at most %u "
+                         "elements, at least as many as rotary ones, and at most %u in all",
                          gguf_file_path(reader->file, 0), p->index_heads, p->index_size, p->rotary, MAX_INDEX_SIZE,
                          MAX_WIDTH);
     return HYPURA_OK;
@@ -44,8 +44,8 @@ hypura_status model_read_layer_index(struct model *model, struct reader *reader,
         TRY(layer_number(reader, "attention.compress_ratios", number, MAX_CHOSEN, &layer->index_every, error));
         if (layer->index_every == 1 || (layer->index_every && p->index_most % layer->index_every != 0))
             return error_set(error, HYPURA_ERROR_FORMAT,
-                             "%s: the indexer of layer %u chooses %u positions by keys of %u each, which do not divide "
-                             "them or are of one",
+                             "%s: the indexer of layer %u chooses %u positions by keys of %u positions each: expected "
+                             "at least 2 per key, and a divisor",
                              gguf_file_path(reader->file, 0), number, p->index_most, layer->index_every);
         layer->indexed = layer->chosen = layer->index_every != 0;
         return HYPURA_OK;

@@ -65,7 +65,8 @@ static hypura_status share_keys(struct model *model, struct reader *reader, uint
         layer->kv_source = i;
         return HYPURA_OK;
     }
-    return error_set(error, HYPURA_ERROR_FORMAT, "%s: layer %u shares keys, but no layer before layer %u has such keys",
+    return error_set(error, HYPURA_ERROR_FORMAT,
+                     "%s: layer %u shares keys, but no layer before layer %u has keys of this kind",
                      gguf_file_path(reader->file, 0), number, first_shared);
 }
 
@@ -81,7 +82,7 @@ static hypura_status read_shared(struct reader *reader, uint32_t layers, uint32_
     if (!has_float(reader, "attention.shared_kv_layers", &number))
         return HYPURA_OK; /* reported with the other keys */
     if (!(number >= 0.0f && number <= (float)layers))
-        return error_set(error, HYPURA_ERROR_FORMAT, "%s: metadata '%s' is %g; at most %u is sensible",
+        return error_set(error, HYPURA_ERROR_FORMAT, "%s: metadata '%s' is %g; expected at most %u",
                          gguf_file_path(reader->file, 0), reader->key, (double)number, layers);
     *out = (uint32_t)number;
     return HYPURA_OK;
@@ -124,8 +125,8 @@ static hypura_status read_one_key(const struct model *model, struct reader *read
     layer->recurrent = layer->compress != 0; /* the state of an unfinished block */
     if (layer->kv_heads != 1 || layer->compress > MAX_COMPRESS)
         return error_set(error, HYPURA_ERROR_UNSUPPORTED,
-                         "%s: layer %u has %u key heads, and compresses %u positions to one; one key head and up to %u "
-                         "positions are possible",
+                         "%s: layer %u has %u key heads and compresses %u positions to one; expected one key head and "
+                         "at most %u positions",
                          gguf_file_path(reader->file, 0), number, layer->kv_heads, layer->compress, MAX_COMPRESS);
     if (layer->heads % model->parameters.output_groups != 0)
         return error_set(error, HYPURA_ERROR_FORMAT, "%s: %u heads of layer %u are not a multiple of %u output groups",
@@ -202,7 +203,7 @@ hypura_status model_read_layers(struct model *model, struct reader *reader, hypu
                              gguf_file_path(reader->file, 0), i, key(reader, "expert_count"));
         if (layer->kind <= LAYER_LATENT && (layer->heads == 0 || layer->kv_heads == 0))
             return error_set(error, HYPURA_ERROR_FORMAT,
-                             "%s: layer %u has %u heads and %u key heads; both must be there",
+                             "%s: layer %u has %u heads and %u key heads; expected at least one of both",
                              gguf_file_path(reader->file, 0), i, layer->heads, layer->kv_heads);
         if (layer->kind == LAYER_ATTENTION && layer->heads % layer->kv_heads != 0)
             return error_set(error, HYPURA_ERROR_FORMAT,

@@ -24,8 +24,7 @@ static hypura_status read_words(struct reader *reader, const char *name, uint32_
     const struct gguf_value *value = gguf_find(reader->file, key(reader, name));
     for (uint32_t i = 0; i < count; i++)
         if (!value || value->count != count || !gguf_element_uint64(value, i, &out[i]))
-            return error_set(error, HYPURA_ERROR_FORMAT,
-                             "%s: metadata '%s' is not the %u whole numbers that it should be",
+            return error_set(error, HYPURA_ERROR_FORMAT, "%s: metadata '%s' is not an array of %u integers",
                              gguf_file_path(reader->file, 0), reader->key, count);
     return HYPURA_OK;
 }
@@ -43,8 +42,8 @@ hypura_status model_read_ngrams(struct reader *reader, struct model_parameters *
     n->rows = (n->size - 1) * n->heads;
     if (n->size < 2 || n->rows > MODEL_NGRAM_ROWS || n->taps < 2)
         return error_set(error, HYPURA_ERROR_FORMAT,
-                         "%s: n-grams of up to %u tokens with %u rows of each length and a convolution of %u; at least "
-                         "2 tokens, a convolution of 2, and at most %u rows together are sensible",
+                         "%s: n-grams of up to %u tokens with %u rows of each length and a convolution of %u; expected "
+                         "at least 2 tokens, a convolution of at least 2, and at most %u rows together",
                          gguf_file_path(reader->file, 0), n->size, n->heads, n->taps, MODEL_NGRAM_ROWS);
     TRY(read_words(reader, "ple.layer_multipliers", n->size, n->multipliers, error));
     TRY(read_words(reader, "ple.head_offsets", n->rows, n->offsets, error));

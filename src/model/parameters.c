@@ -13,7 +13,7 @@ hypura_status model_read_layer_count(const struct gguf *file, const struct archi
     TRY(needed_number(&reader, "block_count", MAX_LAYERS, &count, error));
     TRY(optional_number(&reader, "nextn_predict_layers", MAX_LAYERS, &predicting, error));
     if (predicting >= count)
-        return error_set(error, HYPURA_ERROR_FORMAT, "%s: all %u layers are said to be prediction layers (%u)",
+        return error_set(error, HYPURA_ERROR_FORMAT, "%s: all %u layers are prediction layers (%u)",
                          gguf_file_path(file, 0), count, predicting);
     out->layers = count - predicting;
     out->prediction_blocks = predicting;
@@ -51,7 +51,7 @@ static hypura_status read_rope(struct reader *reader, struct model_parameters *p
             p->rope_scaling = ROPE_SCALING_LONGROPE;
         else
             return error_set(error, HYPURA_ERROR_UNSUPPORTED,
-                             "%s: rope scaling '%s' is not known; none, linear, yarn and longrope are",
+                             "%s: rope scaling '%s' is unknown; expected none, linear, yarn or longrope",
                              gguf_file_path(reader->file, 0), type.data);
     }
     p->rope_factor = factor > 0.0f && p->rope_scaling != ROPE_SCALING_NONE ? factor : 1.0f;
@@ -134,7 +134,7 @@ static hypura_status read_chunk_experts(struct model *model, struct reader *read
         return error_set(error, HYPURA_ERROR_FORMAT, "%s: metadata '%s' is missing", gguf_file_path(reader->file, 0),
                          key(reader, "expert_group_scale"));
     if (p->experts % p->chunk_group != 0)
-        return error_set(error, HYPURA_ERROR_FORMAT, "%s: %u experts do not make groups of %u",
+        return error_set(error, HYPURA_ERROR_FORMAT, "%s: %u experts cannot be divided into groups of %u",
                          gguf_file_path(reader->file, 0), p->experts, p->chunk_group);
     return HYPURA_OK;
 }
@@ -171,7 +171,7 @@ static hypura_status read_experts(struct model *model, struct reader *reader, hy
     else if (gate == 4)
         p->router_gate = ROUTER_SQRT_SOFTPLUS;
     else if (gate != 0)
-        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s: expert gating function %u is not known; 1 to 4 are",
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s: expert gating function %u is unknown; expected 1 to 4",
                          gguf_file_path(reader->file, 0), gate);
     gguf_get_bool(reader->file, key(reader, "expert_weights_norm"), &p->router_normalise);
     has_float(reader, "expert_weights_scale", &p->router_scale);
@@ -186,7 +186,7 @@ static hypura_status read_experts(struct model *model, struct reader *reader, hy
                p->expert_groups_used > p->expert_groups ||
                (uint64_t)p->experts / p->expert_groups * p->expert_groups_used < p->experts_used) {
         return error_set(error, HYPURA_ERROR_FORMAT,
-                         "%s: %u experts in %u groups, %u groups used and %u experts used do not fit together",
+                         "%s: %u experts in %u groups, with %u groups used and %u experts used, are inconsistent",
                          gguf_file_path(reader->file, 0), p->experts, p->expert_groups, p->expert_groups_used,
                          p->experts_used);
     }
@@ -225,7 +225,7 @@ static hypura_status read_convolution(struct reader *reader, struct model_parame
     p->recurrent_heads_v = p->embedding;
     p->recurrent_value_size = 1;
     if (p->recurrent_conv < 2)
-        return error_set(error, HYPURA_ERROR_FORMAT, "%s: a convolution of %u; 2 to %u are possible",
+        return error_set(error, HYPURA_ERROR_FORMAT, "%s: a convolution of %u; expected 2 to %u",
                          gguf_file_path(reader->file, 0), p->recurrent_conv, MAX_TAPS);
     return HYPURA_OK;
 }
@@ -264,11 +264,11 @@ static hypura_status read_recurrent(struct model *model, struct reader *reader, 
         TRY(needed_number(reader, "ssm.time_step_rank", MAX_HEADS, &p->recurrent_heads_v, error));
     }
     if (inner % p->recurrent_heads_v != 0 || p->recurrent_heads_v % p->recurrent_heads_k != 0 || p->recurrent_conv < 2)
-        return error_set(
-            error, HYPURA_ERROR_FORMAT,
-            "%s: recurrent layers of width %u with %u value heads, %u key heads and a convolution of %u do "
-            "not fit together",
-            gguf_file_path(reader->file, 0), inner, p->recurrent_heads_v, p->recurrent_heads_k, p->recurrent_conv);
+        return error_set(error, HYPURA_ERROR_FORMAT,
+                         "%s: recurrent layers of width %u with %u value heads, %u key heads and a convolution of %u "
+                         "are inconsistent",
+                         gguf_file_path(reader->file, 0), inner, p->recurrent_heads_v, p->recurrent_heads_k,
+                         p->recurrent_conv);
     p->recurrent_value_size = inner / p->recurrent_heads_v;
     return HYPURA_OK;
 }
@@ -283,7 +283,7 @@ static hypura_status read_channel_delta(struct reader *reader, struct model_para
     TRY(layer_number(reader, "attention.head_count", 0, MAX_HEADS, &p->recurrent_heads_v, error));
     if (p->recurrent_conv < 2 || (uint64_t)p->recurrent_heads_v * p->recurrent_key_size > MAX_WIDTH)
         return error_set(error, HYPURA_ERROR_FORMAT,
-                         "%s: recurrent layers with %u heads of %u and a convolution of %u make no sense", path,
+                         "%s: recurrent layers with %u heads of %u and a convolution of %u are not possible", path,
                          p->recurrent_heads_v, p->recurrent_key_size, p->recurrent_conv);
     p->recurrent_heads_k = p->recurrent_heads_v;
     p->recurrent_value_size = p->recurrent_key_size;
@@ -293,8 +293,8 @@ static hypura_status read_channel_delta(struct reader *reader, struct model_para
         return error_set(error, HYPURA_ERROR_FORMAT, "%s: metadata '%s' is missing, or above 0", path,
                          key(reader, "kda.gate_lower_bound"));
     if (gguf_get_bool(reader->file, key(reader, "kda.safe_gate"), &safe) && !safe)
-        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s: metadata '%s' is false; only bounded gates are known",
-                         path, reader->key);
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED,
+                         "%s: metadata '%s' is false; only bounded gates are supported", path, reader->key);
     return HYPURA_OK;
 }
 
@@ -333,7 +333,7 @@ static hypura_status read_heads(struct model *model, struct reader *reader, hypu
     TRY(optional_number(reader, "rope.dimension_count", MAX_WIDTH, &p->rotary, error));
     if (head == 0 || p->value_size == 0 || p->rotary % 2 != 0 || p->rotary > head)
         return error_set(error, HYPURA_ERROR_FORMAT,
-                         "%s: heads with keys of %u, values of %u and %u rotary elements make no sense",
+                         "%s: heads with keys of %u, values of %u and %u rotary elements are not possible",
                          gguf_file_path(reader->file, 0), head, p->value_size, p->rotary);
 
     p->rotary_local = p->rotary;
@@ -436,7 +436,8 @@ static hypura_status read_token_widths(struct model *model, struct reader *reade
         return HYPURA_OK;
     TRY(optional_number(reader, "embedding_length_per_layer_input", MAX_WIDTH, &p->token_width, error));
     if ((uint64_t)p->token_width * p->layers > MAX_TOKEN_ROW)
-        return error_set(error, HYPURA_ERROR_FORMAT, "%s: %u elements of each token for each of %u layers; at most %u",
+        return error_set(error, HYPURA_ERROR_FORMAT,
+                         "%s: %u elements per token for each of %u layers; expected at most %u",
                          gguf_file_path(reader->file, 0), p->token_width, p->layers, MAX_TOKEN_ROW);
     p->table_width = p->token_width * p->layers;
     p->table_rows = p->vocabulary;
@@ -462,7 +463,7 @@ static hypura_status read_activation(struct reader *reader, const char *name, en
             *out = known[i].activation;
             return HYPURA_OK;
         }
-    return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s: metadata '%s' is '%.40s', which is not known",
+    return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s: metadata '%s' is '%.40s', which is unknown",
                      gguf_file_path(reader->file, 0), reader->key, said.data);
 }
 
@@ -494,8 +495,7 @@ static hypura_status read_pooling(struct model *model, struct reader *reader, hy
         second_dimension(model, model->tensors[ROLE_CLASSIFIER_OUTPUT] ? ROLE_CLASSIFIER_OUTPUT : ROLE_CLASSIFIER);
     if (p->labels == 0 || p->labels > p->embedding)
         return error_set(error, HYPURA_ERROR_FORMAT,
-                         "%s: metadata '%s' says that texts get scores, but the classifier gives %u; 1 to %u are "
-                         "expected",
+                         "%s: metadata '%s' says that texts get scores, but the classifier has %u; expected 1 to %u",
                          gguf_file_path(reader->file, 0), reader->key, p->labels, p->embedding);
     type = 0;
     TRY(optional_number(reader, "classifier.pooling_type", POOLING_TYPES - 1, &type, error));
@@ -533,7 +533,7 @@ hypura_status model_read_parameters(struct model *model, hypura_error *error)
         TRY(read_activation(&reader, "hidden_activation", &p->activation, error));
     if (p->activation != model->architecture->activation &&
         (p->activation == FFN_TANH || (model->architecture->flags & ARCHITECTURE_FFN_UNGATED)))
-        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s: metadata '%s': a '%s' with that function is not known",
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s: metadata '%s': a '%s' with that function is unknown",
                          path, key(&reader, "hidden_activation"), model->architecture->name);
     p->alibi = model->architecture->alibi;
     TRY(read_pooling(model, &reader, error));
@@ -548,8 +548,9 @@ hypura_status model_read_parameters(struct model *model, hypura_error *error)
     TRY(read_streams(&reader, p, error));
     TRY(optional_number(&reader, "attn_res.block_size", MAX_LAYERS, &p->residual_block, error));
     if (p->residual_block && p->layers / p->residual_block + 2 > RECALLED_MAX)
-        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s: %u layers in residual blocks of %u; at most %u blocks",
-                         path, p->layers, p->residual_block, RECALLED_MAX - 2);
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED,
+                         "%s: %u layers in residual blocks of %u; expected at most %u blocks", path, p->layers,
+                         p->residual_block, RECALLED_MAX - 2);
     if (gguf_find(reader.file, key(&reader, "ple.layers")))
         TRY(model_read_ngrams(&reader, p, error));
     TRY(read_experts(model, &reader, error));
@@ -564,7 +565,8 @@ hypura_status model_read_parameters(struct model *model, hypura_error *error)
         return error_set(error, HYPURA_ERROR_FORMAT, "%s: metadata '%s' is not a finite number", path, reader.wrong);
     if (p->norm_epsilon < 0.0f || (p->rotary && (p->rope_base <= 0.0f || p->rope_base_local <= 0.0f)))
         return error_set(error, HYPURA_ERROR_FORMAT,
-                         "%s: an epsilon of norms of %g, rope bases of %g and %g: expected 0 or more, bases above 0",
+                         "%s: an epsilon of norms of %g, rope bases of %g and %g: expected an epsilon of at least 0, "
+                         "and bases above 0",
                          path, (double)p->norm_epsilon, (double)p->rope_base, (double)p->rope_base_local);
     return model_read_layers(model, &reader, error);
 }

@@ -74,16 +74,15 @@ static hypura_status read_list(struct parts *out, int file, const char *path, hy
         TRY(read_all(file, path, bytes - sizeof tail, &tail, sizeof tail, error));
     if (!room || memcmp(tail.magic, tail_magic, sizeof tail.magic) != 0 || tail.layers != out->layers ||
         tail.experts != out->experts || tail.model_bytes != bytes - sizeof tail - list)
-        return error_set(error, HYPURA_ERROR_FORMAT,
-                         "%.200s: the list of what is in the file is missing at its end: it was "
-                         "cut off, or copied in part",
-                         path);
+        return error_set(
+            error, HYPURA_ERROR_FORMAT,
+            "%.200s: the list of its contents is missing at the end: the file was cut off, or copied incompletely",
+            path);
     TRY(read_all(file, path, tail.model_bytes, out->digests, (size_t)list, error));
     if (digest_of_list(&tail, out->digests) != tail.list)
-        return error_set(error, HYPURA_ERROR_FORMAT,
-                         "%.200s: the list of what is in the file is damaged: write it anew with "
-                         "\"hypura inspect --parts\"",
-                         path);
+        return error_set(
+            error, HYPURA_ERROR_FORMAT,
+            "%.200s: the list of its contents is damaged: write the file again with \"hypura inspect --parts\"", path);
     out->weights = tail.weights;
     return HYPURA_OK;
 }
@@ -132,7 +131,7 @@ static hypura_status tell(struct copy *copy, uint64_t bytes, hypura_error *error
     copy->moment.done += bytes;
     return !copy->progress || copy->progress(copy->context, &copy->moment)
                ? HYPURA_OK
-               : error_set(error, HYPURA_ERROR_CANCELLED, "stopped; nothing was written");
+               : error_set(error, HYPURA_ERROR_CANCELLED, "writing was stopped; there is no new file");
 }
 
 /* Copies a range, or reads the copy again; either way, *hash includes its bytes. */
@@ -172,10 +171,10 @@ static hypura_status pass_unit(struct copy *copy, unit_number number, hypura_err
     uint64_t *noted = &copy->digests[(size_t)unit->layer * p->experts + (size_t)unit->expert];
     hash |= 1; /* 0 means absent */
     if (copy->moment.verifying && *noted != hash)
-        return error_set(error, HYPURA_ERROR_IO,
-                         "%.200s: what was written is not what is read back: the drive, or its "
-                         "connection, is at fault",
-                         copy->path);
+        return error_set(
+            error, HYPURA_ERROR_IO,
+            "%.200s: the data read back differs from the data written: the drive, or its connection, is faulty",
+            copy->path);
     *noted = hash;
     return HYPURA_OK;
 }
@@ -253,7 +252,8 @@ static hypura_status copy_all(struct copy *copy, const uint8_t *units, uint64_t 
     copy->moment.verifying = true;
     TRY(pass_range(copy, 0, header, &again, error));
     if (again != hash)
-        return error_set(error, HYPURA_ERROR_IO, "%.200s: its header is not what was written", copy->path);
+        return error_set(error, HYPURA_ERROR_IO, "%.200s: the header read back differs from the one written",
+                         copy->path);
     TRY(pass_units(copy, units, error));
     TRY(check_source(copy, error));
     /* Written last, so that an incomplete file is never taken for a whole one. */
@@ -280,7 +280,7 @@ static hypura_status open_files(struct copy *copy, const char *path, hypura_erro
     if (copy->file < 0 && errno == EEXIST)
         return error_set(
             error, HYPURA_ERROR_ARGUMENT,
-            "%.200s is there already: another process writes it, or one was killed; remove it if none does",
+            "%.200s already exists: another process is writing it, or was killed; in the second case, remove the file",
             copy->path);
     return copy->file < 0 ? error_set_errno(error, errno, "cannot write %.200s", copy->path) : HYPURA_OK;
 }
@@ -296,14 +296,12 @@ hypura_status parts_write(const char *path, const struct model *model, const uin
                         .context = context};
     if (gguf_file_count(model_file(model)) > 1)
         return error_set(error, HYPURA_ERROR_UNSUPPORTED,
-                         "%.200s is split over several files, of which no parts can be "
-                         "written: join them first",
-                         copy.source_path);
+                         "%.200s is split over several files: join them before writing parts", copy.source_path);
     hypura_status status = open_files(&copy, path, error);
     if (!status)
         status = copy_all(&copy, units, weights, error);
     if (!status && rename(copy.path, path))
-        status = error_set_errno(error, errno, "cannot give %.200s its name", copy.path);
+        status = error_set_errno(error, errno, "cannot rename %.200s to its final name", copy.path);
     if (status && copy.file >= 0)
         unlink(copy.path);
     if (!status)

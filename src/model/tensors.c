@@ -101,7 +101,7 @@ hypura_status model_find_tensors(struct model *model, hypura_error *error)
         if (role < 0 && of_layer && layer >= model->parameters.layers && strcmp(rest, "layer_output_norm.weight") == 0)
             role = ROLE_PREDICTION_OUTPUT_NORM; /* Ling's name */
         if (role < 0 && scaled < 0 && of_layer && layer >= model->parameters.layers)
-            return error_set(error, HYPURA_ERROR_UNSUPPORTED, "its tensor '%s' is not understood", tensor->name.data);
+            return error_set(error, HYPURA_ERROR_UNSUPPORTED, "its tensor '%s' is unknown", tensor->name.data);
         if (role < 0 && scaled < 0)
             return error_set(error, HYPURA_ERROR_UNSUPPORTED,
                              "%s has a tensor '%s', whose use in architecture '%s' is not known here: without it the "
@@ -111,7 +111,7 @@ hypura_status model_find_tensors(struct model *model, hypura_error *error)
         const struct gguf_tensor **scales = of_layer ? model->layer_scales[layer] : model->scales;
         const struct gguf_tensor **place = role >= 0 ? &tensors[role] : &scales[scaled];
         if (*place)
-            return error_set(error, HYPURA_ERROR_FORMAT, "%s: the tensors '%s' and '%s' are for the same use",
+            return error_set(error, HYPURA_ERROR_FORMAT, "%s: the tensors '%s' and '%s' have the same role",
                              gguf_file_path(model->file, 0), (*place)->name.data, tensor->name.data);
         *place = tensor;
     }

@@ -98,8 +98,7 @@ hypura_status model_make_units(struct model *model, hypura_error *error)
         count += model->layers[i].moe ? model->parameters.experts : 0;
     }
     if (count > MAX_UNITS)
-        return error_set(error, HYPURA_ERROR_UNSUPPORTED,
-                         "%s: %zu tensors and experts of layers, of which this program takes at most %zu",
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s: %zu tensors and experts; hypura supports at most %zu",
                          gguf_file_path(model->file, 0), count, MAX_UNITS);
     hypura_status status = ALLOCATE(&model->units, count, "table of units", error);
     if (status)

@@ -318,7 +318,7 @@ static hypura_status check_all_read(const struct steps *steps, const struct mode
         bool factors = unit->role >= ROLE_ROPE_FACTORS && unit->role <= ROLE_ROPE_FACTORS_SHORT;
         if (!read[u] && !factors && unit->kind == UNIT_TENSOR)
             status = error_set(error, HYPURA_ERROR_UNSUPPORTED,
-                               "%s: tensor '%s' is one that such a layer of '%s' does not use here",
+                               "%s: tensor '%s' is not used by this kind of layer of '%s' in hypura",
                                gguf_file_path(model_file(model), unit->slices[0].file),
                                unit->slices[0].tensor->name.data, model_architecture(model)->name);
     }

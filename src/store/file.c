@@ -43,16 +43,17 @@ hypura_status store_file_open(struct store_file *file, const char *path, bool al
             return error_set_errno(error, errno, "cannot open %s", path);
         if (!allow_buffered) {
             close(opened.descriptor);
-            return error_set(error, HYPURA_ERROR_UNSUPPORTED, "the file system of %s does no direct I/O", path);
+            return error_set(error, HYPURA_ERROR_UNSUPPORTED, "the file system of %s does not support direct I/O",
+                             path);
         }
 #ifdef POSIX_FADV_RANDOM
         /* Read-ahead would leave pages in the cache that are never dropped. */
         posix_fadvise(opened.descriptor, 0, 0, POSIX_FADV_RANDOM);
 #endif
-        log_write(
-            LOG_WARNING,
-            "the file system of %s does no direct I/O: weights pass through the page cache and are dropped afterwards",
-            path);
+        log_write(LOG_WARNING,
+                  "the file system of %s does not support direct I/O: weights are read through the page cache, and "
+                  "dropped from it afterwards",
+                  path);
     }
     struct stat status;
     if (fstat(opened.descriptor, &status) != 0) {

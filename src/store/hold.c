@@ -113,7 +113,7 @@ hypura_status store_wait_any(struct store *store, const unit_number *units, size
                              size_t *index, hypura_error *error)
 {
     if (count == 0)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "no units to wait for");
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "there are no units to wait for");
     for (size_t i = 0; i < count; i++) {
         hypura_status status = check_whole_unit(store, units[i], error);
         if (status)

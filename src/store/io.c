@@ -636,7 +636,7 @@ static void replace_reader(struct io *io)
     if (!io->stop) {
         pthread_mutex_unlock(&io->mutex);
         if (reader_threads_create(&threads, io->depth, NULL) == HYPURA_OK)
-            log_write(LOG_WARNING, "%s no longer reads: %s; reading with threads instead", io_reader_name(io),
+            log_write(LOG_WARNING, "%s fails: %s; reading with threads instead", io_reader_name(io),
                       strerror(io->broken));
         pthread_mutex_lock(&io->mutex);
     }
@@ -788,7 +788,7 @@ hypura_status io_create(struct io **out, const struct io_options *options, hypur
     pthread_attr_destroy(&attributes);
     if (failed) {
         io_free(io);
-        return error_set_errno(error, failed, "cannot start the thread that reads");
+        return error_set_errno(error, failed, "cannot start the I/O thread");
     }
     pthread_mutex_lock(&io->mutex);
     while (!io->running)

@@ -106,7 +106,7 @@ hypura_status mirrors_find(struct drives **out, const struct hardware *hardware,
                            hypura_error *error)
 {
     if (mirror_count >= HARDWARE_MAX_COPIES)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "%zu mirrors; at most %d are possible", mirror_count,
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "%zu mirrors were given; expected at most %d", mirror_count,
                          HARDWARE_MAX_COPIES - 1);
     uint32_t copies = 1 + (uint32_t)mirror_count;
     const char **all;

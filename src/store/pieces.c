@@ -25,7 +25,7 @@ hypura_status pieces_prepare(struct store *store, const struct store_source *sou
     for (unit_number i = 0; i < source->unit_count; i++)
         count += is_cut(source, i) ? source->cuts[i].count : 0;
     if (count >= NO_UNIT - source->unit_count)
-        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%llu pieces of tensors are too many",
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "the tensors have too many pieces (%llu)",
                          (unsigned long long)count);
     store->model_units = source->unit_count;
     store->unit_count = source->unit_count + (uint32_t)count;

@@ -146,7 +146,7 @@ hypura_status reader_threads_create(struct reader **out, uint32_t depth, hypura_
     /* If the system is short of threads, fewer reads are in flight. */
     if (threads->thread_count == 0) {
         threads_destroy(&threads->reader);
-        return error_set_errno(error, failed, "cannot start a thread that reads");
+        return error_set_errno(error, failed, "cannot start a thread for reading");
     }
     *out = &threads->reader;
     return HYPURA_OK;

@@ -81,7 +81,7 @@ static hypura_status check_units(const struct store *store, hypura_error *error)
             return error_set(error, HYPURA_ERROR_ARGUMENT, "unit %u has %u slices: expected 1 to %d", i,
                              unit->slice_count, UNIT_MAX_SLICES);
         if (unit->kind == UNIT_EXPERT && unit->layer < 0)
-            return error_set(error, HYPURA_ERROR_ARGUMENT, "unit %u is an expert of no layer", i);
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "unit %u is an expert without a layer", i);
         for (uint32_t j = 0; j < unit->slice_count; j++) {
             const struct unit_slice *slice = &unit->slices[j];
             if (slice->file >= store->file_count || slice->bytes == 0)

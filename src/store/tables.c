@@ -80,7 +80,7 @@ hypura_status tables_prepare(struct store *store, const struct plan_rows *tables
         const struct plan_rows *wanted = &tables[i];
         if (count > PLAN_TABLES || wanted->unit >= store->model_units || wanted->row_bytes == 0 ||
             store_unit(store, wanted->unit)->slice_count != 1)
-            return error_set(error, HYPURA_ERROR_ARGUMENT, "unit %u is no table of rows", wanted->unit);
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "unit %u is not a table of rows", wanted->unit);
         *table = (struct table){.unit = wanted->unit, .row_bytes = wanted->row_bytes};
         all->count = i + 1;
         hypura_status status = make_cache(table, wanted->cache_bytes, error);

@@ -100,7 +100,7 @@ static hypura_status check_shape(const struct trace_shape *shape, const char *pa
         shape->experts > MAX_EXPERTS || shape->used == 0 || shape->used > shape->experts)
         return error_set(error, HYPURA_ERROR_FORMAT,
                          "%s: a trace of %u layers with %u experts, %u of them used: expected 1 to %u layers, 1 to %u "
-                         "experts and no more used than there are",
+                         "experts, and no more used than exist",
                          path, shape->layer_count, shape->experts, shape->used, MAX_LAYERS, MAX_EXPERTS);
     return HYPURA_OK;
 }
@@ -202,7 +202,7 @@ static void write_pass(struct trace_writer *writer, size_t bytes)
     }
     write_failed(writer, &writer->lost);
     if (ftruncate(fileno(writer->file), (off_t)writer->written))
-        log_write(LOG_WARNING, "the last pass of the trace %s is not whole", writer->path);
+        log_write(LOG_WARNING, "the last pass of the trace %s is incomplete", writer->path);
 }
 
 hypura_status trace_writer_end(struct trace_writer *writer, hypura_error *error)

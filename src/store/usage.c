@@ -94,7 +94,7 @@ static void load(struct usage *usage)
         for (uint32_t i = 0; i < usage->count; i++)
             usage->rates[i] = value_at(values, PLAN_CURVE_POINTS + i);
     } else {
-        log_write(LOG_INFO, "%s does not fit the model: it is ignored", usage->path);
+        log_write(LOG_INFO, "%s does not match the model: it is ignored", usage->path);
     }
     free(values);
     fclose(file);
@@ -341,7 +341,7 @@ void usage_save(struct store *store)
         return;
     snprintf(temporary, room, "%s.%ld", usage->path, (long)getpid());
     if (!make_folders(temporary) || !write_file(usage, temporary) || rename(temporary, usage->path) != 0) {
-        log_write(LOG_WARNING, "cannot remember which experts were used in %s: %s", usage->path, strerror(errno));
+        log_write(LOG_WARNING, "cannot write the statistics of expert use to %s: %s", usage->path, strerror(errno));
         unlink(temporary);
     }
     free(temporary);

@@ -545,7 +545,7 @@ def inspect_shows_the_plan():
                 copy.write(file.read())
             copy.flush()
             assert "direct I/O is not possible" in hypura("inspect", copy.name, "--memory", "10M")[0]
-            assert "does no direct I/O" in hypura("run", copy.name, "--prompt", "x", "--max-tokens", 2)[1]
+            assert "does not support direct I/O" in hypura("run", copy.name, "--prompt", "x", "--max-tokens", 2)[1]
     out, err = hypura("inspect", MODEL, "--gpu", 1000)  # one message, and a plan without a GPU
     assert err.startswith("hypura: computing on the CPU: ") and err.count("\n") == 1 and "on the GPU" not in out, err
 

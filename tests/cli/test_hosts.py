@@ -140,7 +140,7 @@ def impossible_parts_are_refused():
     assert done.returncode == 2 and "--hosts" in done.stderr, done
     open(os.path.join(WORK.name, "y.partial"), "w").close()
     done = parts(TWO, "box=y")
-    assert done.returncode == 2 and "there already" in done.stderr, done
+    assert done.returncode == 2 and "already exists" in done.stderr, done
 
 
 def bad_files_give_one_message():

@@ -283,7 +283,7 @@ def a_rank_serves_from_a_file_of_its_parts():
         assert json.load(file)["hosts"][1]["experts_computed"] > 0
     with open(parts, "rb") as file:
         whole = bytearray(file.read())
-    for damage, expected in ((lambda d: d[:len(d) - 100], b"missing at its end"), (lambda d: d[:-200] + bytes([d[-200] ^ 1]) + d[-199:], b"damaged")):
+    for damage, expected in ((lambda d: d[:len(d) - 100], b"missing at the end"), (lambda d: d[:-200] + bytes([d[-200] ^ 1]) + d[-199:], b"damaged")):
         with open(parts, "wb") as file:
             file.write(damage(whole))
         done = run(2)

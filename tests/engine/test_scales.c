@@ -118,7 +118,7 @@ static void wrong_scales_are_refused(void **state)
         {"blk.0.attn_gate.scale", "is the scale of a matrix that is missing", 1},
         {"blk.0.ffn_gate_inp.scale", "the metadata asks for",
          1}, /* Gemma 4 has factors of a router's input by this name */
-        {"token_embd.scale", "does not use here", 1},
+        {"token_embd.scale", "is not used by this kind of layer", 1},
         {"blk.0.attn_x.scale", "is not known here", 1},
     };
     for (size_t i = 0; i < COUNT_OF(wrong); i++) {

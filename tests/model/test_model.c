@@ -270,7 +270,8 @@ static void errors_name_the_problem(void **state)
         variant = good;
         variant.real = reals[i].key;
         variant.value = reals[i].value;
-        refuses(&variant, HYPURA_ERROR_FORMAT, isfinite(reals[i].value) ? "expected 0 or more" : reals[i].key);
+        refuses(&variant, HYPURA_ERROR_FORMAT,
+                isfinite(reals[i].value) ? "expected an epsilon of at least 0" : reals[i].key);
     }
 }
 

@@ -137,7 +137,7 @@ def files_of_another_model_are_ignored_with_a_warning():
     os.rename(path("copied.gguf.experts"), path("alone.experts"))
     os.remove(path("copied.gguf"))
     os.remove(source)
-    assert "which is not there" in hypura("inspect", path("alone.experts"), status=1)[1]
+    assert "which does not exist" in hypura("inspect", path("alone.experts"), status=1)[1]
 
 
 def a_trace_puts_its_most_used_experts_first():

@@ -35,7 +35,7 @@ hypura_status activation_create(struct activation **out, size_t max_rows, size_t
 {
     size_t bytes;
     if (max_rows == 0 || max_columns == 0 || !total_bytes(max_rows, max_columns, &bytes))
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "activations of %zu rows of %zu cannot be", max_rows,
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "activations cannot have %zu rows of %zu", max_rows,
                          max_columns);
     struct activation *activation;
     hypura_status status = ALLOCATE(&activation, 1, "activations", error);

@@ -79,7 +79,7 @@ static uint64_t sequence_table(struct gpu *gpu, struct gpu_range cache, const st
     uint64_t address = gpu_address(cache);
     *taken = 0;
     if (count > GPU_MAX_SEQUENCES) {
-        gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED, "GPU: %u sequences in a batch; %u are possible", count,
+        gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED, "GPU: %u sequences in a batch; expected at most %u", count,
                          GPU_MAX_SEQUENCES);
         return 0;
     }
@@ -403,7 +403,7 @@ void gpu_attention(struct gpu *gpu, const struct gpu_attention *attention)
         return;
     }
     if (attention->halves && !gpu_attention_makes_halves(gpu, attention)) {
-        gpu_record_error(gpu, HYPURA_ERROR_ARGUMENT, "GPU: attention that cannot make halves was asked for them");
+        gpu_record_error(gpu, HYPURA_ERROR_ARGUMENT, "GPU: this attention cannot write half-precision results");
         return;
     }
     attend_few(gpu, attention);

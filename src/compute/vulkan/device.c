@@ -62,7 +62,7 @@ static hypura_status choose_queues(struct gpu *gpu, VkDeviceQueueCreateInfo *que
             transfer = i;
     }
     if (compute == UINT32_MAX)
-        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "GPU: %s has no queue that computes", gpu->info.name);
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "GPU: %s has no compute queue", gpu->info.name);
     *transfer_index = 0;
     queues[0] = (VkDeviceQueueCreateInfo){.sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO,
                                           .queueFamilyIndex = compute,
@@ -163,12 +163,12 @@ static hypura_status choose_device(struct gpu *gpu, const struct gpu_options *op
     if (status)
         return status;
     if (options->index >= count)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "GPU %u is asked for; Vulkan finds %u", options->index, count);
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "there is no GPU %u: Vulkan finds %u", options->index, count);
     gpu->physical = devices[options->index];
     gpu_describe(&gpu->vk, gpu->physical, &gpu->info);
     if (gpu->info.lacks[0])
-        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "GPU: %s cannot be used, its driver lacks %s", gpu->info.name,
-                         gpu->info.lacks);
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "GPU: %s cannot be used, because its driver lacks %s",
+                         gpu->info.name, gpu->info.lacks);
     if (options->separate)
         gpu->info.unified = false;
     if (options->floats)
@@ -244,7 +244,7 @@ void gpu_close(struct gpu *gpu)
     if (gpu->device)
         timelines_drain(gpu);
     if (atomic_load(&gpu->hung)) {
-        log_write(LOG_WARNING, "%s hangs: what it holds is free again when this process has ended", gpu->info.name);
+        log_write(LOG_WARNING, "%s hangs: its memory is released only when this process ends", gpu->info.name);
         gpu->abandoned = atomic_exchange(&abandoned, gpu);
         return;
     }

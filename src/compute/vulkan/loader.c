@@ -130,9 +130,9 @@ static hypura_status create_instance(struct vk *vk, bool validate, _Atomic uint6
     if (validate) {
         if (!instance_has(vk, validation_layer, VK_EXT_VALIDATION_FEATURES_EXTENSION_NAME) ||
             !instance_has(vk, NULL, VK_EXT_DEBUG_UTILS_EXTENSION_NAME))
-            return error_set(error, HYPURA_ERROR_UNSUPPORTED,
-                             "Vulkan's validation layer is asked for, and not installed (Debian: "
-                             "vulkan-validationlayers)");
+            return error_set(
+                error, HYPURA_ERROR_UNSUPPORTED,
+                "Vulkan's validation layer was requested, but is not installed (Debian: vulkan-validationlayers)");
         create.enabledLayerCount = 1;
         extensions[create.enabledExtensionCount++] = VK_EXT_DEBUG_UTILS_EXTENSION_NAME;
         extensions[create.enabledExtensionCount++] = VK_EXT_VALIDATION_FEATURES_EXTENSION_NAME;

@@ -165,8 +165,7 @@ hypura_status loads_part(const uint32_t *code, size_t bytes, uint32_t **out, siz
             look(&c, code + at, code[at] >> 16);
     }
     if (!status && !(sound && c.uint_type && c.functions))
-        status =
-            error_set(error, HYPURA_ERROR_UNSUPPORTED, "GPU: a kernel's loads are written in a way that is not known");
+        status = error_set(error, HYPURA_ERROR_UNSUPPORTED, "GPU: a kernel's loads have an unknown form");
     if (!c.has_index)
         c.index = c.ids++;
     /* 13 words for each load, 22 for each function, and the declarations. */

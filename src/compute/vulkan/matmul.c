@@ -15,7 +15,7 @@ static const struct weight_type *find_type(struct gpu *gpu, const struct gpu_mat
     const struct weight_type *type = gpu_weight_type(weights->type);
     if (gpu_address(weights->data) % type->alignment || weights->row_bytes % type->alignment ||
         stride % type->alignment) {
-        gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED, "GPU: weights of type %s must stand at a multiple of %u bytes",
+        gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED, "GPU: weights of type %s must start at a multiple of %u bytes",
                          info->name, type->alignment);
         return NULL;
     }
@@ -266,7 +266,7 @@ void gpu_expert_group(struct gpu *gpu, struct gpu_range ids, struct gpu_range gr
                       uint32_t tokens)
 {
     if (experts > GPU_ROUTER_EXPERTS) {
-        gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED, "GPU: a layer has %u experts, %u are possible", experts,
+        gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED, "GPU: a layer has %u experts; expected at most %u", experts,
                          GPU_ROUTER_EXPERTS);
         return;
     }

@@ -137,8 +137,7 @@ hypura_status matrices_translate(const uint32_t *code, size_t bytes, uint32_t **
         if (code[at] >> 16 == 0 || code[at] >> 16 > words - at || !translate(&t, code + at, code[at] >> 16)) {
             memory_free(t.out);
             return error_set(error, HYPURA_ERROR_UNSUPPORTED,
-                             "GPU: a kernel uses cooperative matrices in a way that "
-                             "is not known");
+                             "GPU: a kernel uses cooperative matrices in an unknown form");
         }
     }
     *out = t.out;

@@ -78,8 +78,8 @@ static hypura_status create(struct gpu *gpu, struct gpu_buffer **out, uint64_t b
 {
     if (bytes == 0 || bytes > gpu->info.max_allocation)
         return error_set(error, HYPURA_ERROR_MEMORY,
-                         "GPU: a buffer of %llu bytes is asked for; the device allows 1 to %llu",
-                         (unsigned long long)bytes, (unsigned long long)gpu->info.max_allocation);
+                         "GPU: a buffer cannot have %llu bytes; the device allows 1 to %llu", (unsigned long long)bytes,
+                         (unsigned long long)gpu->info.max_allocation);
     struct gpu_buffer *buffer;
     hypura_status status = ALLOCATE(&buffer, 1, "GPU buffer", error);
     if (status)

@@ -104,8 +104,9 @@ hypura_status pipeline_get(struct gpu *gpu, enum gpu_kernel kernel, const uint32
         }
     }
     if (constant_count > GPU_MAX_CONSTANTS)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "GPU: the kernel %s was given %zu constants, %d are possible",
-                         kernels[kernel].name, constant_count, GPU_MAX_CONSTANTS);
+        return error_set(error, HYPURA_ERROR_ARGUMENT,
+                         "GPU: the kernel %s was given %zu constants; expected at most %d", kernels[kernel].name,
+                         constant_count, GPU_MAX_CONSTANTS);
     struct pipeline *pipeline;
     hypura_status status = ALLOCATE(&pipeline, 1, "compute pipeline", error);
     if (status)
@@ -180,8 +181,7 @@ static void write_cache(struct gpu *gpu)
         bool written = fwrite(data, 1, size, file) == size;
         written &= fclose(file) == 0;
         if (!written || rename(part, gpu->cache_path) != 0) {
-            log_write(LOG_INFO, "the GPU's compiled kernels cannot be kept in %s: %s", gpu->cache_path,
-                      strerror(errno));
+            log_write(LOG_INFO, "cannot cache the GPU's compiled kernels in %s: %s", gpu->cache_path, strerror(errno));
             remove(part);
         }
     }

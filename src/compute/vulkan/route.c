@@ -97,8 +97,8 @@ void gpu_recall(struct gpu *gpu, const struct gpu_recall *recall)
               recall->width,
               recall->epsilon};
     if (recall->kept >= recall->room || recall->kept >= RECALL_MAX) {
-        gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED, "GPU: %u rows kept of a token, in room for %u", recall->kept,
-                         recall->room);
+        gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED, "GPU: %u kept rows per token; there is room for %u",
+                         recall->kept, recall->room);
         return;
     }
     gpu_launch(gpu, KERNEL_recall, NULL, 0, &push, sizeof push, MIN(recall->rows, GPU_MAX_GROUPS), 1, 1);

@@ -111,7 +111,7 @@ hypura_status gpu_upload(struct gpu *gpu, struct gpu_range to, const void *host,
     if (atomic_load(&gpu->lost))
         return gpu_lost_error(gpu, error);
     if (bytes > to.buffer->bytes || to.offset > to.buffer->bytes - bytes)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "GPU: an upload does not lie inside its buffer");
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "GPU: an upload exceeds its buffer");
     if (to.buffer->mapped) {
         memcpy((uint8_t *)to.buffer->mapped + to.offset, host, bytes);
         *ticket = 0;
@@ -156,7 +156,7 @@ hypura_status gpu_download(struct gpu *gpu, void *host, struct gpu_range from, u
     if (atomic_load(&gpu->lost))
         return gpu_lost_error(gpu, error);
     if (bytes > from.buffer->bytes || from.offset > from.buffer->bytes - bytes)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "GPU: a download does not lie inside its buffer");
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "GPU: a download exceeds its buffer");
     if (from.buffer->mapped) {
         memcpy(host, (const uint8_t *)from.buffer->mapped + from.offset, bytes);
         return HYPURA_OK;
