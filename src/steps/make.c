@@ -327,7 +327,7 @@ static hypura_status check_all_read(const struct steps *steps, const struct mode
 }
 
 /* Kinds that may run ahead of their layer, because they depend only on their rows. A recall writes its own row of the
- * bank, which nobody reads before that layer. */
+ * bank, which no step reads before that layer. */
 static bool is_of_rows(enum step_kind kind)
 {
     switch (kind) {

@@ -1,8 +1,8 @@
-/* Runs of steps that know nothing of sequences: rows in, rows out. Whoever has their weights can compute them, on
- * another host too. */
+/* Runs of steps that do not depend on sequences: rows in, rows out. Any host that has their weights can compute them.
+ */
 #include "steps/steps_private.h"
 
-/* They read rows and weights, and no position, token, state or cache. */
+/* Kinds of steps that read rows and weights only, and no position, token, state or cache. */
 static bool is_plain(const struct step *step)
 {
     switch (step->kind) {
@@ -38,14 +38,13 @@ size_t steps_run_left(struct step_list layer, size_t at, size_t *first)
     return 0;
 }
 
-/* What a step leaves in a buffer it changed. A scaled addend is scaled in its own place. */
+/* Whether a step changes a buffer. STEP_ADD with a scale also changes the buffer that it adds. */
 static bool changes(const struct step *step, enum step_buffer buffer)
 {
-    return step_writes(step, buffer) ||
-           (step->kind == STEP_ADD && step->add.scale != 1.0f && step->add.from == buffer);
+    return step_writes(step, buffer) || (step->kind == STEP_ADD && step->add.scale != 1.0f && step->add.from == buffer);
 }
 
-/* Whether anybody reads a buffer before it is written anew. */
+/* Whether a later step reads a buffer before another one overwrites it. */
 static bool is_wanted(struct step_list layer, size_t from, enum step_buffer buffer)
 {
     const uint32_t stay = 1u << BUFFER_HIDDEN | 1u << BUFFER_CHOSEN | 1u << BUFFER_BANK | 1u << BUFFER_TOKEN |
@@ -59,7 +58,8 @@ static bool is_wanted(struct step_list layer, size_t from, enum step_buffer buff
     return stay >> buffer & 1;
 }
 
-void steps_run_rows(struct step_list layer, size_t first, size_t count, uint32_t embedding, struct step_rows_of_run *out)
+void steps_run_rows(struct step_list layer, size_t first, size_t count, uint32_t embedding,
+                    struct step_rows_of_run *out)
 {
     uint32_t written = 0;
     size_t in[BUFFER_COUNT] = {0}, made[BUFFER_COUNT] = {0};

@@ -369,9 +369,9 @@ struct step_experts {
     unit_number first; /* unit of expert 0 */
     unit_number gate_bias, up_bias, down_bias;
     unit_number gate_scale, up_scale, down_scale; /* as in struct step_matrix, one per expert */
-    uint32_t columns;      /* width of input and output */
-    uint32_t width;        /* inner width */
-    uint32_t gate_up_rows; /* gate and up are rows of one slice: twice width; 0: two slices */
+    uint32_t columns;                             /* width of input and output */
+    uint32_t width;                               /* inner width */
+    uint32_t gate_up_rows;                        /* gate and up are rows of one slice: twice width; 0: two slices */
     enum glu_kind glu;
     float alpha, limit; /* of kinds that have them */
     bool ungated;       /* one matrix computes gate and up */
@@ -614,21 +614,23 @@ bool step_keeps(const struct step *step);
  * are. late_route: an earlier router that can be evaluated after them; NULL: none. */
 size_t steps_split(struct step_list list, const struct step **late_route);
 
-/* How many steps from one on form a run that rows alone decide about: they know no sequence, no position and no expert,
- * and at least one is a product. 0: none do. */
+/* The number of steps, from this one on, that form a run: their results depend on rows and weights only, not on
+ * sequences, positions or experts, and at least one of them is a product. 0: there is no run. */
 size_t steps_run(struct step_list list, size_t from);
 
-/* The same of a step within a run: how many of it are left from that one on; *first: where it begins. list: the layer's. */
+/* The number of steps that are left in the run that contains step "at". 0: it is in no run. *first: where the run
+ * begins. */
 size_t steps_run_left(struct step_list layer, size_t at, size_t *first);
 
-/* Floats per row that a run, or a part of one, takes from before it and leaves for later, by buffer. list: of the whole
- * layer. */
+/* The floats per row that a run, or a part of one, reads from before it and leaves for later steps, by buffer. layer:
+ * the list of the whole layer. */
 struct step_rows_of_run {
     size_t in[BUFFER_COUNT], out[BUFFER_COUNT];
     size_t in_width, out_width; /* of all together */
-    uint32_t changed;           /* bits by enum step_buffer: of those that it writes at all */
+    uint32_t changed;           /* a bit per enum step_buffer: whether the run writes to it at all */
 };
-void steps_run_rows(struct step_list layer, size_t first, size_t count, uint32_t embedding, struct step_rows_of_run *out);
+void steps_run_rows(struct step_list layer, size_t first, size_t count, uint32_t embedding,
+                    struct step_rows_of_run *out);
 
 /* ---- fusing --------------------------------------------------------------------------------------------------------
  *

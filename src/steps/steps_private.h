@@ -54,7 +54,7 @@ uint32_t unit_rows(const struct builder *b, unit_number unit);
  * streams, or to the only one. */
 enum streams_of { STREAMS_OF_ATTENTION, STREAMS_OF_FFN, STREAMS_OF_OUTPUT };
 void add_gather(struct builder *b, enum streams_of where, enum step_buffer out);
-/* Reads the residual stream and what was kept of it, before layer "number" (and, behind, in it). */
+/* Adds a recall: the mean of the residual stream and "kept" earlier rows of it, weighted by scores. */
 void add_recall(struct builder *b, enum tensor_role weight, uint32_t kept);
 void make_ngrams(struct builder *b);
 void add_residual(struct builder *b, enum step_buffer from, float scale);

@@ -1,8 +1,8 @@
 /* gpu: the mathematics of a transformer on a Vulkan device, the mirror of compute.h.
  *
- * It knows tensors, not models. Vulkan's loader is opened on first use, so that the program starts on a machine without
- * one. A build without Vulkan's headers or a working glslc has HYPURA_VULKAN 0. It has only two functions of this
- * header: gpu_list finds nothing, and gpu_open says why. The same holds if glslc failed for a kernel.
+ * It works on tensors, not models. Vulkan's loader is opened on first use, so that the program starts on a machine
+ * without one. A build without Vulkan's headers or a working glslc has HYPURA_VULKAN 0. It has only two functions of
+ * this header: gpu_list finds nothing, and gpu_open says why. The same holds if glslc failed for a kernel.
  *
  * What a device must have: Vulkan 1.2 with buffer device addresses, timeline semaphores, 64-bit integers and storage of
  * 8 and 16 bits. Everything else (arithmetic in half precision, cooperative matrices, import of host memory) is used
@@ -69,10 +69,10 @@ struct gpu_options {
 
 hypura_status gpu_open(struct gpu **out, const struct gpu_options *options, hypura_error *error);
 
-/* A device of another machine, for planning: it tells its properties and abilities, and computes nothing. */
+/* A device of another machine, for planning: it reports its properties and abilities, but computes nothing. */
 hypura_status gpu_imagine(struct gpu **out, const struct gpu_info *info, hypura_error *error);
 
-/* Waits for what is in flight. Destroy its buffers first. If the device hangs, its memory is not freed. */
+/* Waits for batches in flight. Destroy its buffers first. If the device hangs, its memory is not freed. */
 void gpu_close(struct gpu *gpu);
 const struct gpu_info *gpu_get_info(const struct gpu *gpu);
 bool gpu_is_lost(const struct gpu *gpu);              /* then every call fails */
@@ -127,7 +127,7 @@ hypura_status gpu_upload(struct gpu *gpu, struct gpu_range to, const void *host,
                          hypura_error *error);
 hypura_status gpu_upload_wait(struct gpu *gpu, gpu_ticket ticket, hypura_error *error);
 
-/* Copies what is in a buffer to the host, and waits for it. Of one thread at a time, which may be any. */
+/* Copies bytes from a buffer to the host, and waits for them. One thread at a time may call it. */
 hypura_status gpu_download(struct gpu *gpu, void *host, struct gpu_range from, uint64_t bytes, hypura_error *error);
 
 /* ---- commands ---------------------------------------------------------------------------------------------------- */
@@ -283,8 +283,8 @@ void gpu_clamp(struct gpu *gpu, struct gpu_range values, uint64_t count, float l
 void gpu_gelu(struct gpu *gpu, struct gpu_range values, uint64_t count);               /* by tanh */
 void gpu_silu(struct gpu *gpu, struct gpu_range values, uint64_t count, float factor); /* of values times factor */
 
-/* Of each row: times its scale, plus its bias. With ids (uint32 [count]) both are those of the row's id, and rows stay as
- * they are whose id has no slot. bias, ids and slots may have no buffer. stride: floats from one row to the next. */
+/* Of each row: times its scale, plus its bias. With ids (uint32 [count]) both are those of the row's id, and rows stay
+ * as they are whose id has no slot. bias, ids and slots may have no buffer. stride: floats from one row to the next. */
 struct gpu_rescale {
     struct gpu_range rows, scales, bias, ids, slots;
     uint32_t count, columns, stride;
@@ -299,7 +299,7 @@ void gpu_add(struct gpu *gpu, struct gpu_range to, struct gpu_range from, uint32
 void gpu_glu(struct gpu *gpu, enum glu_kind kind, struct gpu_range out, struct gpu_range gate, struct gpu_range up,
              uint32_t rows, uint32_t columns, uint32_t gate_stride, uint32_t up_stride, float alpha, float limit);
 
-/* The same of gates and ups that are multiplied by weights[row] first. */
+/* The same, but gates and ups are multiplied by weights[row] first. */
 void gpu_glu_weighed(struct gpu *gpu, enum glu_kind kind, struct gpu_range out, struct gpu_range gate,
                      struct gpu_range up, struct gpu_range weights, uint32_t rows, uint32_t columns,
                      uint32_t gate_stride, uint32_t up_stride, float alpha, float limit);
