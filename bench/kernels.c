@@ -32,8 +32,7 @@ static double median(double *values, size_t count)
     return values[count / 2];
 }
 
-/* ---- memory bandwidth ---------------------------------------------------------------------------------------------
- */
+/* ---- memory bandwidth -------------------------------------------------------------------------------------------- */
 
 #define READ_TASK ((size_t)1 << 20)
 
@@ -70,8 +69,7 @@ static double read_bandwidth(struct compute *compute, const uint8_t *data, size_
     return (double)bytes / seconds;
 }
 
-/* ---- peak ---------------------------------------------------------------------------------------------------------
- */
+/* ---- peak -------------------------------------------------------------------------------------------------------- */
 
 #define PEAK_CALLS 400
 
@@ -97,8 +95,7 @@ static double peak_rate(struct compute *compute, uint64_t (*peak)(void))
     return best;
 }
 
-/* ---- weights ------------------------------------------------------------------------------------------------------
- */
+/* ---- weights ----------------------------------------------------------------------------------------------------- */
 
 #define SAMPLES 64
 
@@ -128,8 +125,7 @@ static void fill(struct random *random, enum tensor_type type, uint8_t *data, si
         memcpy(data + b * info->block_bytes, samples[random_next(random) >> 32 & (SAMPLES - 1)], info->block_bytes);
 }
 
-/* ---- one type -----------------------------------------------------------------------------------------------------
- */
+/* ---- one type ---------------------------------------------------------------------------------------------------- */
 
 struct figures {
     double bandwidth;    /* bytes per second of plain reading in the same rounds */
@@ -196,8 +192,7 @@ static hypura_status measure(const struct options *options, struct compute *comp
     return status;
 }
 
-/* ---- the table ----------------------------------------------------------------------------------------------------
- */
+/* ---- the table --------------------------------------------------------------------------------------------------- */
 
 static bool listed(const char *list, const char *name)
 {

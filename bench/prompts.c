@@ -154,8 +154,7 @@ static double operations(const struct layer *l, enum part part)
                                : 0;
 }
 
-/* ---- threads that share nothing -----------------------------------------------------------------------------------
- */
+/* ---- threads that share nothing ---------------------------------------------------------------------------------- */
 
 static void multiply_alone(void *context, size_t index, size_t worker)
 {

@@ -285,8 +285,7 @@ static void test_answers_are_parsed_whole_and_in_pieces(void **state)
     json_decref(tools);
 }
 
-/* ---- difficult arguments -------------------------------------------------------------------------------------------
- */
+/* ---- difficult arguments ----------------------------------------------------------------------------------------- */
 
 /* Two calls with the same text in each form. JSON escapes the text, tags contain it unchanged. */
 struct form {

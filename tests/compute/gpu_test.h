@@ -115,8 +115,7 @@ UNUSED static void *gpu_test_take(struct gpu *gpu, struct gpu_range range, size_
     return values;
 }
 
-/* The relative error: the Euclidean norm of the differences divided by that of the expected values. NaN if any is NaN.
- */
+/* The relative error: the Euclidean norm of the differences over that of the expected values. NaN if any is NaN. */
 UNUSED static double gpu_test_error(const float *values, const float *expected, size_t count)
 {
     double difference = 0, length = 0;

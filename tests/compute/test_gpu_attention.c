@@ -209,8 +209,7 @@ static void heads_are_made_and_stored(void **state)
                 makes_heads(gpu, types[t], t % 2 ? ROPE_NORMAL : ROPE_NEOX, sizes[i], i, &random);
 }
 
-/* ---- heads of latent attention ------------------------------------------------------------------------------------
- */
+/* ---- heads of latent attention ----------------------------------------------------------------------------------- */
 
 /* The first elements of a key are normed, the others rotated. The last elements of queries are rotated and stored after
  * other elements in wider rows. */
@@ -601,8 +600,7 @@ static void attention_is_right_and_reproducible(void **state)
                     expect_head(&f, s, r, h,
                                 expected +
                                     ((size_t)(f.sequences[s].first_row + r) * shape->heads + h) * shape->value_size);
-        /* On matrix units, queries and attention weights of prompts are halves. Quantised values always become halves.
-         */
+        /* On matrix units, queries and attention weights of prompts are halves. Quantised values always are. */
         bool few = shape->rows[0] <= GPU_VECTOR_TOKENS && f.count == 1;
         bool exact =
             (few || !gpu_get_info(gpu)->cooperative_matrix) && shape->type != TENSOR_Q8_0 && shape->type != TENSOR_Q4_0;

@@ -1,7 +1,6 @@
 /* The GPU's search for positions, and attention over the chosen ones. If all positions are chosen, the result is that
  * of attention without a choice. The search makes the same choices as plain C, for two sequences in one batch, and also
- * if there is room for the scores of only a few rows. Scores are small integers, so they are exact and many are equal.
- */
+ * if there is room for the scores of only a few rows. Scores are small integers: exact, and often equal. */
 #include "gpu_test.h"
 
 #include "compute/compute.h"
@@ -133,8 +132,7 @@ static void chooses_like_plain_c(void **state)
         check(gpu, &shapes[i]);
 }
 
-/* ---- attention over chosen positions -------------------------------------------------------------------------------
- */
+/* ---- attention over chosen positions ----------------------------------------------------------------------------- */
 
 #define HEADS 4u
 #define KV_HEADS 2u

@@ -143,8 +143,7 @@ static void multiplies_as_floats_too(void **state)
     gpu_close(floats);
 }
 
-/* ---- fused norms and gates -----------------------------------------------------------------------------------------
- */
+/* ---- fused norms and gates --------------------------------------------------------------------------------------- */
 
 static double silu(double a)
 {

@@ -236,8 +236,7 @@ static void random_numbers_repeat(void **state)
     assert_true(fabs(sum / 10000) < 0.05 && fabs(squares / 10000 - 1) < 0.05);
 }
 
-/* The expected values come from the test suite of FNV's authors. File names and stored digests depend on these hashes.
- */
+/* The expected values come from the test suite of FNV's authors. File names and stored digests depend on the hashes. */
 static void hashes_are_fnv1a(void **state)
 {
     (void)state;

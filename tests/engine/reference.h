@@ -69,8 +69,7 @@ __attribute__((unused)) static void reference_free(struct reference *reference)
 }
 
 /* Opens a model under "more" bytes above the smallest budget that works. The error for a smaller budget names that one.
- * The smallest budget changes between tries, because the process holds other memory, such as stacks of ended threads.
- */
+ * The smallest budget changes between tries, because the process holds other memory, such as ended threads' stacks. */
 __attribute__((unused)) static struct engine *open_above_smallest(const char *path, struct engine_options *options,
                                                                   uint64_t more)
 {

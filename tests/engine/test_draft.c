@@ -542,8 +542,7 @@ static void without_drafting_states_need_nothing(void **state)
     engine_close(engine);
 }
 
-/* ---- the number of drafts ------------------------------------------------------------------------------------------
- */
+/* ---- the number of drafts ---------------------------------------------------------------------------------------- */
 
 /* Drafts after a text that repeats 1 2 3 4, all of which can be drafted. Returns their number. */
 static uint32_t drafts(struct drafter *drafter)

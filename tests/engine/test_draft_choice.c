@@ -1,5 +1,4 @@
-/* Drafting never costs noticeable speed, whatever drafts cost and however few are accepted. The passes are simulated.
- */
+/* Drafting never costs noticeable speed, whatever drafts cost and however few are accepted. Passes are simulated. */
 #include "test.h"
 
 #include "core/core.h"

@@ -8,8 +8,7 @@
 
 #include <jansson.h>
 
-/* The reference takes GELU from a table of half-precision numbers. The scores of random classifiers amplify the error.
- */
+/* The reference takes GELU from a table of half-precision numbers. Scores of random classifiers amplify the error. */
 static const struct {
     const char *name;
     double tolerance;

@@ -148,8 +148,7 @@ static void *look(void *context)
     return NULL;
 }
 
-/* A batch ends early if its only client has left, but not if another client still waits. Later batches are unaffected.
- */
+/* A batch ends early if its only client has left, but not if another one still waits. Later batches are unaffected. */
 static void answers_without_clients_end_within_a_batch(void **state)
 {
     (void)state;

@@ -54,8 +54,7 @@ static void adds_like_the_cpu(void **state)
     }
 }
 
-/* Several adapters of one matrix are applied in turn. One with scale 0 changes nothing. The plan counts their memory.
- */
+/* Several adapters of a matrix are applied in turn. One with scale 0 changes nothing. The plan counts their memory. */
 static void scales_add_up(void **state)
 {
     (void)state;

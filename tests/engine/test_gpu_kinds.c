@@ -221,8 +221,7 @@ static void compare_results(struct pair *pair, const struct step *step)
         compare_choices(pair, step);
         return;
     }
-    if (step->kind == STEP_COMPRESS ||
-        step->kind == STEP_POOL) { /* a later attention or search shows what they stored */
+    if (step->kind == STEP_COMPRESS || step->kind == STEP_POOL) { /* attention or a search reads their results */
         pair->compared[step->kind]++;
         return;
     }

@@ -133,8 +133,7 @@ static void its_predictions_are_right(void **state)
     for (size_t i = 0; i < COUNT_OF(tokens); i++)
         tokens[i] = (int32_t)(random_next(&random) % 300);
     temporary_path(path, sizeof path);
-    /* In the last model, delta nets contribute, too, which the block does not see. It drafts as many tokens as before.
-     */
+    /* In the last model, delta nets contribute, too, which the block does not see. It drafts as many tokens. */
     static const char *const bases[] = {"embedded", "deepseek2-v3", "qwen3next"};
     for (size_t i = 0; i < COUNT_OF(bases); i++) {
         make_predicting(path, model_path(bases[i]), PREDICTION_TRUE);

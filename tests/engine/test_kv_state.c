@@ -205,8 +205,7 @@ static void same_bits_for_the_larger_set(void **state)
     }
 }
 
-/* Other sequences continue from shared rows, in any order, while the sequence that they come from reads another text.
- */
+/* Other sequences continue from shared rows, in any order, while the sequence that owns these reads another text. */
 static void check_sharing(const char *name, enum tensor_type type)
 {
     struct cold cold;

@@ -29,8 +29,7 @@ static void prompt_of(int32_t *tokens, size_t count)
         tokens[i] = (int32_t)(random_next(&random) % 300);
 }
 
-/* ---- the block as a separate model --------------------------------------------------------------------------------
- */
+/* ---- the block as a separate model ------------------------------------------------------------------------------- */
 
 static float *floats_of(const struct gguf *file, const char *name)
 {
@@ -126,8 +125,7 @@ static void make_layer_model(const char *path, const struct model *model, uint32
     make_end(&made);
 }
 
-/* ---- logits --------------------------------------------------------------------------------------------------------
- */
+/* ---- logits ------------------------------------------------------------------------------------------------------ */
 
 static double difference(const float *a, const float *b, size_t count)
 {
@@ -267,8 +265,7 @@ static void its_logits_match_its_layers(void **state)
     }
 }
 
-/* ---- drafts --------------------------------------------------------------------------------------------------------
- */
+/* ---- drafts ------------------------------------------------------------------------------------------------------ */
 
 /* A block whose predictions are right predicts token after token, whatever was accepted before. */
 static void its_predictions_are_right(void **state)
@@ -351,8 +348,7 @@ static void gaps_cost_only_drafts(void **state)
     unlink(path);
 }
 
-/* ---- use of the block ----------------------------------------------------------------------------------------------
- */
+/* ---- use of the block -------------------------------------------------------------------------------------------- */
 
 static void expect_file(const char *path, const struct engine_options *options, const char *says)
 {

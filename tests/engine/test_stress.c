@@ -54,8 +54,7 @@ static bool perhaps(struct random *random)
     return below(random, 2);
 }
 
-/* ---- models --------------------------------------------------------------------------------------------------------
- */
+/* ---- models ------------------------------------------------------------------------------------------------------ */
 
 static const char *const types[] = {"Q4_K_M", "Q8_0",  "F16", "Q4_0", "Q6_K", "IQ4_XS",
                                     "BF16",   "MXFP4", "F32", "Q3_K", "NVFP4"};
@@ -151,8 +150,7 @@ static void make_model(struct world *world)
         split_file(world, whole);
 }
 
-/* ---- answers -------------------------------------------------------------------------------------------------------
- */
+/* ---- answers ----------------------------------------------------------------------------------------------------- */
 
 /* Requests answer i, whose prompt is the start of a script, so that some prompts begin alike. */
 static void ask(const struct world *world, struct generator *generator, struct answer *answer, uint32_t i)
@@ -217,8 +215,7 @@ static void make_scripts(struct world *world)
     engine_close(engine);
 }
 
-/* ---- interference --------------------------------------------------------------------------------------------------
- */
+/* ---- interference ------------------------------------------------------------------------------------------------ */
 
 struct meddler {
     struct engine *engine;
@@ -256,8 +253,7 @@ static void *meddle(void *argument)
     return NULL;
 }
 
-/* ---- the run -------------------------------------------------------------------------------------------------------
- */
+/* ---- the run ----------------------------------------------------------------------------------------------------- */
 
 struct run {
     struct world *world;

@@ -52,8 +52,7 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static bool running;
 
-/* ---- functions of libmicrohttpd -------------------------------------------------------------------------------------
- */
+/* ---- functions of libmicrohttpd ---------------------------------------------------------------------------------- */
 
 static struct MHD_Daemon *start_daemon(unsigned flags, uint16_t port, MHD_AcceptPolicyCallback accept,
                                        void *accept_context, MHD_AccessHandlerCallback handler, void *context, ...)
@@ -183,8 +182,7 @@ hypura_status mhd_load(hypura_error *error)
 const char page_html[] = "<!doctype html>";
 const size_t page_html_size = sizeof page_html - 1;
 
-/* ---- the server -----------------------------------------------------------------------------------------------------
- */
+/* ---- the server -------------------------------------------------------------------------------------------------- */
 
 static char folder[] = "/tmp/hypura-fuzz-requests-XXXXXX";
 
@@ -246,8 +244,7 @@ static void wait_until_resumed(struct MHD_Connection *connection)
     pthread_mutex_unlock(&mutex);
 }
 
-/* ---- a request ------------------------------------------------------------------------------------------------------
- */
+/* ---- a request --------------------------------------------------------------------------------------------------- */
 
 /* Takes a line, without its end, off the rest of the text. */
 static char *take_line(char **rest)

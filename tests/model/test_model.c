@@ -118,8 +118,7 @@ static void experts_are_slices_of_their_tensors(void **state)
     model_close(model);
 }
 
-/* ---- invalid files -------------------------------------------------------------------------------------------------
- */
+/* ---- invalid files ----------------------------------------------------------------------------------------------- */
 
 struct variant {
     const char *architecture;
@@ -275,8 +274,7 @@ static void errors_name_the_problem(void **state)
     }
 }
 
-/* ---- files with several layers -------------------------------------------------------------------------------------
- */
+/* ---- files with several layers ----------------------------------------------------------------------------------- */
 
 struct number {
     const char *key;

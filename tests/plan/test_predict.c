@@ -372,8 +372,7 @@ static void large_experts_get_long_enough_chunks(void **state)
     }
 }
 
-/* A model's parts are on two drives, one with half the speed of the other. Each byte takes the time of its own drive.
- */
+/* A model's parts are on two drives, one half as fast as the other. Each byte takes the time of its own drive. */
 static void parts_are_read_at_the_speed_of_their_drives(void **state)
 {
     (void)state;

@@ -410,8 +410,7 @@ static void test_invalid_settings_are_refused(void **state)
     sampler_destroy(s);
 }
 
-/* ---- constraint ---------------------------------------------------------------------------------------------------
- */
+/* ---- constraint -------------------------------------------------------------------------------------------------- */
 
 struct odd {
     int masks, accepted;

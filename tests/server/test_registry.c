@@ -18,8 +18,7 @@
 #define MOST_STEPS 200
 #define MOST_OPEN 1024
 
-/* ---- calls that change the folder -----------------------------------------------------------------------------------
- */
+/* ---- calls that change the folder -------------------------------------------------------------------------------- */
 
 enum seam { SEAM_NONE, SEAM_KILL, SEAM_FAIL };
 
@@ -163,8 +162,7 @@ time_t __wrap_time(time_t *out)
     return __real_time(NULL) + (time_t)clock_offset;
 }
 
-/* ---- a folder of models ---------------------------------------------------------------------------------------------
- */
+/* ---- a folder of models ------------------------------------------------------------------------------------------ */
 
 static char models[512];
 static struct registry *registry;
@@ -251,8 +249,7 @@ static unsigned files_in(const char *name)
     return count;
 }
 
-/* ---- changes --------------------------------------------------------------------------------------------------------
- */
+/* ---- changes ----------------------------------------------------------------------------------------------------- */
 
 struct change {
     const char *what;
@@ -546,8 +543,7 @@ static void files_are_synced_before_they_get_their_names(void **state)
     }
 }
 
-/* ---- manifests ------------------------------------------------------------------------------------------------------
- */
+/* ---- manifests --------------------------------------------------------------------------------------------------- */
 
 static void a_manifest_that_cannot_be_read_is_an_error(void **state)
 {
@@ -636,8 +632,7 @@ static void experts_in_one_place_go_with_their_model(void **state)
     assert_int_equal(files_in("weights"), 1);
 }
 
-/* ---- two processes --------------------------------------------------------------------------------------------------
- */
+/* ---- two processes ----------------------------------------------------------------------------------------------- */
 
 static void two_processes_do_not_mix_models(void **state)
 {

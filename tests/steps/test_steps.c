@@ -58,8 +58,7 @@ static void each_model(void (*look)(void))
     assert_true(looked > 20);
 }
 
-/* ---- units ---------------------------------------------------------------------------------------------------------
- */
+/* ---- units ------------------------------------------------------------------------------------------------------- */
 
 /* [units] the number of steps that read each unit. */
 static uint32_t *count_reads(struct step_list list)
@@ -120,8 +119,7 @@ static void matrices_are_read_in_order(void **state)
     each_model(look_at_order);
 }
 
-/* ---- buffers -------------------------------------------------------------------------------------------------------
- */
+/* ---- buffers ----------------------------------------------------------------------------------------------------- */
 
 static void look_at_writers(void)
 {
@@ -141,8 +139,7 @@ static void steps_read_what_was_written(void **state)
     each_model(look_at_writers);
 }
 
-/* ---- states --------------------------------------------------------------------------------------------------------
- */
+/* ---- states ------------------------------------------------------------------------------------------------------ */
 
 /* The states that the steps of a layer keep per sequence neither overlap nor leave gaps. Recurrent layers keep some. */
 static void look_at_states(void)
@@ -167,8 +164,7 @@ static void states_are_adjacent(void **state)
     each_model(look_at_states);
 }
 
-/* ---- routers -------------------------------------------------------------------------------------------------------
- */
+/* ---- routers ----------------------------------------------------------------------------------------------------- */
 
 static void look_for_routers(void)
 {
@@ -180,8 +176,8 @@ static void look_for_routers(void)
         assert_int_equal(found, router.route && router.route->route.table == NO_UNIT);
         if (!found)
             continue;
-        uint32_t there =
-            1u << BUFFER_HIDDEN | 1u << BUFFER_BANK; /* the router's steps read only these and what they write */
+        /* The router's steps read only these buffers and those that they write. */
+        uint32_t there = 1u << BUFFER_HIDDEN | 1u << BUFFER_BANK;
         for (uint32_t s = 0; s < router.count; s++) {
             assert_false(router.steps[s]->reads & ~there);
             assert_false(step_writes(router.steps[s], BUFFER_HIDDEN));
@@ -197,8 +193,7 @@ static void routers_of_later_layers_are_found(void **state)
     each_model(look_for_routers);
 }
 
-/* ---- fusing --------------------------------------------------------------------------------------------------------
- */
+/* ---- fusing ------------------------------------------------------------------------------------------------------ */
 
 static void look_at_fused(void)
 {

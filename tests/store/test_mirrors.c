@@ -32,8 +32,7 @@ static int expect_no_warnings(void **state)
     return 0;
 }
 
-/* ---- which drive ---------------------------------------------------------------------------------------------------
- */
+/* ---- which drive ------------------------------------------------------------------------------------------------- */
 
 /* Simulates drives that serve their reads in order, at constant speeds. Returns the seconds until everything is read.
  */
@@ -161,8 +160,7 @@ static void a_read_is_split_if_that_is_faster(void **state)
     assert_false(spread_choose(&spread, &wish, &drive, &bytes));
 }
 
-/* ---- which files are copies ----------------------------------------------------------------------------------------
- */
+/* ---- which files are copies -------------------------------------------------------------------------------------- */
 
 struct copies {
     char folder[64], paths[FIXTURE_FILES][160];
@@ -251,8 +249,7 @@ static void differing_copies_are_rejected(void **state)
     fixture_free(&fixture);
 }
 
-/* ---- reading -------------------------------------------------------------------------------------------------------
- */
+/* ---- reading ----------------------------------------------------------------------------------------------------- */
 
 struct mischief {
     atomic_uint sick; /* bit mask of files whose reads fail with "number" */

@@ -81,8 +81,7 @@ static void make_world(struct world *world, uint64_t seed)
     world->cancels = below(&world->random, 2);
 }
 
-/* ---- one pass ------------------------------------------------------------------------------------------------------
- */
+/* ---- one pass ---------------------------------------------------------------------------------------------------- */
 
 /* Whether the unit is held. Fails if the status is not among those that may occur in this world. */
 static bool is_held(struct world *world, hypura_status status)
@@ -197,8 +196,7 @@ static bool run_pass(struct world *world)
     return good;
 }
 
-/* ---- between passes ------------------------------------------------------------------------------------------------
- */
+/* ---- between passes ---------------------------------------------------------------------------------------------- */
 
 static void assert_nothing_is_left_over(struct world *world)
 {

@@ -164,8 +164,7 @@ static void test_chats_render_as_the_reference_server_does(void **state)
     }
 }
 
-/* ---- origin of bytes ----------------------------------------------------------------------------------------------
- */
+/* ---- origin of bytes --------------------------------------------------------------------------------------------- */
 
 /* Renders, and puts "‹" and "›" around text that came from the variables. */
 static void expect_marked(const char *source, const char *variables, const char *expected)
@@ -346,8 +345,7 @@ static void test_system_messages_go_where_the_template_supports_them(void **stat
     json_decref(json);
 }
 
-/* ---- refusals -----------------------------------------------------------------------------------------------------
- */
+/* ---- refusals ---------------------------------------------------------------------------------------------------- */
 
 static void expect_error(const char *source, const char *message)
 {
