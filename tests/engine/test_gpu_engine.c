@@ -20,8 +20,7 @@ static void agrees_with_the_reference(void **state)
         failures += distance_from(engine, names[i], test_data(path)) > 2e-3;
         const struct plan_gpu *gpu = engine->open.plan->gpu;
         failures += !gpu || gpu->taken < model_parameters(engine->open.model)->layers ||
-                    !gpu->units[model_tensor(engine->open.model,
-                                             ROLE_TOKEN_EMBEDDING)]; /* also if it is not the output matrix */
+                    !gpu->units[model_tensor(engine->open.model, ROLE_TOKEN_EMBEDDING)]; /* tied or not */
         close_silent(engine);
     }
     assert_int_equal(failures, 0);
@@ -66,8 +65,7 @@ static void divides_a_model(void **state)
                                engine->open.plan->gpu->taken < model_parameters(engine->open.model)->layers;
                 if (engine->open.plan->gpu) {
                     const struct plan_gpu *gpu = engine->open.plan->gpu;
-                    assert_true((gpu->host_bytes > 0) ==
-                                (strcmp(names[m], "gpt-oss") == 0)); /* only its experts have biases */
+                    assert_true((gpu->host_bytes > 0) == (strcmp(names[m], "gpt-oss") == 0)); /* it has biases */
                     assert_true(engine->open.request.overhead >= gpu->host_bytes);
                     assert_true(gpu->resident_bytes + gpu->expert_bytes + gpu->kv_bytes + gpu->scratch_bytes <=
                                 gpu->budget);

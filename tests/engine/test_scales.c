@@ -116,8 +116,7 @@ static void wrong_scales_are_refused(void **state)
         {"blk.0.attn_q.scale", "has the shape [2]; the metadata asks for [1]", 2},
         {"blk.0.ffn_up_exps.scale", "has the shape [1]; the metadata asks for [", 1},
         {"blk.0.attn_gate.scale", "is the scale of a matrix that is missing", 1},
-        {"blk.0.ffn_gate_inp.scale", "the metadata asks for",
-         1}, /* Gemma 4 has factors of a router's input by this name */
+        {"blk.0.ffn_gate_inp.scale", "the metadata asks for", 1}, /* in Gemma 4, factors of a router's input */
         {"token_embd.scale", "is not used by this kind of layer", 1},
         {"blk.0.attn_x.scale", "is not known here", 1},
     };

@@ -148,8 +148,7 @@ static void divided_mixtures_take_the_cheapest_chunk(void **state)
         }
         plan_gpu_free(chosen);
     }
-    assert_int_equal(seen & (shortest | 2048),
-                     shortest | 2048); /* the shortest and the longest are each best for some machine */
+    assert_int_equal(seen & (shortest | 2048), shortest | 2048); /* each extreme is best for some machine */
 }
 
 /* If experts without room are read from the drive, nine tenths of the device hold weights, keys and values. */

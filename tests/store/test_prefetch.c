@@ -261,8 +261,7 @@ static void likely_experts_of_a_slow_drive_wait_until_they_are_needed(void **sta
         open_prefetching(&world, 64, modes[i], NULL);
         get_and_check(world.store, &world.fixture, expert(0, 0));
         double seconds = read_seconds(&world);
-        world.store->prefetch.tick_seconds =
-            10 * seconds; /* a layer computes this long, mostly while the drive reads */
+        world.store->prefetch.tick_seconds = 10 * seconds; /* per layer, mostly while the drive reads */
         world.store->prefetch.idle_seconds = seconds / 10;
         assert_int_equal(is_prefetched(&world, expert(1, 1), 0.8f), modes[i] == STORE_PREFETCH_ON);
         assert_true(is_prefetched(&world, expert(1, 2), 0.99f));
