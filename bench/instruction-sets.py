@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Kernels for older processors next to llama.cpp's: prompts and decoding by type of weights, with AVX2 only and with AVX-VNNI.
+"""Kernels for processors without AVX-512, next to llama.cpp's: prompts and decoding by type of weights, with AVX2 only and with AVX-VNNI.
 
     bench/instruction-sets.py [-i "avx2 avx-vnni"] [-k "Q4_K ..."] [-t THREADS] [-l LAYERS] [-p PROMPT] [-n TOKENS] [-r ROUNDS]
                               [-s SECONDS] [-o FILE.json]

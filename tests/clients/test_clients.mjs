@@ -28,7 +28,7 @@ const ollama = async () => new (await import("ollama")).Ollama({host: url});
 const greedy = {temperature: 0, num_predict: 24, repeat_penalty: 1};
 const messages = [{role: "user", content: question}];
 
-test("ollama", "lists, shows, and tells what runs", async () => {
+test("ollama", "lists and shows models, and reports running ones", async () => {
     const client = await ollama();
     const {models} = await client.list();
     assert(models.some(m => m.name === model + ":latest" && m.details.family === "qwen3moe"));
@@ -69,7 +69,7 @@ test("ollama", "creates, copies and deletes", async () => {
     await client.delete({model: "npm-copy"});
     await assert.rejects(client.show({model: "npm-copy"}), /not found/);
 });
-test("ollama", "aborts, and tells errors", async () => {
+test("ollama", "aborts, and reports errors", async () => {
     const client = await ollama();
     const stream = await client.chat({model, messages, stream: true, format: long, options: {num_predict: 400}});
     let seen = 0;
@@ -165,7 +165,7 @@ test("openai", "responses, whole and streamed", async () => {
         max_output_tokens: 100, temperature: 0});
     assert.equal(called.output[0].type, "function_call");
 });
-test("openai", "aborts, and tells errors", async () => {
+test("openai", "aborts, and reports errors", async () => {
     const client = await openai();
     const stream = await client.chat.completions.create({model, messages, stream: true,
         response_format: {type: "json_schema", json_schema: {name: "x", schema: long}}});

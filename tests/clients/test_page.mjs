@@ -73,7 +73,7 @@ const tests = [
             }
         }
     }],
-    ["a chat is held, by keyboard alone", async () => {
+    ["chatting works with the keyboard alone", async () => {
         const page = await open({viewport: {width: 1280, height: 800}});
         await page.focus("#text");
         await ask(page, "What does the ls command do?");
@@ -122,7 +122,7 @@ const tests = [
         assert.notEqual(await page.textContent("#budget-text"), before);
         await ask(page, "What does ls do?");
     }],
-    ["of several models one is chosen", async () => {
+    ["one of several models can be chosen", async () => {
         const page = await open({viewport: {width: 1280, height: 800}});
         await ask(page, "What does the ls command do?");
         assert.equal(await page.isVisible("#shown"), false);
@@ -171,7 +171,7 @@ const tests = [
             !(e.textContent.trim() || e.labels?.length || e.getAttribute("aria-label"))).map(e => e.id));
         assert.deepEqual(nameless, []);
     }],
-    ["nothing is complained about, nothing is asked of elsewhere", async () => {
+    ["no errors, and no requests to other sites", async () => {
         assert.deepEqual(complaints, []);
         assert.deepEqual(foreign, []);
     }],

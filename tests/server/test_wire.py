@@ -94,7 +94,7 @@ HEADS = {
     "quoted coding": b"Transfer-Encoding: \"chunked\"",
     "vertical tab in front of a coding": b"Transfer-Encoding: \x0bchunked",
     "control character in a name": b"Content\x01-Length: 5",
-    "letter that is none in a name": b"Content-L\xc3\xa4ngth: 5",
+    "non-ASCII letter in a name": b"Content-L\xc3\xa4ngth: 5",
     "no colon": b"Content-Length 5",
     "no name": b": 5",
     "NUL in a value": b"X-Other: a\0b\r\nContent-Length: " + LENGTH,

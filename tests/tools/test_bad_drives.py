@@ -105,7 +105,7 @@ def a_full_drive_is_reported_before_writing():
     point = path("small")
     os.mkdir(point)
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", point], capture_output=True).returncode:
-        return "no drive can be mounted here"
+        return "drives cannot be mounted here"
     try:
         for work in WORKS:
             done = run(work, model(), os.path.join(point, "out"))

@@ -87,7 +87,7 @@ def rounding_gives_known_bits():
 
 def rounding_gives_the_files_of_llama_cpp():
     if not PEER:
-        return "no llama-quantize: name it in HYPURA_LLAMA_QUANTIZE"
+        return "llama-quantize is missing: name it in HYPURA_LLAMA_QUANTIZE"
     for preset in ("tiny-dense", "tiny-mixtral"):
         for type in ("F16", "BF16", "Q8_0"):
             quantize(model(preset), "ours", type)
@@ -101,7 +101,7 @@ def rounding_gives_the_files_of_llama_cpp():
 
 def mixtures_match_llama_cpp_with_no_greater_errors():
     if not PEER:
-        return "no llama-quantize: name it in HYPURA_LLAMA_QUANTIZE"
+        return "llama-quantize is missing: name it in HYPURA_LLAMA_QUANTIZE"
     for preset in ("tiny-dense", "tiny-mixtral"):
         for type in ("Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_S", "IQ4_NL"):
             quantize(model(preset), "ours", type)
@@ -149,7 +149,7 @@ def steps_of_a_model_that_was_quantised_before_are_found_again():
 
 def importance_gives_no_greater_errors_than_llama_cpp():
     if not PEER:
-        return "no llama-quantize: name it in HYPURA_LLAMA_QUANTIZE"
+        return "llama-quantize is missing: name it in HYPURA_LLAMA_QUANTIZE"
     make_floats_and_importance()
     for type in ("Q4_K_M", "Q5_K_S"):
         quantize(path("f16"), "ours", type, "--imatrix", path("im"))
