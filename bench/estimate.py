@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compares the estimates of "hypura estimate" with measurements: the table of docs/estimate.md.
+"""Compares what hypura estimate says of a model with what a run shows: the table of docs/estimate.md.
 
     bench/estimate.py -P
     bench/estimate.py [-m "NAME;..."] [-f "25 50 75 all"] [-g] [-R RUNS] [-r BYTES] [-n TOKENS] [-s SECONDS] [-t SECONDS]
@@ -7,17 +7,18 @@
 
 Makes the synthetic models of -m (default: two dense ones, one of them a hybrid, and four mixtures, one of them a hybrid) in the
 folder of -d, measures this machine and its drive, and records each mixture's routing in a run over other tokens. Then each model
-runs with each share of memory in -f (per cent of the file; all: enough for all of it): a prompt of 500 tokens, and an answer.
-A mixture's answer has -n tokens (default: 32), as many as the recorded one, because a cold cache misses more at first. A dense
-model answers for -s seconds (default: 2), as estimated. The speed of a shared drive changes from minute to minute, so the drive
-is measured before and after each run, with the model's own file, and the estimate uses the mean of both. All rows run in turns,
--R times (default: 1); the table has the medians of the runs and of the estimates.
+runs with each share of memory in -f (per cent of the file; all: enough for all of it). A run has three rounds over different tokens,
+of which the median counts: a prompt of 500 tokens, and an answer. A mixture's answer has -n tokens (default: 32), as many as the
+recorded ones, because a prompt changes what the cache holds. A dense model answers for -s seconds (default: 2), as estimated. The
+speed of a shared drive changes from minute to minute, so the drive is measured before and after each run, with the model's own
+file, and the estimate uses the mean of both. All rows run in turns, -R times (default: 1); the table has the medians of the runs
+and of the estimates.
 
--g: adds larger models on a GPU that holds everything, and on one that holds half, with memory for all, half and a quarter of the
-file. -r: limits the drive to this many bytes per second (as root, with control groups of version 1). -t: no run begins after this
-many seconds. -j: writes all figures as JSON. HYPURA names the program. As root, the script drops the page cache before each run.
-Prints a Markdown table, and the number of rows that are within 15 %. -P: prints instead estimates for named machines next to
-figures published for other programs; it runs no model.
+-g adds larger models with a GPU: one that holds everything, and one that holds half, with memory for all, half and a quarter of
+the file. -r limits the drive to so many bytes per second (as root, with control groups of version 1). After -t seconds no new run
+begins. -j writes all figures as JSON. HYPURA names the program. As root, the page cache is dropped before each run. Prints a
+Markdown table and the number of rows that are within 15 %. -P prints a table of figures that other programs published, for
+machines that have a name; it runs no model.
 """
 import atexit
 import getopt
@@ -39,16 +40,17 @@ MODELS = {"dense": ["mistral-7b", "--layers", "8"],
           "qwen3-moe": ["qwen3-30b-a3b", "--layers", "6"],
           "gpt-oss": ["gpt-oss-20b", "--layers", "4"],
           "nemotron (hybrid)": ["nemotron-3-super", "--layers", "4"]}
-# On a GPU, a few layers take less time than a token's fixed costs. So these models are complete, or nearly.
+# On a GPU a few layers take less time than what each token costs besides: these are whole, or nearly.
 GPU_MODELS = {"dense, whole": ["mistral-7b"],
               "delta-net (hybrid), whole": ["qwen3.5-9b"],
               "qwen3-moe, half": ["qwen3-30b-a3b", "--layers", "24"]}
 MIXTURES = ("mixtral", "qwen3-moe", "gpt-oss", "nemotron (hybrid)", "qwen3-moe, half")
-PROMPT = 500  # tokens; "hypura estimate" assumes the same number
+PROMPT = 500  # which estimate tells the time of
 CONTEXT = 1024
-HALF = 15  # per cent by which an estimate may be off
-LEAST_TOKENS, MOST_TOKENS = 12, 96  # in an answer of a dense model
-GPU_TOKENS = 256                    # in an answer from a GPU alone
+HALF = 15  # per cent that an estimate may be off
+LEAST_TOKENS, MOST_TOKENS = 8, 96   # of an answer of a dense model
+GPU_TOKENS = 256                    # of an answer from a GPU alone
+ROUNDS, RECORDED_ROUNDS = 3, 12     # of a run, each over other tokens: the median counts; and of a recorded routing
 DRIVE_SECONDS = 0.5
 
 # Model, machine, memory, published tokens/s (least, most), program, source, and what differs from the estimate.
@@ -178,13 +180,13 @@ class Bench:
             except OSError:
                 pass
 
-    def bench(self, model, memory, tokens, seed, more):
+    def bench(self, model, memory, tokens, seed, rounds, more):
         return json.loads(hypura("bench", model, "--memory", memory, "--prompt-tokens", PROMPT, "--gen-tokens", tokens, "--seed", seed,
-                                 "--repeat", 1, "--context", CONTEXT, "--no-state", "--json", *more, **self.folders))
+                                 "--repeat", rounds, "--context", CONTEXT, "--no-state", "--json", *more, **self.folders))
 
     def record(self, model, memory, trace):
         """Records the routing of a run over other tokens."""
-        self.bench(model, memory, self.tokens, 3, ["--gpu", "none", "--trace", trace])
+        self.bench(model, memory, self.tokens, 3, RECORDED_ROUNDS, ["--gpu", "none", "--trace", trace])
 
     def drive_now(self, model):
         """Returns the drive's current bytes per second, for the model's own file and reads as in the profile."""
@@ -217,7 +219,7 @@ class Bench:
             speed = self.expected(row, before)["decode_tokens_per_second"]
             row.tokens = self.tokens if row.trace else min(max(int(speed * self.seconds), LEAST_TOKENS), MOST_TOKENS)
         self.cold()
-        came = self.bench(row.model, row.memory, row.tokens, 0, row.run)
+        came = self.bench(row.model, row.memory, row.tokens, 0, ROUNDS, row.run)
         drives = [before, self.drive_now(row.model)]
         row.samples.append({"drives": drives, "came": came, "expected": self.expected(row, sum(drives) / 2),
                             "took": time.time() - begin})
@@ -240,7 +242,7 @@ class Row:
                 "estimate": median(lambda s: s["expected"]["decode_tokens_per_second"]),
                 "prompt_measured": median(lambda s: s["came"]["prompt_tokens_per_second"]),
                 "prompt_estimate": median(lambda s: s["expected"]["prompt_tokens_per_second"]),
-                "bytes_measured": median(lambda s: s["came"]["decode_bytes_read"] / max(s["came"]["generated_tokens"], 1)),
+                "bytes_measured": median(lambda s: s["came"]["decode_bytes_read"] / max(s["came"]["decode_passes"], 1)),
                 "bytes_estimate": median(lambda s: s["expected"]["bytes_per_token_storage"]),
                 "bytes": self.memory, "samples": self.samples}
 
@@ -274,7 +276,7 @@ def shares_of(kind, options):
 
 
 def make_rows(bench, models, options):
-    """Returns the rows to measure: all models without a GPU, then those on one."""
+    """What is to be measured: all models without a GPU, then those with one."""
     rows, traces = [], {}
     for name, model in models.items():
         if name in MIXTURES:
@@ -297,7 +299,7 @@ def enough(model):
 
 
 def main():
-    options, rest = getopt.getopt(sys.argv[1:], "m:f:gr:R:n:s:t:d:kj:P")
+    options, rest = getopt.getopt(sys.argv[1:], "m:f:gr:R:n:s:t:d:j:P")
     options = dict(options)
     if rest:
         sys.exit(__doc__)

@@ -70,7 +70,9 @@ static hypura_status replay_size(const struct trace *trace, uint64_t bytes, json
     for (size_t p = 0; p < replay_policy_count(); p++) {
         struct replay_result result;
         const char *policy = replay_policy_name(p);
-        hypura_status status = replay_run(trace, policy, bytes, warm_passes, &result, error);
+        hypura_status status =
+            replay_run(&result, trace,
+                       &(struct replay_how){.policy = policy, .cache_bytes = bytes, .warm_passes = warm_passes}, error);
         if (status)
             return status;
         if (as_json) {

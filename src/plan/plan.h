@@ -254,6 +254,10 @@ hypura_status plan_prompt_seconds(double *seconds, const uint32_t *prompts, size
                                   const struct model *model, const struct steps *steps, const struct hardware *hardware,
                                   const struct plan_request *request, hypura_error *error);
 
+/* The first layer of which a prompt's experts are those of the rows whose logits are needed, because its steps, from
+ * some point on, leave nothing for later tokens; the number of layers: none is. */
+uint32_t plan_late_layer(const struct plan *plan, const struct steps *steps, uint32_t layers);
+
 /* The expected tokens per second with this many decimals: "1.82", or "0.95 to 1.82" while the use of experts is
  * unknown.
  */

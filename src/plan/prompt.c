@@ -92,6 +92,13 @@ static void find_late_layer(struct late *out, const struct plan *plan, const str
     }
 }
 
+uint32_t plan_late_layer(const struct plan *plan, const struct steps *steps, uint32_t layers)
+{
+    struct late late = {0};
+    find_late_layer(&late, plan, steps, layers);
+    return late.layer;
+}
+
 static void mark(struct late *late, struct step_list list, size_t from, size_t to, bool is_late)
 {
     for (size_t i = from; i < to; i++) {

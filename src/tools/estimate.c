@@ -34,33 +34,46 @@ static size_t warm_passes(const struct trace *trace)
     return passes && passes < trace->pass_count ? passes : trace->pass_count / 4;
 }
 
-static hypura_status play_at(float *out, double share, const struct trace *trace, hypura_error *error)
+/* What is to be replayed: the decoding of a trace, with prompts as this plan's model passes them. */
+struct replaying {
+    const struct trace *trace;
+    struct replay_how how;
+};
+
+static hypura_status play_at(float *out, double share, struct replaying *replaying, hypura_error *error)
 {
     struct replay_result result;
-    hypura_status status = replay_run(trace, NULL, (uint64_t)(share * (double)replay_total_bytes(trace)),
-                                      warm_passes(trace), &result, error);
+    replaying->how.cache_bytes = (uint64_t)(share * (double)replay_total_bytes(replaying->trace));
+    hypura_status status = replay_run(&result, replaying->trace, &replaying->how, error);
     if (!status)
         *out = (float)((double)result.hits / (double)MAX(result.hits + result.misses, (uint64_t)1));
     return status;
 }
 
 /* Replays caches of several sizes, and one of the plan's size, to fill the curve of hit rates. */
-static hypura_status play(struct plan_hit_curve *out, const struct plan *plan, const struct trace *trace,
-                          hypura_error *error)
+static hypura_status play(struct plan_hit_curve *out, const struct plan *plan, const struct model *model,
+                          const struct trace *trace, hypura_error *error)
 {
+    const size_t warm = warm_passes(trace);
+    struct replaying replaying = {trace, {.warm_passes = warm, .narrows = true}};
+    struct steps *steps;
+    TRY(steps_make(&steps, model, error));
+    replaying.how.late_layer = plan_late_layer(plan, steps, model_parameters(model)->layers);
+    steps_free(steps);
+    replaying.how.tokens_only = warm < trace->pass_count && trace->passes[warm].tokens == 1;
     double share = (double)plan->expert_cache_bytes / (double)MAX(plan->expert_bytes, (uint64_t)1);
     uint32_t below = (uint32_t)fmin(share * PLAN_CURVE_POINTS, PLAN_CURVE_POINTS - 1), last = 0;
     hypura_status status = HYPURA_OK;
     float rate = 0, before = 0;
     for (uint32_t points = 2; !status && points <= PLAN_CURVE_POINTS; points *= 2) {
-        status = play_at(&rate, (double)points / PLAN_CURVE_POINTS, trace, error);
+        status = play_at(&rate, (double)points / PLAN_CURVE_POINTS, &replaying, error);
         for (uint32_t i = last; i < points; i++)
             out->hits[i] = before + (rate - before) * (float)(i + 1 - last) / (float)(points - last);
         last = points;
         before = rate;
     }
     if (!status)
-        status = play_at(&rate, share, trace, error);
+        status = play_at(&rate, share, &replaying, error);
     out->known = true;
     /* Set the two points around the plan's size to the rate measured for it. */
     out->hits[below] = share > 0 && below == 0 ? (float)fmin(rate / (share * PLAN_CURVE_POINTS), 1) : rate;
@@ -103,7 +116,7 @@ static hypura_status forecast(struct plan **out, double seconds[2], const struct
     hypura_status status = engine_forecast(out, seconds, prompts, 2, request->model, request->hardware, options, error);
     if (status || !request->trace || (*out)->predicted_hit_rate >= 1)
         return status;
-    status = play(&curve, *out, request->trace, error);
+    status = play(&curve, *out, request->model, request->trace, error);
     plan_free(*out);
     *out = NULL;
     options->routing = &curve;

@@ -41,7 +41,15 @@ struct steps {
     uint32_t *items; /* layer * experts + expert, once per step, in ascending order */
 };
 
-static hypura_status make_steps(struct steps *steps, const struct trace *trace, hypura_error *error)
+/* The first token of a pass whose experts a layer uses. */
+static uint32_t first_token(const struct replay_how *how, const struct trace_pass *pass,
+                            const struct trace_layer *layer)
+{
+    return how->narrows && layer->layer >= how->late_layer ? pass->tokens - 1 : 0;
+}
+
+static hypura_status make_steps(struct steps *steps, const struct trace *trace, const struct replay_how *how,
+                                hypura_error *error)
 {
     const struct trace_shape *shape = &trace->shape;
     size_t uses = 0;
@@ -61,7 +69,8 @@ static hypura_status make_steps(struct steps *steps, const struct trace *trace, 
         for (uint32_t layer = 0; layer < shape->layer_count; layer++) {
             const uint16_t *experts = trace->passes[i].experts + layer * choices;
             memset(seen, 0, shape->experts * sizeof *seen);
-            for (size_t j = 0; j < choices; j++)
+            for (size_t j = (size_t)first_token(how, &trace->passes[i], &shape->layers[layer]) * shape->used;
+                 j < choices; j++)
                 seen[experts[j]] = true;
             steps->first[step++] = at;
             for (uint32_t expert = 0; expert < shape->experts; expert++) {
@@ -94,6 +103,7 @@ struct player_class {
 
 struct player {
     const struct trace *trace;
+    const struct replay_how *how;
     struct player_class classes[MAX_CLASSES];
     uint32_t class_count;
     uint8_t *class_of; /* [items] the class of each item */
@@ -207,8 +217,8 @@ static void access_item(struct player *player, uint32_t item)
     policy->operations->access(policy, player->local[item]);
 }
 
-/* Adds an item to the cache. If all items in the cache are in use, the new one is not kept. */
-static void bring(struct player *player, uint32_t item)
+/* Gives an item a slot. false: everything in the slots is in use. */
+static bool bring(struct player *player, uint32_t item)
 {
     struct player_class *class = &player->classes[player->class_of[item]];
     struct cache_policy *policy = class->policy;
@@ -216,7 +226,7 @@ static void bring(struct player *player, uint32_t item)
         struct asking asking = {player, class};
         uint32_t victim = policy->operations->victim(policy, may_go, &asking);
         if (victim == NO_ITEM)
-            return;
+            return false;
         policy->operations->remove(policy, victim);
         player->present[class->items[victim]] = false;
         class->free++;
@@ -224,6 +234,7 @@ static void bring(struct player *player, uint32_t item)
     class->free--;
     player->present[item] = true;
     policy->operations->insert(policy, player->local[item]);
+    return true;
 }
 
 /* For policies that track tokens, reports the accesses of a batch token by token. Returns whether it did. */
@@ -236,7 +247,8 @@ static bool tell_tokens(struct player *player, size_t step)
     if (pass->tokens == 1 || !policy->operations->token)
         return false;
     const uint16_t *experts = pass->experts + (size_t)layer * pass->tokens * shape->used;
-    for (uint32_t token = pass->tokens - MIN(pass->tokens, POLICY_TOKENS); token < pass->tokens; token++) {
+    uint32_t first = first_token(player->how, pass, &shape->layers[layer]);
+    for (uint32_t token = MAX(first, pass->tokens - MIN(pass->tokens, POLICY_TOKENS)); token < pass->tokens; token++) {
         const uint16_t *chosen = experts + (size_t)token * shape->used;
         policy->operations->token(policy, player->local[layer * shape->experts + chosen[0]]);
         for (uint32_t i = 0; i < shape->used; i++)
@@ -245,7 +257,14 @@ static bool tell_tokens(struct player *player, size_t step)
     return true;
 }
 
-static void play_step(struct player *player, const uint32_t *items, size_t count, size_t step, bool counts,
+/* More experts than slots take turns: those that were computed leave their slots to others. */
+static void release(struct player *player, const uint32_t *items, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        player->in_use[items[i]] = false;
+}
+
+static void play_step(struct player *player, const uint32_t *items, size_t count, size_t step, bool counted,
                       struct replay_result *result)
 {
     const struct trace_shape *shape = &player->trace->shape;
@@ -254,29 +273,35 @@ static void play_step(struct player *player, const uint32_t *items, size_t count
         player->in_use[items[i]] = true;
         if (!told)
             access_item(player, items[i]);
-        if (counts && player->present[items[i]]) {
+        if (counted && player->present[items[i]]) {
             result->hits++;
-        } else if (counts) {
+        } else if (counted) {
             result->misses++;
             result->bytes_missed += shape->layers[items[i] / shape->experts].expert_bytes;
         }
     }
     for (size_t i = 0; i < count; i++) {
-        if (!player->present[items[i]])
-            bring(player, items[i]);
+        if (player->present[items[i]] || bring(player, items[i]))
+            continue;
+        release(player, items, count);
+        bring(player, items[i]);
     }
-    for (size_t i = 0; i < count; i++)
-        player->in_use[items[i]] = false;
+    release(player, items, count);
 }
 
-static void play(struct player *player, const struct steps *steps, size_t warm_passes, struct replay_result *result)
+static bool counts(const struct player *player, size_t pass)
+{
+    return pass >= player->how->warm_passes && (player->trace->passes[pass].tokens == 1 || !player->how->tokens_only);
+}
+
+static void play(struct player *player, const struct steps *steps, struct replay_result *result)
 {
     uint32_t layers = player->trace->shape.layer_count;
-    for (size_t pass = warm_passes; pass < player->trace->pass_count; pass++)
-        result->tokens += player->trace->passes[pass].tokens;
+    for (size_t pass = 0; pass < player->trace->pass_count; pass++)
+        result->tokens += counts(player, pass) ? player->trace->passes[pass].tokens : 0;
     for (size_t step = 0; step < steps->count; step++) {
         play_step(player, steps->items + steps->first[step], steps->first[step + 1] - steps->first[step], step,
-                  step / layers >= warm_passes, result);
+                  counts(player, step / layers), result);
         for (uint32_t i = 0; (step + 1) % layers == 0 && i < player->class_count; i++) {
             struct cache_policy *policy = player->classes[i].policy;
             if (policy->operations->pass)
@@ -289,9 +314,10 @@ static void play(struct player *player, const struct steps *steps, size_t warm_p
  */
 
 /* Creates the policy of a class. A policy of the store sees only the layers of its class, numbered from 0. */
-static hypura_status create_policy(struct player *player, struct player_class *class, const char *name,
-                                   const struct steps *steps, hypura_error *error)
+static hypura_status create_policy(struct player *player, struct player_class *class, const struct steps *steps,
+                                   hypura_error *error)
 {
+    const char *name = player->how->policy;
     if (name && strcmp(name, "belady") == 0)
         return belady_create(&class->policy, player, class, steps, error);
     const struct trace_shape *shape = &player->trace->shape;
@@ -313,16 +339,16 @@ static hypura_status create_policy(struct player *player, struct player_class *c
 }
 
 /* Divides the cache into classes of slots as the store would. */
-static hypura_status make_classes(struct player *player, struct sized_unit *units, uint32_t count, uint64_t cache_bytes,
-                                  const char *policy, const struct steps *steps, hypura_error *error)
+static hypura_status make_classes(struct player *player, struct sized_unit *units, uint32_t count,
+                                  const struct steps *steps, hypura_error *error)
 {
     struct size_class sizes[MAX_CLASSES];
     uint32_t targets[MAX_CLASSES] = {0}, first = 0;
     const struct trace_shape *shape = &player->trace->shape;
     for (uint32_t i = 0; i < count; i++)
         units[i] = (struct sized_unit){shape->layers[i / shape->experts].expert_bytes, i, true};
-    player->class_count = classes_find(sizes, units, count, 1, 0, cache_bytes);
-    classes_share_out(targets, sizes, player->class_count, cache_bytes);
+    player->class_count = classes_find(sizes, units, count, 1, 0, player->how->cache_bytes);
+    classes_share_out(targets, sizes, player->class_count, player->how->cache_bytes);
     for (uint32_t c = 0; c < player->class_count; c++) {
         struct player_class *class = &player->classes[c];
         class->free = targets[c];
@@ -338,7 +364,7 @@ static hypura_status make_classes(struct player *player, struct sized_unit *unit
     }
     hypura_status status = HYPURA_OK;
     for (uint32_t c = 0; !status && c < player->class_count; c++)
-        status = create_policy(player, &player->classes[c], policy, steps, error);
+        status = create_policy(player, &player->classes[c], steps, error);
     return status;
 }
 
@@ -356,19 +382,19 @@ static void free_player(struct player *player)
     memory_free(player->in_use);
 }
 
-hypura_status replay_run(const struct trace *trace, const char *policy, uint64_t cache_bytes, size_t warm_passes,
-                         struct replay_result *out, hypura_error *error)
+hypura_status replay_run(struct replay_result *out, const struct trace *trace, const struct replay_how *how,
+                         hypura_error *error)
 {
     uint64_t items = (uint64_t)trace->shape.layer_count * trace->shape.experts;
     if (items >= NO_ITEM)
         return error_set(error, HYPURA_ERROR_UNSUPPORTED, "a trace of %u layers with %u experts is too large",
                          trace->shape.layer_count, trace->shape.experts);
     uint32_t count = (uint32_t)items;
-    struct player player = {.trace = trace};
+    struct player player = {.trace = trace, .how = how};
     struct sized_unit *units = NULL;
     struct steps steps = {0};
     struct replay_result result = {0};
-    hypura_status status = make_steps(&steps, trace, error);
+    hypura_status status = make_steps(&steps, trace, how, error);
     if (!status)
         status = ALLOCATE(&units, count, "replay", error);
     if (!status)
@@ -380,9 +406,9 @@ hypura_status replay_run(const struct trace *trace, const char *policy, uint64_t
     if (!status)
         status = ALLOCATE(&player.in_use, count, "replay", error);
     if (!status)
-        status = make_classes(&player, units, count, cache_bytes, policy, &steps, error);
+        status = make_classes(&player, units, count, &steps, error);
     if (!status) {
-        play(&player, &steps, warm_passes, &result);
+        play(&player, &steps, &result);
         *out = result;
     }
     free_player(&player);

@@ -21,10 +21,17 @@ struct replay_result {
 size_t replay_policy_count(void);
 const char *replay_policy_name(size_t index);
 
-/* Replays a trace. policy NULL: the default. The first warm_passes only fill the cache and are not counted. A cache too
- * small for one expert of each size never hits. */
-hypura_status replay_run(const struct trace *trace, const char *policy, uint64_t cache_bytes, size_t warm_passes,
-                         struct replay_result *out, hypura_error *error);
+struct replay_how {
+    const char *policy;   /* NULL: the default */
+    uint64_t cache_bytes; /* too few for one expert of each size: nothing ever hits */
+    size_t warm_passes;   /* the first ones, which only fill the cache and are not counted */
+    bool tokens_only;     /* passes of several tokens are not counted either */
+    bool narrows; /* layers from late_layer on process only the last token of a pass of several (plan_late_layer) */
+    uint32_t late_layer;
+};
+
+hypura_status replay_run(struct replay_result *out, const struct trace *trace, const struct replay_how *how,
+                         hypura_error *error);
 
 /* Bytes of the experts that one token uses, and of all experts. A smaller cache than the first never hits with plain
  * LRU. */

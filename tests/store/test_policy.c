@@ -37,7 +37,9 @@ static struct trace *make_trace(uint32_t layers, uint32_t experts, uint32_t used
 static double hit_rate(const struct trace *trace, const char *policy, uint64_t slots, size_t warm)
 {
     struct replay_result result;
-    assert_ok(replay_run(trace, policy, slots * 100, warm, &result, &test_error));
+    assert_ok(replay_run(&result, trace,
+                         &(struct replay_how){.policy = policy, .cache_bytes = slots * 100, .warm_passes = warm},
+                         &test_error));
     assert_int_equal(result.bytes_missed, result.misses * 100);
     return (double)result.hits / (double)(result.hits + result.misses);
 }
@@ -89,10 +91,16 @@ static void policies_that_count_keep_favourites(void **state)
         assert_true(rate > 0 && rate <= best);
         /* A cache with room for all experts misses each one once. */
         struct replay_result result;
-        assert_ok(replay_run(trace, replay_policy_name(i), replay_total_bytes(trace), 0, &result, &test_error));
+        assert_ok(replay_run(&result, trace,
+                             &(struct replay_how){.policy = replay_policy_name(i),
+                                                  .cache_bytes = replay_total_bytes(trace),
+                                                  .warm_passes = 0},
+                             &test_error));
         assert_true(result.misses <= 8 * 64);
         /* A cache without room for any expert never hits, and the replay still ends. */
-        assert_ok(replay_run(trace, replay_policy_name(i), 99, 0, &result, &test_error));
+        assert_ok(replay_run(&result, trace,
+                             &(struct replay_how){.policy = replay_policy_name(i), .cache_bytes = 99, .warm_passes = 0},
+                             &test_error));
         assert_int_equal(result.hits, 0);
     }
     trace_free(trace);
@@ -162,7 +170,9 @@ static void belady_is_belady(void **state)
     struct trace *trace = make_trace(3, 12, 2, 120, 1, two_of_many);
     for (uint32_t slots = 3; slots < 20; slots += 4) {
         struct replay_result result;
-        assert_ok(replay_run(trace, "belady", slots * 100, 0, &result, &test_error));
+        assert_ok(replay_run(&result, trace,
+                             &(struct replay_how){.policy = "belady", .cache_bytes = slots * 100, .warm_passes = 0},
+                             &test_error));
         assert_int_equal(result.hits + result.misses, 3 * 2 * 120);
         assert_int_equal(result.hits, slow_belady(trace, slots));
     }
@@ -174,7 +184,10 @@ static void tokens_of_a_pass_share_their_experts(void **state)
     (void)state;
     struct trace *trace = make_trace(2, 8, 2, 1, 50, two_of_many);
     struct replay_result result;
-    assert_ok(replay_run(trace, "lru", replay_total_bytes(trace), 0, &result, &test_error));
+    assert_ok(
+        replay_run(&result, trace,
+                   &(struct replay_how){.policy = "lru", .cache_bytes = replay_total_bytes(trace), .warm_passes = 0},
+                   &test_error));
     assert_true(result.hits == 0 && result.misses <= 2 * 8);
     trace_free(trace);
 }
@@ -184,7 +197,10 @@ static void an_unknown_policy_is_named(void **state)
     (void)state;
     struct trace *trace = make_trace(2, 8, 2, 1, 1, same);
     struct replay_result result;
-    assert_int_equal(replay_run(trace, "fifo", 100, 0, &result, &test_error), HYPURA_ERROR_ARGUMENT);
+    assert_int_equal(replay_run(&result, trace,
+                                &(struct replay_how){.policy = "fifo", .cache_bytes = 100, .warm_passes = 0},
+                                &test_error),
+                     HYPURA_ERROR_ARGUMENT);
     assert_non_null(strstr(test_error.message, "cycle, lru"));
     trace_free(trace);
 }

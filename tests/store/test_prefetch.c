@@ -508,7 +508,9 @@ static void make_texts(void)
 static double replayed(uint32_t slots)
 {
     struct replay_result result;
-    assert_ok(replay_run(&texts, "cycle", slots, 100, &result, &test_error));
+    assert_ok(replay_run(&result, &texts,
+                         &(struct replay_how){.policy = "cycle", .cache_bytes = slots, .warm_passes = 100},
+                         &test_error));
     return (double)result.hits / (double)(result.hits + result.misses);
 }
 
