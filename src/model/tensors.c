@@ -228,205 +228,212 @@ static hypura_status missing(const struct model *model, int32_t layer, enum tens
                      gguf_file_path(model->file, 0), name, model->architecture->name);
 }
 
-static size_t need_channel_delta(const struct gguf_tensor *const *tensors, enum tensor_role *needed)
+/* The tensors that a model, or one of its layers, must have. The first one that is missing is reported. */
+struct needed {
+    enum tensor_role roles[ROLE_COUNT];
+    size_t count;
+};
+
+static void need_all(struct needed *needed, const enum tensor_role *roles, size_t count)
 {
-    static const enum tensor_role always[] = {ROLE_RECURRENT_BETA,   ROLE_RECURRENT_DECAY_A, ROLE_RECURRENT_CONV_Q,
-                                              ROLE_RECURRENT_CONV_K, ROLE_RECURRENT_CONV_V,  ROLE_RECURRENT_DT_BIAS,
-                                              ROLE_RECURRENT_A,      ROLE_RECURRENT_NORM,    ROLE_ATTENTION_OUTPUT};
-    size_t count = 0;
-    for (; count < COUNT_OF(always); count++)
-        needed[count] = always[count];
-    for (enum tensor_role role = ROLE_ATTENTION_Q; !tensors[ROLE_ATTENTION_QKV] && role <= ROLE_ATTENTION_V; role += 2)
-        needed[count++] = role; /* each followed by its bias */
-    if (!tensors[ROLE_RECURRENT_GATE])
-        needed[count++] = ROLE_RECURRENT_GATE_A;
-    return count;
+    memcpy(needed->roles + needed->count, roles, count * sizeof *roles);
+    needed->count += count;
 }
 
-static size_t add_scan_roles(enum tensor_role *needed)
+#define NEED(needed, ...)                                                                                              \
+    need_all(needed, (const enum tensor_role[]){__VA_ARGS__},                                                          \
+             sizeof(const enum tensor_role[]){__VA_ARGS__} / sizeof(enum tensor_role))
+
+static void need_range(struct needed *needed, enum tensor_role first, enum tensor_role last)
 {
-    static const enum tensor_role roles[] = {ROLE_RECURRENT_IN, ROLE_RECURRENT_CONV, ROLE_RECURRENT_DT_BIAS,
-                                             ROLE_RECURRENT_A,  ROLE_RECURRENT_D,    ROLE_RECURRENT_OUT};
-    memcpy(needed, roles, sizeof roles);
-    return COUNT_OF(roles);
+    for (enum tensor_role role = first; role <= last; role++)
+        needed->roles[needed->count++] = role;
 }
 
-static size_t add_low_rank(enum tensor_role *needed)
+static void need_norms(const struct model *model, uint32_t number, struct needed *n)
 {
-    size_t count = 0;
-    for (int i = 0; i < 4; i++) {
-        needed[count++] = ROLE_ATTENTION_STREAMS_NORM + i;
-        needed[count++] = ROLE_FFN_STREAMS_NORM + i;
-    }
-    return count;
-}
-
-static hypura_status check_layer(const struct model *model, uint32_t number, hypura_error *error)
-{
-    const struct model_layer *layer = &model->layers[number];
-    const struct gguf_tensor *const *tensors = model->layer_tensors[number];
-    enum tensor_role needed[ROLE_COUNT];
-    size_t count = 0;
-    bool behind = model->architecture->flags & ARCHITECTURE_NORMS_BEHIND;
-    bool ungated = model->architecture->flags & ARCHITECTURE_FFN_UNGATED;
-    bool of_sums = model->architecture->flags & ARCHITECTURE_NORMS_OF_SUMS;
+    const unsigned flags = model->architecture->flags;
+    const bool behind = flags & ARCHITECTURE_NORMS_BEHIND, of_sums = flags & ARCHITECTURE_NORMS_OF_SUMS;
     const bool low = model->parameters.streams_rank; /* these norm the streams when they gather them */
     /* If embeddings are normed, the first layer may have no norm (ModernBERT). */
     const bool normed = number == 0 && !of_sums && !behind && model->tensors[ROLE_EMBEDDING_NORM];
     if (!low && !normed)
-        needed[count++] = of_sums ? ROLE_ATTENTION_SUM_NORM : behind ? ROLE_ATTENTION_POST_NORM : ROLE_ATTENTION_NORM;
-    if (!low && !(model->architecture->flags & (ARCHITECTURE_PARALLEL | ARCHITECTURE_ONE_BRANCH)))
-        needed[count++] = of_sums ? ROLE_FFN_SUM_NORM : behind ? ROLE_FFN_POST_NORM : ROLE_FFN_NORM;
-    if (model->parameters.residual_block) {
-        needed[count++] = ROLE_ATTENTION_RESIDUAL_SCORE;
-        needed[count++] = ROLE_FFN_RESIDUAL_SCORE;
-    }
-    if (low)
-        count += add_low_rank(needed + count);
-    if (layer->ngrams)
-        for (int role = ROLE_NGRAM_KEY; role <= ROLE_NGRAM_CONVOLUTION; role++)
-            needed[count++] = role;
-    if (model->parameters.streams > 1 && !low) {
-        static const enum tensor_role of_streams[] = {ROLE_ATTENTION_STREAMS,       ROLE_ATTENTION_STREAMS_BASE,
-                                                      ROLE_ATTENTION_STREAMS_SCALE, ROLE_FFN_STREAMS,
-                                                      ROLE_FFN_STREAMS_BASE,        ROLE_FFN_STREAMS_SCALE};
-        memcpy(needed + count, of_streams, sizeof of_streams);
-        count += COUNT_OF(of_streams);
-    }
+        NEED(n, of_sums ? ROLE_ATTENTION_SUM_NORM : behind ? ROLE_ATTENTION_POST_NORM : ROLE_ATTENTION_NORM);
+    if (!low && !(flags & (ARCHITECTURE_PARALLEL | ARCHITECTURE_ONE_BRANCH)))
+        NEED(n, of_sums ? ROLE_FFN_SUM_NORM : behind ? ROLE_FFN_POST_NORM : ROLE_FFN_NORM);
+    if (model->parameters.residual_block)
+        NEED(n, ROLE_ATTENTION_RESIDUAL_SCORE, ROLE_FFN_RESIDUAL_SCORE);
+    for (int i = 0; low && i < 4; i++)
+        NEED(n, ROLE_ATTENTION_STREAMS_NORM + i, ROLE_FFN_STREAMS_NORM + i);
+}
+
+static void need_latent(const struct gguf_tensor *const *tensors, struct needed *n)
+{
+    NEED(n, ROLE_ATTENTION_OUTPUT, ROLE_ATTENTION_KV_A, ROLE_ATTENTION_KV_A_NORM);
+    if (!tensors[ROLE_ATTENTION_KV_B])
+        NEED(n, ROLE_ATTENTION_K_B, ROLE_ATTENTION_V_B);
+    if (!tensors[ROLE_ATTENTION_Q])
+        NEED(n, ROLE_ATTENTION_Q_A, ROLE_ATTENTION_Q_A_NORM, ROLE_ATTENTION_Q_B);
+}
+
+static void need_delta(const struct gguf_tensor *const *tensors, struct needed *n)
+{
+    NEED(n, ROLE_ATTENTION_QKV, ROLE_ATTENTION_GATE, ROLE_RECURRENT_CONV, ROLE_RECURRENT_DT_BIAS, ROLE_RECURRENT_A,
+         ROLE_RECURRENT_NORM, ROLE_RECURRENT_OUT);
+    if (!tensors[ROLE_RECURRENT_BETA_ALPHA])
+        NEED(n, ROLE_RECURRENT_ALPHA, ROLE_RECURRENT_BETA);
+}
+
+static void need_channel_delta(const struct gguf_tensor *const *tensors, struct needed *n)
+{
+    NEED(n, ROLE_RECURRENT_BETA, ROLE_RECURRENT_DECAY_A, ROLE_RECURRENT_CONV_Q, ROLE_RECURRENT_CONV_K,
+         ROLE_RECURRENT_CONV_V, ROLE_RECURRENT_DT_BIAS, ROLE_RECURRENT_A, ROLE_RECURRENT_NORM, ROLE_ATTENTION_OUTPUT);
+    if (!tensors[ROLE_ATTENTION_QKV])
+        NEED(n, ROLE_ATTENTION_Q, ROLE_ATTENTION_K, ROLE_ATTENTION_V);
+    if (!tensors[ROLE_RECURRENT_GATE])
+        NEED(n, ROLE_RECURRENT_GATE_A);
+}
+
+static void need_scan(struct needed *n)
+{
+    NEED(n, ROLE_RECURRENT_IN, ROLE_RECURRENT_CONV, ROLE_RECURRENT_DT_BIAS, ROLE_RECURRENT_A, ROLE_RECURRENT_D,
+         ROLE_RECURRENT_OUT);
+}
+
+static void need_mixer(const struct model *model, uint32_t number, struct needed *n)
+{
+    const struct model_layer *layer = &model->layers[number];
+    const struct gguf_tensor *const *tensors = model->layer_tensors[number];
     switch (layer->kind) {
     case LAYER_ATTENTION:
-        needed[count++] = ROLE_ATTENTION_OUTPUT;
+        NEED(n, ROLE_ATTENTION_OUTPUT);
         if (!tensors[ROLE_ATTENTION_QKV]) {
-            needed[count++] = ROLE_ATTENTION_Q;
+            NEED(n, ROLE_ATTENTION_Q);
             if (layer->kv_source == number)
-                needed[count++] = ROLE_ATTENTION_K;
+                NEED(n, ROLE_ATTENTION_K);
             if (layer->kv_source == number && !(model->architecture->flags & ARCHITECTURE_VALUE_NORM))
-                needed[count++] = ROLE_ATTENTION_V;
+                NEED(n, ROLE_ATTENTION_V);
         }
         break;
     case LAYER_LATENT:
-        needed[count++] = ROLE_ATTENTION_OUTPUT;
-        needed[count++] = ROLE_ATTENTION_KV_A;
-        needed[count++] = ROLE_ATTENTION_KV_A_NORM;
-        if (!tensors[ROLE_ATTENTION_KV_B]) {
-            needed[count++] = ROLE_ATTENTION_K_B;
-            needed[count++] = ROLE_ATTENTION_V_B;
-        }
-        if (!tensors[ROLE_ATTENTION_Q]) {
-            needed[count++] = ROLE_ATTENTION_Q_A;
-            needed[count++] = ROLE_ATTENTION_Q_A_NORM;
-            needed[count++] = ROLE_ATTENTION_Q_B;
-        }
+        need_latent(tensors, n);
         break;
-    case LAYER_ONE_KEY: {
-        static const enum tensor_role of_one_key[] = {
-            ROLE_ATTENTION_Q_A,       ROLE_ATTENTION_Q_A_NORM, ROLE_ATTENTION_Q_B,     ROLE_ATTENTION_KV,
-            ROLE_ATTENTION_KV_A_NORM, ROLE_ATTENTION_OUTPUT_A, ROLE_ATTENTION_OUTPUT_B};
-        memcpy(needed + count, of_one_key, sizeof of_one_key);
-        count += COUNT_OF(of_one_key);
-        for (int role = ROLE_COMPRESS_KV; layer->compress && role <= ROLE_COMPRESS_NORM; role++)
-            needed[count++] = role;
+    case LAYER_ONE_KEY:
+        NEED(n, ROLE_ATTENTION_Q_A, ROLE_ATTENTION_Q_A_NORM, ROLE_ATTENTION_Q_B, ROLE_ATTENTION_KV,
+             ROLE_ATTENTION_KV_A_NORM, ROLE_ATTENTION_OUTPUT_A, ROLE_ATTENTION_OUTPUT_B);
+        if (layer->compress)
+            need_range(n, ROLE_COMPRESS_KV, ROLE_COMPRESS_NORM);
         break;
-    }
     case LAYER_RECURRENT:
-        if (model->architecture->decay != DECAY_BY_HEAD) {
-            count += need_channel_delta(tensors, needed + count);
-            break;
-        }
-        needed[count++] = ROLE_ATTENTION_QKV;
-        needed[count++] = ROLE_ATTENTION_GATE;
-        needed[count++] = ROLE_RECURRENT_CONV;
-        needed[count++] = ROLE_RECURRENT_DT_BIAS;
-        needed[count++] = ROLE_RECURRENT_A;
-        needed[count++] = ROLE_RECURRENT_NORM;
-        needed[count++] = ROLE_RECURRENT_OUT;
-        if (!tensors[ROLE_RECURRENT_BETA_ALPHA]) {
-            needed[count++] = ROLE_RECURRENT_ALPHA;
-            needed[count++] = ROLE_RECURRENT_BETA;
-        }
+        (model->architecture->decay == DECAY_BY_HEAD ? need_delta : need_channel_delta)(tensors, n);
         break;
     case LAYER_SCAN:
     case LAYER_SCAN_BETWEEN:
-        needed[count++] = ROLE_RECURRENT_X;
-        needed[count++] = ROLE_RECURRENT_DT;
-        count += add_scan_roles(needed + count);
+        NEED(n, ROLE_RECURRENT_X, ROLE_RECURRENT_DT);
+        need_scan(n);
         break;
     case LAYER_SCAN_HEADS:
-        count += add_scan_roles(needed + count);
+        need_scan(n);
         break;
     case LAYER_CONVOLUTION:
-        needed[count++] = ROLE_RECURRENT_IN;
-        needed[count++] = ROLE_RECURRENT_CONV;
-        needed[count++] = ROLE_RECURRENT_OUT;
+        NEED(n, ROLE_RECURRENT_IN, ROLE_RECURRENT_CONV, ROLE_RECURRENT_OUT);
         break;
     case LAYER_NO_MIXER:
         break;
     }
-    if (layer->indexed && model->architecture->index == INDEX_COMPRESSED) {
-        for (int role = ROLE_INDEX_COMPRESS_KV; role <= ROLE_INDEX_WEIGHTS; role++)
-            needed[count++] = role;
-        needed[count++] = ROLE_INDEX_Q_B;
-    } else if (layer->indexed && model->architecture->index == INDEX_POSITIONS) {
-        needed[count++] = ROLE_ATTENTION_Q_A;
-        needed[count++] = ROLE_INDEX_Q_B;
-        needed[count++] = ROLE_INDEX_K_A;
-        needed[count++] = ROLE_INDEX_WEIGHTS;
-    } else if (layer->indexed) {
-        needed[count++] = ROLE_INDEX_Q;
-        needed[count++] = ROLE_INDEX_Q_NORM;
-        needed[count++] = ROLE_INDEX_K;
-        needed[count++] = ROLE_INDEX_K_NORM;
-    }
+}
+
+static void need_index(const struct model *model, struct needed *n)
+{
+    if (model->architecture->index == INDEX_COMPRESSED) {
+        need_range(n, ROLE_INDEX_COMPRESS_KV, ROLE_INDEX_WEIGHTS);
+        NEED(n, ROLE_INDEX_Q_B);
+    } else if (model->architecture->index == INDEX_POSITIONS)
+        NEED(n, ROLE_ATTENTION_Q_A, ROLE_INDEX_Q_B, ROLE_INDEX_K_A, ROLE_INDEX_WEIGHTS);
+    else
+        NEED(n, ROLE_INDEX_Q, ROLE_INDEX_Q_NORM, ROLE_INDEX_K, ROLE_INDEX_K_NORM);
+}
+
+static void need_mixture(const struct model *model, const struct gguf_tensor *const *tensors, struct needed *n)
+{
+    const struct model_parameters *p = &model->parameters;
+    const bool ungated = model->architecture->flags & ARCHITECTURE_FFN_UNGATED;
+    NEED(n, ROLE_ROUTER, ROLE_EXPERT_DOWN);
+    if (!tensors[ROLE_EXPERT_GATE_UP] && !ungated)
+        NEED(n, ROLE_EXPERT_GATE);
+    if (!tensors[ROLE_EXPERT_GATE_UP])
+        NEED(n, ROLE_EXPERT_UP);
+    if (p->expert_columns != p->embedding || tensors[ROLE_LATENT_DOWN])
+        NEED(n, ROLE_LATENT_DOWN, ROLE_LATENT_UP);
+    if (p->chunk_group)
+        NEED(n, ROLE_CHUNK_GATE, ROLE_CHUNK_UP, ROLE_CHUNK_DOWN);
+    if (p->shared_feed_forward && !ungated)
+        NEED(n, ROLE_SHARED_GATE);
+    if (p->shared_feed_forward)
+        NEED(n, ROLE_SHARED_UP, ROLE_SHARED_DOWN);
+}
+
+static void need_layer(const struct model *model, uint32_t number, struct needed *n)
+{
+    const struct model_parameters *p = &model->parameters;
+    const struct model_layer *layer = &model->layers[number];
+    need_norms(model, number, n);
+    if (layer->ngrams)
+        need_range(n, ROLE_NGRAM_KEY, ROLE_NGRAM_CONVOLUTION);
+    if (p->streams > 1 && !p->streams_rank)
+        NEED(n, ROLE_ATTENTION_STREAMS, ROLE_ATTENTION_STREAMS_BASE, ROLE_ATTENTION_STREAMS_SCALE, ROLE_FFN_STREAMS,
+             ROLE_FFN_STREAMS_BASE, ROLE_FFN_STREAMS_SCALE);
+    need_mixer(model, number, n);
+    if (layer->indexed)
+        need_index(model, n);
     if (layer->scans)
-        count += add_scan_roles(needed + count);
-    if (layer->moe) {
-        needed[count++] = ROLE_ROUTER;
-        needed[count++] = ROLE_EXPERT_DOWN;
-        if (!tensors[ROLE_EXPERT_GATE_UP]) {
-            if (!ungated)
-                needed[count++] = ROLE_EXPERT_GATE;
-            needed[count++] = ROLE_EXPERT_UP;
-        }
-        if (model->parameters.expert_columns != model->parameters.embedding || tensors[ROLE_LATENT_DOWN]) {
-            needed[count++] = ROLE_LATENT_DOWN;
-            needed[count++] = ROLE_LATENT_UP;
-        }
-        if (model->parameters.chunk_group) {
-            needed[count++] = ROLE_CHUNK_GATE;
-            needed[count++] = ROLE_CHUNK_UP;
-            needed[count++] = ROLE_CHUNK_DOWN;
-        }
-        if (model->parameters.shared_feed_forward) {
-            if (!ungated)
-                needed[count++] = ROLE_SHARED_GATE;
-            needed[count++] = ROLE_SHARED_UP;
-            needed[count++] = ROLE_SHARED_DOWN;
-        }
-    } else if (!layer->no_feed_forward) {
-        needed[count++] = ROLE_FFN_UP;
-        needed[count++] = ROLE_FFN_DOWN;
-    }
-    if (model->parameters.sides)
-        for (enum tensor_role role = ROLE_SIDES_NORM; role <= ROLE_SIDES_PREDICT; role++)
-            needed[count++] = role;
-    if (model->parameters.sides)
-        for (enum tensor_role role = ROLE_LAUREL_DOWN; role <= ROLE_LAUREL_NORM; role++)
-            needed[count++] = role;
-    if (model->parameters.sides) {
-        needed[count++] = ROLE_SIDES_CORRECT;
-        needed[count++] = ROLE_SIDES_SCALE;
+        need_scan(n);
+    if (layer->moe)
+        need_mixture(model, model->layer_tensors[number], n);
+    else if (!layer->no_feed_forward)
+        NEED(n, ROLE_FFN_UP, ROLE_FFN_DOWN);
+    if (p->sides) {
+        need_range(n, ROLE_SIDES_NORM, ROLE_SIDES_PREDICT);
+        need_range(n, ROLE_LAUREL_DOWN, ROLE_LAUREL_NORM);
+        NEED(n, ROLE_SIDES_CORRECT, ROLE_SIDES_SCALE);
     }
     if (model->tensors[ROLE_LAYERS_PROJECTION])
-        for (enum tensor_role role = ROLE_TOKEN_GATE; role <= ROLE_TOKEN_NORM; role++)
-            needed[count++] = role;
-    for (size_t i = 0; i < count; i++)
-        if (!tensors[needed[i]])
-            return missing(model, (int32_t)number, needed[i], error);
+        need_range(n, ROLE_TOKEN_GATE, ROLE_TOKEN_NORM);
+}
+
+static void need_outside_layers(const struct model *model, struct needed *n)
+{
+    const struct model_parameters *p = &model->parameters;
+    if (!p->streams_rank && !(model->architecture->flags & ARCHITECTURE_ENCODER))
+        NEED(n, ROLE_OUTPUT_NORM);
+    if (p->residual_block)
+        NEED(n, ROLE_OUTPUT_RESIDUAL_SCORE);
+    if (p->table_rows)
+        NEED(n, ROLE_TABLE);
+    if (p->streams_rank)
+        need_range(n, ROLE_OUTPUT_STREAMS_NORM, ROLE_OUTPUT_STREAMS_UP);
+    else if (p->streams > 1)
+        need_range(n, ROLE_OUTPUT_STREAMS, ROLE_OUTPUT_STREAMS_SCALE);
+    if (p->sides)
+        NEED(n, ROLE_SIDES, ROLE_SIDES_BACK, ROLE_LAYERS_PROJECTION);
+    if (model->tensors[ROLE_LAYERS_PROJECTION])
+        NEED(n, ROLE_TABLE, ROLE_LAYERS_NORM);
+}
+
+/* Checks that the tensors of a layer (-1: those outside the layers) are complete and have the expected shapes. */
+static hypura_status check_tensors(const struct model *model, int32_t number, const struct needed *needed,
+                                   hypura_error *error)
+{
+    const struct model_layer *layer = number < 0 ? NULL : &model->layers[number];
+    const struct gguf_tensor *const *tensors = layer ? model->layer_tensors[number] : model->tensors;
+    const struct gguf_tensor *const *scales = layer ? model->layer_scales[number] : model->scales;
+    for (size_t i = 0; i < needed->count; i++)
+        if (!tensors[needed->roles[i]])
+            return missing(model, number, needed->roles[i], error);
     for (int role = 0; role < ROLE_COUNT; role++) {
-        const struct gguf_tensor *scale = model->layer_scales[number][role];
         hypura_status status = tensors[role] ? check_shape(model, tensors[role], role, layer, error) : HYPURA_OK;
-        if (!status && scale)
-            status = check_scale(model, scale, tensors[role], role, error);
+        if (!status && scales[role])
+            status = check_scale(model, scales[role], tensors[role], role, error);
         if (status)
             return status;
     }
@@ -455,39 +462,13 @@ static hypura_status check_prediction(const struct model *model, hypura_error *e
 
 hypura_status model_check_tensors(const struct model *model, hypura_error *error)
 {
-    const bool low = model->parameters.streams_rank;
-    if (!model->tensors[ROLE_OUTPUT_NORM] && !low && !(model->architecture->flags & ARCHITECTURE_ENCODER))
-        return missing(model, -1, ROLE_OUTPUT_NORM, error);
-    if (model->parameters.residual_block && !model->tensors[ROLE_OUTPUT_RESIDUAL_SCORE])
-        return missing(model, -1, ROLE_OUTPUT_RESIDUAL_SCORE, error);
-    if (model->parameters.table_rows && !model->tensors[ROLE_TABLE])
-        return missing(model, -1, ROLE_TABLE, error);
-    for (int role = ROLE_OUTPUT_STREAMS_NORM; low && role <= ROLE_OUTPUT_STREAMS_UP; role++)
-        if (!model->tensors[role])
-            return missing(model, -1, role, error);
-    for (int role = ROLE_OUTPUT_STREAMS; model->parameters.streams > 1 && !low && role < ROLE_OUTPUT_NORM; role++)
-        if (!model->tensors[role])
-            return missing(model, -1, role, error);
-    static const enum tensor_role sides[] = {ROLE_SIDES, ROLE_SIDES_BACK, ROLE_LAYERS_PROJECTION};
-    for (size_t i = 0; i < COUNT_OF(sides) && model->parameters.sides; i++)
-        if (!model->tensors[sides[i]])
-            return missing(model, -1, sides[i], error);
-    static const enum tensor_role of_tokens[] = {ROLE_TABLE, ROLE_LAYERS_NORM};
-    for (size_t i = 0; i < COUNT_OF(of_tokens) && model->tensors[ROLE_LAYERS_PROJECTION]; i++)
-        if (!model->tensors[of_tokens[i]])
-            return missing(model, -1, of_tokens[i], error);
-    for (int role = 0; role < ROLE_COUNT; role++) {
-        hypura_status status =
-            model->tensors[role] ? check_shape(model, model->tensors[role], role, NULL, error) : HYPURA_OK;
-        if (!status && model->scales[role])
-            status = check_scale(model, model->scales[role], model->tensors[role], role, error);
-        if (status)
-            return status;
+    struct needed outside = {.count = 0};
+    need_outside_layers(model, &outside);
+    hypura_status status = check_tensors(model, -1, &outside, error);
+    for (uint32_t i = 0; !status && i < all_layers(model); i++) {
+        struct needed needed = {.count = 0};
+        need_layer(model, i, &needed);
+        status = check_tensors(model, (int32_t)i, &needed, error);
     }
-    for (uint32_t i = 0; i < all_layers(model); i++) {
-        hypura_status status = check_layer(model, i, error);
-        if (status)
-            return status;
-    }
-    return model->parameters.predicting ? check_prediction(model, error) : HYPURA_OK;
+    return !status && model->parameters.predicting ? check_prediction(model, error) : status;
 }
