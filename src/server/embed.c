@@ -1,6 +1,6 @@
 /* Embeddings: Ollama's /api/embed and /api/embeddings, and OpenAI's /v1/embeddings. */
 #include "server/generation.h"
-#include "server/worker.h"
+#include "server/text_job.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -24,19 +24,13 @@ struct answer {
 };
 
 struct embedding {
-    struct job job; /* first */
+    struct text_job texts; /* first */
     enum embed_style style;
-    const char *model_name;
     const json_t *inputs; /* owned by the exchange: one, or an array */
-    size_t count;
-    uint32_t dimensions; /* 0: all */
+    uint32_t dimensions;  /* 0: all */
     bool truncate, base64;
-    uint64_t start, load_nanoseconds, tokens;
-    struct token_array *prompts; /* of each input */
-    hypura_status prepared;
-    hypura_error error; /* of preparing them */
-    float *vector;      /* output of the model */
-    size_t done;        /* inputs */
+    uint64_t start; /* when the request came */
+    float *vector;  /* output of the model */
     struct answer *answer;
 };
 
@@ -124,10 +118,10 @@ static bool write_piece(void *context, struct buffer *out)
 static bool write_frame(struct embedding *embedding)
 {
     struct answer *answer = embedding->answer;
-    json_t *name = json_string(embedding->model_name);
+    json_t *name = json_string(embedding->texts.model_name);
     char *model = name ? json_dumps(name, JSON_ENCODE_ANY) : NULL;
     struct buffer begin = {0}, end = {0};
-    unsigned long long tokens = embedding->tokens;
+    unsigned long long tokens = embedding->texts.tokens;
     if (embedding->style == EMBED_OLLAMA_OLD) {
         buffer_append_string(&begin, "{\"embedding\":");
         buffer_append_string(&end, answer->count ? "}" : "[]}");
@@ -135,7 +129,7 @@ static bool write_frame(struct embedding *embedding)
         buffer_append_format(&begin, "{\"model\":%s,\"embeddings\":[", model ? model : "null");
         buffer_append_format(&end, "],\"total_duration\":%llu,\"load_duration\":%llu,\"prompt_eval_count\":%llu}",
                              (unsigned long long)(clock_nanoseconds() - embedding->start),
-                             (unsigned long long)embedding->load_nanoseconds, tokens);
+                             (unsigned long long)embedding->texts.load_nanoseconds, tokens);
     } else {
         buffer_append_string(&begin, "{\"object\":\"list\",\"data\":[");
         buffer_append_format(&end, "],\"model\":%s,\"usage\":{\"prompt_tokens\":%llu,\"total_tokens\":%llu}}",
@@ -148,9 +142,10 @@ static bool write_frame(struct embedding *embedding)
     return !begin.failed && !end.failed;
 }
 
-static void reply(struct embedding *embedding)
+static void reply(struct text_job *texts)
 {
-    struct exchange *exchange = embedding->job.exchange;
+    struct embedding *embedding = (struct embedding *)texts;
+    struct exchange *exchange = texts->job.exchange;
     struct answer *answer = embedding->answer;
     if (!write_frame(embedding)) {
         exchange_fail_for_memory(exchange);
@@ -174,39 +169,24 @@ static void reply(struct embedding *embedding)
 /* ---- the job --------------------------------------------------------------------------------------------------------
  */
 
-static void embedding_free(struct embedding *embedding)
+static void free_results(struct text_job *texts)
 {
+    struct embedding *embedding = (struct embedding *)texts;
     answer_free(embedding->answer);
-    for (size_t i = 0; embedding->prompts && i < embedding->count; i++)
-        token_array_free(&embedding->prompts[i]);
-    memory_free(embedding->prompts);
     memory_free(embedding->vector);
-    model_entry_free(&embedding->job.model);
-    exchange_release(embedding->job.exchange);
-    memory_free(embedding);
 }
 
-static void refuse(struct job *job, unsigned status, const char *message)
+static hypura_status tokenize(struct text_job *texts, struct loaded_model *loaded, size_t index,
+                              struct token_array *tokens, hypura_error *error)
 {
-    exchange_fail(job->exchange, status, message);
-    embedding_free((struct embedding *)job);
-}
-
-static bool is_awaited(void *context)
-{
-    return exchange_is_awaited(context);
-}
-
-static hypura_status tokens_of(struct embedding *embedding, struct loaded_model *loaded, size_t index,
-                               struct token_array *tokens, hypura_error *error)
-{
+    const struct embedding *embedding = (struct embedding *)texts;
     const json_t *input = json_is_array(embedding->inputs) && !json_is_integer(json_array_get(embedding->inputs, 0))
                               ? json_array_get(embedding->inputs, index)
                               : embedding->inputs;
     hypura_status status = HYPURA_OK;
     uint32_t positions = engine_plan(loaded->engine)->positions, vocabulary = vocabulary_size(loaded->vocabulary);
     if (json_is_string(input)) {
-        struct work_watch watch = {is_awaited, exchange_lend_until_end, embedding->job.exchange};
+        struct work_watch watch = {exchange_is_awaited, exchange_lend_until_end, texts->job.exchange};
         status = vocabulary_tokenize_watched(loaded->vocabulary, json_string_value(input), json_string_length(input),
                                              TOKENIZE_ADD_SPECIAL, &watch, tokens, error);
     } else {
@@ -228,34 +208,13 @@ static hypura_status tokens_of(struct embedding *embedding, struct loaded_model 
     return status;
 }
 
-static void prepare(struct job *job, struct loaded_model *loaded)
+static hypura_status begin(struct text_job *texts, struct loaded_model *loaded, hypura_error *error)
 {
-    struct embedding *embedding = (struct embedding *)job;
-    hypura_error *error = &embedding->error;
-    *error = (hypura_error){0};
-    hypura_status status =
-        embedding->prompts ? HYPURA_OK : ALLOCATE(&embedding->prompts, embedding->count, "tokens of the texts", error);
-    for (size_t i = 0; i < embedding->count && !status; i++) {
-        embedding->prompts[i].count = 0;
-        status = tokens_of(embedding, loaded, i, &embedding->prompts[i], error);
-        if (!status)
-            status = keep_tokens(job->exchange, &embedding->prompts[i], error);
-    }
-    if (exchange_check_work(error))
-        status = error->status;
-    embedding->prepared = status;
-}
-
-static hypura_status begin(struct embedding *embedding, struct loaded_model *loaded, hypura_error *error)
-{
-    struct exchange *exchange = embedding->job.exchange;
-    size_t width = model_parameters(engine_model(loaded->engine))->embedding, count = embedding->count, values;
+    struct embedding *embedding = (struct embedding *)texts;
+    struct exchange *exchange = texts->job.exchange;
+    size_t width = model_parameters(engine_model(loaded->engine))->embedding, count = texts->count, values;
     uint64_t limit = exchange_server(exchange)->options.body_limit;
-    hypura_status status = embedding->prepared;
-    if (status)
-        *error = embedding->error;
-    if (!status)
-        status = ALLOCATE(&embedding->vector, width, "embedding", error);
+    hypura_status status = ALLOCATE(&embedding->vector, width, "embedding", error);
     if (!status)
         status = ALLOCATE(&embedding->answer, 1, "embeddings", error);
     if (status)
@@ -272,15 +231,14 @@ static hypura_status begin(struct embedding *embedding, struct loaded_model *loa
         return error_set(error, HYPURA_ERROR_MEMORY, "server busy, please try again.  too many large answers at once");
     *embedding->answer =
         (struct answer){.style = embedding->style, .base64 = embedding->base64, .count = count, .width = width};
-    status = ALLOCATE(&embedding->answer->values, values, "embeddings", error);
-    return status ? status : loaded_clear_sequences(exchange_server(exchange)->models, loaded, error);
+    return ALLOCATE(&embedding->answer->values, values, "embeddings", error);
 }
 
 /* Stores the vector, truncated to the requested width and normalised to length 1. */
 static void keep_vector(struct embedding *embedding)
 {
     const struct answer *answer = embedding->answer;
-    float *out = answer->values + embedding->done * answer->width;
+    float *out = answer->values + embedding->texts.done * answer->width;
     double length = 0;
     for (size_t d = 0; d < answer->width; d++)
         length += (double)embedding->vector[d] * (double)embedding->vector[d];
@@ -289,55 +247,14 @@ static void keep_vector(struct embedding *embedding)
         out[d] = (float)((double)embedding->vector[d] / length);
 }
 
-static hypura_status embed_next(struct embedding *embedding, struct loaded_model *loaded, hypura_error *error)
+static hypura_status embed(struct text_job *texts, struct loaded_model *loaded, const struct token_array *tokens,
+                           hypura_error *error)
 {
-    struct token_array *tokens = &embedding->prompts[embedding->done];
-    hypura_status status = HYPURA_OK;
-    if (!exchange_alive(embedding->job.exchange))
-        status = error_set(error, HYPURA_ERROR_CANCELLED, "the client went away");
+    struct embedding *embedding = (struct embedding *)texts;
+    hypura_status status = engine_embed(loaded->engine, tokens->ids, tokens->count, embedding->vector, error);
     if (!status)
-        status = engine_embed(loaded->engine, tokens->ids, tokens->count, embedding->vector, error);
-    if (!status) {
-        embedding->tokens += tokens->count;
         keep_vector(embedding);
-        embedding->done++;
-    }
-    token_array_free(tokens);
     return status;
-}
-
-static void end_with(struct embedding *embedding, const hypura_error *error)
-{
-    if (exchange_lacks_room(embedding->job.exchange))
-        exchange_fail_for_room(embedding->job.exchange);
-    else if (error->status)
-        exchange_fail_with(embedding->job.exchange, error);
-    else
-        reply(embedding);
-    atomic_fetch_add(&exchange_server(embedding->job.exchange)->counters.prompt_tokens, embedding->tokens);
-    embedding_free(embedding);
-}
-
-/* Embeds one text, so that answers of other models continue in between. */
-static void step(struct job *job, struct loaded_model *loaded)
-{
-    struct embedding *embedding = (struct embedding *)job;
-    hypura_error error = {0};
-    if (embed_next(embedding, loaded, &error) == HYPURA_OK && embedding->done < embedding->count)
-        return;
-    worker_done(exchange_server(job->exchange)->worker, job);
-    end_with(embedding, &error);
-}
-
-static void start(struct job *job, struct loaded_model *loaded, uint64_t load_nanoseconds)
-{
-    struct embedding *embedding = (struct embedding *)job;
-    hypura_error error = {0};
-    embedding->load_nanoseconds = load_nanoseconds;
-    if (begin(embedding, loaded, &error) || embedding->count == 0)
-        end_with(embedding, &error);
-    else
-        worker_keep(exchange_server(job->exchange)->worker, job, loaded);
 }
 
 /* ---- the requests ---------------------------------------------------------------------------------------------------
@@ -349,9 +266,9 @@ static bool check_inputs(struct embedding *embedding, const json_t *inputs)
 {
     bool openai = embedding->style == EMBED_OPENAI;
     embedding->inputs = inputs;
-    embedding->count = 1;
+    embedding->texts.count = 1;
     if (!openai && (!inputs || json_is_null(inputs) || (json_is_string(inputs) && !json_string_length(inputs)))) {
-        embedding->count = 0;
+        embedding->texts.count = 0;
         return true;
     }
     if (json_is_string(inputs))
@@ -360,8 +277,8 @@ static bool check_inputs(struct embedding *embedding, const json_t *inputs)
         return false;
     if (json_is_integer(json_array_get(inputs, 0)))
         return true;
-    embedding->count = json_array_size(inputs);
-    if (embedding->count > MAX_INPUTS)
+    embedding->texts.count = json_array_size(inputs);
+    if (embedding->texts.count > MAX_INPUTS)
         return false;
     size_t i;
     json_t *each;
@@ -373,15 +290,9 @@ static bool check_inputs(struct embedding *embedding, const json_t *inputs)
     return true;
 }
 
-static void fail_find(struct embedding *embedding, const hypura_error *error)
+static hypura_status read_fields(struct text_job *texts, const json_t *json, hypura_error *error)
 {
-    exchange_fail_as(embedding->job.exchange, error->status == HYPURA_ERROR_IO ? 404 : status_of_error(error),
-                     "model_not_found", error->message);
-    embedding_free(embedding);
-}
-
-static hypura_status read_fields(struct embedding *embedding, const json_t *json, hypura_error *error)
-{
+    struct embedding *embedding = (struct embedding *)texts;
     const json_t *keep_alive = json_object_get(json, "keep_alive"),
                  *encoding = json_object_get(json, "encoding_format");
     const json_t *dimensions = json_object_get(json, "dimensions");
@@ -399,12 +310,12 @@ static hypura_status read_fields(struct embedding *embedding, const json_t *json
             return error_set(error, HYPURA_ERROR_ARGUMENT, "\"dimensions\" must be at least 1");
     }
     if (keep_alive && !json_is_null(keep_alive)) {
-        if (!duration_of_json(keep_alive, &embedding->job.keep_alive))
+        if (!duration_of_json(keep_alive, &texts->job.keep_alive))
             return error_set(error, HYPURA_ERROR_ARGUMENT,
                              "invalid keep_alive: expected a duration such as \"5m\", or seconds");
-        embedding->job.keep_alive_given = true;
+        texts->job.keep_alive_given = true;
     }
-    if (!read_count(json_object_get(json, "options"), "num_ctx", &embedding->job.context, error))
+    if (!read_count(json_object_get(json, "options"), "num_ctx", &texts->job.context, error))
         return error->status;
     embedding->truncate = embedding->style != EMBED_OPENAI && !json_is_false(json_object_get(json, "truncate"));
     if (!check_inputs(embedding, json_object_get(json, old ? "prompt" : "input")))
@@ -414,40 +325,20 @@ static hypura_status read_fields(struct embedding *embedding, const json_t *json
 
 static void handle(struct exchange *exchange, enum embed_style style)
 {
-    json_t *json = exchange_json(exchange);
-    hypura_error error = {0};
-    struct embedding *embedding;
-    if (!json)
+    static const struct text_job_kind kind = {.size = sizeof(struct embedding),
+                                              .read = read_fields,
+                                              .tokenize = tokenize,
+                                              .begin = begin,
+                                              .evaluate = embed,
+                                              .reply = reply,
+                                              .free_results = free_results};
+    struct text_job *texts = text_job_create(exchange, &kind);
+    struct embedding *embedding = (struct embedding *)texts;
+    if (!texts)
         return;
-    const char *model = json_string_value(json_object_get(json, "model"));
-    if (!model || !*model) {
-        exchange_fail(exchange, 400, "model is required");
-        return;
-    }
-    if (ALLOCATE(&embedding, 1, "request", &error)) {
-        exchange_fail_with(exchange, &error);
-        return;
-    }
-    embedding->job = (struct job){.exchange = exchange,
-                                  .needs_model = true,
-                                  .alone = true,
-                                  .prepare = prepare,
-                                  .start = start,
-                                  .step = step,
-                                  .refuse = refuse};
-    exchange_hold(exchange);
     embedding->style = style;
-    embedding->model_name = model;
     embedding->start = clock_nanoseconds();
-    if (read_fields(embedding, json, &error)) {
-        refuse(&embedding->job, 400, error.message);
-        return;
-    }
-    hypura_status status = registry_find(exchange_server(exchange)->registry, model, &embedding->job.model, &error);
-    if (status)
-        fail_find(embedding, &error);
-    else
-        worker_submit(exchange_server(exchange)->worker, &embedding->job);
+    text_job_submit(texts);
 }
 
 void handle_embed(struct exchange *exchange)

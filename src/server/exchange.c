@@ -456,8 +456,9 @@ bool exchange_alive(struct exchange *exchange)
     return alive;
 }
 
-bool exchange_is_awaited(struct exchange *exchange)
+bool exchange_is_awaited(void *context)
 {
+    struct exchange *exchange = context;
     return exchange_alive(exchange) && !atomic_load(&exchange->http->server.ending);
 }
 

@@ -99,8 +99,9 @@ void exchange_end(struct exchange *exchange);
 
 /* False once the client has closed the connection. */
 bool exchange_alive(struct exchange *exchange);
-bool exchange_is_awaited(struct exchange *exchange); /* alive, and the server is not ending: long work checks this */
-bool exchange_begun(struct exchange *exchange);      /* part of the answer was given */
-size_t exchange_backlog(struct exchange *exchange);  /* bytes written but not sent */
+/* Alive, and the server is not ending: long work checks this. Has the type that work_watch takes. */
+bool exchange_is_awaited(void *exchange);
+bool exchange_begun(struct exchange *exchange);     /* part of the answer was given */
+size_t exchange_backlog(struct exchange *exchange); /* bytes written but not sent */
 
 #endif

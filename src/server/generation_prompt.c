@@ -30,14 +30,9 @@ static hypura_status append_special(struct generation *generation, enum special_
     return token_array_append(&generation->prompt, id, error);
 }
 
-static bool is_awaited(void *context)
-{
-    return exchange_is_awaited(context);
-}
-
 static hypura_status append_text(struct generation *generation, const char *text, uint32_t flags, hypura_error *error)
 {
-    struct work_watch watch = {is_awaited, exchange_lend_until_end, generation->job.exchange};
+    struct work_watch watch = {exchange_is_awaited, exchange_lend_until_end, generation->job.exchange};
     return vocabulary_tokenize_watched(generation->loaded->vocabulary, text, strlen(text), flags, &watch,
                                        &generation->prompt, error);
 }
@@ -71,7 +66,7 @@ static hypura_status render(struct generation *generation, json_t *messages, boo
         status = prompt_open_template(&tools_template, model_file(engine_model(loaded->engine)), "tool_use", error);
         template = tools_template;
     }
-    struct work_watch watch = {is_awaited, exchange_lend_until_end, generation->job.exchange};
+    struct work_watch watch = {exchange_is_awaited, exchange_lend_until_end, generation->job.exchange};
     struct chat_input input = {.messages = messages,
                                .tools = generation->tools,
                                .variables = generation->variables,

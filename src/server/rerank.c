@@ -1,7 +1,7 @@
 /* /v1/rerank, as Jina, Cohere and llama.cpp have it: a reranking model scores how well documents answer a query. */
 #include "engine/prompt.h"
 #include "server/generation.h"
-#include "server/worker.h"
+#include "server/text_job.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -15,18 +15,11 @@ struct ranked {
 };
 
 struct ranking {
-    struct job job; /* first */
-    const char *model_name;
+    struct text_job texts;           /* first */
     const json_t *query, *documents; /* owned by the exchange */
-    size_t count;
-    uint32_t top; /* 0: all */
-    bool shows;   /* the answer includes the documents */
-    uint64_t tokens;
-    struct token_array *prompts; /* of each document */
-    hypura_status prepared;
-    hypura_error error; /* of preparing them */
+    uint32_t top;                    /* 0: all */
+    bool shows;                      /* the answer includes the documents */
     struct ranked *ranked;
-    size_t done;
 };
 
 /* ---- the answer ----------------------------------------------------------------------------------------------------
@@ -57,17 +50,18 @@ static json_t *result_of(const struct ranking *ranking, const struct ranked *ran
     return result;
 }
 
-static void reply(struct ranking *ranking)
+static void reply(struct text_job *texts)
 {
-    struct exchange *exchange = ranking->job.exchange;
+    struct ranking *ranking = (struct ranking *)texts;
+    struct exchange *exchange = texts->job.exchange;
     uint64_t failures = memory_failures();
     hypura_error error = {0};
     json_t *results = json_array();
-    qsort(ranking->ranked, ranking->count, sizeof *ranking->ranked, compare_ranked);
-    for (size_t i = 0; i < ranking->count && (!ranking->top || i < ranking->top); i++)
+    qsort(ranking->ranked, texts->count, sizeof *ranking->ranked, compare_ranked);
+    for (size_t i = 0; i < texts->count && (!ranking->top || i < ranking->top); i++)
         json_array_append_new(results, result_of(ranking, &ranking->ranked[i]));
-    json_t *json = json_pack("{s:s, s:s, s:{s:I, s:I}, s:o}", "model", ranking->model_name, "object", "list", "usage",
-                             "prompt_tokens", (json_int_t)ranking->tokens, "total_tokens", (json_int_t)ranking->tokens,
+    json_t *json = json_pack("{s:s, s:s, s:{s:I, s:I}, s:o}", "model", texts->model_name, "object", "list", "usage",
+                             "prompt_tokens", (json_int_t)texts->tokens, "total_tokens", (json_int_t)texts->tokens,
                              "results", results);
     if (!json || memory_check(failures, "scores", &error)) {
         json_decref(json);
@@ -80,33 +74,17 @@ static void reply(struct ranking *ranking)
 /* ---- the job --------------------------------------------------------------------------------------------------------
  */
 
-static void ranking_free(struct ranking *ranking)
+static void free_results(struct text_job *texts)
 {
-    for (size_t i = 0; ranking->prompts && i < ranking->count; i++)
-        token_array_free(&ranking->prompts[i]);
-    memory_free(ranking->prompts);
-    memory_free(ranking->ranked);
-    model_entry_free(&ranking->job.model);
-    exchange_release(ranking->job.exchange);
-    memory_free(ranking);
+    memory_free(((struct ranking *)texts)->ranked);
 }
 
-static void refuse(struct job *job, unsigned status, const char *message)
+static hypura_status tokenize(struct text_job *texts, struct loaded_model *loaded, size_t index,
+                              struct token_array *tokens, hypura_error *error)
 {
-    exchange_fail(job->exchange, status, message);
-    ranking_free((struct ranking *)job);
-}
-
-static bool is_awaited(void *context)
-{
-    return exchange_is_awaited(context);
-}
-
-static hypura_status tokens_of(struct ranking *ranking, struct loaded_model *loaded, size_t index,
-                               struct token_array *tokens, hypura_error *error)
-{
+    const struct ranking *ranking = (struct ranking *)texts;
     const json_t *text = text_of(json_array_get(ranking->documents, index));
-    struct work_watch watch = {is_awaited, exchange_lend_until_end, ranking->job.exchange};
+    struct work_watch watch = {exchange_is_awaited, exchange_lend_until_end, texts->job.exchange};
     const struct prompt_pair pair = {json_string_value(ranking->query), json_string_length(ranking->query),
                                      json_string_value(text), json_string_length(text)};
     hypura_status status = prompt_tokenize_pair(loaded->vocabulary, model_file(engine_model(loaded->engine)), &pair,
@@ -118,84 +96,18 @@ static hypura_status tokens_of(struct ranking *ranking, struct loaded_model *loa
     return status;
 }
 
-static void prepare(struct job *job, struct loaded_model *loaded)
+static hypura_status begin(struct text_job *texts, struct loaded_model *loaded, hypura_error *error)
 {
-    struct ranking *ranking = (struct ranking *)job;
-    hypura_error *error = &ranking->error;
-    *error = (hypura_error){0};
-    hypura_status status =
-        ranking->prompts ? HYPURA_OK : ALLOCATE(&ranking->prompts, ranking->count, "tokens of the texts", error);
-    for (size_t i = 0; i < ranking->count && !status; i++) {
-        ranking->prompts[i].count = 0;
-        status = tokens_of(ranking, loaded, i, &ranking->prompts[i], error);
-        if (!status)
-            status = keep_tokens(job->exchange, &ranking->prompts[i], error);
-    }
-    if (exchange_check_work(error))
-        status = error->status;
-    ranking->prepared = status;
+    (void)loaded;
+    return ALLOCATE(&((struct ranking *)texts)->ranked, texts->count, "scores", error);
 }
 
-static hypura_status begin(struct ranking *ranking, struct loaded_model *loaded, hypura_error *error)
+static hypura_status judge(struct text_job *texts, struct loaded_model *loaded, const struct token_array *tokens,
+                           hypura_error *error)
 {
-    hypura_status status = ranking->prepared;
-    if (status)
-        *error = ranking->error;
-    if (!status)
-        status = ALLOCATE(&ranking->ranked, ranking->count, "scores", error);
-    return status ? status : loaded_clear_sequences(exchange_server(ranking->job.exchange)->models, loaded, error);
-}
-
-static hypura_status judge_next(struct ranking *ranking, struct loaded_model *loaded, hypura_error *error)
-{
-    struct token_array *tokens = &ranking->prompts[ranking->done];
-    struct ranked *ranked = &ranking->ranked[ranking->done];
-    hypura_status status = HYPURA_OK;
-    ranked->index = (uint32_t)ranking->done;
-    if (!exchange_alive(ranking->job.exchange))
-        status = error_set(error, HYPURA_ERROR_CANCELLED, "the client went away");
-    if (!status)
-        status = engine_judge(loaded->engine, tokens->ids, tokens->count, &ranked->score, error);
-    if (!status) {
-        ranking->tokens += tokens->count;
-        ranking->done++;
-    }
-    token_array_free(tokens);
-    return status;
-}
-
-static void end_with(struct ranking *ranking, const hypura_error *error)
-{
-    if (exchange_lacks_room(ranking->job.exchange))
-        exchange_fail_for_room(ranking->job.exchange);
-    else if (error->status)
-        exchange_fail_with(ranking->job.exchange, error);
-    else
-        reply(ranking);
-    atomic_fetch_add(&exchange_server(ranking->job.exchange)->counters.prompt_tokens, ranking->tokens);
-    ranking_free(ranking);
-}
-
-/* Scores one document, so that answers of other models continue in between. */
-static void step(struct job *job, struct loaded_model *loaded)
-{
-    struct ranking *ranking = (struct ranking *)job;
-    hypura_error error = {0};
-    if (judge_next(ranking, loaded, &error) == HYPURA_OK && ranking->done < ranking->count)
-        return;
-    worker_done(exchange_server(job->exchange)->worker, job);
-    end_with(ranking, &error);
-}
-
-static void start(struct job *job, struct loaded_model *loaded, uint64_t load_nanoseconds)
-{
-    struct ranking *ranking = (struct ranking *)job;
-    hypura_error error = {0};
-    (void)load_nanoseconds;
-    if (begin(ranking, loaded, &error))
-        end_with(ranking, &error);
-    else
-        worker_keep(exchange_server(job->exchange)->worker, job, loaded);
+    struct ranked *ranked = &((struct ranking *)texts)->ranked[texts->done];
+    ranked->index = (uint32_t)texts->done;
+    return engine_judge(loaded->engine, tokens->ids, tokens->count, &ranked->score, error);
 }
 
 /* ---- the request ----------------------------------------------------------------------------------------------------
@@ -211,12 +123,13 @@ static hypura_status read_documents(struct ranking *ranking, const json_t *docum
     json_array_foreach(documents, i, each) if (!json_is_string(text_of(each))) return error_set(
         error, HYPURA_ERROR_ARGUMENT, "document %zu is neither a string nor an object with a \"text\"", i);
     ranking->documents = documents;
-    ranking->count = json_array_size(documents);
+    ranking->texts.count = json_array_size(documents);
     return HYPURA_OK;
 }
 
-static hypura_status read_fields(struct ranking *ranking, const json_t *json, hypura_error *error)
+static hypura_status read_fields(struct text_job *texts, const json_t *json, hypura_error *error)
 {
+    struct ranking *ranking = (struct ranking *)texts;
     const json_t *top = json_object_get(json, "top_n"), *shows = json_object_get(json, "return_documents");
     ranking->query = json_object_get(json, "query");
     if (!json_is_string(ranking->query) || json_string_length(ranking->query) == 0)
@@ -235,38 +148,14 @@ static hypura_status read_fields(struct ranking *ranking, const json_t *json, hy
 
 void handle_rerank(struct exchange *exchange)
 {
-    json_t *json = exchange_json(exchange);
-    hypura_error error = {0};
-    struct ranking *ranking;
-    if (!json)
-        return;
-    const char *model = json_string_value(json_object_get(json, "model"));
-    if (!model || !*model) {
-        exchange_fail(exchange, 400, "model is required");
-        return;
-    }
-    if (ALLOCATE(&ranking, 1, "request", &error)) {
-        exchange_fail_with(exchange, &error);
-        return;
-    }
-    ranking->job = (struct job){.exchange = exchange,
-                                .needs_model = true,
-                                .alone = true,
-                                .prepare = prepare,
-                                .start = start,
-                                .step = step,
-                                .refuse = refuse};
-    exchange_hold(exchange);
-    ranking->model_name = model;
-    if (read_fields(ranking, json, &error)) {
-        refuse(&ranking->job, 400, error.message);
-        return;
-    }
-    if (registry_find(exchange_server(exchange)->registry, model, &ranking->job.model, &error)) {
-        exchange_fail_as(exchange, error.status == HYPURA_ERROR_IO ? 404 : status_of_error(&error), "model_not_found",
-                         error.message);
-        ranking_free(ranking);
-        return;
-    }
-    worker_submit(exchange_server(exchange)->worker, &ranking->job);
+    static const struct text_job_kind kind = {.size = sizeof(struct ranking),
+                                              .read = read_fields,
+                                              .tokenize = tokenize,
+                                              .begin = begin,
+                                              .evaluate = judge,
+                                              .reply = reply,
+                                              .free_results = free_results};
+    struct text_job *texts = text_job_create(exchange, &kind);
+    if (texts)
+        text_job_submit(texts);
 }
