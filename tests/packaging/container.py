@@ -101,7 +101,9 @@ def start(image, *more, **environment):
 
 
 def ask(address, path, body, key):
-    request = urllib.request.Request(address + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    """Posts body, or gets the path if body is None. Returns the status and the answer."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(address + path, data, {"Content-Type": "application/json"})
     if key:
         request.add_header("Authorization", f"Bearer {key}")
     try:
@@ -139,7 +141,10 @@ def main():
     assert address.startswith("http://"), server.stderr.read()
     address = address.replace("0.0.0.0", "127.0.0.1")
     try:
-        chat = {"messages": [{"role": "user", "content": "What does the ls command do?"}], "temperature": 0, "max_tokens": 12}
+        status, listed = ask(address, "/v1/models", None, KEY)
+        assert status == 200 and len(listed["data"]) == 1, (status, listed)
+        chat = {"model": listed["data"][0]["id"], "messages": [{"role": "user", "content": "What does the ls command do?"}],
+                "temperature": 0, "max_tokens": 12}
         status, answer = ask(address, "/v1/chat/completions", chat, None)
         assert status == 401, (status, answer)
         status, answer = ask(address, "/v1/chat/completions", chat, KEY)
