@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The systemd units pass systemd's own checks, and the Homebrew formula matches meson.build. Prints TAP.
+"""The systemd units pass systemd's own checks, the Homebrew formula matches meson.build, and Debian's packages and the container build
+with what scripts/setup installs. Prints TAP.
 
     test_packages.py SOURCE_FOLDER
 """
@@ -78,6 +79,27 @@ def units_start_an_existing_command():
         command = re.search(r"^ExecStart=(\S+) (\w+)", text_of(folder, "hypura.service"), re.M)
         assert os.path.basename(command[1]) == "hypura" and command[2] == "serve", command
     assert "HYPURA_OPTIONS" in text_of("debian", "hypura.default")
+
+
+def packages_agree_on_dependencies():
+    """debian/control and the Containerfile name all libraries that scripts/setup installs, which are those that meson.build requires."""
+    # A comment in scripts/setup names a library that it does not install.
+    installed = re.sub(r"^#.*", "", text_of("scripts", "setup"), flags=re.M)
+    wanted = set(re.findall(r"\blib[\w-]+-dev\b", installed)) - {"libc6-dev", "libcmocka-dev"}
+    assert {"libjansson-dev", "libcurl4-openssl-dev"} <= wanted, wanted
+    for name in (("debian", "control"), ("packaging", "Containerfile")):
+        there = set(re.findall(r"\blib[\w-]+-dev\b", text_of(*name)))
+        assert wanted <= there, (name, wanted - there)
+
+
+def the_container_runs_as_an_ordinary_user():
+    text = text_of("packaging", "Containerfile").replace("\\\n", " ")
+    steps = [line.split(None, 1) for line in text.splitlines() if line and not line.startswith("#")]
+    known = {"FROM", "RUN", "COPY", "USER", "WORKDIR", "ENV", "VOLUME", "EXPOSE", "STOPSIGNAL", "ENTRYPOINT"}
+    assert {name for name, _ in steps} <= known, steps
+    last = [name for name, _ in steps]
+    assert last.index("USER") < last.index("ENTRYPOINT") and dict(steps)["USER"] not in ("root", "0")
+    assert "--allow-remote" not in text
 
 
 if __name__ == "__main__":
