@@ -372,6 +372,7 @@ struct devices {
     struct gpu *gpus[HARDWARE_MAX_GPUS];
     struct hardware_gpu infos[HARDWARE_MAX_GPUS];
     uint32_t order[HARDWARE_MAX_GPUS]; /* the index of each among the requested ones */
+    uint64_t still_to_take;            /* host memory that their drivers will take beyond what they hold */
 };
 
 /* The opened model: what is read, created and decided at opening, in this order. It does not change until it is closed,

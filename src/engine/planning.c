@@ -134,7 +134,7 @@ static hypura_status plan_rest(struct plan **out, struct plan_request *request, 
     if (options->shared_context && !encoder && kv_cache_can_share(geometry, options->kv_type))
         request->working_set.shared_kv_bytes = planned_shared_bytes;
     if (gpu)
-        request->overhead += gpu->host_bytes;
+        request->overhead += gpu->host_bytes + devices->still_to_take;
     for (uint32_t d = 0; hardware->elsewhere && d < devices->count;
          d++) /* another machine's: this process does not hold their drivers' memory */
         request->overhead += devices->infos[d].host_bytes;

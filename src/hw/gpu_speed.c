@@ -286,6 +286,11 @@ hypura_status hardware_measure_gpu(struct hardware_gpu *gpu, hypura_error *error
                               ((uint64_t)PROMPT_TOKENS * COLUMNS + test.row_floats) * sizeof(float), GPU_DEVICE, error);
     if (!status)
         status = measure(&test, gpu, error);
+    /* A driver takes more memory once it has compiled and run kernels. A software device's own memory would count too.
+     */
+    uint64_t at_work = memory_resident_bytes();
+    if (!software && !gpu->info.unified)
+        gpu->host_bytes = MAX(gpu->host_bytes, at_work - MIN(before, at_work));
     if (test.weights)
         gpu_buffer_destroy(test.gpu, test.weights);
     if (test.rows)

@@ -79,7 +79,7 @@ struct hardware_gpu {
     double router_seconds;          /* in addition, for a layer with experts */
     double share_seconds;           /* overhead of a CPU share between two batches */
     double multiply_adds_per_second;
-    uint64_t host_bytes; /* that its driver holds of the host's memory once it is open; 0: not known */
+    uint64_t host_bytes; /* host memory that its driver takes, at the latest once it computes; 0: not known */
     struct kernel_speed kernels[HARDWARE_MAX_KERNELS];
     size_t kernel_count;
     bool measured; /* else careful defaults */

@@ -113,9 +113,27 @@ static hypura_status imagine_devices(struct devices *out, const struct hardware 
     return status;
 }
 
+/* The most host memory that opening devices took in this process. Drivers keep it when they are closed, so that a later
+ * opening takes little more. */
+static _Atomic uint64_t most_taken;
+
+/* Sets what the drivers will still take. */
+static void expect_more(struct devices *devices, uint64_t before)
+{
+    uint64_t now = memory_resident_bytes(), taken = now - MIN(before, now), most = atomic_load(&most_taken),
+             expected = 0;
+    while (taken > most && !atomic_compare_exchange_weak(&most_taken, &most, taken))
+        ;
+    for (uint32_t d = 0; d < devices->count; d++)
+        expected += devices->infos[d].host_bytes;
+    taken = MAX(taken, most);
+    devices->still_to_take = expected - MIN(expected, taken);
+}
+
 hypura_status gpu_pass_open_devices(struct devices *out, const struct hardware *hardware,
                                     const struct engine_options *options, hypura_error *error)
 {
+    const uint64_t before = memory_resident_bytes();
     struct hardware_choice *choice;
     char why[512];
     bool said = false;
@@ -137,6 +155,7 @@ hypura_status gpu_pass_open_devices(struct devices *out, const struct hardware *
         said = choice->count > 1;
     }
     out->listed = choice->listed;
+    expect_more(out, before);
     bool asked = (choice->count && !options->gpus_left_out) || (options->gpu && strcmp(options->gpu, "none") != 0);
     memory_free(choice);
     if (!status && out->count == 0 && asked)
