@@ -192,6 +192,46 @@ static void tokens_of_a_pass_share_their_experts(void **state)
     trace_free(trace);
 }
 
+static struct replay_result replayed(const struct trace *trace, struct replay_how how)
+{
+    struct replay_result result;
+    assert_ok(replay_run(&result, trace, &how, &test_error));
+    return result;
+}
+
+/* The experts of one layer are a tenth larger. Few slots are all of their size, and what is left over holds nothing. */
+static void few_slots_have_the_size_of_the_largest(void **state)
+{
+    (void)state;
+    struct trace *trace = make_trace(2, 12, 2, 200, 1, two_of_many);
+    trace->shape.layers[1].expert_bytes = 110;
+    struct replay_result slots = replayed(trace, (struct replay_how){.cache_bytes = 9 * 110});
+    struct replay_result more = replayed(trace, (struct replay_how){.cache_bytes = 10 * 110});
+    struct replay_result almost = replayed(trace, (struct replay_how){.cache_bytes = 10 * 110 - 1});
+    assert_int_equal(almost.hits, slots.hits);
+    assert_true(more.hits > slots.hits);
+    trace_free(trace);
+}
+
+/* A prompt reads the experts of a late layer for its last token only. */
+static void late_layers_take_the_last_token_of_a_prompt(void **state)
+{
+    (void)state;
+    struct trace *trace = make_trace(2, 64, 2, 1, 50, two_of_many);
+    const struct replay_how how = {.cache_bytes = replay_total_bytes(trace)};
+    struct replay_how late = how;
+    late.narrows = true;
+    late.late_layer = 1;
+    struct replay_result all = replayed(trace, how), narrowed = replayed(trace, late);
+    assert_true(all.misses > narrowed.misses && narrowed.misses > 2);
+    late.late_layer = 0;
+    assert_int_equal(replayed(trace, late).misses, 2 * 2);
+    late.tokens_only = true;
+    assert_int_equal(replayed(trace, late).misses, 0);
+    assert_int_equal(replayed(trace, late).tokens, 0);
+    trace_free(trace);
+}
+
 static void an_unknown_policy_is_named(void **state)
 {
     (void)state;
@@ -302,6 +342,8 @@ int main(void)
         cmocka_unit_test(policies_that_count_keep_favourites),
         cmocka_unit_test(belady_is_belady),
         cmocka_unit_test(tokens_of_a_pass_share_their_experts),
+        cmocka_unit_test(few_slots_have_the_size_of_the_largest),
+        cmocka_unit_test(late_layers_take_the_last_token_of_a_prompt),
         cmocka_unit_test(an_unknown_policy_is_named),
         cmocka_unit_test(victims_are_present_and_may_go),
         cmocka_unit_test(tokens_of_a_prompt_count_one_by_one),

@@ -117,7 +117,7 @@ static hypura_status imagine_devices(struct devices *out, const struct hardware 
  * opening takes little more. */
 static _Atomic uint64_t most_taken;
 
-/* Sets what the drivers will still take. */
+/* Sets what the drivers will still take. How much a software device takes as it computes is unknown. */
 static void expect_more(struct devices *devices, uint64_t before)
 {
     uint64_t now = memory_resident_bytes(), taken = now - MIN(before, now), most = atomic_load(&most_taken),
@@ -125,7 +125,7 @@ static void expect_more(struct devices *devices, uint64_t before)
     while (taken > most && !atomic_compare_exchange_weak(&most_taken, &most, taken))
         ;
     for (uint32_t d = 0; d < devices->count; d++)
-        expected += devices->infos[d].host_bytes;
+        expected += devices->infos[d].info.kind == GPU_CPU ? 0 : devices->infos[d].host_bytes;
     taken = MAX(taken, most);
     devices->still_to_take = expected - MIN(expected, taken);
 }
