@@ -8,10 +8,6 @@
 const char *text_of(const json_t *json, const char *key);
 double number_of(const json_t *json, const char *key);
 
-/* "1.20 to 1.50", or one number if both read the same. */
-#define SPEED_TEXT 64
-const char *speed_text(char text[SPEED_TEXT], double even, double speed);
-
 void print_header(const json_t *json);
 
 /* Prints a description, raw or with the function, and frees it (hypura_free). Returns the exit status. */

@@ -16,16 +16,6 @@ static const char *bound_text(const char *name)
     return name;
 }
 
-const char *speed_text(char text[SPEED_TEXT], double even, double speed)
-{
-    char other[SPEED_TEXT / 2];
-    snprintf(other, sizeof other, "%.2f", even);
-    snprintf(text, SPEED_TEXT, "%.2f", speed);
-    if (strcmp(other, text) != 0)
-        snprintf(text, SPEED_TEXT, "%s to %.2f", other, speed);
-    return text;
-}
-
 static bool is_alike(const json_t *hosts, size_t a, size_t b)
 {
     const json_t *one = json_array_get(hosts, a), *other = json_array_get(hosts, b);
@@ -73,7 +63,7 @@ static void print_hosts(const json_t *json)
            number_of(json, "messages_per_token"));
     printf("  %-28s %10s per token\n", "read from drives",
            size_text(text, sizeof text, number_of(json, "drive_bytes_per_token")));
-    speed_text(text, number_of(json, "decode_tokens_per_second_even"), number_of(json, "decode_tokens_per_second"));
+    speed_text(text, 2, number_of(json, "decode_tokens_per_second_even"), number_of(json, "decode_tokens_per_second"));
     printf("  %-28s %s tokens/s, bound by %s\n", "expected", text, bound_text(bound));
     printf("  %-28s %.4g tokens/s for a prompt of 512 tokens\n", "", number_of(json, "prompt_tokens_per_second"));
     printf("  %-28s %.2f tokens/s if that took no time; %.2f without the other hosts\n", "",

@@ -122,24 +122,14 @@ static void print_figures(hypura_model *model)
     print_memory(&s);
 }
 
-/* "12.3", or "10.1 to 12.3" if the speed depends on which experts are used. */
-static void speed_text(const hypura_plan *plan, int decimals, char *out, size_t room)
-{
-    char even[32], expected[32];
-    snprintf(even, sizeof even, "%.*f", decimals, plan->even_tokens_per_second);
-    snprintf(expected, sizeof expected, "%.*f", decimals, plan->tokens_per_second);
-    bool same = strcmp(even, expected) == 0;
-    snprintf(out, room, "%s%s%s", same ? "" : even, same ? "" : " to ", expected);
-}
-
 /* In a terminal, the expected speed of a model that streams. */
 static void say_expectation(const hypura_plan *plan)
 {
-    char bytes[32], budget[32], text[200], expected[80];
+    char bytes[32], budget[32], text[200], expected[SPEED_TEXT];
     double speed = plan->tokens_per_second;
     if (strcmp(plan->mode, "full-resident") == 0 || !is_terminal(stderr))
         return;
-    speed_text(plan, speed < 1 ? 2 : speed < 10, expected, sizeof expected);
+    speed_text(expected, speed < 1 ? 2 : speed < 10, plan->even_tokens_per_second, speed);
     snprintf(text, sizeof text, "%s in %s: about %s tokens/s%s, bound by %s; %s read per token.", plan->mode,
              size_text(budget, sizeof budget, (double)plan->memory_bytes), expected,
              plan->measured ? "" : " (\"hypura profile\" makes this more precise)", plan->bound,

@@ -85,14 +85,7 @@ bool interrupted(void)
 
 json_t *json_text(const char *text)
 {
-    char *copy;
-    json_t *json = json_string(text);
-    if (json || string_copy(&copy, text, NULL))
-        return json;
-    text_clean(copy);
-    json = json_string(copy);
-    memory_free(copy);
-    return json;
+    return text_json(text);
 }
 
 void print_json(const json_t *value)
