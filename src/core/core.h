@@ -221,6 +221,9 @@ struct text_range {
  * bytes that are not UTF-8 become question marks. Its length stays. */
 void text_clean(char *text);
 
+/* Whether a text ends with the ending and has something before it. */
+bool text_has_ending(const char *text, const char *ending);
+
 /* "12.3 GiB" into text; returns text. Room for 32 bytes is enough. */
 char *format_bytes(char *text, size_t room, double bytes);
 

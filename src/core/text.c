@@ -7,6 +7,12 @@
 #include <string.h>
 #include <strings.h>
 
+bool text_has_ending(const char *text, const char *ending)
+{
+    size_t length = strlen(text), size = strlen(ending);
+    return length > size && strcmp(text + length - size, ending) == 0;
+}
+
 char *format_bytes(char *text, size_t room, double bytes)
 {
     static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};

@@ -236,9 +236,7 @@ const char *tensor_role_name(enum tensor_role role)
 
 bool tensor_role_is_bias(enum tensor_role role)
 {
-    const char *name = (unsigned)role < ROLE_COUNT ? tensor_roles[role].name : "";
-    size_t length = strlen(name);
-    return length > 5 && strcmp(name + length - 5, ".bias") == 0;
+    return (unsigned)role < ROLE_COUNT && text_has_ending(tensor_roles[role].name, ".bias");
 }
 
 /* ---- sizes ---------------------------------------------------------------------------------------------------------

@@ -77,9 +77,8 @@ static bool is_needless(const char *name)
 static int find_scaled(const struct architecture *architecture, const char *name, const char *ending, bool layer)
 {
     char whole[80];
-    size_t length = strlen(name), end = strlen(ending);
-    if (length <= end || strcmp(name + length - end, ending) != 0 ||
-        snprintf(whole, sizeof whole, "%.*s.weight", (int)(length - end), name) >= (int)sizeof whole)
+    if (!text_has_ending(name, ending) ||
+        snprintf(whole, sizeof whole, "%.*s.weight", (int)(strlen(name) - strlen(ending)), name) >= (int)sizeof whole)
         return -1;
     return find_role_named(architecture, whole, layer);
 }

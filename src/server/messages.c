@@ -215,14 +215,6 @@ static bool collect_call(json_t *calls, const json_t *block, hypura_error *error
     return true;
 }
 
-/* The result of a tool that a service ran itself. */
-static bool is_result_of_service(const char *type)
-{
-    static const char end[] = "_tool_result";
-    size_t length = strlen(type);
-    return length >= sizeof end && strcmp(type + length - (sizeof end - 1), end) == 0;
-}
-
 /* Reads the blocks of a message: text, calls, and results of calls, which become messages of their own. */
 static bool read_blocks(struct generation *generation, const char *role, const json_t *blocks, hypura_error *error)
 {
@@ -239,7 +231,7 @@ static bool read_blocks(struct generation *generation, const char *role, const j
             fine = collect_call(calls, block, error);
         else if (type && strcmp(type, "tool_result") == 0)
             fine = add_result(generation, block, error);
-        else if (type && is_result_of_service(type))
+        else if (type && text_has_ending(type, "_tool_result")) /* of a tool that a service ran itself */
             leave_out(generation, "a block", type);
         else
             fine = append_part(generation, &text, role, block, error);

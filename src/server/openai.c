@@ -297,11 +297,9 @@ json_t *openai_usage(const struct generation *generation)
 /* Leaves out the tag ":latest", so that the name is what users type. */
 static json_t *model_json(const char *name, int64_t created)
 {
-    size_t length = strlen(name), tag = sizeof ":latest" - 1;
-    if (length > tag && strcmp(name + length - tag, ":latest") == 0)
-        length -= tag;
-    return json_pack("{s:s%, s:s, s:I, s:s}", "id", name, length, "object", "model", "created", (json_int_t)created,
-                     "owned_by", "library");
+    const size_t tag = text_has_ending(name, ":latest") ? strlen(":latest") : 0;
+    return json_pack("{s:s%, s:s, s:I, s:s}", "id", name, strlen(name) - tag, "object", "model", "created",
+                     (json_int_t)created, "owned_by", "library");
 }
 
 void handle_openai_models(struct exchange *exchange)

@@ -14,12 +14,6 @@
 
 #define MOST_TRIES 8 /* to read a model that others are replacing */
 
-static bool ends_with(const char *text, const char *ending)
-{
-    size_t length = strlen(text), size = strlen(ending);
-    return length > size && strcmp(text + length - size, ending) == 0;
-}
-
 static bool is_letter_or_digit(char c)
 {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
@@ -57,7 +51,7 @@ void registry_path(const struct registry *registry, const char *name, const char
         return;
     for (char *c = out + strlen(registry->folder) + 1; *c; c++)
         *c = *c == ':' ? '@' : *c == '/' ? '+' : *c;
-    if (ends_with(out, "@latest"))
+    if (text_has_ending(out, "@latest"))
         out[start -= 7] = 0;
     snprintf(out + start, room - (size_t)start, ".%s", ending);
 }
@@ -317,7 +311,7 @@ static hypura_status add_file(const struct registry *registry, struct entries *e
     char name[NAME_ROOM], path[PATH_MAX];
     struct model_entry entry = {0};
     hypura_error problem = {0};
-    bool model = ends_with(file, ".gguf"), manifest = ends_with(file, ".json");
+    bool model = text_has_ending(file, ".gguf"), manifest = text_has_ending(file, ".json");
     if (file[0] == '.' || (!model && !manifest) || !name_of_file(file, name, sizeof name) || has_entry(entries, name))
         return HYPURA_OK;
     hypura_status status = registry_in_folder(registry, name, &entry, &problem);

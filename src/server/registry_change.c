@@ -17,12 +17,6 @@
 #define MOST_PARTS 1000
 #define UNUSED_SECONDS (24 * 3600) /* age at which weights without a manifest go; newer ones may be about to get it */
 
-static bool ends_with(const char *text, const char *ending)
-{
-    size_t length = strlen(text), size = strlen(ending);
-    return length > size && strcmp(text + length - size, ending) == 0;
-}
-
 /* ---- the lock -------------------------------------------------------------------------------------------------------
  */
 
@@ -74,7 +68,7 @@ static bool names(const json_t *manifest, const char *key, const char *file)
     if (!named || snprintf(name, sizeof name, "%s", file) >= (int)sizeof name)
         return false;
     for (size_t i = 0; model_files_beside[i]; i++)
-        if (ends_with(name, model_files_beside[i]))
+        if (text_has_ending(name, model_files_beside[i]))
             name[strlen(name) - strlen(model_files_beside[i])] = '\0';
     const char *of = strstr(named, "-00001-of-");
     if (!of || strlen(named) != strlen(name))
@@ -92,7 +86,7 @@ static bool is_named(const struct registry *registry, const char *key, const cha
     while (!found && (errno = 0, file = readdir(folder))) {
         char path[PATH_MAX];
         json_t *manifest = NULL;
-        if (file->d_name[0] == '.' || !ends_with(file->d_name, ".json"))
+        if (file->d_name[0] == '.' || !text_has_ending(file->d_name, ".json"))
             continue;
         found = snprintf(path, sizeof path, "%s/%s", registry->folder, file->d_name) >= (int)sizeof path ||
                 manifest_read(path, &manifest, NULL) != HYPURA_OK || names(manifest, key, name);

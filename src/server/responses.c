@@ -365,12 +365,6 @@ static json_t *output_text(struct generation *generation, json_t *output, hypura
     return json;
 }
 
-static bool ends_with(const char *text, const char *end)
-{
-    size_t length = strlen(text), size = strlen(end);
-    return length > size && strcmp(text + length - size, end) == 0;
-}
-
 static bool add_item(struct generation *generation, const json_t *item, hypura_error *error)
 {
     const char *type = json_string_value(json_object_get(item, "type"));
@@ -387,9 +381,9 @@ static bool add_item(struct generation *generation, const json_t *item, hypura_e
         return fine;
     }
     /* Calls without an id are of tools that a service ran itself. */
-    if (json_is_string(id) && ends_with(type, "_call"))
+    if (json_is_string(id) && text_has_ending(type, "_call"))
         return add_item_call(generation, item, type);
-    if (ends_with(type, "_call_output")) {
+    if (text_has_ending(type, "_call_output")) {
         if (!add_message(generation, "tool", output_text(generation, json_object_get(item, "output"), error)))
             return false;
         if (json_is_string(id))
