@@ -551,6 +551,8 @@ struct reading {
     bool stopped;
 };
 
+/* Ends the parse when memory is refused. The allocation that was refused is made all the same: if jansson cannot extend
+ * the text of a token, it goes on without the text's end, and then fails an assertion or writes beyond a string. */
 static size_t read_body(void *out, size_t room, void *context)
 {
     struct reading *reading = context;
@@ -558,7 +560,7 @@ static size_t read_body(void *out, size_t room, void *context)
     size_t size = MIN(room, body->size - reading->at);
     if (reading->at / WATCHED_BYTES != (reading->at + size) / WATCHED_BYTES)
         reading->stopped |= !exchange_is_awaited(reading->exchange);
-    if (reading->stopped)
+    if (reading->stopped || exchange_lacks_room(reading->exchange))
         return (size_t)-1;
     memcpy(out, body->data + reading->at, size);
     reading->at += size;
@@ -584,9 +586,7 @@ json_t *exchange_json(struct exchange *exchange)
     shorten_limits(exchange->body.data, exchange->body.size);
     struct reading reading = {exchange, 0, false};
     uint64_t before = exchange->used;
-    exchange->account.lenient = false;
     json_t *json = json_load_callback(read_body, &reading, 0, &where);
-    exchange->account.lenient = true;
     /* A handler may build structures as large as the JSON, so check that there is room for both. */
     uint64_t made = exchange->used - MIN(before, exchange->used);
     if (json && exchange_lend(exchange, made))

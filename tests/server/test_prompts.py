@@ -144,6 +144,19 @@ def no_request_takes_more_than_the_budget_has():
     assert server.stop() == 0
 
 
+def a_token_that_outgrows_the_memory_is_refused():
+    """jansson fails an assertion if it cannot extend the text of a number, and writes beyond a string."""
+    server = Server("--context", 512, "--memory", "24M")
+    statuses = set()
+    for token in (b"1%s", b'"%s"'):
+        for size in range(MIB, 12 * MIB, MIB // 2):
+            status, text = patiently(server, "/api/chat", b'{"model": "absent", "value": %s}' % (token % (b"1" * size)))
+            assert status in (400, 404, 413), (size, status, text[:300])
+            statuses.add(status)
+    assert statuses == {400, 404, 413}, statuses
+    assert server.stop() == 0
+
+
 def a_requests_memory_is_returned():
     server = Server("--context", 512, "--memory", "800M")
     server.post("/api/chat", chat(stream=False))
