@@ -36,8 +36,8 @@ static size_t taken_bytes(void *memory)
 
 void *memory_take(size_t bytes)
 {
-    if (account && !account->lend(account->context, whole_bytes(bytes)) && !account->lenient)
-        return NULL;
+    if (account)
+        account->lend(account->context, whole_bytes(bytes));
     void *memory = malloc(bytes);
     if (!memory)
         memory_note_failure();

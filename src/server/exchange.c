@@ -153,9 +153,10 @@ bool exchange_is_large(const struct exchange *exchange)
     return exchange->lent >= LARGE_BYTES;
 }
 
-static bool lend_json(void *context, size_t bytes)
+/* What is refused here is noted as missing (exchange_lacks_room). */
+static void lend_json(void *context, size_t bytes)
 {
-    return exchange_lend(context, bytes);
+    exchange_lend(context, bytes);
 }
 
 static void give_json(void *context, size_t bytes)
@@ -165,7 +166,7 @@ static void give_json(void *context, size_t bytes)
 
 void exchange_open_account(struct exchange *exchange)
 {
-    exchange->account = (struct memory_account){lend_json, give_json, exchange, true};
+    exchange->account = (struct memory_account){lend_json, give_json, exchange};
     memory_set_account(&exchange->account);
 }
 
@@ -551,7 +552,7 @@ struct reading {
     bool stopped;
 };
 
-/* Ends the parse when memory is refused. The allocation that was refused is made all the same: if jansson cannot extend
+/* Ends the parse when memory is refused. The refused allocation is made all the same: if jansson cannot extend
  * the text of a token, it goes on without the text's end, and then fails an assertion or writes beyond a string. */
 static size_t read_body(void *out, size_t room, void *context)
 {
