@@ -146,6 +146,7 @@ static int run(size_t count, char **arguments)
     if (!status)
         status = engine_options_of(&serving.engine, &error);
     serving.engine.draft_optional = true; /* it may not suit every model that is served */
+    serving.engine.begin_early = true;
     if (!status) {
         memory_keep_little(); /* return freed memory to the system, where the next request can use it */
         struct sigaction action = {.sa_handler = on_signal};
