@@ -31,7 +31,7 @@ HYPURA_API hypura_status hypura_endpoint_open(hypura_endpoint **out, const char 
 HYPURA_API void hypura_endpoint_close(hypura_endpoint *endpoint);
 
 /* Receives the reply to a request: the HTTP status, 200 if all went well, and the body json[size], followed by a NUL.
- * The body is valid during the call. Of the endpoint's functions, only hypura_endpoint_ask may be called from it. */
+ * The body is valid during the call. The callback may call no function of the endpoint but hypura_endpoint_ask. */
 typedef void (*hypura_on_reply)(void *context, unsigned status, const char *json, size_t size);
 
 /* Submits the JSON object that a client would POST to this path of a server: "/v1/chat/completions", "/v1/completions",

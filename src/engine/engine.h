@@ -66,7 +66,7 @@ struct engine_options {
     bool begin_early;           /* start the first pass while weights are still being loaded (load_behind) */
     store_progress progress;    /* called while weights are loaded, with begin_early in the first pass too */
     const char *gpu;        /* "auto", "none", or a device by its number in "hypura profile"; NULL: $HYPURA_GPU, auto */
-    uint64_t gpu_budget;    /* bytes of each device's memory; 0: what is free there, less some head-room */
+    uint64_t gpu_budget;    /* bytes of each device's memory; 0: what is free there, less some headroom */
     uint32_t gpus_left_out; /* devices that failed, as bits in the order of gpu */
     uint64_t gpu_budgets[HARDWARE_MAX_GPUS]; /* per device, in the order of gpu; 0: gpu_budget */
     bool gpu_fixed;                          /* experts stay where they were when the model was opened */

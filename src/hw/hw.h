@@ -292,7 +292,7 @@ void hardware_interleave(const struct hardware_nodes *nodes, void *memory, size_
 hypura_status hardware_measure_memory(const struct hardware *hardware, size_t threads, double *bytes_per_second,
                                       hypura_error *error);
 
-/* The default budget: free memory or the room in the control group, whichever is less, less some head-room. */
+/* The default budget: free memory or the room in the control group, whichever is less, less some headroom. */
 uint64_t hardware_default_budget(const struct hardware *hardware);
 
 /* The bytes of code and libraries of this process that are in memory now (pages that belong to files). */

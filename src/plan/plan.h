@@ -163,7 +163,7 @@ struct plan_hit_curve {
 };
 
 struct plan_request {
-    uint64_t budget;    /* bytes for everything that the process holds; 0: what is free, less some head-room */
+    uint64_t budget;    /* bytes for everything that the process holds; 0: what is free, less some headroom */
     uint64_t overhead;  /* bytes that the process already holds and keeps: code, libraries, metadata, vocabulary */
     uint64_t code;      /* of these, code and libraries (hardware_code_bytes) */
     uint64_t wobble;    /* by how much these may differ between runs; the smallest budget in messages allows for it */

@@ -108,7 +108,7 @@ uint64_t plan_pack(struct pack_class *classes, size_t count, uint64_t capacity);
 hypura_status plan_make_units(struct plan **out, const struct plan_table *table, const struct hardware *hardware,
                               const struct plan_request *request, hypura_error *error);
 
-/* Sets the predicted_ fields and the bound. Of the request, it only reads the use of experts. */
+/* Sets the predicted_ fields and the bound. Reads only the use of experts from the request. */
 hypura_status plan_predict(struct plan *plan, const struct plan_table *table, const struct hardware *hardware,
                            const struct plan_request *request, hypura_error *error);
 

@@ -43,7 +43,7 @@ hypura_status registry_copy(struct registry *registry, const char *from, const c
 struct new_model {
     const struct model_entry *from; /* has the weights; or NULL, then they are in: */
     /* A file, or the parts of a split model, on the model folder's drive and durable (durable.h). They are renamed, so
-     * nobody else may need them. */
+     * nothing else may use them. */
     const char *const *files;
     size_t file_count;
     const json_t *manifest;   /* "system" and so on; NULL: none */

@@ -60,7 +60,7 @@ static void unlock(struct registry *registry, int lock)
 /* ---- files that no manifest names ----------------------------------------------------------------------------------
  */
 
-/* Whether a manifest names this file under this key: itself, as a part of a split model, or as a file beside it. */
+/* Whether a manifest names this file under this key: itself, as a part of a split model, or as a file next to it. */
 static bool names(const json_t *manifest, const char *key, const char *file)
 {
     const char *named = json_string_value(json_object_get(manifest, key));

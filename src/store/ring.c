@@ -63,7 +63,7 @@ static bool belongs(const struct store *store, unit_number unit, uint64_t bytes)
            (unit >= store->model_units && ring_bytes_of(store, unit) <= bytes);
 }
 
-/* Of a tensor that is not in pieces. */
+/* The group of a whole tensor, not of a piece. */
 static uint32_t group_of(const struct store_source *source, unit_number unit)
 {
     return source->groups && unit < source->unit_count ? source->groups[unit] : 0;

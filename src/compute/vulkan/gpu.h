@@ -283,15 +283,16 @@ void gpu_clamp(struct gpu *gpu, struct gpu_range values, uint64_t count, float l
 void gpu_gelu(struct gpu *gpu, struct gpu_range values, uint64_t count);               /* by tanh */
 void gpu_silu(struct gpu *gpu, struct gpu_range values, uint64_t count, float factor); /* of values times factor */
 
-/* Of each row: times its scale, plus its bias. With ids (uint32 [count]) both are those of the row's id, and rows stay
- * as they are whose id has no slot. bias, ids and slots may have no buffer. stride: floats from one row to the next. */
+/* Multiplies each row by its scale and adds its bias. With ids (uint32 [count]), a row uses the scale and bias of its
+ * id; rows whose id has no slot do not change. bias, ids and slots may have no buffer. stride: floats from row to row.
+ */
 struct gpu_rescale {
     struct gpu_range rows, scales, bias, ids, slots;
     uint32_t count, columns, stride;
 };
 void gpu_rescale(struct gpu *gpu, const struct gpu_rescale *rescale);
 
-/* Of to, rows of copies * width, each part gets factor times its row of from, [rows][width]. */
+/* to [rows][copies][width]: adds factor times the row of from [rows][width] to each copy. */
 void gpu_add(struct gpu *gpu, struct gpu_range to, struct gpu_range from, uint32_t rows, uint32_t width,
              uint32_t copies, float factor);
 

@@ -66,7 +66,7 @@ static void mask_groups(const struct router_rule *p, float *selection)
                 }
             }
             float score = size > 1 ? first + second : first;
-            /* Of equal groups, the last is excluded first, so ties go to the lower index. */
+            /* The last of equal groups is excluded first, so ties go to the lower index. */
             if (first > -INFINITY && score <= worst_score) {
                 worst_score = score;
                 worst = g;
