@@ -11,7 +11,7 @@ runs with each share of memory in -f (per cent of the file; all: enough for all 
 of which the median counts: a prompt of 500 tokens, and an answer. A mixture's answer has -n tokens (default: 32), as many as the
 recorded ones, because a prompt changes what the cache holds. A dense model answers for -s seconds (default: 2), as estimated. The
 speed of a shared drive changes from minute to minute, so the drive is measured before and after each run, with the model's own
-file, and the estimate uses the mean of both. All rows run in turns, -R times (default: 1); the table has the medians of the runs
+file, and the estimate uses the mean of both. All rows run one after another, -R times (default: 1); the table has the medians of the runs
 and of the estimates.
 
 -g adds larger models with a GPU: one that holds everything, and one that holds half, with memory for all, half and a quarter of

@@ -39,7 +39,7 @@
 /* ---- geometry: the basis of all byte counts ------------------------------------------------------------------------
  */
 
-/* Rows of logits per product with the output matrix; a batch that wants more gets them in turns. */
+/* Rows of logits per product with the output matrix; a batch that wants more gets them in several products. */
 #define LOGITS_ROWS 8u
 
 /* Positions that a window's ring holds beyond the window; also the most tokens per batch in such a model. */

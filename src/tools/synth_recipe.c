@@ -3,7 +3,7 @@
  *
  *   u32|f32|bool|str KEY VALUE...      metadata of the architecture; several values: an array
  *   i32|u64 KEY VALUE...               the same, but always an array
- *   each u32|bool|f32 KEY A B : C D    an array with an element per layer: A B for the first ones, then C D in turns
+ *   each u32|bool|f32 KEY A B : C D    an array with an element per layer: A B for the first ones, then C D alternately
  *   kinds LETTERS                      the kinds of the layers, one letter per layer
  *   each u32|bool|f32 KEY L=A M=B      an element per layer: A if the layer's letter is L, B if it is M, else 0
  *   in FIRST LAST [EVERY REST]         the tensors below belong to these layers; LAST -1: up to the last. With EVERY:
@@ -115,7 +115,7 @@ static const char *value_of_kind(const struct line *line, size_t first, char kin
     return "0";
 }
 
-/* Adds an element per layer: by its kind; or the words before the colon, and then those after it in turns. */
+/* Adds an element per layer: by its kind; or the words before the colon, and then those after it alternately. */
 static void put_each(struct values *values, const struct line *line, size_t first, const char *kinds, size_t layers)
 {
     if (line->words[first][1] == '=') {
