@@ -138,6 +138,26 @@ bool keyword_check_schemas(struct schema_writer *w, const struct keyword *k)
     return true;
 }
 
+bool keyword_check_list(struct schema_writer *w, const struct keyword *k)
+{
+    return (json_array_size(k->value) > 0 && keyword_check_schemas(w, k)) || keyword_wrong(w, k, "a list of schemas");
+}
+
+bool keyword_is_text(const json_t *value)
+{
+    return json_is_string(value) && strlen(json_string_value(value)) == json_string_length(value);
+}
+
+bool keyword_is_most(const struct keyword *k)
+{
+    return strncmp(k->key, "max", 3) == 0 || strcmp(k->key, "exclusiveMaximum") == 0;
+}
+
+bool keyword_is_exclusive(const struct keyword *k)
+{
+    return strncmp(k->key, "exclusive", 9) == 0;
+}
+
 bool keyword_read_count(struct schema_writer *w, const struct keyword *k, const json_t *value, json_int_t *out)
 {
     double number = json_is_number(value) ? json_number_value(value) : -1;

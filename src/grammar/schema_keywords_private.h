@@ -68,6 +68,10 @@ bool keyword_add_choice(struct schema_writer *w, struct keyword *k, struct alter
 bool keyword_wrong(struct schema_writer *w, const struct keyword *k, const char *expected);
 bool keyword_is_schema(const json_t *value);
 bool keyword_check_schemas(struct schema_writer *w, const struct keyword *k);
+bool keyword_check_list(struct schema_writer *w, const struct keyword *k); /* which must not be empty */
+bool keyword_is_text(const json_t *value);                                 /* a string without NUL */
+bool keyword_is_most(const struct keyword *k);                             /* an upper bound, not a lower one */
+bool keyword_is_exclusive(const struct keyword *k);
 /* Reads a count, such as the value of minLength. */
 bool keyword_read_count(struct schema_writer *w, const struct keyword *k, const json_t *value, json_int_t *out);
 bool keyword_read_types(struct schema_writer *w, const struct keyword *k, unsigned *out);
