@@ -8,7 +8,7 @@
 
 static uint8_t *slot_memory(const struct slot_class *slot_class, uint32_t slot)
 {
-    return slot_class->memory + slot * slot_class->stride;
+    return slot_class->memory + slot * slot_class->size->stride;
 }
 
 static void slot_online(struct slot_class *slot_class)
@@ -20,15 +20,15 @@ static void slot_online(struct slot_class *slot_class)
     slot->next = slot_class->free;
     slot_class->free = number;
     slot_class->online++;
-    memory_set_huge(slot_memory(slot_class, number), slot_class->stride, true);
+    memory_set_huge(slot_memory(slot_class, number), slot_class->size->stride, true);
 }
 
 /* Returns the memory of an empty slot, which is in no list, to the system. */
 static void slot_offline(struct store *store, struct slot_class *slot_class, uint32_t number)
 {
     struct slot *slot = &slot_class->slots[number];
-    memory_set_huge(slot_memory(slot_class, number), slot_class->stride, false);
-    memory_decommit(slot_memory(slot_class, number), slot_class->stride);
+    memory_set_huge(slot_memory(slot_class, number), slot_class->size->stride, false);
+    memory_decommit(slot_memory(slot_class, number), slot_class->size->stride);
     slot->online = false;
     store->cache.slots_changed = true;
     slot->populated = 0;
@@ -127,7 +127,7 @@ static struct transfer *take_slot(struct store *store, struct slot_class *slot_c
     uint32_t slot = slot_class->free;
     slot_class->free = slot_class->slots[slot].next;
     slot_class->slots[slot].unit = number;
-    slot_class->slots[slot].populated = slot_class->stride;
+    slot_class->slots[slot].populated = slot_class->size->stride;
     unit->slot = slot;
     unit->stage = STAGE_READING;
     unit->memory = slot_memory(slot_class, slot);
@@ -145,7 +145,7 @@ static void start(struct store *store, struct slot_class *slot_class, unit_numbe
 static void abandon_unwanted(struct store *store, struct slot_class *slot_class)
 {
     /* Units that warm up the cache are in falling order of worth. */
-    for (uint32_t i = slot_class->unit_count; i-- > 0;) {
+    for (uint32_t i = slot_class->size->unit_count; i-- > 0;) {
         struct slot *slot = &slot_class->slots[i];
         if (slot->unit == NO_UNIT || store->units[slot->unit].stage != STAGE_READING ||
             store->units[slot->unit].wants > 0 || slot->transfer.abandoned)
@@ -165,7 +165,7 @@ static void abandon_unwanted(struct store *store, struct slot_class *slot_class)
 
 static bool enough_under_way(const struct slot_class *slot_class)
 {
-    uint64_t window = MIN(WINDOW_BYTES / slot_class->stride, (uint64_t)slot_class->target / WINDOW_PART);
+    uint64_t window = MIN(WINDOW_BYTES / slot_class->size->stride, (uint64_t)slot_class->target / WINDOW_PART);
     return slot_class->granted >= MAX(window, (uint64_t)WINDOW_LEAST);
 }
 
@@ -280,7 +280,7 @@ bool cache_prefetch(struct store *store, unit_number number, float probability)
 static uint32_t expected_units(const struct store *store, const struct slot_class *slot_class)
 {
     uint32_t count = 0;
-    for (uint32_t i = 0; i < slot_class->unit_count; i++) {
+    for (uint32_t i = 0; i < slot_class->size->unit_count; i++) {
         const unit_number unit = slot_class->slots[i].unit;
         count += unit != NO_UNIT && store->units[unit].due > store->tick;
     }
@@ -409,7 +409,7 @@ bool cache_force(struct store *store, unit_number number)
     if (start_first(store, slot_class)) /* however much is in flight, because none of that may be requested before */
         return true;
     unit_number other = NO_UNIT;
-    for (uint32_t i = 0; i < slot_class->unit_count; i++) {
+    for (uint32_t i = 0; i < slot_class->size->unit_count; i++) {
         unit_number there = slot_class->slots[i].unit;
         if (there == NO_UNIT)
             continue;
@@ -444,13 +444,13 @@ bool cache_populate(struct store *store)
     for (uint32_t i = 0; i < store->cache.class_count; i++) {
         struct slot_class *slot_class = &store->cache.classes[i];
         uint32_t number = slot_class->free;
-        while (number != NO_SLOT && slot_class->slots[number].populated == slot_class->stride)
+        while (number != NO_SLOT && slot_class->slots[number].populated == slot_class->size->stride)
             number = slot_class->slots[number].next;
         if (number == NO_SLOT)
             continue;
         struct slot *slot = &slot_class->slots[number];
         uint8_t *start = slot_memory(slot_class, number) + slot->populated;
-        uint64_t bytes = MIN(POPULATE_BYTES, slot_class->stride - slot->populated);
+        uint64_t bytes = MIN(POPULATE_BYTES, slot_class->size->stride - slot->populated);
         slot->populated += bytes;
         pthread_mutex_unlock(store->mutex);
         memory_populate(start, bytes);
@@ -513,7 +513,7 @@ void cache_fill(struct store *store)
         return;
     for (uint32_t i = 0; i < store->cache.class_count; i++) {
         struct slot_class *slot_class = &store->cache.classes[i];
-        for (uint32_t u = 0; u < slot_class->unit_count && slot_class->free != NO_SLOT; u++) {
+        for (uint32_t u = 0; u < slot_class->size->unit_count && slot_class->free != NO_SLOT; u++) {
             const struct stored_unit *unit = &store->units[slot_class->units[u]];
             if (unit->place == PLACE_CACHE && unit->stage == STAGE_ABSENT)
                 start(store, slot_class, slot_class->units[u], PRIORITY_AHEAD);
@@ -527,7 +527,7 @@ uint64_t cache_filled(const struct store *store, bool *more)
     *more = false;
     for (uint32_t i = 0; i < store->cache.class_count; i++) {
         const struct slot_class *slot_class = &store->cache.classes[i];
-        for (uint32_t s = 0; s < slot_class->unit_count; s++) {
+        for (uint32_t s = 0; s < slot_class->size->unit_count; s++) {
             unit_number unit = slot_class->slots[s].unit;
             if (unit == NO_UNIT)
                 continue;

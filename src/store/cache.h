@@ -20,15 +20,10 @@ struct slot {
 
 #define NO_SLOT UINT32_MAX
 
-/* Units of nearly the same size share slots of the size of the largest of them. */
 struct slot_class {
-    uint64_t stride;
-    uint32_t unit_count; /* including those on the GPU that may move here */
-    uint32_t here;       /* how many are not on the GPU; moves do not change the number */
-    uint32_t most;       /* slots that can be used: one for each of them, and one for a move */
-    unit_number *units;  /* by item */
-    uint64_t unit_bytes; /* of the units that are not on the GPU */
-    struct slot *slots;  /* [unit_count]: more could not be used */
+    const struct size_class *size; /* moves do not change it */
+    unit_number *units;            /* by item */
+    struct slot *slots;            /* [size->unit_count]: more could not be used */
     uint8_t *memory;
     uint32_t online, target; /* slots; online is above target while a shrink is under way */
     uint32_t free, offline;  /* lists */
@@ -38,6 +33,7 @@ struct slot_class {
 };
 
 struct cache {
+    struct size_class sizes[MAX_CLASSES];
     struct slot_class classes[MAX_CLASSES];
     uint32_t class_count;
     uint64_t alignment; /* of slots and their sizes */
@@ -80,8 +76,9 @@ float cache_rate(const struct store *store, unit_number unit); /* uses per token
 void cache_note_tokens(struct store *store, unit_number first, const uint32_t *experts, size_t tokens, size_t used);
 void cache_set_rate(struct store *store, unit_number unit, float uses_a_pass);
 void cache_bring(struct store *store, unit_number unit,
-                 enum priority priority);                 /* reads a missing expert into a free slot */
-/* A free slot for a missing expert that comes from elsewhere than the drive (false: there is none), and how that ended. */
+                 enum priority priority); /* reads a missing expert into a free slot */
+/* A free slot for a missing expert that comes from elsewhere than the drive (false: there is none), and how that ended.
+ */
 bool cache_receive(struct store *store, unit_number unit);
 void cache_received(struct store *store, unit_number unit, bool there);
 void cache_hasten(struct store *store, unit_number unit); /* turns a fill into a prefetch */

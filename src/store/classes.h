@@ -21,8 +21,8 @@ struct sized_unit {
 struct size_class {
     uint64_t stride;     /* bytes of a slot */
     uint32_t unit_count; /* experts that can use its slots, whether here or on a GPU */
-    uint32_t here;
-    uint32_t most;       /* slots that can be used */
+    uint32_t here;       /* how many are not on a GPU */
+    uint32_t most;       /* slots that can be used: one for each of them, and one for a move */
     uint64_t unit_bytes; /* of the experts that are here */
 };
 

@@ -97,9 +97,10 @@ int store_node_of(const struct store *store, const void *weights)
     const uint8_t *memory = weights;
     for (uint32_t i = 0; places_any(&store->places) && i < store->cache.class_count; i++) {
         const struct slot_class *slot_class = &store->cache.classes[i];
-        if (memory >= slot_class->memory && memory < slot_class->memory + slot_class->stride * slot_class->unit_count)
-            return (int)places_node_of_slot(&store->places,
-                                            (uint32_t)((uint64_t)(memory - slot_class->memory) / slot_class->stride));
+        if (memory >= slot_class->memory &&
+            memory < slot_class->memory + slot_class->size->stride * slot_class->size->unit_count)
+            return (int)places_node_of_slot(
+                &store->places, (uint32_t)((uint64_t)(memory - slot_class->memory) / slot_class->size->stride));
     }
     return places_find(&store->places, memory);
 }

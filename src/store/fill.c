@@ -19,7 +19,7 @@ void fill_prepare(struct store *store, bool wanted)
     fill->first = NO_UNIT;
     for (uint32_t i = 0; i < store->cache.class_count; i++) {
         const struct slot_class *slot_class = &store->cache.classes[i];
-        for (uint32_t j = 0; j < slot_class->unit_count; j++) {
+        for (uint32_t j = 0; j < slot_class->size->unit_count; j++) {
             fill->first = MIN(fill->first, slot_class->units[j]);
             fill->end = MAX(fill->end, slot_class->units[j] + 1);
         }

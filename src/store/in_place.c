@@ -40,16 +40,16 @@ static hypura_status import_run(struct in_place *in_place, uint8_t *memory, uint
 /* Imports adjacent slots that are online, with as few imports as possible. Classes are in the order of their memory. */
 static hypura_status import_class(struct in_place *in_place, const struct slot_class *slot_class, hypura_error *error)
 {
-    uint64_t most = MIN(IMPORT_BYTES, gpu_get_info(in_place->gpu)->max_allocation) / slot_class->stride;
+    uint64_t most = MIN(IMPORT_BYTES, gpu_get_info(in_place->gpu)->max_allocation) / slot_class->size->stride;
     hypura_status status = HYPURA_OK;
-    for (uint32_t first = 0, next; first < slot_class->unit_count && !status; first = next) {
+    for (uint32_t first = 0, next; first < slot_class->size->unit_count && !status; first = next) {
         next = first + 1;
         if (!slot_class->slots[first].online)
             continue;
-        while (next < slot_class->unit_count && next - first < most && slot_class->slots[next].online)
+        while (next < slot_class->size->unit_count && next - first < most && slot_class->slots[next].online)
             next++;
-        status = import_run(in_place, slot_class->memory + first * slot_class->stride,
-                            (next - first) * slot_class->stride, error);
+        status = import_run(in_place, slot_class->memory + first * slot_class->size->stride,
+                            (next - first) * slot_class->size->stride, error);
     }
     return status;
 }
@@ -81,7 +81,7 @@ hypura_status in_place_prepare(struct store *store, struct gpu *gpu, hypura_erro
     if (!gpu_get_info(gpu)->host_import || store->cache.class_count == 0)
         return HYPURA_OK;
     for (uint32_t i = 0; i < store->cache.class_count; i++)
-        if (store->cache.classes[i].stride % alignment || (uintptr_t)store->cache.classes[i].memory % alignment)
+        if (store->cache.sizes[i].stride % alignment || (uintptr_t)store->cache.classes[i].memory % alignment)
             return HYPURA_OK;
     hypura_status status = ALLOCATE(&store->in_place, 1, "table of imported memory", error);
     if (status)

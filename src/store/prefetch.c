@@ -6,7 +6,8 @@
 /* Less likely experts are not worth their slots. */
 #define LEAST_PROBABILITY 0.4
 
-/* The loss of a wrong prefetch is certain; a drive that is held to a rate would have made up for the gain of a right one.
+/* The loss of a wrong prefetch is certain; a drive that is held to a rate would have made up for the gain of a right
+ * one.
  */
 #define LOSS_WEIGHS 2.0
 
@@ -32,7 +33,7 @@ hypura_status prefetch_prepare(struct store *store, hypura_error *error)
 {
     uint32_t experts = 0;
     for (uint32_t i = 0; i < store->cache.class_count; i++)
-        experts += store->cache.classes[i].unit_count;
+        experts += store->cache.sizes[i].unit_count;
     hypura_status status = ALLOCATE(&store->prefetch.open, experts, "prefetching", error);
     if (!status)
         status = ALLOCATE(&store->prefetch.offers, experts, "prefetching", error);
@@ -167,7 +168,7 @@ static double read_seconds(const struct store *store, uint64_t size)
 
 static uint64_t expert_bytes(const struct store *store)
 {
-    return store->cache.class_count ? store->cache.classes[0].stride : 0;
+    return store->cache.class_count ? store->cache.sizes[0].stride : 0;
 }
 
 float prefetch_least_probability(double read_seconds, double ahead_seconds, double idle_seconds)

@@ -256,8 +256,8 @@ static double cache_share(const struct store *store)
 {
     double online = 0, all = 0;
     for (uint32_t i = 0; i < store->cache.class_count; i++) {
-        online += (double)store->cache.classes[i].online * (double)store->cache.classes[i].stride;
-        all += (double)store->cache.classes[i].unit_count * (double)store->cache.classes[i].stride;
+        online += (double)store->cache.classes[i].online * (double)store->cache.sizes[i].stride;
+        all += (double)store->cache.sizes[i].unit_count * (double)store->cache.sizes[i].stride;
     }
     return all > 0 ? online / all : 0;
 }

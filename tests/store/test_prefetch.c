@@ -201,7 +201,7 @@ static double read_seconds(struct world *world)
     uint64_t bytes = 0;
     for (size_t i = 0; i < COUNT_OF(counters.bytes); i++)
         bytes += counters.bytes[i];
-    return (double)world->store->cache.classes[0].stride * 1e-9 * (double)counters.busy_nanoseconds / (double)bytes;
+    return (double)world->store->cache.sizes[0].stride * 1e-9 * (double)counters.busy_nanoseconds / (double)bytes;
 }
 
 /* If reading an expert takes as long as computing one layer, offers for distant layers can wait. */

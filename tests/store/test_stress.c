@@ -224,7 +224,7 @@ static void assert_nothing_is_left_over(struct world *world)
     for (uint32_t c = 0; c < store->cache.class_count; c++) {
         const struct slot_class *slot_class = &store->cache.classes[c];
         uint32_t online = 0, used = 0, free = 0, offline = 0;
-        for (uint32_t s = 0; s < slot_class->unit_count; s++) {
+        for (uint32_t s = 0; s < slot_class->size->unit_count; s++) {
             online += slot_class->slots[s].online;
             used += slot_class->slots[s].unit != NO_UNIT;
         }
@@ -234,7 +234,7 @@ static void assert_nothing_is_left_over(struct world *world)
             offline++;
         assert_int_equal(online, slot_class->online);
         assert_int_equal(online, used + free);
-        assert_int_equal(online + offline, slot_class->unit_count);
+        assert_int_equal(online + offline, slot_class->size->unit_count);
         assert_int_equal(slot_class->granted, 0);
         assert_int_equal(slot_class->waiting.first, NO_UNIT);
     }
