@@ -7,34 +7,13 @@
 /* ---- where --------------------------------------------------------------------------------------------------------
  */
 
-/* Whether a device computes this layer or a later one. */
-static bool any_on_device(const struct batch *batch, uint32_t from)
-{
-    for (uint32_t i = from; i < model_parameters(batch->open->model)->layers; i++)
-        if (gpu_pass_has(batch, i))
-            return true;
-    return false;
-}
-
-/* Finds the layer in which unwanted rows leave: the last one that writes something for later tokens, or the one after
- * it if its last step does so. */
 static uint32_t find_layer(const struct batch *batch)
 {
     const uint32_t layers = model_parameters(batch->open->model)->layers;
-    uint32_t layer = NO_LAYER;
-    const struct step *late_route;
     if (gpu_pass_has(batch, layers - 1))
         return gpu_pass_can_narrow(batch, layers - 1) ? layers - 1 : NO_LAYER;
-    for (uint32_t i = layers; i-- > 0 && !any_on_device(batch, i);) {
-        const struct step_list list = steps_of_layer(batch->open->steps, i);
-        const size_t split = steps_split(list, &late_route);
-        if (split == list.count)
-            break;
-        layer = i;
-        if (split)
-            break;
-    }
-    return layer;
+    const uint32_t layer = plan_late_layer(batch->open->plan, batch->open->steps, layers);
+    return layer < layers ? layer : NO_LAYER;
 }
 
 void narrow_begin(struct batch *batch)

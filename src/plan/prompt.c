@@ -77,6 +77,8 @@ static size_t split_of(struct step_list list, bool device)
     return split;
 }
 
+/* The last layer that writes something for later tokens, or the one after it if its last step does so. Layers on a
+ * device end the search, except the last. */
 static void find_late_layer(struct late *out, const struct plan *plan, const struct steps *steps, uint32_t layers)
 {
     out->layer = layers;
