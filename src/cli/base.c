@@ -149,6 +149,11 @@ char *size_text(char *text, size_t room, double bytes)
     return format_bytes(text, room, bytes);
 }
 
+char *range_text(char text[RANGE_TEXT], int decimals, double low, double high)
+{
+    return format_range(text, RANGE_TEXT, decimals, low, high);
+}
+
 hypura_status read_size(const char *text, uint64_t *bytes, hypura_error *error)
 {
     return parse_bytes(text, bytes, error);

@@ -69,6 +69,10 @@ void clean_text(char *text);
 char *size_text(char *text, size_t room, double bytes);
 hypura_status read_size(const char *text, uint64_t *bytes, hypura_error *error);
 
+/* "1.20 to 1.50", or one number if both read the same. Returns text. */
+#define RANGE_TEXT 64
+char *range_text(char text[RANGE_TEXT], int decimals, double low, double high);
+
 /* FNV-1a: continues a hash with more bytes; begin with HASH_START. File formats depend on it. */
 #define HASH_START UINT64_C(0xcbf29ce484222325)
 uint64_t hash_bytes(uint64_t hash, const void *bytes, size_t size);

@@ -175,11 +175,6 @@ hypura_status open_texts(hypura_model **out, const char *model, hypura_error *er
 /* Prints a few lines about a model. */
 void print_summary(FILE *out, const hypura_model_info *model);
 
-/* "1.20 to 1.50": tokens per second with even and with typically uneven use of experts; or one number if both read the
- * same. Returns text. */
-#define SPEED_TEXT 64
-const char *speed_text(char text[SPEED_TEXT], int decimals, double even, double speed);
-
 /* Draws where the weights are now, with a bar per layer. */
 void draw_tier_map(FILE *out, hypura_model *model);
 

@@ -297,8 +297,8 @@ static void print_speed(const json_t *json, const json_t *plan, bool resident)
                  even = number_of(plan, "decode_tokens_per_second_even");
     const double more = number_of(plan, "decode_tokens_per_second_with_one_more_gib");
     const json_t *gain = json_object_get(json, "optimize");
-    char text[SPEED_TEXT];
-    printf("  %-28s %s tokens/s, bound by %s\n", "expected", speed_text(text, 2, even, speed), text_of(plan, "bound"));
+    char text[RANGE_TEXT];
+    printf("  %-28s %s tokens/s, bound by %s\n", "expected", range_text(text, 2, even, speed), text_of(plan, "bound"));
     if (even < speed)
         printf("  %-28s (from even to typically uneven use of experts; a run measures it)\n", "");
     if (!is(plan, "measured"))

@@ -49,7 +49,7 @@ static void print_hosts(const json_t *json)
     const json_t *hosts = json_object_get(json, "hosts");
     const size_t count = json_array_size(hosts);
     const char *bound = text_of(json, "bound");
-    char text[SPEED_TEXT];
+    char text[RANGE_TEXT];
     print_header(json);
     printf("\nPlan for %zu %s\n  ", count, count == 1 ? "host" : "hosts");
     print_paragraph(stdout, text_of(json, "reason"), 2);
@@ -63,7 +63,7 @@ static void print_hosts(const json_t *json)
            number_of(json, "messages_per_token"));
     printf("  %-28s %10s per token\n", "read from drives",
            size_text(text, sizeof text, number_of(json, "drive_bytes_per_token")));
-    speed_text(text, 2, number_of(json, "decode_tokens_per_second_even"), number_of(json, "decode_tokens_per_second"));
+    range_text(text, 2, number_of(json, "decode_tokens_per_second_even"), number_of(json, "decode_tokens_per_second"));
     printf("  %-28s %s tokens/s, bound by %s\n", "expected", text, bound_text(bound));
     printf("  %-28s %.4g tokens/s for a prompt of 512 tokens\n", "", number_of(json, "prompt_tokens_per_second"));
     printf("  %-28s %.2f tokens/s if that took no time; %.2f without the other hosts\n", "",

@@ -125,11 +125,11 @@ static void print_figures(hypura_model *model)
 /* In a terminal, the expected speed of a model that streams. */
 static void say_expectation(const hypura_plan *plan)
 {
-    char bytes[32], budget[32], text[200], expected[SPEED_TEXT];
+    char bytes[32], budget[32], text[200], expected[RANGE_TEXT];
     double speed = plan->tokens_per_second;
     if (strcmp(plan->mode, "full-resident") == 0 || !is_terminal(stderr))
         return;
-    speed_text(expected, speed < 1 ? 2 : speed < 10, plan->even_tokens_per_second, speed);
+    range_text(expected, speed < 1 ? 2 : speed < 10, plan->even_tokens_per_second, speed);
     snprintf(text, sizeof text, "%s in %s: about %s tokens/s%s, bound by %s; %s read per token.", plan->mode,
              size_text(budget, sizeof budget, (double)plan->memory_bytes), expected,
              plan->measured ? "" : " (\"hypura profile\" makes this more precise)", plan->bound,

@@ -227,6 +227,9 @@ bool text_has_ending(const char *text, const char *ending);
 /* "12.3 GiB" into text; returns text. Room for 32 bytes is enough. */
 char *format_bytes(char *text, size_t room, double bytes);
 
+/* "0.95 to 1.82" into text, or one number if both read the same with this many decimals; returns text. */
+char *format_range(char *text, size_t room, int decimals, double low, double high);
+
 /* Parses "4G", "512MiB", "1.5g", "1000000" (binary multiples; K M G T, optionally followed by "B" or "iB"). */
 hypura_status parse_bytes(const char *text, uint64_t *bytes, hypura_error *error);
 

@@ -29,6 +29,18 @@ char *format_bytes(char *text, size_t room, double bytes)
     return text;
 }
 
+char *format_range(char *text, size_t room, int decimals, double low, double high)
+{
+    char first[32], last[32];
+    snprintf(first, sizeof first, "%.*f", decimals, low);
+    snprintf(last, sizeof last, "%.*f", decimals, high);
+    if (strcmp(first, last) == 0)
+        snprintf(text, room, "%s", last);
+    else
+        snprintf(text, room, "%s to %s", first, last);
+    return text;
+}
+
 hypura_status parse_bytes(const char *text, uint64_t *bytes, hypura_error *error)
 {
     char *end;

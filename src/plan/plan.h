@@ -258,12 +258,6 @@ hypura_status plan_prompt_seconds(double *seconds, const uint32_t *prompts, size
  * some point on, leave nothing for later tokens; the number of layers: none is. */
 uint32_t plan_late_layer(const struct plan *plan, const struct steps *steps, uint32_t layers);
 
-/* The expected tokens per second with this many decimals: "1.82", or "0.95 to 1.82" while the use of experts is
- * unknown.
- */
-#define PLAN_SPEED_TEXT 64
-void plan_speed_text(const struct plan *plan, int decimals, char text[PLAN_SPEED_TEXT]);
-
 /* Logs a warning if the plan takes more memory than is free. Call it for plans that are executed or shown. */
 void plan_warn_of_too_much(const struct plan *plan, const struct hardware *hardware);
 

@@ -8,9 +8,7 @@
 #include "plan/plan_private.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 /* Matrix-vector kernels that reach this share of the memory's speed are bound by it. */
 #define MEMORY_BOUND_SHARE 0.8
@@ -293,13 +291,4 @@ hypura_status plan_predict(struct plan *plan, const struct plan_table *table, co
     plan->predicted_tokens_per_second = token > 0 ? 1 / token : 0;
     plan->bound = plan_bound_of(compute, token, hardware);
     return HYPURA_OK;
-}
-
-void plan_speed_text(const struct plan *plan, int decimals, char text[PLAN_SPEED_TEXT])
-{
-    char even[PLAN_SPEED_TEXT / 2];
-    snprintf(even, sizeof even, "%.*f", decimals, plan->even_tokens_per_second);
-    snprintf(text, PLAN_SPEED_TEXT, "%.*f", decimals, plan->predicted_tokens_per_second);
-    if (strcmp(even, text) != 0)
-        snprintf(text, PLAN_SPEED_TEXT, "%s to %.*f", even, decimals, plan->predicted_tokens_per_second);
 }

@@ -88,8 +88,8 @@ static hypura_status plan_of(const struct pull *pull, const char *path, hypura_e
     if (!status)
         status = engine_plan_only(&plan, model, hardware, pull->options, error);
     if (!status) {
-        char text[160], speed[PLAN_SPEED_TEXT];
-        plan_speed_text(plan, 1, speed);
+        char text[160], speed[64];
+        format_range(speed, sizeof speed, 1, plan->even_tokens_per_second, plan->predicted_tokens_per_second);
         snprintf(text, sizeof text, "checked: %s, about %s tokens/s here", plan_mode_name(plan->mode), speed);
         tell(pull, json_pack("{s:s, s:{s:s, s:s, s:f, s:f, s:I, s:I}}", "status", text, "hypura", "mode",
                              plan_mode_name(plan->mode), "architecture", model_architecture(model)->name,

@@ -40,6 +40,14 @@ static void byte_sizes_parse(void **state)
     }
 }
 
+static void equal_numbers_are_one_number(void **state)
+{
+    (void)state;
+    char text[32];
+    assert_string_equal(format_range(text, sizeof text, 2, 0.95, 1.82), "0.95 to 1.82");
+    assert_string_equal(format_range(text, sizeof text, 1, 1.81, 1.82), "1.8");
+}
+
 static void halves_round_trip(void **state)
 {
     (void)state;
@@ -260,6 +268,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(size_overflow_is_detected),
         cmocka_unit_test(byte_sizes_parse),
+        cmocka_unit_test(equal_numbers_are_one_number),
         cmocka_unit_test(halves_round_trip),
         cmocka_unit_test(a_cut_message_stays_utf8),
         cmocka_unit_test(buffer_respects_its_limit),
