@@ -67,6 +67,16 @@ static inline uint64_t align_up(uint64_t value, uint64_t alignment)
     return align_down(value + alignment - 1, alignment);
 }
 
+static inline uint64_t greatest_common_divisor(uint64_t a, uint64_t b)
+{
+    while (b) {
+        uint64_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
 #define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))

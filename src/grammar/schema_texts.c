@@ -400,16 +400,6 @@ static bool add_part(struct schema_writer *w, struct number_plan *plan, struct t
     return true;
 }
 
-static uint64_t common_divisor(uint64_t a, uint64_t b)
-{
-    while (b) {
-        uint64_t rest = a % b;
-        a = b;
-        b = rest;
-    }
-    return a;
-}
-
 /* Lists the multiples of a number that is too large for an automaton of remainders. */
 static bool list_multiples(struct schema_writer *w, const struct decimal *number, struct text_part *part)
 {
@@ -444,7 +434,7 @@ static bool plan_multiple(struct schema_writer *w, struct number_plan *plan, con
     for (size_t i = 0; i < places; i++)
         one *= 10;
     if (types == TYPE_INTEGER) { /* reduce the fraction: for whole numbers only its numerator counts */
-        step /= common_divisor(step, one);
+        step /= greatest_common_divisor(step, one);
         places = 0;
     }
     part.multiple = (uint32_t)MIN(step, (uint64_t)UINT32_MAX);

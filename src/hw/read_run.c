@@ -17,16 +17,6 @@
 #define LEAST_ROUNDS 2
 #define LONG_SECONDS 0.3
 
-static uint64_t greatest_common_divisor(uint64_t a, uint64_t b)
-{
-    while (b) {
-        uint64_t rest = a % b;
-        a = b;
-        b = rest;
-    }
-    return a;
-}
-
 uint64_t hw_read_block(const struct read_run *run, uint64_t number)
 {
     uint64_t blocks = run->file_bytes / run->block_bytes;
