@@ -67,6 +67,7 @@ _Static_assert(COUNT_OF(frames) <= CHAT_FRAMES, "a format has room for all of th
 /* ---- formats ------------------------------------------------------------------------------------------------------
  */
 
+/* White space after the ending does not count. */
 static bool ends_with(const char *text, size_t size, const char *end)
 {
     size_t length = strlen(end);

@@ -125,12 +125,6 @@ static hypura_status add_pair(struct adapters *adapters, const struct model *mod
     return read_tensor(file, b, &pair->data_b, error);
 }
 
-static bool ends_with(const struct gguf_string *text, const char *ending)
-{
-    size_t length = strlen(ending);
-    return text->size > length && strcmp(text->data + text->size - length, ending) == 0;
-}
-
 static hypura_status check_kind(const struct gguf *file, const struct model *model, hypura_error *error)
 {
     static const char *const keys[] = {"general.type", "adapter.type", "general.architecture"};
@@ -160,9 +154,9 @@ static hypura_status add_file(struct adapters *adapters, const struct model *mod
     gguf_get_float(file, "adapter.lora.alpha", &alpha);
     for (size_t i = 0; i < gguf_tensor_count(file); i++) {
         const struct gguf_tensor *tensor = gguf_tensor_at(file, i);
-        if (ends_with(&tensor->name, ".lora_a"))
+        if (text_has_ending(tensor->name.data, ".lora_a"))
             TRY(add_pair(adapters, model, steps, file, tensor, alpha, option->scale, error));
-        else if (!ends_with(&tensor->name, ".lora_b"))
+        else if (!text_has_ending(tensor->name.data, ".lora_b"))
             return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s has a tensor '%s', which is not a part of a LoRA",
                              option->path, tensor->name.data);
     }

@@ -70,12 +70,6 @@ bool drive_changed(const struct drive *drive)
            (info.st_mtim.tv_sec != drive->changed.tv_sec || info.st_mtim.tv_nsec != drive->changed.tv_nsec);
 }
 
-static bool ends_with(const char *text, const char *end)
-{
-    size_t size = strlen(text), part = strlen(end);
-    return size >= part && strcmp(text + size - part, end) == 0;
-}
-
 /* ---- scanning ------------------------------------------------------------------------------------------------------
  */
 
@@ -85,7 +79,7 @@ static void list(struct founds *out, const struct drive *drive, const char *endi
     const struct dirent *entry;
     while (folder && (entry = readdir(folder))) {
         struct stat info;
-        if (!ends_with(entry->d_name, ending) || strlen(entry->d_name) >= FILE_NAME ||
+        if (!text_has_ending(entry->d_name, ending) || strlen(entry->d_name) >= FILE_NAME ||
             fstatat(dirfd(folder), entry->d_name, &info, AT_SYMLINK_NOFOLLOW) || !S_ISREG(info.st_mode))
             continue;
         if (out->count == out->room) {
