@@ -324,6 +324,7 @@ static bool look_at(struct choice *out, const struct estimate_request *request, 
     int descriptor;
     hypura_error error;
     struct model *model = NULL;
+    struct steps *steps = NULL;
     struct estimate_request other = *request;
     struct engine_options options = *request->options;
     options.remember_usage = false; /* the record is for the original only */
@@ -331,12 +332,15 @@ static bool look_at(struct choice *out, const struct estimate_request *request, 
     if (estimate_header(&descriptor, path, sizeof path, request->model, quality->name, &error))
         return false;
     bool good = model_open(&model, path, &error) == HYPURA_OK;
+    good = good && (!request->trace || steps_make(&steps, model, &error) == HYPURA_OK);
     other.model = model;
+    other.steps = steps;
     good = good && estimate_make(&out->estimate, &other, memory, &error) == HYPURA_OK;
     if (good) {
         out->quality = quality;
         out->bytes = model_bytes(model);
     }
+    steps_free(steps);
     model_close(model);
     close(descriptor);
     return good;
@@ -465,6 +469,7 @@ static int run(size_t count, char **arguments)
     struct machine *machine = NULL;
     struct subject subject = {.descriptor = -1};
     struct trace *trace = NULL;
+    struct steps *steps = NULL;
     struct estimate rows[ESTIMATE_SIZES];
     struct choice *choices = NULL;
     size_t row_count = 0, choice_count = 0;
@@ -475,8 +480,9 @@ static int run(size_t count, char **arguments)
     if (!failed)
         vocabulary_open(&subject.vocabulary, model_file(subject.model), NULL);
     if (!failed && trace_path)
-        failed = trace_read(&trace, trace_path, &error) || estimate_check_trace(trace, subject.model, &error);
-    struct estimate_request request = {subject.model, machine ? &machine->hardware : NULL, &options, trace};
+        failed = trace_read(&trace, trace_path, &error) || estimate_check_trace(trace, subject.model, &error) ||
+                 steps_make(&steps, subject.model, &error);
+    struct estimate_request request = {subject.model, machine ? &machine->hardware : NULL, &options, trace, steps};
     failed = failed || make_rows(rows, &row_count, &request, &error);
     if (!failed && quantisations)
         failed = ALLOCATE(&choices, quality_count(), "quantisations", &error) != HYPURA_OK;
@@ -485,6 +491,7 @@ static int run(size_t count, char **arguments)
     if (!failed)
         show(&subject, machine, rows, row_count, choices, choice_count);
     memory_free(choices);
+    steps_free(steps);
     trace_free(trace);
     vocabulary_close(subject.vocabulary);
     model_close(subject.model);

@@ -51,15 +51,14 @@ static hypura_status play_at(float *out, double share, struct replaying *replayi
 }
 
 /* Replays caches of several sizes, and one of the plan's size, to fill the curve of hit rates. */
-static hypura_status play(struct plan_hit_curve *out, const struct plan *plan, const struct model *model,
-                          const struct trace *trace, hypura_error *error)
+static hypura_status play(struct plan_hit_curve *out, const struct plan *plan, const struct estimate_request *request,
+                          hypura_error *error)
 {
+    const struct trace *trace = request->trace;
     const size_t warm = warm_passes(trace);
-    struct replaying replaying = {trace, {.warm_passes = warm, .narrows = true}};
-    struct steps *steps;
-    TRY(steps_make(&steps, model, error));
-    replaying.how.late_layer = plan_late_layer(plan, steps, model_parameters(model)->layers);
-    steps_free(steps);
+    const uint32_t layers = model_parameters(request->model)->layers;
+    struct replaying replaying = {
+        trace, {.warm_passes = warm, .narrows = true, .late_layer = plan_late_layer(plan, request->steps, layers)}};
     replaying.how.tokens_only = warm < trace->pass_count && trace->passes[warm].tokens == 1;
     double share = (double)plan->expert_cache_bytes / (double)MAX(plan->expert_bytes, (uint64_t)1);
     uint32_t below = (uint32_t)fmin(share * PLAN_CURVE_POINTS, PLAN_CURVE_POINTS - 1), last = 0;
@@ -116,7 +115,7 @@ static hypura_status forecast(struct plan **out, double seconds[2], const struct
     hypura_status status = engine_forecast(out, seconds, prompts, 2, request->model, request->hardware, options, error);
     if (status || !request->trace || (*out)->predicted_hit_rate >= 1)
         return status;
-    status = play(&curve, *out, request->model, request->trace, error);
+    status = play(&curve, *out, request, error);
     plan_free(*out);
     *out = NULL;
     options->routing = &curve;

@@ -18,6 +18,7 @@ struct estimate_request {
     const struct hardware *hardware;
     const struct engine_options *options; /* without budget and routing */
     const struct trace *trace;            /* a trace of this model, or NULL */
+    const struct steps *steps;            /* of the model; used only with a trace */
 };
 
 struct estimate {
