@@ -113,7 +113,6 @@ static const struct pair differs[] = {
 static const struct pair commands_elsewhere[] = {
     {"show", "\"hypura inspect\" does that here"},
     {"info", "\"hypura inspect\" does that here"},
-    {"estimate", "\"hypura inspect\" does that here"},
     {"ls", "\"hypura list\" does that here"},
     {"delete", "\"hypura rm\" does that here"},
     {"remove", "\"hypura rm\" does that here"},
