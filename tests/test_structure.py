@@ -236,6 +236,16 @@ def the_library_never_prints_exits_or_aborts():
     assert not wanting, wanting
 
 
+def json_is_parsed_in_one_place():
+    """Called directly, jansson may abort or write beyond a text when an allocation fails."""
+    callers = set()
+    for path in glob.glob(os.path.join(SOURCE, "src", "**", "*.c"), recursive=True):
+        with open(path) as file:
+            if re.search(r"\bjson_load(s|b|f|fd|_file|_callback)\(", file.read()):
+                callers.add(os.path.relpath(path, SOURCE))
+    assert callers == {"src/core/json_text.c"}, callers
+
+
 def the_library_needs_nothing_that_macos_lacks():
     wanting = {name: wanted & NOT_ON_MACOS for name, (_, wanted) in symbols(LIBRARY).items() if wanted & NOT_ON_MACOS}
     assert not wanting, wanting
@@ -333,5 +343,5 @@ if __name__ == "__main__":
                              the_store_has_one_word_for_one_thing, experts_are_prefetched_and_tokens_drafted,
                              the_library_never_prints_exits_or_aborts, the_library_needs_nothing_that_macos_lacks,
                              code_for_an_instruction_set_is_reached_through_tables,
-                             cpu_and_gpu_execute_the_same_list, executors_depend_on_no_architecture,
+                             cpu_and_gpu_execute_the_same_list, executors_depend_on_no_architecture, json_is_parsed_in_one_place,
                              other_programs_inherit_no_files, a_build_without_gpu_files_links]) else 0)

@@ -1,5 +1,6 @@
 /* Converts a request to what an answer needs: prompt, sampler, form, stops. Copies all of it. */
 #include "api/api_private.h"
+#include "core/json_text.h"
 
 #include <string.h>
 
@@ -133,7 +134,7 @@ static hypura_status read_schema(struct grammar **out, const char *text, hypura_
 {
     json_error_t problem;
     uint64_t failures = memory_failures();
-    json_t *schema = json_loads(text, JSON_DECODE_ANY, &problem);
+    json_t *schema = json_text_read_string(text, JSON_DECODE_ANY, &problem);
     hypura_status status = memory_check(failures, "schema", error);
     if (!status && !schema)
         status = error_set(error, HYPURA_ERROR_ARGUMENT, "the schema is not valid JSON: line %d, column %d: %s",

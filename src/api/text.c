@@ -1,5 +1,6 @@
 /* Converts text to tokens and back, and chats to prompts. */
 #include "api/api_private.h"
+#include "core/json_text.h"
 
 #include <string.h>
 
@@ -102,7 +103,7 @@ static hypura_status read_json(json_t **out, const char *text, bool array, const
     if (!text)
         return HYPURA_OK;
     uint64_t failures = memory_failures();
-    json_t *json = json_loads(text, JSON_ALLOW_NUL, &problem);
+    json_t *json = json_text_read_string(text, JSON_ALLOW_NUL, &problem);
     hypura_status status = memory_check(failures, what, error);
     if (!status && !json)
         status = error_set(error, HYPURA_ERROR_ARGUMENT, "the %s are not valid JSON: line %d, column %d: %s", what,

@@ -1,5 +1,6 @@
 /* Parsers of tool calls: JSON, and the marks of single model families. */
 #include "chat/chat_output_private.h"
+#include "core/json_text.h"
 
 #include <string.h>
 
@@ -24,7 +25,8 @@ static bool add_object(struct chat_calls *calls, const json_t *object)
     const json_t *name = first_of(object, names), *arguments = first_of(object, arguments_names);
     if (!json_is_string(name))
         return false;
-    json_t *inner = json_is_string(arguments) ? json_loads(json_string_value(arguments), JSON_ALLOW_NUL, NULL) : NULL;
+    json_t *inner =
+        json_is_string(arguments) ? json_text_read_string(json_string_value(arguments), JSON_ALLOW_NUL, NULL) : NULL;
     bool added =
         chat_add_arguments(calls, json_string_value(name), json_string_length(name), inner ? inner : arguments);
     json_decref(inner);
@@ -43,7 +45,7 @@ static bool read_json_calls(struct chat_calls *calls, struct view v)
         }
         if (v.size == 0)
             return some;
-        json_t *value = json_loadb(v.text, v.size, JSON_DISABLE_EOF_CHECK | JSON_ALLOW_NUL, &error);
+        json_t *value = json_text_read(v.text, v.size, JSON_DISABLE_EOF_CHECK | JSON_ALLOW_NUL, &error);
         bool fine = value != NULL;
         if (json_is_array(value)) {
             for (size_t i = 0; i < json_array_size(value) && fine; i++)
@@ -81,7 +83,7 @@ static bool read_mistral(struct chat_calls *calls, struct view v)
         /* A string in the arguments may contain the mark of the next call, so parse the JSON to find its end. */
         struct view rest = view_trim(v);
         json_error_t error;
-        json_t *arguments = json_loadb(rest.text, rest.size, JSON_DISABLE_EOF_CHECK | JSON_ALLOW_NUL, &error);
+        json_t *arguments = json_text_read(rest.text, rest.size, JSON_DISABLE_EOF_CHECK | JSON_ALLOW_NUL, &error);
         const size_t end = arguments && error.position > 0 ? (size_t)error.position : 0;
         v = view_trim((struct view){rest.text + end, rest.size - end});
         const bool more = view_begins(v, "[TOOL_CALLS]");
@@ -168,7 +170,7 @@ static bool read_builtin(struct chat_calls *calls, struct view v)
         json_t *value = NULL;
         fine = view_split(&v, "=", &key);
         if (fine)
-            value = json_loadb(v.text, v.size, JSON_DISABLE_EOF_CHECK | JSON_DECODE_ANY | JSON_ALLOW_NUL, &error);
+            value = json_text_read(v.text, v.size, JSON_DISABLE_EOF_CHECK | JSON_DECODE_ANY | JSON_ALLOW_NUL, &error);
         fine = value && error.position > 0;
         if (fine) {
             v.text += error.position;

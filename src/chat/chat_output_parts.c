@@ -1,5 +1,6 @@
 /* Helpers that all call parsers share: views of text, and lists of calls. */
 #include "chat/chat_output_private.h"
+#include "core/json_text.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -64,7 +65,7 @@ void chat_calls_free(struct chat_calls *calls)
 static char *write_json(const json_t *value)
 {
     char *text = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(15));
-    json_t *again = text ? json_loads(text, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL) : NULL;
+    json_t *again = text ? json_text_read_string(text, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL) : NULL;
     if (text && !json_equal(again, value)) {
         free(text);
         text = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY);
@@ -97,7 +98,7 @@ bool chat_add_arguments(struct chat_calls *calls, const char *name, size_t name_
 
 json_t *view_json(struct view v)
 {
-    return v.size ? json_loadb(v.text, v.size, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL) : NULL;
+    return v.size ? json_text_read(v.text, v.size, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL) : NULL;
 }
 
 bool chat_add_call(struct chat_calls *calls, const char *name, size_t name_size, const char *arguments, size_t size)

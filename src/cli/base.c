@@ -1,6 +1,7 @@
 /* base.h on top of core, so that commands share its counting of memory and its cutting and cleaning of text. */
 #include "cli/base.h"
 #include "core/durable.h"
+#include "core/json_text.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -162,6 +163,11 @@ hypura_status read_size(const char *text, uint64_t *bytes, hypura_error *error)
 uint64_t hash_bytes(uint64_t hash, const void *bytes, size_t size)
 {
     return fnv1a(hash, bytes, size);
+}
+
+json_t *read_json(const char *text, size_t size, size_t flags, json_error_t *error)
+{
+    return json_text_read(text, size, flags, error);
 }
 
 /* ---- clock, files ---- */

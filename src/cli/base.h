@@ -8,6 +8,7 @@
 
 #include <hypura/error.h>
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -76,6 +77,9 @@ char *range_text(char text[RANGE_TEXT], int decimals, double low, double high);
 /* FNV-1a: continues a hash with more bytes; begin with HASH_START. File formats depend on it. */
 #define HASH_START UINT64_C(0xcbf29ce484222325)
 uint64_t hash_bytes(uint64_t hash, const void *bytes, size_t size);
+
+/* As json_loadb, but a lack of memory is always an error; then lost_memory counts it. */
+json_t *read_json(const char *text, size_t size, size_t flags, json_error_t *error);
 
 /* ---- clock ---- */
 

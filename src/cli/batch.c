@@ -276,7 +276,7 @@ static hypura_status write_answer(struct batch *batch, struct request *request, 
 {
     hypura_status status;
     if (request->status >= 499) {
-        json_t *json = json_loadb(request->text, request->size, 0, NULL);
+        json_t *json = read_json(request->text, request->size, 0, NULL);
         const char *message = json_string_value(json_object_get(json_object_get(json, "error"), "message"));
         status = set_error(error, HYPURA_ERROR_IO, "line %llu: %s", (unsigned long long)request->line.number,
                            message ? message : "no memory for the answer");

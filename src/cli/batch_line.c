@@ -88,7 +88,7 @@ json_t *batch_read_line(struct batch_line *line, const char *text, size_t size, 
                   (unsigned long long)BATCH_LINE_LIMIT);
         return NULL;
     }
-    json_t *json = json_loadb(text, size, 0, &where);
+    json_t *json = read_json(text, size, 0, &where);
     if (!json_is_object(json)) {
         if (json)
             set_error(error, HYPURA_ERROR_ARGUMENT,
@@ -160,7 +160,7 @@ static json_t *plain_answer(const struct batch_line *line, const json_t *body)
 
 json_t *batch_answer(const struct batch_line *line, unsigned status, const char *text, size_t size)
 {
-    json_t *body = json_loadb(text, size, JSON_ALLOW_NUL, NULL), *json; /* a model may write a NUL */
+    json_t *body = read_json(text, size, JSON_ALLOW_NUL, NULL), *json; /* a model may write a NUL */
     const char *message = json_string_value(json_object_get(json_object_get(body, "error"), "message"));
     if (line->plain && status == 200) {
         json = plain_answer(line, body);

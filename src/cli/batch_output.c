@@ -65,7 +65,7 @@ static hypura_status not_ours(const struct batch_output *output, hypura_error *e
 static hypura_status read_line(struct batch_output *output, const char *text, size_t size, hypura_error *error)
 {
     uint64_t failures = lost_memory();
-    json_t *json = json_loadb(text, size, JSON_ALLOW_NUL, NULL);
+    json_t *json = read_json(text, size, JSON_ALLOW_NUL, NULL);
     const json_t *number = json_object_get(json, "line");
     const char *digest = json_string_value(json_object_get(json, "digest"));
     struct answered line = {.offset = output->size, .size = size};

@@ -207,7 +207,7 @@ hypura_status child_json(json_t **out, const struct arguments *arguments, bool q
         fclose(errors);
     if (!status) {
         json_error_t where;
-        *out = json_loadb(buffer.data ? buffer.data : "", buffer.size, 0, &where);
+        *out = read_json(buffer.data ? buffer.data : "", buffer.size, 0, &where);
         if (!*out)
             status =
                 set_error(error, HYPURA_ERROR_FORMAT, "%s printed no JSON: %.100s", arguments->items[0], where.text);

@@ -341,7 +341,7 @@ json_t *model_statistics_json(hypura_model *model)
     char *text = NULL;
     if (hypura_statistics_json(model, &text, NULL))
         return NULL;
-    json_t *json = json_loads(text, 0, NULL);
+    json_t *json = read_json(text, strlen(text), 0, NULL);
     hypura_free(text);
     return json;
 }

@@ -375,7 +375,7 @@ int show_description(char *text, bool raw, void (*print)(const json_t *json))
         hypura_free(text);
         return EXIT_OK;
     }
-    json_t *json = json_loads(text, JSON_ALLOW_NUL, NULL);
+    json_t *json = read_json(text, strlen(text), JSON_ALLOW_NUL, NULL);
     hypura_free(text);
     if (!json) {
         set_error(&error, HYPURA_ERROR_MEMORY, "no memory for the description of the model");

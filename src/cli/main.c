@@ -1,8 +1,6 @@
 #include "cli/engine_cli.h"
-#include "core/account.h"
 
 #include <errno.h>
-#include <jansson.h>
 #include <signal.h>
 #include <string.h>
 #include <strings.h>
@@ -102,7 +100,6 @@ static int run_command(int count, char **arguments)
 
 int main(int count, char **arguments)
 {
-    json_set_alloc_funcs(memory_take, memory_give);
     hosts_be_quiet();
     log_set_sink(print_warning, NULL);
     live_memory_prepare();

@@ -88,7 +88,7 @@ static hypura_status read_runs(struct plot *plot, const char *path, hypura_error
     const char *rest = text;
     while (!status && (rest += strspn(rest, " \t\r\n"), *rest)) {
         json_error_t where;
-        json_t *json = json_loadb(rest, size - (size_t)(rest - text), JSON_DISABLE_EOF_CHECK, &where), *item;
+        json_t *json = read_json(rest, size - (size_t)(rest - text), JSON_DISABLE_EOF_CHECK, &where), *item;
         if (!json) {
             status = set_error(error, HYPURA_ERROR_FORMAT, "%s is not JSON: %.100s", path, where.text);
             break;

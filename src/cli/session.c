@@ -155,7 +155,7 @@ static json_t *read_head(FILE *file, unsigned *form, const char *path, hypura_er
     if (size > 0 && size <= MOST_TEXT && new_array((void **)&text, (size_t)size, 1, "conversation", error))
         return NULL;
     if (text && fread(text, 1, (size_t)size, file) == size && fgetc(file) == '\n' && digest(text, (size_t)size) == sum)
-        json = json_loadb(text, (size_t)size, JSON_ALLOW_NUL, NULL);
+        json = read_json(text, (size_t)size, JSON_ALLOW_NUL, NULL);
     free_memory(text);
     const json_t *messages = json_object_get(json, "messages"), *message;
     size_t i;

@@ -164,7 +164,7 @@ hypura_status named_values(const char *option, const struct texts *given, json_t
             json_decref(object);
             return error_set(error, HYPURA_ERROR_ARGUMENT, "%s %s: expected NAME=VALUE", option, given->items[i]);
         }
-        json_t *value = json_loads(equals + 1, JSON_DECODE_ANY, NULL);
+        json_t *value = read_json(equals + 1, strlen(equals + 1), JSON_DECODE_ANY, NULL);
         if (!value)
             value = json_string(equals + 1);
         json_object_setn_new(object, given->items[i], (size_t)(equals - given->items[i]), value);

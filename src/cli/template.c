@@ -26,7 +26,7 @@ static hypura_status read_json_array(const char *path, char **text, hypura_error
     if (status)
         return status;
     json_error_t problem;
-    json_t *json = json_loadb(*text, size, 0, &problem);
+    json_t *json = read_json(*text, size, 0, &problem);
     if (!json)
         status = set_error(error, HYPURA_ERROR_ARGUMENT, "%s: line %d, column %d: %s", path, problem.line,
                            problem.column, problem.text);

@@ -47,7 +47,7 @@ static hypura_status read_ids(const json_t *array, int32_t **ids, hypura_error *
 static hypura_status decode_line(const hypura_model *model, const char *line, size_t size, hypura_error *error)
 {
     json_error_t problem;
-    json_t *array = json_loadb(line, size, 0, &problem);
+    json_t *array = read_json(line, size, 0, &problem);
     int32_t *ids = NULL;
     char *text = NULL;
     hypura_status status = HYPURA_OK;

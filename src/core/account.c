@@ -1,5 +1,6 @@
 #include "core/account.h"
 
+#include <jansson.h>
 #include <stdlib.h>
 #ifdef __GLIBC__
 #include <malloc.h>
@@ -9,6 +10,7 @@
 #endif
 
 static _Thread_local struct memory_account *account;
+static _Thread_local struct memory_advance *advanced;
 
 void memory_set_account(struct memory_account *next)
 {
@@ -36,6 +38,13 @@ static size_t taken_bytes(void *memory)
 
 void *memory_take(size_t bytes)
 {
+    struct memory_advance *advance = advanced;
+    if (advance && advance->memory && bytes <= advance->bytes) {
+        void *memory = advance->memory;
+        advance->memory = NULL;
+        advance->used = bytes;
+        return memory;
+    }
     if (account)
         account->lend(account->context, whole_bytes(bytes));
     void *memory = malloc(bytes);
@@ -49,4 +58,40 @@ void memory_give(void *memory)
     if (account && memory)
         account->give(account->context, taken_bytes(memory));
     free(memory);
+}
+
+bool memory_advance(struct memory_advance *advance, size_t bytes)
+{
+    advanced = advance;
+    if (!advance->memory) {
+        advance->bytes = bytes;
+        advance->memory = memory_take(bytes);
+    }
+    return advance->memory != NULL;
+}
+
+void memory_end_advance(struct memory_advance *advance)
+{
+    advanced = NULL;
+    memory_give(advance->memory);
+    advance->memory = NULL;
+}
+
+/* Before the program has threads. Values made before have memory of malloc, too. */
+__attribute__((constructor)) static void count_json(void)
+{
+    json_malloc_t take;
+    json_free_t give;
+    json_get_alloc_funcs(&take, &give);
+    if (take == malloc && give == free)
+        json_set_alloc_funcs(memory_take, memory_give);
+}
+
+/* The shared library may be unloaded before jansson. */
+__attribute__((destructor)) static void stop_counting_json(void)
+{
+    json_malloc_t take;
+    json_get_alloc_funcs(&take, NULL);
+    if (take == memory_take)
+        json_set_alloc_funcs(malloc, free);
 }

@@ -134,7 +134,7 @@ void memory_keep_little(void);
 /* ---- failed allocations ------------------------------------------------------------------------------------------ */
 
 /* How many allocations of this thread failed without an error being filled: in buffers, in functions here that were
- * given no error, and, in the program, in JSON values. Code that builds a result of many parts compares the number
+ * given no error, and in JSON values. Code that builds a result of many parts compares the number
  * before and after. If it differs, the result is incomplete and must not be shown or kept. */
 uint64_t memory_failures(void);
 void memory_note_failure(void);

@@ -1,4 +1,5 @@
 /* Several drives: which of them hold the files, how fast they are together, and whether they share a bus. */
+#include "core/json_text.h"
 #include "hw/hw_private.h"
 
 #include <jansson.h>
@@ -95,7 +96,11 @@ static void load_together(struct drives *drives)
     char path[4096];
     if (!together_path(drives, path, sizeof path))
         return;
-    json_t *root = json_load_file(path, JSON_REJECT_DUPLICATES, NULL);
+    FILE *file = fopen(path, "re");
+    if (!file)
+        return;
+    json_t *root = json_text_read_file(file, JSON_REJECT_DUPLICATES, NULL);
+    fclose(file);
     double share = json_number_value(json_object_get(root, "share_of_sum"));
     if (share > 0 && share <= 1)
         drives->together = share;

@@ -1,4 +1,5 @@
 /* Other machines: described by their profiles, or by published figures. */
+#include "core/json_text.h"
 #include "hw/hw_private.h"
 
 #include <stdio.h>
@@ -178,7 +179,7 @@ hypura_status hardware_of_profile(struct hardware *out, const char *text, size_t
                                   hypura_error *error)
 {
     json_error_t where;
-    json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &where);
+    json_t *root = json_text_read(text, size, JSON_REJECT_DUPLICATES, &where);
     if (!root)
         return error_set(error, HYPURA_ERROR_FORMAT,
                          "%s is not JSON (line %d: %s): expected the output of \"hypura profile --json\"", what,

@@ -1,5 +1,6 @@
 /* Cached profiles: one JSON file per machine and drive, named by a hash of their properties. A file is only used if all
  * of it is valid, except for its GPUs. */
+#include "core/json_text.h"
 #include "hw/hw_private.h"
 
 #include <errno.h>
@@ -245,7 +246,7 @@ bool hw_load_profile(struct hardware *hardware)
     struct stat info;
     json_t *root = NULL;
     if (fstat(fileno(file), &info) == 0 && S_ISREG(info.st_mode) && info.st_size <= LARGEST_PROFILE)
-        root = json_loadf(file, JSON_REJECT_DUPLICATES, NULL);
+        root = json_text_read_file(file, JSON_REJECT_DUPLICATES, NULL);
     fclose(file);
     struct hardware *loaded = NULL;
     bool good = root && ALLOCATE(&loaded, 1, "profile", NULL) == HYPURA_OK;

@@ -1,4 +1,5 @@
 /* Sends requests to a running server, for commands such as "hypura ps". */
+#include "core/json_text.h"
 #include "server/fetch.h"
 #include "server/server.h"
 
@@ -20,7 +21,7 @@ static hypura_status ask(const char *method, const char *path, const char *body,
         buffer_free(&text);
         return error_prefix(error, "no server answers at %s (\"hypura serve\" starts one)", host);
     }
-    json_t *json = json_loadb(text.data ? text.data : "", text.size, 0, NULL);
+    json_t *json = json_text_read(text.data ? text.data : "", text.size, 0, NULL);
     const char *reason = json_string_value(json_object_get(json, "error"));
     if (status != 200 || (out && !json)) {
         result = error_set(error, HYPURA_ERROR_IO, "the server at %s answered with status %ld: %.300s", host, status,

@@ -1,4 +1,5 @@
 /* The answers that /v1/responses keeps, so that a request can continue an earlier one: the newest ones, in memory. */
+#include "core/json_text.h"
 #include "server/server_private.h"
 
 #include <stdlib.h>
@@ -76,7 +77,7 @@ void conversations_keep(struct conversations *all, const char *id, const json_t 
 
 static json_t *read_text(const char *text)
 {
-    return text ? json_loads(text, JSON_ALLOW_NUL, NULL) : NULL;
+    return text ? json_text_read_string(text, JSON_ALLOW_NUL, NULL) : NULL;
 }
 
 json_t *conversations_messages(struct conversations *all, const char *id)

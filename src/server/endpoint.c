@@ -1,5 +1,6 @@
 /* Implements hypura/endpoint.h: answers requests of this process as the server would, without HTTP. */
 #include "api/opening.h"
+#include "core/json_text.h"
 #include "server/http_private.h"
 #include "server/loaded.h"
 #include "server/worker.h"
@@ -198,7 +199,7 @@ static hypura_status read_body(json_t **out, const char *body, size_t size, hypu
     if (size > BODY_LIMIT)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "the request has %zu bytes, more than the limit of %zu", size,
                          BODY_LIMIT);
-    json_t *json = json_loadb(body, size, 0, &where);
+    json_t *json = json_text_read(body, size, 0, &where);
     hypura_status status = memory_check(failures, "request", error);
     if (!status && !json)
         status = error_set(error, HYPURA_ERROR_ARGUMENT, "the request is not valid JSON: line %d, column %d: %s",

@@ -1,4 +1,5 @@
 /* Carries an answer from the thread that writes it to the connection that sends it. */
+#include "core/json_text.h"
 #include "server/http_private.h"
 #include "server/loaded.h"
 #include "server/worker.h"
@@ -552,8 +553,7 @@ struct reading {
     bool stopped;
 };
 
-/* Ends the parse when memory is refused. The refused allocation is made all the same: if jansson cannot extend
- * the text of a token, it goes on without the text's end, and then fails an assertion or writes beyond a string. */
+/* Ends the parse when memory was refused. The refused allocation was made all the same. */
 static size_t read_body(void *out, size_t room, void *context)
 {
     struct reading *reading = context;
@@ -587,7 +587,7 @@ json_t *exchange_json(struct exchange *exchange)
     shorten_limits(exchange->body.data, exchange->body.size);
     struct reading reading = {exchange, 0, false};
     uint64_t before = exchange->used;
-    json_t *json = json_load_callback(read_body, &reading, 0, &where);
+    json_t *json = json_text_read_from(read_body, &reading, 0, &where);
     /* A handler may build structures as large as the JSON, so check that there is room for both. */
     uint64_t made = exchange->used - MIN(before, exchange->used);
     if (json && exchange_lend(exchange, made))

@@ -1,4 +1,5 @@
 #include "server/generation.h"
+#include "core/json_text.h"
 #include "grammar/grammar.h"
 
 #include <math.h>
@@ -162,7 +163,7 @@ static void take_delta(void *context, const struct chat_delta *delta)
         buffer_append(&choice->reasoning, delta->text, delta->size);
         break;
     case CHAT_TOOL_CALL: {
-        json_t *arguments = json_loadb(delta->text, delta->size, JSON_ALLOW_NUL, NULL);
+        json_t *arguments = json_text_read(delta->text, delta->size, JSON_ALLOW_NUL, NULL);
         if (!choice->calls)
             choice->calls = json_array();
         char id[16];
@@ -279,7 +280,7 @@ static void finish_generation(struct generation *generation)
 static void take_forced_call(struct choice *choice)
 {
     json_t *call =
-        json_loadb(choice->content.data ? choice->content.data : "", choice->content.size, JSON_ALLOW_NUL, NULL);
+        json_text_read(choice->content.data ? choice->content.data : "", choice->content.size, JSON_ALLOW_NUL, NULL);
     const char *name = json_string_value(json_object_get(call, "name"));
     char *arguments = json_dumps(json_object_get(call, "arguments"), JSON_COMPACT);
     if (name && arguments) {

@@ -1,4 +1,5 @@
 #include "server/modelfile.h"
+#include "core/json_text.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -66,7 +67,7 @@ static void add_parameter(json_t *parameters, const char *key, const char *at, c
     if (!stop && *text && !*end)
         parsed = number_json(number);
     else if (*at == '"') /* JSON, because of escapes such as "\n" */
-        parsed = json_loadb(at, strcspn(at, "\r\n"), JSON_DECODE_ANY, NULL);
+        parsed = json_text_read(at, strcspn(at, "\r\n"), JSON_DECODE_ANY, NULL);
     if (!parsed)
         parsed = json_string(text);
     if (!stop) {

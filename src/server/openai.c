@@ -1,4 +1,5 @@
 #include "server/openai.h"
+#include "core/json_text.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -136,7 +137,7 @@ static json_t *call_for_template(const json_t *call)
 {
     json_t *copy = json_deep_copy(call), *function = json_object_get(copy, "function");
     const char *arguments = json_string_value(json_object_get(function, "arguments"));
-    json_t *parsed = arguments ? json_loads(*arguments ? arguments : "{}", JSON_ALLOW_NUL, NULL) : NULL;
+    json_t *parsed = arguments ? json_text_read_string(*arguments ? arguments : "{}", JSON_ALLOW_NUL, NULL) : NULL;
     if (parsed)
         json_object_set_new(function, "arguments", parsed);
     return copy;

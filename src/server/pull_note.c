@@ -1,5 +1,6 @@
 /* Notes of unfinished downloads: FILE.source next to FILE. */
 #include "core/durable.h"
+#include "core/json_text.h"
 #include "server/pull_private.h"
 #include "server/registry.h"
 
@@ -33,7 +34,7 @@ static uint64_t take_bytes(const json_t *json, const char *key)
 bool pull_note_read(const char *path, struct pull_note *out)
 {
     FILE *file = fopen(path, "re");
-    json_t *json = file ? json_loadf(file, 0, NULL) : NULL;
+    json_t *json = file ? json_text_read_file(file, 0, NULL) : NULL;
     bool fine = json_is_object(json);
     *out = (struct pull_note){0};
     if (fine) {

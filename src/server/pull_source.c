@@ -1,6 +1,7 @@
 
 #include "server/pull_source.h"
 
+#include "core/json_text.h"
 #include "server/fetch.h"
 #include "server/registry.h"
 
@@ -87,7 +88,7 @@ static hypura_status get_json(const char *url, const char *accept, json_t **out,
                                                           : "%.200s did not answer as expected",
                            url);
     json_error_t where;
-    if (!result && !(*out = json_loadb(text.data ? text.data : "", text.size, 0, &where)))
+    if (!result && !(*out = json_text_read(text.data ? text.data : "", text.size, 0, &where)))
         result = error_set(error, HYPURA_ERROR_FORMAT, "%.200s answered with something that is not JSON: %s", url,
                            where.text);
     buffer_free(&text);
@@ -189,7 +190,7 @@ static void add_layer(struct source *out, const char *base, const char *type, co
         status == 200) {
         if (!out->manifest)
             out->manifest = json_object();
-        json_t *value = parameters ? json_loadb(text.data ? text.data : "", text.size, 0, NULL)
+        json_t *value = parameters ? json_text_read(text.data ? text.data : "", text.size, 0, NULL)
                                    : json_stringn(text.data ? text.data : "", text.size);
         if (value)
             json_object_set_new(out->manifest, parameters ? "parameters" : "system", value);

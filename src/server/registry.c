@@ -1,5 +1,6 @@
 /* Names and files. In file names, ":" of a model's name becomes "@" and "/" becomes "+", which no model's name
  * contains. */
+#include "core/json_text.h"
 #include "server/registry_private.h"
 
 #include <dirent.h>
@@ -189,7 +190,7 @@ hypura_status manifest_read(const char *path, json_t **out, hypura_error *error)
         return error_set(error, HYPURA_ERROR_MEMORY, "the manifest %s cannot be read now: %s", path, strerror(errno));
     if (!file)
         return error_set(error, HYPURA_ERROR_FORMAT, "the manifest %s cannot be read: %s", path, strerror(errno));
-    json_t *manifest = json_loadf(file, 0, &problem);
+    json_t *manifest = json_text_read_file(file, 0, &problem);
     bool unreadable = ferror(file) != 0;
     fclose(file);
     if (!manifest && json_error_code(&problem) == json_error_out_of_memory)

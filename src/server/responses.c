@@ -1,5 +1,6 @@
 /* OpenAI's /v1/responses. An answer is a list of items: reasoning, a message, function calls. Answers are kept for a
  * while (conversations.c), so that a request can continue one by its id. */
+#include "core/json_text.h"
 #include "server/openai.h"
 
 #include <stdlib.h>
@@ -328,7 +329,7 @@ static bool add_item_call(struct generation *generation, const json_t *item, con
     json_t *action = json_object_get(item, "action");
     const char *text = json_string_value(json_object_get(item, "arguments"));
     const json_t *input = json_object_get(item, "input");
-    json_t *arguments = text ? json_loads(text, JSON_ALLOW_NUL, NULL) : NULL;
+    json_t *arguments = text ? json_text_read_string(text, JSON_ALLOW_NUL, NULL) : NULL;
     if (!arguments && input)
         arguments = json_pack("{s:O}", "input", input);
     if (!arguments)

@@ -1,5 +1,6 @@
 /* Renders chats: sets the variables that chat templates expect, and adapts messages to a template. */
 #include "core/core.h"
+#include "core/json_text.h"
 #include "template/template.h"
 
 #include <stdlib.h>
@@ -171,7 +172,7 @@ static void adapt_arguments(json_t *message, int how)
         json_t *arguments = json_object_get(owner, "arguments");
         if ((how & ADAPT_OBJECTS) && json_is_string(arguments)) {
             json_t *object =
-                json_loadb(json_string_value(arguments), json_string_length(arguments), JSON_ALLOW_NUL, NULL);
+                json_text_read(json_string_value(arguments), json_string_length(arguments), JSON_ALLOW_NUL, NULL);
             if (object)
                 json_object_set_new(owner, "arguments", object);
         } else if ((how & ADAPT_STRINGS) && json_is_object(arguments)) {

@@ -1,4 +1,5 @@
 #include "tools/hosts_file.h"
+#include "core/json_text.h"
 
 #include <errno.h>
 #include <jansson.h>
@@ -27,7 +28,7 @@ static hypura_status load(json_t **out, const char *path, hypura_error *error)
         return error_set(error, HYPURA_ERROR_FORMAT,
                          "%s is not a hosts file or a profile: expected a regular file of at most 1 MiB", path);
     }
-    *out = json_loadf(file, JSON_REJECT_DUPLICATES, &where);
+    *out = json_text_read_file(file, JSON_REJECT_DUPLICATES, &where);
     fclose(file);
     return *out ? HYPURA_OK
                 : error_set(error, HYPURA_ERROR_FORMAT, "%s is not JSON: line %d: %s", path, where.line, where.text);

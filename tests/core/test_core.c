@@ -1,9 +1,11 @@
 #include "test.h"
 
+#include "core/account.h"
 #include "core/core.h"
 #include "core/durable.h"
 #include "core/half.h"
 
+#include <jansson.h>
 #include <math.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -263,6 +265,14 @@ static void a_device_is_not_replaced(void **state)
     assert_int_equal(durable_may_replace("/", &test_error), HYPURA_ERROR_ARGUMENT);
 }
 
+static void programs_with_the_library_notice_failed_json(void **state)
+{
+    (void)state;
+    json_malloc_t take;
+    json_get_alloc_funcs(&take, NULL);
+    assert_true(take == memory_take);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -281,6 +291,7 @@ int main(void)
         cmocka_unit_test(messages_quote_no_control_characters),
         cmocka_unit_test(hashes_are_fnv1a),
         cmocka_unit_test(a_device_is_not_replaced),
+        cmocka_unit_test(programs_with_the_library_notice_failed_json),
     };
     return cmocka_run_group_tests_name("core", tests, NULL, NULL);
 }
