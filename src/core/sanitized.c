@@ -1,5 +1,5 @@
-/* Settings of the leak sanitizer. Vulkan and MPI drivers keep memory until the process ends; this program has no leak
- * there. */
+/* Settings of the sanitizers: what they find in libraries of others. Vulkan and MPI drivers keep memory until the
+ * process ends; this program has no leak there. */
 #include "core/sanitized.h"
 
 #if SANITIZED
@@ -9,6 +9,7 @@
 SEEN_BY_LIBRARIES int dlclose(void *library);
 SEEN_BY_LIBRARIES const char *__lsan_default_options(void);
 SEEN_BY_LIBRARIES const char *__lsan_default_suppressions(void);
+SEEN_BY_LIBRARIES const char *__tsan_default_suppressions(void);
 
 /* Keeps libraries loaded, because suppressions go by the library that allocated the memory. */
 int dlclose(void *library)
@@ -35,6 +36,13 @@ const char *__lsan_default_suppressions(void)
            "leak:libhwloc\n"
            "leak:/openmpi\n"
            "leak:vasprintf\n"; /* called by these libraries only; its frames hide which one called it */
+}
+
+/* Open MPI's TCP transport takes two of its locks in either order, but only on the thread that sets it up and ends it.
+ */
+const char *__tsan_default_suppressions(void)
+{
+    return "deadlock:mca_btl_tcp\n";
 }
 
 #endif
