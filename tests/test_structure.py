@@ -20,7 +20,7 @@ FOLDERS = ["core", "cluster", "format", "tokenizer", "template", "chat", "sampli
            "prefix", "engine", "api", "tools", "server", "cli"]
 # Folders whose files must not call each other in circles.
 NO_CIRCLES = ("core", "format", "tokenizer", "sampling", "chat", "model", "compute/cpu", "compute/vulkan", "steps", "hw", "plan", "store",
-              "prefix", "engine", "engine/cpu", "engine/gpu", "engine/cluster", "api", "template", "grammar", "tools", "server")
+              "prefix", "engine", "engine/cpu", "engine/gpu", "engine/cluster", "api", "template", "grammar", "tools", "server", "cli")
 # Exceptions: these files work on recursive data.
 RECURSIVE = {
     # A value may come from a macro, a filter or a method, and each of these may evaluate further values.
@@ -36,7 +36,7 @@ STAND_INS = ("compute/vulkan/none.c", "engine/gpu/none.c", "hw/gpu_speed_none.c"
 PUBLIC = {"store": {"store/store.h", "store/device.h", "store/policy.h", "store/heap.h", "store/trace.h", "store/classes.h"}}
 # Commands of the program that use only the library's public headers, as other programs do.
 ON_PUBLIC_HEADERS = ("batch", "batch_input", "batch_line", "batch_output", "bench", "child", "compare_llama", "completion", "compute_options",
-                     "conversation", "embed", "inspect", "inspect_hosts", "layers", "logits", "manual", "names", "perplexity", "plot",
+                     "conversation", "embed", "inspect", "inspect_hosts", "inspect_json", "layers", "logits", "manual", "names", "perplexity", "plot",
                      "plot_bars", "plot_lines", "plot_svg", "progress", "run", "sampling", "session", "summary", "talk", "template",
                      "terminal", "tier_map", "tokenize")
 # Headers below the API that the server includes, by file; docs/architecture.md gives the reasons. The list may only shrink.
@@ -153,6 +153,10 @@ def calls_within(folder):
     """Returns, for each file of a folder, the files of the same folder that it calls, according to the object files."""
     library = os.path.join(os.path.dirname(LIBRARY), f"libhypura-{folder}.a")  # tools and server have their own libraries
     prefix, objects = "src_" + folder.replace("/", "_") + "_", symbols(library if os.path.exists(library) else LIBRARY)
+    if folder == "cli":
+        objects = {}
+        for path in glob.glob(os.path.join(os.path.dirname(LIBRARY), "hypura.p", prefix + "*.o")):
+            objects |= symbols(path)
     files = {name[len(prefix):-4]: name for name in objects if name.startswith(prefix)}
     files = {file: objects[name] for file, name in files.items() if os.path.exists(os.path.join(SOURCE, "src", folder, file + ".c"))}
     home = {symbol: file for file, (defined, _) in files.items() for symbol in defined}

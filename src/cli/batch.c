@@ -371,7 +371,7 @@ static hypura_status open_endpoint(struct batch *batch, const char *path, hypura
     hypura_status status = hypura_endpoint_open(&batch->endpoint, path, &batch->options, error);
     clear_line();
     if (!status)
-        live_memory_start_endpoint(batch->endpoint);
+        live_memory_start_endpoint(batch->endpoint, compute_options.memory_file);
     return status;
 }
 

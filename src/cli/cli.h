@@ -68,7 +68,7 @@ struct command {
     const char *details;                 /* paragraphs for --help, or NULL */
     const struct option_row *options[8]; /* tables, NULL after the last */
     size_t least, most;                  /* positional arguments */
-    bool lives_on;                       /* a part that fails for lack of memory does not end it */
+    bool lives_on;                       /* neither a lack of memory nor the loss of a host ends it */
     void (*prepare)(void);               /* sets defaults before options are parsed, or NULL */
     int (*run)(size_t count, char **arguments);
 };
@@ -79,8 +79,9 @@ extern const struct command command_run, command_batch, command_inspect, command
     command_rm, command_ps, command_stop;
 extern const struct command command_quantize, command_optimize, command_imatrix, command_compare, command_estimate;
 
-extern const struct command *const commands[];
-extern const size_t command_count;
+/* All of them; main sets this first. */
+extern const struct command *const *commands;
+extern size_t command_count;
 
 /* Parses and runs one command; returns the exit status. */
 int command_main(const struct command *command, int count, char **arguments);
@@ -191,8 +192,8 @@ void prompt_line_stop(void);
 /* SIGUSR1 changes the memory budget of the model, or of the server if model is NULL. Prepare at the start of the
  * program, and stop before closing the model. */
 void live_memory_prepare(void);
-void live_memory_start(hypura_model *model);
-void live_memory_start_endpoint(hypura_endpoint *endpoint);
+void live_memory_start(hypura_model *model, const char *memory_file);
+void live_memory_start_endpoint(hypura_endpoint *endpoint, const char *memory_file);
 void live_memory_stop(void);
 hypura_status memory_from_file(uint64_t *out, const char *path, hypura_error *error);
 

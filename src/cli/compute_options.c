@@ -306,7 +306,7 @@ hypura_status open_model(hypura_model **out, hypura_session **session, const cha
     clear_line();
     if (status)
         return status;
-    live_memory_start(*out);
+    live_memory_start(*out, compute_options.memory_file);
     if (compute_options.progress)
         progress_start(*out);
     status = hypura_session_open(session, *out, error);

@@ -14,7 +14,7 @@ hypura_status engine_options_of(struct engine_options *out, hypura_error *error)
 int run_on_hosts(const struct command *command, size_t count, char **arguments);
 void hosts_be_quiet(void);
 
-/* True at its first call: a lost host is reported only once. */
+/* report.c. True at its first call: a lost host is reported only once. */
 bool first_to_say_lost(void);
 
 /* The handler of SIGTERM under mpirun. */

@@ -22,17 +22,6 @@ static const struct option_row inspect_rows[] = {
 
 /* ---- the object -------------------------------------------------------------------------------------------------- */
 
-const char *text_of(const json_t *json, const char *key)
-{
-    const char *text = json_string_value(json_object_get(json, key));
-    return text ? text : "?";
-}
-
-double number_of(const json_t *json, const char *key)
-{
-    return json_number_value(json_object_get(json, key));
-}
-
 static bool is(const json_t *json, const char *key)
 {
     return json_is_true(json_object_get(json, key));
@@ -45,22 +34,6 @@ static const char *bytes_of(const json_t *json, const char *key)
     static unsigned next;
     char *text = texts[next++ % COUNT_OF(texts)];
     return size_text(text, sizeof texts[0], number_of(json, key));
-}
-
-void print_header(const json_t *json)
-{
-    const hypura_model_info info = {.name = text_of(json, "model"),
-                                    .architecture = text_of(json, "architecture"),
-                                    .title = text_of(json, "title"),
-                                    .weight_bytes = (uint64_t)number_of(json, "bytes"),
-                                    .files = (uint32_t)number_of(json, "files"),
-                                    .layers = (uint32_t)number_of(json, "layers"),
-                                    .embedding_width = (uint32_t)number_of(json, "embedding"),
-                                    .vocabulary_size = (uint32_t)number_of(json, "vocabulary"),
-                                    .trained_tokens = (uint32_t)number_of(json, "trained_context"),
-                                    .experts = (uint32_t)number_of(json, "experts"),
-                                    .experts_used = (uint32_t)number_of(json, "experts_used")};
-    print_summary(stdout, &info);
 }
 
 /* ---- contents of the file ---------------------------------------------------------------------------------------- */
@@ -366,25 +339,6 @@ static void print_all(const json_t *json)
 }
 
 /* ---- the command ------------------------------------------------------------------------------------------------- */
-
-int show_description(char *text, bool raw, void (*print)(const json_t *json))
-{
-    hypura_error error;
-    if (raw) {
-        puts(text);
-        hypura_free(text);
-        return EXIT_OK;
-    }
-    json_t *json = read_json(text, strlen(text), JSON_ALLOW_NUL, NULL);
-    hypura_free(text);
-    if (!json) {
-        set_error(&error, HYPURA_ERROR_MEMORY, "no memory for the description of the model");
-        return report_error(&error);
-    }
-    print(json);
-    json_decref(json);
-    return EXIT_OK;
-}
 
 static int run(size_t count, char **arguments)
 {

@@ -4,7 +4,7 @@
 
 #include "cli/cli.h"
 
-/* Members of an object; "?" and 0 if it has none of that name. */
+/* inspect_json.c. Members of an object; "?" and 0 if it has none of that name. */
 const char *text_of(const json_t *json, const char *key);
 double number_of(const json_t *json, const char *key);
 

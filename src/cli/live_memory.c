@@ -14,15 +14,16 @@
 
 static hypura_model *model_to_change; /* if both are NULL: the server */
 static hypura_endpoint *endpoint_to_change;
+static const char *path; /* of --memory-file, or NULL */
 static bool running;
 static pthread_t thread;
 static atomic_bool stop;
 
-hypura_status memory_from_file(uint64_t *out, const char *path, hypura_error *error)
+hypura_status memory_from_file(uint64_t *out, const char *file, hypura_error *error)
 {
     char *text;
     size_t size;
-    hypura_status status = read_whole_file(path, 4096, &text, &size, error);
+    hypura_status status = read_whole_file(file, 4096, &text, &size, error);
     if (status)
         return status;
     text[strcspn(text, " \t\r\n")] = '\0';
@@ -30,7 +31,7 @@ hypura_status memory_from_file(uint64_t *out, const char *path, hypura_error *er
     if (!status && *out == 0)
         status = error_set(error, HYPURA_ERROR_ARGUMENT, "expected a size such as 8G");
     memory_free(text);
-    return status ? error_prefix(error, "%s", path) : HYPURA_OK;
+    return status ? error_prefix(error, "%s", file) : HYPURA_OK;
 }
 
 /* The budget that a start without --memory would choose now. For a server, whose models may be on any drive. */
@@ -51,8 +52,8 @@ static void change(void)
     hypura_status status = HYPURA_OK;
     char text[32];
     bool serves = !model_to_change && !endpoint_to_change;
-    if (compute_options.memory_file)
-        status = memory_from_file(&bytes, compute_options.memory_file, &error);
+    if (path)
+        status = memory_from_file(&bytes, path, &error);
     else if (serves)
         status = usual_budget(&bytes, &error);
     if (!status && serves) {
@@ -99,22 +100,23 @@ void live_memory_prepare(void)
     pthread_sigmask(SIG_BLOCK, &set, NULL);
 }
 
-static void start_waiting(void)
+static void start_waiting(const char *memory_file)
 {
+    path = memory_file;
     atomic_store(&stop, false);
     running = !pthread_create(&thread, NULL, wait_for_signal, NULL); /* on failure, the signal just stays blocked */
 }
 
-void live_memory_start(hypura_model *model)
+void live_memory_start(hypura_model *model, const char *memory_file)
 {
     model_to_change = model;
-    start_waiting();
+    start_waiting(memory_file);
 }
 
-void live_memory_start_endpoint(hypura_endpoint *endpoint)
+void live_memory_start_endpoint(hypura_endpoint *endpoint, const char *memory_file)
 {
     endpoint_to_change = endpoint;
-    start_waiting();
+    start_waiting(memory_file);
 }
 
 void live_memory_stop(void)

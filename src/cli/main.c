@@ -6,14 +6,13 @@
 #include <strings.h>
 #include <unistd.h>
 
-const struct command *const commands[] = {
+static const struct command *const all[] = {
     &command_run,        &command_serve,      &command_batch,    &command_list,     &command_pull,    &command_rm,
     &command_ps,         &command_stop,       &command_inspect,  &command_estimate, &command_bench,   &command_plot,
     &command_profile,    &command_iobench,    &command_quantize, &command_optimize, &command_imatrix, &command_compare,
     &command_perplexity, &command_replay,     &command_logits,   &command_embed,    &command_synth,   &command_tokenize,
     &command_template,   &command_completion, &command_manual,
 };
-const size_t command_count = COUNT_OF(commands);
 
 static void print_help(FILE *out)
 {
@@ -100,6 +99,8 @@ static int run_command(int count, char **arguments)
 
 int main(int count, char **arguments)
 {
+    commands = all;
+    command_count = COUNT_OF(all);
     hosts_be_quiet();
     log_set_sink(print_warning, NULL);
     live_memory_prepare();

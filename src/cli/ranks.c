@@ -5,21 +5,14 @@
 
 #include <fcntl.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
 
 /* The longest time that leaving may take. */
 #define LEAVE_SECONDS 10u
 
-static atomic_flag said = ATOMIC_FLAG_INIT;
 static bool serving;
 static int own_output = -1, own_errors = -1;
-
-bool first_to_say_lost(void)
-{
-    return !atomic_flag_test_and_set(&said);
-}
 
 void on_termination(int number)
 {
@@ -133,7 +126,7 @@ int run_on_hosts(const struct command *command, size_t count, char **arguments)
     if (!computes(command))
         return cluster_rank_started() ? EXIT_OK : command->run(count, arguments);
     speak_again();
-    serving = command == &command_serve;
+    serving = command->lives_on;
     catch_signal(SIGTERM, on_termination);
     catch_signal(SIGCONT, on_continuing);
     if (cluster_start(on_event, NULL, &error)) {

@@ -153,7 +153,7 @@ static int run(size_t count, char **arguments)
         sigemptyset(&action.sa_mask);
         sigaction(SIGINT, &action, NULL);
         sigaction(SIGTERM, &action, NULL);
-        live_memory_start(NULL);
+        live_memory_start(NULL, compute_options.memory_file);
         status = server_run(&serving, say_where, NULL, &error);
         live_memory_stop();
     }
