@@ -160,9 +160,6 @@ static hypura_status run_batch(struct batch *batch, const struct engine_batch *a
         return error_set(error, HYPURA_ERROR_DEVICE, "the GPU was lost in an earlier request; open the model again");
     if (batch->share)
         TRY(cluster_check(batch->share->cluster, error));
-    if (batch->share && batch->watch)
-        return error_set(error, HYPURA_ERROR_UNSUPPORTED,
-                         "the work of other hosts cannot be watched: run this on one host, without mpirun");
     thread_pool_skipped(compute_pool(batch->compute)); /* in an earlier pass */
     TRY(check_cancel(batch, error));
     batch->asked = asked;

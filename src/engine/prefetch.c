@@ -189,7 +189,7 @@ static hypura_status prefetch_layer(struct batch *batch, uint32_t number, uint32
         if (s->likely[e].probability > 0)
             s->likely[count++] = s->likely[e];
     offer(batch, router.route->route.first, count);
-    if (batch->share && batch->share->streams)
+    if (batch->share && batch->share->streams && !batch->watch) /* a rank that sends inputs reads nothing meanwhile */
         share_prefetch(batch, number, router.route->route.first, s->likely, count);
     return HYPURA_OK;
 }

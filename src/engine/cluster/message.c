@@ -47,14 +47,20 @@ static hypura_status take_failure(struct cluster *cluster, uint32_t rank, const 
                      cluster_host(cluster, rank), failure.message);
 }
 
+hypura_status message_check(struct cluster *cluster, uint32_t rank, const struct message *message,
+                            enum message_kind kind, uint32_t model, uint64_t bytes, hypura_error *error)
+{
+    if (message->kind == MESSAGE_FAILED && message->model == model)
+        return take_failure(cluster, rank, message, error);
+    if (message->kind != (uint32_t)kind || message->model != model || message->bytes != bytes)
+        return cluster_refuse(cluster, rank, "an answer to another request", error);
+    return HYPURA_OK;
+}
+
 hypura_status message_expect(struct cluster *cluster, uint32_t rank, enum message_kind kind, uint32_t model,
                              uint64_t bytes, hypura_error *error)
 {
     struct message message;
     TRY(message_receive(cluster, rank, &message, error));
-    if (message.kind == MESSAGE_FAILED && message.model == model)
-        return take_failure(cluster, rank, &message, error);
-    if (message.kind != (uint32_t)kind || message.model != model || message.bytes != bytes)
-        return cluster_refuse(cluster, rank, "an answer to another request", error);
-    return HYPURA_OK;
+    return message_check(cluster, rank, &message, kind, model, bytes, error);
 }

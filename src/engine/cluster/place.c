@@ -239,5 +239,6 @@ void share_close(struct share *share)
     memory_free(share->elsewhere);
     memory_free(share->choices);
     memory_free(share->weights);
+    memory_free(share->input);
     memory_free(share);
 }

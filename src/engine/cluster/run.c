@@ -56,7 +56,7 @@ static hypura_status ask(struct batch *batch, uint32_t rank, struct run_task tas
     share->passing = true;
     TRY(send_rows(batch, rank, rows->in, first, task.rows, error));
     const uint64_t start = clock_nanoseconds();
-    TRY(message_expect(share->cluster, rank, MESSAGE_ROWS, share->model, received, error));
+    TRY(share_answer(batch, rank, received, error));
     TRY(cluster_read(share->cluster, rank, &counted, sizeof counted, error));
     TRY(take_rows(batch, rank, rows->out, first, task.rows, error));
     pthread_mutex_lock(&share->mutex);
@@ -80,7 +80,7 @@ hypura_status share_compute(struct batch *batch, struct step_list list, size_t f
         const size_t some = MIN(batch->rows - r, (size_t)batch->share->rows);
         TRY(ask(batch, rank,
                 (struct run_task){(uint32_t)layer, (uint32_t)first, (uint32_t)count, (uint32_t)some, rows.in_width,
-                                  rows.out_width},
+                                  rows.out_width, batch->watch != NULL},
                 &rows, r, error));
     }
     forget_inputs(batch, rows.changed);

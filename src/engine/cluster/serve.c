@@ -241,18 +241,53 @@ static hypura_status send_rows(struct server *server, const struct part *part, c
     return cluster_flush(server->cluster, 0, error);
 }
 
-static hypura_status compute(struct part *part, const struct step *step, const struct task *task, hypura_error *error)
+/* Inputs of matrices, on their way to the watcher on rank 0. */
+struct watched {
+    struct cluster *cluster;
+    const struct part *part;
+    hypura_status status;
+    hypura_error error;
+};
+
+static hypura_status send_input(struct watched *watched, const struct seen_input *input, const float *row,
+                                hypura_error *error)
+{
+    const size_t bytes = (size_t)input->columns * sizeof *row;
+    TRY(message_send(watched->cluster, 0, MESSAGE_INPUT, watched->part->model, sizeof *input + bytes, error));
+    TRY(cluster_write(watched->cluster, 0, input, sizeof *input, error));
+    return cluster_write(watched->cluster, 0, row, bytes, error);
+}
+
+static void see(void *context, const struct gguf_tensor *tensor, uint32_t matrix, const float *row, size_t columns)
+{
+    struct watched *watched = context;
+    const struct gguf *file = model_file(watched->part->engine->open.model);
+    const struct seen_input input = {(uint32_t)(tensor - gguf_tensor_at(file, 0)), matrix, columns};
+    if (!watched->status)
+        watched->status = send_input(watched, &input, row, &watched->error);
+}
+
+/* Executes steps, or the chosen experts of one, and sends rank 0 the inputs of matrices if it wants them. */
+static hypura_status compute(struct server *server, struct part *part, struct step_list steps, bool are_watched,
+                             hypura_error *error)
 {
     struct batch *batch = &part->engine->batch;
+    struct watched watched = {server->cluster, part, HYPURA_OK, {0}};
+    const struct engine_watch watch = {see, &watched};
     const uint64_t start = clock_nanoseconds();
-    batch->rows = task->rows;
     forget_inputs(batch, UINT32_MAX);
     if (!part->passing)
         store_begin(part->engine->open.store);
     part->passing = true;
-    hypura_status status = run_chosen_experts(batch, step, NULL, error);
+    batch->watch = are_watched ? &watch : NULL;
+    hypura_status status = steps.steps->kind == STEP_EXPERTS ? run_chosen_experts(batch, steps.steps, NULL, error)
+                                                             : execute(batch, steps, error);
+    batch->watch = NULL;
+    if (!status && watched.status) {
+        status = watched.status;
+        *error = watched.error;
+    }
     part->counted.busy_nanoseconds += clock_nanoseconds() - start;
-    part->counted.experts += task->choices;
     return status;
 }
 
@@ -274,7 +309,9 @@ static hypura_status on_experts(struct server *server, struct part *part, const 
     if (message->bytes != sizeof task + task.rows * each)
         return refuse(server, "more or fewer rows than announced", error);
     TRY(read_task(server, part, step, &task, error));
-    if (compute(part, step, &task, &failure))
+    part->engine->batch.rows = task.rows;
+    part->counted.experts += task.choices;
+    if (compute(server, part, (struct step_list){step, 1}, task.watched, &failure))
         return fail(server, message->model, &failure, error);
     return send_rows(server, part, step, &task, error);
 }
@@ -308,19 +345,6 @@ static bool has_run(const struct part *part, struct step_list list, size_t first
     return true;
 }
 
-static hypura_status compute_run(struct part *part, struct step_list steps, hypura_error *error)
-{
-    struct batch *batch = &part->engine->batch;
-    const uint64_t start = clock_nanoseconds();
-    forget_inputs(batch, UINT32_MAX);
-    if (!part->passing)
-        store_begin(part->engine->open.store);
-    part->passing = true;
-    hypura_status status = execute(batch, steps, error);
-    part->counted.busy_nanoseconds += clock_nanoseconds() - start;
-    return status;
-}
-
 static hypura_status on_run(struct server *server, struct part *part, const struct message *message,
                             hypura_error *error)
 {
@@ -345,7 +369,7 @@ static hypura_status on_run(struct server *server, struct part *part, const stru
         return refuse(server, "more or fewer rows than announced", error);
     batch->rows = task.rows;
     TRY(move_rows(server, batch, rows.in, false, error));
-    if (compute_run(part, (struct step_list){layer.steps + task.first, task.count}, &failure))
+    if (compute(server, part, (struct step_list){layer.steps + task.first, task.count}, task.watched, &failure))
         return fail(server, message->model, &failure, error);
     store_statistics(part->engine->open.store, &store);
     struct counted counted = part->counted;

@@ -30,8 +30,11 @@ static hypura_status send_task(struct batch *batch, const struct step *experts, 
     struct cluster *cluster = share->cluster;
     const struct step_experts *x = &experts->experts;
     const struct scratch *s = &batch->scratch;
-    struct task task = {
-        .layer = (uint32_t)experts->layer, .used = x->used, .columns = x->columns, .weighed = x->weighs_input};
+    struct task task = {.layer = (uint32_t)experts->layer,
+                        .used = x->used,
+                        .columns = x->columns,
+                        .weighed = x->weighs_input,
+                        .watched = batch->watch != NULL};
     for (size_t r = first; r < first + count; r++) {
         const uint32_t choices = choices_of(batch, experts, r, rank);
         if (!choices)
@@ -115,7 +118,7 @@ static hypura_status take_rows(struct batch *batch, uint32_t rank, float *out, h
     const uint64_t row_bytes = x->columns * sizeof *out, bytes = sizeof counted + share->wanted[rank] * row_bytes;
     const uint64_t start = clock_nanoseconds();
     share->wanted[rank] = 0;
-    TRY(message_expect(share->cluster, rank, MESSAGE_ROWS, share->model, bytes, error));
+    TRY(share_answer(batch, rank, bytes, error));
     TRY(cluster_read(share->cluster, rank, &counted, sizeof counted, error));
     for (size_t i = share->first * x->used; i < (share->first + share->count) * x->used; i++)
         if (owner(share, share->experts, chosen[i]) == rank)

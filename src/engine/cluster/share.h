@@ -3,6 +3,7 @@
  *   message.c  messages between ranks: a header, and what follows it
  *   place.c    rank 0: which rank has which experts, agreed on while a model is opened
  *   part.c     what one rank can hold
+ *   answer.c   rank 0: takes answers, and passes inputs of other ranks' matrices to a watcher
  *   share.c    rank 0: sends a layer's rows to the ranks of the chosen experts, and takes the results
  *   run.c      rank 0: sends rows of a dense layer to the rank of its matrices, and takes the results
  *   serve.c    all other ranks: open models, compute rows
@@ -37,6 +38,7 @@ enum message_kind {
     MESSAGE_MEASURED, /* struct measured */
     MESSAGE_HAS,      /* [layers][experts] 1: the rank's file holds it */
     MESSAGE_READY,    /* struct ready */
+    MESSAGE_INPUT,    /* of a watched task, before its rows: struct seen_input; a row that a matrix was multiplied by */
     MESSAGE_ROWS,  /* struct counted; the result of each choice that the rank has, in the order of rows and choices; for
                       a run, the rows of each buffer that it writes */
     MESSAGE_FAILED /* an error message */
@@ -68,12 +70,18 @@ struct ready {
 struct task {
     uint32_t layer, rows, used, choices; /* choices: of this rank's experts */
     uint32_t columns, weighed;
+    uint32_t watched; /* rank 0 wants the inputs of the experts' matrices, too */
+};
+
+struct seen_input {
+    uint32_t tensor, matrix; /* as in struct engine_watch; the number of the tensor in the file */
+    uint64_t columns;
 };
 
 /* A run of a layer's steps, and the floats per row that go there and come back. */
 struct run_task {
     uint32_t layer, first, count, rows;
-    uint64_t in_width, out_width;
+    uint64_t in_width, out_width, watched;
 };
 
 /* What a rank has done since it opened the model. */
@@ -93,7 +101,11 @@ hypura_status message_fail(struct cluster *cluster, uint32_t rank, uint32_t mode
 /* Receives the header of the next message. */
 hypura_status message_receive(struct cluster *cluster, uint32_t rank, struct message *out, hypura_error *error);
 
-/* Receives the header of an answer of this kind and size. If an error comes instead, returns that. */
+/* Checks that a header is that of an answer of this kind and size. If it is that of an error, returns that error. */
+hypura_status message_check(struct cluster *cluster, uint32_t rank, const struct message *message,
+                            enum message_kind kind, uint32_t model, uint64_t bytes, hypura_error *error);
+
+/* Receives and checks a header. */
 hypura_status message_expect(struct cluster *cluster, uint32_t rank, enum message_kind kind, uint32_t model,
                              uint64_t bytes, hypura_error *error);
 
@@ -119,6 +131,8 @@ struct share {
     uint16_t *choices; /* of a task: [rows][used] */
     float *weights;
     uint32_t wanted[CLUSTER_MOST_RANKS]; /* choices in the last tasks; 0: received */
+    float *input;                        /* of a matrix of another rank, for batch->watch */
+    size_t input_columns;                /* room */
     /* Statistics, for any thread. */
     pthread_mutex_t mutex;
     struct traffic {
@@ -145,6 +159,9 @@ hypura_status share_collect(struct batch *batch, const struct step *experts, hyp
 size_t share_run(const struct batch *batch, struct step_list list, size_t from, uint32_t *rank);
 hypura_status share_compute(struct batch *batch, struct step_list list, size_t from, size_t count, uint32_t rank,
                             hypura_error *error);
+
+/* Receives the header of a rank's results, and passes the inputs that come before them to the batch's watcher. */
+hypura_status share_answer(struct batch *batch, uint32_t rank, uint64_t bytes, hypura_error *error);
 
 /* After an error: receives and drops the results that are still due. */
 void share_drop(struct batch *batch);
