@@ -214,10 +214,12 @@ static void print_gpu(const json_t *plan)
     printf("  %-28s %s\n", count > 1 ? "on GPUs" : "on the GPU", text_of(gpu, "reason"));
     for (size_t d = 0; count > 1 && d < count; d++) {
         const json_t *part = json_array_get(devices, d);
+        const char *ranges = text_of(part, "layer_ranges");
         char name[32];
         snprintf(name, sizeof name, "  GPU %zu of these", d + 1);
-        printf("  %-28s %10s   of %s: %.0f layers, %s of weights\n", name, bytes_of(part, "held_bytes"),
-               bytes_of(part, "budget_bytes"), number_of(part, "layers"),
+        printf("  %-28s %10s   of %s: %.0f layers%s%s%s, %s of weights\n", name, bytes_of(part, "held_bytes"),
+               bytes_of(part, "budget_bytes"), number_of(part, "layers"), ranges[0] ? " (" : "", ranges,
+               ranges[0] ? ")" : "",
                size_text(text, sizeof text, number_of(part, "resident_bytes") + number_of(part, "expert_bytes")));
     }
     printf("  %-28s %10s\n", "its memory budget", bytes_of(gpu, "budget_bytes"));

@@ -64,6 +64,7 @@ struct gpu_planner {
     uint32_t positions;
     uint64_t left[HARDWARE_MAX_GPUS];
     uint64_t *weights; /* [layer_count]: all bytes of a layer, with its experts; 0: no device can compute it */
+    const struct plan_gpu *like; /* a plan with one group, whose devices get as many layers here; NULL: none */
 };
 
 static uint32_t number_of(const struct gpu_planner *planner)
@@ -191,10 +192,10 @@ static bool take_layer(struct gpu_planner *planner, uint32_t number)
 
 /* The first layer whose KV cache another layer reads: from there on, all layers go to one device. layer_count: no layer
  * reads the cache of another. */
-static uint32_t first_shared(const struct gpu_planner *planner)
+static uint32_t first_shared(const struct steps *steps, uint32_t layers)
 {
-    const struct step_list all = steps_all(planner->steps);
-    uint32_t first = planner->plan->layer_count;
+    const struct step_list all = steps_all(steps);
+    uint32_t first = layers;
     for (size_t i = 0; i < all.count; i++)
         if (all.steps[i].kind == STEP_ATTEND && all.steps[i].layer >= 0 &&
             all.steps[i].attend.source != (uint32_t)all.steps[i].layer)
@@ -263,7 +264,7 @@ static bool is_enough(const struct gpu_planner *planner, uint64_t taken, uint64_
 static void spread_layers(struct gpu_planner *planner)
 {
     const struct plan_gpu_request *request = planner->request;
-    const uint32_t layers = planner->plan->layer_count, shared = first_shared(planner);
+    const uint32_t layers = planner->plan->layer_count, shared = first_shared(planner->steps, layers);
     uint64_t shares[HARDWARE_MAX_GPUS];
     uint32_t left = layers;
     plan_gpu_share(shares, planner->left, request->devices, request->device_count, weight_of(planner, 0, layers));
@@ -280,6 +281,21 @@ static void spread_layers(struct gpu_planner *planner)
                (request->layers[left - 1] == GPU_CANNOT || take_layer(planner, left - 1)))
             taken += planner->weights[--left];
     }
+}
+
+/* Gives each device as many layers as it has in the other plan, but in several runs. */
+static void alternate_layers(struct gpu_planner *planner)
+{
+    const uint32_t groups = planner->plan->groups;
+    uint32_t layer = 0;
+    for (uint32_t g = 0; g < groups; g++)
+        for (uint32_t d = 0; d < planner->plan->part_count; d++) {
+            const uint32_t taken = planner->like->parts[d].taken;
+            planner->part = &planner->plan->parts[d];
+            for (uint32_t i = taken * g / groups; i < taken * (g + 1) / groups; i++)
+                if (!take_layer(planner, layer++))
+                    return;
+        }
 }
 
 /* ---- experts ----------------------------------------------------------------------------------------------------- */
@@ -491,10 +507,14 @@ static void describe(const struct gpu_planner *planner)
                  experts < all
                      ? planner->request->uses ? " (those used most in earlier runs)" : " (their use is not known yet)"
                      : "");
-    char parts[16 * HARDWARE_MAX_GPUS] = "";
+    char parts[16 * HARDWARE_MAX_GPUS + 32] = "";
+    char runs[32] = "";
+    if (plan->groups > 1)
+        snprintf(runs, sizeof runs, " in %u runs each", plan->groups);
     for (uint32_t d = 0, used = 0; plan->part_count > 1 && d < plan->part_count; d++)
-        used += (uint32_t)snprintf(parts + used, sizeof parts - used, "%s%u%s", d ? " + " : " (", plan->parts[d].taken,
-                                   d + 1 < plan->part_count ? "" : ")");
+        used +=
+            (uint32_t)snprintf(parts + used, sizeof parts - used, "%s%u%s%s", d ? " + " : " (", plan->parts[d].taken,
+                               d + 1 < plan->part_count ? "" : runs, d + 1 < plan->part_count ? "" : ")");
     snprintf(plan->reason, sizeof plan->reason, "%u of %u layers%s%s%s: %s of weights.", plan->taken, plan->layer_count,
              parts, some, plan->output ? " and the output matrix" : "",
              format_bytes(text, sizeof text, (double)(plan->resident_bytes + plan->expert_bytes)));
@@ -543,7 +563,10 @@ static hypura_status fill(struct gpu_planner *planner, uint32_t chunk, hypura_er
     take_output(planner);
     for (uint32_t i = 0; i < plan->layer_count; i++)
         planner->weights[i] = layer_weight(planner, i);
-    spread_layers(planner);
+    if (planner->like)
+        alternate_layers(planner);
+    else
+        spread_layers(planner);
     planner->part = &plan->parts[plan->devices[0]];
     take_embedding(planner);
     hypura_status status = take_experts(planner, error);
@@ -563,9 +586,15 @@ static hypura_status allocate(struct plan_gpu *plan, hypura_error *error)
     return status;
 }
 
-/* chunk: tokens per batch; 0: choose_chunk decides. */
+/* How plans for the same request may differ. */
+struct way {
+    uint32_t chunk;              /* tokens per batch; 0: choose_chunk decides */
+    uint32_t groups;             /* more than one: needs like */
+    const struct plan_gpu *like; /* as in struct gpu_planner */
+};
+
 static hypura_status make(struct plan_gpu **out, const struct model *model, const struct steps *steps,
-                          const struct plan_gpu_request *request, uint32_t chunk, hypura_error *error)
+                          const struct plan_gpu_request *request, struct way way, hypura_error *error)
 {
     struct plan_gpu *plan;
     uint64_t *weights = NULL;
@@ -574,6 +603,7 @@ static hypura_status make(struct plan_gpu **out, const struct model *model, cons
         return status;
     plan->layer_count = model_parameters(model)->layers;
     plan->unit_count = model_unit_count(model);
+    plan->groups = way.groups;
     status = allocate(plan, error);
     if (!status)
         status = ALLOCATE(&plan->devices, plan->layer_count, "plan for the GPU", error);
@@ -587,9 +617,12 @@ static hypura_status make(struct plan_gpu **out, const struct model *model, cons
     }
     if (!status)
         status = ALLOCATE(&weights, plan->layer_count, "plan for the GPU", error);
-    struct gpu_planner planner = {.model = model, .steps = steps, .request = request, .plan = plan, .weights = weights};
+    struct gpu_planner planner = {
+        .model = model, .steps = steps, .request = request, .plan = plan, .weights = weights, .like = way.like};
     if (!status)
-        status = fill(&planner, chunk, error);
+        status = fill(&planner, way.chunk, error);
+    if (!status)
+        plan_gpu_set_pace(plan, model, request);
     memory_free(weights);
     if (status || plan->taken == 0) {
         plan_gpu_free(plan);
@@ -627,7 +660,7 @@ static hypura_status lengthen(struct plan_gpu **plan, const struct model *model,
     hypura_status status = HYPURA_OK;
     for (uint32_t chunk = 2 * (*plan)->chunk; chunk <= longest && !status; chunk *= 2) {
         struct plan_gpu *longer = NULL;
-        status = make(&longer, model, steps, request, chunk, error);
+        status = make(&longer, model, steps, request, (struct way){.chunk = chunk, .groups = 1}, error);
         bool better = longer && longer->taken == (*plan)->taken && longer->output == (*plan)->output &&
                       longer->visit_slots > 0 && !costs_reads(longer, model, request) &&
                       plan_gpu_request_seconds(longer, model, steps, request) <
@@ -647,7 +680,8 @@ static hypura_status make_long(struct plan_gpu **out, const struct model *model,
                                const struct plan_gpu_request *request, hypura_error *error)
 {
     struct plan_gpu *plan = NULL;
-    hypura_status status = make(&plan, model, steps, request, request->chunk, error);
+    hypura_status status =
+        make(&plan, model, steps, request, (struct way){.chunk = request->chunk, .groups = 1}, error);
     if (!status && plan && request->chunk == 0 && request->hardware && is_visited(plan, model, steps))
         status = lengthen(&plan, model, steps, request, error);
     if (status)
@@ -683,6 +717,26 @@ static hypura_status keep_on_one(struct plan_gpu **out, const struct model *mode
     return status;
 }
 
+/* If several groups are better than one, replaces the plan. It stays if a device has no room for other layers than its
+ * own. */
+static hypura_status alternate(struct plan_gpu **plan, const struct model *model, const struct steps *steps,
+                               const struct plan_gpu_request *request, hypura_error *error)
+{
+    struct plan_gpu *other = NULL;
+    const uint32_t layers = (*plan)->layer_count;
+    if (request->device_count < 2 || !is_whole(*plan, model, steps) || first_shared(steps, layers) < layers)
+        return HYPURA_OK;
+    const struct way way = {(*plan)->chunk, plan_gpu_choose_groups(*plan, model, request), *plan};
+    hypura_status status = way.groups > 1 ? make(&other, model, steps, request, way, error) : HYPURA_OK;
+    if (!status && is_whole(other, model, steps)) {
+        struct plan_gpu *before = *plan;
+        *plan = other;
+        other = before;
+    }
+    plan_gpu_free(other);
+    return status;
+}
+
 hypura_status plan_gpu_make(struct plan_gpu **out, const struct model *model, const struct steps *steps,
                             const struct plan_gpu_request *request, hypura_error *error)
 {
@@ -693,6 +747,10 @@ hypura_status plan_gpu_make(struct plan_gpu **out, const struct model *model, co
     if (!status && !plan)
         status = make_long(&plan, model, steps, request, error);
     if (!status && plan)
+        status = alternate(&plan, model, steps, request, error);
+    if (status)
+        plan_gpu_free(plan);
+    else if (plan)
         *out = plan;
     return status;
 }

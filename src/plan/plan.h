@@ -73,6 +73,11 @@ struct plan_working_set {
  * and the output matrix. So a layer's output moves from each device to the next once. If all weights fit, each device
  * gets a share by its speed for a usual request, within its room; otherwise a share by its room. A model that fits on
  * one device is not spread automatically if the transfer between two would slow down every token.
+ *
+ * If devices hold the whole model, each may have several runs of layers instead of one, in turn with the others: the
+ * first group has a run of each device, then comes the next group. A prompt in parts then fills the row sooner, and in
+ * longer parts, but each token passes between devices more often. The planner takes the number of groups for which a
+ * prompt of 2048 tokens and an answer of 256 take the least time, as long as passing on takes little of a token's.
  */
 
 /* How much of a layer the GPU can compute. */
@@ -88,6 +93,8 @@ struct plan_gpu_request {
     bool embedding;                      /* the token embedding may be there */
     bool moves;                          /* experts change sides by use while the model runs */
     bool in_place;                       /* the device reads experts where they are in memory */
+    bool parts;                          /* a prompt may pass several devices in parts */
+    uint32_t groups;                     /* of layers, where several are possible; 0: the planner chooses */
     uint32_t positions;                  /* as in struct plan_request */
     uint32_t sequences, chunk;
     uint32_t longest_chunk; /* the longest allowed; 0: any */
@@ -107,11 +114,23 @@ struct plan_gpu_request {
 
 #define MOST_MOVES 32u
 
+/* The most groups of layers on several devices. */
+#define PLAN_MOST_GROUPS 16u
+
+/* How fast prompts pass several devices. */
+struct plan_pace {
+    double row_seconds;                  /* per row, for all layers of the slowest device */
+    double way_seconds, way_row_seconds; /* to hand a part on: fixed, and per row */
+    double unpacked;                     /* the share of weights that each part has to unpack */
+};
+
 /* What all devices hold together. Each part describes one device in the same form. */
 struct plan_gpu {
     uint32_t part_count;    /* devices; in a part 0 */
     struct plan_gpu *parts; /* [part_count], one per device; 0 in the entries of other devices' layers */
     uint8_t *devices;       /* [layer_count]: the part of a layer */
+    uint32_t groups;        /* runs of neighbouring layers that each device has */
+    struct plan_pace pace;
     uint32_t layer_count, unit_count;
     uint8_t *layers;      /* [layer_count] enum gpu_ability: computed on the GPU, except experts that are not there */
     uint32_t *slots;      /* [layer_count]: the layer's experts on devices */
@@ -134,6 +153,12 @@ void plan_gpu_free(struct plan_gpu *plan);
 
 /* The device memory that a plan, or one of its parts, takes in all; 0 for NULL. */
 uint64_t plan_gpu_bytes(const struct plan_gpu *plan);
+
+/* The end of the run of neighbouring layers on one device that begins with a layer on a device. */
+uint32_t plan_gpu_run_end(const struct plan_gpu *plan, uint32_t layer);
+
+/* The number of parts in which a batch of this many rows passes the devices of a plan in the least time. */
+uint32_t plan_gpu_parts(const struct plan_gpu *plan, uint64_t rows);
 
 /* The time that a batch of this many tokens needs for a layer's experts that the device lacks ("expert" is one of
  * them), if all are uploaded, or if the CPU computes the chosen ones. many: the batch uses nearly all of them, so

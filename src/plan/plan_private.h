@@ -140,6 +140,13 @@ void plan_gpu_share(uint64_t *out, const uint64_t *rooms, const struct hardware_
 /* The number of the device that is fastest for a usual request. */
 uint32_t plan_gpu_quickest(const struct hardware_gpu *devices, uint32_t count);
 
+/* Sets how fast prompts pass the devices of a plan. */
+void plan_gpu_set_pace(struct plan_gpu *plan, const struct model *model, const struct plan_gpu_request *request);
+
+/* The best number of groups for a plan with one group, whose devices hold the whole model. */
+uint32_t plan_gpu_choose_groups(const struct plan_gpu *plan, const struct model *model,
+                                const struct plan_gpu_request *request);
+
 /* Whether handing rows to another device would take a noticeable share of a token's time, for a model that is on one.
  */
 bool plan_gpu_way_is_felt(const struct plan_gpu *plan, const struct model *model, const struct hardware_gpu *device);

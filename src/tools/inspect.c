@@ -166,6 +166,22 @@ static json_t *places_json(const struct model *model, const struct plan *plan)
     return array;
 }
 
+/* The layers of a device, such as "0-4, 10-14". */
+static json_t *ranges_json(const struct plan_gpu *gpu, const struct plan_gpu *part)
+{
+    char text[24 * PLAN_MOST_GROUPS] = "";
+    size_t used = 0;
+    for (uint32_t first = 0, end; first < gpu->layer_count && used < sizeof text; first = end) {
+        end = part->layers[first] ? plan_gpu_run_end(gpu, first) : first + 1;
+        if (!part->layers[first])
+            continue;
+        used += (size_t)snprintf(text + used, sizeof text - used, "%s%u", used ? ", " : "", first);
+        if (end > first + 1 && used < sizeof text)
+            used += (size_t)snprintf(text + used, sizeof text - used, "-%u", end - 1);
+    }
+    return json_string(text);
+}
+
 static json_t *gpu_json(const struct plan_gpu *gpu)
 {
     if (!gpu)
@@ -176,12 +192,13 @@ static json_t *gpu_json(const struct plan_gpu *gpu)
     json_t *parts = json_array();
     for (uint32_t d = 0; d < gpu->part_count; d++) {
         const struct plan_gpu *part = &gpu->parts[d];
-        json_array_append_new(
-            parts, json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:I}", "budget_bytes", (json_int_t)part->budget,
-                             "resident_bytes", (json_int_t)part->resident_bytes, "expert_bytes",
-                             (json_int_t)part->expert_bytes, "kv_bytes", (json_int_t)part->kv_bytes, "scratch_bytes",
-                             (json_int_t)part->scratch_bytes, "layers", (json_int_t)part->taken, "output", part->output,
-                             "held_bytes", (json_int_t)plan_gpu_bytes(part)));
+        json_array_append_new(parts,
+                              json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:b, s:I}", "budget_bytes",
+                                        (json_int_t)part->budget, "resident_bytes", (json_int_t)part->resident_bytes,
+                                        "expert_bytes", (json_int_t)part->expert_bytes, "kv_bytes",
+                                        (json_int_t)part->kv_bytes, "scratch_bytes", (json_int_t)part->scratch_bytes,
+                                        "layers", (json_int_t)part->taken, "layer_ranges", ranges_json(gpu, part),
+                                        "output", part->output, "held_bytes", (json_int_t)plan_gpu_bytes(part)));
     }
     return json_pack("{s:o, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b}", "devices", parts, "reason", gpu->reason,
                      "budget_bytes", (json_int_t)gpu->budget, "resident_bytes", (json_int_t)gpu->resident_bytes,

@@ -369,6 +369,82 @@ static void a_small_model_stays_on_the_fastest(void **state)
     }
 }
 
+static uint32_t groups_for(const struct plan_gpu_request *request)
+{
+    struct plan_gpu *plan = plan_for_all(request);
+    const uint32_t groups = plan->groups;
+    assert_int_equal(plan->taken, plan->layer_count);
+    for (uint32_t i = 0, run = 0; i < plan->layer_count; i = plan_gpu_run_end(plan, i), run++)
+        assert_int_equal(plan->devices[i], run % request->device_count);
+    plan_gpu_free(plan);
+    return groups;
+}
+
+/* Layers alternate between devices in groups if a prompt gains more than the answer's tokens lose, and if passing them
+ * on takes little of a token's time. */
+static void layers_alternate_if_it_pays(void **state)
+{
+    (void)state;
+    struct plan_gpu_request request = request_for(1024 * MIB);
+    struct hardware_gpu devices[2] = {card(1e-3), card(1e-3)};
+    request.devices = devices;
+    request.device_count = 2;
+    request.budgets[1] = 1024 * MIB;
+    request.spread = request.parts = true;
+    request.chunk = 1024;
+    const uint32_t free = groups_for(&request); /* passing on costs nothing */
+    assert_true(free > 1);
+    for (size_t d = 0; d < 2; d++)
+        devices[d].turn_seconds = 1e-3;
+    assert_int_equal(groups_for(&request), 1);
+    request.groups = 3; /* as requested */
+    assert_int_equal(groups_for(&request), 3);
+    request.groups = PLAN_MOST_GROUPS; /* as many as there are layers for */
+    assert_int_equal(groups_for(&request), model_parameters(model)->layers / 2);
+    for (size_t d = 0; d < 2; d++)
+        devices[d].turn_seconds = 0;
+    request.groups = 0;
+    request.parts = false; /* prompts gain nothing */
+    assert_int_equal(groups_for(&request), 1);
+}
+
+/* If a device has no room for some of its experts, its layers are neighbours. */
+static void layers_do_not_alternate_without_room(void **state)
+{
+    (void)state;
+    struct plan_gpu_request request = request_for(half_of_the_experts());
+    struct hardware_gpu devices[2] = {card(1), card(1)};
+    request.devices = devices;
+    request.device_count = 2;
+    request.groups = 2;
+    request.chunk = 64;
+    struct plan_gpu *one = plan_for(&request);
+    request.budgets[0] = request.budgets[1] =
+        one->scratch_bytes + (one->resident_bytes + one->kv_bytes) * 2 / 3 + one->expert_bytes / 2;
+    assert_int_equal(groups_for(&request), 1);
+    plan_gpu_free(one);
+}
+
+/* Long parts cost less per row. More groups keep all devices at work with fewer parts. */
+static void prompts_pass_in_few_long_parts(void **state)
+{
+    (void)state;
+    struct plan_gpu parts[2] = {{.taken = 20}, {.taken = 20}};
+    struct plan_gpu plan = {.part_count = 2, .parts = parts, .pace = {.row_seconds = 1e-4, .unpacked = 1}};
+    plan.groups = 4;
+    assert_int_equal(plan_gpu_parts(&plan, 2048), 2);
+    assert_int_equal(plan_gpu_parts(&plan, 300), 1);
+    plan.groups = 1;
+    plan.pace.unpacked = 0; /* then short parts cost little */
+    assert_in_range(plan_gpu_parts(&plan, 2048), 4, 6);
+    plan.groups = 4;
+    plan.pace.way_seconds = 20e-3; /* a third part hides the way */
+    assert_true(plan_gpu_parts(&plan, 2048) > 2);
+    parts[1].taken = 0; /* one device */
+    plan.groups = 1;
+    assert_int_equal(plan_gpu_parts(&plan, 2048), 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -376,6 +452,9 @@ int main(void)
         cmocka_unit_test(devices_share_by_speed_and_room),
         cmocka_unit_test(devices_share_experts_by_room),
         cmocka_unit_test(a_small_model_stays_on_the_fastest),
+        cmocka_unit_test(layers_alternate_if_it_pays),
+        cmocka_unit_test(layers_do_not_alternate_without_room),
+        cmocka_unit_test(prompts_pass_in_few_long_parts),
         cmocka_unit_test(divided_mixtures_take_the_cheapest_chunk),
         cmocka_unit_test(prompts_want_long_batches_and_answers_want_experts),
         cmocka_unit_test(layers_on_both_sides_are_handed_over),

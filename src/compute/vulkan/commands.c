@@ -317,6 +317,13 @@ static void wait_awake(struct gpu *gpu, const struct gpu_batch *batch, bool alon
         ;
 }
 
+/* Of batches that take turns, such as a device's runs of layers, the shorter ones count: waking up late for those would
+ * delay the next device. */
+static double usual(double before, double now)
+{
+    return now < before ? now : (before + now) / 2;
+}
+
 hypura_status gpu_wait(struct gpu *gpu, gpu_ticket ticket, hypura_error *error)
 {
     const struct gpu_batch *batch = &gpu->batches[ticket % GPU_BATCHES];
@@ -327,13 +334,25 @@ hypura_status gpu_wait(struct gpu *gpu, gpu_ticket ticket, hypura_error *error)
     wait_awake(gpu, batch, alone);
     hypura_status status = timeline_wait(gpu, gpu->compute_timeline, ticket, error);
     if (!status && alone)
-        gpu->alone_seconds = clock_seconds_since(batch->sent);
+        gpu->alone_seconds = usual(gpu->alone_seconds, clock_seconds_since(batch->sent));
     return status;
 }
 
 bool gpu_done(struct gpu *gpu, gpu_ticket ticket)
 {
     return timeline_reached(gpu, gpu->compute_timeline, ticket);
+}
+
+bool gpu_wait_shortly(struct gpu *gpu, gpu_ticket ticket, double seconds)
+{
+    const VkSemaphoreWaitInfo wait = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO,
+                                      .semaphoreCount = 1,
+                                      .pSemaphores = &gpu->compute_timeline,
+                                      .pValues = &ticket};
+    if (atomic_load(&gpu->lost))
+        return false;
+    const VkResult result = gpu->vk.vkWaitSemaphores(gpu->device, &wait, (uint64_t)(seconds * 1e9));
+    return result == VK_SUCCESS || result == VK_TIMEOUT;
 }
 
 double gpu_batch_seconds(struct gpu *gpu, gpu_ticket ticket)

@@ -161,6 +161,9 @@ hypura_status gpu_signal_host(struct gpu *gpu, uint64_t value, hypura_error *err
 hypura_status gpu_wait(struct gpu *gpu, gpu_ticket ticket, hypura_error *error);
 bool gpu_done(struct gpu *gpu, gpu_ticket ticket);
 
+/* Waits for at most this time, without noticing that the device hangs. false: gpu_wait would fail. */
+bool gpu_wait_shortly(struct gpu *gpu, gpu_ticket ticket, double seconds);
+
 /* How long a finished batch took on the device; 0: unknown, or too long ago. */
 double gpu_batch_seconds(struct gpu *gpu, gpu_ticket ticket);
 

@@ -85,7 +85,7 @@ struct gpu {
     gpu_ticket counted;   /* the last batch whose time is in busy_nanoseconds */
     uint64_t counted_end; /* when it ended, in ticks */
     _Atomic uint64_t busy_nanoseconds;
-    double alone_seconds; /* time of the last batch that ran alone and was waited for */
+    double alone_seconds; /* time of batches that ran alone and were waited for */
     struct gpu_batch batches[GPU_BATCHES];
     struct gpu_batch *open;
     hypura_error recording;  /* the first error since gpu_begin */

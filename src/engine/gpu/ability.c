@@ -291,6 +291,20 @@ static void agree_on_caches(const struct geometry *geometry, uint8_t *abilities)
     }
 }
 
+bool pass_can_part(const struct geometry *geometry)
+{
+    const struct step_list all = steps_all(geometry->steps);
+    uint32_t every[PASS_BLOCKS];
+    for (size_t i = 0; i < all.count; i++)
+        if (step_state(&all.steps[i]))
+            return false;
+    for (size_t i = 0; i < PASS_CARRIED; i++)
+        if (pass_carried[i] != BUFFER_HIDDEN && geometry->widths[pass_carried[i]])
+            return false;
+    return geometry->widths[BUFFER_HIDDEN] == model_parameters(geometry->model)->embedding && !geometry->look_up &&
+           pass_find_blocks(geometry, every) == 0;
+}
+
 void gpu_pass_request(struct plan_gpu_request *out, uint8_t *abilities, const struct geometry *geometry,
                       const struct devices *devices, enum tensor_type kv_type)
 {
@@ -298,6 +312,7 @@ void gpu_pass_request(struct plan_gpu_request *out, uint8_t *abilities, const st
     memset(abilities, GPU_CAN, layers);
     out->max_allocation = UINT64_MAX;
     out->output = out->embedding = true;
+    out->parts = pass_can_part(geometry);
     for (uint32_t d = 0; d < devices->count; d++) { /* only what all of them can do */
         struct gpu *gpu = devices->gpus[d];
         for (uint32_t i = 0; i < layers; i++)

@@ -1,28 +1,35 @@
-/* The commands of the next token, recorded while the device computes this one. So it starts as soon as the token is
- * chosen, and need not wait for the CPU between layers. The commands read the token, and what depends only on
+/* The commands of the next run of layers: of this token on another device, or of the next token. They are recorded
+ * while a device computes the current run. So the next one starts as soon as its rows arrive, or as soon as the token
+ * is chosen, and need not wait for the CPU between layers. The commands read rows, the token, and what depends only on
  * positions, from mapped memory, which is filled in once they are known. */
 #include "engine/gpu/pass.h"
 
 /* A token that takes longer is sent in parts, so that a slow device can be told from one that hangs. */
 #define MOST_SECONDS 2.0
 
-/* Whether devices compute all of a token, except perhaps the embedding, and it passes each only once. */
+/* Whether devices compute all of a token, except perhaps the embedding. */
 bool pass_devices_do_all(const struct batch *batch)
 {
     const struct plan_gpu *plan = batch->open->plan->gpu;
     const struct model_parameters *p = model_parameters(batch->open->model);
     for (uint32_t i = 0; i < plan->layer_count; i++)
-        if (!plan->layers[i] || (i && plan->devices[i] < plan->devices[i - 1]) ||
+        if (!plan->layers[i] ||
             (steps_find(steps_of_layer(batch->open->steps, i), STEP_EXPERTS) && plan->slots[i] < p->experts))
             return false;
     return plan->parts[plan->devices[plan->layer_count - 1]].output;
 }
 
+/* Whether a batch takes each run of layers with a single batch of commands, and does not change in between. */
+static bool is_short(const struct batch *batch)
+{
+    return batch->rows <= GPU_VECTOR_TOKENS && batch->wanted > 0 &&
+           batch->wanted <= batch->open->geometry.logits_rows && batch->narrowing.layer == NO_LAYER && !batch->trace;
+}
+
 /* Whether a batch has one token of each of a few sequences, and all logits are wanted. */
 static bool is_step(const struct batch *batch)
 {
-    return batch->rows <= GPU_VECTOR_TOKENS && batch->span_count == batch->rows && batch->wanted == batch->rows &&
-           batch->wanted <= batch->open->geometry.logits_rows && !batch->trace;
+    return is_short(batch) && batch->span_count == batch->rows && batch->wanted == batch->rows;
 }
 
 void pass_expect(struct batch *batch)
@@ -45,42 +52,55 @@ void pass_expect(struct batch *batch)
     }
 }
 
-/* Records the current device's part of a token. */
-static hypura_status record(struct batch *batch)
+/* Records a run of the current device's layers. */
+static hypura_status record(struct batch *batch, uint32_t first)
 {
-    const struct gpu_pass *pass = batch->pass;
+    const struct plan_gpu *plan = batch->open->plan->gpu;
+    const uint32_t end = plan_gpu_run_end(plan, first);
     bool done;
-    if (pass->plan->layers[0])
-        TRY(gpu_pass_embed(batch, NULL, &done, NULL)); /* else the CPU embeds */
-    for (uint32_t i = 0; i < pass->plan->layer_count; i++)
-        if (pass->plan->layers[i])
-            TRY(pass_run_layer(batch, i, NULL));
-    if (pass->plan->output)
+    if (first == 0)
+        TRY(gpu_pass_embed(batch, NULL, &done, NULL)); /* if not done, the CPU embeds */
+    for (uint32_t i = first; i < end; i++)
+        TRY(pass_run_layer(batch, i, NULL));
+    if (end == plan->layer_count)
         return pass_record_output(batch, 0, batch->wanted, NULL);
     pass_record_leaving(batch);
     return HYPURA_OK;
 }
 
-void pass_record_ahead(struct batch *batch)
+/* An expected batch is likely to be followed by another. */
+static bool is_worthwhile(const struct batch *batch, bool next)
 {
-    struct gpu_pass *pass = batch->pass;
-    struct ahead *ahead = &pass->ahead;
-    /* An expected batch is likely to be followed by another. */
-    if (!ahead->possible || !ahead->expected || ahead->seconds > MOST_SECONDS)
-        return;
-    for (uint32_t r = 0; r < ahead->rows; r++)
+    const struct ahead *ahead = &batch->pass->ahead;
+    if (!ahead->possible || ahead->seconds > MOST_SECONDS || !(next ? ahead->expected : is_short(batch)))
+        return false;
+    for (uint32_t r = 0; next && r < ahead->rows; r++)
         if (ahead->positions[r] >= batch->open->plan->positions)
-            return;
+            return false;
+    return true;
+}
+
+void pass_record_ahead(struct batch *batch, uint32_t layer)
+{
+    struct gpu_pass *const current = batch->pass;
+    const bool next = layer == 0;
+    if (!is_worthwhile(batch, next))
+        return;
+    pass_choose(batch, layer);
+    struct gpu_pass *pass = batch->pass;
     const struct gpu_pass before = *pass;
-    ahead->recording = true;
-    pass->on_device = pass->inputs_sent = false;
-    for (uint32_t r = 0; r < ahead->rows; r++)
+    pass->ahead.recording = true;
+    pass->ahead.next = next;
+    pass->on_device = false;
+    pass->inputs_sent = pass->inputs_sent && !next;
+    for (uint32_t r = 0; next && r < batch->rows; r++)
         batch->scratch.positions[r]++;
-    hypura_status status = record(batch);
-    for (uint32_t r = 0; r < ahead->rows; r++)
+    hypura_status status = record(batch, layer);
+    for (uint32_t r = 0; next && r < batch->rows; r++)
         batch->scratch.positions[r]--;
     *pass = before;
-    ahead->ready = status == HYPURA_OK && gpu_recorded(pass->gpu) == HYPURA_OK;
-    if (!ahead->ready)
+    pass->ahead.ready = status == HYPURA_OK && gpu_recorded(pass->gpu) == HYPURA_OK;
+    if (!pass->ahead.ready)
         gpu_drop(pass->gpu);
+    batch->pass = current;
 }

@@ -53,12 +53,13 @@ void gpu_pass_abandon(struct batch *batch)
     }
 }
 
-static hypura_status finish(struct batch *batch, bool last, hypura_error *error)
+/* next: the layer with which the next run begins, 0 for the next token; NO_LAYER: there is none. */
+static hypura_status finish(struct batch *batch, uint32_t next, hypura_error *error)
 {
     struct gpu_pass *pass = batch->pass;
     TRY(pass_send(pass, error));
-    if (last)
-        pass_record_ahead(batch);
+    if (next != NO_LAYER)
+        pass_record_ahead(batch, next);
     TRY(pass_finish(batch, error));
     pass->ahead.seconds = clock_seconds_since(pass->ahead.begun);
     return HYPURA_OK;
@@ -68,12 +69,18 @@ static hypura_status finish(struct batch *batch, bool last, hypura_error *error)
 static hypura_status hand_on(struct batch *batch, uint32_t layer, hypura_error *error)
 {
     const struct gpu_pass *pass = batch->pass;
-    if (pass->on_device && batch->open->plan->gpu->devices[layer] != pass->number) {
+    const bool leaves = pass->on_device && batch->open->plan->gpu->devices[layer] != pass->number;
+    if (leaves) {
         pass_record_leaving(batch);
-        TRY(finish(batch, true, error));
+        TRY(finish(batch, layer, error));
         pass_take_leaving(batch);
     }
     pass_choose(batch, layer);
+    if (leaves) {
+        struct ahead *ahead = &batch->pass->ahead;
+        ahead->used = ahead->ready;
+        ahead->ready = false;
+    }
     return HYPURA_OK;
 }
 
@@ -95,7 +102,7 @@ hypura_status gpu_pass_output(struct batch *batch, const struct engine_batch *as
         size_t count = MIN(batch->wanted - first, (size_t)batch->open->geometry.logits_rows);
         if (!pass->ahead.used)
             TRY(pass_record_output(batch, first, count, error));
-        TRY(finish(batch, first + count == batch->wanted, error));
+        TRY(finish(batch, first + count == batch->wanted ? 0 : NO_LAYER, error));
         TRY(give_logits(batch, asked, first, count, pass->back_parts.logits.host, error));
         first += count;
     } while (first < batch->wanted);
@@ -104,7 +111,7 @@ hypura_status gpu_pass_output(struct batch *batch, const struct engine_batch *as
 
 hypura_status gpu_pass_end(struct batch *batch, hypura_error *error)
 {
-    return batch->pass && batch->pass->on_device ? finish(batch, false, error) : HYPURA_OK;
+    return batch->pass && batch->pass->on_device ? finish(batch, NO_LAYER, error) : HYPURA_OK;
 }
 
 hypura_status gpu_pass_predict(struct batch *batch, const struct step_output *output, const float *row, float *logits,

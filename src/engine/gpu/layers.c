@@ -30,10 +30,36 @@ static void fill_scales(const struct batch *batch, float *out)
     }
 }
 
-/* Whether the current batch's commands were recorded ahead, so that only what they read must be filled in. */
+/* Whether the current run's commands were recorded ahead, so that only what they read must be filled in. */
 static bool runs_ahead(const struct gpu_pass *pass)
 {
     return pass->ahead.used && !pass->ahead.recording;
+}
+
+/* Long batches are copied by several threads: one does not keep up with two cards. */
+#define PIECE_BYTES ((size_t)1 << 20)
+
+struct copied {
+    uint8_t *to;
+    const uint8_t *from;
+    size_t bytes;
+};
+
+static void copy_piece(void *context, size_t index, size_t worker)
+{
+    const struct copied *all = context;
+    const size_t first = index * PIECE_BYTES;
+    (void)worker;
+    memcpy(all->to + first, all->from + first, MIN(PIECE_BYTES, all->bytes - first));
+}
+
+static void copy_bytes(const struct batch *batch, void *to, const void *from, size_t bytes)
+{
+    struct copied all = {to, from, bytes};
+    if (bytes <= PIECE_BYTES)
+        memcpy(to, from, bytes);
+    else
+        thread_pool_run(compute_pool(batch->compute), copy_piece, &all, (bytes + PIECE_BYTES - 1) / PIECE_BYTES);
 }
 
 /* Where rows of the current part begin in memory that both sides see. Each part of a prompt has its own rows there. */
@@ -53,7 +79,7 @@ static void send_part(const struct batch *batch, struct gpu_range to, const stru
     if (row_bytes == 0)
         return;
     if (!pass->ahead.recording)
-        memcpy(from.host, bytes, batch->rows * row_bytes);
+        copy_bytes(batch, from.host, bytes, batch->rows * row_bytes);
     if (!runs_ahead(pass))
         gpu_copy(pass->gpu, to, from.range, batch->rows * row_bytes);
 }
@@ -130,7 +156,7 @@ void pass_to_device(struct batch *batch)
 void pass_record_leaving(struct batch *batch)
 {
     struct gpu_pass *pass = batch->pass;
-    if (runs_ahead(pass) && !pass->plan->output)
+    if (runs_ahead(pass))
         return; /* it was recorded ahead */
     pass_record(pass);
     pass_settle(pass);
@@ -148,7 +174,8 @@ void pass_take_leaving(struct batch *batch)
 {
     for (size_t i = 0; i < PASS_CARRIED; i++)
         if (carried_bytes(batch, i))
-            memcpy(batch->scratch.buffers[pass_carried[i]], pass_left(batch, i), batch->rows * carried_bytes(batch, i));
+            copy_bytes(batch, batch->scratch.buffers[pass_carried[i]], pass_left(batch, i),
+                       batch->rows * carried_bytes(batch, i));
     batch->pass->on_device = false;
 }
 
@@ -220,7 +247,7 @@ hypura_status pass_run_layer(struct batch *batch, uint32_t number, hypura_error 
     if (runs_ahead(pass)) {
         pass->open = !pass->on_device || !pass->inputs_sent;
         if (pass->open) {
-            TRY(pass_fill_table(batch, error));
+            TRY(pass_fill_table(batch, number, plan_gpu_run_end(batch->open->plan->gpu, number), error));
             pass_to_device(batch);
         }
         return pass_send(pass, error);

@@ -31,6 +31,13 @@ static uint64_t gpu_budget(const struct devices *devices, uint32_t number, const
     return asked ? MIN(room, asked) : room;
 }
 
+/* The number of groups of layers that the environment requests, for tests and measurements; 0: no request. */
+static uint32_t asked_groups(void)
+{
+    const char *asked = getenv("HYPURA_GPU_GROUPS");
+    return asked ? (uint32_t)MIN(strtoul(asked, NULL, 10), (unsigned long)PLAN_MOST_GROUPS) : 0;
+}
+
 hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, const struct devices *devices,
                             const struct hardware *hardware, const struct engine_options *options, hypura_error *error)
 {
@@ -47,6 +54,7 @@ hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, co
                                        .longest_chunk = longest,
                                        .whole_chunk = !steps_find(steps_after(geometry->steps), STEP_OUTPUT),
                                        .moves = !options->gpu_fixed,
+                                       .groups = asked_groups(),
                                        .hardware = hardware,
                                        .devices = devices->infos,
                                        .memory = memory};

@@ -24,7 +24,7 @@
  *   ask.c           runs the routers of later layers, so that their experts can be read ahead
  *   layers.c        runs layers, and moves the residual stream between host and device
  *   output.c        norm and logits
- *   ahead.c         the next token's commands, recorded while the device computes this one
+ *   ahead.c         the next run's commands, recorded while a device computes this one
  *   batch.c         a batch from its beginning to its logits
  *   pipeline.c      prompts in parts, on several devices at the same time
  *   caches.c        copies parts of caches to the host and back
@@ -65,14 +65,16 @@ struct visit {
  * left. */
 #define LATENT_MORE_ROWS (2 * GPU_VECTOR_TOKENS)
 
-/* Commands that are recorded before their token is known. */
+/* Commands of the next run of layers, recorded while another device computes the run before, or this one the end of the
+ * token before. */
 struct ahead {
     bool possible;  /* with this model and plan */
     bool recording; /* mapped memory is filled later */
+    bool next;      /* for the next token, one position later */
     bool ready;     /* recorded, but not sent */
     bool expected;  /* the current batch is the expected one */
-    bool used;      /* and it runs with the recorded commands */
-    double seconds; /* time of the last such batch */
+    bool used;      /* the current run of layers was recorded ahead */
+    double seconds; /* time of the last batch */
     uint64_t begun; /* nanoseconds */
     uint32_t rows;  /* of the batch expected next, one per sequence; 0: none */
     uint32_t sequences[GPU_VECTOR_TOKENS], positions[GPU_VECTOR_TOKENS];
@@ -100,8 +102,8 @@ extern const enum step_buffer pass_carried[PASS_CARRIED];
 /* The most kinds of blocks (by their number of positions) that are compressed to rows of a cache. */
 #define PASS_BLOCKS 4
 
-/* The pass on one device. A batch passes the devices one after the other. A device that holds nothing of the model has
- * none. */
+/* The pass on one device. A batch passes the devices one after the other, and comes back if they have several runs of
+ * layers in turn. A device that holds nothing of the model has none. */
 struct gpu_pass {
     struct gpu *gpu;
     uint32_t number; /* of the device, and of its part of the plan */
@@ -174,7 +176,7 @@ struct gpu_pass {
     uint32_t recorded;      /* layers in the open batch */
     uint32_t sent;          /* batches of commands for it */
     uint32_t first_row;     /* of the current part of the batch */
-    uint32_t parts;         /* sent of the last batch that devices computed in parts */
+    uint32_t parts;         /* of the last batch that devices computed in parts, sent in all runs of layers */
     double layer_work;      /* the most multiply-adds of a layer per row */
     bool again;             /* steps with a state run again */
     bool on_device;         /* the residual stream is on the device; else in the scratch's buffers */
@@ -292,6 +294,10 @@ hypura_status pass_make_buffers(struct batch *batch, hypura_error *error);
 void pass_choose(struct batch *batch, uint32_t layer);
 struct gpu_pass *pass_with_output(const struct batch *batch);
 
+/* Whether prompts of a model can pass several devices in parts: a part hands nothing but the residual stream to the
+ * next device, and nothing but keys and values to the next part. */
+bool pass_can_part(const struct geometry *geometry);
+
 /* Computes a layer of the current device. */
 hypura_status pass_run_layer(struct batch *batch, uint32_t layer, hypura_error *error);
 
@@ -313,12 +319,12 @@ hypura_status pass_record_output(struct batch *batch, size_t first, size_t count
 /* Records the logits of contiguous rows and their copies to the host. */
 void pass_record_logits(struct batch *batch, const struct step_output *output, struct gpu_range rows, size_t count);
 
-/* pass_devices_do_all: whether devices do everything, so that the next token's commands can be recorded ahead.
- * pass_expect finds out whether the recorded ones fit the batch that begins. pass_record_ahead records those of the
- * current device, if that is worthwhile. */
+/* pass_devices_do_all: whether devices do everything, so that commands can be recorded ahead. pass_expect finds out
+ * whether the recorded ones fit the batch that begins. pass_record_ahead records the run of layers that begins with
+ * this layer (0: of the next token), if that is worthwhile. */
 bool pass_devices_do_all(const struct batch *batch);
 void pass_expect(struct batch *batch);
-void pass_record_ahead(struct batch *batch);
+void pass_record_ahead(struct batch *batch, uint32_t layer);
 
 struct gpu_range range_at(struct gpu_range range, uint64_t floats);
 struct gpu_matrix pass_matrix(const struct batch *batch, unit_number unit);
@@ -382,10 +388,8 @@ bool pass_glu(struct batch *batch, const struct gpu_glu_kind *glu, const struct 
 
 struct gpu_mix pass_mix(const struct batch *batch, const struct step_mix *mix);
 
-/* The step that reads a table in a layer on the device; NULL: none. pass_fill_table waits for the table's rows, and
- * puts them where the device reads them. */
-const struct step *pass_table_there(const struct batch *batch);
-hypura_status pass_fill_table(struct batch *batch, hypura_error *error);
+/* If a step of these layers reads a table, waits for the table's rows, and puts them where the device reads them. */
+hypura_status pass_fill_table(struct batch *batch, uint32_t first, uint32_t end, hypura_error *error);
 
 /* pass_find_blocks finds the numbers of positions that blocks have, each once. Returns how many there are, even if that
  * exceeds PASS_BLOCKS. pass_fill_blocks fills in the angles of the first positions of blocks that end in this batch,

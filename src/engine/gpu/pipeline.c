@@ -1,9 +1,9 @@
 /* A prompt on several devices: while one computes a part of the batch, the one before it computes the next part.
  *
- * Each part passes the devices one after the other, as a batch of its own. The batch is narrowed to the part's rows
- * (struct view), which the functions below do not notice. In memory that both sides see, each part has its own rows
- * (gpu_pass.first_row). A device gets its next part while it still computes one. When a part is done, its rows go on to
- * the next device.
+ * Each part passes the runs of layers one after the other, as a batch of its own. The batch is narrowed to the part's
+ * rows (struct view), which the functions below do not notice. In memory that both sides see, each part has its own
+ * rows (gpu_pass.first_row). A device gets its next part while it still computes one. When a run is done with a part,
+ * the part's rows go on to the device of the next run.
  *
  * Only batches that devices compute alone pass in parts: those of one sequence, without states, which a part would have
  * to hand to the next, and with wanted rows in the last part only. */
@@ -11,12 +11,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-
-/* The least rows per part. With fewer, devices lose more time than the overlap saves. */
-#define PART_ROWS 256u
-
-/* The most parts: the last device then waits for only one of this many. */
-#define MOST_PARTS 4u
 
 /* What a part replaces in the batch, as it is for the whole batch. */
 struct view {
@@ -78,24 +72,6 @@ static void show(struct batch *batch, const struct view *whole, const struct par
 /* ---- whether ------------------------------------------------------------------------------------------------------
  */
 
-static bool keeps_states(const struct batch *batch)
-{
-    uint32_t every[PASS_BLOCKS];
-    for (uint32_t i = 0; i < batch->kv.layer_count; i++)
-        if (batch->kv.layers[i].state_floats)
-            return true;
-    return pass_find_blocks(&batch->open->geometry, every) > 0;
-}
-
-static bool carries_more(const struct batch *batch)
-{
-    const size_t *widths = batch->open->geometry.widths;
-    for (size_t i = 0; i < PASS_CARRIED; i++)
-        if (pass_carried[i] != BUFFER_HIDDEN && widths[pass_carried[i]])
-            return true;
-    return widths[BUFFER_HIDDEN] != model_parameters(batch->open->model)->embedding;
-}
-
 /* The number of parts that the environment requests, for measurements; 0: no request. Each part still uses the kernels
  * for many rows, so its bits stay the same. */
 static size_t asked_parts(const struct batch *batch)
@@ -104,17 +80,24 @@ static size_t asked_parts(const struct batch *batch)
     return asked ? MIN((size_t)strtoul(asked, NULL, 10), batch->rows / (GPU_VECTOR_TOKENS + 1)) : 0;
 }
 
+static bool has_several(const struct plan_gpu *plan)
+{
+    uint32_t count = 0;
+    for (uint32_t d = 0; d < plan->part_count; d++)
+        count += plan->parts[d].taken > 0;
+    return count > 1;
+}
+
 static size_t count_parts(const struct batch *batch)
 {
-    const size_t asked = asked_parts(batch);
-    const size_t parts = asked ? asked : MIN(batch->rows / PART_ROWS, (size_t)MOST_PARTS);
-    const uint32_t *wanted = batch->scratch.wanted;
-    const uint8_t *devices = batch->pass ? batch->open->plan->gpu->devices : NULL;
-    if (!devices || parts < 2 || batch->span_count > 1 || batch->trace || batch->narrowing.layer == NO_LAYER ||
-        batch->open->geometry.look_up || keeps_states(batch) || carries_more(batch) || !pass_devices_do_all(batch) ||
-        devices[0] == devices[model_parameters(batch->open->model)->layers - 1])
+    const struct plan_gpu *plan = batch->pass ? batch->open->plan->gpu : NULL;
+    if (!plan || !has_several(plan) || batch->span_count > 1 || batch->trace || batch->narrowing.layer == NO_LAYER ||
+        !pass_can_part(&batch->open->geometry) || !pass_devices_do_all(batch))
         return 0;
-    return batch->wanted && wanted[0] < (parts - 1) * (batch->rows / parts) ? 0 : parts;
+    const size_t asked = asked_parts(batch), parts = asked ? asked : plan_gpu_parts(plan, batch->rows);
+    if (parts < 2)
+        return 0;
+    return batch->wanted && batch->scratch.wanted[0] < (parts - 1) * (batch->rows / parts) ? 0 : parts;
 }
 
 /* ---- carrying it out ----------------------------------------------------------------------------------------------
@@ -123,17 +106,21 @@ static size_t count_parts(const struct batch *batch)
 /* Parts that a device may have at a time: the current one, and the next, so that it never waits for commands. */
 #define PARTS_AHEAD 2u
 
-/* A device, and how many parts it was sent and has finished. */
+#define MOST_STAGES (HARDWARE_MAX_GPUS * PLAN_MOST_GROUPS)
+
+/* A run of layers on a device, and how many parts it was sent and has finished. */
 struct stage {
     struct gpu_pass *pass;
+    uint32_t first, end; /* layers */
     size_t sent, taken;
     gpu_ticket tickets[PARTS_AHEAD]; /* of its current parts */
+    size_t orders[PARTS_AHEAD];      /* how many parts were sent before these, to any device */
 };
 
 struct pipeline {
     struct view whole;
-    struct stage stages[HARDWARE_MAX_GPUS];
-    size_t count, parts;
+    struct stage stages[MOST_STAGES];
+    size_t count, parts, sent;
     uint64_t begun; /* 0: times are not logged */
 };
 
@@ -157,11 +144,12 @@ static void begin(struct gpu_pass *pass, const struct part *part)
 static void tell(const struct pipeline *pipeline, const struct stage *stage, size_t part, const char *what)
 {
     if (pipeline->begun)
-        log_write(LOG_WARNING, "GPU: %10.3f ms: device %u %s part %zu of %zu",
-                  clock_seconds_since(pipeline->begun) * 1e3, stage->pass->number, what, part + 1, pipeline->parts);
+        log_write(LOG_WARNING, "GPU: %10.3f ms: device %u %s part %zu of %zu in layers %u to %u",
+                  clock_seconds_since(pipeline->begun) * 1e3, stage->pass->number, what, part + 1, pipeline->parts,
+                  stage->first, stage->end - 1);
 }
 
-/* Records and sends a device's commands for its next part. */
+/* Records and sends the commands of a run for its next part. */
 static hypura_status send_part(struct batch *batch, struct pipeline *pipeline, size_t number, hypura_error *error)
 {
     struct stage *stage = &pipeline->stages[number];
@@ -177,66 +165,105 @@ static hypura_status send_part(struct batch *batch, struct pipeline *pipeline, s
     }
     batch->pass = pass;
     begin(pass, &part);
-    if (pass->plan->layers[0]) /* else the CPU has embedded all rows */
+    if (stage->first == 0) /* if this does nothing, the CPU has embedded all rows */
         TRY(gpu_pass_embed(batch, batch->asked->tokens, &done, error));
-    for (uint32_t i = 0; i < pass->plan->layer_count; i++)
-        if (pass->plan->layers[i])
-            TRY(pass_run_layer(batch, i, error));
+    for (uint32_t i = stage->first; i < stage->end; i++)
+        TRY(pass_run_layer(batch, i, error));
     if (number + 1 < pipeline->count)
         pass_record_leaving(batch);
     TRY(pass_send(pass, error));
     pass->parts++;
     tell(pipeline, stage, stage->sent, "got");
-    stage->tickets[stage->sent++ % PARTS_AHEAD] = pass->last;
+    stage->tickets[stage->sent % PARTS_AHEAD] = pass->last;
+    stage->orders[stage->sent++ % PARTS_AHEAD] = pipeline->sent++;
     return HYPURA_OK;
 }
 
-/* Whether a device can get its next part. */
-static bool is_ready(const struct pipeline *pipeline, size_t number)
+/* The number of parts that a device has, in all of its runs. */
+static size_t parts_there(const struct pipeline *pipeline, const struct gpu_pass *pass)
 {
-    const struct stage *stage = &pipeline->stages[number];
-    return stage->sent < pipeline->parts && stage->sent - stage->taken < PARTS_AHEAD &&
-           (number == 0 || stage[-1].taken > stage->sent);
+    size_t count = 0;
+    for (size_t i = 0; i < pipeline->count; i++)
+        count += pipeline->stages[i].pass == pass ? pipeline->stages[i].sent - pipeline->stages[i].taken : 0;
+    return count;
 }
 
-/* The device to wait for: one whose part is done, else the one that is farthest behind. */
+/* The run whose next part to send: on the device that has least to do, an early run first, so that no part falls
+ * behind. pipeline->count: there is none. */
+static size_t next_ready(const struct pipeline *pipeline)
+{
+    size_t best = pipeline->count, least = PARTS_AHEAD;
+    for (size_t i = 0; i < pipeline->count; i++) {
+        const struct stage *stage = &pipeline->stages[i];
+        if (stage->sent == pipeline->parts || (i > 0 && stage[-1].taken <= stage->sent))
+            continue;
+        const size_t there = parts_there(pipeline, stage->pass);
+        if (there < least) {
+            least = there;
+            best = i;
+        }
+    }
+    return best;
+}
+
+static bool is_done(const struct stage *stage)
+{
+    return stage->taken < stage->sent && gpu_done(stage->pass->gpu, stage->tickets[stage->taken % PARTS_AHEAD]);
+}
+
+/* A run that is done with a part, or else the one whose part was sent first. NULL: nothing was sent. */
 static struct stage *next_done(struct pipeline *pipeline)
 {
     struct stage *next = NULL;
-    for (size_t d = 0; d < pipeline->count; d++) {
-        struct stage *stage = &pipeline->stages[d];
-        if (stage->taken == stage->sent)
-            continue;
-        if (gpu_done(stage->pass->gpu, stage->tickets[stage->taken % PARTS_AHEAD]))
+    for (size_t i = 0; i < pipeline->count; i++) {
+        struct stage *stage = &pipeline->stages[i];
+        if (is_done(stage))
             return stage;
-        if (!next || stage->taken + d < next->taken + (size_t)(next - pipeline->stages))
+        if (stage->taken < stage->sent &&
+            (!next || stage->orders[stage->taken % PARTS_AHEAD] < next->orders[next->taken % PARTS_AHEAD]))
             next = stage;
     }
     return next;
 }
 
+/* Any device may be done first, but one can wait for only one at a time, so each wait is short. After some seconds,
+ * gpu_wait finds out whether the device hangs. */
+#define SHORT_SECONDS 50e-6
+#define LONG_SECONDS 5.0
+
+static hypura_status take_done(struct batch *batch, struct pipeline *pipeline, hypura_error *error)
+{
+    const uint64_t start = clock_nanoseconds();
+    struct stage *stage = next_done(pipeline);
+    while (!is_done(stage) && clock_seconds_since(start) < LONG_SECONDS &&
+           gpu_wait_shortly(stage->pass->gpu, stage->tickets[stage->taken % PARTS_AHEAD], SHORT_SECONDS))
+        stage = next_done(pipeline);
+    TRY(gpu_wait(stage->pass->gpu, stage->tickets[stage->taken % PARTS_AHEAD], error));
+    tell(pipeline, stage, stage->taken++, "is done with");
+    return batch_is_to_end(batch) ? error_set(error, HYPURA_ERROR_CANCELLED, "cancelled") : HYPURA_OK;
+}
+
+static void find_stages(struct batch *batch, struct pipeline *pipeline)
+{
+    const struct plan_gpu *plan = batch->open->plan->gpu;
+    for (uint32_t first = 0, end; first < plan->layer_count; first = end) {
+        struct gpu_pass *pass = batch->passes[plan->devices[first]];
+        end = plan_gpu_run_end(plan, first);
+        pass->parts = 0;
+        pipeline->stages[pipeline->count++] = (struct stage){.pass = pass, .first = first, .end = end};
+    }
+}
+
 static hypura_status run(struct batch *batch, struct pipeline *pipeline, hypura_error *error)
 {
-    for (size_t d = 0; d < COUNT_OF(batch->passes); d++) {
-        struct gpu_pass *pass = batch->passes[d];
-        if (!pass || !pass->plan->taken)
-            continue;
-        pass->parts = 0;
-        pipeline->stages[pipeline->count++].pass = pass;
-    }
-    struct stage *const last = &pipeline->stages[pipeline->count - 1];
+    find_stages(batch, pipeline);
+    const struct stage *const last = &pipeline->stages[pipeline->count - 1];
     while (last->sent < pipeline->parts) {
-        bool any = false;
-        for (size_t d = pipeline->count; d-- > 0;)
-            for (; is_ready(pipeline, d); any = true)
-                TRY(send_part(batch, pipeline, d, error));
-        struct stage *stage = any && last->sent == pipeline->parts ? NULL : next_done(pipeline);
-        if (!stage)
-            continue;
-        TRY(gpu_wait(stage->pass->gpu, stage->tickets[stage->taken % PARTS_AHEAD], error));
-        tell(pipeline, stage, stage->taken++, "is done with");
-        if (batch_is_to_end(batch))
-            return error_set(error, HYPURA_ERROR_CANCELLED, "cancelled");
+        const size_t ready = next_ready(pipeline);
+        if (ready < pipeline->count)
+            TRY(send_part(batch, pipeline, ready, error));
+        else
+            TRY(take_done(batch, pipeline, error));
     }
     /* The rows of the last part are still on the last device. */
     batch->asked = pipeline->whole.asked;
@@ -247,8 +274,8 @@ bool gpu_pass_pipelines(const struct batch *batch, bool *embeds)
 {
     const bool pipelines = count_parts(batch) > 0;
     const struct step_list before = steps_before(batch->open->steps);
-    *embeds = pipelines && before.count == 1 && batch->open->plan->gpu->units[before.steps->embed.unit] == 1 &&
-              batch->passes[0] && batch->passes[0]->plan->layers[0];
+    *embeds = pipelines && before.count == 1 &&
+              batch->open->plan->gpu->units[before.steps->embed.unit] == 1 + batch->open->plan->gpu->devices[0];
     return pipelines;
 }
 

@@ -8,7 +8,7 @@ void pass_find_states(const struct batch *batch, const struct step *step, struct
     const uint64_t bytes = layer->state_floats * sizeof(float), first = layer->states + step->state * sizeof(float);
     for (uint32_t i = 0; i < batch->span_count; i++) {
         const struct span *span = &batch->scratch.spans[i];
-        uint64_t held = (uint64_t)(kv->state[span->sequence] ^ batch->pass->ahead.recording);
+        uint64_t held = (uint64_t)(kv->state[span->sequence] ^ batch->pass->ahead.next);
         out[i] = (struct gpu_state_sequence){.first_row = span->first_row,
                                              .rows = span->rows,
                                              .fresh = batch->scratch.positions[span->first_row] == 0,

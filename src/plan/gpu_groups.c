@@ -1,0 +1,152 @@
+/* Prompts on several devices: in how many parts they pass, and in how many groups the layers alternate.
+ *
+ * With g groups per device, a prompt in p parts is p * g units of work for each of n devices. The first device begins
+ * at once, the last one after n - 1 units, so all end after p * g + n - 1 units. A part comes back to a device after it
+ * has passed all n, so a device with fewer than n parts waits. Shorter parts cost more per row. */
+#include "plan/plan_private.h"
+
+/* Parts with fewer rows lose more time than the overlap saves. */
+#define PART_ROWS 256u
+#define MOST_PARTS 8u
+
+/* In decoding, passing from device to device takes at most this share of a token's time: two H200 decode a token 1.03
+ * times as fast as one (docs/notes/2026-11-23-many-cores-two-cards.md). */
+#define WAYS_SHARE 0.03
+
+/* The time per row in parts of 2048, 1024, 512 and 256 rows, measured on an H200 (the same note): if weights must be
+ * unpacked, and if not. */
+#define LONGEST_PART 2048u
+static const double costs[][2] = {{1, 1}, {1.05, 1.03}, {1.25, 1.10}, {1.76, 1.25}};
+
+static double cost_of(const struct plan_pace *pace, uint64_t rows)
+{
+    uint64_t longer = LONGEST_PART;
+    size_t i = 0;
+    for (; i + 2 < COUNT_OF(costs) && rows < longer / 2; i++)
+        longer /= 2;
+    /* In between, the cost rises with the number of parts. */
+    const double way = rows < longer ? (double)longer / (double)MAX(rows, (uint64_t)1) - 1 : 0;
+    const double unpacked = costs[i][0] + way * (costs[i + 1][0] - costs[i][0]);
+    const double plain = costs[i][1] + way * (costs[i + 1][1] - costs[i][1]);
+    return pace->unpacked * unpacked + (1 - pace->unpacked) * plain;
+}
+
+static uint32_t devices_of(const struct plan_gpu *plan)
+{
+    uint32_t count = 0;
+    for (uint32_t d = 0; d < plan->part_count; d++)
+        count += plan->parts[d].taken > 0;
+    return count;
+}
+
+static double prompt_seconds(const struct plan_gpu *plan, uint32_t groups, uint32_t parts, uint64_t rows)
+{
+    const struct plan_pace *pace = &plan->pace;
+    const double devices = devices_of(plan), part = (double)rows / parts;
+    const double unit = pace->row_seconds * part * cost_of(pace, rows / parts) / groups;
+    const double way = pace->way_seconds + pace->way_row_seconds * part;
+    const double round = MAX(parts * unit, devices * (unit + way));
+    return (groups - 1) * round + parts * unit + (devices - 1) * (unit + way);
+}
+
+static uint32_t best_parts(const struct plan_gpu *plan, uint32_t groups, uint64_t rows)
+{
+    uint32_t best = 1;
+    for (uint32_t parts = 2; parts <= MOST_PARTS && rows / parts >= PART_ROWS; parts++)
+        if (prompt_seconds(plan, groups, parts, rows) < prompt_seconds(plan, groups, best, rows))
+            best = parts;
+    return best;
+}
+
+uint32_t plan_gpu_parts(const struct plan_gpu *plan, uint64_t rows)
+{
+    return best_parts(plan, plan->groups, rows);
+}
+
+uint32_t plan_gpu_run_end(const struct plan_gpu *plan, uint32_t layer)
+{
+    uint32_t end = layer + 1;
+    while (end < plan->layer_count && plan->layers[end] && plan->devices[end] == plan->devices[layer])
+        end++;
+    return end;
+}
+
+/* ---- the pace ---------------------------------------------------------------------------------------------------- */
+
+void plan_gpu_set_pace(struct plan_gpu *plan, const struct model *model, const struct plan_gpu_request *request)
+{
+    const struct model_parameters *p = model_parameters(model);
+    const double used = p->experts ? (double)p->experts_used / p->experts : 1;
+    double work[HARDWARE_MAX_GPUS] = {0}, bytes = 0, unpacked = 0, slowest = 0;
+    for (unit_number u = 0; u < plan->unit_count; u++) {
+        const struct unit *unit = model_unit(model, u);
+        if (!plan->units[u] || unit->layer < 0)
+            continue;
+        for (uint32_t i = 0; i < unit->slice_count; i++) {
+            const struct tensor_type_info *info = tensor_type_info(unit->slices[i].tensor->type);
+            const double share = (unit->kind == UNIT_EXPERT ? used : 1) * (double)unit->slices[i].bytes;
+            work[plan->units[u] - 1] += share / info->block_bytes * info->block_size;
+            bytes += share;
+            unpacked += unit->slices[i].tensor->type == TENSOR_F16 ? 0 : share;
+        }
+    }
+    plan->pace = (struct plan_pace){.unpacked = bytes > 0 ? unpacked / bytes : 0};
+    for (uint32_t d = 0; d < plan->part_count; d++) {
+        const struct hardware_gpu *device = request->devices ? &request->devices[d] : NULL;
+        slowest = MAX(slowest, work[d] / (device ? MAX(device->multiply_adds_per_second, 1.0) : 1));
+        if (!device || !plan->parts[d].taken)
+            continue;
+        /* Rows go to the host's memory and from there to the next device. */
+        plan->pace.way_seconds = MAX(plan->pace.way_seconds, device->turn_seconds);
+        plan->pace.way_row_seconds = MAX(plan->pace.way_row_seconds, 2.0 * p->embedding * sizeof(float) /
+                                                                         MAX(device->upload_bytes_per_second, 1.0));
+    }
+    plan->pace.row_seconds = slowest;
+}
+
+/* ---- groups ------------------------------------------------------------------------------------------------------ */
+
+/* The time of a token without passing on. */
+static double token_seconds(const struct plan_gpu *plan, const struct model *model,
+                            const struct plan_gpu_request *request)
+{
+    const struct model_parameters *p = model_parameters(model);
+    const double used = p->experts ? (double)p->experts_used / p->experts : 1;
+    double seconds = 0;
+    for (uint32_t d = 0; d < plan->part_count; d++) {
+        const struct hardware_gpu *device = &request->devices[d];
+        seconds += ((double)plan->parts[d].resident_bytes + used * (double)plan->parts[d].expert_bytes) /
+                       MAX(device->memory_bytes_per_second, 1.0) +
+                   plan->parts[d].taken * device->layer_seconds;
+    }
+    return seconds;
+}
+
+/* The time of a usual request that depends on the groups. */
+static double request_seconds(const struct plan_gpu *plan, uint32_t groups)
+{
+    const uint64_t rows = MIN(plan->chunk, USUAL_PROMPT);
+    const uint32_t ways = groups * devices_of(plan) - 1;
+    return (double)USUAL_PROMPT / (double)rows * prompt_seconds(plan, groups, best_parts(plan, groups, rows), rows) +
+           USUAL_ANSWER * ways * plan->pace.way_seconds;
+}
+
+uint32_t plan_gpu_choose_groups(const struct plan_gpu *plan, const struct model *model,
+                                const struct plan_gpu_request *request)
+{
+    const uint32_t devices = devices_of(plan);
+    uint32_t most = PLAN_MOST_GROUPS, best = 1;
+    for (uint32_t d = 0; d < plan->part_count; d++)
+        most = plan->parts[d].taken ? MIN(most, plan->parts[d].taken) : most;
+    if (devices < 2)
+        return 1;
+    if (request->groups)
+        return MIN(request->groups, most);
+    if (!request->parts || !request->devices)
+        return 1;
+    const double room = WAYS_SHARE * token_seconds(plan, model, request);
+    for (uint32_t groups = 2; groups <= most && (groups * devices - 1) * plan->pace.way_seconds <= room; groups++)
+        if (request_seconds(plan, groups) < request_seconds(plan, best))
+            best = groups;
+    return best;
+}
