@@ -20,10 +20,13 @@ static ALWAYS_INLINE __m256i load_256(const void *bytes)
 /* The 16-bit words at an offset in the blocks of four rows. */
 static ALWAYS_INLINE __m128i four_words(const struct four_rows *rows, size_t offset)
 {
-    uint16_t words[4];
-    for (int i = 0; i < 4; i++)
-        memcpy(&words[i], rows->at[i] + offset, sizeof words[i]);
-    return _mm_setr_epi16((short)words[0], (short)words[1], (short)words[2], (short)words[3], 0, 0, 0, 0);
+    uint64_t all = 0;
+    for (int i = 0; i < 4; i++) {
+        uint16_t word;
+        memcpy(&word, rows->at[i] + offset, sizeof word);
+        all |= (uint64_t)word << 16 * i;
+    }
+    return _mm_set_epi64x(0, (long long)all);
 }
 
 static ALWAYS_INLINE __m128 four_halves(const struct four_rows *rows, size_t offset)
@@ -31,12 +34,25 @@ static ALWAYS_INLINE __m128 four_halves(const struct four_rows *rows, size_t off
     return _mm_cvtph_ps(four_words(rows, offset));
 }
 
-/* The sum of each of a, b, c and d, in this order. */
+/* Sums of neighbours: a0 + a1, b0 + b1, a2 + a3, b2 + b3, ... A blend can run on more ports than a shuffle. */
+static ALWAYS_INLINE __m256i sum_neighbours(__m256i a, __m256i b)
+{
+    __m256i crossed = _mm256_shuffle_epi32(_mm256_blend_epi32(a, b, 0x55), _MM_SHUFFLE(2, 3, 0, 1));
+    return _mm256_add_epi32(_mm256_blend_epi32(a, b, 0xaa), crossed);
+}
+
+/* The sum of each of a, b, c and d, in this order, in each half. */
+static ALWAYS_INLINE __m256i sum_4_lanes(__m256i a, __m256i b, __m256i c, __m256i d)
+{
+    __m256i ab = sum_neighbours(a, b), cd = sum_neighbours(c, d);
+    __m256i crossed = _mm256_shuffle_epi32(_mm256_blend_epi32(ab, cd, 0x33), _MM_SHUFFLE(1, 0, 3, 2));
+    return _mm256_add_epi32(_mm256_blend_epi32(ab, cd, 0xcc), crossed);
+}
+
+/* The same of both halves. */
 static ALWAYS_INLINE __m128i sum_4_256(__m256i a, __m256i b, __m256i c, __m256i d)
 {
-    __m256i ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
-    __m256i cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
-    __m256i sums = _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+    __m256i sums = sum_4_lanes(a, b, c, d);
     return _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
 }
 

@@ -2,7 +2,7 @@
  *
  * A type has:
  *   part(block, j, x)   elements 32j to 32j + 31 as unsigned bytes, and x with their signs
- *   scales(block)       sixteen 16-bit scales (super-blocks only)
+ *   scales(block)       sixteen 16-bit scales, or eight, twice (super-blocks only)
  *   an offset           by which the unsigned bytes are too high
  *   d(rows)             the float scales of a block of four rows
  * Types with minima also have:
@@ -38,8 +38,8 @@ static ALWAYS_INLINE __m256i high_nibbles(__m256i bytes)
 /* The low nibbles of sixteen bytes, then their high nibbles. */
 static ALWAYS_INLINE __m256i nibbles_16(const uint8_t *qs)
 {
-    __m128i bytes = load_128(qs);
-    return low_nibbles(_mm256_set_m128i(_mm_srli_epi16(bytes, 4), bytes));
+    const __m256i shift = _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4);
+    return low_nibbles(_mm256_srlv_epi32(_mm256_broadcastsi128_si256(load_128(qs)), shift));
 }
 
 /* Eight 16-bit values, each twice. */
@@ -135,22 +135,27 @@ static ALWAYS_INLINE struct operands part_q5_1(const uint8_t *block, int j, __m2
     return (struct operands){five_bits(block + 4, block + 8), x};
 }
 
-static ALWAYS_INLINE struct operands codes_16(const uint8_t *qs, const int8_t *codebook, __m256i x)
+/* The signs go from x to the codes, as four rows share x. No code is -128, which has no negative. */
+static ALWAYS_INLINE struct operands coded(const int8_t *codebook, __m256i index, __m256i x)
 {
-    __m256i values = _mm256_broadcastsi128_si256(load_128((const void *)codebook));
-    return signed_bytes(_mm256_shuffle_epi8(values, nibbles_16(qs)), x);
+    __m256i codes = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load_128((const void *)codebook)), index);
+    return (struct operands){_mm256_abs_epi8(x), _mm256_sign_epi8(codes, x)};
 }
 
 static ALWAYS_INLINE struct operands part_iq4_nl(const uint8_t *block, int j, __m256i x)
 {
     (void)j;
-    return codes_16(block + 2, codebook_iq4, x);
+    return coded(codebook_iq4, nibbles_16(block + 2), x);
 }
+
+/* Twelve above the values of the codebook: nothing has a sign. */
+#define OFFSET_E2M1 12
 
 static ALWAYS_INLINE struct operands part_mxfp4(const uint8_t *block, int j, __m256i x)
 {
     (void)j;
-    return codes_16(block + 1, codebook_e2m1, x);
+    __m128i above = _mm_add_epi8(load_128((const void *)codebook_e2m1), _mm_set1_epi8(OFFSET_E2M1));
+    return (struct operands){_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(above), nibbles_16(block + 1)), x};
 }
 
 /* Both parts of half a block of 64, one per 128-bit lane. */
@@ -159,17 +164,41 @@ static ALWAYS_INLINE struct operands part_nvfp4(const uint8_t *block, int j, __m
     __m128i bytes = load_128(block + offsetof(struct block_nvfp4, qs) + 16 * j), mask = _mm_set1_epi8(15);
     __m128i low = _mm_and_si128(bytes, mask), high = _mm_and_si128(_mm_srli_epi16(bytes, 4), mask);
     __m256i index = _mm256_set_m128i(_mm_unpackhi_epi64(low, high), _mm_unpacklo_epi64(low, high));
-    __m256i codes = _mm256_broadcastsi128_si256(load_128((const void *)codebook_e2m1));
-    return signed_bytes(_mm256_shuffle_epi8(codes, index), x);
+    return coded(codebook_e2m1, index, x);
+}
+
+/* The scales of two blocks of four rows: those of the first ones, then those of the ones this far behind. */
+static ALWAYS_INLINE __m256 pair_halves(const struct four_rows *rows, size_t offset, size_t apart)
+{
+    struct four_rows second = *rows;
+    four_rows_advance(&second, apart);
+    return _mm256_cvtph_ps(_mm_unpacklo_epi64(four_words(rows, offset), four_words(&second, offset)));
+}
+
+static ALWAYS_INLINE __m256 pair_first(const struct four_rows *rows, size_t apart)
+{
+    return pair_halves(rows, 0, apart);
+}
+
+static ALWAYS_INLINE __m256 pair_second(const struct four_rows *rows, size_t apart)
+{
+    return pair_halves(rows, 2, apart);
+}
+
+static ALWAYS_INLINE uint32_t four_bytes(const struct four_rows *rows, size_t offset)
+{
+    return rows->at[0][offset] | (uint32_t)rows->at[1][offset] << 8 | (uint32_t)rows->at[2][offset] << 16 |
+           (uint32_t)rows->at[3][offset] << 24;
 }
 
 /* 2^(e - 128); the two smallest values are subnormal. */
-static ALWAYS_INLINE __m128 d_mxfp4(const struct four_rows *rows)
+static ALWAYS_INLINE __m256 pair_mxfp4(const struct four_rows *rows, size_t apart)
 {
-    __m128i e = _mm_setr_epi32(rows->at[0][0], rows->at[1][0], rows->at[2][0], rows->at[3][0]);
-    __m128i normal = _mm_slli_epi32(_mm_sub_epi32(e, _mm_set1_epi32(1)), 23);
-    __m128i subnormal = _mm_sllv_epi32(_mm_set1_epi32(0x00200000), e);
-    return _mm_castsi128_ps(_mm_blendv_epi8(normal, subnormal, _mm_cmplt_epi32(e, _mm_set1_epi32(2))));
+    uint64_t bytes = four_bytes(rows, 0) | (uint64_t)four_bytes(rows, apart) << 32;
+    __m256i e = _mm256_cvtepu8_epi32(_mm_set_epi64x(0, (long long)bytes)), one = _mm256_set1_epi32(1);
+    __m256i normal = _mm256_slli_epi32(_mm256_sub_epi32(e, one), 23);
+    __m256i subnormal = _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), _mm256_min_epi32(e, one));
+    return _mm256_castsi256_ps(_mm256_max_epi32(normal, subnormal));
 }
 
 static ALWAYS_INLINE __m128 m_second(const struct four_rows *rows)
@@ -184,25 +213,14 @@ static ALWAYS_INLINE __m128 d_first(const struct four_rows *rows)
 
 /* ---- Q4_K, Q5_K -------------------------------------------------------------------------------------------------- */
 
-/* Eight scales in the low half, eight minima in the high half. They are packed as 6 bits each in 12 bytes: see
- * unpack.c. */
-static ALWAYS_INLINE __m128i k_scales_minima(const uint8_t *packed)
+/* Eight scales, then eight minima, as 16-bit values. They are packed as 6 bits each in 12 bytes: see unpack.c. */
+static ALWAYS_INLINE __m256i scales_minima_k(const uint8_t *block)
 {
-    uint32_t words[3];
-    memcpy(words, packed, sizeof words);
-    uint32_t scales = (words[2] & 0x0f0f0f0fu) | (words[0] >> 2 & 0x30303030u);
-    uint32_t minima = (words[2] >> 4 & 0x0f0f0f0fu) | (words[1] >> 2 & 0x30303030u);
-    return _mm_setr_epi32((int)(words[0] & 0x3f3f3f3fu), (int)scales, (int)(words[1] & 0x3f3f3f3fu), (int)minima);
-}
-
-static ALWAYS_INLINE __m256i scales_k(const uint8_t *block)
-{
-    return each_twice(_mm_cvtepu8_epi16(k_scales_minima(block + 4)));
-}
-
-static ALWAYS_INLINE __m256i minima_k(const uint8_t *block)
-{
-    return each_twice(_mm_cvtepu8_epi16(_mm_srli_si128(k_scales_minima(block + 4), 8)));
+    const uint64_t four = load_64(block + 4), rest = load_32(block + 12);
+    const uint64_t low = four & 0x3f3f3f3f3f3f3f3fu; /* scales 0 to 3, minima 0 to 3 */
+    const uint64_t high = ((rest | rest << 28) & 0x0f0f0f0f0f0f0f0fu) | (four >> 2 & 0x3030303030303030u);
+    return _mm256_cvtepu8_epi16(
+        _mm_unpacklo_epi32(_mm_set_epi64x(0, (long long)low), _mm_set_epi64x(0, (long long)high)));
 }
 
 static ALWAYS_INLINE __m256i k_nibbles_32(const uint8_t *qs, int j)
@@ -301,7 +319,7 @@ static ALWAYS_INLINE __m128 d_q3_k(const struct four_rows *rows)
 
 static ALWAYS_INLINE struct operands part_iq4_xs(const uint8_t *block, int j, __m256i x)
 {
-    return codes_16(block + offsetof(struct block_iq4_xs, qs) + 16 * j, codebook_iq4, x);
+    return coded(codebook_iq4, nibbles_16(block + offsetof(struct block_iq4_xs, qs) + 16 * j), x);
 }
 
 static ALWAYS_INLINE __m256i scales_iq4_xs(const uint8_t *block)
@@ -313,7 +331,7 @@ static ALWAYS_INLINE __m256i scales_iq4_xs(const uint8_t *block)
     const __m128i shift = _mm_setr_epi16(1 << 14, 1 << 12, 1 << 10, 1 << 8, 1 << 6, 1 << 4, 1 << 2, 1);
     __m128i top = _mm_srli_epi16(_mm_mullo_epi16(_mm_set1_epi16((short)high), shift), 14);
     __m128i scales = _mm_or_si128(low, _mm_slli_epi16(top, 4));
-    return each_twice(_mm_sub_epi16(scales, _mm_set1_epi16(32)));
+    return _mm256_broadcastsi128_si256(_mm_sub_epi16(scales, _mm_set1_epi16(32)));
 }
 
 /* ---- ternary ----------------------------------------------------------------------------------------------------- */

@@ -81,8 +81,7 @@ static ALWAYS_INLINE void blocks_gemv(float *out, const uint8_t *weights, size_t
         for (; b + STEP <= blocks; b += STEP) {
             prefetch_more(&ahead, 4 * STEP * block_bytes);
             sum = blocks_step(sum, &at, x, b, STEP, offset, dot, scales, minima);
-            for (int i = 0; i < 4; i++)
-                at.at[i] += STEP * block_bytes;
+            four_rows_advance(&at, STEP * block_bytes);
         }
         if (b < blocks) {
             /* The last few blocks come from a copy, so that nothing after the row is read. */
@@ -416,8 +415,7 @@ static void gemv_nvfp4(float *out, const uint8_t *weights, size_t row_bytes, siz
         for (size_t b = 0; b < columns / 64; b++) {
             prefetch_more(&ahead, 4 * sizeof(struct block_nvfp4));
             sum = nvfp4_step(sum, &at, x->quants + 64 * b, x->scales + 2 * b, codebook);
-            for (int i = 0; i < 4; i++)
-                at.at[i] += sizeof(struct block_nvfp4);
+            four_rows_advance(&at, sizeof(struct block_nvfp4));
         }
         store_4(out + r, sum, rows - r);
     }

@@ -147,8 +147,7 @@ static ALWAYS_INLINE void gemv_8(float *out, const uint8_t *weights, size_t row_
                 dots[i] = dot_8(at.at[i], planes, table, count, entries);
             __m128 factors = _mm_mul_ps(d_eighth(&at), _mm_set1_ps(x->scales[b]));
             sum = _mm_fmadd_ps(factors, _mm_cvtepi32_ps(sum_4(dots[0], dots[1], dots[2], dots[3])), sum);
-            for (int i = 0; i < 4; i++)
-                at.at[i] += block_bytes;
+            four_rows_advance(&at, block_bytes);
         }
         store_4(out + r, sum, rows - r);
     }
@@ -249,8 +248,7 @@ static ALWAYS_INLINE void gemv_4(float *out, const uint8_t *weights, size_t row_
                 dots[i] = dot_4(at.at[i], planes, table, count, values, entries, scales);
             __m128 factors = _mm_mul_ps(d(&at), _mm_set1_ps(x->scales[b]));
             sum = _mm_fmadd_ps(factors, _mm_cvtepi32_ps(sum_4(dots[0], dots[1], dots[2], dots[3])), sum);
-            for (int i = 0; i < 4; i++)
-                at.at[i] += block_bytes;
+            four_rows_advance(&at, block_bytes);
         }
         store_4(out + r, sum, rows - r);
     }
@@ -348,8 +346,7 @@ static ALWAYS_INLINE void gemv_iq1(float *out, const uint8_t *weights, size_t ro
                 dots[i] = dot_iq1(&lookups[i], x, b);
             __m128 factors = _mm_mul_ps(d(&at), _mm_set1_ps(x->scales[b]));
             sum = _mm_fmadd_ps(factors, _mm_cvtepi32_ps(sum_4(dots[0], dots[1], dots[2], dots[3])), sum);
-            for (int i = 0; i < 4; i++)
-                at.at[i] += block_bytes;
+            four_rows_advance(&at, block_bytes);
         }
         store_4(out + r, sum, rows - r);
     }

@@ -45,8 +45,7 @@ static ALWAYS_INLINE void super_gemv(float *out, const uint8_t *weights, size_t 
             sum = _mm_fmadd_ps(_mm_mul_ps(result.d, scale), _mm_cvtepi32_ps(result.integer), sum);
             if (minima)
                 sum = _mm_fnmadd_ps(_mm_mul_ps(result.m, scale), _mm_cvtepi32_ps(result.minimum), sum);
-            for (int i = 0; i < 4; i++)
-                at.at[i] += block_bytes;
+            four_rows_advance(&at, block_bytes);
         }
         store_4(out + r, sum, rows - r);
     }
@@ -200,8 +199,7 @@ static ALWAYS_INLINE void k_gemv(float *out, const uint8_t *weights, size_t row_
             struct k_header header = next;
             prefetch_more(&ahead, 4 * block_bytes);
             if (b + 1 < blocks) {
-                for (int i = 0; i < 4; i++)
-                    at.at[i] += block_bytes;
+                four_rows_advance(&at, block_bytes);
                 next = k_header(&at, x->sums + 16 * (b + 1));
                 scales[(b + 1) % 2] = k_scales(next.scales);
             }

@@ -18,14 +18,16 @@
  *   few_table, few_look_up             sixteen codes, raised; looks up the low half of each byte
  *   few_fifth(bits, k)                 16 in byte j if bit 4 k + j of the lane is set, k below 8
  *   few_halves, few_exponents          floats of the lower 16 bits; 2^(e - 128) of the lowest 8
- * and the least tokens for which these kernels are used, by measurement: FEW_ALONE for types for which they are
- * fastest, FEW_ALONE_CODES for those that look up signed codes, 2 for others. */
+ * and FEW_LEAST_NVFP4, as FEW_LEAST for NVFP4. */
 #ifndef HYPURA_COMPUTE_FEW_H
 #define HYPURA_COMPUTE_FEW_H
 
 #include "compute/cpu/four_rows.h"
 
 #include <string.h>
+
+/* The least tokens for which these kernels are faster than gemv. */
+#define FEW_LEAST 2
 
 /* In place of the greatest quant. */
 #define FEW_SIGNED 255

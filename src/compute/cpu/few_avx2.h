@@ -9,15 +9,14 @@
 #include <immintrin.h>
 
 #define FEW_REGISTERS 16
-#define FEW_ALONE 1 /* gemv adds across lanes, which takes longer than transposing 4-bit quants */
 #if defined(__AVXVNNI__)
 #define FEW_VARIANT(name) name##_avx_vnni
 #define FEW_RAISED 128
-#define FEW_ALONE_CODES 1
+#define FEW_LEAST_NVFP4 1
 #else
 #define FEW_VARIANT(name) name##_avx2
 #define FEW_RAISED 0
-#define FEW_ALONE_CODES 2 /* signs cost two instructions per four columns */
+#define FEW_LEAST_NVFP4 FEW_LEAST
 #endif
 
 typedef __m256i few_ints;

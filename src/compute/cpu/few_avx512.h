@@ -6,8 +6,7 @@
 
 #define FEW_VARIANT(name) name##_avx512
 #define FEW_REGISTERS 32
-#define FEW_ALONE 2
-#define FEW_ALONE_CODES 2
+#define FEW_LEAST_NVFP4 FEW_LEAST
 #define FEW_RAISED 128 /* the dot product needs one unsigned side */
 
 typedef __m512i few_ints;

@@ -209,12 +209,12 @@ static void few_nvfp4(const struct matmul *job, size_t first_row, size_t rows)
 }
 
 const struct kernel_table FEW_VARIANT(kernels_few_blocks) = {
-    .types[TENSOR_Q4_0] = {.few = few_q4_0, .few_least_tokens = FEW_ALONE},
-    .types[TENSOR_Q4_1] = {.few = few_q4_1, .few_least_tokens = FEW_ALONE},
-    .types[TENSOR_Q5_0] = {.few = few_q5_0, .few_least_tokens = 2},
-    .types[TENSOR_Q5_1] = {.few = few_q5_1, .few_least_tokens = 2},
-    .types[TENSOR_Q8_0] = {.few = few_q8_0, .few_least_tokens = 2},
-    .types[TENSOR_IQ4_NL] = {.few = few_iq4_nl, .few_least_tokens = FEW_ALONE_CODES},
-    .types[TENSOR_MXFP4] = {.few = few_mxfp4, .few_least_tokens = FEW_ALONE},
-    .types[TENSOR_NVFP4] = {.few = few_nvfp4, .few_least_tokens = FEW_ALONE_CODES},
+    .types[TENSOR_Q4_0] = {.few = few_q4_0, .few_least_tokens = FEW_LEAST},
+    .types[TENSOR_Q4_1] = {.few = few_q4_1, .few_least_tokens = FEW_LEAST},
+    .types[TENSOR_Q5_0] = {.few = few_q5_0, .few_least_tokens = FEW_LEAST},
+    .types[TENSOR_Q5_1] = {.few = few_q5_1, .few_least_tokens = FEW_LEAST},
+    .types[TENSOR_Q8_0] = {.few = few_q8_0, .few_least_tokens = FEW_LEAST},
+    .types[TENSOR_IQ4_NL] = {.few = few_iq4_nl, .few_least_tokens = FEW_LEAST},
+    .types[TENSOR_MXFP4] = {.few = few_mxfp4, .few_least_tokens = FEW_LEAST},
+    .types[TENSOR_NVFP4] = {.few = few_nvfp4, .few_least_tokens = FEW_LEAST_NVFP4},
 };

@@ -8,8 +8,7 @@
 #define FEW_VARIANT(name) name##_neon
 #define FEW_REGISTERS 32
 #define FEW_RAISED 0
-#define FEW_ALONE 2
-#define FEW_ALONE_CODES 2
+#define FEW_LEAST_NVFP4 FEW_LEAST
 
 typedef int32x4_t few_ints;
 typedef float32x4_t few_floats;

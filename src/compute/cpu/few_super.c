@@ -250,8 +250,8 @@ FEW(few_q6_k, block_q6_k, q6_k_step)
 FEW(few_iq4_xs, block_iq4_xs, iq4_xs_step)
 
 const struct kernel_table FEW_VARIANT(kernels_few_super) = {
-    .types[TENSOR_Q4_K] = {.few = few_q4_k, .few_least_tokens = FEW_ALONE},
-    .types[TENSOR_Q5_K] = {.few = few_q5_k, .few_least_tokens = FEW_ALONE},
-    .types[TENSOR_Q6_K] = {.few = few_q6_k, .few_least_tokens = 2},
-    .types[TENSOR_IQ4_XS] = {.few = few_iq4_xs, .few_least_tokens = FEW_ALONE_CODES},
+    .types[TENSOR_Q4_K] = {.few = few_q4_k, .few_least_tokens = FEW_LEAST},
+    .types[TENSOR_Q5_K] = {.few = few_q5_k, .few_least_tokens = FEW_LEAST},
+    .types[TENSOR_Q6_K] = {.few = few_q6_k, .few_least_tokens = FEW_LEAST},
+    .types[TENSOR_IQ4_XS] = {.few = few_iq4_xs, .few_least_tokens = FEW_LEAST},
 };

@@ -19,6 +19,12 @@ static ALWAYS_INLINE struct four_rows four_rows(const uint8_t *weights, size_t r
     return out;
 }
 
+static ALWAYS_INLINE void four_rows_advance(struct four_rows *rows, size_t bytes)
+{
+    for (int i = 0; i < 4; i++)
+        rows->at[i] += bytes;
+}
+
 /* While a kernel works on four rows, it prefetches what follows in memory, into the second-level cache, because eight
  * rows do not fit the first. Four adjacent rows are four short streams. The hardware's own prefetcher follows such
  * streams badly from memory, but well from the second level. The distance is four rows, and at least enough for the

@@ -333,8 +333,7 @@ static ALWAYS_INLINE void super_gemv(float *out, const uint8_t *weights, size_t 
                     dots[i] = minima_dot(minima(at.at[i]), x->sums + 16 * b);
                 sum = vfmsq_f32(sum, vmulq_n_f32(m(&at), x->scales[b]), vcvtq_f32_s32(sum_4(dots)));
             }
-            for (int i = 0; i < 4; i++)
-                at.at[i] += block_bytes;
+            four_rows_advance(&at, block_bytes);
         }
         store_4(out + r, sum, rows - r);
     }
@@ -415,8 +414,7 @@ static ALWAYS_INLINE void blocks_gemv(float *out, const uint8_t *weights, size_t
             sum = vfmaq_f32(sum, vmulq_n_f32(d(&at), x->scales[b]), vcvtq_f32_s32(sum_4(dots)));
             if (m)
                 sum = vfmaq_f32(sum, vmulq_n_f32(m(&at), x->scales[b]), vdupq_n_f32(x->sums[b]));
-            for (int i = 0; i < 4; i++)
-                at.at[i] += block_bytes;
+            four_rows_advance(&at, block_bytes);
         }
         store_4(out + r, sum, rows - r);
     }
@@ -467,8 +465,7 @@ static void gemv_nvfp4(float *out, const uint8_t *weights, size_t row_bytes, siz
             prefetch_more(&ahead, 4 * sizeof(struct block_nvfp4));
             for (int j = 0; j < 4; j++)
                 sum = nvfp4_part(sum, &at, j, vld1q_s8(x->quants + 64 * b + 16 * j), x->scales[2 * b + (size_t)j / 2]);
-            for (int i = 0; i < 4; i++)
-                at.at[i] += sizeof(struct block_nvfp4);
+            four_rows_advance(&at, sizeof(struct block_nvfp4));
         }
         store_4(out + r, sum, rows - r);
     }
