@@ -202,7 +202,7 @@ def a_terminal_saves_and_loads():
     assert "2 messages" in talk.say("/load " + path("kept") + "\n")
     again = talk.say(QUESTIONS[1] + "\n")
     figures = lambda text: [int(word) for word in text[text.index("(prompt:"):].replace(",", " ").split() if word.isdigit()][:2]
-    answer = lambda text: text[text.index("\nrm - "):text.index("(prompt:")]
+    answer = lambda text: text[text.index("rm - "):text.index("(prompt:")]  # on a slow machine, a status line precedes it
     assert answer(again) == answer(second), (second, again)
     assert figures(again)[0] == figures(second)[0] and 0 < figures(again)[0] - figures(again)[1] < 25, (second, again)
     talk.say("/clear\n")
