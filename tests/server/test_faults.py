@@ -538,12 +538,13 @@ def a_client_that_leaves_ends_the_pass_of_its_prompt():
 
     def seconds(number):
         leave(server, LONG_PROMPT)
-        start = time.monotonic()
+        before = server.computed()
         assert settles(lambda: cancelled(server) == number, 60)
-        return time.monotonic() - start
+        return server.computed() - before
 
-    taken = [seconds(number) for number in (1, 2, 3)]  # take the best, as the machine may carry other load
-    assert min(taken) < 0.5, taken
+    taken = [seconds(number) for number in (1, 2, 3)]
+    print(f"# the server computed for another {min(taken):.2f} s")
+    assert min(taken) < 0.08 * PATIENCE, taken
     # Another client in the same pass loses nothing.
     short = {"model": "wide", "raw": True, "prompt": "One.", "stream": False, "options": {"temperature": 0, "num_predict": 6}}
     expected = server.post("/api/generate", short)["response"]
@@ -561,6 +562,11 @@ def a_client_that_leaves_ends_the_pass_of_its_prompt():
     os.remove(wide)
 
 
+def of_ended_processes():
+    """Returns the CPU time of all processes that were waited for, in seconds."""
+    return sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+
+
 def stopping_does_not_wait_for_a_long_pass():
     """A pass of a streaming model may take minutes."""
     wide = make_wide()
@@ -573,14 +579,15 @@ def stopping_does_not_wait_for_a_long_pass():
         time.sleep(0.7)
         server.process.send_signal(signal.SIGTERM)
         time.sleep(0.2)
-        start = time.monotonic()
+        before, ended = server.computed(), of_ended_processes()
         assert server.stop() == 0
         asked.join()
-        return time.monotonic() - start
+        return of_ended_processes() - ended - before
 
-    taken = [seconds() for _ in range(3)]  # take the best, as the machine may carry other load
+    taken = [seconds() for _ in range(3)]
     os.remove(wide)
-    assert min(taken) < 0.5, taken
+    print(f"# the server computed for another {min(taken):.2f} s")
+    assert min(taken) < 0.08 * PATIENCE, taken
 
 
 QUICK = [a_failed_write_ends_a_download_which_can_be_continued, a_full_disk_ends_a_download_which_can_be_continued,

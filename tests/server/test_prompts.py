@@ -17,7 +17,6 @@ from harness import ANSWER, MODEL, PATIENCE, WORK, Server, chat, is_instrumented
 from tap import run_tests, tests_of
 
 MIB = 1 << 20
-TICK = os.sysconf("SC_CLK_TCK")
 
 
 def until(what, seconds=20):
@@ -25,13 +24,6 @@ def until(what, seconds=20):
     while not what():
         assert time.monotonic() < end
         time.sleep(0.02)
-
-
-def computing(server):
-    """Returns the CPU time of the process in seconds."""
-    with open(f"/proc/{server.process.pid}/stat") as stat:
-        fields = stat.read().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / TICK
 
 
 def send(server, path, body):
@@ -79,11 +71,11 @@ def a_client_that_leaves_ends_its_prompt():
     for path, body in (WORD, MESSAGES, INPUT, COUNT):
         long = send(server, path, body)
         until(lambda: waiting(server))
-        before = computing(server)
+        before = server.computed()
         long.close()
         until(lambda: not waiting(server))
-        print(f"# {path}: the server computed for another {computing(server) - before:.2f} s")
-        assert computing(server) - before < 0.3 * PATIENCE, path
+        print(f"# {path}: the server computed for another {server.computed() - before:.2f} s")
+        assert server.computed() - before < 0.3 * PATIENCE, path
     assert server.stop() == 0
 
 
@@ -170,6 +162,6 @@ def a_requests_memory_is_returned():
 
 
 if __name__ == "__main__":
-    failed = run_tests(tests_of(globals(), [until, computing, send, waiting, peak, small_values, patiently]))
+    failed = run_tests(tests_of(globals(), [until, send, waiting, peak, small_values, patiently]))
     WORK.cleanup()
     sys.exit(1 if failed else 0)
