@@ -225,19 +225,19 @@ static ALWAYS_INLINE __m256i pair_dots(const struct four_rows *rows, size_t apar
                             _mm256_permute2x128_si256(sums[0], sums[1], 0x31));
 }
 
-/* factor times the sums of quants of a pair. */
-static ALWAYS_INLINE __m256i pair_sums(const int16_t *sums, size_t block, size_t last, int factor)
+/* factor times the sums of quants of a pair, or of one block. */
+static ALWAYS_INLINE __m256i pair_sums(const int16_t *sums, size_t count, int factor)
 {
-    const uint32_t both = (uint16_t)sums[block] | (uint32_t)sums[last] << 16;
     const __m256i factors = _mm256_set_m128i(_mm_set1_epi32((int)((uint32_t)factor << 16)), _mm_set1_epi32(factor));
+    uint32_t both = 0;
+    memcpy(&both, sums, count * sizeof *sums);
     return _mm256_madd_epi16(_mm256_set1_epi32((int)both), factors);
 }
 
-static ALWAYS_INLINE __m256 pair_scales(const float *scales, size_t block, size_t last)
+static ALWAYS_INLINE __m256 pair_scales(const float *scales, size_t count)
 {
-    double both;
-    const float two[2] = {scales[block], scales[last]};
-    memcpy(&both, two, sizeof both);
+    double both = 0;
+    memcpy(&both, scales, count * sizeof *scales);
     return _mm256_permutevar_ps(_mm256_castpd_ps(_mm256_set1_pd(both)), _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1));
 }
 
@@ -251,18 +251,19 @@ static ALWAYS_INLINE __m128 add_product(__m128 sum, __m256 a, __m256 b, int half
 static ALWAYS_INLINE __m128 add_blocks(__m128 sum, const struct four_rows *rows, const struct activation_row *x,
                                        size_t block, size_t count, const struct block_kind kind)
 {
-    const size_t last = block + count - 1, apart = (count - 1) * kind.bytes;
-    __m256i integers = pair_dots(rows, apart, x->quants + 32 * block, x->quants + 32 * last, kind.part);
+    const size_t apart = (count - 1) * kind.bytes;
+    const int8_t *quants = x->quants + 32 * block;
+    __m256i integers = pair_dots(rows, apart, quants, quants + 32 * (count - 1), kind.part);
     if (kind.offset)
-        integers = _mm256_sub_epi32(integers, pair_sums(x->sums, block, last, kind.offset));
-    __m256 scale = pair_scales(x->scales, block, last), values = _mm256_cvtepi32_ps(integers);
+        integers = _mm256_sub_epi32(integers, pair_sums(x->sums + block, count, kind.offset));
+    __m256 scale = pair_scales(x->scales + block, count), values = _mm256_cvtepi32_ps(integers);
     __m256 d = _mm256_mul_ps(kind.d(rows, apart), scale),
            m = kind.m ? _mm256_mul_ps(kind.m(rows, apart), scale) : scale;
 #pragma GCC unroll 2
     for (int half = 0; half < (int)count; half++) {
         sum = add_product(sum, d, values, half);
         if (kind.m)
-            sum = add_product(sum, m, _mm256_cvtepi32_ps(pair_sums(x->sums, block, last, 1)), half);
+            sum = add_product(sum, m, _mm256_cvtepi32_ps(pair_sums(x->sums + block, count, 1)), half);
     }
     return sum;
 }
