@@ -1,7 +1,8 @@
-/* The commands of the next run of layers: of this token on another device, or of the next token. They are recorded
- * while a device computes the current run. So the next one starts as soon as its rows arrive, or as soon as the token
- * is chosen, and need not wait for the CPU between layers. The commands read rows, the token, and what depends only on
- * positions, from mapped memory, which is filled in once they are known. */
+/* Commands recorded while a device computes a run of layers. With one run per device, they are that device's for the
+ * next token: recording may take as long as the run. With several, they are those of the next run, on another device.
+ * So a run starts as soon as its rows arrive, or as soon as the token is chosen, and need not wait for the CPU between
+ * layers. The commands read rows, the token, and what depends only on positions, from mapped memory, which is filled in
+ * once they are known. */
 #include "engine/gpu/pass.h"
 
 /* A token that takes longer is sent in parts, so that a slow device can be told from one that hangs. */
@@ -83,9 +84,13 @@ static bool is_worthwhile(const struct batch *batch, bool next)
 void pass_record_ahead(struct batch *batch, uint32_t layer)
 {
     struct gpu_pass *const current = batch->pass;
-    const bool next = layer == 0;
+    const struct plan_gpu *plan = batch->open->plan->gpu;
+    const bool next = layer == 0 || plan->groups == 1;
     if (!is_worthwhile(batch, next))
         return;
+    if (plan->groups == 1)
+        for (layer = 0; plan->devices[layer] != current->number;)
+            layer++;
     pass_choose(batch, layer);
     struct gpu_pass *pass = batch->pass;
     const struct gpu_pass before = *pass;

@@ -76,7 +76,7 @@ static hypura_status hand_on(struct batch *batch, uint32_t layer, hypura_error *
         pass_take_leaving(batch);
     }
     pass_choose(batch, layer);
-    if (leaves) {
+    if (leaves && batch->open->plan->gpu->groups > 1) { /* with one group, pass_expect knows */
         struct ahead *ahead = &batch->pass->ahead;
         ahead->used = ahead->ready;
         ahead->ready = false;

@@ -24,7 +24,7 @@
  *   ask.c           runs the routers of later layers, so that their experts can be read ahead
  *   layers.c        runs layers, and moves the residual stream between host and device
  *   output.c        norm and logits
- *   ahead.c         the next run's commands, recorded while a device computes this one
+ *   ahead.c         commands of a later run of layers, recorded while a device computes this one
  *   batch.c         a batch from its beginning to its logits
  *   pipeline.c      prompts in parts, on several devices at the same time
  *   caches.c        copies parts of caches to the host and back
@@ -65,8 +65,7 @@ struct visit {
  * left. */
 #define LATENT_MORE_ROWS (2 * GPU_VECTOR_TOKENS)
 
-/* Commands of the next run of layers, recorded while another device computes the run before, or this one the end of the
- * token before. */
+/* Commands of a run of layers that are recorded before it can begin. */
 struct ahead {
     bool possible;  /* with this model and plan */
     bool recording; /* mapped memory is filled later */
@@ -320,8 +319,8 @@ hypura_status pass_record_output(struct batch *batch, size_t first, size_t count
 void pass_record_logits(struct batch *batch, const struct step_output *output, struct gpu_range rows, size_t count);
 
 /* pass_devices_do_all: whether devices do everything, so that commands can be recorded ahead. pass_expect finds out
- * whether the recorded ones fit the batch that begins. pass_record_ahead records the run of layers that begins with
- * this layer (0: of the next token), if that is worthwhile. */
+ * whether the recorded ones fit the batch that begins. pass_record_ahead is called while a device computes a run of
+ * layers, after which comes this layer (0: the next token). If worthwhile, it records a later run. */
 bool pass_devices_do_all(const struct batch *batch);
 void pass_expect(struct batch *batch);
 void pass_record_ahead(struct batch *batch, uint32_t layer);
