@@ -63,6 +63,7 @@ struct geometry {
     bool windows;               /* some layer has a sliding window */
     bool halves;                /* a GPU multiplies prompts as halves, and needs room for them */
     bool foreign;               /* a GPU can compute no layer */
+    bool experts_only;          /* of all steps, only those that compute chosen experts run here */
     uint64_t largest_buffer;    /* of a GPU; 0: no GPU */
     /* The most floats per token over all steps: in each buffer, in inputs of products, in inner rows of feed forwards,
      * and in small tensors that must be converted. */
@@ -84,8 +85,9 @@ struct asked {
 };
 void engine_ask(struct asked *out, const struct geometry *geometry, const struct engine_options *options);
 
+/* experts_only: as in struct engine_options. */
 void geometry_make(struct geometry *out, const struct model *model, const struct steps *steps, size_t threads,
-                   uint32_t sequences);
+                   uint32_t sequences, bool experts_only);
 
 /* ---- prefetches ----------------------------------------------------------------------------------------------------
  */

@@ -172,7 +172,7 @@ hypura_status make_plan(struct plan **out, struct plan_request *request, struct 
     TRY(check_types(planned->model, error));
     TRY(check_heads(planned->model, planned->steps, error));
     geometry_make(geometry, planned->model, planned->steps, choose_threads(options, hardware),
-                  MAX(options->sequences, 1u));
+                  MAX(options->sequences, 1u), options->experts_only);
     geometry->adapters = planned->adapters;
     geometry->drafts = options->drafting != DRAFTING_OFF && !options->trace_path;
     struct plan_gpu *gpu_plan = NULL;
@@ -280,7 +280,7 @@ hypura_status engine_kept_of(struct engine_kept *out, const struct model *model,
     struct geometry geometry;
     struct steps *steps;
     TRY(steps_make(&steps, model, error));
-    geometry_make(&geometry, model, steps, 1, 1);
+    geometry_make(&geometry, model, steps, 1, 1, false);
     kv_cache_kinds(out, &geometry, positions, type);
     steps_free(steps);
     return HYPURA_OK;

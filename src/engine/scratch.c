@@ -46,33 +46,53 @@ static void vector_widths(struct geometry *out, const struct step *step)
             vector_width(out, units[i].unit);
 }
 
-void geometry_make(struct geometry *out, const struct model *model, const struct steps *steps, size_t threads,
-                   uint32_t sequences)
+/* What a step needs, apart from the widths of buffers. */
+static void measure(struct geometry *out, const struct step *step)
 {
-    struct step_list all = steps_all(steps);
+    const size_t embedding = model_parameters(out->model)->embedding;
+    struct state_input inputs[STEP_TOUCHES];
+    size_t count;
+    vector_widths(out, step);
+    input_widths(out, step);
+    if (step->kind == STEP_MULTIPLY && step->multiply.groups > 1) {
+        out->groups = MAX(out->groups, step->multiply.groups);
+        out->group_columns = MAX(out->group_columns, (size_t)step->multiply.columns);
+    }
+    if (step->kind == STEP_ATTEND_LATENT)
+        latent_widths(out, &step->attend_latent);
+    out->state_inputs += state_inputs(step, embedding, inputs, &count);
+    if (step->kind == STEP_LOOK_UP)
+        out->look_up = step;
+    if (step->kind == STEP_INDEX)
+        out->index_sets = MAX(out->index_sets, step->index.by_head ? step->index.heads : 1);
+}
+
+/* Whether a step runs in a process with this geometry. */
+static bool runs_here(const struct geometry *g, const struct step *step)
+{
+    return !g->experts_only || step->kind == STEP_EXPERTS;
+}
+
+void geometry_make(struct geometry *out, const struct model *model, const struct steps *steps, size_t threads,
+                   uint32_t sequences, bool experts_only)
+{
+    const struct step_list all = steps_all(steps);
+    const struct model_parameters *p = model_parameters(model);
     *out = (struct geometry){.model = model, .steps = steps, .threads = threads, .sequences = sequences};
-    out->logits_rows = MAX(sequences, LOGITS_ROWS);
-    for (enum tensor_role role = ROLE_ROPE_FACTORS; role <= ROLE_ROPE_FACTORS_SHORT; role++)
-        vector_width(out, model_tensor(model, role));
-    steps_widths(all, model_parameters(model)->embedding, out->widths);
+    out->experts_only = experts_only && p->experts; /* without experts, it computes layers */
+    if (!out->experts_only) {
+        out->logits_rows = MAX(sequences, LOGITS_ROWS);
+        out->widths[BUFFER_NORMED] = out->widths[BUFFER_BRANCH] = p->embedding;
+        for (enum tensor_role role = ROLE_ROPE_FACTORS; role <= ROLE_ROPE_FACTORS_SHORT; role++)
+            vector_width(out, model_tensor(model, role));
+    }
     for (size_t i = 0; i < all.count; i++) {
-        vector_widths(out, &all.steps[i]);
-        input_widths(out, &all.steps[i]);
-        if (all.steps[i].kind == STEP_MULTIPLY && all.steps[i].multiply.groups > 1) {
-            out->groups = MAX(out->groups, all.steps[i].multiply.groups);
-            out->group_columns = MAX(out->group_columns, (size_t)all.steps[i].multiply.columns);
-        }
-        if (all.steps[i].kind == STEP_ATTEND_LATENT)
-            latent_widths(out, &all.steps[i].attend_latent);
-        struct state_input inputs[STEP_TOUCHES];
-        size_t count;
-        out->state_inputs += state_inputs(&all.steps[i], model_parameters(model)->embedding, inputs, &count);
-        if (all.steps[i].kind == STEP_LOOK_UP)
-            out->look_up = &all.steps[i];
-        if (all.steps[i].kind == STEP_INDEX)
-            out->index_sets = MAX(out->index_sets, all.steps[i].index.by_head ? all.steps[i].index.heads : 1);
-        if (all.steps[i].kind == STEP_ATTEND)
-            out->windows = out->windows || all.steps[i].attend.window;
+        const struct step *step = &all.steps[i];
+        out->windows = out->windows || (step->kind == STEP_ATTEND && step->attend.window);
+        if (!runs_here(out, step))
+            continue;
+        steps_widths((struct step_list){step, 1}, p->embedding, out->widths);
+        measure(out, step);
     }
 }
 
@@ -109,12 +129,11 @@ static size_t lay_out(struct scratch *s, const struct geometry *g, uint32_t chun
     s->chunk = chunk;
     s->expert_rows = (uint32_t)MAX(c, used);
     CUT(buffers[BUFFER_HIDDEN], c * g->widths[BUFFER_HIDDEN]);
-    CUT(buffers[BUFFER_NORMED], c * MAX(g->widths[BUFFER_NORMED], (size_t)p->embedding));
+    CUT(buffers[BUFFER_NORMED], c * g->widths[BUFFER_NORMED]);
     for (size_t i = 0; i < COUNT_OF(s->vectors); i++)
         CUT(vectors[i], g->vector);
     size_t free_at_the_end = cutter.used; /* what follows, up to the logits, is free at the end of a pass */
-    CUT(buffers[BUFFER_BRANCH], c * MAX(g->widths[BUFFER_BRANCH], (size_t)p->embedding));
-    for (enum step_buffer buffer = BUFFER_BRANCH + 1; buffer < BUFFER_COUNT; buffer++) {
+    for (enum step_buffer buffer = BUFFER_BRANCH; buffer < BUFFER_COUNT; buffer++) {
         bool inner = buffer == BUFFER_GATE || buffer == BUFFER_UP;
         size_t chosen = inner ? s->expert_rows * (size_t)p->expert_feed_forward : 0;
         CUT(buffers[buffer], MAX(c * g->widths[buffer], chosen));
@@ -192,6 +211,8 @@ struct compute_limits compute_limits_of(const struct geometry *g, uint32_t chunk
     struct step_list all = steps_all(g->steps);
     for (size_t i = 0; i < all.count; i++) {
         const struct step *step = &all.steps[i];
+        if (!runs_here(g, step))
+            continue;
         if (step->kind == STEP_ATTEND) {
             limits.queries = MAX(limits.queries, chunk * (size_t)(step->attend.heads / step->attend.kv_heads));
             limits.key_size = MAX(limits.key_size, (size_t)step->attend.key_size);

@@ -2,6 +2,7 @@
 #include "folder.h"
 #include "reference.h"
 
+#include "engine/engine_private.h"
 #include "hw/hw.h"
 #include "store/trace.h"
 #include "tools/synth.h"
@@ -27,6 +28,25 @@ static void fill(int32_t *tokens, size_t count, uint64_t seed)
     random_seed(&random, seed);
     for (size_t i = 0; i < count; i++)
         tokens[i] = (int32_t)(random_next(&random) % 300);
+}
+
+/* A rank that computes only experts leaves the memory of all other buffers to them. */
+static void experts_alone_need_fewer_buffers(void **state)
+{
+    (void)state;
+    struct model *model;
+    struct steps *steps;
+    struct geometry all, experts;
+    assert_ok(model_open(&model, model_path("embedded"), &test_error));
+    assert_ok(steps_make(&steps, model, &test_error));
+    geometry_make(&all, model, steps, 1, 1, false);
+    geometry_make(&experts, model, steps, 1, 1, true);
+    assert_true(all.widths[BUFFER_QUERY] && all.logits_rows);
+    assert_true(!experts.widths[BUFFER_HIDDEN] && !experts.widths[BUFFER_QUERY] && !experts.logits_rows);
+    assert_int_equal(experts.widths[BUFFER_NORMED], model_parameters(model)->embedding);
+    assert_true(scratch_bytes(&experts, 512, 512) < scratch_bytes(&all, 512, 512) * 2 / 3);
+    steps_free(steps);
+    model_close(model);
 }
 
 /* ---- errors ------------------------------------------------------------------------------------------------------ */
@@ -469,6 +489,7 @@ static void budgets_move_while_running(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(experts_alone_need_fewer_buffers),
 #if !SANITIZED
         cmocka_unit_test(stays_within_the_budget), /* must be first: memory that other tests leave counts, too */
 #endif
