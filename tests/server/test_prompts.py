@@ -35,7 +35,7 @@ def send(server, path, body):
     return connection
 
 
-WORD = ("/api/generate", {"model": MODEL, "prompt": "ab" * (2 * MIB), "raw": True, "stream": False})
+WORD = ("/api/generate", {"model": MODEL, "prompt": "ab" * (2 * MIB), "raw": True, "stream": False, "options": {"num_predict": 4}})
 MESSAGES = ("/api/chat", chat(messages=[{"role": "user" if i % 2 == 0 else "assistant", "content": "x"} for i in range(40000)]))
 INPUT = ("/api/embed", {"model": MODEL, "input": "ab" * (2 * MIB)})
 COUNT = ("/v1/messages/count_tokens", {"model": MODEL, "messages": [{"role": "user", "content": "ab" * (2 * MIB)}]})
