@@ -14,7 +14,8 @@ enum { MOST_ROUNDS = 64 };
 struct bench {
     struct gpu *gpu;
     uint32_t heads, kv_heads, size, rounds, layers, prompt;
-    struct gpu_buffer *cache, *query, *out, *scratch, *other;
+    bool shuffled; /* blocks of positions lie in any order, as if sequences shared them */
+    struct gpu_buffer *cache, *query, *out, *scratch, *other, *blocks;
     uint64_t cache_bytes;
     double copy;
 };
@@ -55,6 +56,27 @@ struct attention_shape {
     uint32_t rows, sequences, context;
 };
 
+/* Deals the blocks of one region to all sequences, in an order without pattern. */
+static hypura_status shuffle_blocks(const struct bench *bench, const struct attention_shape *shape, hypura_error *error)
+{
+    const uint32_t count = (uint32_t)(align_up(shape->context, ATTENTION_BLOCK) / ATTENTION_BLOCK) * shape->sequences;
+    uint32_t *table;
+    struct random random;
+    gpu_ticket ticket;
+    hypura_status status = ALLOCATE(&table, count, "table of blocks", error);
+    if (status)
+        return status;
+    random_seed(&random, 1);
+    for (uint32_t i = 0; i < count; i++) {
+        const uint32_t at = (uint32_t)(random_next(&random) % (i + 1));
+        table[i] = table[at];
+        table[at] = i;
+    }
+    status = gpu_upload(bench->gpu, (struct gpu_range){bench->blocks, 0}, table, count * sizeof *table, &ticket, error);
+    memory_free(table);
+    return status ? status : gpu_upload_wait(bench->gpu, ticket, error);
+}
+
 static void record_attention(const struct bench *bench, const void *context)
 {
     const struct attention_shape *shape = context;
@@ -70,6 +92,13 @@ static void record_attention(const struct bench *bench, const void *context)
                                                  .capacity = capacity,
                                                  .keys = 2 * s * side,
                                                  .values = (2 * s + 1) * side};
+        for (uint32_t s = 0; s < shape->sequences && bench->shuffled; s++) {
+            sequences[s].capacity = capacity * shape->sequences;
+            sequences[s].keys = 0;
+            sequences[s].values = side * shape->sequences;
+            sequences[s].blocks =
+                (struct gpu_range){bench->blocks, (uint64_t)s * capacity / ATTENTION_BLOCK * sizeof(uint32_t)};
+        }
         const struct gpu_attention attention = {
             .query = {bench->query, 0},
             .out = {bench->out, 0},
@@ -108,7 +137,9 @@ static hypura_status bench_attention(const struct bench *bench, hypura_error *er
         if (bytes > bench->cache_bytes)
             continue;
         double seconds, pairs = (double)s->rows * (s->context - (s->rows - 1) / 2.0) * s->sequences;
-        hypura_status status = time_of(bench, record_attention, s, &seconds, error);
+        hypura_status status = bench->shuffled ? shuffle_blocks(bench, s, error) : HYPURA_OK;
+        if (!status)
+            status = time_of(bench, record_attention, s, &seconds, error);
         if (status)
             return status;
         seconds /= bench->layers;
@@ -278,6 +309,9 @@ static hypura_status run(struct bench *bench, hypura_error *error)
                               gpu_attention_scratch_bytes(16, bench->heads, bench->size, 131072), GPU_DEVICE, error);
     if (!status)
         status = gpu_buffer_create(bench->gpu, &bench->other, 3 * region, GPU_DEVICE, error);
+    if (!status && bench->shuffled)
+        status = gpu_buffer_create(bench->gpu, &bench->blocks, 131072 / ATTENTION_BLOCK * sizeof(uint32_t), GPU_DEVICE,
+                                   error);
     double seconds = 0;
     if (!status)
         status = time_of(bench, record_copy, NULL, &seconds, error);
@@ -300,16 +334,22 @@ static const char usage[] = "Usage: gpu_rows [OPTION]...\n"
                             "  --prompt N      rows of a prompt, at most 2048 (default 1024)\n"
                             "  --layers N      layers per round (default 8)\n"
                             "  --cache BYTES   KV cache of all layers (default 2G)\n"
+                            "  --shuffled      the blocks of the KV cache lie in any order, as sequences share them\n"
                             "  --rounds N      1 to 63 (default 5)\n";
 
 int main(int argc, char **argv)
 {
-    static const struct option names[] = {
-        {"device", required_argument, NULL, 'd'},   {"heads", required_argument, NULL, 'a'},
-        {"kv-heads", required_argument, NULL, 'k'}, {"head-size", required_argument, NULL, 's'},
-        {"layers", required_argument, NULL, 'l'},   {"prompt", required_argument, NULL, 'p'},
-        {"cache", required_argument, NULL, 'c'},    {"rounds", required_argument, NULL, 'r'},
-        {"help", no_argument, NULL, 'h'},           {0}};
+    static const struct option names[] = {{"device", required_argument, NULL, 'd'},
+                                          {"heads", required_argument, NULL, 'a'},
+                                          {"kv-heads", required_argument, NULL, 'k'},
+                                          {"head-size", required_argument, NULL, 's'},
+                                          {"layers", required_argument, NULL, 'l'},
+                                          {"prompt", required_argument, NULL, 'p'},
+                                          {"cache", required_argument, NULL, 'c'},
+                                          {"rounds", required_argument, NULL, 'r'},
+                                          {"shuffled", no_argument, NULL, 'f'},
+                                          {"help", no_argument, NULL, 'h'},
+                                          {0}};
     struct bench bench = {.heads = 32,
                           .kv_heads = 8,
                           .size = 128,
@@ -346,6 +386,9 @@ int main(int argc, char **argv)
                 return 1;
             }
             break;
+        case 'f':
+            bench.shuffled = true;
+            break;
         case 'r':
             bench.rounds = number;
             break;
@@ -362,7 +405,7 @@ int main(int argc, char **argv)
     hypura_status status = gpu_open(&bench.gpu, &(struct gpu_options){.index = device}, &error);
     if (!status) {
         status = run(&bench, &error);
-        struct gpu_buffer *buffers[] = {bench.cache, bench.query, bench.out, bench.scratch, bench.other};
+        struct gpu_buffer *buffers[] = {bench.cache, bench.query, bench.out, bench.scratch, bench.other, bench.blocks};
         for (size_t i = 0; i < COUNT_OF(buffers); i++)
             gpu_buffer_destroy(bench.gpu, buffers[i]);
         gpu_close(bench.gpu);

@@ -341,6 +341,7 @@ struct shape {
     float soft_cap;
     uint32_t window, chunk;
     bool sinks, bidirectional, shared;
+    bool pooled; /* the rows of all sequences are in one region, block by block in another order */
 };
 
 static const struct shape shapes[] = {
@@ -372,6 +373,14 @@ static const struct shape shapes[] = {
     {"a prompt, window in a ring", TENSOR_F16, 4, 2, 64, 64, {60}, {700}, 256, 0, 100, 0, false, false, false},
     {"a prompt, chunks", TENSOR_F16, 4, 2, 64, 64, {90}, {300}, 320, 0, 0, 128, false, false, false},
     {"both directions", TENSOR_F16, 4, 4, 64, 64, {150, 6}, {150, 6}, 192, 0, 0, 0, false, true, false},
+    {"pool", TENSOR_F16, 8, 2, 128, 128, {1, 3, 8}, {700, 64, 129}, 704, 0, 0, 0, false, false, false, true},
+    {"pool, floats", TENSOR_F32, 4, 2, 80, 80, {2, 33}, {200, 150}, 256, 5, 0, 0, true, false, false, true},
+    {"pool, bfloat", TENSOR_BF16, 4, 2, 48, 64, {33, 2}, {150, 193}, 256, 0, 0, 0, false, false, false, true},
+    {"pool, q8_0", TENSOR_Q8_0, 6, 2, 64, 32, {50, 1, 3}, {200, 65, 400}, 448, 0, 0, 0, false, false, false, true},
+    {"pool, q4_0", TENSOR_Q4_0, 2, 1, 64, 32, {20, 2}, {90, 300}, 320, 0, 0, 0, false, false, false, true},
+    {"pool, latent", TENSOR_F16, 16, 1, 576, 512, {2, 9}, {280, 140}, 320, 0, 0, 0, false, false, true, true},
+    {"pool, wide", TENSOR_F16, 2, 1, 256, 256, {40, 4}, {120, 260}, 320, 0, 0, 0, false, false, false, true},
+    {"pool, window", TENSOR_F16, 4, 2, 64, 64, {60, 6}, {300, 410}, 448, 0, 100, 0, false, false, false, true},
 };
 
 struct fixture {
@@ -379,18 +388,20 @@ struct fixture {
     struct gpu_attention attention;
     struct gpu_sequence sequences[MOST_SEQUENCES];
     uint32_t rows, count;
+    struct gpu_range blocks; /* the tables of all sequences */
     float *query, *sinks;
     float *keys[MOST_SEQUENCES], *values[MOST_SEQUENCES]; /* [positions][kv_heads][size], as the cache holds them */
 };
 
-/* Stores all positions of a sequence, in pieces that fit in the ring. */
+/* Stores the positions of a sequence that its rows see, in pieces that fit in the ring. */
 static float *fill(struct gpu *gpu, const struct fixture *f, uint32_t s, bool is_values, struct random *random)
 {
     const struct shape *shape = f->shape;
     uint32_t size = is_values ? shape->value_size : shape->key_size, width = size * shape->kv_heads;
     uint32_t positions = shape->positions[s], piece = shape->capacity;
     float *plain = gpu_test_floats(random, (size_t)positions * width);
-    for (uint32_t p = 0; p < positions; p += piece) {
+    const uint32_t first = positions - shape->rows[s];
+    for (uint32_t p = shape->window ? first - MIN(first, shape->window - 1) : 0; p < positions; p += piece) {
         struct gpu_sequence sequence = f->sequences[s];
         sequence.first_row = 0;
         sequence.first_position = p;
@@ -420,6 +431,24 @@ static float *fill(struct gpu *gpu, const struct fixture *f, uint32_t s, bool is
     return plain;
 }
 
+/* Deals the blocks of one region to the sequences in turn, from the last one down. Returns the region's rows. */
+static uint32_t deal_blocks(struct gpu *gpu, struct fixture *f)
+{
+    const uint32_t each = f->shape->capacity / ATTENTION_BLOCK, all = each * f->count;
+    uint32_t table[256];
+    assert_true(all <= COUNT_OF(table));
+    for (uint32_t s = 0; s < f->count; s++)
+        for (uint32_t b = 0; b < each; b++)
+            table[s * each + b] = all - 1 - (b * f->count + s);
+    f->blocks = gpu_test_range(gpu, table, all * sizeof *table);
+    for (uint32_t s = 0; s < f->count; s++) {
+        f->sequences[s].capacity = all * ATTENTION_BLOCK;
+        f->sequences[s].blocks = f->blocks;
+        f->sequences[s].blocks.offset += s * each * sizeof *table;
+    }
+    return all * ATTENTION_BLOCK;
+}
+
 static void setup(struct gpu *gpu, struct fixture *f, const struct shape *shape, struct random *random)
 {
     *f = (struct fixture){.shape = shape};
@@ -439,6 +468,14 @@ static void setup(struct gpu *gpu, struct fixture *f, const struct shape *shape,
             end = align_up(end + (uint64_t)value_bytes * shape->capacity * shape->kv_heads, 64);
         f->rows += shape->rows[s];
         most = MAX(most, shape->positions[s]);
+    }
+    if (shape->pooled) {
+        const uint64_t rows = (uint64_t)deal_blocks(gpu, f) * shape->kv_heads;
+        for (uint32_t s = 0; s < f->count; s++) {
+            f->sequences[s].keys = 0;
+            f->sequences[s].values = shape->shared ? 0 : align_up(key_bytes * rows, 64);
+        }
+        end = align_up(key_bytes * rows, 64) + value_bytes * rows;
     }
     struct gpu_attention *a = &f->attention;
     *a = (struct gpu_attention){.rows = f->rows,
@@ -477,8 +514,8 @@ static void setup(struct gpu *gpu, struct fixture *f, const struct shape *shape,
 
 static void teardown(struct gpu *gpu, struct fixture *f)
 {
-    struct gpu_range all[] = {f->attention.cache, f->attention.query, f->attention.out, f->attention.sinks,
-                              f->attention.scratch};
+    struct gpu_range all[] = {f->attention.cache, f->attention.query,   f->attention.out,
+                              f->attention.sinks, f->attention.scratch, f->blocks};
     for (size_t i = 0; i < COUNT_OF(all); i++)
         gpu_buffer_destroy(gpu, all[i].buffer);
     for (uint32_t s = 0; s < f->count; s++) {

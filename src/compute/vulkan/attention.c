@@ -67,7 +67,7 @@ uint32_t gpu_row_elements(enum tensor_type type, uint32_t position_bytes)
 
 /* As struct Sequence of cache.glsl. */
 struct sequence_entry {
-    uint64_t keys, values;
+    uint64_t keys, values, blocks;
     uint32_t first_row, rows, first_position, capacity;
 };
 
@@ -93,8 +93,13 @@ static uint64_t sequence_table(struct gpu *gpu, struct gpu_range cache, const st
                              (unsigned long long)s->keys, (unsigned long long)s->values);
             return 0;
         }
-        entries[(*taken)++] = (struct sequence_entry){address + s->keys, address + s->values, s->first_row,
-                                                      s->rows,           s->first_position,   s->capacity};
+        entries[(*taken)++] = (struct sequence_entry){.keys = address + s->keys,
+                                                      .values = address + s->values,
+                                                      .blocks = gpu_address(s->blocks),
+                                                      .first_row = s->first_row,
+                                                      .rows = s->rows,
+                                                      .first_position = s->first_position,
+                                                      .capacity = s->capacity};
     }
     return *taken ? gpu_table(gpu, entries, *taken * sizeof *entries) : 0;
 }

@@ -330,6 +330,9 @@ bool gpu_attention_supports(enum tensor_type type, uint32_t key_size, uint32_t v
 struct gpu_sequence {
     uint32_t first_row, rows, first_position, capacity;
     uint64_t keys, values; /* bytes from the start of the range "cache" to the first heads */
+    /* uint32 for each ATTENTION_BLOCK positions: which block of the cache's rows they are. Or none: position p is row
+     * p % capacity. */
+    struct gpu_range blocks;
 };
 
 /* Everything between the projections and attention in one launch: norms and rope of query and key heads, scales of

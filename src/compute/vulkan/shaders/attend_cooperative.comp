@@ -101,14 +101,18 @@ void main()
 
     Range range = range_of(sequence, min(first_query + row, last_query) / group);
     float maximum = NOTHING, sum = 0.0;
-    uint position = first - first % BLOCK, index = position % sequence.capacity;
+    uint position = first - first % BLOCK, index = cache_index(sequence, position);
     uint end = min(last - position + 1, BLOCK);
-    piece_ask(keys, sequence.capacity, key_row, index, 0, KEY_SIZE, 0, end);
+    uint from = first - position; /* what no query sees may never have been written */
+    piece_ask(keys, sequence.capacity, key_row, index, 0, KEY_SIZE, from, end);
     barrier();
     while (true) {
+        uint next = position + BLOCK;
+        bool more = next <= last;
+        uint next_index = more ? cache_index(sequence, next) : 0;
         piece_place(KEY_SIZE);
         barrier();
-        piece_ask(values, sequence.capacity, value_row, index, 0, VALUE_SIZE, 0, end);
+        piece_ask(values, sequence.capacity, value_row, index, 0, VALUE_SIZE, from, end);
         [[unroll]] for (uint j = 0; j < 4; j++) {
             Sums part_sums = Sums(0.0);
             [[unroll]] for (uint k = 0; k < MOST_PARTS; k++)
@@ -157,12 +161,11 @@ void main()
         sum = fma(sum, factor, side == 0 ? block_sum + other : other + block_sum);
         barrier();
 
-        uint next = position + BLOCK;
-        bool more = next <= last;
         if (more) {
             position = next;
-            index = next % sequence.capacity;
+            index = next_index;
             end = min(last - next + 1, BLOCK);
+            from = 0;
             piece_ask(keys, sequence.capacity, key_row, index, 0, KEY_SIZE, 0, end);
         }
         [[unroll]] for (uint e = 0; e < ELEMENTS; e++) {

@@ -125,7 +125,7 @@ void attend()
     uint64_t keys = sequence.keys + kv_head * cache_head_bytes(sequence.capacity, key_row);
     uint64_t values = sequence.values + kv_head * cache_head_bytes(sequence.capacity, value_row);
 
-    uint position = first - first % BLOCK, index = position % sequence.capacity;
+    uint position = first - first % BLOCK, index = cache_index(sequence, position);
     uint end = min(last - position + 1, BLOCK), from = max(first, position) - position;
     /* The rows of this batch are there only after the wait. */
     uint fresh = max(sequence.first_position, position) - position;
@@ -146,6 +146,9 @@ void attend()
     float maximum = NOTHING, sum = 0.0;
 
     while (true) {
+        uint next = position + BLOCK;
+        bool more = next <= last;
+        uint next_index = more ? cache_index(sequence, next) : 0, next_end = more ? min(last - next + 1, BLOCK) : 0;
         [[unroll]] for (uint i = 0; i < QUERIES * 2; i++)
             query_sums[i] = 0.0;
         [[unroll]] for (uint piece = 0; piece < KEY_PIECES; piece++) {
@@ -207,9 +210,6 @@ void attend()
         [[unroll]] for (uint piece = 0; piece < VALUE_PIECES; piece++)
             [[unroll]] for (uint q = 0; q < QUERIES; q++)
                 value_sums[piece * QUERIES + q] *= factors[q];
-        uint next = position + BLOCK;
-        bool more = next <= last;
-        uint next_index = next % sequence.capacity, next_end = more ? min(last - next + 1, BLOCK) : 0;
         [[unroll]] for (uint piece = 0; piece < VALUE_PIECES; piece++) {
             if (piece > 0) {
                 barrier();

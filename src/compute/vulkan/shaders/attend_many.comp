@@ -78,12 +78,13 @@ void main()
     }
 
     for (uint position = first - first % BLOCK; position <= last; position += BLOCK) {
-        uint index = position % sequence.capacity, end = min(last - position + 1, BLOCK);
+        uint index = cache_index(sequence, position), end = min(last - position + 1, BLOCK);
+        uint from = max(first, position) - position; /* what no query sees may never have been written */
         [[unroll]] for (uint i = 0; i < 32; i++)
             scores[i] = 0.0;
         [[unroll]] for (uint piece = 0; piece < key_pieces; piece++) {
             uint elements = piece_elements(KEY_SIZE, piece), words = elements / 2;
-            piece_ask(keys, sequence.capacity, key_row, index, piece * PIECE, elements, 0, end);
+            piece_ask(keys, sequence.capacity, key_row, index, piece * PIECE, elements, from, end);
             barrier();
             piece_place(elements);
             for (uint i = thread; i < TILE * words; i += THREADS) {
@@ -104,7 +105,7 @@ void main()
                 }
             }
         }
-        piece_ask(values, sequence.capacity, value_row, index, 0, piece_elements(VALUE_SIZE, 0), 0, end);
+        piece_ask(values, sequence.capacity, value_row, index, 0, piece_elements(VALUE_SIZE, 0), from, end);
         [[unroll]] for (uint q = 0; q < 8; q++) {
             float most = NOTHING;
             [[unroll]] for (uint j = 0; j < 4; j++) {
@@ -153,7 +154,7 @@ void main()
         [[unroll]] for (uint piece = 0; piece < value_pieces; piece++) {
             uint elements = piece_elements(VALUE_SIZE, piece);
             if (piece > 0) {
-                piece_ask(values, sequence.capacity, value_row, index, piece * PIECE, elements, 0, end);
+                piece_ask(values, sequence.capacity, value_row, index, piece * PIECE, elements, from, end);
                 barrier();
                 piece_place(elements);
                 barrier();

@@ -1,4 +1,5 @@
-/* The KV cache on the device. A head of a sequence has a region of capacity rows; position p is row p % capacity.
+/* The KV cache on the device. A head has a region of capacity rows: of one sequence, where position p is row p % capacity,
+ * or of all, where a table says which block of rows a block of positions is.
  *   F32, F16, BF16: the elements of a row, one row after another.
  *   Q8_0, Q4_0: the quants of all rows (Q4_0: element i of a block of 32 in the low half of byte i, i + 16 in the high),
  * then the half-precision scales of all rows, so that both are read in whole aligned words.
@@ -12,7 +13,7 @@
 /* As struct gpu_sequence, with addresses. */
 struct Sequence
 {
-    uint64_t keys, values;
+    uint64_t keys, values, blocks;
     uint first_row, rows, first_position, capacity;
 };
 
@@ -25,4 +26,14 @@ layout(buffer_reference, std430, buffer_reference_align = 16) readonly buffer Se
 uint cache_row_bytes(uint type, uint elements)
 {
     return type == CACHE_F32 ? elements * 4 : type == CACHE_Q8_0 ? elements : type == CACHE_Q4_0 ? elements / 2 : elements * 2;
+}
+
+#define CACHE_BLOCK 64
+
+/* The row of a position. The rows of the other positions of its block are next to it. */
+uint cache_index(Sequence sequence, uint position)
+{
+    if (sequence.blocks == 0)
+        return position % sequence.capacity;
+    return Uints(sequence.blocks).v[position / CACHE_BLOCK] * CACHE_BLOCK + position % CACHE_BLOCK;
 }

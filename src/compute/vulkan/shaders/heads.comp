@@ -125,11 +125,12 @@ float greatest(uint block)
 void store_blocks(uint64_t region, uint index, uint capacity, uint size, uint row_elements)
 {
     uint thread = gl_LocalInvocationID.x, blocks = size / 32;
-    FreshShorts to = FreshShorts(region + uint64_t(capacity) * cache_row_bytes(CACHE, row_elements));
+    FreshShorts to = FreshShorts(region + uint64_t(capacity) * cache_row_bytes(CACHE, row_elements) +
+                                 uint64_t(index) * (row_elements / 16));
     for (uint b = thread; b < blocks; b += GROUP) {
         float most = greatest(b);
         float scale = CACHE == CACHE_Q8_0 ? abs(most) / 127.0 : most / -8.0;
-        to.v[index * (row_elements / 32) + b] = uint16_t(half_bits(scale));
+        to.v[b] = uint16_t(half_bits(scale));
         scales[b] = scale != 0.0 ? 1.0 / scale : 0.0;
     }
     barrier();
@@ -199,11 +200,15 @@ void take_head()
     }
     float factor = is_query && uint64_t(query_scales) != 0 ? query_scales.v[row] : 1.0;
     Sequence sequence;
+    uint index; /* of the row in the cache */
     if (!is_query) {
         uint s = 0, sequence_count = rotary_and_sequences >> 16;
         sequence = sequences.v[0];
         while (s + 1 < sequence_count && row >= sequence.first_row + sequence.rows)
             sequence = sequences.v[++s];
+        uint position = sequence.first_position + row - sequence.first_row;
+        if (row - sequence.first_row < sequence.rows)
+            index = RING > 0 ? position % RING : cache_index(sequence, position);
     }
     chain_wait(progress, awaited);
     if (!is_query && row - sequence.first_row >= sequence.rows)
@@ -231,7 +236,6 @@ void take_head()
     uint64_t head_bytes = uint64_t(sequence.capacity) *
                           (cache_row_bytes(CACHE, row_elements) +
                            (CACHE == CACHE_Q8_0 || CACHE == CACHE_Q4_0 ? row_elements / 16 : 0));
-    uint index = (sequence.first_position + row - sequence.first_row) % (RING > 0 ? RING : sequence.capacity);
     store((is_value ? sequence.values : sequence.keys) + which * head_bytes, index, sequence.capacity, size,
           row_elements);
 }
