@@ -5,10 +5,11 @@ of keys and values for eight requests with a common beginning; and the speed of 
 decoding without one.
 
     prefix.py HYPURA MODEL.gguf... [--tokens 8000] [--memory 0.5] [--beginning 4000] [--decode 32] [--rounds 3] [--pairs 7]
-              [--parts shares,together,unused]
+              [--parts shares,together,unused] [--gpu N] [--gpu-memory SIZE]
 
---memory: a share of each file's size, or a size such as 8G. --parts: the parts to measure (default: all). Prints one row of a
-table per model. The speed of decoding is a median over pairs of alternating answers, with its 95 % confidence interval.
+--memory: a share of each file's size, or a size such as 8G. --parts: the parts to measure (default: all). --gpu: the keys and values
+of eight requests are counted in the memory of this GPU. Prints one row of a table per model. The speed of decoding is a median over
+pairs of alternating answers, with its 95 % confidence interval.
 """
 import argparse
 import http.client
@@ -28,10 +29,12 @@ ANSWER = 16  # tokens of an answer
 
 
 class Server:
+    gpu = ()  # options of every server
+
     def __init__(self, hypura, model, memory, context, parallel, *options):
         self.process = subprocess.Popen(
             [hypura, "serve", model, "--port", "0", "--memory", memory, "--context", str(context), "--parallel", str(parallel),
-             "--drafting", "off", *options], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+             "--drafting", "off", *Server.gpu, *options], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         self.port = int(self.process.stdout.readline().decode().rsplit(":", 1)[1])
         self.name = os.path.basename(model).rsplit(".", 1)[0]
 
@@ -55,12 +58,16 @@ class Server:
                 cached = event["usage"].get("prompt_tokens_details", {}).get("cached_tokens", 0)
         return (first or time.time()) - start, cached, (last - first) / max(events - 1, 1) if events > 1 else 0
 
-    def drafts(self):
-        """Returns the numbers of tokens drafted and accepted so far, and of bytes read from the drive."""
+    def metrics(self, *words):
+        """Returns the values of the first metrics whose names contain these words."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
         connection.request("GET", "/metrics")
         found = dict(line.split(" ") for line in connection.getresponse().read().decode().splitlines() if line.startswith("hypura_"))
-        return [int(float(next(value for name, value in found.items() if word in name))) for word in ("drafted", "accepted", "storage_read")]
+        return [int(float(next(value for name, value in found.items() if word in name))) for word in words]
+
+    def drafts(self):
+        """Returns the numbers of tokens drafted and accepted so far, and of bytes read from the drive."""
+        return self.metrics("drafted", "accepted", "storage_read")
 
     def resident(self):
         with open(f"/proc/{self.process.pid}/status") as file:
@@ -107,7 +114,7 @@ def kept(arguments, model):
 def together(arguments, model, memory):
     """Sends eight requests with a common beginning. Returns the tokens computed and the memory of keys and values, both as
     multiples of one beginning's. The first request runs alone, so that the others' memory can be told apart. Excludes the
-    states of recurrent layers, since each sequence has its own."""
+    states of recurrent layers, since each sequence has its own. Counts the GPU's memory if there is one."""
     beginning, computed = text(7, arguments.beginning), []
     server = Server(arguments.hypura, model, memory, arguments.beginning + 2 * TURN + 64, 8)
 
@@ -115,15 +122,18 @@ def together(arguments, model, memory):
         tokens = beginning + text(200 + number, TURN)
         computed.append(len(tokens) - server.ask(tokens)[1])
 
+    def used():
+        return server.metrics("kv_gpu_used_bytes")[0] if Server.gpu else server.resident()
+
     one(0)
-    before = server.resident()
+    before = used()
     threads = [threading.Thread(target=one, args=(number,)) for number in range(1, 8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     keys, states = kept(arguments, model)
-    more = server.resident() - before - 7 * states
+    more = used() - before - (0 if Server.gpu else 7 * states)
     server.close()
     return sum(computed) / arguments.beginning, 1 + more / (arguments.beginning * keys)
 
@@ -164,7 +174,11 @@ def main():
     parser.add_argument("--parts", default="shares,together,unused")
     parser.add_argument("--memory", default="0.5")
     parser.add_argument("--work", help="a folder on the drive for the prefix cache")
+    parser.add_argument("--gpu", help="the GPU to use; it should hold all layers")
+    parser.add_argument("--gpu-memory", default="", help="the memory to use there")
     arguments = parser.parse_args()
+    if arguments.gpu:
+        Server.gpu = ("--gpu", arguments.gpu, *(("--gpu-memory", arguments.gpu_memory) if arguments.gpu_memory else ()))
     print("| model | memory | cold, s | second turn | last message edited | after a restart | eight with one beginning, computed | in memory "
           "| decoding, unused |")
     print("|---|---|---|---|---|---|---|---|---|")

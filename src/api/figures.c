@@ -127,9 +127,11 @@ static json_t *gpus_json(const struct engine_statistics *s)
 {
     json_t *array = json_array();
     for (uint32_t i = 0; i < s->device_count; i++)
-        json_array_append_new(array, json_pack("{s:o, s:i, s:I, s:f}", "name", text_json(s->devices[i].name), "layers",
-                                               (int)s->devices[i].layers, "bytes", (json_int_t)s->devices[i].bytes,
-                                               "busy_seconds", s->devices[i].busy_seconds));
+        json_array_append_new(
+            array, json_pack("{s:o, s:i, s:I, s:I, s:I, s:f}", "name", text_json(s->devices[i].name), "layers",
+                             (int)s->devices[i].layers, "bytes", (json_int_t)s->devices[i].bytes, "kv_bytes",
+                             (json_int_t)s->devices[i].kv_bytes, "kv_used_bytes",
+                             (json_int_t)s->devices[i].kv_used_bytes, "busy_seconds", s->devices[i].busy_seconds));
     return array;
 }
 

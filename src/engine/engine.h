@@ -157,9 +157,9 @@ struct engine_kept {
 hypura_status engine_kept_of(struct engine_kept *out, const struct model *model, uint32_t positions,
                              enum tensor_type type, hypura_error *error);
 
-/* Plans like engine_plan_only, and forecasts the time to the first token of the answer for prompts of these lengths, with
- * the weights loaded: seconds[count]. A prompt longer than the plan's context is forecast as if it fitted. The caller holds
- * the model's vocabulary meanwhile, because the budget of a run includes it. */
+/* Plans like engine_plan_only, and forecasts the time to the first token of the answer for prompts of these lengths,
+ * with the weights loaded: seconds[count]. A prompt longer than the plan's context is forecast as if it fitted. The
+ * caller holds the model's vocabulary meanwhile, because the budget of a run includes it. */
 hypura_status engine_forecast(struct plan **out, double *seconds, const uint32_t *prompts, size_t count,
                               const struct model *model, const struct hardware *hardware,
                               const struct engine_options *options, hypura_error *error);
@@ -343,8 +343,10 @@ hypura_status engine_set_budget(struct engine *engine, uint64_t bytes, hypura_er
 struct engine_device {
     const char *name;
     uint32_t layers;
-    uint64_t bytes;      /* weights */
-    double busy_seconds; /* time computing, or waiting for the CPU's share; 0: unknown */
+    uint64_t bytes;         /* weights */
+    uint64_t kv_bytes;      /* keys, values and states */
+    uint64_t kv_used_bytes; /* of these, those that no other sequence can take; shared ones count once */
+    double busy_seconds;    /* time computing, or waiting for the CPU's share; 0: unknown */
 };
 
 struct engine_statistics {

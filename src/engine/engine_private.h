@@ -61,10 +61,11 @@ struct geometry {
     uint32_t logits_rows;
     const struct step *look_up; /* the step that reads a table; NULL: none */
     bool windows;               /* some layer has a sliding window */
-    bool halves;                /* a GPU multiplies prompts as halves, and needs room for them */
-    bool foreign;               /* a GPU can compute no layer */
-    bool experts_only;          /* of all steps, only those that compute chosen experts run here */
-    uint64_t largest_buffer;    /* of a GPU; 0: no GPU */
+    bool plain_rows;         /* each row of the KV cache belongs to one position; not those of the prediction block */
+    bool halves;             /* a GPU multiplies prompts as halves, and needs room for them */
+    bool foreign;            /* a GPU can compute no layer */
+    bool experts_only;       /* of all steps, only those that compute chosen experts run here */
+    uint64_t largest_buffer; /* of a GPU; 0: no GPU */
     /* The most floats per token over all steps: in each buffer, in inputs of products, in inner rows of feed forwards,
      * and in small tensors that must be converted. */
     size_t widths[BUFFER_COUNT], input, inner, vector;
@@ -226,12 +227,28 @@ struct kv_layer {
     size_t key_position_bytes, value_position_bytes;
     uint64_t keys, values; /* offsets of sequence 0 in the cache */
     bool on_gpu;           /* its memory is a separate buffer on a GPU, where offsets start at 0 */
+    bool pooled;           /* there, all sequences have one region, of capacity rows in blocks (kv_pool) */
     uint32_t window;
     bool values_in_keys;               /* MLA: values are the first elements of the keys */
     struct kv_plane planes[KV_PLANES]; /* planes 1, 2, ...; width 0: unused */
     /* A recurrent layer has two states of this many floats: the present one, and the next one. */
     size_t state_floats;
     uint64_t states;
+};
+
+/* The blocks of PLAN_KV_BLOCK positions that layers on devices have room for, the same in each layer. A block that was
+ * written is in one of them, whatever sequences share it. */
+struct kv_pool {
+    uint32_t blocks; /* 0: no layer has a pool */
+    uint32_t *at;    /* [sequences][blocks of one]: where the block in a place is */
+    uint32_t *free;  /* [blocks] the first free_count are unused */
+    uint32_t free_count;
+    uint64_t changes; /* grows when a sequence's block may be elsewhere */
+};
+
+/* A copy of the first rows of a block in a pool; rows 0: none. */
+struct kv_copy {
+    uint32_t from, to, rows;
 };
 
 struct kv_cache {
@@ -256,23 +273,25 @@ struct kv_cache {
     uint32_t *claimed; /* [sequences] up to where the current batch writes; 0: it does not */
     bool *parted;      /* [sequences] some block is in another sequence's region */
     uint32_t *counted; /* [sequences] for counting places: the block at which each was last counted, plus 1 */
-    bool can_share;    /* all rows are keys and values, so blocks in host memory may be shared */
+    bool can_share;    /* all rows are keys and values, so blocks may be shared */
+    struct kv_pool pool;
 };
 
-hypura_status kv_cache_create(struct kv_cache *out, const struct geometry *geometry, uint32_t positions,
+/* room: the positions that all sequences have together. */
+hypura_status kv_cache_create(struct kv_cache *out, const struct geometry *geometry, uint32_t positions, uint64_t room,
                               enum tensor_type type, hypura_error *error);
 /* The same for the prediction block alone. */
 hypura_status kv_cache_create_predicting(struct kv_cache *out, const struct geometry *geometry, uint32_t positions,
-                                         enum tensor_type type, hypura_error *error);
+                                         uint64_t room, enum tensor_type type, hypura_error *error);
 void kv_cache_destroy(struct kv_cache *cache);
 uint64_t kv_cache_bytes(const struct geometry *geometry, uint32_t positions, uint32_t sequences, enum tensor_type type);
 /* The same if sequences share room for kv_positions. */
 uint64_t kv_cache_shared_bytes(const struct geometry *geometry, uint32_t positions, uint32_t sequences,
                                uint64_t kv_positions, enum tensor_type type);
 
-/* The bytes of a layer with its own memory; UINT64_MAX: more than 64 bits. */
-uint64_t kv_layer_bytes(const struct geometry *geometry, uint32_t layer, uint32_t positions, uint32_t sequences,
-                        enum tensor_type type);
+/* The bytes of a layer on a device, if all sequences together have room for kv_positions; UINT64_MAX: too many. */
+uint64_t kv_device_bytes(const struct geometry *geometry, uint32_t layer, uint32_t positions, uint32_t sequences,
+                         uint64_t kv_positions, enum tensor_type type);
 
 /* Sums up what layers keep per sequence, by kind. */
 void kv_cache_kinds(struct engine_kept *out, const struct geometry *geometry, uint32_t positions,
@@ -317,16 +336,25 @@ bool kv_cache_take_room(struct kv_cache *cache, const struct span *spans, uint32
 /* The room that sequences take if they hold positions[sequences]; full blocks that they share count once. */
 uint64_t kv_cache_room_of(const struct kv_cache *cache, const uint32_t *positions);
 
-/* Before kv_cache_take_room: gives the sequence its own copy of shared blocks of positions first to end, with the rows
- * before first. Other sequences keep the shared ones. */
-void kv_cache_own(struct kv_cache *cache, uint32_t sequence, uint32_t first, uint32_t end);
+/* Before kv_cache_take_room, with the sequence's claim set: gives it its own copy of shared blocks of positions first
+ * to end, with the rows before first. Other sequences keep the shared ones. *copy: what is left to do on devices.
+ * false: there is too little room. */
+bool kv_cache_own(struct kv_cache *cache, uint32_t sequence, uint32_t first, uint32_t end, struct kv_copy *copy);
 
 /* Makes the first positions of a sequence, in whole blocks, share the rows of another one. */
 void kv_cache_share(struct kv_cache *cache, uint32_t sequence, uint32_t from, uint32_t positions);
 
-/* The offset of a head's keys (or values) at an index. Reduces *rows to those that are contiguous there. */
-uint64_t kv_cache_rows_at(const struct kv_cache *cache, uint32_t layer, uint32_t sequence, bool values, size_t head,
-                          size_t index, size_t *rows);
+/* Where a head's keys (or values) from an index on are: rows from run.index on of the region at an offset, as many of
+ * these as are contiguous. */
+struct kv_run {
+    uint64_t region;
+    size_t index, rows;
+};
+struct kv_run kv_cache_run(const struct kv_cache *cache, uint32_t layer, uint32_t sequence, bool values, size_t head,
+                           size_t index, size_t rows);
+
+/* The block of the pool that holds a sequence's block. */
+uint32_t kv_cache_block(const struct kv_cache *cache, uint32_t sequence, uint32_t block);
 
 /* Undoes a sequence's last batch, of this many rows; the state from before it is the present one again. */
 void kv_cache_undo(struct kv_cache *cache, uint32_t sequence, uint32_t rows);
@@ -408,6 +436,7 @@ struct counters {
     _Atomic uint64_t budget, largest_budget; /* now; so far */
     _Atomic uint64_t prompt_tokens, generated_tokens, prompt_nanoseconds, decode_nanoseconds, decode_bytes_read;
     _Atomic uint64_t decode_passes, drafted_tokens, accepted_tokens;
+    _Atomic uint32_t pool_blocks; /* in use, of those on devices */
 };
 
 /* Rows whose logits are not wanted leave the batch after the last step whose result later tokens need. */
@@ -448,6 +477,9 @@ struct batch {
     atomic_bool cancelled, stopped; /* engine_cancel, engine_stop */
     atomic_bool lost;               /* a GPU */
 };
+
+/* kv_cache_own for the layers' cache, also on devices. */
+hypura_status batch_own_rows(struct batch *batch, uint32_t sequence, uint32_t first, uint32_t end, hypura_error *error);
 
 struct engine {
     struct opened open;

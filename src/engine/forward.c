@@ -153,6 +153,30 @@ static hypura_status output(struct batch *batch, hypura_error *error)
     return execute(batch, steps_after(batch->open->steps), error);
 }
 
+/* Gives the rows of the batch their places in the caches. */
+static hypura_status take_places(struct batch *batch, hypura_error *error)
+{
+    const struct span *spans = batch->scratch.spans;
+    struct kv_cache *kv = &batch->kv;
+    hypura_status status = HYPURA_OK;
+    for (uint32_t i = 0; i < batch->span_count; i++)
+        kv_cache_begin(kv, spans[i].sequence, spans[i].rows);
+    for (uint32_t i = 0; i < batch->span_count && !status; i++) {
+        const uint32_t held = kv->held[spans[i].sequence];
+        status = batch_own_rows(batch, spans[i].sequence, held, held + spans[i].rows, error);
+    }
+    if (!status && !kv_cache_take_room(kv, spans, batch->span_count))
+        status = error_set(error, HYPURA_ERROR_MEMORY,
+                           "all sequences together have room for only %" PRIu64 " positions", kv->room);
+    if (!status)
+        status = gpu_pass_place_blocks(batch, error);
+    for (uint32_t i = 0; i < batch->span_count && status; i++)
+        kv->claimed[spans[i].sequence] = 0;
+    if (status == HYPURA_ERROR_DEVICE)
+        atomic_store(&batch->lost, true);
+    return status;
+}
+
 static hypura_status run_batch(struct batch *batch, const struct engine_batch *asked, hypura_error *error)
 {
     struct scratch *s = &batch->scratch;
@@ -171,15 +195,7 @@ static hypura_status run_batch(struct batch *batch, const struct engine_batch *a
     rope_table_fill(&batch->open->rope, pool, s->rope[0], s->positions, batch->rows);
     if (batch->open->rope_local.half)
         rope_table_fill(&batch->open->rope_local, pool, s->rope[1], s->positions, batch->rows);
-    for (uint32_t i = 0; i < batch->span_count; i++)
-        kv_cache_begin(&batch->kv, s->spans[i].sequence, s->spans[i].rows);
-    for (uint32_t i = 0; i < batch->span_count; i++) {
-        const uint32_t sequence = s->spans[i].sequence, held = batch->kv.held[sequence];
-        kv_cache_own(&batch->kv, sequence, held, held + s->spans[i].rows);
-    }
-    if (!kv_cache_take_room(&batch->kv, s->spans, batch->span_count))
-        return error_set(error, HYPURA_ERROR_MEMORY, "all sequences together have room for only %" PRIu64 " positions",
-                         batch->kv.room);
+    TRY(take_places(batch, error));
     narrow_begin(batch);
     gpu_pass_begin(batch);
     store_begin(batch->open->store);

@@ -59,6 +59,40 @@ static void layer_shape(struct kv_layer *out, const struct geometry *geometry, u
     }
 }
 
+/* Whether each row of a layer belongs to one position. */
+static bool may_be_shared(const struct kv_layer *layer)
+{
+    bool may = !layer->every;
+    for (size_t i = 0; i < KV_PLANES; i++)
+        may = may && !layer->planes[i].width;
+    return may;
+}
+
+static uint64_t blocks_of(uint64_t positions)
+{
+    return (positions + PLAN_KV_BLOCK - 1) / PLAN_KV_BLOCK;
+}
+
+/* The blocks that all sequences need on a device, or 0 if each has a region of its own there. */
+static uint64_t pool_blocks(const struct geometry *geometry, uint32_t positions, uint32_t sequences, uint64_t room)
+{
+    const uint64_t all = sequences * blocks_of(positions);
+    const bool limited = room < (uint64_t)sequences * positions;
+    return !geometry->plain_rows || sequences < 2 ? 0 : limited ? MIN(all, blocks_of(room)) : all;
+}
+
+/* Makes the rows of a layer on a device a pool, whose blocks belong to any sequence; a ring stays as it is. */
+static bool make_pool(struct kv_layer *layer, uint32_t positions, uint64_t blocks)
+{
+    if (blocks == 0 || layer->heads == 0 || layer->ring < positions)
+        return true;
+    layer->pooled = true;
+    layer->capacity = blocks * PLAN_KV_BLOCK;
+    layer->key_head_bytes = layer->capacity * layer->key_position_bytes;
+    layer->value_head_bytes = layer->capacity * layer->value_position_bytes;
+    return layer->capacity <= UINT32_MAX;
+}
+
 /* Adds a region to *total, in whole pages; false: too large. The metadata reader bounds every field (2^20 wide, 2^16
  * heads), so only the sum over the layers can exceed 64 bits. */
 static bool add_region(uint64_t *total, uint64_t positions, uint64_t bytes, uint64_t sequences)
@@ -71,11 +105,12 @@ static bool add_region(uint64_t *total, uint64_t positions, uint64_t bytes, uint
 /* Places a layer's regions at *total and advances it; false: too large. */
 static bool lay_out(struct kv_layer *layer, uint32_t sequences, uint64_t *total)
 {
+    const uint32_t regions = layer->pooled ? 1 : sequences;
     layer->keys = *total;
-    if (!add_region(total, layer->heads, layer->key_head_bytes, sequences))
+    if (!add_region(total, layer->heads, layer->key_head_bytes, regions))
         return false;
     layer->values = layer->values_in_keys ? layer->keys : *total;
-    if (!layer->values_in_keys && !add_region(total, layer->heads, layer->value_head_bytes, sequences))
+    if (!layer->values_in_keys && !add_region(total, layer->heads, layer->value_head_bytes, regions))
         return false;
     for (size_t i = 0; i < KV_PLANES; i++) {
         layer->planes[i].offset = *total;
@@ -108,13 +143,14 @@ static bool is_on_gpu(const struct geometry *geometry, uint32_t layer)
     return geometry->on_gpu && layer < model_parameters(geometry->model)->layers && geometry->on_gpu[layer];
 }
 
-uint64_t kv_layer_bytes(const struct geometry *geometry, uint32_t number, uint32_t positions, uint32_t sequences,
-                        enum tensor_type type)
+uint64_t kv_device_bytes(const struct geometry *geometry, uint32_t number, uint32_t positions, uint32_t sequences,
+                         uint64_t kv_positions, enum tensor_type type)
 {
     struct kv_layer layer;
     uint64_t total = 0;
     layer_shape(&layer, geometry, number, type, positions);
-    return lay_out(&layer, sequences, &total) ? total : UINT64_MAX;
+    const bool fits = make_pool(&layer, positions, pool_blocks(geometry, positions, sequences, kv_positions));
+    return fits && lay_out(&layer, sequences, &total) ? total : UINT64_MAX;
 }
 
 uint64_t kv_cache_bytes(const struct geometry *geometry, uint32_t positions, uint32_t sequences, enum tensor_type type)
@@ -187,35 +223,43 @@ void kv_cache_kinds(struct engine_kept *out, const struct geometry *geometry, ui
     }
 }
 
-/* Creates the table of blocks: at first, each block is in its own sequence's region. */
+/* Creates the table of blocks: at first, each block is in its own sequence's region, and a pool is empty. */
 static hypura_status create_places(struct kv_cache *out, hypura_error *error)
 {
-    out->blocks = (uint32_t)(align_up(out->capacity, PLAN_KV_BLOCK) / PLAN_KV_BLOCK);
+    out->blocks = (uint32_t)blocks_of(out->capacity);
     TRY(ALLOCATE(&out->touched, (size_t)out->sequences * out->blocks, "table of blocks", error));
     TRY(ALLOCATE(&out->places, (size_t)out->sequences * out->blocks, "table of blocks", error));
     for (uint32_t s = 0; s < out->sequences; s++)
         for (uint32_t b = 0; b < out->blocks; b++)
             out->places[(size_t)s * out->blocks + b] = (uint16_t)s;
+    if (!out->pool.blocks)
+        return HYPURA_OK;
+    TRY(ALLOCATE(&out->pool.at, (size_t)out->sequences * out->blocks, "table of blocks", error));
+    TRY(ALLOCATE(&out->pool.free, out->pool.blocks, "table of blocks", error));
+    for (uint32_t i = 0; i < out->pool.blocks; i++)
+        out->pool.free[i] = out->pool.blocks - 1 - i;
+    out->pool.free_count = out->pool.blocks;
     return HYPURA_OK;
 }
 
-/* Whether each row of a layer belongs to one position. */
-static bool may_be_shared(const struct kv_layer *layer)
+/* Finds the number of blocks of the pools on devices; all layers' have the same. */
+static void count_pool(struct kv_cache *out, const struct geometry *geometry, uint32_t first)
 {
-    bool may = !layer->every;
-    for (size_t i = 0; i < KV_PLANES; i++)
-        may = may && !layer->planes[i].width;
-    return may;
+    const uint64_t blocks = pool_blocks(geometry, out->capacity, out->sequences, out->room);
+    for (uint32_t i = first; i < out->layer_count; i++)
+        if (is_on_gpu(geometry, i))
+            out->pool.blocks = (uint32_t)MIN(blocks, (uint64_t)UINT32_MAX);
 }
 
 static hypura_status create(struct kv_cache *out, const struct geometry *geometry, uint32_t first, uint32_t layers,
-                            uint32_t positions, enum tensor_type type, hypura_error *error)
+                            uint32_t positions, uint64_t room, enum tensor_type type, hypura_error *error)
 {
     *out = (struct kv_cache){.type = type,
                              .sequences = geometry->sequences,
                              .layer_count = layers,
                              .capacity = positions,
-                             .room = UINT64_MAX};
+                             .room = room < (uint64_t)positions * geometry->sequences ? room : UINT64_MAX};
+    count_pool(out, geometry, first);
     TRY(ALLOCATE(&out->layers, layers, "table of caches", error));
     TRY(ALLOCATE(&out->held, geometry->sequences, "table of sequences", error));
     TRY(ALLOCATE(&out->there, geometry->sequences, "table of sequences", error));
@@ -239,7 +283,8 @@ static hypura_status create(struct kv_cache *out, const struct geometry *geometr
         }
         layer->on_gpu = is_on_gpu(geometry, i);
         uint64_t own = 0;
-        if (!lay_out(layer, geometry->sequences, layer->on_gpu ? &own : &offset))
+        if ((layer->on_gpu && !make_pool(layer, positions, out->pool.blocks)) ||
+            !lay_out(layer, geometry->sequences, layer->on_gpu ? &own : &offset))
             return error_set(error, HYPURA_ERROR_MEMORY, "a KV cache of %u positions is too large", positions);
         out->can_share = out->can_share && may_be_shared(layer);
     }
@@ -256,16 +301,16 @@ static hypura_status create(struct kv_cache *out, const struct geometry *geometr
     return HYPURA_OK;
 }
 
-hypura_status kv_cache_create(struct kv_cache *out, const struct geometry *geometry, uint32_t positions,
+hypura_status kv_cache_create(struct kv_cache *out, const struct geometry *geometry, uint32_t positions, uint64_t room,
                               enum tensor_type type, hypura_error *error)
 {
-    return create(out, geometry, 0, model_parameters(geometry->model)->layers, positions, type, error);
+    return create(out, geometry, 0, model_parameters(geometry->model)->layers, positions, room, type, error);
 }
 
 hypura_status kv_cache_create_predicting(struct kv_cache *out, const struct geometry *geometry, uint32_t positions,
-                                         enum tensor_type type, hypura_error *error)
+                                         uint64_t room, enum tensor_type type, hypura_error *error)
 {
-    return create(out, geometry, model_parameters(geometry->model)->layers, all_layers(geometry), positions, type,
+    return create(out, geometry, model_parameters(geometry->model)->layers, all_layers(geometry), positions, room, type,
                   error);
 }
 
@@ -283,6 +328,8 @@ void kv_cache_destroy(struct kv_cache *cache)
     memory_free(cache->counted);
     memory_free(cache->touched);
     memory_free(cache->places);
+    memory_free(cache->pool.at);
+    memory_free(cache->pool.free);
     memory_free(cache->state);
     *cache = (struct kv_cache){0};
 }
@@ -313,7 +360,7 @@ struct attention kv_cache_attention(const struct kv_cache *cache, uint32_t layer
                               .value_head_bytes = kv->value_head_bytes};
 }
 
-/* Whether some blocks of a sequence lie in other sequences' regions in this layer; on a device they never do. */
+/* Whether some blocks of a sequence lie in other sequences' regions in this layer. Devices have pools instead. */
 static bool is_parted(const struct kv_cache *cache, uint32_t layer, uint32_t sequence)
 {
     return cache->parted[sequence] && !kv_cache_is_ring(cache, layer) && !cache->layers[layer].on_gpu;
@@ -334,18 +381,29 @@ struct attention_sequence kv_cache_sequence(const struct kv_cache *cache, uint32
                                        .place_value_bytes = l->heads * l->value_head_bytes};
 }
 
-uint64_t kv_cache_rows_at(const struct kv_cache *cache, uint32_t layer, uint32_t sequence, bool values, size_t head,
-                          size_t index, size_t *rows)
+uint32_t kv_cache_block(const struct kv_cache *cache, uint32_t sequence, uint32_t block)
+{
+    const size_t place = cache->places[(size_t)sequence * cache->blocks + block];
+    return cache->pool.at[place * cache->blocks + block];
+}
+
+struct kv_run kv_cache_run(const struct kv_cache *cache, uint32_t layer, uint32_t sequence, bool values, size_t head,
+                           size_t index, size_t rows)
 {
     const struct kv_layer *l = &cache->layers[layer];
-    const size_t head_bytes = values ? l->value_head_bytes : l->key_head_bytes;
-    const size_t row_bytes = values ? l->value_position_bytes : l->key_position_bytes;
+    const size_t head_bytes = values ? l->value_head_bytes : l->key_head_bytes, within = index % PLAN_KV_BLOCK;
+    const uint64_t region = values ? l->values : l->keys;
+    const uint32_t block = (uint32_t)(index / PLAN_KV_BLOCK);
     size_t place = sequence;
+    if (l->pooled)
+        return (struct kv_run){.region = region + head * head_bytes,
+                               .index = (size_t)kv_cache_block(cache, sequence, block) * PLAN_KV_BLOCK + within,
+                               .rows = MIN(rows, PLAN_KV_BLOCK - within)};
     if (is_parted(cache, layer, sequence)) {
-        place = cache->places[(size_t)sequence * cache->blocks + index / PLAN_KV_BLOCK];
-        *rows = MIN(*rows, PLAN_KV_BLOCK - index % PLAN_KV_BLOCK);
+        place = cache->places[(size_t)sequence * cache->blocks + block];
+        rows = MIN(rows, PLAN_KV_BLOCK - within);
     }
-    return (values ? l->values : l->keys) + (place * l->heads + head) * head_bytes + index * row_bytes;
+    return (struct kv_run){.region = region + (place * l->heads + head) * head_bytes, .index = index, .rows = rows};
 }
 
 /* Writes the keys or the values of all heads. */
@@ -356,14 +414,16 @@ static void store(struct kv_cache *cache, uint32_t layer, uint32_t sequence, boo
     const size_t size = values ? l->value_size : l->key_size;
     const size_t row_bytes = values ? l->value_position_bytes : l->key_position_bytes;
     while (rows) { /* the rows may cross the end of the ring or of a block */
-        size_t index = position % l->ring, run = MIN((size_t)rows, l->ring - index);
+        size_t index = position % l->ring, count = MIN((size_t)rows, l->ring - index);
         for (size_t head = 0; head < l->heads; head++) {
-            uint8_t *to = cache->memory + kv_cache_rows_at(cache, layer, sequence, values, head, index, &run);
-            attention_store(cache->type, from + head * size, run, size, l->heads * size, to, row_bytes);
+            const struct kv_run run = kv_cache_run(cache, layer, sequence, values, head, index, count);
+            attention_store(cache->type, from + head * size, run.rows, size, l->heads * size,
+                            cache->memory + run.region + run.index * row_bytes, row_bytes);
+            count = run.rows;
         }
-        from += run * l->heads * size;
-        position += (uint32_t)run;
-        rows -= (uint32_t)run;
+        from += count * l->heads * size;
+        position += (uint32_t)count;
+        rows -= (uint32_t)count;
     }
 }
 

@@ -2,7 +2,10 @@
  *
  * A block always lies at its own offset, but it may be in any sequence's region: in its own sequence's, or in that of
  * another sequence with the same rows. Each block has one place per sequence, and each sequence uses one of them. So a
- * sequence that writes always finds a free place. Rings and states are never shared. */
+ * sequence that writes always finds a free place. Rings and states are never shared.
+ *
+ * Memory of a device cannot be returned page by page, so there are no regions: a block in a place that was written has
+ * a block of a pool, which has as many as the room. */
 #include "engine/engine_private.h"
 
 #include <string.h>
@@ -50,6 +53,39 @@ static void note_parted(struct kv_cache *cache, uint32_t sequence)
     for (uint32_t b = 0; b < cache->blocks; b++)
         cache->parted[sequence] = cache->parted[sequence] || *place_of(cache, sequence, b) != sequence;
 }
+
+/* ---- pools on devices ----------------------------------------------------------------------------------------------
+ */
+
+static uint32_t *pool_block(const struct kv_cache *cache, uint32_t place, uint32_t block)
+{
+    return &cache->pool.at[(size_t)place * cache->blocks + block];
+}
+
+/* Notes that a block in a place is written. A pool has a block left for it. */
+static void touch(struct kv_cache *cache, uint32_t place, uint32_t block)
+{
+    struct kv_pool *pool = &cache->pool;
+    uint8_t *is = touched(cache, place, block);
+    if (pool->blocks && !*is) {
+        *pool_block(cache, place, block) = pool->free[--pool->free_count];
+        pool->changes++;
+    }
+    *is = 1;
+}
+
+/* Notes that a block in a place holds nothing any more. */
+static void untouch(struct kv_cache *cache, uint32_t place, uint32_t block)
+{
+    struct kv_pool *pool = &cache->pool;
+    uint8_t *is = touched(cache, place, block);
+    if (pool->blocks && *is)
+        pool->free[pool->free_count++] = *pool_block(cache, place, block);
+    *is = 0;
+}
+
+/* ---- sharing -------------------------------------------------------------------------------------------------------
+ */
 
 static void copy_part(struct kv_cache *cache, uint64_t to, uint64_t from, size_t bytes)
 {
@@ -142,43 +178,8 @@ static void give_back(struct kv_cache *cache, uint32_t place, uint32_t block)
                                is_touched(cache, place, block, 1, 0, 1));
         }
     }
-    *touched(cache, place, block) = 0;
+    untouch(cache, place, block);
 }
-
-void kv_cache_own(struct kv_cache *cache, uint32_t sequence, uint32_t first, uint32_t end)
-{
-    bool moved = false;
-    for (uint32_t b = first / PLAN_KV_BLOCK; b < blocks_of(end) && cache->can_share; b++) {
-        const uint32_t place = *place_of(cache, sequence, b);
-        if (!is_used(cache, place, b, sequence))
-            continue;
-        const uint32_t own = free_place(cache, sequence, b), start = b * PLAN_KV_BLOCK;
-        for (uint32_t i = 0; i < cache->layer_count && first > start; i++)
-            if (!kv_cache_is_ring(cache, i))
-                copy_rows(cache, i, own, place, b, first - start);
-        *place_of(cache, sequence, b) = (uint16_t)own;
-        moved = true;
-    }
-    if (moved)
-        note_parted(cache, sequence);
-}
-
-void kv_cache_share(struct kv_cache *cache, uint32_t sequence, uint32_t from, uint32_t positions)
-{
-    for (uint32_t b = 0; b < positions / PLAN_KV_BLOCK; b++) {
-        const uint32_t before = *place_of(cache, sequence, b), place = *place_of(cache, from, b);
-        if (before == place)
-            continue;
-        *place_of(cache, sequence, b) = (uint16_t)place;
-        if (!is_used(cache, before, b, sequence))
-            give_back(cache, before, b);
-    }
-    note_parted(cache, sequence);
-    cache->there[sequence] = positions;
-}
-
-/* ---- room ----------------------------------------------------------------------------------------------------------
- */
 
 /* Whether some sequence needs a block in this place. */
 static bool is_wanted(const struct kv_cache *cache, uint32_t place, uint32_t block)
@@ -199,6 +200,64 @@ static void give_all_back(struct kv_cache *cache)
                 give_back(cache, p, b);
     }
 }
+
+/* Copies the first rows of a block to another place. *copy: the part that devices have to do. false: their pool is
+ * full. */
+static bool copy_block(struct kv_cache *cache, uint32_t to, uint32_t from, uint32_t block, uint32_t rows,
+                       struct kv_copy *copy)
+{
+    if (cache->pool.blocks) {
+        const bool fresh = !*touched(cache, to, block);
+        if (fresh && !cache->pool.free_count)
+            give_all_back(cache);
+        if (fresh && !cache->pool.free_count)
+            return false;
+        touch(cache, to, block);
+        *copy = (struct kv_copy){*pool_block(cache, from, block), *pool_block(cache, to, block), rows};
+    }
+    for (uint32_t i = 0; i < cache->layer_count; i++)
+        if (!kv_cache_is_ring(cache, i))
+            copy_rows(cache, i, to, from, block, rows);
+    return true;
+}
+
+bool kv_cache_own(struct kv_cache *cache, uint32_t sequence, uint32_t first, uint32_t end, struct kv_copy *copy)
+{
+    bool moved = false;
+    *copy = (struct kv_copy){0};
+    for (uint32_t b = first / PLAN_KV_BLOCK; b < blocks_of(end) && cache->can_share; b++) {
+        const uint32_t place = *place_of(cache, sequence, b);
+        if (!is_used(cache, place, b, sequence))
+            continue;
+        const uint32_t own = free_place(cache, sequence, b), start = b * PLAN_KV_BLOCK;
+        if (first > start && !copy_block(cache, own, place, b, first - start, copy))
+            return false;
+        *place_of(cache, sequence, b) = (uint16_t)own;
+        moved = true;
+    }
+    cache->pool.changes += moved;
+    if (moved)
+        note_parted(cache, sequence);
+    return true;
+}
+
+void kv_cache_share(struct kv_cache *cache, uint32_t sequence, uint32_t from, uint32_t positions)
+{
+    for (uint32_t b = 0; b < positions / PLAN_KV_BLOCK; b++) {
+        const uint32_t before = *place_of(cache, sequence, b), place = *place_of(cache, from, b);
+        if (before == place)
+            continue;
+        *place_of(cache, sequence, b) = (uint16_t)place;
+        if (!is_used(cache, before, b, sequence))
+            give_back(cache, before, b);
+    }
+    note_parted(cache, sequence);
+    cache->there[sequence] = positions;
+    cache->pool.changes++;
+}
+
+/* ---- room ----------------------------------------------------------------------------------------------------------
+ */
 
 /* Whether a sequence's block is full; otherwise the sequence gets its own copy when it writes to it. */
 static bool is_shareable(const struct kv_cache *cache, uint32_t sequence, uint32_t block)
@@ -225,6 +284,11 @@ uint64_t kv_cache_room_of(const struct kv_cache *cache, const uint32_t *position
 bool kv_cache_take_room(struct kv_cache *cache, const struct span *spans, uint32_t count)
 {
     bool grows = false;
+    for (uint32_t i = 0; i < count && cache->room == UINT64_MAX && cache->pool.blocks; i++) {
+        const uint32_t s = spans[i].sequence, held = cache->held[s];
+        for (uint32_t b = held / PLAN_KV_BLOCK; b < blocks_of(held + spans[i].rows); b++)
+            touch(cache, *place_of(cache, s, b), b);
+    }
     for (uint32_t i = 0; i < count && cache->room != UINT64_MAX; i++) {
         const uint32_t s = spans[i].sequence, end = cache->held[s] + spans[i].rows;
         cache->claimed[s] = end;
@@ -249,6 +313,7 @@ bool kv_cache_take_room(struct kv_cache *cache, const struct span *spans, uint32
         give_all_back(cache);
     for (uint32_t p = 0; p < cache->sequences; p++)
         for (uint32_t b = 0; b < cache->blocks; b++)
-            *touched(cache, p, b) |= is_wanted(cache, p, b);
+            if (is_wanted(cache, p, b))
+                touch(cache, p, b);
     return true;
 }

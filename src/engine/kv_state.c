@@ -2,6 +2,7 @@
  * then by layer, then by head. In each layer, compressed rows and further planes follow keys and values. */
 #include "engine/gpu/pass.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 /* Bytes that move out of the caches (out) or into them (in); with neither, they are only counted. */
@@ -11,9 +12,6 @@ struct transfer {
     uint32_t sequence;
     uint8_t *out;
     const uint8_t *in;
-    bool copies;    /* copy on the device to another sequence instead */
-    uint32_t to;    /* that sequence */
-    uint64_t away;  /* the distance from a byte to its copy (modulo 2^64) */
     uint64_t bytes; /* so far */
     hypura_error *error;
 };
@@ -22,8 +20,6 @@ static hypura_status move(struct transfer *t, uint32_t layer, uint64_t offset, u
 {
     uint64_t at = t->bytes;
     t->bytes += bytes;
-    if (t->copies && bytes)
-        gpu_pass_copy_cache(t->batch, layer, offset, offset + t->away, bytes);
     if (bytes == 0 || (!t->out && !t->in))
         return HYPURA_OK;
     if (t->kv->layers[layer].on_gpu)
@@ -37,17 +33,17 @@ static hypura_status move(struct transfer *t, uint32_t layer, uint64_t offset, u
 }
 
 /* The bytes of a row's scales, which a device stores apart: the quants of all rows, then the scales of all rows. */
-static size_t scale_bytes(const struct transfer *t, uint32_t layer, size_t row_bytes)
+static size_t scale_bytes(const struct kv_cache *kv, uint32_t layer, size_t row_bytes)
 {
-    const struct tensor_type_info *info = tensor_type_info(t->kv->type);
-    return t->kv->layers[layer].on_gpu && info->block_size > 1 ? row_bytes / info->block_bytes * sizeof(uint16_t) : 0;
+    const struct tensor_type_info *info = tensor_type_info(kv->type);
+    return kv->layers[layer].on_gpu && info->block_size > 1 ? row_bytes / info->block_bytes * sizeof(uint16_t) : 0;
 }
 
 /* Moves adjacent rows of one head, from an index on. */
 static hypura_status move_run(struct transfer *t, uint32_t layer, uint64_t region, size_t row_bytes, size_t index,
                               size_t rows)
 {
-    const size_t scales = scale_bytes(t, layer, row_bytes), quants = row_bytes - scales;
+    const size_t scales = scale_bytes(t->kv, layer, row_bytes), quants = row_bytes - scales;
     TRY(move(t, layer, region + index * quants, rows * quants));
     return move(t, layer, region + t->kv->layers[layer].capacity * quants + index * scales, rows * scales);
 }
@@ -60,10 +56,10 @@ static hypura_status move_heads(struct transfer *t, uint32_t layer, bool values,
     for (size_t head = 0; head < l->heads; head++)
         for (size_t row = first, now; row < end; row += now) {
             const size_t index = row % l->ring;
-            now = MIN(end - row, l->ring - index);
-            uint64_t at = kv_cache_rows_at(t->kv, layer, t->sequence, values, head, index, &now);
-            t->away = t->copies ? kv_cache_rows_at(t->kv, layer, t->to, values, head, index, &now) - at : 0;
-            TRY(move_run(t, layer, at - index * row_bytes, row_bytes, index, now));
+            const struct kv_run run =
+                kv_cache_run(t->kv, layer, t->sequence, values, head, index, MIN(end - row, l->ring - index));
+            now = run.rows;
+            TRY(move_run(t, layer, run.region, row_bytes, run.index, now));
         }
     return HYPURA_OK;
 }
@@ -182,13 +178,46 @@ static hypura_status check_sequence(const struct engine *engine, uint32_t sequen
     return HYPURA_OK;
 }
 
-static hypura_status settle(struct engine *engine, hypura_status status, hypura_error *error)
+static hypura_status settle(struct batch *batch, hypura_status status, hypura_error *error)
 {
-    hypura_status settled = gpu_pass_settle_caches(&engine->batch, status ? NULL : error);
+    hypura_status settled = gpu_pass_settle_caches(batch, status ? NULL : error);
     status = status ? status : settled;
     if (status == HYPURA_ERROR_DEVICE)
-        atomic_store(&engine->batch.lost, true);
+        atomic_store(&batch->lost, true);
     return status;
+}
+
+/* Copies the first rows of a block of a pool to another block. */
+static void copy_on_device(struct batch *batch, uint32_t layer, bool values, const struct kv_copy *copy)
+{
+    const struct kv_layer *l = &batch->kv.layers[layer];
+    const size_t row_bytes = values ? l->value_position_bytes : l->key_position_bytes;
+    const size_t scales = scale_bytes(&batch->kv, layer, row_bytes), quants = row_bytes - scales;
+    const uint64_t from = (uint64_t)copy->from * PLAN_KV_BLOCK, to = (uint64_t)copy->to * PLAN_KV_BLOCK;
+    for (size_t head = 0; head < l->heads; head++) {
+        const uint64_t region = values ? l->values + head * l->value_head_bytes : l->keys + head * l->key_head_bytes;
+        const uint64_t after = region + l->capacity * quants;
+        gpu_pass_copy_cache(batch, layer, region + from * quants, region + to * quants, copy->rows * quants);
+        if (scales)
+            gpu_pass_copy_cache(batch, layer, after + from * scales, after + to * scales, copy->rows * scales);
+    }
+}
+
+hypura_status batch_own_rows(struct batch *batch, uint32_t sequence, uint32_t first, uint32_t end, hypura_error *error)
+{
+    struct kv_cache *kv = &batch->kv;
+    struct kv_copy copy;
+    if (!kv_cache_own(kv, sequence, first, end, &copy))
+        return error_set(error, HYPURA_ERROR_MEMORY, "all sequences together have room for only %" PRIu64 " positions",
+                         kv->room);
+    for (uint32_t i = 0; i < kv->layer_count && copy.rows; i++) {
+        if (!kv->layers[i].pooled)
+            continue;
+        copy_on_device(batch, i, false, &copy);
+        if (!kv->layers[i].values_in_keys)
+            copy_on_device(batch, i, true, &copy);
+    }
+    return copy.rows ? settle(batch, HYPURA_OK, error) : HYPURA_OK;
 }
 
 hypura_status engine_read_rows(struct engine *engine, uint32_t sequence, uint32_t first, uint32_t end, void *out,
@@ -200,7 +229,7 @@ hypura_status engine_read_rows(struct engine *engine, uint32_t sequence, uint32_
         return error_set(error, HYPURA_ERROR_ARGUMENT, "cannot read rows of positions %u to %u: the sequence has %u",
                          first, end, kv->there[sequence]);
     struct transfer t = {.batch = &engine->batch, .kv = kv, .sequence = sequence, .out = out, .error = error};
-    return settle(engine, move_rows(&t, first, end), error);
+    return settle(&engine->batch, move_rows(&t, first, end), error);
 }
 
 hypura_status engine_write_rows(struct engine *engine, uint32_t sequence, uint32_t first, uint32_t end, const void *in,
@@ -215,32 +244,17 @@ hypura_status engine_write_rows(struct engine *engine, uint32_t sequence, uint32
     engine_truncate(engine, sequence, first);
     const struct span grown = {.sequence = sequence, .rows = end - kv->held[sequence]};
     kv->claimed[sequence] = end;
-    kv_cache_own(kv, sequence, first, end);
-    if (!kv_cache_take_room(kv, &grown, 1))
-        return error_set(error, HYPURA_ERROR_MEMORY, "all sequences together have room for only %llu positions",
-                         (unsigned long long)kv->room);
+    hypura_status status = batch_own_rows(&engine->batch, sequence, first, end, error);
+    if (!status && !kv_cache_take_room(kv, &grown, 1))
+        status = error_set(error, HYPURA_ERROR_MEMORY,
+                           "all sequences together have room for only %" PRIu64 " positions", kv->room);
     struct transfer t = {.batch = &engine->batch, .kv = kv, .sequence = sequence, .in = in, .error = error};
-    hypura_status status = settle(engine, move_rows(&t, first, end), error);
+    if (!status)
+        status = settle(&engine->batch, move_rows(&t, first, end), error);
     kv->claimed[sequence] = 0;
     if (!status)
         kv->there[sequence] = end;
     return status;
-}
-
-/* Copies rows on devices, which cannot share them: each sequence's rows are contiguous there. */
-static hypura_status copy_on_devices(struct engine *engine, uint32_t sequence, uint32_t from, uint32_t positions,
-                                     hypura_error *error)
-{
-    struct transfer t = {.batch = &engine->batch,
-                         .kv = &engine->batch.kv,
-                         .sequence = from,
-                         .copies = true,
-                         .to = sequence,
-                         .error = error};
-    for (uint32_t i = 0; i < t.kv->layer_count; i++)
-        if (t.kv->layers[i].on_gpu && !kv_cache_is_ring(t.kv, i))
-            TRY(move_positions(&t, i, 0, positions));
-    return HYPURA_OK;
 }
 
 hypura_status engine_share_rows(struct engine *engine, uint32_t sequence, uint32_t from, uint32_t positions,
@@ -259,7 +273,7 @@ hypura_status engine_share_rows(struct engine *engine, uint32_t sequence, uint32
             positions, from, kv->there[from], sequence, PLAN_KV_BLOCK);
     engine_truncate(engine, sequence, 0);
     kv_cache_share(kv, sequence, from, positions);
-    return settle(engine, copy_on_devices(engine, sequence, from, positions, error), error);
+    return HYPURA_OK;
 }
 
 hypura_status engine_read_checkpoint(struct engine *engine, uint32_t sequence, void *out, hypura_error *error)
@@ -267,7 +281,7 @@ hypura_status engine_read_checkpoint(struct engine *engine, uint32_t sequence, v
     TRY(check_sequence(engine, sequence, error));
     struct transfer t = {
         .batch = &engine->batch, .kv = &engine->batch.kv, .sequence = sequence, .out = out, .error = error};
-    return settle(engine, move_checkpoint(&t, t.kv->held[sequence]), error);
+    return settle(&engine->batch, move_checkpoint(&t, t.kv->held[sequence]), error);
 }
 
 hypura_status engine_write_checkpoint(struct engine *engine, uint32_t sequence, uint32_t position,
@@ -286,7 +300,7 @@ hypura_status engine_write_checkpoint(struct engine *engine, uint32_t sequence, 
     kv->held[sequence] = kv->reached[sequence] = kv->resumed[sequence] = 0; /* until all of it has arrived */
     if (position) {
         struct transfer t = {.batch = &engine->batch, .kv = kv, .sequence = sequence, .in = in, .error = error};
-        TRY(settle(engine, in ? move_checkpoint(&t, position) : HYPURA_OK, error));
+        TRY(settle(&engine->batch, in ? move_checkpoint(&t, position) : HYPURA_OK, error));
     }
     if (kept && position)
         memcpy(kept, tokens, position * sizeof *tokens);

@@ -77,9 +77,8 @@ static hypura_status open_parts(struct engine *engine, const struct engine_optio
     TRY(compute_create_limited(&engine->batch.compute, engine->open.geometry.threads, compute_best_instructions(),
                                &limits, error));
     TRY(scratch_create(&engine->batch.scratch, &engine->open.geometry, plan->chunk, plan->positions, error));
-    TRY(kv_cache_create(&engine->batch.kv, &engine->open.geometry, plan->positions, plan->kv_type, error));
-    if (plan->kv_positions < (uint64_t)plan->positions * plan->sequences)
-        engine->batch.kv.room = plan->kv_positions;
+    TRY(kv_cache_create(&engine->batch.kv, &engine->open.geometry, plan->positions, plan->kv_positions, plan->kv_type,
+                        error));
     TRY(ALLOCATE(&engine->counters.used, expert_places(&engine->open), "expert usage", error));
     engine->open.wait_for_all = options->wait_for_all;
     char usage[4096];

@@ -46,9 +46,8 @@ hypura_status predictor_create(struct predictor **out, struct batch *batch, hypu
     predictor->left = left;
     predictor->lasts = open->plan->gpu && open->plan->gpu->taken;
     predictor->room = MIN(PREDICTION_ROWS, batch->scratch.chunk);
-    hypura_status status =
-        kv_cache_create_predicting(&predictor->kv, &open->geometry, open->plan->positions, open->plan->kv_type, error);
-    predictor->kv.room = batch->kv.room;
+    hypura_status status = kv_cache_create_predicting(&predictor->kv, &open->geometry, open->plan->positions,
+                                                      open->plan->kv_positions, open->plan->kv_type, error);
     if (status)
         predictor_destroy(predictor);
     else

@@ -67,6 +67,12 @@ static void measure(struct geometry *out, const struct step *step)
         out->index_sets = MAX(out->index_sets, step->index.by_head ? step->index.heads : 1);
 }
 
+/* Whether each row that a step stores in the KV cache belongs to one position. */
+static bool has_plain_rows(const struct step *step)
+{
+    return step->kind != STEP_COMPRESS && step->kind != STEP_POOL && (step->kind != STEP_HEADS || !step->heads.plane);
+}
+
 /* Whether a step runs in a process with this geometry. */
 static bool runs_here(const struct geometry *g, const struct step *step)
 {
@@ -86,9 +92,11 @@ void geometry_make(struct geometry *out, const struct model *model, const struct
         for (enum tensor_role role = ROLE_ROPE_FACTORS; role <= ROLE_ROPE_FACTORS_SHORT; role++)
             vector_width(out, model_tensor(model, role));
     }
+    out->plain_rows = true;
     for (size_t i = 0; i < all.count; i++) {
         const struct step *step = &all.steps[i];
         out->windows = out->windows || (step->kind == STEP_ATTEND && step->attend.window);
+        out->plain_rows = out->plain_rows && (step->layer >= (int32_t)p->layers || has_plain_rows(step));
         if (!runs_here(out, step))
             continue;
         steps_widths((struct step_list){step, 1}, p->embedding, out->widths);

@@ -62,6 +62,7 @@ struct gpu_planner {
     struct plan_gpu *plan;
     struct plan_gpu *part; /* the device that the functions below fill */
     uint32_t positions;
+    uint64_t kv_positions; /* of all sequences */
     uint64_t left[HARDWARE_MAX_GPUS];
     uint64_t *weights; /* [layer_count]: all bytes of a layer, with its experts; 0: no device can compute it */
     const struct plan_gpu *like; /* a plan with one group, whose devices get as many layers here; NULL: none */
@@ -170,7 +171,7 @@ static uint64_t layer_kv_bytes(const struct gpu_planner *planner, uint32_t numbe
 {
     const struct plan_gpu_request *request = planner->request;
     return request->kv_bytes(request->context, number, planner->positions, MAX(request->sequences, 1u),
-                             request->kv_type);
+                             planner->kv_positions, request->kv_type);
 }
 
 static bool take_layer(struct gpu_planner *planner, uint32_t number)
@@ -588,6 +589,7 @@ static hypura_status allocate(struct plan_gpu *plan, hypura_error *error)
 
 /* How plans for the same request may differ. */
 struct way {
+    uint64_t kv_positions;       /* of all sequences */
     uint32_t chunk;              /* tokens per batch; 0: choose_chunk decides */
     uint32_t groups;             /* more than one: needs like */
     const struct plan_gpu *like; /* as in struct gpu_planner */
@@ -604,6 +606,7 @@ static hypura_status make(struct plan_gpu **out, const struct model *model, cons
     plan->layer_count = model_parameters(model)->layers;
     plan->unit_count = model_unit_count(model);
     plan->groups = way.groups;
+    plan->kv_positions = way.kv_positions;
     status = allocate(plan, error);
     if (!status)
         status = ALLOCATE(&plan->devices, plan->layer_count, "plan for the GPU", error);
@@ -617,8 +620,13 @@ static hypura_status make(struct plan_gpu **out, const struct model *model, cons
     }
     if (!status)
         status = ALLOCATE(&weights, plan->layer_count, "plan for the GPU", error);
-    struct gpu_planner planner = {
-        .model = model, .steps = steps, .request = request, .plan = plan, .weights = weights, .like = way.like};
+    struct gpu_planner planner = {.model = model,
+                                  .steps = steps,
+                                  .request = request,
+                                  .plan = plan,
+                                  .kv_positions = way.kv_positions,
+                                  .weights = weights,
+                                  .like = way.like};
     if (!status)
         status = fill(&planner, way.chunk, error);
     if (!status)
@@ -660,7 +668,8 @@ static hypura_status lengthen(struct plan_gpu **plan, const struct model *model,
     hypura_status status = HYPURA_OK;
     for (uint32_t chunk = 2 * (*plan)->chunk; chunk <= longest && !status; chunk *= 2) {
         struct plan_gpu *longer = NULL;
-        status = make(&longer, model, steps, request, (struct way){.chunk = chunk, .groups = 1}, error);
+        const struct way way = {.kv_positions = (*plan)->kv_positions, .chunk = chunk, .groups = 1};
+        status = make(&longer, model, steps, request, way, error);
         bool better = longer && longer->taken == (*plan)->taken && longer->output == (*plan)->output &&
                       longer->visit_slots > 0 && !costs_reads(longer, model, request) &&
                       plan_gpu_request_seconds(longer, model, steps, request) <
@@ -677,11 +686,11 @@ static hypura_status lengthen(struct plan_gpu **plan, const struct model *model,
 
 /* Plans for the devices whose budget is not 0. */
 static hypura_status make_long(struct plan_gpu **out, const struct model *model, const struct steps *steps,
-                               const struct plan_gpu_request *request, hypura_error *error)
+                               const struct plan_gpu_request *request, uint64_t kv_positions, hypura_error *error)
 {
     struct plan_gpu *plan = NULL;
-    hypura_status status =
-        make(&plan, model, steps, request, (struct way){.chunk = request->chunk, .groups = 1}, error);
+    const struct way way = {.kv_positions = kv_positions, .chunk = request->chunk, .groups = 1};
+    hypura_status status = make(&plan, model, steps, request, way, error);
     if (!status && plan && request->chunk == 0 && request->hardware && is_visited(plan, model, steps))
         status = lengthen(&plan, model, steps, request, error);
     if (status)
@@ -699,6 +708,44 @@ static bool is_whole(const struct plan_gpu *plan, const struct model *model, con
     return whole;
 }
 
+/* If all sequences together have more room than that of one context, it may take this part of the budget. */
+#define KV_SHARE 8u
+
+static uint64_t weights_there(const struct plan_gpu *plan)
+{
+    return plan ? plan->resident_bytes + plan->expert_bytes : 0;
+}
+
+/* Whether a plan's room is worth what it costs, compared with the least room. */
+static bool may_have_room(const struct plan_gpu *plan, const struct plan_gpu *least)
+{
+    return plan && (weights_there(plan) >= weights_there(least) || plan->kv_bytes <= plan->budget / KV_SHARE);
+}
+
+/* Halves the sequences' common room as long as that may bring more weights to the devices. */
+static hypura_status make_with_room(struct plan_gpu **out, const struct model *model, const struct steps *steps,
+                                    const struct plan_gpu_request *request, hypura_error *error)
+{
+    const uint32_t positions = positions_of(model, request);
+    const uint64_t most = (uint64_t)positions * MAX(request->sequences, 1u);
+    const uint64_t least_room = request->shares_room ? MIN(most, align_up(positions, PLAN_KV_BLOCK)) : most;
+    struct plan_gpu *plan = NULL, *least = NULL;
+    hypura_status status = make_long(&plan, model, steps, request, most, error);
+    if (!status && least_room < most && !is_whole(plan, model, steps))
+        status = make_long(&least, model, steps, request, least_room, error);
+    for (uint64_t room = most / 2; least && !status && room > least_room && !may_have_room(plan, least); room /= 2) {
+        plan_gpu_free(plan);
+        plan = NULL;
+        status = make_long(&plan, model, steps, request, align_up(room, PLAN_KV_BLOCK), error);
+    }
+    const bool fewest = !status && least && !may_have_room(plan, least);
+    *out = status ? NULL : fewest ? least : plan;
+    plan_gpu_free(status || fewest ? plan : least);
+    if (status)
+        plan_gpu_free(least);
+    return status;
+}
+
 /* If the fastest device holds the whole model, and the transfer to another one would slow down every token noticeably,
  * the model stays on that device. Otherwise *out is unchanged. */
 static hypura_status keep_on_one(struct plan_gpu **out, const struct model *model, const struct steps *steps,
@@ -709,7 +756,7 @@ static hypura_status keep_on_one(struct plan_gpu **out, const struct model *mode
     struct plan_gpu *plan = NULL;
     for (uint32_t d = 0; d < request->device_count; d++)
         single.budgets[d] = d == best ? request->budgets[d] : 0;
-    hypura_status status = make_long(&plan, model, steps, &single, error);
+    hypura_status status = make_with_room(&plan, model, steps, &single, error);
     if (!status && is_whole(plan, model, steps) && plan_gpu_way_is_felt(plan, model, &request->devices[best]))
         *out = plan;
     else
@@ -726,7 +773,10 @@ static hypura_status alternate(struct plan_gpu **plan, const struct model *model
     const uint32_t layers = (*plan)->layer_count;
     if (request->device_count < 2 || !is_whole(*plan, model, steps) || first_shared(steps, layers) < layers)
         return HYPURA_OK;
-    const struct way way = {(*plan)->chunk, plan_gpu_choose_groups(*plan, model, request), *plan};
+    const struct way way = {.kv_positions = (*plan)->kv_positions,
+                            .chunk = (*plan)->chunk,
+                            .groups = plan_gpu_choose_groups(*plan, model, request),
+                            .like = *plan};
     hypura_status status = way.groups > 1 ? make(&other, model, steps, request, way, error) : HYPURA_OK;
     if (!status && is_whole(other, model, steps)) {
         struct plan_gpu *before = *plan;
@@ -745,7 +795,7 @@ hypura_status plan_gpu_make(struct plan_gpu **out, const struct model *model, co
     if (request->device_count > 1 && request->devices && !request->spread)
         status = keep_on_one(&plan, model, steps, request, error);
     if (!status && !plan)
-        status = make_long(&plan, model, steps, request, error);
+        status = make_with_room(&plan, model, steps, request, error);
     if (!status && plan)
         status = alternate(&plan, model, steps, request, error);
     if (status)

@@ -116,7 +116,8 @@ hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table
     add_up(works, plan, table, model, steps, request);
     double kv_there = 0;
     for (uint32_t d = 0; d < gpu->part_count; d++)
-        kv_there += (double)gpu->parts[d].kv_bytes / plan->sequences / 2 / request->devices[d].memory_bytes_per_second;
+        kv_there += (double)gpu->parts[d].kv_bytes / request->devices[d].memory_bytes_per_second;
+    kv_there *= plan->positions / 2.0 / (double)MAX(gpu->kv_positions, (uint64_t)1);
     double kv_here = (double)plan->kv_bytes * plan->positions / 2.0 / (double)MAX(plan->kv_positions, (uint64_t)1);
     double seconds = kv_there + kv_here / hardware->memory_bytes_per_second + works[0].gpu_dense + works[0].cpu_dense;
     struct sides sum = {.gpu = works[0].gpu_dense, .cpu = works[0].cpu_dense};

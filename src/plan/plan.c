@@ -90,9 +90,16 @@ static uint32_t sequences(const struct plan_request *request)
     return MAX(request->sequences, 1u);
 }
 
-static uint64_t most_kv_positions(const struct plan_request *request, uint32_t positions)
+static uint64_t all_kv_positions(const struct plan_request *request, uint32_t positions)
 {
     return (uint64_t)positions * sequences(request);
+}
+
+/* Devices may have less room. */
+static uint64_t most_kv_positions(const struct plan_request *request, uint32_t positions)
+{
+    const uint64_t all = all_kv_positions(request, positions);
+    return request->gpu ? MIN(all, request->gpu->kv_positions) : all;
 }
 
 /* Room for one whole context, so that a sequence can always fill its own. More memory is worth more to experts. */
@@ -122,7 +129,7 @@ static struct setting make_setting(const struct plan_request *request, uint32_t 
     const struct plan_working_set *set = &request->working_set;
     struct setting setting = {.positions = positions, .kv_positions = kv_positions, .chunk = chunk};
     setting.kv = whole_kv(request, positions);
-    if (set->shared_kv_bytes && kv_positions < most_kv_positions(request, positions))
+    if (set->shared_kv_bytes && kv_positions < all_kv_positions(request, positions))
         setting.kv = MIN(setting.kv, set->shared_kv_bytes(set->context, positions, sequences(request), kv_positions,
                                                           request->kv_type));
     if (set->scratch_bytes)

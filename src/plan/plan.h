@@ -66,6 +66,9 @@ struct plan_working_set {
  *   - Whole layers (attention with keys and values, norms, router, shared experts, dense feed forward), as many as fit,
  *     from the last one down, so that the residual stream changes sides only once.
  *   - The experts of those layers that earlier runs used most.
+ * If sequences may share room, they get as much as costs the weights nothing, else at most an eighth of the memory, and
+ * always a whole context.
+ *
  * If experts change sides while the model runs, those in memory are in the cache, however large it is. A device that
  * reads the host's memory in place needs no memory of its own for experts, unless all of them fit there.
  *
@@ -97,6 +100,7 @@ struct plan_gpu_request {
     uint32_t groups;                     /* of layers, where several are possible; 0: the planner chooses */
     uint32_t positions;                  /* as in struct plan_request */
     uint32_t sequences, chunk;
+    bool shares_room;       /* sequences may have room for fewer positions in all than each for its own context */
     uint32_t longest_chunk; /* the longest allowed; 0: any */
     bool whole_chunk;       /* no shorter chunk is allowed: an encoder takes a text at once */
     enum tensor_type kv_type;
@@ -105,9 +109,10 @@ struct plan_gpu_request {
     const struct hardware *hardware;
     const struct hardware_gpu *devices; /* [device_count]; NULL: unknown, treated as equal */
     uint64_t memory;                    /* for everything that is not on a device */
-    /* The memory that the GPU needs in addition to weights: for a layer's keys and values, and for buffers. */
+    /* The memory that the GPU needs in addition to weights: for a layer's keys and values, if all sequences together
+     * have room for kv_positions, and for buffers. */
     uint64_t (*kv_bytes)(const void *context, uint32_t layer, uint32_t positions, uint32_t sequences,
-                         enum tensor_type kv_type);
+                         uint64_t kv_positions, enum tensor_type kv_type);
     uint64_t (*scratch_bytes)(const void *context, uint32_t chunk, uint32_t positions);
     const void *context;
 };
@@ -132,15 +137,16 @@ struct plan_gpu {
     uint32_t groups;        /* runs of neighbouring layers that each device has */
     struct plan_pace pace;
     uint32_t layer_count, unit_count;
-    uint8_t *layers;      /* [layer_count] enum gpu_ability: computed on the GPU, except experts that are not there */
-    uint32_t *slots;      /* [layer_count]: the layer's experts on devices */
-    uint8_t *units;       /* [unit_count]: 0, or 1 + the part that has it; in a part 1 */
-    uint32_t taken;       /* layers */
-    bool output;          /* the output matrix is there, with what belongs to it */
-    uint32_t moves;       /* experts that change sides by use at a time: some layer has them on both */
-    bool in_place;        /* experts are in memory's cache, and the device computes them from there */
-    uint32_t chunk;       /* the longest that the scratch has room for */
-    uint32_t visit_slots; /* experts that may be uploaded at once for a long batch; there is room for twice that */
+    uint8_t *layers;       /* [layer_count] enum gpu_ability: computed on the GPU, except experts that are not there */
+    uint32_t *slots;       /* [layer_count]: the layer's experts on devices */
+    uint8_t *units;        /* [unit_count]: 0, or 1 + the part that has it; in a part 1 */
+    uint32_t taken;        /* layers */
+    bool output;           /* the output matrix is there, with what belongs to it */
+    uint32_t moves;        /* experts that change sides by use at a time: some layer has them on both */
+    bool in_place;         /* experts are in memory's cache, and the device computes them from there */
+    uint32_t chunk;        /* the longest that the scratch has room for */
+    uint32_t visit_slots;  /* experts that may be uploaded at once for a long batch; there is room for twice that */
+    uint64_t kv_positions; /* room for all sequences together; 0 in a part */
     uint64_t budget, resident_bytes, expert_bytes, kv_bytes, scratch_bytes;
     uint64_t host_bytes; /* in host memory: copies that the CPU needs for experts that are not there */
     char reason[300];

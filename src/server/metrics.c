@@ -20,7 +20,7 @@ struct row {
 
 struct model_figures {
     char *name; /* the value of the label */
-    struct row rows[18];
+    struct row rows[20];
 };
 
 struct figures {
@@ -37,10 +37,18 @@ static void take_figures(void *context, struct loaded_model *loaded)
     if (figures->count == SERVER_MOST_LOADED || string_copy(&one->name, loaded->entry.name, NULL))
         return;
     engine_statistics(loaded->engine, &s);
+    uint64_t kv_bytes = 0, kv_used_bytes = 0;
+    for (uint32_t d = 0; d < s.device_count; d++) {
+        kv_bytes += s.devices[d].kv_bytes;
+        kv_used_bytes += s.devices[d].kv_used_bytes;
+    }
     const struct row rows[] = {
         {"model_bytes", "gauge", "The model's share of the memory budget.", (double)loaded->bytes},
         {"weights_ram_bytes", "gauge", "Weights in memory.", (double)s.bytes_ram},
         {"weights_gpu_bytes", "gauge", "Weights on the GPU.", (double)s.bytes_gpu},
+        {"kv_gpu_bytes", "gauge", "Memory of the GPU for keys, values and states.", (double)kv_bytes},
+        {"kv_gpu_used_bytes", "gauge", "Of these, those in use. What sequences share counts once.",
+         (double)kv_used_bytes},
         {"weights_storage_bytes", "gauge", "Weights on storage only.", (double)s.bytes_storage},
         {"pool_bytes", "gauge", "Memory for streamed weights.", (double)s.store.pool_bytes},
         {"storage_read_bytes_total", "counter", "Bytes read from storage since the model was loaded.",

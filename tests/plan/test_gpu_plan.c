@@ -14,11 +14,11 @@ static int open_able_model(void **state)
     return open_model(state) || model_parameters(model)->layers > MOST_LAYERS ? -1 : 0;
 }
 
-static uint64_t kv_bytes(const void *context, uint32_t layer, uint32_t positions, uint32_t sequences,
+static uint64_t kv_bytes(const void *context, uint32_t layer, uint32_t positions, uint32_t sequences, uint64_t room,
                          enum tensor_type kv_type)
 {
     (void)context, (void)layer, (void)kv_type;
-    return (uint64_t)positions * sequences * 64;
+    return MIN((uint64_t)positions * sequences, room) * 64;
 }
 
 static uint64_t scratch_bytes(const void *context, uint32_t chunk, uint32_t positions)
@@ -445,6 +445,42 @@ static void prompts_pass_in_few_long_parts(void **state)
     assert_int_equal(plan_gpu_parts(&plan, 2048), 1);
 }
 
+/* If not all weights fit next to a whole context for each sequence, sequences share less room. */
+static void sequences_share_room_if_memory_is_short(void **state)
+{
+    (void)state;
+    enum { SEQUENCES = 8 };
+    struct plan_gpu_request request = request_for(1024 * MIB);
+    request.sequences = SEQUENCES;
+    request.shares_room = true;
+    struct plan_gpu *whole = plan_for(&request);
+    assert_int_equal(whole->kv_positions, SEQUENCES * request.positions);
+    const uint64_t bytes = plan_gpu_bytes(whole), kv = whole->kv_bytes;
+    const uint64_t weights = whole->resident_bytes + whole->expert_bytes;
+    request.chunk = whole->chunk;
+    plan_gpu_free(whole);
+    for (uint32_t part = 2; part <= SEQUENCES; part *= 2) {
+        request.budgets[0] = bytes - kv + kv / part;
+        struct plan_gpu *plan = plan_for(&request);
+        assert_int_equal(plan->kv_positions, SEQUENCES * request.positions / part);
+        assert_int_equal(plan->kv_bytes, kv / part);
+        assert_int_equal(plan->resident_bytes + plan->expert_bytes, weights);
+        plan_gpu_free(plan);
+    }
+    /* Now some weights have no room in any case. */
+    request.budgets[0] = bytes / 2;
+    struct plan_gpu *plan = plan_for(&request);
+    assert_true(plan->kv_positions >= request.positions);
+    assert_true(plan->kv_positions == request.positions || plan->kv_bytes <= request.budgets[0] / 8);
+    const uint64_t shared = plan->resident_bytes + plan->expert_bytes;
+    plan_gpu_free(plan);
+    request.shares_room = false;
+    plan = plan_for(&request);
+    assert_int_equal(plan->kv_positions, SEQUENCES * request.positions);
+    assert_true(plan->resident_bytes + plan->expert_bytes <= shared && shared < weights);
+    plan_gpu_free(plan);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -461,6 +497,7 @@ int main(void)
         cmocka_unit_test(experts_that_leave_the_gpu_have_room_in_memory),
         cmocka_unit_test(the_gain_of_a_visit_depends_on_the_tokens),
         cmocka_unit_test(buffers_leave_room_if_the_drive_reads),
+        cmocka_unit_test(sequences_share_room_if_memory_is_short),
     };
     return cmocka_run_group_tests(tests, open_able_model, close_model);
 }

@@ -260,9 +260,9 @@ static bool can_embed(const struct gpu *gpu, const struct geometry *geometry)
 }
 
 static uint64_t kv_bytes(const void *context, uint32_t layer, uint32_t positions, uint32_t sequences,
-                         enum tensor_type kv_type)
+                         uint64_t kv_positions, enum tensor_type kv_type)
 {
-    return kv_layer_bytes(context, layer, positions, sequences, kv_type);
+    return kv_device_bytes(context, layer, positions, sequences, kv_positions, kv_type);
 }
 
 static uint64_t wanted_scratch(const void *context, uint32_t chunk, uint32_t positions)

@@ -105,6 +105,9 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
     pass->rope[0] = cut(s, &used.scratch, c * p->rotary * f);
     pass->rope[1] = cut(s, &used.scratch, c * p->rotary_local * f);
     pass->scales = cut(s, &used.scratch, c * f);
+    const bool pools = g->plain_rows && g->sequences > 1;
+    const uint64_t blocks = (positions + PLAN_KV_BLOCK - 1) / PLAN_KV_BLOCK;
+    pass->blocks = cut(s, &used.scratch, pools ? g->sequences * blocks * sizeof(uint32_t) : 0);
     uint32_t every[PASS_BLOCKS];
     for (uint32_t i = MIN(pass_find_blocks(g, every), PASS_BLOCKS); i-- > 0;) {
         const uint64_t angles = MIN(c, c / every[i] + g->sequences) * p->rotary * f;
@@ -157,6 +160,25 @@ uint64_t gpu_pass_scratch_bytes(const struct geometry *geometry, uint32_t chunk,
     return used.scratch + used.upload + used.readback + adapters;
 }
 
+/* Creates the table of blocks, with zeros. */
+static hypura_status open_blocks(struct batch *batch, hypura_error *error)
+{
+    struct gpu_pass *pass = batch->pass;
+    const size_t count = (size_t)batch->kv.sequences * batch->kv.blocks;
+    gpu_ticket arrived;
+    if (!batch->kv.pool.blocks)
+        return HYPURA_OK;
+    TRY(ALLOCATE(&pass->known_blocks, count, "table of blocks", error));
+    TRY(gpu_upload(pass->gpu, pass->blocks, pass->known_blocks, count * sizeof *pass->known_blocks, &arrived, error));
+    return gpu_upload_wait(pass->gpu, arrived, error);
+}
+
+static uint64_t pool_bytes(const struct kv_layer *layer)
+{
+    const uint64_t head = layer->key_head_bytes + (layer->values_in_keys ? 0 : layer->value_head_bytes);
+    return layer->pooled ? layer->heads * head : 0;
+}
+
 hypura_status pass_make_buffers(struct batch *batch, hypura_error *error)
 {
     struct gpu_pass *pass = batch->pass;
@@ -171,12 +193,17 @@ hypura_status pass_make_buffers(struct batch *batch, hypura_error *error)
     TRY(pass_open_latent(batch, error));
     TRY(pass_open_chunks(batch, error));
     TRY(pass_open_adapters(batch, error));
+    TRY(open_blocks(batch, error));
     TRY(ALLOCATE(&pass->caches, batch->kv.layer_count, "table of caches", error));
     for (uint32_t i = 0; i < batch->kv.layer_count; i++) {
-        uint64_t bytes =
-            kv_layer_bytes(&batch->open->geometry, i, plan->positions, batch->open->geometry.sequences, batch->kv.type);
-        if (pass->plan->layers[i] && bytes) /* a feed forward alone keeps nothing */
-            TRY(gpu_buffer_create(pass->gpu, &pass->caches[i], bytes, GPU_DEVICE, error));
+        const uint64_t bytes = kv_device_bytes(&batch->open->geometry, i, plan->positions, plan->sequences,
+                                               plan->kv_positions, batch->kv.type);
+        if (!pass->plan->layers[i] || !bytes) /* a feed forward alone keeps nothing */
+            continue;
+        TRY(gpu_buffer_create(pass->gpu, &pass->caches[i], bytes, GPU_DEVICE, error));
+        pass->cache_bytes += bytes;
+        pass->pool_bytes += pool_bytes(&batch->kv.layers[i]);
     }
+    pass->block_bytes = pass->pool_bytes / MAX(batch->kv.pool.blocks, 1u);
     return HYPURA_OK;
 }

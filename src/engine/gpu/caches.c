@@ -71,6 +71,8 @@ static hypura_status settle(struct gpu_pass *pass, hypura_error *error)
     hypura_status status = take_read(pass, error);
     if (!status && copying)
         status = pass_send(pass, error);
+    if (!status && copying) /* uploads to what was read are not ordered after it */
+        status = gpu_wait(pass->gpu, pass->last, error);
     gpu_ticket arrived = pass->wait_upload;
     pass->wait_upload = 0;
     hypura_status written = gpu_upload_wait(pass->gpu, arrived, status ? NULL : error);
@@ -85,4 +87,44 @@ hypura_status gpu_pass_settle_caches(struct batch *batch, hypura_error *error)
         status = status ? status : other;
     }
     return status;
+}
+
+/* Sends the entries of a sequence between the first and the last that changed. */
+static hypura_status place_blocks(struct gpu_pass *pass, const struct kv_cache *kv, uint32_t sequence,
+                                  hypura_error *error)
+{
+    const size_t row = (size_t)sequence * kv->blocks;
+    uint32_t *known = pass->known_blocks + row, first = kv->blocks, end = 0;
+    gpu_ticket ticket = 0;
+    for (uint32_t b = 0; b < kv->blocks; b++) {
+        const uint32_t now = kv_cache_block(kv, sequence, b);
+        if (known[b] == now)
+            continue;
+        known[b] = now;
+        first = MIN(first, b);
+        end = b + 1;
+    }
+    if (first >= end)
+        return HYPURA_OK;
+    hypura_status status = gpu_upload(pass->gpu, range_at(pass->blocks, row + first), known + first,
+                                      (end - first) * sizeof *known, &ticket, error);
+    pass->wait_upload = MAX(pass->wait_upload, ticket);
+    if (status)
+        memset(known, 0xff, kv->blocks * sizeof *known); /* to be sent again */
+    return status;
+}
+
+hypura_status gpu_pass_place_blocks(struct batch *batch, hypura_error *error)
+{
+    const struct kv_cache *kv = &batch->kv;
+    for (size_t d = 0; d < COUNT_OF(batch->passes); d++) {
+        struct gpu_pass *pass = batch->passes[d];
+        if (!pass || !pass->known_blocks || pass->block_changes == kv->pool.changes)
+            continue;
+        for (uint32_t s = 0; s < kv->sequences; s++)
+            TRY(place_blocks(pass, kv, s, error));
+        pass->block_changes = kv->pool.changes;
+    }
+    atomic_store(&batch->counters->pool_blocks, kv->pool.blocks - kv->pool.free_count);
+    return HYPURA_OK;
 }

@@ -175,6 +175,12 @@ void gpu_pass_copy_cache(struct batch *batch, uint32_t layer, uint64_t from, uin
     (void)batch, (void)layer, (void)from, (void)to, (void)bytes;
 }
 
+hypura_status gpu_pass_place_blocks(struct batch *batch, hypura_error *error)
+{
+    (void)batch, (void)error;
+    return HYPURA_OK;
+}
+
 hypura_status gpu_pass_settle_caches(struct batch *batch, hypura_error *error)
 {
     (void)batch, (void)error;

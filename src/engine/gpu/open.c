@@ -51,6 +51,9 @@ hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, co
                                        .positions = asked.positions,
                                        .sequences = geometry->sequences,
                                        .chunk = asked.chunk,
+                                       .shares_room = options->shared_context && model_writes_text(geometry->model) &&
+                                                      geometry->plain_rows &&
+                                                      kv_cache_can_share(geometry, asked.kv_type),
                                        .longest_chunk = longest,
                                        .whole_chunk = !steps_find(steps_after(geometry->steps), STEP_OUTPUT),
                                        .moves = !options->gpu_fixed,

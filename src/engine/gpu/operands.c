@@ -81,6 +81,14 @@ bool pass_takes_halves(const struct batch *batch)
            batch->rows * model_parameters(batch->open->model)->embedding % 8 == 0;
 }
 
+/* Where a sequence's part of the table of blocks is, if the layer's cache is a pool. */
+static struct gpu_range blocks_of(const struct batch *batch, uint32_t layer, uint32_t sequence)
+{
+    const struct kv_cache *kv = &batch->kv;
+    return kv->layers[layer].pooled ? range_at(batch->pass->blocks, (uint64_t)sequence * kv->blocks)
+                                    : (struct gpu_range){0};
+}
+
 /* Finds the batch's sequences in a part of a layer's cache. key_bytes, value_bytes: per sequence. */
 static const struct gpu_sequence *find_sequences(const struct batch *batch, uint64_t capacity, uint64_t keys,
                                                  uint64_t key_bytes, uint64_t values, uint64_t value_bytes)
@@ -99,8 +107,12 @@ static const struct gpu_sequence *find_sequences(const struct batch *batch, uint
 const struct gpu_sequence *pass_find_sequences(const struct batch *batch, uint32_t layer)
 {
     const struct kv_layer *kv = &batch->kv.layers[layer];
-    return find_sequences(batch, kv->capacity, kv->keys, kv->heads * kv->key_head_bytes, kv->values,
-                          kv->heads * kv->value_head_bytes);
+    const uint64_t regions = kv->pooled ? 0 : kv->heads;
+    find_sequences(batch, kv->capacity, kv->keys, regions * kv->key_head_bytes, kv->values,
+                   regions * kv->value_head_bytes);
+    for (uint32_t i = 0; i < batch->span_count; i++)
+        batch->scratch.device_sequences[i].blocks = blocks_of(batch, layer, batch->scratch.spans[i].sequence);
+    return batch->scratch.device_sequences;
 }
 
 const struct gpu_sequence *pass_find_plane(const struct batch *batch, uint32_t layer, uint32_t plane)

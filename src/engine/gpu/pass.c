@@ -134,14 +134,18 @@ bool gpu_pass_failed(const struct batch *batch, uint32_t *number)
 
 uint32_t gpu_pass_statistics(const struct batch *batch, struct engine_device *out)
 {
+    const uint64_t used = atomic_load(&batch->counters->pool_blocks);
     uint32_t count = 0;
     for (size_t d = 0; d < COUNT_OF(batch->passes); d++) {
         const struct gpu_pass *pass = batch->passes[d];
         if (pass)
-            out[count++] = (struct engine_device){.name = pass->device->info.name,
-                                                  .layers = pass->plan->taken,
-                                                  .bytes = pass->plan->resident_bytes + pass->plan->expert_bytes,
-                                                  .busy_seconds = (double)gpu_busy_nanoseconds(pass->gpu) * 1e-9};
+            out[count++] =
+                (struct engine_device){.name = pass->device->info.name,
+                                       .layers = pass->plan->taken,
+                                       .bytes = pass->plan->resident_bytes + pass->plan->expert_bytes,
+                                       .kv_bytes = pass->cache_bytes,
+                                       .kv_used_bytes = pass->cache_bytes - pass->pool_bytes + used * pass->block_bytes,
+                                       .busy_seconds = (double)gpu_busy_nanoseconds(pass->gpu) * 1e-9};
     }
     return count;
 }
@@ -170,6 +174,7 @@ static void close_pass(struct batch *batch)
     memory_free(pass->units);
     memory_free(pass->slots);
     memory_free(pass->there);
+    memory_free(pass->known_blocks);
     memory_free(pass->caches);
     memory_free(pass);
 }

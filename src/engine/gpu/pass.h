@@ -27,7 +27,7 @@
  *   ahead.c         commands of a later run of layers, recorded while a device computes this one
  *   batch.c         a batch from its beginning to its logits
  *   pipeline.c      prompts in parts, on several devices at the same time
- *   caches.c        copies parts of caches to the host and back
+ *   caches.c        copies parts of caches to the host and back, and tells devices where blocks are
  *   trial.c         one row, to test a device while the model is opened
  *   open.c          opens devices, and makes the planner's request for them
  *   pass.c          opening and closing
@@ -107,13 +107,14 @@ struct gpu_pass {
     struct gpu *gpu;
     uint32_t number; /* of the device, and of its part of the plan */
     const struct hardware_gpu *device;
-    const struct plan_gpu *plan; /* that part */
-    bool halves;                 /* the device multiplies halves */
-    struct gpu_range *units;     /* [unit_count] the place of each; experts have slots instead */
-    struct store_slots *slots;   /* [layers] */
-    bool *there;                 /* [experts] of the current layer: whether the device has it */
-    float **host_vectors;        /* [unit_count] copies of small tensors that the CPU needs, too */
-    struct gpu_buffer **caches;  /* [layers] keys and values */
+    const struct plan_gpu *plan;                   /* that part */
+    bool halves;                                   /* the device multiplies halves */
+    struct gpu_range *units;                       /* [unit_count] the place of each; experts have slots instead */
+    struct store_slots *slots;                     /* [layers] */
+    bool *there;                                   /* [experts] of the current layer: whether the device has it */
+    float **host_vectors;                          /* [unit_count] copies of small tensors that the CPU needs, too */
+    struct gpu_buffer **caches;                    /* [layers] keys and values */
+    uint64_t cache_bytes, pool_bytes, block_bytes; /* of all of them; of their pools; of a block in all pools */
     struct gpu_buffer *scratch, *upload, *readback;
     struct thin_ranges *thin;         /* [adapters_pairs] */
     struct gpu_buffer **thin_buffers; /* [1 + layers] */
@@ -162,6 +163,9 @@ struct gpu_pass {
     } asked;
     struct gpu_range scores; /* of the search for positions */
     uint64_t score_bytes;
+    struct gpu_range blocks; /* uint32 [sequences][blocks of one]: where each is in the pools; empty: there are none */
+    uint32_t *known_blocks;  /* the same as the device has it */
+    uint64_t block_changes;  /* kv_pool.changes of that time */
     struct {
         struct shared_part carried[PASS_CARRIED], looked_up, tokens, rope[2], block_rope[PASS_BLOCKS], scales,
             expert_rows;
@@ -283,6 +287,9 @@ hypura_status gpu_pass_write_cache(struct batch *batch, uint32_t layer, uint64_t
                                    const uint8_t *in, hypura_error *error);
 void gpu_pass_copy_cache(struct batch *batch, uint32_t layer, uint64_t from, uint64_t to, uint64_t bytes);
 hypura_status gpu_pass_settle_caches(struct batch *batch, hypura_error *error);
+
+/* Before a batch: tells devices which blocks of their pools the sequences' blocks are. */
+hypura_status gpu_pass_place_blocks(struct batch *batch, hypura_error *error);
 
 /* ---- shared by the files of this folder -------------------------------------------------------------------------- */
 
