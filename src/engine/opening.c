@@ -39,17 +39,6 @@ static hypura_status open_rope(struct opened *open, struct batch *batch, hypura_
     return status;
 }
 
-/* A rank whose experts nearly fill its memory takes shorter batches. It gets the rest of a longer one only after its
- * first results, so longer ones gain nothing, unless this rank reads experts once per batch. */
-static void limit_batches(struct engine *engine, const struct engine_options *options)
-{
-    struct plan *plan = engine->open.plan;
-    const bool encoder = model_architecture(engine->open.model)->flags & ARCHITECTURE_ENCODER;
-    if (model_parameters(engine->open.model)->experts && !encoder && options->chunk == 0 &&
-        plan->mode == PLAN_FULL_RESIDENT)
-        plan->chunk = MIN(plan->chunk, engine->batch.share->rows);
-}
-
 static hypura_status open_parts(struct engine *engine, const struct engine_options *asked, hypura_error *error)
 {
     struct engine_options own = *asked;
@@ -106,10 +95,8 @@ static hypura_status open_parts(struct engine *engine, const struct engine_optio
     TRY(store_load(engine->open.store, options->progress, options->progress_context, error));
     if (options->experts_only)
         return HYPURA_OK;
-    if (engine->batch.share) {
+    if (engine->batch.share)
         TRY(share_wait(engine->batch.share, error));
-        limit_batches(engine, options);
-    }
     TRY(open_rope(&engine->open, &engine->batch, error));
     return plan->gpu ? gpu_pass_open(&engine->batch, error) : HYPURA_OK;
 }

@@ -251,25 +251,9 @@ static uint64_t smallest_budget(struct planner *planner, uint64_t from)
     return MAX(budget, PLAN_SMALL_BUDGET);
 }
 
-/* To keep all weights in memory, the planner accepts a shorter context and shorter batches, down to this and
- * PLAN_SHORT_CHUNK. */
+/* To keep all weights in memory, the planner accepts a shorter context and shorter batches, down to these. */
 #define RESIDENT_POSITIONS 2048u
-
-/* If nearly all weights fit, the room of a long batch is a large part of what misses. */
-#define MISSING_SHARE 8u
-
-/* Whether a batch longer than PLAN_SHORT_CHUNK takes more than that part of what misses then. Small budgets have no
- * reserve: requests to a server take what short prompts leave of a long batch's room. */
-static bool displaces_weights(const struct planner *planner, const struct setting *setting)
-{
-    const uint32_t shorter = MIN(PLAN_SHORT_CHUNK, most_chunk(planner, setting->positions));
-    const uint64_t weights = for_weights(planner, setting);
-    if (planner->budget < PLAN_SMALL_BUDGET || setting->chunk <= shorter || weights >= planner->resident_capacity)
-        return false;
-    const struct setting other = make_setting(planner->request, setting->positions, setting->kv_positions, shorter);
-    const uint64_t missing = planner->resident_capacity - weights;
-    return for_weights(planner, &other) - weights > missing / MISSING_SHARE;
-}
+#define RESIDENT_CHUNK 128u
 
 /* Whether a setting leaves enough for the weights. If weights stream, memory for them saves reads. Then the KV cache
  * may take an eighth of the room and the scratch a sixteenth, unless nothing smaller is allowed. The scratch may take
@@ -283,10 +267,9 @@ static bool acceptable(const struct planner *planner, const struct setting *sett
     if (resident)
         return weights >= planner->resident_capacity &&
                setting->positions >= MIN(RESIDENT_POSITIONS, most_positions(planner)) &&
-               setting->chunk >= MIN(PLAN_SHORT_CHUNK, most_chunk(planner, setting->positions));
+               setting->chunk >= MIN(RESIDENT_CHUNK, most_chunk(planner, setting->positions));
     return weights >= planner->smallest_capacity && (last_positions || setting->kv <= room / 8) &&
-           (last_chunk || (!displaces_weights(planner, setting) &&
-                           setting->scratch <= room / (setting->chunk <= planner->needed_chunk ? 8 : 16)));
+           (last_chunk || setting->scratch <= room / (setting->chunk <= planner->needed_chunk ? 8 : 16));
 }
 
 /* Chooses the longest acceptable chunk. false: there is none. */

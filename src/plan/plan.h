@@ -185,9 +185,6 @@ struct plan_visit plan_gpu_visit(const struct model *model, unit_number expert, 
 /* Sequences share room in blocks of this many positions. */
 #define PLAN_KV_BLOCK 64u
 
-/* Longer batches than this must not take room that would let all weights, or nearly all, stay in memory. */
-#define PLAN_SHORT_CHUNK 128u
-
 #define PLAN_CURVE_POINTS 64u
 
 /* hits[i] is the hit rate of a cache with room for (i + 1) / PLAN_CURVE_POINTS of all experts. It rises to 1. */

@@ -375,40 +375,6 @@ static void a_requested_context_and_chunk_are_kept(void **state)
     plan_free(plan);
 }
 
-/* Batches are long if many experts stream anyway, and short if nearly all fit, or all with short ones. */
-static void long_batches_take_no_room_from_the_last_experts(void **state)
-{
-    (void)state;
-    static struct fake fake;
-    fake_build(&fake, &fake_experts);
-    struct hardware hardware = fake_hardware();
-    struct plan_request request = make_request(100 * GIB);
-    struct plan *plan;
-    request.positions = 4096;
-    assert_ok(plan_make_units(&plan, &fake.table, &hardware, &request, &test_error));
-    assert_true(plan->mode == PLAN_FULL_RESIDENT && plan->chunk > PLAN_SHORT_CHUNK);
-    const uint64_t needed = plan->overhead_bytes + plan->resident_bytes - fake_experts.embedding + plan->kv_bytes +
-                            fake_scratch(NULL, PLAN_SHORT_CHUNK, request.positions);
-    plan_free(plan);
-    const struct {
-        uint64_t budget;
-        bool all, few;
-    } cases[] = {{needed + needed / 230, true, true}, {needed, false, true}, {needed - GIB, false, false}};
-    for (size_t i = 0; i < COUNT_OF(cases); i++) {
-        request.budget = cases[i].budget;
-        assert_ok(plan_make_units(&plan, &fake.table, &hardware, &request, &test_error));
-        assert_int_equal(plan->mode == PLAN_FULL_RESIDENT, cases[i].all);
-        assert_int_equal(plan->chunk <= PLAN_SHORT_CHUNK, cases[i].few);
-        assert_true(plan->chunk >= PLAN_SHORT_CHUNK);
-        plan_free(plan);
-    }
-    request.budget = needed;
-    request.chunk = 512;
-    assert_ok(plan_make_units(&plan, &fake.table, &hardware, &request, &test_error));
-    assert_int_equal(plan->chunk, 512);
-    plan_free(plan);
-}
-
 /* Experts that change sides are in the cache, however large it is. If it holds all of them, nothing streams. */
 static void experts_that_move_stream_only_if_they_do_not_fit(void **state)
 {
@@ -498,7 +464,6 @@ int main(void)
         cmocka_unit_test(the_embedding_is_held_last),
         cmocka_unit_test(a_tied_embedding_that_streams_is_read_by_rows_too),
         cmocka_unit_test(a_requested_context_and_chunk_are_kept),
-        cmocka_unit_test(long_batches_take_no_room_from_the_last_experts),
         cmocka_unit_test(experts_that_move_stream_only_if_they_do_not_fit),
         cmocka_unit_test(no_budget_means_what_the_machine_can_spare),
         cmocka_unit_test(a_budget_beyond_the_memory_gives_a_warning),

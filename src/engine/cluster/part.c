@@ -13,17 +13,15 @@ void part_options(struct engine_options *options, struct hardware *hardware)
     hardware_share(hardware, ranks);
 }
 
-/* The memory that a plan leaves for experts, with short batches if they nearly fit. */
-static uint64_t room_for_experts(const struct plan *plan, const struct plan_request *request, const struct model *model)
+/* The memory that a plan leaves for experts. */
+static uint64_t room_for_experts(const struct plan *plan, const struct model *model)
 {
-    const struct plan_working_set *set = &request->working_set;
-    const uint64_t scratch = set->scratch_bytes(set->context, MIN(plan->chunk, PLAN_SHORT_CHUNK), plan->positions);
     uint64_t pinned = 0;
     for (unit_number u = 0; u < plan->unit_count; u++)
         if (model_unit(model, u)->kind == UNIT_EXPERT && plan->tiers[u] == TIER_RAM)
             pinned += plan_unit_footprint(model_unit(model, u));
     const uint64_t taken = plan->overhead_bytes + plan->reserve_bytes + plan->resident_bytes - pinned +
-                           plan->ring_bytes + plan->table_bytes + plan->kv_bytes + scratch;
+                           plan->ring_bytes + plan->table_bytes + plan->kv_bytes + plan->scratch_bytes;
     return plan->budget - MIN(taken, plan->budget);
 }
 
@@ -35,7 +33,7 @@ hypura_status part_room(struct plan_host *out, struct plan **plan, struct plan_r
     const struct planned planned = {part->model, part->steps, part->adapters, hardware, &none, options};
     TRY(make_plan(plan, request, part->geometry, &planned, error));
     *out = (struct plan_host){.memory = (*plan)->budget,
-                              .expert_room = room_for_experts(*plan, request, part->model),
+                              .expert_room = room_for_experts(*plan, part->model),
                               .compute_bytes_per_second = hardware->compute_bytes_per_second,
                               .multiply_adds_per_second = hardware->multiply_adds_per_second,
                               .drive_bytes_per_second = hardware->storage.bytes_per_second};
