@@ -1,6 +1,5 @@
 #include "core/account.h"
 
-#include <jansson.h>
 #include <stdlib.h>
 #ifdef __GLIBC__
 #include <malloc.h>
@@ -75,23 +74,4 @@ void memory_end_advance(struct memory_advance *advance)
     advanced = NULL;
     memory_give(advance->memory);
     advance->memory = NULL;
-}
-
-/* Before the program has threads. Values made before have memory of malloc, too. */
-__attribute__((constructor)) static void count_json(void)
-{
-    json_malloc_t take;
-    json_free_t give;
-    json_get_alloc_funcs(&take, &give);
-    if (take == malloc && give == free)
-        json_set_alloc_funcs(memory_take, memory_give);
-}
-
-/* The shared library may be unloaded before jansson. */
-__attribute__((destructor)) static void stop_counting_json(void)
-{
-    json_malloc_t take;
-    json_get_alloc_funcs(&take, NULL);
-    if (take == memory_take)
-        json_set_alloc_funcs(malloc, free);
 }

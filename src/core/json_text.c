@@ -2,6 +2,7 @@
 #include "core/account.h"
 #include "core/core.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #define READ_AT_ONCE 1024 /* jansson asks for as many */
@@ -121,4 +122,23 @@ static size_t read_file(void *out, size_t room, void *context)
 json_t *json_text_read_file(FILE *file, size_t flags, json_error_t *error)
 {
     return json_text_read_from(read_file, file, flags, error);
+}
+
+/* Before the program has threads. Values made before have memory of malloc, too. */
+__attribute__((constructor)) static void count_json(void)
+{
+    json_malloc_t take;
+    json_free_t give;
+    json_get_alloc_funcs(&take, &give);
+    if (take == malloc && give == free)
+        json_set_alloc_funcs(memory_take, memory_give);
+}
+
+/* The shared library may be unloaded before jansson. */
+__attribute__((destructor)) static void stop_counting_json(void)
+{
+    json_malloc_t take;
+    json_get_alloc_funcs(&take, NULL);
+    if (take == memory_take)
+        json_set_alloc_funcs(malloc, free);
 }
