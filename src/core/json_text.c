@@ -116,7 +116,11 @@ json_t *json_text_read_string(const char *text, size_t flags, json_error_t *erro
 
 static size_t read_file(void *out, size_t room, void *context)
 {
-    return fread(out, 1, room, context);
+    char *to = out;
+    size_t size = 0;
+    for (int c = 0; size < room && (c = getc(context)) != EOF;)
+        to[size++] = (char)c;
+    return size;
 }
 
 json_t *json_text_read_file(FILE *file, size_t flags, json_error_t *error)
