@@ -104,6 +104,11 @@ hypura_status activation_create(struct activation **out, size_t max_rows, size_t
 void activation_destroy(struct activation *activation);
 uint64_t activation_bytes(size_t max_rows, size_t max_columns);
 
+/* activation_release returns the memory of all rows but the first "rows" to the system: activation_spare_bytes, as far
+ * as they were used. */
+uint64_t activation_spare_bytes(size_t max_rows, size_t max_columns, size_t rows);
+void activation_release(struct activation *activation, size_t rows);
+
 /* Sets its rows x columns floats (row r at values + r * stride), which must stay until the next call, and discards
  * copies. */
 void activation_set(struct activation *activation, const float *values, size_t rows, size_t columns, size_t stride);

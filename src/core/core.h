@@ -110,6 +110,9 @@ void memory_unmap(void *address, size_t bytes);
  * afterwards. */
 void memory_decommit(void *address, size_t bytes);
 
+/* The bytes of these whole pages, for an address that may also be an offset in mapped memory. */
+uint64_t memory_whole_pages(uint64_t address, uint64_t bytes);
+
 /* Requests huge pages, or small ones, for whole pages of mapped memory. With small ones, memory next to a used range
  * stays untouched. */
 void memory_set_huge(void *address, size_t bytes, bool huge);

@@ -153,6 +153,13 @@ void memory_unmap(void *address, size_t bytes)
         munmap(address, (size_t)align_up(bytes, memory_page_size()));
 }
 
+uint64_t memory_whole_pages(uint64_t address, uint64_t bytes)
+{
+    const uint64_t page = memory_page_size();
+    const uint64_t start = align_up(address, page), end = align_down(address + bytes, page);
+    return end > start ? end - start : 0;
+}
+
 void memory_decommit(void *address, size_t bytes)
 {
     uintptr_t page = memory_page_size();

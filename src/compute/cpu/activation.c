@@ -12,16 +12,32 @@ static size_t quants_stride(size_t columns)
     return padded(columns) + 64;
 }
 
+/* The copies, in the order in which they follow each other. */
+enum { QUANTS_32, QUANTS_256, BFLOATS, SCALES_32, SCALES_256, SUMS_32, SUMS_256, PEAKS, COPIES };
+
+/* The bytes of a row of each copy. */
+static void row_bytes(size_t columns, size_t out[COPIES])
+{
+    const size_t elements = padded(columns);
+    out[QUANTS_32] = out[QUANTS_256] = quants_stride(columns);
+    out[BFLOATS] = 2 * elements;
+    out[SCALES_32] = elements / 32 * sizeof(float);
+    out[SCALES_256] = elements / 256 * sizeof(float);
+    out[SUMS_32] = elements / 32 * sizeof(int16_t);
+    out[SUMS_256] = elements / 16 * sizeof(int16_t);
+    out[PEAKS] = elements / 256 * sizeof(struct activation_peaks);
+}
+
 /* The size of all copies of max_rows rows; false: it overflows. */
 static bool total_bytes(size_t rows, size_t columns, size_t *out)
 {
-    size_t elements;
+    size_t elements, bytes[COPIES];
     if (columns > SIZE_MAX / 2 || !size_multiply(&elements, rows, quants_stride(columns)) || elements > SIZE_MAX / 8)
         return false;
-    /* quants of blocks of 32 and of 256; bfloats; sums and scales of blocks of 32; sums, scales and peaks of 256 */
-    *out = 2 * elements;
-    elements = rows * padded(columns);
-    *out += 2 * elements + elements / 32 * (4 + 2) + elements / 16 * 2 + elements / 256 * (4 + 4);
+    row_bytes(columns, bytes);
+    *out = 0;
+    for (int copy = 0; copy < COPIES; copy++)
+        *out += rows * bytes[copy];
     return true;
 }
 
@@ -51,25 +67,49 @@ hypura_status activation_create(struct activation **out, size_t max_rows, size_t
     activation->max_rows = max_rows;
     activation->max_columns = max_columns;
 
-    size_t elements = max_rows * padded(max_columns);
-    uint8_t *next = activation->memory;
-    for (int i = 0; i < 2; i++) {
-        activation->quants[i] = (int8_t *)next;
-        next += max_rows * quants_stride(max_columns);
+    size_t each[COPIES];
+    uint8_t *copies[COPIES], *next = activation->memory;
+    row_bytes(max_columns, each);
+    for (int copy = 0; copy < COPIES; copy++) {
+        copies[copy] = next;
+        next += max_rows * each[copy];
     }
-    activation->bfloats = (uint16_t *)next;
-    next += 2 * elements;
-    for (int i = 0; i < 2; i++) {
-        activation->scales[i] = (float *)next;
-        next += elements / (i == 0 ? 32 : 256) * 4;
-    }
-    for (int i = 0; i < 2; i++) {
-        activation->sums[i] = (int16_t *)next;
-        next += elements / (i == 0 ? 32 : 16) * 2;
-    }
-    activation->peaks = (struct activation_peaks *)next;
+    activation->quants[0] = (int8_t *)copies[QUANTS_32];
+    activation->quants[1] = (int8_t *)copies[QUANTS_256];
+    activation->bfloats = (uint16_t *)copies[BFLOATS];
+    activation->scales[0] = (float *)copies[SCALES_32];
+    activation->scales[1] = (float *)copies[SCALES_256];
+    activation->sums[0] = (int16_t *)copies[SUMS_32];
+    activation->sums[1] = (int16_t *)copies[SUMS_256];
+    activation->peaks = (struct activation_peaks *)copies[PEAKS];
     *out = activation;
     return HYPURA_OK;
+}
+
+uint64_t activation_spare_bytes(size_t max_rows, size_t max_columns, size_t rows)
+{
+    size_t each[COPIES], at = 0;
+    uint64_t spare = 0;
+    row_bytes(max_columns, each);
+    rows = MIN(rows, max_rows);
+    for (int copy = 0; copy < COPIES; copy++) {
+        spare += memory_whole_pages(at + rows * each[copy], (max_rows - rows) * each[copy]);
+        at += max_rows * each[copy];
+    }
+    return spare;
+}
+
+void activation_release(struct activation *activation, size_t rows)
+{
+    const size_t all = activation->max_rows;
+    size_t each[COPIES];
+    uint8_t *at = activation->memory;
+    row_bytes(activation->max_columns, each);
+    rows = MIN(rows, all);
+    for (int copy = 0; copy < COPIES; copy++) {
+        memory_decommit(at + rows * each[copy], (all - rows) * each[copy]);
+        at += all * each[copy];
+    }
 }
 
 void activation_destroy(struct activation *activation)
