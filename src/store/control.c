@@ -168,7 +168,7 @@ hypura_status store_resize(struct store *store, int64_t pool_bytes, hypura_error
         if (store->ring.count)
             ring_set_capacity(store, ring - store->ring.lent);
         if (store->cache.class_count)
-            cache_set_capacity(store, cache);
+            cache_set_capacity(store, cache + store->lent);
         if (!store->cache.grows_at_rest)
             fill_again(store);
         if (store->loaded && !store->passing)
@@ -179,4 +179,19 @@ hypura_status store_resize(struct store *store, int64_t pool_bytes, hypura_error
     }
     pthread_mutex_unlock(store->mutex);
     return status;
+}
+
+void store_lend(struct store *store, uint64_t bytes)
+{
+    pthread_mutex_lock(store->mutex);
+    if (store->cache.class_count && bytes != store->lent) {
+        uint64_t ring, cache;
+        divide_pool(store, store->pool_bytes, &ring, &cache);
+        store->lent = bytes;
+        cache_set_capacity(store, cache + bytes);
+        fill_again(store);
+        prefetch_pump(store);
+        pthread_cond_broadcast(&store->changed);
+    }
+    pthread_mutex_unlock(store->mutex);
 }

@@ -234,4 +234,7 @@ void store_count_bytes(struct store *store, unit_number unit, uint64_t bytes[UNI
  * instead, down to the least that works. A larger pool keeps them again, like everything that streams. */
 hypura_status store_resize(struct store *store, int64_t pool_bytes, hypura_error *error);
 
+/* Lends the expert cache this much memory in addition to the pool; 0 takes it back. pool_bytes does not count it. */
+void store_lend(struct store *store, uint64_t bytes);
+
 #endif

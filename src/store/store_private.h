@@ -69,6 +69,7 @@ struct store {
     struct moves moves;
     struct tables tables;
     uint64_t pool_bytes;
+    uint64_t lent; /* to the cache in addition */
 
     bool passing;  /* from store_begin on */
     bool resting;  /* a pass runs over this store or over another one of the process */

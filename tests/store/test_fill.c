@@ -93,6 +93,27 @@ static void only_free_slots_are_filled(void **state)
     close_world(&world);
 }
 
+/* Lent memory holds further experts, and is no part of the pool. */
+static void lent_memory_is_filled_too(void **state)
+{
+    (void)state;
+    struct world world;
+    make_world(&world, &shape);
+    open_filling(&world, 20);
+    const uint64_t pool = statistics(&world).pool_bytes;
+    store_lend(world.store, 10 * world.largest);
+    wait_until_cached(&world, 30);
+    assert_ok(store_resize(world.store, (int64_t)(25 * world.largest), &test_error));
+    wait_until_cached(&world, 35);
+    assert_ok(store_resize(world.store, (int64_t)pool, &test_error));
+    assert_int_equal(cached(&world), 30);
+    assert_int_equal(statistics(&world).pool_bytes, pool);
+    store_lend(world.store, 0);
+    assert_int_equal(cached(&world), 20);
+    get_and_check(world.store, &world.fixture, expert(3, 15));
+    close_world(&world);
+}
+
 /* Units that are wanted during filling go first, then the units that come next in the pass. */
 static void demands_go_before_filling(void **state)
 {
@@ -276,6 +297,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_cache_with_room_for_all_gets_all),
         cmocka_unit_test(only_free_slots_are_filled),
+        cmocka_unit_test(lent_memory_is_filled_too),
         cmocka_unit_test(demands_go_before_filling),
         cmocka_unit_test(filling_pauses_during_a_pass),
         cmocka_unit_test(filling_pauses_while_another_store_works),
