@@ -1,4 +1,5 @@
-/* The memory budget while the process runs: the pool follows it, and lends memory to kept prefixes. */
+/* The memory budget while the process runs: the pool follows it, lends memory to kept prefixes, and borrows that of
+ * buffers which only long batches use. */
 #include "engine/engine_private.h"
 
 /* A loan up to this size is asked back whole. */
@@ -49,6 +50,18 @@ hypura_status engine_set_budget(struct engine *engine, uint64_t bytes, hypura_er
         /* Without the lock: the lending thread holds that of the store. */
         prefix_shrink(engine->prefixes, lent > LEAST_LENT ? lent / 2 : 0);
     }
+}
+
+void budget_lend_buffers(struct batch *batch, size_t rows)
+{
+    const struct plan *plan = batch->open->plan;
+    const bool lends = scratch_is_short(&batch->open->geometry, rows);
+    if (plan->spare_scratch_bytes == 0 || lends == batch->lends)
+        return;
+    batch->lends = lends;
+    if (lends)
+        scratch_release(&batch->scratch, &batch->open->geometry, plan->positions);
+    store_lend(batch->open->store, lends ? plan->spare_scratch_bytes : 0);
 }
 
 uint64_t budget_spare(const struct engine *engine)

@@ -200,6 +200,15 @@ hypura_status scratch_create(struct scratch *out, const struct geometry *geometr
                              hypura_error *error);
 void scratch_destroy(struct scratch *scratch);
 uint64_t scratch_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t positions);
+
+/* Batches of up to this many rows, or one for each sequence, are short: they leave most of the buffers untouched. */
+#define SHORT_ROWS 32u
+bool scratch_is_short(const struct geometry *geometry, size_t rows);
+uint64_t scratch_spare_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t positions);
+
+/* Returns to the system what short batches leave untouched. The rows of the last batch are lost. */
+void scratch_release(struct scratch *scratch, const struct geometry *geometry, uint32_t positions);
+
 /* The limits for the kernels that follow from a chunk. */
 struct compute_limits compute_limits_of(const struct geometry *geometry, uint32_t chunk);
 
@@ -473,10 +482,17 @@ struct batch {
     bool whole; /* all rows pass all layers */
     struct narrowing narrowing;
     uint32_t drafted; /* until engine_accept */
+    bool lends;       /* memory of buffers to the expert cache (budget_lend_buffers) */
 
     atomic_bool cancelled, stopped; /* engine_cancel, engine_stop */
     atomic_bool lost;               /* a GPU */
 };
+
+/* Whether the batch wants more logits than there is a buffer for; they are then in the buffers of the layers. */
+static inline bool gives_many_logits(const struct batch *batch)
+{
+    return batch->asked->on_logits && batch->wanted > batch->open->geometry.logits_rows;
+}
 
 /* kv_cache_own for the layers' cache, also on devices. */
 hypura_status batch_own_rows(struct batch *batch, uint32_t sequence, uint32_t first, uint32_t end, hypura_error *error);
@@ -497,6 +513,10 @@ struct engine {
 
 /* The part of the budget that only the pool uses. */
 uint64_t budget_spare(const struct engine *engine);
+
+/* Before a batch of this many rows, and between batches (0): the expert cache has the memory of the buffers that a
+ * short batch leaves untouched, and gives it back for a long one. */
+void budget_lend_buffers(struct batch *batch, size_t rows);
 
 /* Lends prefixes this many bytes of it in all; the pool shrinks accordingly. false: impossible, nothing changed. */
 bool budget_lend(struct engine *engine, uint64_t bytes);

@@ -189,6 +189,7 @@ static hypura_status run_batch(struct batch *batch, const struct engine_batch *a
     batch->asked = asked;
     forget_inputs(batch, UINT32_MAX);
     TRY(read_batch(batch, asked, error));
+    budget_lend_buffers(batch, gives_many_logits(batch) ? SIZE_MAX : batch->rows);
     if (batch->trace)
         TRY(trace_writer_begin(batch->trace, (uint32_t)batch->rows, error));
     struct thread_pool *pool = compute_pool(batch->compute);

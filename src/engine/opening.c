@@ -88,6 +88,7 @@ static hypura_status open_parts(struct engine *engine, const struct engine_optio
                                   .gpu_count = plan->gpu ? engine->open.devices.count : 0};
     TRY(store_open(&engine->open.store, engine->open.model, plan, &store, error));
     TRY(nodes_use(&engine->open, engine->batch.compute, error));
+    budget_lend_buffers(&engine->batch, 0);
     if (!options->experts_only)
         TRY(predictor_create(&engine->predictor, &engine->batch, error));
     if (options->trace_path)
@@ -135,6 +136,7 @@ static void close_parts(struct engine *engine)
     engine->counters.used = NULL;
     engine->predictor = NULL;
     engine->open.store = NULL;
+    engine->batch.lends = false;
     engine->batch.compute = NULL;
     engine->open.plan = NULL;
 }

@@ -27,6 +27,11 @@ static uint64_t planned_scratch_bytes(const void *context, uint32_t chunk, uint3
     return scratch_bytes(context, chunk, positions);
 }
 
+static uint64_t planned_spare_bytes(const void *context, uint32_t chunk, uint32_t positions)
+{
+    return scratch_spare_bytes(context, chunk, positions);
+}
+
 static hypura_status check_options(const struct engine_options *options, hypura_error *error)
 {
     if (options->context > MAX_POSITIONS)
@@ -119,18 +124,20 @@ static hypura_status plan_rest(struct plan **out, struct plan_request *request, 
     int64_t held = (int64_t)memory_resident_bytes() + options->reserved;
     struct asked asked;
     engine_ask(&asked, geometry, options);
-    *request = (struct plan_request){
-        .budget = options->budget,
-        .overhead = (uint64_t)MAX(held, 0),
-        .code = hardware_code_bytes(),
-        .wobble = 256 << 10,
-        .positions = asked.positions,
-        .sequences = geometry->sequences,
-        .chunk = gpu ? MIN(asked.chunk, gpu->chunk) : asked.chunk,
-        .kv_type = asked.kv_type,
-        .working_set = {.kv_bytes = planned_kv_bytes, .scratch_bytes = planned_scratch_bytes, .context = geometry},
-        .gpu = gpu,
-        .devices = devices->infos};
+    *request = (struct plan_request){.budget = options->budget,
+                                     .overhead = (uint64_t)MAX(held, 0),
+                                     .code = hardware_code_bytes(),
+                                     .wobble = 256 << 10,
+                                     .positions = asked.positions,
+                                     .sequences = geometry->sequences,
+                                     .chunk = gpu ? MIN(asked.chunk, gpu->chunk) : asked.chunk,
+                                     .kv_type = asked.kv_type,
+                                     .working_set = {.kv_bytes = planned_kv_bytes,
+                                                     .scratch_bytes = planned_scratch_bytes,
+                                                     .spare_bytes = planned_spare_bytes,
+                                                     .context = geometry},
+                                     .gpu = gpu,
+                                     .devices = devices->infos};
     if (options->shared_context && !encoder && kv_cache_can_share(geometry, options->kv_type))
         request->working_set.shared_kv_bytes = planned_shared_bytes;
     if (gpu)

@@ -109,16 +109,35 @@ void geometry_make(struct geometry *out, const struct model *model, const struct
 struct cutter {
     uint8_t *base;
     size_t used;
+    struct cuts *cuts; /* NULL, or where they are listed */
 };
 
-static void *cut(struct cutter *cutter, size_t count, size_t size)
+#define MOST_CUTS 96u
+
+struct cuts {
+    size_t start[MOST_CUTS], bytes[MOST_CUTS];
+    uint32_t count;
+};
+
+/* For data that stays from batch to batch: not listed. */
+static void *cut_lasting(struct cutter *cutter, size_t count, size_t size)
 {
     void *start = cutter->base ? cutter->base + cutter->used : NULL;
     cutter->used += (size_t)align_up(count * size, 64);
     return start;
 }
 
-#define CUT(field, count) (s->field = cut(&cutter, (count), sizeof *s->field))
+static void *cut(struct cutter *cutter, size_t count, size_t size)
+{
+    if (cutter->cuts && cutter->cuts->count < MOST_CUTS) {
+        cutter->cuts->start[cutter->cuts->count] = cutter->used;
+        cutter->cuts->bytes[cutter->cuts->count++] = count * size;
+    }
+    return cut_lasting(cutter, count, size);
+}
+
+#define CUT(field, count) (s->field = cut(cutter, (count), sizeof *s->field))
+#define CUT_LASTING(field, count) (s->field = cut_lasting(cutter, (count), sizeof *s->field))
 
 /* Index scores at a time: those of one row, or of more rows up to this number. */
 #define INDEX_SCORES ((size_t)1 << 18)
@@ -129,18 +148,25 @@ static size_t index_scores(const struct geometry *g, uint32_t chunk, uint32_t po
     return MAX(MIN(all, INDEX_SCORES), index_score_floats(1, g->index_sets, positions));
 }
 
-static size_t lay_out(struct scratch *s, const struct geometry *g, uint32_t chunk, uint32_t positions, uint8_t *base)
+/* The rows of experts that are computed at a time. */
+static uint32_t expert_rows(const struct geometry *g, uint32_t chunk)
+{
+    return MAX(chunk, model_parameters(g->model)->experts_used);
+}
+
+/* inner_rows: expert_rows, or fewer for a batch that has no more. */
+static size_t lay_out(struct scratch *s, const struct geometry *g, uint32_t chunk, uint32_t positions,
+                      uint32_t inner_rows, struct cutter *cutter)
 {
     const struct model_parameters *p = model_parameters(g->model);
-    struct cutter cutter = {.base = base};
     size_t c = chunk, used = p->experts_used, experts = p->experts;
     s->chunk = chunk;
-    s->expert_rows = (uint32_t)MAX(c, used);
+    s->expert_rows = inner_rows;
     CUT(buffers[BUFFER_HIDDEN], c * g->widths[BUFFER_HIDDEN]);
     CUT(buffers[BUFFER_NORMED], c * g->widths[BUFFER_NORMED]);
     for (size_t i = 0; i < COUNT_OF(s->vectors); i++)
         CUT(vectors[i], g->vector);
-    size_t free_at_the_end = cutter.used; /* what follows, up to the logits, is free at the end of a pass */
+    size_t free_at_the_end = cutter->used; /* what follows, up to the logits, is free at the end of a pass */
     for (enum step_buffer buffer = BUFFER_BRANCH; buffer < BUFFER_COUNT; buffer++) {
         bool inner = buffer == BUFFER_GATE || buffer == BUFFER_UP;
         size_t chosen = inner ? s->expert_rows * (size_t)p->expert_feed_forward : 0;
@@ -149,7 +175,7 @@ static size_t lay_out(struct scratch *s, const struct geometry *g, uint32_t chun
     CUT(rope[0], c * p->rotary);
     CUT(rope[1], c * p->rotary_local);
     CUT(logits, (size_t)g->logits_rows * p->vocabulary);
-    s->output_rows = (cutter.used - free_at_the_end) / sizeof *s->logits / MAX(p->vocabulary, 1u);
+    s->output_rows = (cutter->used - free_at_the_end) / sizeof *s->logits / MAX(p->vocabulary, 1u);
     CUT(embedding_row, p->embedding * sizeof(double)); /* no type takes more than 8 bytes per element */
     if (g->look_up) {
         const struct step_look_up *l = &g->look_up->look_up;
@@ -173,7 +199,7 @@ static size_t lay_out(struct scratch *s, const struct geometry *g, uint32_t chun
         CUT(group_rows, c * g->groups);
     if (p->predicting) {
         CUT(unpassed, PREDICTION_ROWS * (size_t)p->embedding);
-        CUT(unpassed_tokens, MAX(c, (size_t)PREDICTION_ROWS));
+        CUT_LASTING(unpassed_tokens, MAX(c, (size_t)PREDICTION_ROWS));
     }
     CUT(positions, c);
     CUT(wanted, c);
@@ -200,11 +226,11 @@ static size_t lay_out(struct scratch *s, const struct geometry *g, uint32_t chun
         CUT(expert_first, experts + 1);
         CUT(expert_token, c * used);
         CUT(expert_slot, c * used);
-        CUT(identity, s->expert_rows);
+        CUT_LASTING(identity, s->expert_rows);
         CUT(expert_units, experts);
         CUT(jobs, 2 * MIN(experts, (size_t)s->expert_rows));
     }
-    return cutter.used;
+    return cutter->used;
 }
 
 static size_t latent_input_rows(const struct geometry *g, uint32_t chunk)
@@ -249,8 +275,10 @@ uint64_t scratch_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t
 {
     struct scratch layout = {0};
     struct compute_limits limits = compute_limits_of(geometry, chunk);
-    return align_up(lay_out(&layout, geometry, chunk, positions, NULL), memory_page_size()) +
-           activation_bytes(chunk, geometry->input) + activation_bytes(layout.expert_rows, geometry->inner) +
+    struct cutter cutter = {0};
+    return align_up(lay_out(&layout, geometry, chunk, positions, expert_rows(geometry, chunk), &cutter),
+                    memory_page_size()) +
+           activation_bytes(chunk, geometry->input) + activation_bytes(expert_rows(geometry, chunk), geometry->inner) +
            (geometry->groups ? activation_bytes((size_t)chunk * geometry->groups, geometry->group_columns) : 0) +
            (geometry->latent_rows ? activation_bytes(latent_input_rows(geometry, chunk), geometry->latent_head) : 0) +
            (model_parameters(geometry->model)->experts ? prefetch_input_bytes(geometry) : 0) +
@@ -261,11 +289,13 @@ hypura_status scratch_create(struct scratch *out, const struct geometry *geometr
                              hypura_error *error)
 {
     *out = (struct scratch){0};
-    size_t bytes = lay_out(out, geometry, chunk, positions, NULL);
+    struct cutter sizes = {0}, cutter = {0};
+    size_t bytes = lay_out(out, geometry, chunk, positions, expert_rows(geometry, chunk), &sizes);
     void *memory;
     TRY(memory_map(&memory, bytes, false, "buffers of the forward pass", error));
     *out = (struct scratch){0};
-    lay_out(out, geometry, chunk, positions, memory);
+    cutter.base = memory;
+    lay_out(out, geometry, chunk, positions, expert_rows(geometry, chunk), &cutter);
     out->memory = memory;
     out->bytes = bytes;
     for (uint32_t i = 0; out->identity && i < out->expert_rows; i++)
@@ -288,6 +318,65 @@ hypura_status scratch_create(struct scratch *out, const struct geometry *geometr
                               error));
     TRY(activation_create(&out->inputs[0].activation, chunk, geometry->input, error));
     return activation_create(&out->inputs[1].activation, out->expert_rows, geometry->inner, error);
+}
+
+/* ---- memory of long batches ----------------------------------------------------------------------------------------
+ */
+
+static uint32_t short_rows(const struct geometry *geometry)
+{
+    return MAX(SHORT_ROWS, geometry->sequences);
+}
+
+/* The rows of an expert's inner values in a short batch. */
+static uint32_t short_expert_rows(const struct geometry *geometry, uint32_t chunk)
+{
+    const uint64_t most = (uint64_t)short_rows(geometry) * MAX(model_parameters(geometry->model)->experts_used, 1u);
+    return (uint32_t)MIN((uint64_t)expert_rows(geometry, chunk), most);
+}
+
+bool scratch_is_short(const struct geometry *geometry, size_t rows)
+{
+    return rows <= short_rows(geometry);
+}
+
+/* The parts that only a long batch touches: in each buffer, what follows the rows of a short one. */
+static void find_spare(struct cuts *out, const struct geometry *geometry, uint32_t chunk, uint32_t positions)
+{
+    struct scratch layout = {0};
+    struct cuts few = {0};
+    struct cutter all = {.cuts = out}, some = {.cuts = &few};
+    out->count = 0;
+    lay_out(&layout, geometry, chunk, positions, expert_rows(geometry, chunk), &all);
+    lay_out(&layout, geometry, MIN(chunk, short_rows(geometry)), positions, short_expert_rows(geometry, chunk), &some);
+    for (uint32_t i = 0; i < out->count; i++) {
+        out->start[i] += few.bytes[i];
+        out->bytes[i] -= few.bytes[i];
+    }
+}
+
+uint64_t scratch_spare_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t positions)
+{
+    struct cuts spare;
+    if (chunk <= short_rows(geometry))
+        return 0;
+    find_spare(&spare, geometry, chunk, positions);
+    uint64_t bytes =
+        activation_spare_bytes(chunk, geometry->input, short_rows(geometry)) +
+        activation_spare_bytes(expert_rows(geometry, chunk), geometry->inner, short_expert_rows(geometry, chunk));
+    for (uint32_t i = 0; i < spare.count; i++)
+        bytes += memory_whole_pages(spare.start[i], spare.bytes[i]);
+    return bytes;
+}
+
+void scratch_release(struct scratch *scratch, const struct geometry *geometry, uint32_t positions)
+{
+    struct cuts spare;
+    find_spare(&spare, geometry, scratch->chunk, positions);
+    for (uint32_t i = 0; i < spare.count; i++)
+        memory_decommit((uint8_t *)scratch->memory + spare.start[i], spare.bytes[i]);
+    activation_release(scratch->inputs[0].activation, short_rows(geometry));
+    activation_release(scratch->inputs[1].activation, short_expert_rows(geometry, scratch->chunk));
 }
 
 void scratch_destroy(struct scratch *scratch)

@@ -170,6 +170,7 @@ static hypura_status find_hit_rates(struct host_forecast *out, const struct host
                                     const struct plan_request *request, const struct host_share *shares,
                                     hypura_error *error)
 {
+    const uint64_t cache = problem->first->expert_cache_bytes + problem->first->spare_scratch_bytes;
     for (uint32_t k = 0; k < problem->kind_count; k++) {
         const double share = shares[k].used ? shares[k].each : 0;
         const double room = (double)problem->kinds[k].host->expert_room;
@@ -179,8 +180,8 @@ static hypura_status find_hit_rates(struct host_forecast *out, const struct host
         if (alone && (problem->first->expert_cache_bytes == 0 || plan_holds_experts(problem->first)))
             continue;
         if (alone || !all)
-            TRY(plan_hit_rate(&out->hit_rates[k], problem->table,
-                              alone ? problem->first->expert_cache_bytes : (uint64_t)(room / share), request, error));
+            TRY(plan_hit_rate(&out->hit_rates[k], problem->table, alone ? cache : (uint64_t)(room / share), request,
+                              error));
     }
     return HYPURA_OK;
 }

@@ -475,6 +475,10 @@ static void account(struct plan *plan, const struct planner *planner, const stru
     plan->reserve_bytes = planner->reserve;
     plan->kv_bytes = setting->kv;
     plan->scratch_bytes = setting->scratch;
+    /* Where experts move to a GPU and back, the cache has a fixed size. */
+    if (plan->expert_cache_bytes && !request->gpu && request->working_set.spare_bytes)
+        plan->spare_scratch_bytes =
+            request->working_set.spare_bytes(request->working_set.context, setting->chunk, setting->positions);
 }
 
 hypura_status plan_make_units(struct plan **out, const struct plan_table *table, const struct hardware *hardware,

@@ -54,6 +54,8 @@ struct plan_working_set {
     /* If sequences share room for kv_positions in all; NULL: each has its own. */
     uint64_t (*shared_kv_bytes)(const void *context, uint32_t positions, uint32_t sequences, uint64_t kv_positions,
                                 enum tensor_type kv_type);
+    uint64_t (*spare_bytes)(const void *context, uint32_t chunk, uint32_t positions); /* of scratch_bytes, what short
+                                                                                       * batches do not use */
 };
 
 /* ---- the GPU -------------------------------------------------------------------------------------------------------
@@ -254,7 +256,8 @@ struct plan {
     uint64_t pool_bytes;     /* for streamed units: ring_bytes + expert_cache_bytes */
     uint64_t kv_bytes;
     uint64_t scratch_bytes;
-    uint64_t smallest_budget; /* the least with which this model runs, at the requested context */
+    uint64_t spare_scratch_bytes; /* of these, what only long batches use, and the expert cache at other times */
+    uint64_t smallest_budget;     /* the least with which this model runs, at the requested context */
 
     uint64_t ring_bytes;         /* 0: no tensor streams */
     uint64_t table_bytes;        /* the store's tables of pieces, and the cache of rows */

@@ -239,7 +239,8 @@ hypura_status plan_predict(struct plan *plan, const struct plan_table *table, co
                            const struct plan_request *request, hypura_error *error)
 {
     struct plan_layer_cost *layers;
-    hypura_status status = plan_hit_rate(&plan->predicted_hit_rate, table, plan->expert_cache_bytes, request, error);
+    hypura_status status = plan_hit_rate(&plan->predicted_hit_rate, table,
+                                         plan->expert_cache_bytes + plan->spare_scratch_bytes, request, error);
     if (plan->expert_cache_bytes == 0)
         plan->predicted_hit_rate = 1;
     if (status == HYPURA_OK)

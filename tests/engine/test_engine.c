@@ -486,6 +486,44 @@ static void budgets_move_while_running(void **state)
     engine_close(engine);
 }
 
+static uint64_t held_experts(struct engine *engine)
+{
+    struct store_statistics s;
+    store_statistics(engine_store(engine), &s);
+    return s.pool_bytes_used;
+}
+
+/* Short batches leave the memory of most buffers to experts, and a long one gets it back. */
+static void buffers_of_long_batches_hold_experts(void **state)
+{
+    (void)state;
+    struct engine_options options;
+    struct engine *engine, *whole = open_model("embedded", 512, 1);
+    const uint32_t vocabulary = model_parameters(engine_model(whole))->vocabulary;
+    int32_t tokens[400];
+    fill(tokens, 400, 9);
+    float *expected = calloc((size_t)400 * vocabulary, sizeof *expected), *logits = calloc((size_t)400 * vocabulary, 4);
+    feed(whole, 0, tokens, 400, 400, expected);
+    engine_close(whole);
+    engine_default_options(&options);
+    options.context = 512;
+    options.threads = 2;
+    options.chunk = 200;
+    engine = open_above_smallest(model_path("embedded"), &options, 8 << 20);
+    const struct plan *plan = engine_plan(engine);
+    assert_true(plan->expert_cache_bytes && plan->expert_cache_bytes < plan->expert_bytes);
+    assert_in_range(plan->spare_scratch_bytes, plan->scratch_bytes / 3, plan->scratch_bytes);
+    feed(engine, 0, tokens, 190, 1, logits);
+    assert_true(held_experts(engine) > plan->pool_bytes);
+    feed(engine, 0, tokens + 190, 200, 200, logits + (size_t)190 * vocabulary);
+    assert_true(held_experts(engine) <= plan->pool_bytes);
+    feed(engine, 0, tokens + 390, 10, 1, logits + (size_t)390 * vocabulary);
+    assert_memory_equal(logits, expected, (size_t)400 * vocabulary * sizeof *logits);
+    free(expected);
+    free(logits);
+    engine_close(engine);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -504,6 +542,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(many_logits_read_the_output_matrix_once, make_folder, remove_folder),
         cmocka_unit_test(pinned_weights_make_room_for_a_smaller_budget),
         cmocka_unit_test(budgets_move_while_running),
+        cmocka_unit_test(buffers_of_long_batches_hold_experts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

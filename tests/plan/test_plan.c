@@ -217,6 +217,37 @@ static void shared_room_takes_no_more_than_whole_contexts(void **state)
     plan_free(shared);
 }
 
+static uint64_t spare_scratch(const void *context, uint32_t chunk, uint32_t positions)
+{
+    return fake_scratch(context, chunk, positions) / 2;
+}
+
+/* While a token is generated, experts also have the buffers of long batches. */
+static void unused_buffers_hold_experts(void **state)
+{
+    (void)state;
+    static struct fake fake;
+    struct hardware hardware = fake_hardware();
+    struct plan_request request = make_request(8 * GIB);
+    struct plan *without, *with;
+    fake_build(&fake, &fake_experts);
+    assert_ok(plan_make_units(&without, &fake.table, &hardware, &request, &test_error));
+    request.working_set.spare_bytes = spare_scratch;
+    assert_ok(plan_make_units(&with, &fake.table, &hardware, &request, &test_error));
+    check_account(with, &request, &fake);
+    assert_int_equal(without->spare_scratch_bytes, 0);
+    assert_int_equal(with->spare_scratch_bytes, with->scratch_bytes / 2);
+    assert_int_equal(with->pool_bytes, without->pool_bytes);
+    assert_true(with->predicted_hit_rate > without->predicted_hit_rate);
+    assert_true(with->predicted_tokens_per_second > without->predicted_tokens_per_second);
+    plan_free(without);
+    plan_free(with);
+    request.budget = 24 * GIB; /* nothing streams */
+    assert_ok(plan_make_units(&with, &fake.table, &hardware, &request, &test_error));
+    assert_int_equal(with->spare_scratch_bytes, 0);
+    plan_free(with);
+}
+
 static void modes_follow_the_budget(void **state)
 {
     (void)state;
@@ -458,6 +489,7 @@ int main(void)
         cmocka_unit_test(more_memory_reads_less),
         cmocka_unit_test(the_smallest_budget_works_and_one_byte_less_does_not),
         cmocka_unit_test(shared_room_takes_no_more_than_whole_contexts),
+        cmocka_unit_test(unused_buffers_hold_experts),
         cmocka_unit_test(modes_follow_the_budget),
         cmocka_unit_test(a_table_is_never_held),
         cmocka_unit_test(the_embedding_takes_no_memory_from_matrices_that_stream),

@@ -22,7 +22,7 @@ static uint64_t room_for_experts(const struct plan *plan, const struct model *mo
             pinned += plan_unit_footprint(model_unit(model, u));
     const uint64_t taken = plan->overhead_bytes + plan->reserve_bytes + plan->resident_bytes - pinned +
                            plan->ring_bytes + plan->table_bytes + plan->kv_bytes + plan->scratch_bytes;
-    return plan->budget - MIN(taken, plan->budget);
+    return plan->budget - MIN(taken, plan->budget) + plan->spare_scratch_bytes;
 }
 
 hypura_status part_room(struct plan_host *out, struct plan **plan, struct plan_request *request,

@@ -308,6 +308,7 @@ static hypura_status on_experts(struct server *server, struct part *part, const 
         task.used * (sizeof *part->choices + (task.weighed ? sizeof(float) : 0)) + task.columns * sizeof(float);
     if (message->bytes != sizeof task + task.rows * each)
         return refuse(server, "more or fewer rows than announced", error);
+    budget_lend_buffers(&part->engine->batch, task.rows);
     TRY(read_task(server, part, step, &task, error));
     part->engine->batch.rows = task.rows;
     part->counted.experts += task.choices;

@@ -67,10 +67,11 @@ hypura_status run_output(struct batch *batch, const struct step *step, struct he
     struct scratch *s = &batch->scratch;
     if (batch->wanted == 0)
         return HYPURA_OK;
-    /* A caller that takes logits piecewise (on_logits) gets them in all memory that the layers have left: a matrix that
-     * streams is then read as few times as possible. */
-    float *logits = asked->on_logits ? rows_of(batch, BUFFER_BRANCH) : s->logits;
-    size_t room = asked->on_logits ? s->output_rows : batch->open->geometry.logits_rows;
+    /* A caller that takes many logits piecewise (on_logits) gets them in all memory that the layers have left: a matrix
+     * that streams is then read as few times as possible. */
+    const bool many = gives_many_logits(batch);
+    float *logits = many ? rows_of(batch, BUFFER_BRANCH) : s->logits;
+    size_t room = many ? s->output_rows : batch->open->geometry.logits_rows;
     struct product product = {.unit = o->unit,
                               .role = ROLE_OUTPUT,
                               .job = {.input = input_of(batch, o->in, p->embedding, p->embedding, 0),
