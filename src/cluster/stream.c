@@ -127,12 +127,15 @@ void peer_receive_words(struct cluster *cluster, struct peer *peer)
 /* ---- waiting -------------------------------------------------------------------------------------------------------
  */
 
+/* While a rank waits for the next layer's message, it only yields: a sleep would cost it more than the message. */
+#define YIELD_NANOSECONDS 1000000u
+
 /* Pauses between two looks, the longer the wait lasts. */
 static void rest(uint64_t since)
 {
     static _Thread_local bool prepared;
     const uint64_t waited = clock_nanoseconds() - since;
-    if (waited < 50000) {
+    if (waited < YIELD_NANOSECONDS) {
         sched_yield();
         return;
     }
