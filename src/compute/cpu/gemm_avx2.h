@@ -12,6 +12,9 @@
 void panels_multiply_signed(enum tensor_type type, const struct panel_product *product);
 void panels_finish_signed(enum tensor_type type, struct panel *panel);
 
+/* Otherwise gcc would add up many products at the end, with most of them in memory until then. */
+#define IN_REGISTER(vector) __asm__("" : "+x"(vector))
+
 INLINE __m256i same(const void *from)
 {
     int32_t word;

@@ -112,6 +112,8 @@ INLINE void add_part(__m256i (*totals)[2], const struct panel *panel, const stru
                     sums[t][half] = _mm256_add_epi16(products, _mm256_set1_epi32(x[t].side.starts[part]));
                 else
                     sums[t][half] = products;
+                if (q % step || starts)
+                    IN_REGISTER(sums[t][half]);
             }
         }
         if ((q + 1) % step && q + 1 < count)
@@ -119,8 +121,10 @@ INLINE void add_part(__m256i (*totals)[2], const struct panel *panel, const stru
         UNROLL(4)
         for (int t = 0; t < tokens; t++) {
             UNROLL(2)
-            for (int half = 0; half < 2; half++)
+            for (int half = 0; half < 2; half++) {
                 totals[t][half] = _mm256_add_epi32(totals[t][half], _mm256_madd_epi16(sums[t][half], scale[half]));
+                IN_REGISTER(totals[t][half]);
+            }
         }
     }
 }

@@ -29,6 +29,7 @@ INLINE void add_part(__m256i *totals, const struct panel *panel, size_t half, co
             __m256i signs = _mm256_xor_si256(same(x[t].quants + (quad + (size_t)q) * 4), negative);
             __m256i products = _mm256_maddubs_epi16(magnitudes, signs);
             totals[t] = _mm256_add_epi32(totals[t], _mm256_madd_epi16(products, scale));
+            IN_REGISTER(totals[t]);
         }
     }
 }
