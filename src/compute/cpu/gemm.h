@@ -30,13 +30,27 @@ struct panel {
     int16_t scales[8][PANEL_ROWS][2];                              /* of parts of a super-block, in pairs */
     int16_t minima[8][PANEL_ROWS][2];
     float d[8][PANEL_ROWS]; /* index 0 for a super-block, else a block of 32 */
-    float m[8][PANEL_ROWS]; /* for minima; in halves of blocks the second half's scale, d the first's */
+    union {
+        float m[8][PANEL_ROWS];          /* for minima; in halves of blocks the second half's scale, d the first's */
+        int16_t twice[8][PANEL_ROWS][2]; /* scales of eight parts, each twice (gemm_raised_avx2.c) */
+    };
+};
+
+/* A token's activations as the sum of two (gemm_raised_avx2.c). */
+struct panel_split {
+    _Alignas(32) int8_t most[PANEL_COLUMNS], rest[PANEL_COLUMNS];
+    /* The groups of four columns that have a rest. What follows them is a group that has none. */
+    uint8_t quads[PANEL_COLUMNS / 4];
+    size_t count;
 };
 
 /* Sums of a token's activations, in the form that multiplying needs. */
 union panel_side {
     int32_t starts[16]; /* the start value for the sum of a part, block or half */
-    int16_t sums[16];   /* of parts, for minima */
+    struct {
+        int16_t sums[16]; /* of parts, for minima */
+        const struct panel_split *split;
+    };
     float block_sums[8];
 };
 
@@ -54,6 +68,7 @@ struct panel_tile {
     size_t count;
     bool narrow;
     struct panel_token tokens[TILE_TOKENS];
+    struct panel_split splits[TILE_TOKENS]; /* for types that need it */
 };
 
 /* The shapes of types. */

@@ -7,10 +7,15 @@
 
 #include <immintrin.h>
 
-/* For types with signed 8-bit quants: multiplies panels, and completes panels after they are made (nothing for others).
- */
-void panels_multiply_signed(enum tensor_type type, const struct panel_product *product);
-void panels_finish_signed(enum tensor_type type, struct panel *panel);
+/* For blocks of signed 8-bit quants: multiplies panels, and completes panels after they are made. */
+void panels_multiply_signed(const struct panel_product *product);
+void panels_finish_signed(struct panel *panel);
+
+/* The same for the IQ types with super-blocks, which are raised. */
+bool panels_are_raised(enum tensor_type type);
+void panels_make_sides_raised(enum tensor_type type, struct panel_tile *tile);
+void panels_multiply_raised(enum tensor_type type, const struct panel_product *product);
+void panels_finish_raised(enum tensor_type type, int raise, struct panel *panel);
 
 /* Otherwise gcc would add up many products at the end, with most of them in memory until then. */
 #define IN_REGISTER(vector) __asm__("" : "+x"(vector))

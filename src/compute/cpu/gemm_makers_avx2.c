@@ -15,12 +15,22 @@
 #define SIGNED 128                    /* added to signed quants */
 #define CODES_E2M1 128
 #define CODES_TERNARY 128
+#define CODES_IQ1 128
+#define CODES_IQ2 128
+#define CODES_IQ3_XXS 128
+#define CODES_IQ3_S 128
+#define CODES_IQ4 128
 #else
 #define PANEL_MAKERS panel_makers_avx2
 #define MORE(offset) 0
 #define SIGNED 0
 #define CODES_E2M1 12
 #define CODES_TERNARY 1
+#define CODES_IQ1 9
+#define CODES_IQ2 43
+#define CODES_IQ3_XXS 62
+#define CODES_IQ3_S 15
+#define CODES_IQ4 127
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
@@ -422,7 +432,7 @@ static void panel_tq2_0(struct panel *out, panel_rows rows, size_t blocks)
 static void panel_iq4_xs(struct panel *out, panel_rows rows, size_t blocks)
 {
     (void)blocks;
-    const __m256i low = all_bytes(15), codes = table(codebook_iq4, SIGNED);
+    const __m256i low = all_bytes(15), codes = table(codebook_iq4, CODES_IQ4);
     const __m256i four = _mm256_set1_epi32(15), two = _mm256_set1_epi32(3), middle = _mm256_set1_epi32(32);
     for (size_t first = 0; first < PANEL_ROWS; first += 8) {
         __m256i head = row_words(rows, first, 0), second = row_words(rows, first, 4), scales[8];
@@ -476,13 +486,13 @@ INLINE void any(enum tensor_type type, struct panel *out, panel_rows rows, size_
         any(type, out, rows, parts, more);                                                                             \
     }
 
-ANY(panel_iq1_s, TENSOR_IQ1_S, 8, SIGNED)
-ANY(panel_iq1_m, TENSOR_IQ1_M, 16, SIGNED)
-ANY(panel_iq2_xxs, TENSOR_IQ2_XXS, 8, SIGNED)
-ANY(panel_iq2_xs, TENSOR_IQ2_XS, 16, SIGNED)
-ANY(panel_iq2_s, TENSOR_IQ2_S, 16, SIGNED)
-ANY(panel_iq3_xxs, TENSOR_IQ3_XXS, 8, SIGNED)
-ANY(panel_iq3_s, TENSOR_IQ3_S, 8, SIGNED)
+ANY(panel_iq1_s, TENSOR_IQ1_S, 8, CODES_IQ1)
+ANY(panel_iq1_m, TENSOR_IQ1_M, 16, CODES_IQ1)
+ANY(panel_iq2_xxs, TENSOR_IQ2_XXS, 8, CODES_IQ2)
+ANY(panel_iq2_xs, TENSOR_IQ2_XS, 16, CODES_IQ2)
+ANY(panel_iq2_s, TENSOR_IQ2_S, 16, CODES_IQ2)
+ANY(panel_iq3_xxs, TENSOR_IQ3_XXS, 8, CODES_IQ3_XXS)
+ANY(panel_iq3_s, TENSOR_IQ3_S, 8, CODES_IQ3_S)
 ANY(panel_tq1_0, TENSOR_TQ1_0, 1, CODES_TERNARY)
 
 panel_maker *const PANEL_MAKERS[TENSOR_TYPE_COUNT] = {

@@ -3,8 +3,8 @@
  *
  * Quants of few bits leave room to add the pairs of several columns. So the one instruction that scales and widens them
  * is needed less often. For that, quants are unsigned and as small as possible (raises), and the start value of a sum
- * corrects for what was added. In 16 bits this may wrap around, but the final sum fits. For signed quants of eight
- * bits, see gemm_signed_avx2.c. */
+ * corrects for what was added. In 16 bits this may wrap around, but the final sum fits. For larger quants, see
+ * gemm_raised_avx2.c (super-blocks) and gemm_signed_avx2.c (blocks). */
 #include "compute/cpu/gemm_avx2.h"
 
 /* Six 16-bit sums in registers, next to the weights, their magnitudes and a token's four activations. */
@@ -16,8 +16,10 @@
 enum fit { FIT_2 = 2, FIT_4 = 4, FIT_8 = 8 };
 
 static const uint8_t raises[TENSOR_TYPE_COUNT] = {
-    [TENSOR_Q4_0] = 8, [TENSOR_Q5_0] = 16, [TENSOR_MXFP4] = 12, [TENSOR_NVFP4] = 12,
-    [TENSOR_Q3_K] = 4, [TENSOR_Q6_K] = 32, [TENSOR_TQ1_0] = 1,  [TENSOR_TQ2_0] = 1,
+    [TENSOR_Q4_0] = 8,   [TENSOR_Q5_0] = 16,    [TENSOR_MXFP4] = 12,   [TENSOR_NVFP4] = 12,
+    [TENSOR_Q3_K] = 4,   [TENSOR_Q6_K] = 32,    [TENSOR_TQ1_0] = 1,    [TENSOR_TQ2_0] = 1,
+    [TENSOR_IQ1_S] = 9,  [TENSOR_IQ1_M] = 9,    [TENSOR_IQ2_XXS] = 43, [TENSOR_IQ2_XS] = 43,
+    [TENSOR_IQ2_S] = 43, [TENSOR_IQ3_XXS] = 62, [TENSOR_IQ3_S] = 15,   [TENSOR_IQ4_XS] = 127,
 };
 
 /* The start values of the 16-bit sums of sixteen columns: for the first two and the last two of every four columns. */
@@ -81,6 +83,10 @@ static void make_sides(enum tensor_type type, struct panel_tile *tile)
 {
     const enum panel_kind kind = panel_kind(type);
     const int raise = raises[type];
+    if (panels_are_raised(type)) {
+        panels_make_sides_raised(type, tile);
+        return;
+    }
     for (size_t t = 0; t < tile->count; t++) {
         struct panel_token *token = &tile->tokens[t];
         make_side(kind, &token->side, token->sums, token->quants, raise);
@@ -276,9 +282,19 @@ static void multiply(enum tensor_type type, const struct panel_product *product)
     };
     if (types[type])
         types[type](product);
+    else if (panels_are_raised(type))
+        panels_multiply_raised(type, product);
     else
-        panels_multiply_signed(type, product);
+        panels_multiply_signed(product);
+}
+
+static void finish(enum tensor_type type, struct panel *panel)
+{
+    if (panels_are_raised(type))
+        panels_finish_raised(type, raises[type], panel);
+    else if (type == TENSOR_Q8_0 || type == TENSOR_IQ4_NL)
+        panels_finish_signed(panel);
 }
 
 const struct panel_multiplier panel_multiplier_avx2 = {
-    .make_sides = make_sides, .multiply = multiply, .raises = raises, .finish = panels_finish_signed};
+    .make_sides = make_sides, .multiply = multiply, .raises = raises, .finish = finish};
