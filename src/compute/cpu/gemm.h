@@ -41,7 +41,7 @@ struct panel_split {
     _Alignas(32) int8_t most[PANEL_COLUMNS], rest[PANEL_COLUMNS];
     /* The groups of four columns that have a rest. What follows them is a group that has none. */
     uint8_t quads[PANEL_COLUMNS / 4];
-    size_t count;
+    unsigned count;
 };
 
 /* Sums of a token's activations, in the form that multiplying needs. */

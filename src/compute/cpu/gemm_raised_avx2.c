@@ -83,11 +83,11 @@ INLINE __m256i scale_twice(const struct panel *panel, size_t part, size_t half)
 /* totals += the products of the rests. */
 INLINE void add_rests(__m256i (*totals)[2], const struct panel *panel, const struct panel_token *x, const int tokens)
 {
-    size_t count = 0;
+    unsigned count = 0;
     UNROLL(4)
     for (int t = 0; t < tokens; t++)
         count = MAX(count, x[t].side.split->count);
-    for (size_t i = 0; i < count; i++) {
+    for (unsigned i = 0; i < count; i++) {
         UNROLL(4)
         for (int t = 0; t < tokens; t++) {
             size_t quad = x[t].side.split->quads[i];
@@ -181,13 +181,14 @@ void panels_multiply_raised(enum tensor_type type, const struct panel_product *p
 
 void panels_make_sides_raised(enum tensor_type type, struct panel_tile *tile)
 {
+    const bool of_32 = panel_kind(type) == PANEL_PARTS_8;
     for (size_t t = 0; t < tile->count; t++) {
         struct panel_token *token = &tile->tokens[t];
         int16_t sums[16]; /* a copy that cannot overlap the output, so that the compiler can vectorise this */
         memcpy(sums, token->sums, sizeof sums);
-        for (size_t i = 0; i < 8 && panel_kind(type) == PANEL_PARTS_8; i++)
-            sums[i] = (int16_t)(sums[2 * i] + sums[2 * i + 1]);
         memcpy(token->side.sums, sums, sizeof sums);
+        for (size_t i = 0; i < 8 && of_32; i++)
+            token->side.sums[i] = (int16_t)(sums[2 * i] + sums[2 * i + 1]);
         if (types[type] == parts_8_split) {
             split_token(&tile->splits[t], token->quants);
             token->quants = tile->splits[t].most;
