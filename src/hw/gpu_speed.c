@@ -8,7 +8,12 @@
 #define COLUMNS 4096u
 #define PROMPT_TOKENS 512u
 #define PROMPT_ROWS 4096u
-#define ROUNDS 5
+
+/* A GPU that was idle runs at a low clock first. So a batch is repeated for this long, and the quarter of the fastest
+ * runs tells the usual speed. A software device needs seconds for one run. */
+#define BATCH_SECONDS 60e-3
+#define LEAST_ROUNDS 5u
+#define MOST_ROUNDS 1024u
 
 struct gpu_test {
     struct gpu *gpu;
@@ -17,28 +22,37 @@ struct gpu_test {
     uint64_t row_floats;
 };
 
-/* The median time of some runs of a batch. record adds its commands. */
+static hypura_status time_once(const struct gpu_test *test, void (*record)(const struct gpu_test *test, const void *),
+                               const void *what, double *seconds, hypura_error *error)
+{
+    gpu_ticket ticket = 0;
+    gpu_begin(test->gpu);
+    record(test, what);
+    uint64_t start = clock_nanoseconds();
+    hypura_status status = gpu_submit(test->gpu, &ticket, 0, 0, error);
+    if (!status)
+        status = gpu_wait(test->gpu, ticket, error);
+    if (status)
+        return status;
+    double device = gpu_batch_seconds(test->gpu, ticket);
+    *seconds = device > 0 ? device : clock_seconds_since(start);
+    return HYPURA_OK;
+}
+
+/* The lower quartile of a batch's times. record adds its commands. */
 static hypura_status time_batch(const struct gpu_test *test, void (*record)(const struct gpu_test *test, const void *),
                                 const void *what, double *seconds, hypura_error *error)
 {
-    double times[ROUNDS];
-    hypura_status status = HYPURA_OK;
-    for (int round = -1; round < ROUNDS && !status; round++) {
-        gpu_ticket ticket = 0;
-        gpu_begin(test->gpu);
-        record(test, what);
-        uint64_t start = clock_nanoseconds();
-        status = gpu_submit(test->gpu, &ticket, 0, 0, error);
-        if (!status)
-            status = gpu_wait(test->gpu, ticket, error);
-        if (status || round < 0) /* the first run compiles the kernels */
-            continue;
-        double device = gpu_batch_seconds(test->gpu, ticket);
-        times[round] = device > 0 ? device : clock_seconds_since(start);
-    }
+    double times[MOST_ROUNDS];
+    size_t count = 0;
+    /* The first run compiles the kernels. */
+    hypura_status status = time_once(test, record, what, &times[0], error);
+    uint64_t start = clock_nanoseconds();
+    while (!status && count < MOST_ROUNDS && (count < LEAST_ROUNDS || clock_seconds_since(start) < BATCH_SECONDS))
+        status = time_once(test, record, what, &times[count++], error);
     if (!status) {
-        hw_sort(times, ROUNDS);
-        *seconds = MAX(times[ROUNDS / 2], 1e-9);
+        hw_sort(times, count);
+        *seconds = MAX(times[count / 4], 1e-9);
     }
     return status;
 }
