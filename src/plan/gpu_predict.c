@@ -87,21 +87,46 @@ static struct sides experts(const struct work *work, const struct plan *plan, co
     return sides;
 }
 
+/* The steps of the layers that the profile measures (src/hw/gpu_layer.c). */
+#define MEASURED_STEPS 6.0
+#define MEASURED_STEPS_OF_MIXTURE 8.0
+
+/* The steps of a layer on a device, where each costs about the same time in addition to reading weights. */
+static hypura_status count_steps(double *out, struct step_list layer, hypura_error *error)
+{
+    struct step *fused;
+    size_t count;
+    hypura_status status = steps_fuse(layer, true, &fused, &count, error);
+    if (status)
+        return status;
+    *out = (double)count;
+    for (size_t i = 0; i < count; i++)
+        *out += fused[i].kind == STEP_DELTA_NET ? 1 : 0; /* the convolution, then the recurrence */
+    memory_free(fused);
+    return HYPURA_OK;
+}
+
 /* The time per layer on the device in addition to its weights. It depends on the type of the attention's output matrix,
- * which nearly every layer has. */
-static double layer_seconds(const struct model *model, const struct steps *steps, uint32_t number,
-                            const struct hardware_gpu *device)
+ * which nearly every layer has, and on the number of launches. */
+static hypura_status layer_seconds(double *out, const struct model *model, const struct steps *steps, uint32_t number,
+                                   const struct hardware_gpu *device, hypura_error *error)
 {
     enum tensor_type type = TENSOR_F16;
     struct step_list list = steps_of_layer(steps, number);
+    bool mixture = plan_first_expert(steps, number) != NO_UNIT;
+    double count;
     for (size_t i = 0; i < list.count; i++) {
         struct step_unit units[STEP_UNITS];
-        size_t count = step_units(&list.steps[i], units);
-        for (size_t u = 0; u < count; u++)
+        size_t unit_count = step_units(&list.steps[i], units);
+        for (size_t u = 0; u < unit_count; u++)
             if (units[u].role == ROLE_ATTENTION_OUTPUT)
                 type = model_unit(model, units[u].unit)->slices[0].tensor->type;
     }
-    return hardware_gpu_layer_seconds(device, type, plan_first_expert(steps, number) != NO_UNIT);
+    hypura_status status = count_steps(&count, list, error);
+    if (!status)
+        *out = hardware_gpu_layer_seconds(device, type, mixture) * count /
+               (mixture ? MEASURED_STEPS_OF_MIXTURE : MEASURED_STEPS);
+    return status;
 }
 
 hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table, const struct model *model,
@@ -128,11 +153,13 @@ hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table
         const struct work *work = &works[l + 1];
         bool now = gpu->layers[l], divided = now && work->expert_bytes > 0 && work->share < 1;
         struct sides parts = {0};
+        double launches = 0;
         if (now)
             device = &request->devices[gpu->devices[l]];
         if (work->expert_bytes > 0)
             parts = experts(work, plan, table, hardware, gpu->in_place && gpu->layers[l] == GPU_CAN);
-        double launches = now ? layer_seconds(model, steps, l, device) : 0;
+        if (now && !status)
+            status = layer_seconds(&launches, model, steps, l, device, error);
         double fixed = work->gpu_dense + work->cpu_dense + (now ? launches : LAYER_SECONDS);
         seconds += fixed + MAX(parts.gpu, hardware_side_by_side(&hardware->storage, parts.cpu, parts.disk));
         bool shared = divided && !(gpu->in_place && gpu->layers[l] == GPU_CAN);
@@ -152,6 +179,8 @@ hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table
     }
     seconds += device->turn_seconds; /* for the logits */
     memory_free(works);
+    if (status)
+        return status;
     double reads = ring / plan_ring_speed(table, plan, &hardware->storage);
     sum.disk += reads;
     seconds = MAX(seconds, reads);
