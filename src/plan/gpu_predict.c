@@ -134,10 +134,15 @@ hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table
                                const struct plan_request *request, hypura_error *error)
 {
     const struct plan_gpu *gpu = request->gpu;
-    struct work *works;
+    struct work *works = NULL;
+    double *rests;
     hypura_status status = ALLOCATE(&works, (size_t)gpu->layer_count + 1, "costs of layers", error);
-    if (status)
+    if (!status)
+        status = ALLOCATE(&rests, (size_t)gpu->layer_count + 1, "costs of layers", error);
+    if (status) {
+        memory_free(works);
         return status;
+    }
     add_up(works, plan, table, model, steps, request);
     double kv_there = 0;
     for (uint32_t d = 0; d < gpu->part_count; d++)
@@ -153,7 +158,7 @@ hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table
         const struct work *work = &works[l + 1];
         bool now = gpu->layers[l], divided = now && work->expert_bytes > 0 && work->share < 1;
         struct sides parts = {0};
-        double launches = 0;
+        double launches = 0, before = seconds;
         if (now)
             device = &request->devices[gpu->devices[l]];
         if (work->expert_bytes > 0)
@@ -171,6 +176,7 @@ hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table
             seconds += device->turn_seconds;
         last = device;
         there = now;
+        rests[l + 1] = seconds - before - work->cpu_dense;
         sum.gpu += parts.gpu + work->gpu_dense + launches;
         sum.cpu += parts.cpu + work->cpu_dense + (now ? 0 : LAYER_SECONDS);
         sum.disk += parts.disk;
@@ -178,12 +184,17 @@ hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table
         missed += table->experts_used * (1 - work->share) * (1 - plan->predicted_hit_rate) * work->expert_bytes;
     }
     seconds += device->turn_seconds; /* for the logits */
+    rests[0] = works[0].gpu_dense + device->turn_seconds;
+    /* While the ring is full, the drive reads experts. */
+    double speed_beside = plan_ring_speed_beside(table, plan, &hardware->storage);
+    double idle = MAX(plan_ring_idle(table, plan, speed_beside, rests) - sum.disk, 0.0);
     memory_free(works);
+    memory_free(rests);
     if (status)
         return status;
     double reads = ring / plan_ring_speed(table, plan, &hardware->storage);
     sum.disk += reads;
-    seconds = MAX(seconds, reads);
+    seconds = MAX(seconds, idle + reads);
     plan->predicted_tokens_per_second = seconds > 0 ? 1 / seconds : 0;
     plan->predicted_compute_seconds = MAX(sum.gpu, sum.cpu);
     plan->predicted_bytes_per_token = ring + missed + (double)table->table_bytes_per_token +

@@ -180,6 +180,15 @@ double plan_layer_seconds(const struct plan_layer_cost *layer, double tensors, c
 /* Bytes per second for reading ahead: as many pieces at once as the ring has room for in addition to the one in use. */
 double plan_ring_speed(const struct plan_table *table, const struct plan *plan, const struct storage *storage);
 
+/* The seconds per token in which the ring is full, so that the drive waits while the cores compute with weights in
+ * memory. bytes_per_second: of reading meanwhile. rests: seconds of each layer in addition to its tensors in memory;
+ * rests[0] is for everything outside the layers, layer l has rests[l + 1]. 0 if no tensor streams. */
+double plan_ring_idle(const struct plan_table *table, const struct plan *plan, double bytes_per_second,
+                      const double *rests /* [table->layers + 1] */);
+
+/* plan_ring_speed while the cores compute. */
+double plan_ring_speed_beside(const struct plan_table *table, const struct plan *plan, const struct storage *storage);
+
 /* What binds a pass that takes "seconds", of which it computes for compute_seconds. */
 enum plan_bound plan_bound_of(double compute_seconds, double seconds, const struct hardware *hardware);
 

@@ -173,6 +173,12 @@ double plan_ring_speed(const struct plan_table *table, const struct plan *plan, 
     return read_speed(storage, (uint64_t)block, (uint32_t)MIN(ahead / block, (double)storage->depth));
 }
 
+double plan_ring_speed_beside(const struct plan_table *table, const struct plan *plan, const struct storage *storage)
+{
+    double share = storage->reading_beside > 0 ? storage->reading_beside : 1;
+    return plan_ring_speed(table, plan, storage) * share;
+}
+
 /* The misses of this many consecutive layers are read while these compute. The next layer's experts are prefetched
  * before the current layer is done. Prefetches for later layers are made while the drive is idle, and gain little more
  * (docs/notes/2026-11-22-performance.md, "What a schedule could reach"). */
@@ -238,21 +244,26 @@ static const struct storage *storage_of(const struct hardware *hardware, uint32_
 hypura_status plan_predict(struct plan *plan, const struct plan_table *table, const struct hardware *hardware,
                            const struct plan_request *request, hypura_error *error)
 {
-    struct plan_layer_cost *layers;
+    struct plan_layer_cost *layers = NULL;
+    double *rests;
     hypura_status status = plan_hit_rate(&plan->predicted_hit_rate, table,
                                          plan->expert_cache_bytes + plan->spare_scratch_bytes, request, error);
     if (plan->expert_cache_bytes == 0)
         plan->predicted_hit_rate = 1;
     if (status == HYPURA_OK)
         status = ALLOCATE(&layers, (size_t)table->layers + 1, "costs of layers", error);
-    if (status != HYPURA_OK)
+    if (status == HYPURA_OK)
+        status = ALLOCATE(&rests, (size_t)table->layers + 1, "costs of layers", error);
+    if (status != HYPURA_OK) {
+        memory_free(layers);
         return status;
+    }
     plan_layer_costs(layers, table);
 
     const struct storage *storage = &hardware->storage;
     double used = table->experts ? (double)table->experts_used / table->experts : 0;
     double miss = 1 - plan->predicted_hit_rate, ring_bytes = 0;
-    double compute = 0, with_experts = 0, experts = 0, missed = 0, reads = 0, ring_speed = 0;
+    double compute = 0, with_experts = 0, experts = 0, missed = 0, reads = 0, expert_reads = 0, ring_speed = 0;
     for (uint32_t i = 0; i < table->count; i++) {
         double bytes = (double)plan_streamed_footprint(&table->units[i], plan->streams);
         const struct storage *own = storage_of(hardware, table->units[i].file);
@@ -270,17 +281,22 @@ hypura_status plan_predict(struct plan *plan, const struct plan_table *table, co
                             : tensors;
         experts += layers[i].expert_bytes;
         missed += layers[i].expert_bytes * used * miss;
-        reads += layers[i].expert_bytes * used * miss / own->bytes_per_second;
+        expert_reads += layers[i].expert_bytes * used * miss / own->bytes_per_second;
+        rests[i] = layers[i].expert_compute * used + (i ? LAYER_SECONDS : 0);
     }
     storage = &hardware->storage;
+    /* While the ring is full, the drive reads experts. */
+    double speed_beside = plan_ring_speed_beside(table, plan, storage);
+    double idle = MAX(plan_ring_idle(table, plan, speed_beside, rests) - expert_reads, 0.0);
     memory_free(layers);
+    memory_free(rests);
     /* On average, a token attends to half of the context. */
     double looked_back = plan->positions / 2.0 / (double)MAX(plan->kv_positions, (uint64_t)1);
     double cache_reads = (double)plan->kv_bytes * looked_back / hardware->memory_bytes_per_second;
     compute += cache_reads;
     with_experts += cache_reads;
 
-    double token = MAX(hardware_side_by_side(storage, compute, reads), with_experts);
+    double token = MAX(idle + hardware_side_by_side(storage, compute - idle, reads + expert_reads), with_experts);
     plan->predicted_bytes_per_token = ring_bytes + missed + (double)table->table_bytes_per_token;
     if (plan->embedding_rows) {
         token += storage->latency_seconds;

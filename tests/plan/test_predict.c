@@ -90,6 +90,41 @@ static void a_lucky_sample_is_not_the_drives_speed(void **state)
     }
 }
 
+/* Four layers, of which one feed forward streams: the drive reads ahead what the ring holds, and waits for the rest of
+ * the other layers' time. */
+static void pauses_longer_than_the_ring_cost_time(void **state)
+{
+    (void)state;
+    static struct fake fake;
+    static uint8_t streams[FAKE_PIECES];
+    static const double rests[5] = {5e-4, 5e-4, 5e-4, 5e-4, 5e-4};
+    struct fake_shape shape = fake_dense;
+    shape.layers = 4;
+    fake_build(&fake, &shape);
+    fake_cut(&fake, 2 * MIB);
+    memset(streams, 0, sizeof streams);
+    double pinned = 25e-4; /* the rests */
+    for (uint32_t i = 0; i < fake.table.count; i++) {
+        const struct plan_unit *unit = &fake.units[i];
+        bool all = unit->layer == 2 && unit->priority == PRIORITY_FEED_FORWARD;
+        memset(streams + unit->cut.first, all, unit->cut.count);
+        pinned += all || unit->priority >= PRIORITY_EXPERT ? 0 : unit->compute_seconds;
+    }
+    struct plan plan = {.streams = streams};
+    for (plan.ring_bytes = 4 * MIB; plan.ring_bytes < 400 * MIB; plan.ring_bytes *= 2) {
+        double filling = (double)plan.ring_bytes / 2e9;
+        assert_within(plan_ring_idle(&fake.table, &plan, 2e9, rests), fmax(pinned - filling, 0), 1e-6);
+    }
+    assert_true(plan_ring_idle(&fake.table, &plan, 2e9, rests) <= 0);
+    /* If every other piece streams, no pause is that long. */
+    plan.ring_bytes = 4 * MIB;
+    for (uint32_t i = 0; i < fake.table.piece_count; i++)
+        streams[i] = i % 2;
+    assert_true(plan_ring_idle(&fake.table, &plan, 2e9, rests) <= 0);
+    memset(streams, 0, sizeof streams);
+    assert_true(plan_ring_idle(&fake.table, &plan, 2e9, rests) <= 0);
+}
+
 static void experts_overlap_hits_with_misses_but_not_the_whole_token(void **state)
 {
     (void)state;
@@ -413,6 +448,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_streamed_dense_model_runs_at_the_speed_of_the_disk),
         cmocka_unit_test(a_lucky_sample_is_not_the_drives_speed),
+        cmocka_unit_test(pauses_longer_than_the_ring_cost_time),
         cmocka_unit_test(experts_overlap_hits_with_misses_but_not_the_whole_token),
         cmocka_unit_test(reading_and_computing_share_the_memory),
         cmocka_unit_test(more_memory_is_never_slower),
