@@ -21,13 +21,13 @@ static const struct option_row list_rows[] = {
 static int run_list(size_t count, char **arguments)
 {
     struct registry *registry;
-    hypura_error error = {0};
+    hypura_error skipped = {0}, error = {0};
     (void)count, (void)arguments;
     if (open_registry(&registry, folder, &error))
         return report_error(&error);
-    json_t *tags = registry_tags(registry, &error), *model;
+    json_t *tags = registry_tags(registry, &skipped, &error), *model;
     registry_close(registry);
-    if (error.status)
+    if (!tags)
         return report_error(&error);
     size_t i;
     if (as_json)
@@ -43,7 +43,7 @@ static int run_list(size_t count, char **arguments)
                json_string_value(json_object_get(model, "modified_at")));
     }
     json_decref(tags);
-    return EXIT_OK;
+    return skipped.status ? report_error(&skipped) : EXIT_OK;
 }
 
 struct pull_line {
@@ -110,7 +110,7 @@ static hypura_status remove_model(struct registry *registry, const char *name, h
     char path[4096];
     hypura_error elsewhere = {0};
     hypura_status status = registry_delete(registry, name, error);
-    if (!status || folder || registry_file(registry, name, path, sizeof path, NULL) == HYPURA_OK ||
+    if (!status || folder || registry_file(registry, name, path, sizeof path, NULL) != HYPURA_ERROR_IO ||
         server_delete(name, &elsewhere))
         return status;
     return HYPURA_OK;

@@ -215,7 +215,7 @@ hypura_status model_path(const char **path, const char *given, const char *folde
     status = registry_file(registry, given, found, sizeof found, error);
     registry_close(registry);
     *path = found;
-    if (!status || status == HYPURA_ERROR_MEMORY)
+    if (!status || status == HYPURA_ERROR_MEMORY || status == HYPURA_ERROR_FORMAT)
         return status;
     if (strchr(given, ' '))
         return error_set(

@@ -2,6 +2,7 @@
 #include "core/account.h"
 #include "core/core.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -114,18 +115,34 @@ json_t *json_text_read_string(const char *text, size_t flags, json_error_t *erro
     return json_text_read(text, strlen(text), flags, error);
 }
 
+struct source {
+    FILE *file;
+    int problem; /* errno of the read that failed, or 0 */
+};
+
 static size_t read_file(void *out, size_t room, void *context)
 {
-    char *to = out;
-    size_t size = 0;
-    for (int c = 0; size < room && (c = getc(context)) != EOF;)
-        to[size++] = (char)c;
+    struct source *source = context;
+    errno = 0;
+    size_t size = fread(out, 1, room, source->file);
+    if (ferror(source->file) && !source->problem)
+        source->problem = errno ? errno : EIO;
     return size;
 }
 
+/* For jansson, a read that fails is the end of the text, which may be valid up to there. */
 json_t *json_text_read_file(FILE *file, size_t flags, json_error_t *error)
 {
-    return json_text_read_from(read_file, file, flags, error);
+    struct source source = {.file = file};
+    json_error_t own;
+    error = error ? error : &own;
+    json_t *json = json_text_read_from(read_file, &source, flags, error);
+    if (!source.problem || (!json && json_error_code(error) == json_error_out_of_memory))
+        return json;
+    json_decref(json);
+    *error = (json_error_t){.line = -1, .column = -1};
+    snprintf(error->text, sizeof error->text - 1, "%s", strerror(source.problem));
+    return NULL;
 }
 
 /* Before the program has threads. Values made before have memory of malloc, too. */

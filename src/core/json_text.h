@@ -11,7 +11,8 @@
 #include <stdio.h>
 
 /* As json_loadb, json_loads and json_loadf; error may be NULL. Without memory, the result is NULL, json_error_code is
- * json_error_out_of_memory, and memory_failures counts it. */
+ * json_error_out_of_memory, and memory_failures counts it. If the file cannot be read up to its end, the result is NULL
+ * and error's text says why. */
 json_t *json_text_read(const char *text, size_t size, size_t flags, json_error_t *error);
 json_t *json_text_read_string(const char *text, size_t flags, json_error_t *error);
 json_t *json_text_read_file(FILE *file, size_t flags, json_error_t *error);

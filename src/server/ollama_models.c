@@ -25,13 +25,21 @@ void handle_version(struct exchange *exchange)
     exchange_reply_json(exchange, 200, json_pack("{s:s, s:s}", "version", "0.13.0", "hypura", HYPURA_VERSION));
 }
 
+json_t *listed_models(struct exchange *exchange)
+{
+    hypura_error skipped = {0}, error = {0};
+    json_t *tags = registry_tags(exchange_server(exchange)->registry, &skipped, &error);
+    if (skipped.status)
+        log_write(LOG_WARNING, "%s", skipped.message);
+    if (!tags)
+        exchange_fail_with(exchange, &error);
+    return tags;
+}
+
 void handle_tags(struct exchange *exchange)
 {
-    hypura_error error = {0};
-    json_t *tags = registry_tags(exchange_server(exchange)->registry, &error);
-    if (error.status)
-        exchange_fail_with(exchange, &error);
-    else
+    json_t *tags = listed_models(exchange);
+    if (tags)
         exchange_reply_json(exchange, 200, tags);
 }
 

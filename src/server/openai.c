@@ -306,8 +306,11 @@ static json_t *model_json(const char *name, int64_t created)
 void handle_openai_models(struct exchange *exchange)
 {
     hypura_error error = {0};
-    json_t *tags = registry_tags(exchange_server(exchange)->registry, &error), *data = json_array(), *entry;
+    json_t *tags = listed_models(exchange), *data, *entry;
     size_t i;
+    if (!tags)
+        return;
+    data = json_array();
     json_array_foreach(json_object_get(tags, "models"), i, entry)
     {
         struct model_entry found;

@@ -191,13 +191,12 @@ hypura_status manifest_read(const char *path, json_t **out, hypura_error *error)
     if (!file)
         return error_set(error, HYPURA_ERROR_FORMAT, "the manifest %s cannot be read: %s", path, strerror(errno));
     json_t *manifest = json_text_read_file(file, 0, &problem);
-    bool unreadable = ferror(file) != 0;
     fclose(file);
     if (!manifest && json_error_code(&problem) == json_error_out_of_memory)
         return error_set(error, HYPURA_ERROR_MEMORY, "no memory for the manifest %s", path);
     static const char *const names[] = {"weights", "replaces"};
     const json_t *elsewhere = json_object_get(manifest, "file");
-    const char *reason = !manifest || unreadable                   ? problem.text
+    const char *reason = !manifest                                 ? problem.text
                          : !json_is_object(manifest)               ? "it is not an object"
                          : elsewhere && !json_is_string(elsewhere) ? "\"file\" is not a path"
                                                                    : NULL;
@@ -416,10 +415,14 @@ hypura_status registry_find(struct registry *registry, const char *name, struct 
         found = look_for(&entries, plain);
     if (status) {
         /* error is set */
-    } else if (found == SIZE_MAX && *plain && registry_in_folder(registry, plain, out, NULL) == HYPURA_OK) {
-        /* it was being replaced while the folder was listed */
     } else if (found == SIZE_MAX) {
-        status = error_set(error, HYPURA_ERROR_IO, "model '%s' not found", name && *name ? name : "");
+        /* Perhaps it was being replaced while the folder was listed. */
+        hypura_error problem = {0};
+        status = *plain ? registry_in_folder(registry, plain, out, &problem) : HYPURA_ERROR_IO;
+        if (status == HYPURA_ERROR_IO)
+            error_set(error, status, "model '%s' not found", name && *name ? name : "");
+        else if (status)
+            error_set(error, status, "%s", problem.message);
     } else if (entries.items[found].problem) {
         status = error_set(error, HYPURA_ERROR_FORMAT, "%s", entries.items[found].problem);
     } else {
@@ -455,22 +458,27 @@ static json_t *tags_entry(const struct registry *registry, struct model_entry *e
 {
     for (int i = 0; i < MOST_TRIES; i++) {
         struct model_entry now;
-        hypura_error problem = {0};
+        hypura_error problem = {0}, again = {0};
         json_t *tags = model_tags_entry(entry, &problem);
-        if (problem.status == HYPURA_ERROR_MEMORY || !entry->in_folder || model_entry_is_current(entry) ||
-            registry_in_folder(registry, entry->name, &now, NULL)) {
+        bool final = problem.status == HYPURA_ERROR_MEMORY || !entry->in_folder || model_entry_is_current(entry);
+        hypura_status status = final ? HYPURA_OK : registry_in_folder(registry, entry->name, &now, &again);
+        if (final || status == HYPURA_ERROR_IO) {
             if (!tags)
                 error_set(error, problem.status, "%s", problem.message);
             return tags;
         }
         json_decref(tags);
+        if (status) {
+            error_set(error, status, "%s", again.message);
+            return NULL;
+        }
         model_entry_free(entry);
         *entry = now;
     }
     return model_tags_entry(entry, error);
 }
 
-json_t *registry_tags(struct registry *registry, hypura_error *error)
+json_t *registry_tags(struct registry *registry, hypura_error *skipped, hypura_error *error)
 {
     struct entries entries = {0};
     uint64_t failures = memory_failures();
@@ -480,8 +488,10 @@ json_t *registry_tags(struct registry *registry, hypura_error *error)
         qsort(entries.items, entries.count, sizeof *entries.items, newest_first);
     for (size_t i = 0; !status && i < entries.count; i++) {
         json_t *entry = NULL;
-        if (entries.items[i].problem)
+        if (entries.items[i].problem && skipped->status)
             log_write(LOG_WARNING, "%s", entries.items[i].problem);
+        else if (entries.items[i].problem)
+            error_set(skipped, HYPURA_ERROR_FORMAT, "%s", entries.items[i].problem);
         else if (!(entry = tags_entry(registry, &entries.items[i].entry, error)))
             status = error->status;
         else

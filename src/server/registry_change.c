@@ -380,20 +380,25 @@ static hypura_status remove_replaced(const struct registry *registry, const json
 }
 
 /* Notes in the manifest which file it replaces, so that the old model does not reappear once the manifest is gone. */
-static bool note_replaced(struct registry *registry, const char *name, const json_t *before, json_t *manifest)
+static hypura_status note_replaced(struct registry *registry, const char *name, const json_t *before, json_t *manifest,
+                                   hypura_error *error)
 {
-    struct model_entry old;
+    struct model_entry old = {0};
+    hypura_error problem = {0};
+    bool fine = true;
     json_t *noted = json_object_get(before, "replaces");
-    if (noted)
-        return json_object_set(manifest, "replaces", noted) == 0;
-    if (json_object_get(before, "weights") || json_object_get(before, "file") ||
-        registry_find(registry, name, &old, NULL) != HYPURA_OK)
-        return true;
-    const char *slash = strrchr(old.path, '/');
-    bool fine = !old.in_folder || strcmp(old.name, name) != 0 || !slash ||
-                json_object_set_new(manifest, "replaces", json_string(slash + 1)) == 0;
+    if (noted) {
+        fine = json_object_set(manifest, "replaces", noted) == 0;
+    } else if (!json_object_get(before, "weights") && !json_object_get(before, "file")) {
+        hypura_status status = registry_find(registry, name, &old, &problem);
+        if (status)
+            return status == HYPURA_ERROR_IO ? HYPURA_OK : error_set(error, status, "%s", problem.message);
+        const char *slash = strrchr(old.path, '/');
+        fine = !old.in_folder || strcmp(old.name, name) != 0 || !slash ||
+               json_object_set_new(manifest, "replaces", json_string(slash + 1)) == 0;
+    }
     model_entry_free(&old);
-    return fine;
+    return fine ? HYPURA_OK : error_set(error, HYPURA_ERROR_MEMORY, "no memory for the manifest of model '%s'", name);
 }
 
 /* Deletes what was replaced, and old names of files that have new ones. */
@@ -431,8 +436,8 @@ static hypura_status create(struct registry *registry, const char *name, const s
     if (!status)
         status = place(registry, name, model, before, manifest, &placed, error);
     /* Not for "file", which may be the folder's own file of this name. */
-    if (!status && json_object_get(manifest, "weights") && !note_replaced(registry, name, before, manifest))
-        status = error_set(error, HYPURA_ERROR_MEMORY, "no memory for the manifest of model '%s'", name);
+    if (!status && json_object_get(manifest, "weights"))
+        status = note_replaced(registry, name, before, manifest, error);
     if (!status)
         status = write_manifest(description, manifest, &replaced, error);
     if (!replaced)
@@ -475,16 +480,19 @@ hypura_status registry_copy(struct registry *registry, const char *from, const c
 /* ---- deleting -------------------------------------------------------------------------------------------------------
  */
 
-/* Deletes a model. One whose manifest says where its weights are ends with the manifest; any other ends with its first
- * file (path), without which the manifest means nothing. If a step fails, the rest is still the model. */
+/* Deletes a model; without path, one whose manifest may be invalid. One whose manifest says where its weights are ends
+ * with the manifest; any other ends with its first file (path), without which the manifest means nothing. If a step
+ * fails, the rest is still the model. */
 static hypura_status delete (const struct registry *registry, const char *name, const char *path, hypura_error *error)
 {
     char description[PATH_MAX];
     json_t *manifest = NULL;
     registry_path(registry, name, "json", description, sizeof description);
-    manifest_read(description, &manifest, NULL); /* one that cannot be read is deleted as well */
+    hypura_status status = manifest_read(description, &manifest, error);
+    if (status && (path || status != HYPURA_ERROR_FORMAT)) /* path may be a file that the manifest only refers to */
+        return status;
     bool elsewhere = json_object_get(manifest, "weights") || json_object_get(manifest, "file");
-    hypura_status status = remove_replaced(registry, manifest, error);
+    status = remove_replaced(registry, manifest, error);
     if (!status && !elsewhere && path)
         status = remove_model_files(path, error);
     if (!status)

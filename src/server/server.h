@@ -81,9 +81,10 @@ hypura_status registry_open(struct registry **out, const char *folder, const cha
                             hypura_error *error);
 void registry_close(struct registry *registry);
 
-/* {"models": [...]} as GET /api/tags answers; a new reference. Skips a model whose manifest cannot be read, with a
- * warning in the log. NULL with an error if others might be missing too. */
-json_t *registry_tags(struct registry *registry, hypura_error *error);
+/* {"models": [...]} as GET /api/tags answers; a new reference. Skips models whose manifests cannot be read: *skipped
+ * says why the first one is missing, and the log has a warning for each further one. NULL with an error if others might
+ * be missing too. */
+json_t *registry_tags(struct registry *registry, hypura_error *skipped, hypura_error *error);
 
 /* Writes the path of a model's (first) file. HYPURA_ERROR_IO: there is no model of this name. */
 hypura_status registry_file(struct registry *registry, const char *name, char *path, size_t room, hypura_error *error);

@@ -81,6 +81,9 @@ const char *model_field(struct exchange *exchange, const json_t *json);
 /* ---- handlers, by file ---- */
 void handle_root(struct exchange *exchange);
 void handle_version(struct exchange *exchange);
+/* What GET /api/tags answers; the log says which models are missing because their manifests cannot be read. NULL:
+ * answered with an error. */
+json_t *listed_models(struct exchange *exchange);
 void handle_tags(struct exchange *exchange);
 void handle_ps(struct exchange *exchange);
 void handle_show(struct exchange *exchange);

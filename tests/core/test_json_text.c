@@ -4,6 +4,7 @@
 #include "core/account.h"
 #include "core/json_text.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <string.h>
 
@@ -265,6 +266,18 @@ static void a_file_is_read_to_its_end(void **state)
     fclose(file);
 }
 
+static void a_read_that_fails_is_an_error(void **state)
+{
+    (void)state;
+    json_error_t error;
+    FILE *file = fopen("/", "re"); /* opens, but cannot be read */
+    assert_non_null(file);
+    assert_null(json_text_read_file(file, 0, &error));
+    assert_string_equal(error.text, strerror(EISDIR));
+    assert_int_not_equal(json_error_code(&error), json_error_out_of_memory);
+    fclose(file);
+}
+
 int main(void)
 {
     /* The library takes jansson's memory over only where it is malloc's, but here malloc is replaced. */
@@ -275,6 +288,7 @@ int main(void)
         cmocka_unit_test(a_parse_takes_as_much_memory_as_with_jansson_alone),
         cmocka_unit_test(threads_do_not_disturb_each_other),
         cmocka_unit_test(a_file_is_read_to_its_end),
+        cmocka_unit_test(a_read_that_fails_is_an_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

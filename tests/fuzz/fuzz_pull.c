@@ -79,7 +79,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         must_explain(registry_pull(registry, reference, &options, go_on, &events, &error), &error);
     }
     hypura_error error = {0};
-    json_t *tags = registry_tags(registry, &error);
+    json_t *tags = registry_tags(registry, &error, &error);
     must(json_is_array(json_object_get(tags, "models")));
     json_decref(tags);
     look_at_folder();

@@ -60,6 +60,7 @@ int __real_unlink(const char *path);
 int __real_mkdir(const char *path, mode_t mode);
 int __real_rmdir(const char *path);
 time_t __real_time(time_t *out);
+size_t __real_fread(void *out, size_t size, size_t count, FILE *file);
 
 int __wrap_open(const char *path, int flags, ...);
 int __wrap_close(int file);
@@ -73,6 +74,7 @@ int __wrap_unlink(const char *path);
 int __wrap_mkdir(const char *path, mode_t mode);
 int __wrap_rmdir(const char *path);
 time_t __wrap_time(time_t *out);
+size_t __wrap_fread(void *out, size_t size, size_t count, FILE *file);
 
 static void mark(int file, bool value)
 {
@@ -160,6 +162,18 @@ time_t __wrap_time(time_t *out)
 {
     (void)out;
     return __real_time(NULL) + (time_t)clock_offset;
+}
+
+/* A read that is to fail reads a folder. */
+size_t __wrap_fread(void *out, size_t size, size_t count, FILE *file)
+{
+    if (failing && come_by("fread")) {
+        int folder = __real_open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        assert_true(folder >= 0 && dup2(folder, fileno(file)) >= 0);
+        __real_close(folder);
+        clearerr(file);
+    }
+    return __real_fread(out, size, count, file);
 }
 
 /* ---- a folder of models ------------------------------------------------------------------------------------------ */
@@ -566,7 +580,9 @@ static void a_manifest_that_cannot_be_read_is_an_error(void **state)
         assert_string_equal(state_of("a"), "a/");
         /* The model is not replaced silently, and files that its manifest may name stay. */
         assert_int_equal(create_as("b", "a", "x", &error), HYPURA_ERROR_FORMAT);
-        json_t *tags = registry_tags(registry, &error);
+        hypura_error skipped = {0};
+        json_t *tags = registry_tags(registry, &skipped, &error);
+        assert_non_null(strstr(skipped.message, "b.json"));
         assert_int_equal(json_array_size(json_object_get(tags, "models")), 2);
         json_decref(tags);
         assert_ok(registry_delete(registry, "b", &test_error));
@@ -576,6 +592,60 @@ static void a_manifest_that_cannot_be_read_is_an_error(void **state)
     assert_int_equal(unlink(in_models("b.json")), 0);
     assert_int_equal(mkdir(in_models("b.json"), 0755), 0);
     assert_string_equal(state_of("b"), "error 3");
+}
+
+static void fail_read(unsigned number)
+{
+    seam = number ? SEAM_FAIL : SEAM_NONE;
+    failing = number ? "fread" : NULL;
+    step = 0;
+    step_that_matters = number;
+}
+
+/* "b" has the only manifest, so all reads are of it. The text is complete when the last read fails. */
+static void a_read_of_a_manifest_that_fails_is_an_error(void **state)
+{
+    (void)state;
+    fresh_folder();
+    unsigned reads = 0;
+    for (unsigned number = 1; number <= reads + 1; number++) {
+        struct model_entry entry = {0};
+        hypura_error error = {0};
+        fail_read(number);
+        hypura_status status = registry_find(registry, "b", &entry, &error);
+        fail_read(0);
+        if (status == HYPURA_OK) {
+            model_entry_free(&entry);
+            break;
+        }
+        reads = number;
+        assert_int_equal(status, HYPURA_ERROR_FORMAT);
+        assert_non_null(strstr(error.message, "b.json cannot be read (Is a directory)"));
+    }
+    assert_true(reads >= 2);
+}
+
+/* A manifest may refer to a file elsewhere, which is not the model's own and must not be taken for it. */
+static void deleting_without_reading_the_manifest_keeps_files_elsewhere(void **state)
+{
+    (void)state;
+    char elsewhere[PATH_MAX], text[PATH_MAX + 20];
+    unsigned failed = 0;
+    fresh_folder();
+    snprintf(elsewhere, sizeof elsewhere, "%s/elsewhere.gguf", test_folder);
+    snprintf(text, sizeof text, "{\"file\": \"%s\"}", elsewhere);
+    write_text(elsewhere, "e");
+    for (unsigned number = 1; number == 1 || step >= step_that_matters; number++) {
+        hypura_error error = {0};
+        write_text(in_models("c.json"), text);
+        fail_read(number);
+        hypura_status status = registry_delete(registry, "c", &error);
+        seam = SEAM_NONE;
+        failed += status != HYPURA_OK;
+        assert_int_equal(access(elsewhere, F_OK), 0);
+        assert_int_equal(access(in_models("c.json"), F_OK), status ? 0 : -1);
+    }
+    assert_true(failed > 0);
 }
 
 static void weights_go_with_the_last_model_that_names_them(void **state)
@@ -676,6 +746,8 @@ int main(void)
         cmocka_unit_test(drives_without_hard_links_work),
         cmocka_unit_test(files_are_synced_before_they_get_their_names),
         cmocka_unit_test(a_manifest_that_cannot_be_read_is_an_error),
+        cmocka_unit_test(a_read_of_a_manifest_that_fails_is_an_error),
+        cmocka_unit_test(deleting_without_reading_the_manifest_keeps_files_elsewhere),
         cmocka_unit_test(weights_go_with_the_last_model_that_names_them),
         cmocka_unit_test(experts_in_one_place_go_with_their_model),
         cmocka_unit_test(two_processes_do_not_mix_models),

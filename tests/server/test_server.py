@@ -740,6 +740,14 @@ def the_commands_work_without_and_with_a_server():
     listed = json.loads(run("list", "--json", "--models", folder).stdout)["models"]
     assert any(m["name"] == "plain:latest" for m in listed) and any(m["name"] == MODEL + ":latest" for m in listed)
     assert b"plain:latest" in run("list", "--models", folder).stdout
+    with open(os.path.join(folder, "broken.json"), "w") as file:
+        file.write("{")
+    some = run("list", "--models", folder)  # the others, and then the error
+    assert some.returncode == 1 and b"broken.json cannot be read" in some.stderr and b"plain:latest" in some.stdout, some
+    environment["HYPURA_MODELS"] = folder
+    assert b"broken.json cannot be read" in run("inspect", "broken").stderr
+    del environment["HYPURA_MODELS"]
+    assert run("rm", "--models", folder, "broken").returncode == 0
     assert run("rm", "--models", folder, "plain").returncode == 0 and run("rm", "--models", folder, "plain").returncode == 1
     SERVER.post("/api/generate", {"model": MODEL})
     assert MODEL.encode() in run("ps").stdout
