@@ -1,97 +1,19 @@
 /* Sequences with the same beginning share its keys and values on a device. The answers have the bits of a sequence that
  * has the model for itself. Without a device, the tests are skipped. */
-#include "gpu_engine.h"
+#define ANSWER 6 /* tokens */
 
-#include "engine/generate.h"
+#include "gpu_engine.h"
+#include "text_answers.h"
 
 #include <string.h>
 
 #define CONTEXT 2048
 #define REQUESTS 8
-#define ANSWER 6
 #define MORE 16 /* tokens of a request after the beginning */
 
 static uint32_t blocks_of(uint32_t positions)
 {
     return (positions + PLAN_KV_BLOCK - 1) / PLAN_KV_BLOCK;
-}
-
-struct answered {
-    int32_t tokens[ANSWER];
-    uint64_t logits; /* a digest of them */
-    uint32_t count, cached;
-    size_t vocabulary;
-    struct sampler *sampler;
-    bool done;
-};
-
-struct text {
-    int32_t tokens[CONTEXT];
-    uint32_t count;
-    uint64_t seed;
-};
-
-static bool take(void *context, const struct generated_token *token)
-{
-    struct answered *answered = context;
-    if (token->id == NO_TOKEN)
-        return true;
-    answered->tokens[answered->count++] = token->id;
-    answered->logits = fnv1a(answered->logits, token->logits, answered->vocabulary * sizeof *token->logits);
-    return true;
-}
-
-static void finish(void *context, const struct generation_result *result)
-{
-    struct answered *answered = context;
-    answered->cached = result->cached_tokens;
-    answered->done = true;
-    if (result->reason != FINISH_LENGTH)
-        fail_msg("an answer ended early: %s", result->reason == FINISH_ERROR ? result->error.message : "no error");
-}
-
-static void random_tokens(struct text *text, uint32_t from, uint32_t count, uint64_t seed)
-{
-    struct random random;
-    random_seed(&random, seed);
-    for (uint32_t i = from; i < count; i++)
-        text->tokens[i] = (int32_t)(random_next(&random) % 256);
-    text->count = count;
-    text->seed = seed;
-}
-
-static struct generator *generator_of(struct engine *engine)
-{
-    const struct vocabulary *vocabulary;
-    struct generator *generator;
-    assert_ok(engine_vocabulary(&vocabulary, engine, &test_error));
-    assert_ok(generator_create(&generator, engine, vocabulary, &test_error));
-    return generator;
-}
-
-static void submit(struct generator *generator, struct engine *engine, const struct text *text,
-                   struct answered *answered)
-{
-    struct sampler_options options;
-    sampler_default_options(&options);
-    options.seed = text->seed;
-    *answered = (struct answered){.vocabulary = model_parameters(engine_model(engine))->vocabulary};
-    assert_ok(sampler_create(&answered->sampler, &options, (uint32_t)answered->vocabulary, &test_error));
-    struct generation_request request = {.tokens = text->tokens,
-                                         .count = text->count,
-                                         .max_tokens = ANSWER,
-                                         .ignore_end = true,
-                                         .sampler = answered->sampler,
-                                         .on_token = take,
-                                         .on_done = finish,
-                                         .context = answered};
-    assert_ok(generator_submit(generator, &request, NULL, &test_error));
-}
-
-static void end(struct answered *answered)
-{
-    assert_true(answered->done);
-    sampler_destroy(answered->sampler);
 }
 
 static void options_for(struct engine_options *options, uint32_t sequences, uint64_t gpu_budget, enum tensor_type type)
