@@ -275,6 +275,10 @@ void thread_pool_run(struct thread_pool *pool, thread_task task, void *context, 
 typedef void (*thread_range)(void *context, size_t first, size_t count, size_t worker);
 void thread_pool_run_shares(struct thread_pool *pool, thread_range range, void *context, size_t count);
 
+/* Copies bytes in pieces of this size, each by one of the pool's threads; at most one piece, or without a pool (NULL),
+ * by the caller alone. The ranges must not overlap. The pieces are tasks, as in thread_pool_run. */
+void thread_pool_copy(struct thread_pool *pool, void *to, const void *from, size_t bytes, size_t piece);
+
 /* Restricts a worker other than the caller (0) to these processors (words of 64 bits). Between sections. */
 void thread_pool_pin(struct thread_pool *pool, size_t worker, const uint64_t *cpus, size_t words);
 

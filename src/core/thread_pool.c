@@ -363,6 +363,31 @@ void thread_pool_run_shares(struct thread_pool *pool, thread_range range, void *
     walk_shares(pool, 0);
 }
 
+/* ---- copies ------------------------------------------------------------------------------------------------------ */
+
+struct copy {
+    uint8_t *to;
+    const uint8_t *from;
+    size_t bytes, piece;
+};
+
+static void copy_piece(void *context, size_t index, size_t worker)
+{
+    const struct copy *copy = context;
+    const size_t first = index * copy->piece;
+    (void)worker;
+    memcpy(copy->to + first, copy->from + first, MIN(copy->piece, copy->bytes - first));
+}
+
+void thread_pool_copy(struct thread_pool *pool, void *to, const void *from, size_t bytes, size_t piece)
+{
+    struct copy copy = {to, from, bytes, piece};
+    if (pool && bytes > piece)
+        thread_pool_run(pool, copy_piece, &copy, (bytes + piece - 1) / piece);
+    else
+        memcpy(to, from, bytes);
+}
+
 /* ---- cores ------------------------------------------------------------------------------------------------------- */
 
 void thread_pool_pin(struct thread_pool *pool, size_t worker, const uint64_t *cpus, size_t words)

@@ -159,6 +159,27 @@ static void check_that_each_runs_once(bool shares)
     }
 }
 
+static void a_copy_by_threads_is_whole(void **state)
+{
+    (void)state;
+    static const size_t sizes[] = {0, 1, 99, 100, 101, 250, 1000};
+    uint8_t from[1000], to[1001];
+    for (size_t i = 0; i < sizeof from; i++)
+        from[i] = (uint8_t)(1 + i % 251);
+    for (size_t threads = 0; threads <= 4; threads += 2) {
+        struct thread_pool *pool = NULL;
+        if (threads)
+            assert_ok(thread_pool_create(&pool, threads, &test_error));
+        for (size_t i = 0; i < COUNT_OF(sizes); i++) {
+            memset(to, 0, sizeof to);
+            thread_pool_copy(pool, to, from, sizes[i], 100);
+            assert_memory_equal(to, from, sizes[i]);
+            assert_int_equal(to[sizes[i]], 0);
+        }
+        thread_pool_destroy(pool);
+    }
+}
+
 static void every_task_runs_once(void **state)
 {
     (void)state;
@@ -284,6 +305,7 @@ int main(void)
         cmocka_unit_test(buffer_respects_its_limit),
         cmocka_unit_test(decommitted_memory_reads_zero),
         cmocka_unit_test(every_task_runs_once),
+        cmocka_unit_test(a_copy_by_threads_is_whole),
         cmocka_unit_test(tasks_can_be_skipped),
         cmocka_unit_test(shares_cover_everything_once),
         cmocka_unit_test(a_stalled_worker_keeps_only_one_part),

@@ -8,30 +8,7 @@
 
 /* One thread fills the staging ring at a third of the speed of a card's bus, so several do if there are cores. */
 #define COPY_THREADS 4
-#define COPY_BYTES ((uint64_t)512 << 10) /* per task */
-
-struct host_copy {
-    uint8_t *to;
-    const uint8_t *from;
-    uint64_t bytes;
-};
-
-static void copy_piece(void *context, size_t index, size_t worker)
-{
-    const struct host_copy *copy = context;
-    uint64_t first = index * COPY_BYTES;
-    (void)worker;
-    memcpy(copy->to + first, copy->from + first, MIN(copy->bytes - first, COPY_BYTES));
-}
-
-static void copy_bytes(struct gpu *gpu, void *to, const void *from, uint64_t bytes)
-{
-    struct host_copy copy = {to, from, bytes};
-    if (gpu->copiers && bytes > COPY_BYTES)
-        thread_pool_run(gpu->copiers, copy_piece, &copy, (bytes + COPY_BYTES - 1) / COPY_BYTES);
-    else
-        memcpy(to, from, bytes);
-}
+#define COPY_BYTES ((size_t)512 << 10) /* per task */
 
 static hypura_status prepare(struct gpu *gpu, hypura_error *error)
 {
@@ -99,7 +76,7 @@ static hypura_status upload_part(struct gpu *gpu, struct gpu_range to, const voi
     hypura_status status = take_part(gpu, &part, &offset, error);
     if (status)
         return status;
-    copy_bytes(gpu, (uint8_t *)gpu->staging_memory->mapped + offset, host, bytes);
+    thread_pool_copy(gpu->copiers, (uint8_t *)gpu->staging_memory->mapped + offset, host, bytes, COPY_BYTES);
     return send(gpu, part, to, (struct gpu_range){gpu->staging_memory, offset}, bytes, error);
 }
 

@@ -1,8 +1,6 @@
 /* Passes the residual stream through the device's layers, and between host and device. */
 #include "engine/gpu/pass.h"
 
-#include <string.h>
-
 /* The most layers per batch of commands: the device computes one batch while the next is recorded. Drivers reset a
  * device that takes some seconds for a batch, so a long prompt on a slow device gets fewer layers. */
 #define LAYERS_A_BATCH 4u
@@ -39,27 +37,9 @@ static bool runs_ahead(const struct gpu_pass *pass)
 /* Long batches are copied by several threads: one does not keep up with two cards. */
 #define PIECE_BYTES ((size_t)1 << 20)
 
-struct copied {
-    uint8_t *to;
-    const uint8_t *from;
-    size_t bytes;
-};
-
-static void copy_piece(void *context, size_t index, size_t worker)
-{
-    const struct copied *all = context;
-    const size_t first = index * PIECE_BYTES;
-    (void)worker;
-    memcpy(all->to + first, all->from + first, MIN(PIECE_BYTES, all->bytes - first));
-}
-
 static void copy_bytes(const struct batch *batch, void *to, const void *from, size_t bytes)
 {
-    struct copied all = {to, from, bytes};
-    if (bytes <= PIECE_BYTES)
-        memcpy(to, from, bytes);
-    else
-        thread_pool_run(compute_pool(batch->compute), copy_piece, &all, (bytes + PIECE_BYTES - 1) / PIECE_BYTES);
+    thread_pool_copy(compute_pool(batch->compute), to, from, bytes, PIECE_BYTES);
 }
 
 /* Where rows of the current part begin in memory that both sides see. Each part of a prompt has its own rows there. */
