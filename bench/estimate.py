@@ -10,13 +10,13 @@ folder of -d, measures this machine and its drive, and records each mixture's ro
 runs with each share of memory in -f (per cent of the file; all: enough for all of it). A run has three rounds over different tokens,
 of which the median counts: a prompt of 500 tokens, and an answer. A mixture's answer has -n tokens (default: 32), as many as the
 recorded ones, because a prompt changes what the cache holds. A dense model answers for -s seconds (default: 2), as estimated. The
-speed of a shared drive changes from minute to minute, so the drive is measured before and after each run, with the model's own
-file, and the estimate uses the mean of both. All rows run one after another, -R times (default: 1); the table has the medians of the runs
-and of the estimates.
+speed of a shared machine changes from minute to minute, so the drive and the cores are measured before and after each run: the drive
+with the model's own file, the cores with weights of 1.5 GB. The estimate uses the mean of both. All rows run one after another, -R
+times (default: 1); the table has the medians of the runs and of the estimates.
 
 -g adds larger models with a GPU: one that holds everything, and one that holds half, with memory for all, half and a quarter of
 the file. -r limits the drive to so many bytes per second (as root, with control groups of version 1). After -t seconds no new run
-begins. -j writes all figures as JSON. HYPURA names the program. As root, the page cache is dropped before each run. Prints a
+begins. -j writes all figures as JSON. HYPURA names the program, KERNELS its kernel benchmark. As root, the page cache is dropped before each run. Prints a
 Markdown table and the number of rows that are within 15 %. -P prints a table of figures that other programs published, for
 machines that have a name; it runs no model.
 """
@@ -33,6 +33,7 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 HYPURA = os.environ.get("HYPURA", os.path.join(HERE, "../build/hypura"))
+KERNELS = os.environ.get("KERNELS", os.path.join(HERE, "../build/bench/kernels"))
 # Presets with fewer layers, a few GB each.
 MODELS = {"dense": ["mistral-7b", "--layers", "8"],
           "delta-net (hybrid)": ["qwen3.5-9b", "--layers", "4"],
@@ -52,6 +53,7 @@ LEAST_TOKENS, MOST_TOKENS = 8, 96   # of an answer of a dense model
 GPU_TOKENS = 256                    # of an answer from a GPU alone
 ROUNDS, RECORDED_ROUNDS = 3, 12     # of a run, each over other tokens: the median counts; and of a recorded routing
 DRIVE_SECONDS = 0.5
+CORES = ["--types", "Q4_K", "--instructions", "avx2,neon", "--tokens", "0", "--size", "1536M", "--rounds", "15", "--json"]
 
 # Model, machine, memory, published tokens/s (least, most), program, source, and what differs from the estimate.
 PUBLISHED = [
@@ -136,10 +138,19 @@ def published():
 
 
 def hypura(*arguments, **folders):
-    done = subprocess.run([HYPURA, *map(str, arguments)], capture_output=True, text=True, env={**os.environ, **folders})
+    return run(HYPURA, *arguments, **folders)
+
+
+def run(program, *arguments, **folders):
+    done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, env={**os.environ, **folders})
     if done.returncode:
         raise RuntimeError(f"{arguments}: {done.stderr[-600:]}")
     return done.stdout
+
+
+def cores_now():
+    """Returns the bytes of weights that all cores go through per second now."""
+    return max(line["decode_bytes_per_second"] for line in json.loads(run(KERNELS, *CORES)))
 
 
 class SlowDrive:
@@ -195,13 +206,28 @@ class Bench:
         return json.loads(hypura("iobench", model, "--seconds", DRIVE_SECONDS, "--block", drive["block_bytes"], "--depth",
                                  drive["depth"], "--json", **self.folders))["bytes_per_second"]
 
-    def expected(self, row, drive_speed):
-        """Returns the estimate for the profile with a drive of this speed."""
+    def take_profile(self, model, more):
+        """Measures this machine, its drive with the model's file, and its cores before and after."""
+        before = cores_now()
+        machine = hypura("profile", model, "--force", "--json", *more, **self.folders)
+        self.cores_of_profile = (before + cores_now()) / 2
+        with open(os.path.join(self.folder, "profile.json"), "w") as file:
+            file.write(machine)
+        self.machine = json.loads(machine)
+        return self.machine
+
+    def expected(self, row, drive_speed, cores_speed):
+        """Returns the estimate for the profile with a drive and with cores of these speeds."""
         machine = json.loads(json.dumps(self.machine))
         drive = machine["storage"]
         change = drive_speed / drive["bytes_per_second"]
         for sample in [drive, *drive["samples"]]:
             sample["bytes_per_second"] *= change
+        change = cores_speed / self.cores_of_profile
+        for key in ("memory_bytes_per_second", "compute_bytes_per_second"):
+            machine[key] *= change
+        for kind in machine["kernels"]:
+            machine["kernels"][kind] *= change
         path = os.path.join(self.folder, "profile-now.json")
         with open(path, "w") as file:
             json.dump(machine, file)
@@ -210,19 +236,20 @@ class Bench:
         return json.loads(hypura(*ask, *row.asked, **self.folders))["rows"][0]
 
     def measure(self, row):
-        """Runs a row once, measures the drive before and after it, and estimates with the mean of the two speeds."""
+        """Runs a row once, measures the drive and the cores before and after it, and estimates with the means of the speeds."""
         begin = time.time()
-        before = self.drive_now(row.model)
+        before, cores = self.drive_now(row.model), cores_now()
         if row.gpu == "all":
             row.tokens = GPU_TOKENS
         if not row.tokens:
-            speed = self.expected(row, before)["decode_tokens_per_second"]
+            speed = self.expected(row, before, cores)["decode_tokens_per_second"]
             row.tokens = self.tokens if row.trace else min(max(int(speed * self.seconds), LEAST_TOKENS), MOST_TOKENS)
         self.cold()
         came = self.bench(row.model, row.memory, row.tokens, 0, ROUNDS, row.run)
+        cores = [cores, cores_now()]
         drives = [before, self.drive_now(row.model)]
-        row.samples.append({"drives": drives, "came": came, "expected": self.expected(row, sum(drives) / 2),
-                            "took": time.time() - begin})
+        row.samples.append({"drives": drives, "cores": cores, "came": came,
+                            "expected": self.expected(row, sum(drives) / 2, sum(cores) / 2), "took": time.time() - begin})
 
 
 class Row:
@@ -237,7 +264,8 @@ class Row:
         """Returns the medians of the runs."""
         median = lambda value: statistics.median(value(sample) for sample in self.samples)
         return {"model": self.name, "memory": self.share, "gpu": self.gpu, "mode": self.samples[0]["came"]["mode"],
-                "tokens": self.tokens, "drive": median(lambda s: sum(s["drives"]) / 2), "runs": len(self.samples),
+                "tokens": self.tokens, "drive": median(lambda s: sum(s["drives"]) / 2),
+                "cores": median(lambda s: sum(s["cores"]) / 2), "runs": len(self.samples),
                 "measured": median(lambda s: s["came"]["decode_tokens_per_second"]),
                 "estimate": median(lambda s: s["expected"]["decode_tokens_per_second"]),
                 "prompt_measured": median(lambda s: s["came"]["prompt_tokens_per_second"]),
@@ -248,7 +276,7 @@ class Row:
 
 
 HEADING = ("| model | memory | GPU | mode | tokens/s | estimate | off by | prompt/s | estimate | off by | MB per token from the "
-           "drive | estimate | GB/s of the drive |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|")
+           "drive | estimate | GB/s of the drive | GB/s of the cores |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|")
 
 
 def off(row, kind=""):
@@ -259,7 +287,7 @@ def line(row):
     return (f"| {row['model']} | {row['memory']} | {row['gpu']} | {row['mode']} | {row['measured']:.2f} | {row['estimate']:.2f} "
             f"| {100 * off(row):+.0f} % | {row['prompt_measured']:.0f} | {row['prompt_estimate']:.0f} "
             f"| {100 * off(row, 'prompt_'):+.0f} % | {row['bytes_measured'] / 1e6:.0f} | {row['bytes_estimate'] / 1e6:.0f} "
-            f"| {row['drive'] / 1e9:.2f} |")
+            f"| {row['drive'] / 1e9:.2f} | {row['cores'] / 1e9:.0f} |")
 
 
 def synthesise(folder, name, preset):
@@ -323,11 +351,7 @@ def main():
         if "-r" in options:
             atexit.register(SlowDrive(folder, int(options["-r"])).close)
         largest = max(models.values(), key=os.path.getsize)
-        profile = os.path.join(folder, "profile.json")
-        machine = hypura("profile", largest, "--force", "--json", *([] if "-g" in options else ["--gpu", "none"]), **bench.folders)
-        with open(profile, "w") as file:
-            file.write(machine)
-        bench.machine = machine = json.loads(machine)
+        machine = bench.take_profile(largest, [] if "-g" in options else ["--gpu", "none"])
         drive = machine["storage"]
         print(f"{machine['cpu']}, {machine['cores']} cores, memory {machine['memory_bytes_per_second'] / 1e9:.1f} GB/s, kernels "
               f"{machine['compute_bytes_per_second'] / 1e9:.1f} GB/s, drive {drive['bytes_per_second'] / 1e9:.2f} GB/s "
