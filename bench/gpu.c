@@ -15,7 +15,7 @@ struct options {
     uint32_t device;
     const char *types; /* comma-separated names, or NULL */
     uint32_t rows, columns, tokens, prompt, rounds;
-    uint64_t bytes;
+    uint64_t bytes, room; /* room: for unpacked weights, at most */
 };
 
 static int compare(const void *a, const void *b)
@@ -124,7 +124,7 @@ static hypura_status measure(struct gpu *gpu, const struct options *options, enu
                 .in_halves = {in, 0}, /* their values make no difference here */
                 .out = {out, 0},
                 .unpacked = {unpacked, 0},
-                .unpacked_bytes = GPU_UNPACKED_BYTES,
+                .unpacked_bytes = options->room,
                 .tokens = tokens,
                 .in_stride = options->columns,
                 .out_stride = options->rows};
@@ -173,14 +173,17 @@ static hypura_status bench_type(struct gpu *gpu, const struct options *options, 
     return HYPURA_OK;
 }
 
-static hypura_status bench(struct gpu *gpu, const struct options *options, hypura_error *error)
+static hypura_status bench(struct gpu *gpu, struct options *options, hypura_error *error)
 {
     const struct gpu_info *info = gpu_get_info(gpu);
     struct gpu_buffer *weights = NULL, *other = NULL, *in = NULL, *out = NULL, *unpacked = NULL;
     uint32_t tokens = MAX(MAX(options->tokens, options->prompt), 1);
     uint64_t in_bytes = (uint64_t)tokens * options->columns * sizeof(float);
     uint64_t out_bytes = (uint64_t)tokens * options->rows * sizeof(float);
+    const uint64_t unpacked_bytes =
+        gpu_unpacked_bytes(TENSOR_F16, options->rows, options->columns, options->prompt, info->panels);
     double copy = 0, upload = 0;
+    options->room = MAX(unpacked_bytes, GPU_UNPACKED_BYTES);
     hypura_status status = gpu_buffer_create(gpu, &weights, options->bytes, GPU_DEVICE, error);
     if (!status)
         status = gpu_buffer_create(gpu, &other, options->bytes, GPU_DEVICE, error);
@@ -189,7 +192,7 @@ static hypura_status bench(struct gpu *gpu, const struct options *options, hypur
     if (!status)
         status = gpu_buffer_create(gpu, &out, out_bytes, GPU_DEVICE, error);
     if (!status)
-        status = gpu_buffer_create(gpu, &unpacked, GPU_UNPACKED_BYTES, GPU_DEVICE, error);
+        status = gpu_buffer_create(gpu, &unpacked, options->room, GPU_DEVICE, error);
     if (!status)
         status = fill(gpu, weights, options->bytes, error);
     if (!status)

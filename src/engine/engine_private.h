@@ -63,6 +63,7 @@ struct geometry {
     bool windows;               /* some layer has a sliding window */
     bool plain_rows;         /* each row of the KV cache belongs to one position; not those of the prediction block */
     bool halves;             /* a GPU multiplies prompts as halves, and needs room for them */
+    bool panels;             /* the same for panels */
     bool foreign;            /* a GPU can compute no layer */
     bool experts_only;       /* of all steps, only those that compute chosen experts run here */
     uint64_t largest_buffer; /* of a GPU; 0: no GPU */

@@ -89,6 +89,40 @@ static void unpacks_weights(void **state)
     }
 }
 
+/* Panels have the halves of rows, in the order that shaders/panels.glsl describes. */
+static void unpacks_weights_into_panels(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    struct random random;
+    random_seed(&random, 31);
+    const uint32_t rows = 75, columns = 768;
+    const size_t room = (size_t)2 * GPU_PANEL_ROWS * columns * 2;
+    for (size_t i = 0; i < COUNT_OF(types); i++) {
+        const bool halves = types[i] == TENSOR_F16;
+        if (!halves && !gpu_unpacks(types[i]))
+            continue;
+        struct product product = product_create(gpu, &random, types[i], rows, columns);
+        struct gpu_range panels = gpu_test_range(gpu, NULL, room), plain = gpu_test_range(gpu, NULL, room);
+        gpu_begin(gpu);
+        gpu_unpack_panels(gpu, &product.matrix, panels);
+        if (!halves)
+            gpu_unpack(gpu, &product.matrix, plain);
+        gpu_test_run(gpu);
+        uint16_t *got = gpu_test_take(gpu, panels, room), *unpacked = gpu_test_take(gpu, plain, room);
+        const uint16_t *expected = halves ? (const uint16_t *)product.weights : unpacked;
+        for (uint32_t r = 0; r < rows; r++)
+            for (uint32_t c = 0; c < columns; c++) {
+                const uint32_t panel = r / 64 * (columns / 16) + c / 16;
+                const uint32_t at = panel * 1024 + r % 64 / 8 * 128 + c % 16 / 8 * 64 + r % 8 * 8 + c % 8;
+                if (got[at] != expected[r * columns + c])
+                    fail_msg("%s: row %u, column %u", tensor_type_info(types[i])->name, r, c);
+            }
+        free(got);
+        free(unpacked);
+        product_destroy(gpu, &product);
+    }
+}
+
 /* Two matrices give the same bits with float inputs, with halves, and with halves and weights that are unpacked in
  * advance, part by part. */
 static void halves_change_no_bit(void **state)
@@ -156,12 +190,84 @@ static void halves_change_no_bit(void **state)
     }
 }
 
+/* On a device with panels: products of two matrices, with a bias or added to what is there, in one part or in several.
+ */
+static void panels_multiply_as_tiles_do(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    if (!gpu_get_info(gpu)->panels)
+        skip();
+    struct random random;
+    random_seed(&random, 33);
+    const uint32_t columns = 768, tokens = 300, rows[] = {1000, 322};
+    const size_t in_count = (size_t)tokens * columns;
+    const uint64_t whole = gpu_unpacked_bytes(TENSOR_F16, rows[0] + 256 + rows[1], columns, tokens, true);
+    const uint64_t rooms[] = {0, whole, gpu_unpacked_bytes(TENSOR_F16, 512, columns, tokens, true)};
+    float *in = gpu_test_floats(&random, in_count), *bias = gpu_test_floats(&random, rows[0]);
+    struct gpu_range input = gpu_test_range(gpu, in, in_count * 4), halves = gpu_test_range(gpu, NULL, in_count * 2),
+                     biases = gpu_test_range(gpu, bias, rows[0] * 4), unpacked = gpu_test_range(gpu, NULL, whole);
+    for (size_t i = 0; i < COUNT_OF(types); i++) {
+        if (types[i] == TENSOR_F32)
+            continue;
+        float *outputs[2][COUNT_OF(rooms)];
+        struct product products[2];
+        for (size_t m = 0; m < 2; m++)
+            products[m] = product_create(gpu, &random, types[i], rows[m], columns);
+        for (size_t way = 0; way < COUNT_OF(rooms); way++) {
+            struct gpu_matmul jobs[2];
+            for (size_t m = 0; m < 2; m++) {
+                const size_t count = (size_t)rows[m] * tokens;
+                float *before = calloc(count, sizeof *before);
+                assert_non_null(before);
+                for (size_t at = 0; at < count; at++)
+                    before[at] = (float)(at % 7);
+                jobs[m] = (struct gpu_matmul){.weights = products[m].matrix,
+                                              .in_halves = halves,
+                                              .out = gpu_test_range(gpu, before, count * 4),
+                                              .bias = i % 3 == 1 && m == 0 ? biases : (struct gpu_range){0},
+                                              .accumulate = i % 3 == 2,
+                                              .unpacked = rooms[way] ? unpacked : (struct gpu_range){0},
+                                              .unpacked_bytes = rooms[way],
+                                              .tokens = tokens,
+                                              .in_stride = columns,
+                                              .out_stride = rows[m]};
+                free(before);
+            }
+            gpu_begin(gpu);
+            gpu_halves(gpu, halves, input, in_count);
+            gpu_barrier(gpu);
+            gpu_matmul(gpu, jobs, 2);
+            gpu_test_run(gpu);
+            for (size_t m = 0; m < 2; m++)
+                outputs[m][way] = gpu_test_take(gpu, jobs[m].out, (size_t)rows[m] * tokens * 4);
+        }
+        for (size_t m = 0; m < 2; m++) {
+            const size_t count = (size_t)rows[m] * tokens;
+            for (size_t way = 1; way < COUNT_OF(rooms); way++)
+                if (!(gpu_test_error(outputs[m][way], outputs[m][0], count) < 1e-4))
+                    fail_msg("%s, room %zu: the error is %g", tensor_type_info(types[i])->name, way,
+                             gpu_test_error(outputs[m][way], outputs[m][0], count));
+            assert_memory_equal(outputs[m][1], outputs[m][2], count * 4);
+            for (size_t way = 0; way < COUNT_OF(rooms); way++)
+                free(outputs[m][way]);
+            product_destroy(gpu, &products[m]);
+        }
+    }
+    struct gpu_range ranges[] = {input, halves, biases, unpacked};
+    for (size_t i = 0; i < COUNT_OF(ranges); i++)
+        gpu_buffer_destroy(gpu, ranges[i].buffer);
+    free(in);
+    free(bias);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(makes_halves),
         cmocka_unit_test(unpacks_weights),
+        cmocka_unit_test(unpacks_weights_into_panels),
         cmocka_unit_test(halves_change_no_bit),
+        cmocka_unit_test(panels_multiply_as_tiles_do),
     };
     return cmocka_run_group_tests(tests, gpu_test_open, gpu_test_close);
 }

@@ -87,7 +87,7 @@ static hypura_status choose_queues(struct gpu *gpu, VkDeviceQueueCreateInfo *que
     return HYPURA_OK;
 }
 
-static hypura_status create_device(struct gpu *gpu, hypura_error *error)
+static hypura_status create_device(struct gpu *gpu, bool *panels, hypura_error *error)
 {
     VkDeviceQueueCreateInfo queues[2];
     uint32_t queue_count = 0, transfer_index = 0;
@@ -122,6 +122,9 @@ static hypura_status create_device(struct gpu *gpu, hypura_error *error)
         extensions[count++] = VK_EXT_MEMORY_BUDGET_EXTENSION_NAME;
     if (gpu->info.host_import)
         extensions[count++] = VK_EXT_EXTERNAL_MEMORY_HOST_EXTENSION_NAME;
+    *panels = *panels && panels_possible(gpu);
+    if (*panels)
+        extensions[count++] = PANELS_EXTENSION;
     if (gpu->info.khr_matrix) {
         extensions[count++] = VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME;
         khr_matrices.pNext = v12.pNext;
@@ -182,7 +185,8 @@ static hypura_status choose_device(struct gpu *gpu, const struct gpu_options *op
     return HYPURA_OK;
 }
 
-hypura_status gpu_open(struct gpu **out, const struct gpu_options *options, hypura_error *error)
+/* *panels: whether to try them; becomes whether they were tried. */
+static hypura_status open_device(struct gpu **out, const struct gpu_options *options, bool *panels, hypura_error *error)
 {
     struct gpu *gpu;
     hypura_status status = ALLOCATE(&gpu, 1, "GPU", error);
@@ -196,7 +200,7 @@ hypura_status gpu_open(struct gpu **out, const struct gpu_options *options, hypu
     if (!status)
         status = choose_device(gpu, options, error);
     if (!status)
-        status = create_device(gpu, error);
+        status = create_device(gpu, panels, error);
     if (!status) {
         gpu->patience_seconds = gpu->info.kind == GPU_CPU ? 300 : 10;
         fault_install(gpu);
@@ -210,6 +214,8 @@ hypura_status gpu_open(struct gpu **out, const struct gpu_options *options, hypu
         status = times_create(gpu, error);
     if (!status)
         status = codebooks_create(gpu, error);
+    if (!status && *panels)
+        status = panels_create(gpu, error);
     /* A driver that is loaded and unloaded repeatedly may run out of room: NVIDIA's after some thirty times, for
      * thread-local variables. So it stays loaded. Drivers on the CPU are large, and reload without harm. */
     if (!status && gpu->info.kind != GPU_CPU)
@@ -219,6 +225,16 @@ hypura_status gpu_open(struct gpu **out, const struct gpu_options *options, hypu
     else
         *out = gpu;
     return status;
+}
+
+hypura_status gpu_open(struct gpu **out, const struct gpu_options *options, hypura_error *error)
+{
+    bool panels = true;
+    hypura_status status = open_device(out, options, &panels, error);
+    if (status != HYPURA_ERROR_DEVICE || !panels)
+        return status;
+    panels = false;
+    return open_device(out, options, &panels, error);
 }
 
 hypura_status gpu_imagine(struct gpu **out, const struct gpu_info *info, hypura_error *error)
@@ -252,6 +268,7 @@ void gpu_close(struct gpu *gpu)
         if (gpu->vk.vkDeviceWaitIdle)
             gpu->vk.vkDeviceWaitIdle(gpu->device);
         times_destroy(gpu);
+        panels_destroy(gpu);
         codebooks_destroy(gpu);
         uploads_destroy(gpu);
         pipelines_destroy(gpu);

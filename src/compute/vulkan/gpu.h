@@ -48,6 +48,7 @@ struct gpu_info {
     bool fp16, cooperative_matrix, host_import;
     bool khr_matrix;           /* cooperative matrices by VK_KHR_cooperative_matrix, not NVIDIA's extension */
     bool int8_dot;             /* multiplies quantised weights as bytes */
+    bool panels;               /* multiplies long batches from panels; only known once the device is open */
     bool chains;               /* kernels wait for each other themselves, instead of at barriers */
     uint64_t import_alignment; /* of addresses and sizes for gpu_buffer_import */
     char lacks[160];           /* what hypura needs and the device lacks; empty: nothing */
@@ -207,6 +208,11 @@ void gpu_glu_halves(struct gpu *gpu, enum glu_kind kind, struct gpu_range out, s
 bool gpu_unpacks(enum tensor_type type);
 void gpu_unpack(struct gpu *gpu, const struct gpu_matrix *weights, struct gpu_range out);
 
+/* The same in panels (shaders/panels.glsl), also for F16; columns is a multiple of 16. The last rows of the last panel
+ * are not written. */
+#define GPU_PANEL_ROWS 64u
+void gpu_unpack_panels(struct gpu *gpu, const struct gpu_matrix *weights, struct gpu_range out);
+
 /* out[t][r] = sum over c of weights[r][c] * in[t][c], plus bias[r] if bias has a buffer, plus out itself with
  * accumulate. Strides in elements. If norm has a buffer, which saves a launch for up to GPU_VECTOR_TOKENS tokens, the
  * input is rms_norm(in) * norm. */
@@ -214,17 +220,18 @@ struct gpu_matmul {
     struct gpu_matrix weights;
     struct gpu_range in, out, bias, norm;
     struct gpu_range in_halves; /* the same as halves; or none */
-    struct gpu_range
-        unpacked; /* room for unpacked weights, which nothing else may use up to the next barrier; or none */
+    struct gpu_range unpacked; /* room for unpacked weights and, in panels, inputs, which nothing else may use up to the
+                                * next barrier; or none */
     uint64_t unpacked_bytes;
     uint32_t tokens, in_stride, out_stride;
     float epsilon;
     bool accumulate;
 };
 
-/* The room for a matrix that a batch of this many tokens unpacks, at most GPU_UNPACKED_BYTES; 0: it unpacks none. */
+/* The room for a matrix that a batch of this many tokens unpacks: at most GPU_UNPACKED_BYTES or, with panels, twice as
+ * much and the inputs. 0: it unpacks none. */
 #define GPU_UNPACKED_BYTES ((uint64_t)256 << 20)
-uint64_t gpu_unpacked_bytes(enum tensor_type type, uint32_t rows, uint32_t columns, uint32_t tokens);
+uint64_t gpu_unpacked_bytes(enum tensor_type type, uint32_t rows, uint32_t columns, uint32_t tokens, bool panels);
 
 /* Jobs must be independent of each other. Adjacent ones with the same inputs, type and columns become one dispatch. */
 void gpu_matmul(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count);

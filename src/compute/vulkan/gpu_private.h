@@ -79,6 +79,8 @@ struct gpu {
     bool new_pipelines;
 
     struct gpu_buffer *codebooks;
+    VkCuModuleNVX panels_module; /* none: info.panels is false */
+    VkCuFunctionNVX panels_function;
 
     VkSemaphore compute_timeline, host_timeline, upload_timeline;
     gpu_ticket submitted; /* the last batch */
@@ -257,6 +259,23 @@ hypura_status matrices_translate(const uint32_t *code, size_t bytes, uint32_t **
 
 /* Rewrites loads so that a driver on a CPU performs them only for invocations that need them. The caller frees *out. */
 hypura_status loads_part(const uint32_t *code, size_t bytes, uint32_t **out, size_t *out_bytes, hypura_error *error);
+
+/* halves.c: puts rows of halves into panels (shaders/panels.glsl). stride in bytes. */
+void halves_to_panels(struct gpu *gpu, struct gpu_range out, struct gpu_range in, uint32_t rows, uint32_t columns,
+                      uint64_t stride);
+
+/* panels.c: products on Hopper's matrix units, beyond what shaders reach. panels_possible: whether to enable the
+ * extension. panels_create tries them, and sets info.panels if they work; it only fails if the device is lost. */
+#define PANELS_EXTENSION VK_NVX_BINARY_IMPORT_EXTENSION_NAME
+bool panels_possible(const struct gpu *gpu);
+hypura_status panels_create(struct gpu *gpu, hypura_error *error);
+void panels_destroy(struct gpu *gpu);
+
+/* The room for halves in panels; whether a job that reads halves can be multiplied from panels, if there is room; and
+ * the product of weights and inputs that are in panels. */
+uint64_t panels_bytes(uint32_t rows, uint32_t columns);
+bool panels_fit(const struct gpu *gpu, const struct gpu_matmul *job);
+void panels_multiply(struct gpu *gpu, const struct gpu_matmul *job, struct gpu_range inputs);
 
 hypura_status codebooks_create(struct gpu *gpu, hypura_error *error);
 void codebooks_destroy(struct gpu *gpu);

@@ -1,5 +1,5 @@
-/* Halves for kernels with cooperative matrices: converts inputs once instead of in each tile, and unpacks weights once
- * for a long batch. */
+/* Halves for matrix units: converts inputs once instead of in each tile, and unpacks weights once for a long batch.
+ * Puts both into panels for kernels that read these. */
 #include "compute/vulkan/gpu_private.h"
 
 static void launch_elements(struct gpu *gpu, enum gpu_kernel kernel, const uint32_t *constants, size_t constant_count,
@@ -37,6 +37,21 @@ void gpu_glu_halves(struct gpu *gpu, enum glu_kind kind, struct gpu_range out, s
     make_halves(gpu, (uint32_t)kind + 1, out, gate, up, count, alpha, limit);
 }
 
+void halves_to_panels(struct gpu *gpu, struct gpu_range out, struct gpu_range in, uint32_t rows, uint32_t columns,
+                      uint64_t stride)
+{
+    const struct {
+        uint64_t out, in;
+        uint32_t rows, columns, stride;
+    } push = {gpu_address(out), gpu_address(in), rows, columns, (uint32_t)(stride / 16)};
+    if ((push.out | push.in | stride) % 16 || columns % 16 || stride / 16 > UINT32_MAX ||
+        (uint64_t)rows * push.stride > UINT32_MAX) {
+        gpu_record_error(gpu, HYPURA_ERROR_ARGUMENT, "GPU: %u x %u halves cannot be put into panels", rows, columns);
+        return;
+    }
+    gpu_launch(gpu, KERNEL_panels, NULL, 0, &push, sizeof push, (columns / 8 + 31) / 32, (rows + 7) / 8, 1);
+}
+
 /* ---- weights ----------------------------------------------------------------------------------------------------- */
 
 #define TYPE(name) [TENSOR_##name] = KERNEL_unpack_##name + 1
@@ -52,7 +67,7 @@ bool gpu_unpacks(enum tensor_type type)
     return (unsigned)type < TENSOR_TYPE_COUNT && unpack_kernels[type] != 0;
 }
 
-void gpu_unpack(struct gpu *gpu, const struct gpu_matrix *weights, struct gpu_range out)
+static void unpack(struct gpu *gpu, const struct gpu_matrix *weights, struct gpu_range out, bool panels)
 {
     const struct {
         uint64_t weights, out, codebook;
@@ -66,12 +81,30 @@ void gpu_unpack(struct gpu *gpu, const struct gpu_matrix *weights, struct gpu_ra
     uint32_t chunk = gpu_unpacks(weights->type) ? gpu_weight_chunk(weights->type) : 0;
     uint64_t chunks = chunk ? (uint64_t)weights->rows * (weights->columns / chunk) : 0;
     uint32_t alignment = chunk ? weights->type == TENSOR_BF16 ? 16 : gpu_weight_alignment(weights->type) : 1;
-    if (!chunk || weights->columns % chunk || weights->columns % 8 || push.out % 16 ||
+    if (!chunk || weights->columns % chunk || weights->columns % (panels ? 16 : 8) || push.out % 16 ||
         (push.weights | weights->row_bytes) % alignment || weights->row_bytes > UINT32_MAX ||
         chunks > UINT32_MAX - 256) {
         gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED, "GPU: %u x %u weights cannot be unpacked to halves",
                          weights->rows, weights->columns);
         return;
     }
-    launch_elements(gpu, (enum gpu_kernel)(unpack_kernels[weights->type] - 1), NULL, 0, &push, sizeof push, chunks);
+    const enum gpu_kernel kernel = (enum gpu_kernel)(unpack_kernels[weights->type] - 1);
+    const uint32_t constant = panels, row_chunks = weights->columns / chunk;
+    if (panels)
+        gpu_launch(gpu, kernel, &constant, 1, &push, sizeof push, (row_chunks + 31) / 32, (weights->rows + 7) / 8, 1);
+    else
+        launch_elements(gpu, kernel, &constant, 1, &push, sizeof push, chunks);
+}
+
+void gpu_unpack(struct gpu *gpu, const struct gpu_matrix *weights, struct gpu_range out)
+{
+    unpack(gpu, weights, out, false);
+}
+
+void gpu_unpack_panels(struct gpu *gpu, const struct gpu_matrix *weights, struct gpu_range out)
+{
+    if (weights->type == TENSOR_F16)
+        halves_to_panels(gpu, out, weights->data, weights->rows, weights->columns, weights->row_bytes);
+    else
+        unpack(gpu, weights, out, true);
 }

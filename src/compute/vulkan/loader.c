@@ -194,8 +194,14 @@ hypura_status vk_load_device(struct vk *vk, VkDevice device, hypura_error *error
         return error_set(error, HYPURA_ERROR_DEVICE, "GPU: the driver has no function %s", #name);
     VK_DEVICE_FUNCTIONS(LOAD)
 #undef LOAD
-    vk->vkGetMemoryHostPointerPropertiesEXT =
-        (PFN_vkGetMemoryHostPointerPropertiesEXT)vk->vkGetDeviceProcAddr(device, "vkGetMemoryHostPointerPropertiesEXT");
+#define LOAD_IF_THERE(name) vk->name = (PFN_##name)vk->vkGetDeviceProcAddr(device, #name)
+    LOAD_IF_THERE(vkGetMemoryHostPointerPropertiesEXT);
+    LOAD_IF_THERE(vkCreateCuModuleNVX);
+    LOAD_IF_THERE(vkDestroyCuModuleNVX);
+    LOAD_IF_THERE(vkCreateCuFunctionNVX);
+    LOAD_IF_THERE(vkDestroyCuFunctionNVX);
+    LOAD_IF_THERE(vkCmdCuLaunchKernelNVX);
+#undef LOAD_IF_THERE
     return HYPURA_OK;
 }
 

@@ -129,14 +129,25 @@ static void matmat(struct gpu *gpu, const struct gpu_matmul *job)
 
 /* Rows are unpacked in multiples of this, the rows of a tile. */
 #define UNPACK_ROWS 128u
+#define PANELS_TILE 256u
 
 #define UNPACK_PARTS 8
 
-uint64_t gpu_unpacked_bytes(enum tensor_type type, uint32_t rows, uint32_t columns, uint32_t tokens)
+uint64_t gpu_unpacked_bytes(enum tensor_type type, uint32_t rows, uint32_t columns, uint32_t tokens, bool panels)
 {
-    return gpu_unpacks(type) && tokens >= UNPACK_TOKENS
-               ? MIN(align_up((uint64_t)rows * columns * 2, GPU_ALIGNMENT), GPU_UNPACKED_BYTES)
-               : 0;
+    if (tokens < UNPACK_TOKENS)
+        return 0;
+    if (panels && columns % 16 == 0 && (type == TENSOR_F16 || gpu_unpacks(type)))
+        return MIN(panels_bytes(rows, columns), 2 * GPU_UNPACKED_BYTES) + panels_bytes(tokens, columns);
+    return gpu_unpacks(type) ? MIN(align_up((uint64_t)rows * columns * 2, GPU_ALIGNMENT), GPU_UNPACKED_BYTES) : 0;
+}
+
+/* Whether to unpack weights and inputs into panels. */
+static bool should_panel(const struct gpu *gpu, const struct gpu_matmul *job)
+{
+    return job->tokens >= UNPACK_TOKENS && job->unpacked.buffer && job_reads_halves(gpu, job) && panels_fit(gpu, job) &&
+           job->unpacked_bytes >=
+               panels_bytes(job->tokens, job->weights.columns) + panels_bytes(PANELS_TILE, job->weights.columns);
 }
 
 static bool should_unpack(const struct gpu *gpu, const struct gpu_matmul *job)
@@ -146,39 +157,53 @@ static bool should_unpack(const struct gpu *gpu, const struct gpu_matmul *job)
            job->unpacked_bytes >= (uint64_t)UNPACK_ROWS * job->weights.columns * 2;
 }
 
-static void multiply_parts(struct gpu *gpu, const struct gpu_matmul *parts, size_t count)
+/* inputs: in panels, as the weights are; without a buffer, both are rows. */
+static void multiply_parts(struct gpu *gpu, const struct gpu_matmul *parts, size_t count, struct gpu_range inputs)
 {
     gpu_barrier(gpu);
     for (size_t i = 0; i < count; i++)
-        matmat(gpu, &parts[i]);
+        if (inputs.buffer)
+            panels_multiply(gpu, &parts[i], inputs);
+        else
+            matmat(gpu, &parts[i]);
 }
 
-/* Unpacks as many rows as there is room for, multiplies them, and repeats. */
-static void matmat_unpacked(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count)
+/* Unpacks as many rows as there is room for, multiplies them, and repeats. Jobs have the same inputs. */
+static void matmat_unpacked(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count, bool panels)
 {
     struct gpu_matmul parts[UNPACK_PARTS];
     size_t part_count = 0;
+    const uint64_t begin = panels ? panels_bytes(jobs->tokens, jobs->weights.columns) : 0;
+    const struct gpu_range inputs = panels ? jobs->unpacked : (struct gpu_range){0};
+    const uint32_t tile = panels ? PANELS_TILE : UNPACK_ROWS;
     uint64_t used = 0;
+    if (panels)
+        halves_to_panels(gpu, inputs, jobs->in_halves, jobs->tokens, jobs->weights.columns,
+                         (uint64_t)jobs->in_stride * 2);
     for (size_t i = 0; i < count; i++) {
         const struct gpu_matrix *weights = &jobs[i].weights;
-        uint64_t row_bytes = (uint64_t)weights->columns * 2, room = jobs[i].unpacked_bytes;
+        uint64_t row_bytes = (uint64_t)weights->columns * 2, room = jobs[i].unpacked_bytes - begin;
         uint64_t pieces = (row_bytes * weights->rows + room - 1) / room;
-        uint32_t rows = (uint32_t)align_up((weights->rows + pieces - 1) / pieces, UNPACK_ROWS);
-        rows = (uint32_t)MIN(rows, room / row_bytes / UNPACK_ROWS * UNPACK_ROWS);
+        uint32_t rows = (uint32_t)align_up((weights->rows + pieces - 1) / pieces, tile);
+        rows = (uint32_t)MIN(rows, room / row_bytes / tile * tile);
         for (uint32_t first = 0; first < weights->rows; first += rows) {
             struct gpu_matmul part = jobs[i];
             part.weights.rows = MIN(rows, weights->rows - first);
             part.weights.data.offset += first * weights->row_bytes;
             part.out.offset += first * sizeof(float);
             part.bias.offset += first * sizeof(float);
-            uint64_t bytes = align_up(part.weights.rows * row_bytes, GPU_ALIGNMENT);
+            uint64_t bytes = panels ? panels_bytes(part.weights.rows, part.weights.columns)
+                                    : align_up(part.weights.rows * row_bytes, GPU_ALIGNMENT);
             if (used + bytes > room || part_count == UNPACK_PARTS) {
-                multiply_parts(gpu, parts, part_count);
+                multiply_parts(gpu, parts, part_count, inputs);
                 gpu_barrier(gpu);
                 used = part_count = 0;
             }
-            struct gpu_range to = {part.unpacked.buffer, part.unpacked.offset + used};
-            gpu_unpack(gpu, &part.weights, to);
+            struct gpu_range to = {part.unpacked.buffer, part.unpacked.offset + begin + used};
+            if (panels)
+                gpu_unpack_panels(gpu, &part.weights, to);
+            else
+                gpu_unpack(gpu, &part.weights, to);
             part.weights.data = to;
             part.weights.type = TENSOR_F16;
             part.weights.row_bytes = row_bytes;
@@ -186,7 +211,7 @@ static void matmat_unpacked(struct gpu *gpu, const struct gpu_matmul *jobs, size
             used += bytes;
         }
     }
-    multiply_parts(gpu, parts, part_count);
+    multiply_parts(gpu, parts, part_count, inputs);
 }
 
 void gpu_matmul(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count)
@@ -200,13 +225,16 @@ void gpu_matmul(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count)
         for (next = first + 1; next < count && next - first < most && alike(&jobs[first], &jobs[next]); next++)
             if (!find_type(gpu, &jobs[next].weights, 0))
                 return;
-        bool tiles = jobs[first].tokens > GPU_VECTOR_TOKENS, unpack = true;
+        bool tiles = jobs[first].tokens > GPU_VECTOR_TOKENS, unpack = true, panels = true;
         for (size_t i = first; i < next; i++) {
             bool halves = job_reads_halves(gpu, &jobs[i]);
             tiles &= halves ||
                      (jobs[i].in.buffer && fits_tiles(&jobs[i].weights, 0, gpu_address(jobs[i].in), jobs[i].in_stride));
             unpack &= should_unpack(gpu, &jobs[i]);
+            panels &=
+                should_panel(gpu, &jobs[i]) && gpu_address(jobs[i].in_halves) == gpu_address(jobs[first].in_halves);
         }
+        unpack |= panels;
         if (tiles && jobs[first].norm.buffer)
             gpu_record_error(gpu, HYPURA_ERROR_ARGUMENT, "GPU: inputs of many tokens are to be normed beforehand");
         if (!tiles && !jobs[first].in.buffer) {
@@ -216,7 +244,7 @@ void gpu_matmul(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count)
         if (tiles && unpack && unpacked)
             gpu_barrier(gpu);
         if (tiles && unpack)
-            matmat_unpacked(gpu, jobs + first, next - first);
+            matmat_unpacked(gpu, jobs + first, next - first, panels);
         unpacked |= tiles && unpack;
         for (size_t i = first; i < next && tiles && !unpack; i++)
             matmat(gpu, &jobs[i]);

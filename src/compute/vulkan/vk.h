@@ -99,7 +99,12 @@ struct vk {
     VK_INSTANCE_FUNCTIONS(MEMBER)
     VK_DEVICE_FUNCTIONS(MEMBER)
     PFN_vkGetMemoryHostPointerPropertiesEXT vkGetMemoryHostPointerPropertiesEXT; /* NULL without the extension */
-    PFN_vkCreateDebugUtilsMessengerEXT vkCreateDebugUtilsMessengerEXT;           /* the same */
+    PFN_vkCreateCuModuleNVX vkCreateCuModuleNVX;                                 /* the same */
+    PFN_vkDestroyCuModuleNVX vkDestroyCuModuleNVX;
+    PFN_vkCreateCuFunctionNVX vkCreateCuFunctionNVX;
+    PFN_vkDestroyCuFunctionNVX vkDestroyCuFunctionNVX;
+    PFN_vkCmdCuLaunchKernelNVX vkCmdCuLaunchKernelNVX;
+    PFN_vkCreateDebugUtilsMessengerEXT vkCreateDebugUtilsMessengerEXT; /* the same */
     PFN_vkDestroyDebugUtilsMessengerEXT vkDestroyDebugUtilsMessengerEXT;
 #undef MEMBER
     VkInstance instance;

@@ -36,7 +36,7 @@ static uint64_t unpacked_bytes(const struct geometry *g, uint32_t chunk)
                 continue;
             const struct gguf_tensor *t = model_unit(g->model, units[u].unit)->slices[0].tensor;
             most = MAX(most, gpu_unpacked_bytes(t->type, (uint32_t)(t->dimensions[1] * t->dimensions[2]),
-                                                (uint32_t)t->dimensions[0], chunk));
+                                                (uint32_t)t->dimensions[0], chunk, g->panels));
         }
     }
     return most;

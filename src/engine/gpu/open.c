@@ -67,6 +67,7 @@ hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, co
         if (info->unified)
             request.memory -= MIN(request.memory, request.budgets[d]);
         geometry->halves |= info->cooperative_matrix;
+        geometry->panels |= info->panels;
         geometry->largest_buffer = d ? MIN(geometry->largest_buffer, info->max_allocation) : info->max_allocation;
     }
     request.in_place = devices->count == 1 && pass_can_read_in_place(devices->gpus[0], geometry->model);
