@@ -255,13 +255,13 @@ static json_t *gpus_json(const struct hardware *h)
         for (size_t k = 0; k < gpu->kernel_count; k++)
             json_object_set_new(kernels, tensor_type_info(gpu->kernels[k].type)->name,
                                 json_real(gpu->kernels[k].bytes_per_second));
-        json_t *row =
-            json_pack("{s:s, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "name", gpu->info.name, "host_bytes",
-                      (json_int_t)gpu->host_bytes, "memory_bytes_per_second", gpu->memory_bytes_per_second,
-                      "upload_bytes_per_second", gpu->upload_bytes_per_second, "turn_seconds", gpu->turn_seconds,
-                      "layer_seconds", gpu->layer_seconds, "float_layer_seconds", gpu->float_layer_seconds,
-                      "router_seconds", gpu->router_seconds, "share_seconds", gpu->share_seconds,
-                      "multiply_adds_per_second", gpu->multiply_adds_per_second, "kernels", kernels);
+        json_t *row = json_pack("{s:s, s:I, s:b, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "name", gpu->info.name,
+                                "host_bytes", (json_int_t)gpu->host_bytes, "panels", (int)gpu->info.panels,
+                                "memory_bytes_per_second", gpu->memory_bytes_per_second, "upload_bytes_per_second",
+                                gpu->upload_bytes_per_second, "turn_seconds", gpu->turn_seconds, "layer_seconds",
+                                gpu->layer_seconds, "float_layer_seconds", gpu->float_layer_seconds, "router_seconds",
+                                gpu->router_seconds, "share_seconds", gpu->share_seconds, "multiply_adds_per_second",
+                                gpu->multiply_adds_per_second, "kernels", kernels);
         add_what_it_is(row, &gpu->info);
         json_array_append_new(array, row);
     }

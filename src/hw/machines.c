@@ -167,6 +167,7 @@ static void describe_gpus(struct hardware *hardware, const json_t *gpus, const c
         gpu.info.kind = kind && strcmp(kind, "integrated") == 0 ? GPU_INTEGRATED : GPU_DISCRETE;
         gpu.info.unified = is_true(found, "unified");
         gpu.info.cooperative_matrix = is_true(found, "cooperative_matrix");
+        gpu.info.panels = is_true(found, "panels");
         gpu.info.max_allocation = whole(found, "max_allocation_bytes");
         if (gpu.info.max_allocation == 0)
             gpu.info.max_allocation = UINT32_MAX;

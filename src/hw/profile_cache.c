@@ -208,6 +208,7 @@ static void get_gpus(const json_t *array, struct hardware *hardware)
             !get_kernels(json_object_get(row, "kernels"), gpu->kernels, &gpu->kernel_count))
             continue;
         gpu->host_bytes = (uint64_t)MAX(json_integer_value(json_object_get(row, "host_bytes")), 0);
+        gpu->info.panels = json_is_true(json_object_get(row, "panels"));
         hardware->gpu_count++;
     }
 }
@@ -292,14 +293,14 @@ static json_t *put_gpus(const struct hardware *hardware)
     for (size_t i = 0; i < hardware->gpu_count; i++) {
         const struct hardware_gpu *gpu = &hardware->gpus[i];
         json_array_append_new(
-            gpus,
-            json_pack("{s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "name", gpu->info.name,
-                      "driver_version", (json_int_t)gpu->info.driver_version, "host_bytes", (json_int_t)gpu->host_bytes,
-                      "memory_bytes_per_second", gpu->memory_bytes_per_second, "upload_bytes_per_second",
-                      gpu->upload_bytes_per_second, "turn_seconds", gpu->turn_seconds, "layer_seconds",
-                      gpu->layer_seconds, "float_layer_seconds", gpu->float_layer_seconds, "router_seconds",
-                      gpu->router_seconds, "share_seconds", gpu->share_seconds, "multiply_adds_per_second",
-                      gpu->multiply_adds_per_second, "kernels", put_kernels(gpu->kernels, gpu->kernel_count)));
+            gpus, json_pack("{s:s, s:I, s:I, s:b, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "name", gpu->info.name,
+                            "driver_version", (json_int_t)gpu->info.driver_version, "host_bytes",
+                            (json_int_t)gpu->host_bytes, "panels", (int)gpu->info.panels, "memory_bytes_per_second",
+                            gpu->memory_bytes_per_second, "upload_bytes_per_second", gpu->upload_bytes_per_second,
+                            "turn_seconds", gpu->turn_seconds, "layer_seconds", gpu->layer_seconds,
+                            "float_layer_seconds", gpu->float_layer_seconds, "router_seconds", gpu->router_seconds,
+                            "share_seconds", gpu->share_seconds, "multiply_adds_per_second",
+                            gpu->multiply_adds_per_second, "kernels", put_kernels(gpu->kernels, gpu->kernel_count)));
     }
     return gpus;
 }
