@@ -91,7 +91,7 @@ bool panels_possible(const struct gpu *gpu)
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_SM_BUILTINS_PROPERTIES_NV};
     VkPhysicalDeviceProperties2 properties = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2,
                                               .pNext = &multiprocessors};
-    if ((wanted && strcmp(wanted, "0") == 0) || !gpu->info.cooperative_matrix || !gpu->info.chains ||
+    if ((wanted && strcmp(wanted, "0") == 0) || !gpu->info.cooperative_matrix ||
         !gpu_device_has(&gpu->vk, gpu->physical, PANELS_EXTENSION) ||
         !gpu_device_has(&gpu->vk, gpu->physical, VK_NV_SHADER_SM_BUILTINS_EXTENSION_NAME))
         return false;
