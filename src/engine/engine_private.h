@@ -566,6 +566,7 @@ struct planned {
     const struct hardware *hardware;
     const struct devices *devices; /* may have no GPU */
     const struct engine_options *options;
+    bool quiet; /* no warning if devices compute nothing */
 };
 
 /* Also returns the request and the geometry from which the plan was made. */

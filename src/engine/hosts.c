@@ -16,7 +16,7 @@ static hypura_status describe(struct plan_host *out, struct plan **plan, struct 
                               struct hosts_work *work, const struct engine_host *host, bool first,
                               const struct engine_options *asked, hypura_error *error)
 {
-    const struct part_of part = {&work->geometry, work->model, work->steps, work->adapters, host->hardware};
+    const struct part_of part = {&work->geometry, work->model, work->steps, work->adapters, host->hardware, NULL};
     struct engine_options options = *asked;
     options.budget = host->memory;
     options.threads = 0;

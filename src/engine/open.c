@@ -20,24 +20,29 @@ hypura_status engine_plan_only(struct plan **out, const struct model *model, con
     return status;
 }
 
+/* No plan divides a dense model's layers between GPUs and other hosts. */
+static hypura_status leave_out_gpus(struct engine_options *options, const struct model *model, hypura_error *error)
+{
+    if (!cluster_here() || options->alone || model_parameters(model)->experts)
+        return HYPURA_OK;
+    if (options->gpu && strcmp(options->gpu, "none") != 0 && strcmp(options->gpu, "auto") != 0)
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED,
+                         "%s is dense, and GPUs cannot be used for dense models with several ranks: leave out "
+                         "\"--gpu %.40s\", or start without mpirun",
+                         model_name(model), options->gpu);
+    options->gpu = "none";
+    return HYPURA_OK;
+}
+
 hypura_status engine_open(struct engine **out, const char *path, const struct engine_options *options,
                           hypura_error *error)
 {
     struct engine *engine;
     struct engine_options rest = *options;
     uint64_t start = clock_nanoseconds();
-    if (cluster_here() && !rest.alone) {
-        /* No plan covers GPUs and other hosts at once. */
-        if (options->gpu && strcmp(options->gpu, "none") != 0 && strcmp(options->gpu, "auto") != 0)
-            return error_set(
-                error, HYPURA_ERROR_UNSUPPORTED,
-                "GPUs cannot be used with several ranks: leave out \"--gpu %.40s\", or start without mpirun",
-                options->gpu);
-        rest.gpu = "none";
-    }
     TRY(engine_open_model(&engine, path, &rest, error));
-    hypura_status status = HYPURA_OK;
-    if (draft_model_wanted(engine->open.model, options))
+    hypura_status status = leave_out_gpus(&rest, engine->open.model, error);
+    if (!status && draft_model_wanted(engine->open.model, options))
         status = draft_model_open(engine, &rest, error);
     if (!status)
         status = engine_open_places(engine, &rest, error);

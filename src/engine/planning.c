@@ -185,7 +185,7 @@ hypura_status make_plan(struct plan **out, struct plan_request *request, struct 
     struct plan_gpu *gpu_plan = NULL;
     if (devices->count)
         TRY(gpu_pass_plan(&gpu_plan, geometry, devices, hardware, options, error));
-    if (devices->count && !gpu_plan)
+    if (devices->count && !gpu_plan && !planned->quiet)
         log_write(LOG_WARNING, "%s%s: %s", devices->infos[0].info.name,
                   devices->count > 1 ? " and the other GPUs compute nothing" : " computes nothing",
                   geometry->foreign ? "it has no kernels for the layers of this model"

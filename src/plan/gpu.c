@@ -326,13 +326,20 @@ static uint64_t largest_slice(const struct unit *unit)
     return largest;
 }
 
+static bool is_elsewhere(const struct plan_gpu_request *request, unit_number unit)
+{
+    return request->elsewhere && request->elsewhere[unit];
+}
+
 /* Whether the drive must read some weights for each token. */
 static bool drive_binds(const struct model *model, const struct plan_gpu_request *request)
 {
-    uint64_t room = request->memory;
+    uint64_t room = request->memory, own = model_bytes(model);
     for (uint32_t d = 0; d < request->device_count; d++)
         room += request->budgets[d];
-    return model_bytes(model) > room;
+    for (unit_number u = 0; request->elsewhere && u < model_unit_count(model); u++)
+        own -= request->elsewhere[u] ? MIN(model_unit(model, u)->bytes, own) : 0;
+    return own > room;
 }
 
 /* The bytes of the largest expert of all layers. */
@@ -347,7 +354,8 @@ static uint64_t largest_expert(const struct gpu_planner *planner)
     return largest;
 }
 
-/* If not all experts fit, takes room for those that are uploaded for a long batch. It counts as scratch. */
+/* If not all experts fit, takes room for those that are uploaded for a long batch. It counts as scratch. With other
+ * hosts there are none, because they compute at the same time. */
 static void take_visits(struct gpu_planner *planner, const struct candidate *candidates, size_t count)
 {
     uint64_t all = 0, largest = 0, slice = 0, slices[UNIT_MAX_SLICES] = {0};
@@ -364,7 +372,7 @@ static void take_visits(struct gpu_planner *planner, const struct candidate *can
         largest += slices[s];
         slice = MAX(slice, slices[s]);
     }
-    if (all <= left_there(planner) || largest == 0)
+    if (all <= left_there(planner) || largest == 0 || planner->request->elsewhere)
         return;
     uint64_t slots = MIN(planner->part->budget / VISIT_SHARE / (2 * largest), planner->request->max_allocation / slice);
     slots = MIN(slots, (uint64_t)model_parameters(planner->model)->experts);
@@ -412,6 +420,8 @@ static hypura_status take_experts(struct gpu_planner *planner, hypura_error *err
         unit_number first = plan_first_expert(planner->steps, i);
         for (uint32_t e = 0; first != NO_UNIT && plan->layers[i] == GPU_CAN && e < experts; e++) {
             unit_number unit = first + e;
+            if (is_elsewhere(request, unit))
+                continue;
             candidates[count++] = (struct candidate){request->uses ? request->uses[unit] : 0, unit, i, e};
         }
     }

@@ -13,7 +13,8 @@ struct work {
     double gpu_expert;           /* seconds per expert on the GPU */
     double cpu_expert;           /* seconds per expert on the CPU */
     double expert_bytes;         /* per expert */
-    double share;                /* the GPU's share of expert uses */
+    double own;                  /* the share of expert uses that no other host computes */
+    double share;                /* the GPU's share of these */
     double ring_bytes;           /* of tensors that stream */
     uint32_t slices;
 };
@@ -24,6 +25,23 @@ static double gpu_seconds(const struct unit *unit, const struct hardware_gpu *de
     for (uint32_t i = 0; i < unit->slice_count; i++)
         seconds += (double)unit->slices[i].bytes / hardware_gpu_kernel_speed(device, unit->slices[i].tensor->type);
     return seconds;
+}
+
+/* Finds who computes how much of a layer's experts, by their uses if these are known, else as if all were used alike.
+ * false: no use is known. */
+static bool weigh_experts(struct work *work, const struct plan_gpu *gpu, uint32_t experts, unit_number first,
+                          const struct plan_request *request, bool by_uses)
+{
+    double there = 0, own = 0, all = 0;
+    for (unit_number u = first; u < first + experts; u++) {
+        const double uses = !by_uses ? 1 : request->uses ? (double)request->uses[u] : 0;
+        all += uses;
+        own += request->elsewhere && request->elsewhere[u] ? 0 : uses;
+        there += gpu->units[u] ? uses : 0;
+    }
+    work->own = all > 0 ? own / all : 0;
+    work->share = own > 0 ? there / own : 0;
+    return all > 0;
 }
 
 /* Sums up the work per layer. works[0] is for everything outside the layers. */
@@ -56,14 +74,8 @@ static void add_up(struct work *works, const struct plan *plan, const struct pla
     }
     for (uint32_t l = 0; l < gpu->layer_count; l++) {
         unit_number first = plan_first_expert(steps, l);
-        double there = 0, all = 0;
-        for (uint32_t e = 0; first != NO_UNIT && e < table->experts; e++) {
-            double uses = request->uses ? (double)request->uses[first + e] : 0;
-            all += uses;
-            there += gpu->units[first + e] ? uses : 0;
-        }
-        if (first != NO_UNIT)
-            works[l + 1].share = all > 0 ? there / all : (double)gpu->slots[l] / table->experts;
+        if (first != NO_UNIT && !weigh_experts(&works[l + 1], gpu, table->experts, first, request, true))
+            weigh_experts(&works[l + 1], gpu, table->experts, first, request, false);
     }
 }
 
@@ -75,7 +87,8 @@ struct sides {
 static struct sides experts(const struct work *work, const struct plan *plan, const struct plan_table *table,
                             const struct hardware *hardware, bool in_place)
 {
-    double used = table->experts_used, here = used * (1 - work->share), missed = here * (1 - plan->predicted_hit_rate);
+    double used = table->experts_used * work->own, here = used * (1 - work->share),
+           missed = here * (1 - plan->predicted_hit_rate);
     struct sides sides = {.gpu = used * work->share * work->gpu_expert, .cpu = here * work->cpu_expert};
     if (in_place)
         sides = (struct sides){.gpu = used * work->gpu_expert};
@@ -181,7 +194,8 @@ hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table
         sum.cpu += parts.cpu + work->cpu_dense + (now ? 0 : LAYER_SECONDS);
         sum.disk += parts.disk;
         ring += work->ring_bytes;
-        missed += table->experts_used * (1 - work->share) * (1 - plan->predicted_hit_rate) * work->expert_bytes;
+        missed +=
+            table->experts_used * work->own * (1 - work->share) * (1 - plan->predicted_hit_rate) * work->expert_bytes;
     }
     seconds += device->turn_seconds; /* for the logits */
     rests[0] = works[0].gpu_dense + device->turn_seconds;

@@ -107,6 +107,7 @@ struct plan_gpu_request {
     bool whole_chunk;       /* no shorter chunk is allowed: an encoder takes a text at once */
     enum tensor_type kv_type;
     const uint64_t *uses;
+    const uint8_t *elsewhere; /* [unit_count] units of other hosts; NULL: none */
     /* For choosing longer batches if experts are on both sides; NULL: not done. */
     const struct hardware *hardware;
     const struct hardware_gpu *devices; /* [device_count]; NULL: unknown, treated as equal */

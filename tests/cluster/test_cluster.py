@@ -138,6 +138,37 @@ def dense_layers_are_computed_elsewhere():
     assert both["hosts_expected_tokens_per_second"] > 0, both
 
 
+def a_gpu_computes_next_to_other_ranks():
+    """A GPU of rank 0, its cores and another rank compute experts of the same layers; GPUs round in another way."""
+    if missing():
+        return missing()
+    with open(path("text"), "w") as file:
+        file.write(text(1500))
+
+    def perplexity(ranks, *options):
+        command = [HYPURA, "perplexity", EMBEDDED, path("text"), "--window", "128", "--no-state", "--json", *options]
+        done = subprocess.run(mpirun(ranks, *command) if ranks > 1 else command, capture_output=True, timeout=100 * PATIENCE,
+                              stdin=subprocess.DEVNULL, env={**ENVIRONMENT, "STATUS": path("status")})
+        return json.loads(done.stdout)["perplexity"] if done.returncode == 0 else done.stderr.decode()
+
+    room = ("--gpu", "0", "--gpu-memory", "12M")
+    exact = perplexity(1)
+    alone = perplexity(1, *room)
+    if isinstance(alone, str):
+        assert "GPU" in alone or "Vulkan" in alone, alone
+        return "no GPU"
+    shared = perplexity(2, *room)
+    assert abs(shared / exact - 1) < 0.02, (shared, exact)
+    for options in (["--memory", "48M"], ["--chunk", "32"]) if LONG else ():
+        assert abs(perplexity(3, *room, *options) / exact - 1) < 0.02, options
+    answer(2, *room, "--stats", path("stats"))
+    with open(path("stats")) as file:
+        stats = json.load(file)
+    held = stats["gpus"][0]["bytes"]
+    assert held > 1 << 20 and all(host["experts_computed"] > 100 for host in stats["hosts"]), stats
+    return None
+
+
 def importance_is_the_same_as_on_one_host():
     """Of experts and layers that other ranks compute, too: the same sums to the last bit, whatever the chunks."""
     if missing():
@@ -323,9 +354,11 @@ def models_that_cannot_be_divided_are_refused():
     done = subprocess.run(mpirun(2, HYPURA, "run", path("nothing.gguf"), "--prompt", "x"), capture_output=True, text=True,
                           timeout=100 * PATIENCE, stdin=subprocess.DEVNULL, env={**ENVIRONMENT, "STATUS": path("status")})
     assert done.returncode != 0 and done.stderr.count("nothing.gguf") == 1, done
-    done = subprocess.run(mpirun(2, HYPURA, "run", EMBEDDED, "--prompt", "x", "--gpu", "0"), capture_output=True, text=True,
+    subprocess.run([HYPURA, "synth", "--preset", "tiny-dense", "--no-check", path("tiny.gguf")], check=True, env=ENVIRONMENT,
+                   stdout=subprocess.DEVNULL)
+    done = subprocess.run(mpirun(2, HYPURA, "run", path("tiny.gguf"), "--prompt", "x", "--gpu", "0"), capture_output=True, text=True,
                           timeout=100 * PATIENCE, stdin=subprocess.DEVNULL, env={**ENVIRONMENT, "STATUS": path("status")})
-    assert done.returncode != 0 and done.stderr.count("GPUs cannot be used with several ranks") == 1, done
+    assert done.returncode != 0 and done.stderr.count("GPUs cannot be used for dense models with several ranks") == 1, done
     return None
 
 
@@ -339,7 +372,7 @@ def without_mpi_it_says_so():
 
 
 QUICK = [several_ranks_answer_like_one, every_rank_computes_its_share, links_are_measured_and_planned_with,
-         dense_layers_are_computed_elsewhere, importance_is_the_same_as_on_one_host,
+         dense_layers_are_computed_elsewhere, a_gpu_computes_next_to_other_ranks, importance_is_the_same_as_on_one_host,
          a_killed_rank_ends_all_with_one_message,
          a_rank_serves_from_a_file_of_its_parts, models_that_cannot_be_divided_are_refused, without_mpi_it_says_so]
 

@@ -408,6 +408,31 @@ static void layers_alternate_if_it_pays(void **state)
     assert_int_equal(groups_for(&request), 1);
 }
 
+/* A device gets none of the experts of other hosts, even if it has room, and no room for experts that visit. */
+static void experts_of_other_hosts_stay_there(void **state)
+{
+    (void)state;
+    const uint32_t experts = model_parameters(model)->experts;
+    uint8_t *elsewhere = calloc(model_unit_count(model), 1);
+    assert_non_null(elsewhere);
+    for (unit_number u = 0; u < model_unit_count(model); u++)
+        elsewhere[u] = model_unit(model, u)->kind == UNIT_EXPERT && model_unit(model, u)->expert % 2;
+    const uint64_t budgets[] = {1024 * MIB, half_of_the_experts()};
+    for (size_t i = 0; i < COUNT_OF(budgets); i++) {
+        struct plan_gpu_request request = request_for(budgets[i]);
+        request.elsewhere = elsewhere;
+        struct plan_gpu *plan = plan_for(&request);
+        for (unit_number u = 0; u < plan->unit_count; u++)
+            assert_false(elsewhere[u] && plan->units[u]);
+        for (uint32_t l = 0; l < plan->layer_count; l++)
+            assert_true(plan->slots[l] <= experts - experts / 2);
+        assert_int_equal(plan->taken, plan->layer_count);
+        assert_true(plan->expert_bytes > 0 && plan->visit_slots == 0);
+        plan_gpu_free(plan);
+    }
+    free(elsewhere);
+}
+
 /* If a device has no room for some of its experts, its layers are neighbours. */
 static void layers_do_not_alternate_without_room(void **state)
 {
@@ -487,6 +512,7 @@ int main(void)
         cmocka_unit_test(batches_take_an_eighth),
         cmocka_unit_test(devices_share_by_speed_and_room),
         cmocka_unit_test(devices_share_experts_by_room),
+        cmocka_unit_test(experts_of_other_hosts_stay_there),
         cmocka_unit_test(a_small_model_stays_on_the_fastest),
         cmocka_unit_test(layers_alternate_if_it_pays),
         cmocka_unit_test(layers_do_not_alternate_without_room),

@@ -9,7 +9,6 @@ void part_options(struct engine_options *options, struct hardware *hardware)
         options->budget = hardware_default_budget(hardware) / ranks;
     if (options->threads == 0)
         options->threads = MAX(hardware->cores / ranks, (size_t)1);
-    options->gpu = "none";
     hardware_share(hardware, ranks);
 }
 
@@ -31,9 +30,19 @@ hypura_status part_room(struct plan_host *out, struct plan **plan, struct plan_r
     const struct devices none = {0};
     const struct hardware *hardware = part->hardware;
     const struct planned planned = {part->model, part->steps, part->adapters, hardware, &none, options};
+    uint64_t room = 0;
+    if (part->devices && part->devices->count) {
+        struct planned with = planned;
+        struct plan *all;
+        with.devices = part->devices;
+        with.quiet = true;
+        TRY(make_plan(&all, request, part->geometry, &with, error));
+        room = room_for_experts(all, part->model) + (all->gpu ? all->gpu->expert_bytes : 0);
+        plan_free(all);
+    }
     TRY(make_plan(plan, request, part->geometry, &planned, error));
     *out = (struct plan_host){.memory = (*plan)->budget,
-                              .expert_room = room_for_experts(*plan, part->model),
+                              .expert_room = MAX(room_for_experts(*plan, part->model), room),
                               .compute_bytes_per_second = hardware->compute_bytes_per_second,
                               .multiply_adds_per_second = hardware->multiply_adds_per_second,
                               .drive_bytes_per_second = hardware->storage.bytes_per_second};

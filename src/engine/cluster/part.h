@@ -11,14 +11,14 @@ struct part_of {
     const struct steps *steps;
     const struct adapters *adapters;
     const struct hardware *hardware;
+    const struct devices *devices; /* of rank 0; NULL: none */
 };
 
-/* Adjusts options and hardware to a rank: it shares memory, threads and speeds with the other ranks on its host, and
- * uses no GPU. */
+/* Adjusts options and hardware to a rank: it shares memory, threads and speeds with the other ranks on its host. */
 void part_options(struct engine_options *options, struct hardware *hardware);
 
-/* Makes a plan under these options, and describes the host by it: its speeds, and the memory that experts could have.
- * The caller owns *plan. Serves both running ranks and hosts that are only described. */
+/* Makes a plan under these options, and describes the host by it: its speeds, and the memory that experts could have,
+ * also on devices. The plan itself is that for the CPU, and the caller owns it. Serves both running ranks and hosts that are only described. */
 hypura_status part_room(struct plan_host *out, struct plan **plan, struct plan_request *request,
                         const struct part_of *part, const struct engine_options *options, hypura_error *error);
 

@@ -144,7 +144,7 @@ static hypura_status share_out(struct share *share, struct engine *engine, struc
     const uint64_t experts = (uint64_t)model_parameters(model)->layers * model_parameters(model)->experts;
     uint64_t digest;
     struct opened *open = &engine->open;
-    const struct part_of of = {&open->geometry, model, open->steps, open->adapters, &open->hardware};
+    const struct part_of of = {&open->geometry, model, open->steps, open->adapters, &open->hardware, &open->devices};
     TRY(ask(share, engine, gguf_file_path(model_file(model), 0), error));
     hypura_status status = digest_of_model(&digest, &engine->open, NULL, error);
     if (!status)

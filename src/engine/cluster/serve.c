@@ -75,6 +75,7 @@ static hypura_status open_part(struct server *server, struct part *part, const c
     part->options.trace_path = NULL;
     part->options.progress = NULL;
     part->options.experts_only = true;
+    part->options.gpu = "none";
     TRY(engine_open_part(&part->engine, path, predicting, &part->options, error));
     struct opened *open = &part->engine->open;
     if (gguf_is_partial(model_file(open->model)))
@@ -88,7 +89,7 @@ static hypura_status open_part(struct server *server, struct part *part, const c
     part->options.elsewhere = part->elsewhere;
     struct plan *plan;
     struct plan_request request;
-    const struct part_of of = {&open->geometry, open->model, open->steps, open->adapters, &open->hardware};
+    const struct part_of of = {&open->geometry, open->model, open->steps, open->adapters, &open->hardware, NULL};
     TRY(part_room(&host, &plan, &request, &of, &part->options, error));
     plan_free(plan);
     *out = (struct measured){.memory = host.memory,

@@ -102,7 +102,12 @@ static const struct step *experts_after(const struct step *route)
 hypura_status share_begin(struct batch *batch, const struct step *route, hypura_error *error)
 {
     const struct step *experts = experts_after(route);
-    return experts ? send_tasks(batch, experts, 0, error) : HYPURA_OK;
+    return experts ? share_send(batch, experts, error) : HYPURA_OK;
+}
+
+hypura_status share_send(struct batch *batch, const struct step *experts, hypura_error *error)
+{
+    return send_tasks(batch, experts, 0, error);
 }
 
 /* ---- receiving -----------------------------------------------------------------------------------------------------

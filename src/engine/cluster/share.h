@@ -151,6 +151,9 @@ void share_close(struct share *share);
 /* After a router: sends the rows for the experts of other ranks, if these rows are ready. */
 hypura_status share_begin(struct batch *batch, const struct step *route, hypura_error *error);
 
+/* The same if the experts' input is known to be ready. */
+hypura_status share_send(struct batch *batch, const struct step *experts, hypura_error *error);
+
 /* Sends rows that were not sent yet, and waits for all results. */
 hypura_status share_collect(struct batch *batch, const struct step *experts, hypura_error *error);
 

@@ -70,7 +70,9 @@ hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, co
         geometry->panels |= info->panels;
         geometry->largest_buffer = d ? MIN(geometry->largest_buffer, info->max_allocation) : info->max_allocation;
     }
-    request.in_place = devices->count == 1 && pass_can_read_in_place(devices->gpus[0], geometry->model);
+    request.elsewhere = options->elsewhere;
+    request.in_place =
+        devices->count == 1 && !options->elsewhere && pass_can_read_in_place(devices->gpus[0], geometry->model);
     TRY(ALLOCATE(&abilities, model_parameters(geometry->model)->layers, "table of layers", error));
     gpu_pass_request(&request, abilities, geometry, devices, asked.kv_type);
     geometry->foreign = true;

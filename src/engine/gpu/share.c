@@ -1,4 +1,6 @@
-/* The CPU's share of a layer's experts: it computes those in memory while the device computes its own. */
+/* The CPU's share of a layer's experts: it computes those in memory while the device computes its own. So do other
+ * hosts with theirs; their rows come back together with the CPU's. */
+#include "engine/cluster/share.h"
 #include "engine/gpu/pass.h"
 
 #include <string.h>
@@ -13,12 +15,17 @@ static bool any_in_memory(const struct batch *batch, size_t choices)
 
 static void note_uses(struct batch *batch, unit_number first_expert, size_t choices)
 {
+    const uint8_t *elsewhere = batch->open->plan->elsewhere;
     unit_number units[64];
-    for (size_t first = 0, count; first < choices; first += count) {
-        count = MIN(choices - first, COUNT_OF(units));
-        for (size_t i = 0; i < count; i++)
-            units[i] = first_expert + batch->scratch.chosen[first + i];
-        store_note_uses(batch->open->store, units, count);
+    size_t count = 0;
+    for (size_t i = 0; i < choices; i++) {
+        const unit_number unit = first_expert + batch->scratch.chosen[i];
+        if (!elsewhere || !elsewhere[unit])
+            units[count++] = unit;
+        if (count == COUNT_OF(units) || i + 1 == choices) {
+            store_note_uses(batch->open->store, units, count);
+            count = 0;
+        }
     }
 }
 
@@ -63,6 +70,8 @@ static hypura_status compute_share(struct batch *batch, hypura_error *error)
         return prefetch_asked(batch, (uint32_t)experts->layer, error);
     memcpy(s->buffers[experts->experts.in], pass->back_parts.normed.host, batch->rows * width * sizeof(float));
     forget_inputs(batch, 1u << experts->experts.in);
+    if (batch->share)
+        TRY(share_send(batch, experts, error));
     TRY(run_chosen_experts(batch, experts, pass->there, error));
     float *rows = pass->up_parts.expert_rows.host;
     for (size_t i = 0; i < choices; i++)
