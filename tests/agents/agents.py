@@ -1,9 +1,15 @@
 """How to point each coding agent at a server, ask it a first question, and ask again in the same chat. To add an agent, add
-a class here and its version to versions.json."""
+a class here and its version to versions.json.
+
+Crush is missing, because its npm package holds no program and downloads one from elsewhere."""
+import fcntl
 import json
 import os
+import pty
 import queue
+import struct
 import subprocess
+import termios
 import threading
 import time
 
@@ -17,9 +23,8 @@ def write(path, content):
 class Agent:
     """tool names the agent's tool that reads a file, and the arguments for {file}. first and again are the commands for the first
     question and for the next one in the same chat; the question is appended. In commands and environments, {url} stands for the
-    server's address, {model} for the model's name, {home} for a home folder of the agent's own, and {file} for the file to read.
-    goes_on is False if the agent can only continue a chat in a terminal."""
-    environment, goes_on = {}, True
+    server's address, {model} for the model's name, {home} for a home folder of the agent's own, and {file} for the file to read."""
+    environment = {}
 
     def __init__(self, folder, home, project, values):
         self.program = os.path.join(folder, "node_modules", ".bin", self.binary)
@@ -151,29 +156,89 @@ class QwenCode(Agent):
     first, again = ["--auth-type", "openai", "-p"], ["--auth-type", "openai", "-c", "-p"]
 
 
+class Terminal:
+    """A program in a terminal. It draws over what it has shown, so only short pieces of its output can be found."""
+
+    def __init__(self, command, **options):
+        self.file, inner = pty.openpty()
+        fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 160, 0, 0))
+        self.process = subprocess.Popen(command, stdin=inner, stdout=inner, stderr=inner, start_new_session=True, **options)
+        os.close(inner)
+        self.shown = b""
+        threading.Thread(target=self.listen, daemon=True).start()
+
+    def listen(self):
+        try:
+            while piece := os.read(self.file, 65536):
+                self.shown += piece
+        except OSError:
+            pass  # the program has ended
+
+    def type(self, keys):
+        os.write(self.file, keys.encode())
+
+    def shows(self, text):
+        return text.encode() in self.shown
+
+    def wait(self, until, seconds=120):
+        """Returns what the function until returns, as soon as it is true."""
+        end = time.monotonic() + seconds
+        while not (found := until()):
+            assert self.process.poll() is None and time.monotonic() < end, (self.process.poll(), self.shown[-2000:])
+            time.sleep(0.1)
+        return found
+
+
 class Cline(Agent):
     package, binary = "cline", "cline"
     tool = ("read_files", {"files": [{"path": "{file}"}]})
-    first, again, goes_on = ["-P", "openai-compatible", "-m", "{model}"], None, False
+    first = ["-P", "openai-compatible", "-m", "{model}"]
+    terminal = None
 
     def prepare(self, environment):
         status, said = self.run(["auth", "-p", "openai-compatible", "-k", "any", "-m", "{model}", "-b", "{url}/v1"], environment)
         assert status == 0, said
 
+    def ask(self, turn, question, environment):
+        """Cline continues a chat only in a terminal. It writes the chat to a file."""
+        if turn == 0:
+            self.asked = question
+            return self.run([*self.first, question], environment)
+        chat = json.loads(self.run(["history", "--json"], environment)[1])[0]
+        self.terminal = Terminal(self.fill([self.program, *self.first, "--id", chat["sessionId"]]), cwd=self.project,
+                                 env={**environment, **self.fill(self.environment), "TERM": "xterm-256color"})
+        self.terminal.wait(lambda: self.terminal.shows(self.asked))
+        self.terminal.type(question)
+        self.terminal.wait(lambda: self.terminal.shows(question))
+        self.terminal.type("\r")
 
-class ClineInEditor(Cline):
-    """Cline as editors run it: one process that takes requests on its standard input (the Agent Client Protocol)."""
-    process, goes_on = None, True
-    environment = {"CLINE_API_KEY": "any", "CLINE_PROVIDER": "openai-compatible", "CLINE_MODEL": "{model}"}
+        def answer():
+            with open(chat["messagesPath"]) as file:
+                text = file.read()
+            last = json.loads(text)["messages"][-1]
+            return json.dumps(last) if question in text and last["role"] == "assistant" else None
+
+        return 0, self.terminal.wait(answer)
+
+    def close(self):
+        if self.terminal:
+            self.terminal.process.kill()
+            self.terminal.process.wait()
+            os.close(self.terminal.file)
+
+
+class InEditor:
+    """An agent as editors run it: one process that takes requests on its standard input (the Agent Client Protocol)."""
+    process, editor = None, ["--acp"]
 
     def start(self, environment):
-        self.process = subprocess.Popen([self.program, "--acp"], cwd=self.project, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=subprocess.DEVNULL, env={**environment, **self.fill(self.environment)})
+        self.process = subprocess.Popen([self.program, *self.fill(self.editor)], cwd=self.project, stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                                        env={**environment, **self.fill(self.environment)})
         self.lines, self.calls = queue.SimpleQueue(), 0
         threading.Thread(target=self.listen, daemon=True).start()
         self.call("initialize", {"protocolVersion": 1, "clientCapabilities": {"fs": {"readTextFile": False, "writeTextFile": False}}})
         self.session = self.call("session/new", {"cwd": self.project, "mcpServers": []})[0]["sessionId"]
-        self.call("session/set_model", {"sessionId": self.session, "modelId": self.values["model"]})
 
     def listen(self):
         for line in self.process.stdout:
@@ -215,6 +280,25 @@ class ClineInEditor(Cline):
             self.process.wait()
 
 
+class ClineInEditor(InEditor, Cline):
+    environment = {"CLINE_API_KEY": "any", "CLINE_PROVIDER": "openai-compatible", "CLINE_MODEL": "{model}"}
+
+    def start(self, environment):
+        super().start(environment)
+        self.call("session/set_model", {"sessionId": self.session, "modelId": self.values["model"]})
+
+
+class NanocoderInEditor(InEditor, Agent):
+    """In a shell, Nanocoder does not continue a chat."""
+    package, binary = "@nanocollective/nanocoder", "nanocoder"
+    tool = ("read_file", {"path": "notes.txt"})
+    editor = ["--provider", "hypura", "--model", "{model}", "--acp"]
+
+    def prepare(self, environment):
+        write(f"{self.home}/.config/nanocoder/agents.config.json", {"nanocoder": {"providers": [
+            {"name": "hypura", "baseUrl": self.fill("{url}/v1"), "apiKey": "any", "models": [self.fill("{model}")]}]}})
+
+
 class Copilot(Agent):
     package, binary = "@github/copilot", "copilot"
     tool = ("view", {"path": "{file}"})
@@ -225,4 +309,4 @@ class Copilot(Agent):
 
 ALL = {"Claude Code": ClaudeCode, "Codex": Codex, "Codex, a tool of an MCP server": CodexWithServer, "opencode": OpenCode, "Continue": Continue, "pi": Pi,
        "pi, Anthropic's API": PiAnthropic, "pi, Responses": PiResponses, "Qwen Code": QwenCode, "Cline": Cline, "Cline in an editor": ClineInEditor, "Kilo": Kilo,
-       "Copilot": Copilot}
+       "Copilot": Copilot, "Nanocoder in an editor": NanocoderInEditor}

@@ -155,7 +155,7 @@ def hold_chat(agent_class, port, work):
     try:
         agent.prepare(environment)
         told, turns, before = [], [], 0
-        for turn, question in enumerate(QUESTIONS if agent.goes_on else QUESTIONS[:1]):
+        for turn, question in enumerate(QUESTIONS):
             told.append(agent.ask(turn, question, environment))
             passed = between.settled()
             turns.append(passed[before:])
@@ -193,7 +193,7 @@ def inside(missing):
                 def test():
                     why = missing.get(agent.package) or missing.get("node")
                     return why or hold_chat(agent, port, tempfile.mkdtemp(dir=work))
-                test.__name__ = name + " reads a file, answers" + (", and continues the chat" if agent.goes_on else "")
+                test.__name__ = name + " reads a file, answers, and continues the chat"
                 return test
 
             failed = run_tests([test_of(name, agent) for name, agent in chosen().items()])
