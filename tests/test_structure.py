@@ -240,13 +240,20 @@ def the_library_never_prints_exits_or_aborts():
     assert not wanting, wanting
 
 
-def json_is_parsed_in_one_place():
-    """Called directly, jansson may abort or write beyond a text when an allocation fails."""
+def callers_of(pattern):
     callers = set()
     for path in glob.glob(os.path.join(SOURCE, "src", "**", "*.c"), recursive=True):
         with open(path) as file:
-            if re.search(r"\bjson_load(s|b|f|fd|_file|_callback)\(", file.read()):
+            if re.search(pattern, file.read()):
                 callers.add(os.path.relpath(path, SOURCE))
+    return callers
+
+
+def json_is_parsed_and_written_in_one_place():
+    """Called directly, jansson may abort or write beyond a text when an allocation fails, and leaves out names. The program's
+    commands, which see only the public headers, compare lost_memory() before and after."""
+    assert callers_of(r"\bjson_load(s|b|f|fd|_file|_callback)\(") == {"src/core/json_text.c"}
+    callers = {path for path in callers_of(r"\bjson_dump(s|b)\(") if not path.startswith("src/cli/")}
     assert callers == {"src/core/json_text.c"}, callers
 
 
@@ -347,5 +354,5 @@ if __name__ == "__main__":
                              the_store_has_one_word_for_one_thing, experts_are_prefetched_and_tokens_drafted,
                              the_library_never_prints_exits_or_aborts, the_library_needs_nothing_that_macos_lacks,
                              code_for_an_instruction_set_is_reached_through_tables,
-                             cpu_and_gpu_execute_the_same_list, executors_depend_on_no_architecture, json_is_parsed_in_one_place,
+                             cpu_and_gpu_execute_the_same_list, executors_depend_on_no_architecture, json_is_parsed_and_written_in_one_place,
                              other_programs_inherit_no_files, a_build_without_gpu_files_links]) else 0)

@@ -1,5 +1,6 @@
 /* What a model has done so far, and where its weights are. */
 #include "api/api_private.h"
+#include "core/json_text.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +18,7 @@ hypura_status hypura_statistics_json(hypura_model *model, char **text, hypura_er
     struct buffer buffer = {0};
     uint64_t failures = memory_failures();
     json_t *json = model->engine ? figures_json(model->engine) : json_object();
-    char *dumped = json ? json_dumps(json, JSON_INDENT(2)) : NULL;
+    char *dumped = json ? json_text_write(json, JSON_INDENT(2)) : NULL;
     json_decref(json);
     if (dumped)
         buffer_append_string(&buffer, dumped);

@@ -64,11 +64,11 @@ void chat_calls_free(struct chat_calls *calls)
 /* Writes compact JSON whose numbers survive a round trip. */
 static char *write_json(const json_t *value)
 {
-    char *text = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(15));
+    char *text = json_text_write(value, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(15));
     json_t *again = text ? json_text_read_string(text, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL) : NULL;
     if (text && !json_equal(again, value)) {
         free(text);
-        text = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY);
+        text = json_text_write(value, JSON_COMPACT | JSON_ENCODE_ANY);
     }
     json_decref(again);
     return text;

@@ -83,8 +83,8 @@ static inline uint64_t greatest_common_divisor(uint64_t a, uint64_t b)
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
 
-/* Zeroed heap memory for count elements. If count is 0, *out is NULL and the status OK. "what" is the noun in the
- * error.
+/* Zeroed heap memory for count elements. If count is 0, *out is NULL and the status OK. After an error, *out is NULL.
+ * "what" is the noun in the error.
  */
 hypura_status memory_allocate(void **out, size_t count, size_t size, const char *what, hypura_error *error);
 

@@ -145,6 +145,16 @@ json_t *json_text_read_file(FILE *file, size_t flags, json_error_t *error)
     return NULL;
 }
 
+char *json_text_write(const json_t *json, size_t flags)
+{
+    uint64_t failures = memory_failures();
+    char *text = json_dumps(json, flags);
+    if (memory_failures() == failures)
+        return text;
+    free(text);
+    return NULL;
+}
+
 /* Before the program has threads. Values made before have memory of malloc, too. */
 __attribute__((constructor)) static void count_json(void)
 {

@@ -50,10 +50,9 @@ hypura_status memory_check(uint64_t failures_before, const char *what, hypura_er
 hypura_status memory_allocate(void **out, size_t count, size_t size, const char *what, hypura_error *error)
 {
     size_t bytes;
-    if (count == 0) {
-        *out = NULL;
+    *out = NULL;
+    if (count == 0)
         return HYPURA_OK;
-    }
     if (!size_multiply(&bytes, count, size))
         return no_memory(error, count, size, what);
     void *memory = calloc(count, size);

@@ -1,4 +1,5 @@
 /* Writes the constants, numbers and strings of a JSON schema as GBNF. */
+#include "core/json_text.h"
 #include "grammar/schema_private.h"
 
 #include <inttypes.h>
@@ -55,8 +56,8 @@ bool schema_write_constant(struct schema_writer *w, const json_t *value, bool ca
         return true;
     }
     json_t *plain = plain_numbers(value);
-    char *text = plain ? json_dumps(plain, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(17) |
-                                               (canonical ? JSON_SORT_KEYS : 0))
+    char *text = plain ? json_text_write(plain, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(17) |
+                                                    (canonical ? JSON_SORT_KEYS : 0))
                        : NULL;
     json_decref(plain);
     if (!text)

@@ -62,7 +62,7 @@ hypura_status server_delete(const char *name, hypura_error *error)
     if (known)
         return known;
     json_t *request = json_pack("{s:s}", "model", name);
-    char *body = request ? json_dumps(request, 0) : NULL;
+    char *body = request ? json_text_write(request, 0) : NULL;
     json_decref(request);
     if (!body)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "the model's name is not UTF-8 text");

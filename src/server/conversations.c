@@ -57,8 +57,8 @@ void conversations_keep(struct conversations *all, const char *id, const json_t 
 {
     if (exchange_check_work(NULL))
         return;
-    struct conversation fresh = {.response = json_dumps(response, JSON_COMPACT),
-                                 .messages = json_dumps(messages, JSON_COMPACT)};
+    struct conversation fresh = {.response = json_text_write(response, JSON_COMPACT),
+                                 .messages = json_text_write(messages, JSON_COMPACT)};
     fresh.bytes = (fresh.response ? strlen(fresh.response) : 0) + (fresh.messages ? strlen(fresh.messages) : 0);
     snprintf(fresh.id, sizeof fresh.id, "%s", id);
     if (!fresh.response || !fresh.messages || fresh.bytes > MOST_BYTES) {

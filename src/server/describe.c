@@ -1,5 +1,6 @@
 /* Describes models for lists, from the headers of their files. Reading a large vocabulary takes a while, so the last
  * descriptions are cached. */
+#include "core/json_text.h"
 #include "model/model.h"
 #include "server/server_private.h"
 
@@ -201,7 +202,7 @@ hypura_status model_digest(const struct model_entry *entry, char out[65], hypura
     if (!entry->manifest)
         return HYPURA_OK;
     uint64_t failures = memory_failures();
-    char *manifest = json_dumps(entry->manifest, JSON_SORT_KEYS | JSON_COMPACT);
+    char *manifest = json_text_write(entry->manifest, JSON_SORT_KEYS | JSON_COMPACT);
     if (!manifest || memory_check(failures, "description of a model", error)) {
         free(manifest);
         return error_set(error, HYPURA_ERROR_MEMORY, "no memory for the description of a model");

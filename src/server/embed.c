@@ -1,4 +1,5 @@
 /* Embeddings: Ollama's /api/embed and /api/embeddings, and OpenAI's /v1/embeddings. */
+#include "core/json_text.h"
 #include "server/generation.h"
 #include "server/text_job.h"
 
@@ -119,7 +120,7 @@ static bool write_frame(struct embedding *embedding)
 {
     struct answer *answer = embedding->answer;
     json_t *name = json_string(embedding->texts.model_name);
-    char *model = name ? json_dumps(name, JSON_ENCODE_ANY) : NULL;
+    char *model = name ? json_text_write(name, JSON_ENCODE_ANY) : NULL;
     struct buffer begin = {0}, end = {0};
     unsigned long long tokens = embedding->texts.tokens;
     if (embedding->style == EMBED_OLLAMA_OLD) {

@@ -313,7 +313,7 @@ void exchange_reply(struct exchange *exchange, unsigned status, const char *type
 
 void exchange_reply_json(struct exchange *exchange, unsigned status, json_t *json)
 {
-    char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
+    char *text = json ? json_text_write(json, JSON_COMPACT) : NULL;
     json_decref(json);
     if (text)
         exchange_reply(exchange, status, TYPE_JSON, text, strlen(text));
@@ -394,7 +394,7 @@ void exchange_end(struct exchange *exchange)
 
 bool exchange_write_line(struct exchange *exchange, json_t *json)
 {
-    char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
+    char *text = json ? json_text_write(json, JSON_COMPACT) : NULL;
     json_decref(json);
     if (!text) {
         exchange_fail_for_memory(exchange);
@@ -409,7 +409,7 @@ bool exchange_write_line(struct exchange *exchange, json_t *json)
 
 bool exchange_write_event(struct exchange *exchange, const char *event, json_t *json)
 {
-    char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
+    char *text = json ? json_text_write(json, JSON_COMPACT) : NULL;
     json_decref(json);
     struct buffer out = {0};
     if (event)

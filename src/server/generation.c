@@ -70,7 +70,7 @@ void generation_submit(struct generation *generation)
     if (!generation_is_whole(generation))
         return;
     if (exchange_server(generation->job.exchange)->options.log_prompts) {
-        char *text = generation->messages ? json_dumps(generation->messages, JSON_COMPACT) : NULL;
+        char *text = generation->messages ? json_text_write(generation->messages, JSON_COMPACT) : NULL;
         server_log("info",
                    text               ? text
                    : generation->text ? generation->text
@@ -282,7 +282,7 @@ static void take_forced_call(struct choice *choice)
     json_t *call =
         json_text_read(choice->content.data ? choice->content.data : "", choice->content.size, JSON_ALLOW_NUL, NULL);
     const char *name = json_string_value(json_object_get(call, "name"));
-    char *arguments = json_dumps(json_object_get(call, "arguments"), JSON_COMPACT);
+    char *arguments = json_text_write(json_object_get(call, "arguments"), JSON_COMPACT);
     if (name && arguments) {
         buffer_clear(&choice->content);
         take_delta(choice, &(struct chat_delta){

@@ -2,6 +2,7 @@
 #include "server/modelfile.h"
 #include "server/server_private.h"
 
+#include "core/json_text.h"
 #include "engine/engine.h"
 #include "server/loaded.h"
 #include "server/worker.h"
@@ -150,7 +151,7 @@ static void parameter_lines(struct buffer *out, const json_t *parameters, const 
     {
         size_t count = json_is_array(value) ? json_array_size(value) : 1;
         for (size_t i = 0; i < count; i++) {
-            char *text = json_dumps(json_is_array(value) ? json_array_get(value, i) : value, JSON_ENCODE_ANY);
+            char *text = json_text_write(json_is_array(value) ? json_array_get(value, i) : value, JSON_ENCODE_ANY);
             buffer_append_format(out, "%s%s%s%s\n", before, key, between, text ? text : "");
             free(text);
         }

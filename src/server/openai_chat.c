@@ -1,4 +1,5 @@
 /* OpenAI's /v1/chat/completions. */
+#include "core/json_text.h"
 #include "server/openai.h"
 
 #include <stdlib.h>
@@ -37,7 +38,7 @@ static void begin(struct generation *generation, struct choice *choice)
 static json_t *call_json(const struct choice *choice, size_t index, bool streamed)
 {
     const json_t *call = json_array_get(choice->calls, index);
-    char *arguments = json_dumps(json_object_get(call, "arguments"), JSON_COMPACT);
+    char *arguments = json_text_write(json_object_get(call, "arguments"), JSON_COMPACT);
     json_t *json =
         json_pack("{s:O, s:s, s:{s:O, s:s}}", "id", json_object_get(call, "id"), "type", "function", "function", "name",
                   json_object_get(call, "name"), "arguments", arguments ? arguments : "{}");

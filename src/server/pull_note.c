@@ -66,7 +66,7 @@ hypura_status pull_note_write(const char *path, const struct pull_note *note, hy
     put_text(json, "digest", note->digest, &fine);
     put_text(json, "etag", note->etag, &fine);
     put_text(json, "last_modified", note->modified, &fine);
-    char *text = fine ? json_dumps(json, JSON_INDENT(2)) : NULL;
+    char *text = fine ? json_text_write(json, JSON_INDENT(2)) : NULL;
     json_decref(json);
     if (!text)
         return error_set(error, HYPURA_ERROR_MEMORY, "no memory for %s", path);

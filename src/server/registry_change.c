@@ -1,5 +1,6 @@
 /* Creates, replaces and deletes models of the model folder. The process may be killed after any step: the folder is
  * then still valid. */
+#include "core/json_text.h"
 #include "server/registry_private.h"
 #include "server/server_private.h"
 
@@ -346,7 +347,7 @@ static hypura_status put_in_place(const struct registry *registry, const char *f
 /* Writes the manifest, once the weights are in place. Its rename replaces the model. */
 static hypura_status write_manifest(const char *path, const json_t *manifest, bool *replaced, hypura_error *error)
 {
-    char *text = json_dumps(manifest, JSON_INDENT(2));
+    char *text = json_text_write(manifest, JSON_INDENT(2));
     if (!text)
         return error_set(error, HYPURA_ERROR_MEMORY, "no memory for the manifest %s", path);
     hypura_status status = durable_write(path, text, strlen(text), replaced, error);

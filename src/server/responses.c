@@ -124,7 +124,7 @@ static json_t *reasoning_json(const struct generation *generation, const struct 
 
 static json_t *call_json(const struct generation *generation, const json_t *call, bool done)
 {
-    char *arguments = json_dumps(json_object_get(call, "arguments"), JSON_COMPACT);
+    char *arguments = json_text_write(json_object_get(call, "arguments"), JSON_COMPACT);
     const char *id = json_string_value(json_object_get(call, "id"));
     json_t *name = json_object_get(call, "name");
     json_t *inside = json_object_get(json_object_get(generation->state, "namespaces"), json_string_value(name));
@@ -350,7 +350,7 @@ static json_t *output_text(struct generation *generation, json_t *output, hypura
     if (json_is_array(parts)) {
         json_array_foreach(parts, i, part)
         {
-            char *whole = json_object_get(part, "type") ? NULL : json_dumps(part, JSON_COMPACT | JSON_ENCODE_ANY);
+            char *whole = json_object_get(part, "type") ? NULL : json_text_write(part, JSON_COMPACT | JSON_ENCODE_ANY);
             if (whole)
                 buffer_append_string(&text, whole);
             else

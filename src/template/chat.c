@@ -176,7 +176,7 @@ static void adapt_arguments(json_t *message, int how)
             if (object)
                 json_object_set_new(owner, "arguments", object);
         } else if ((how & ADAPT_STRINGS) && json_is_object(arguments)) {
-            char *text = json_dumps(arguments, JSON_REAL_PRECISION(15));
+            char *text = json_text_write(arguments, JSON_REAL_PRECISION(15));
             json_object_set_new(owner, "arguments", json_string(text ? text : ""));
             free(text);
         }

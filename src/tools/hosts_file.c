@@ -142,14 +142,14 @@ static hypura_status take_profile(struct hardware *out, const struct reading *re
             return refuse(reading, name, "profile", "is too long", error);
         json_t *read;
         TRY(load(&read, what, error));
-        text = json_dumps(read, JSON_COMPACT);
+        text = json_text_write(read, JSON_COMPACT);
         json_decref(read);
     } else {
         if (!json_is_object(profile))
             return refuse(reading, name, "profile", "must be a path, or the output of \"hypura profile --json\"",
                           error);
         snprintf(what, sizeof what, "%.600s: the profile of %s", reading->path, name);
-        text = json_dumps(profile, JSON_COMPACT);
+        text = json_text_write(profile, JSON_COMPACT);
     }
     if (!text)
         return error_set(error, HYPURA_ERROR_MEMORY, "no memory for %s", what);

@@ -3,6 +3,7 @@
 
 #include "api/figures.h"
 #include "api/opening.h"
+#include "core/json_text.h"
 #include "tools/optimize.h"
 #include "tools/synth.h"
 
@@ -322,7 +323,7 @@ static hypura_status describe(char **text, const struct looked_at *at, const hyp
 hypura_status inspect_text(char **text, json_t *json, uint64_t failures, hypura_error *error)
 {
     struct buffer buffer = {0};
-    char *dumped = json ? json_dumps(json, JSON_INDENT(2)) : NULL;
+    char *dumped = json ? json_text_write(json, JSON_INDENT(2)) : NULL;
     json_decref(json);
     if (dumped)
         buffer_append_string(&buffer, dumped);

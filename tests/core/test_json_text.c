@@ -1,4 +1,4 @@
-/* JSON is parsed as jansson does it, and whichever allocation fails, the result is an error. */
+/* JSON is parsed and written as jansson does it, and whichever allocation fails, the result is an error. */
 #include "test.h"
 
 #include "core/account.h"
@@ -278,6 +278,36 @@ static void a_read_that_fails_is_an_error(void **state)
     fclose(file);
 }
 
+static void a_text_without_a_part_is_an_error(void **state)
+{
+    (void)state;
+    char name[200];
+    json_t *json = json_object();
+    for (size_t length = 1; length < sizeof name; length += 3) {
+        memset(name, 'n', length);
+        name[length] = 0;
+        json_object_set_new(json, name, json_pack("[s, i, {s:s}]", name, 5, "inside", name));
+    }
+    char *expected = json_dumps(json, JSON_COMPACT);
+    for (size_t n = 1;; n++) {
+        uint64_t failures = memory_failures();
+        calls = 0;
+        failing = n;
+        char *text = json_text_write(json, JSON_COMPACT);
+        failing = 0;
+        if (calls < n) {
+            assert_string_equal(text, expected);
+            free(text);
+            break;
+        }
+        if (text || memory_failures() == failures)
+            fail_msg("allocation %zu: %s", n, text);
+    }
+    free(expected);
+    json_decref(json);
+    assert_null(json_text_write(NULL, 0));
+}
+
 int main(void)
 {
     /* The library takes jansson's memory over only where it is malloc's, but here malloc is replaced. */
@@ -289,6 +319,7 @@ int main(void)
         cmocka_unit_test(threads_do_not_disturb_each_other),
         cmocka_unit_test(a_file_is_read_to_its_end),
         cmocka_unit_test(a_read_that_fails_is_an_error),
+        cmocka_unit_test(a_text_without_a_part_is_an_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
