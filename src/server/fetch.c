@@ -57,8 +57,21 @@ struct running {
     const struct fetch *fetch;
     struct fetch_answer *answer;
     CURL *handle;
-    bool begun, stopped;
+    struct curl_slist *headers;
+    bool begun, stopped, poor; /* poor: a part of the request found no memory */
 };
+
+static void add_header(struct running *running, const char *text)
+{
+    struct curl_slist *more = curl.append(running->headers, text);
+    running->poor |= !more;
+    running->headers = more ? more : running->headers;
+}
+
+static void set_text(struct running *running, CURLoption option, const char *text)
+{
+    running->poor |= curl.set(running->handle, option, text) == CURLE_OUT_OF_MEMORY;
+}
 
 static size_t on_header(char *data, size_t one, size_t size, void *context)
 {
@@ -101,17 +114,16 @@ hypura_status fetch_run(const struct fetch *fetch, struct fetch_answer *answer, 
     if (result)
         return result;
     struct running running = {.fetch = fetch, .answer = answer, .handle = curl.init()};
-    struct curl_slist *headers = NULL;
     char text[1024], reason[CURL_ERROR_SIZE] = "";
     if (!running.handle)
         return error_set(error, HYPURA_ERROR_MEMORY, "no memory for a connection");
     if (fetch->accept) {
         snprintf(text, sizeof text, "Accept: %s", fetch->accept);
-        headers = curl.append(headers, text);
+        add_header(&running, text);
     }
     if (fetch->key) {
         snprintf(text, sizeof text, "Authorization: Bearer %s", fetch->key);
-        headers = curl.append(headers, text);
+        add_header(&running, text);
     }
     /* As a header of its own: with CURLOPT_RANGE, libcurl refuses an answer that is the whole file. */
     if (fetch->offset || fetch->end) {
@@ -119,23 +131,23 @@ hypura_status fetch_run(const struct fetch *fetch, struct fetch_answer *answer, 
         if (fetch->end)
             snprintf(last, sizeof last, "%llu", (unsigned long long)fetch->end - 1);
         snprintf(text, sizeof text, "Range: bytes=%llu-%s", (unsigned long long)fetch->offset, last);
-        headers = curl.append(headers, text);
+        add_header(&running, text);
     }
     if (fetch->offset && fetch->unless) {
         snprintf(text, sizeof text, "If-Range: %s", fetch->unless);
-        headers = curl.append(headers, text);
+        add_header(&running, text);
     }
     if (fetch->body) {
-        headers = curl.append(headers, "Content-Type: application/json");
+        add_header(&running, "Content-Type: application/json");
         curl.set(running.handle, CURLOPT_POSTFIELDS, fetch->body);
     }
     if (fetch->method)
-        curl.set(running.handle, CURLOPT_CUSTOMREQUEST, fetch->method);
-    curl.set(running.handle, CURLOPT_URL, fetch->url);
-    curl.set(running.handle, CURLOPT_HTTPHEADER, headers);
-    curl.set(running.handle, CURLOPT_USERAGENT, "hypura/" HYPURA_VERSION);
-    curl.set(running.handle, CURLOPT_PROTOCOLS_STR, "http,https");
-    curl.set(running.handle, CURLOPT_REDIR_PROTOCOLS_STR, "http,https");
+        set_text(&running, CURLOPT_CUSTOMREQUEST, fetch->method);
+    set_text(&running, CURLOPT_URL, fetch->url);
+    curl.set(running.handle, CURLOPT_HTTPHEADER, running.headers);
+    set_text(&running, CURLOPT_USERAGENT, "hypura/" HYPURA_VERSION);
+    set_text(&running, CURLOPT_PROTOCOLS_STR, "http,https");
+    set_text(&running, CURLOPT_REDIR_PROTOCOLS_STR, "http,https");
     curl.set(running.handle, CURLOPT_FOLLOWLOCATION, 1L);
     curl.set(running.handle, CURLOPT_FAILONERROR, fetch->fail_on_error ? 1L : 0L);
     curl.set(running.handle, CURLOPT_MAXREDIRS, 8L);
@@ -151,16 +163,17 @@ hypura_status fetch_run(const struct fetch *fetch, struct fetch_answer *answer, 
     curl.set(running.handle, CURLOPT_NOPROGRESS, 0L);
     curl.set(running.handle, CURLOPT_XFERINFOFUNCTION, on_progress);
     curl.set(running.handle, CURLOPT_XFERINFODATA, &running);
-    CURLcode code = curl.perform(running.handle);
+    CURLcode code = running.poor ? CURLE_OUT_OF_MEMORY : curl.perform(running.handle);
     curl.info(running.handle, CURLINFO_RESPONSE_CODE, &answer->status);
     if (code == CURLE_OK)
         begin(&running); /* in case the body was empty */
     curl.cleanup(running.handle);
-    curl.free_all(headers);
+    curl.free_all(running.headers);
     if (running.stopped)
         return error_set(error, HYPURA_ERROR_CANCELLED, "the download was stopped");
     if (code != CURLE_OK)
-        return error_set(error, HYPURA_ERROR_IO, "%.200s: %s", fetch->url, *reason ? reason : curl.text(code));
+        return error_set(error, code == CURLE_OUT_OF_MEMORY ? HYPURA_ERROR_MEMORY : HYPURA_ERROR_IO, "%.200s: %s",
+                         fetch->url, *reason ? reason : curl.text(code));
     return HYPURA_OK;
 }
 
@@ -178,7 +191,8 @@ hypura_status fetch_text(const char *url, const char *method, const char *accept
     struct fetch fetch = {
         .url = url, .method = method, .accept = accept, .key = key, .body = body, .take = keep_text, .context = out};
     out->limit = (size_t)16 << 20;
+    uint64_t failures = memory_failures();
     hypura_status result = fetch_run(&fetch, &answer, error);
     *status = answer.status;
-    return result;
+    return memory_failures() == failures ? result : memory_check(failures, "answer", error);
 }

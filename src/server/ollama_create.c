@@ -132,8 +132,9 @@ static hypura_status find_blob(const struct registry *registry, const json_t *fi
         return error_set(error, HYPURA_ERROR_ARGUMENT, "blob \"%s\" not found: upload it with POST /api/blobs/%s",
                          *digest, *digest);
     hypura_status status = gguf_open(&file, path, error);
-    if (status)
-        return error->status = HYPURA_ERROR_ARGUMENT;
+    if (status) /* the client's mistake, unless the file could not be read */
+        return error->status =
+                   status == HYPURA_ERROR_IO || status == HYPURA_ERROR_MEMORY ? status : HYPURA_ERROR_ARGUMENT;
     struct gguf_string type = {"", 0};
     gguf_get_string(file, "general.type", &type);
     bool adapter = strcmp(type.data, "adapter") == 0;
@@ -196,7 +197,7 @@ static void create(struct exchange *exchange)
         if (!json_is_null(value))
             json_object_set(fields, key, value);
     }
-    char blob[PATH_MAX], adapter[PATH_MAX] = "";
+    char blob[PATH_MAX] = "", adapter[PATH_MAX] = "";
     hypura_status status = HYPURA_OK;
     if (!(check_types(fields, &error) && check_fields(registry, fields, &error)))
         status = error.status;
@@ -207,7 +208,8 @@ static void create(struct exchange *exchange)
     if (status) {
         model_entry_free(&entry);
         json_decref(fields);
-        exchange_fail(exchange, status == HYPURA_ERROR_IO ? 404 : status_of_error(&error), error.message);
+        bool missing = status == HYPURA_ERROR_IO && !*blob && !*adapter;
+        exchange_fail(exchange, missing ? 404 : status_of_error(&error), error.message);
         return;
     }
     bool stream = !json_is_false(json_object_get(json, "stream"));
@@ -232,7 +234,9 @@ static void create(struct exchange *exchange)
                               .file_count = *blob ? 1 : 0,
                               .manifest = manifest,
                               .adapter_blob = *adapter ? adapter : NULL};
-    status = registry_create(registry, name, &model, &error);
+    /* An incomplete manifest must not be stored. */
+    if (!(status = exchange_check_work(&error)))
+        status = registry_create(registry, name, &model, &error);
     model_entry_free(&entry);
     json_decref(manifest);
     json_decref(fields);

@@ -36,14 +36,16 @@ struct pull {
     uint64_t have, total, next_check, last_told;
     bool other;       /* the server's file is no longer the one that was downloaded in part */
     uint64_t stop_at; /* bytes of each part to fetch for now; 0: all */
-    bool checked, stopped;
+    bool checked, stopped, untold;
     hypura_error error;  /* of the callback */
     char piece[1 << 16]; /* of a file that is read back */
 };
 
-static bool tell(const struct pull *pull, json_t *event)
+/* A message that finds no memory ends the download; the next try continues it. */
+static bool tell(struct pull *pull, json_t *event)
 {
-    bool more = pull->progress(pull->context, event);
+    pull->untold |= !event;
+    bool more = event && pull->progress(pull->context, event);
     json_decref(event);
     return more;
 }
@@ -74,7 +76,7 @@ static hypura_status make_sparse(struct pull *pull, const char *path, int file, 
     return fine ? HYPURA_OK : error_set_errno(error, number, "cannot write %s", path);
 }
 
-static hypura_status plan_of(const struct pull *pull, const char *path, hypura_error *error)
+static hypura_status plan_of(struct pull *pull, const char *path, hypura_error *error)
 {
     struct model *model = NULL;
     struct plan *plan = NULL;
@@ -625,6 +627,8 @@ hypura_status registry_pull(struct registry *registry, const char *reference, co
         forget_others(pull);
     if (!status)
         tell(pull, json_pack("{s:s}", "status", "success"));
+    if (pull->untold)
+        status = error_set(error, HYPURA_ERROR_MEMORY, "no memory to report the progress of the download");
     if (pull->lock >= 0)
         close(pull->lock);
     source_free(&pull->source);

@@ -179,23 +179,41 @@ static hypura_status find_in_hub(struct source *out, const char *reference, hypu
 }
 
 /* Adds small layers of a model in Ollama's library: parameters and a system message. */
-static void add_layer(struct source *out, const char *base, const char *type, const char *digest)
+static hypura_status add_layer(struct source *out, const char *base, const char *type, const char *digest,
+                               hypura_error *error)
 {
-    char url[1024];
+    char url[1024], found[65];
     struct buffer text = {0};
-    long status;
-    snprintf(url, sizeof url, "%s/blobs/%s", base, digest);
+    long answer;
     bool system = contains(type, ".system"), parameters = contains(type, ".params");
-    if ((system || parameters) && fetch_text(url, NULL, NULL, NULL, NULL, &text, &status, NULL) == HYPURA_OK &&
-        status == 200) {
+    if (!system && !parameters)
+        return HYPURA_OK;
+    snprintf(url, sizeof url, "%s/blobs/%s", base, digest);
+    uint64_t failures = memory_failures();
+    hypura_status status = fetch_text(url, NULL, NULL, NULL, NULL, &text, &answer, error);
+    if (!status && answer != 200)
+        status = error_set(error, HYPURA_ERROR_IO, "%.200s did not answer as expected", url);
+    const char *data = text.data ? text.data : "";
+    struct sha256 sha;
+    sha256_start(&sha);
+    sha256_add(&sha, data, text.size);
+    sha256_finish(&sha, found);
+    if (!status && strcmp(found, digest + 7) != 0)
+        status =
+            error_set(error, HYPURA_ERROR_FORMAT, "digest mismatch, try again: want %s, got sha256:%s", digest, found);
+    if (!status) {
+        json_t *value = parameters ? json_text_read(data, text.size, 0, NULL) : json_stringn(data, text.size);
+        bool valid = parameters ? json_is_object(value) : value != NULL;
         if (!out->manifest)
             out->manifest = json_object();
-        json_t *value = parameters ? json_text_read(text.data ? text.data : "", text.size, 0, NULL)
-                                   : json_stringn(text.data ? text.data : "", text.size);
-        if (value)
-            json_object_set_new(out->manifest, parameters ? "parameters" : "system", value);
+        json_object_set_new(out->manifest, parameters ? "parameters" : "system", value);
+        status = memory_check(failures, "layer of the model", error);
+        if (!status && !valid)
+            status = error_set(error, HYPURA_ERROR_FORMAT, "%.200s answered with something that is not %s", url,
+                               parameters ? "a JSON object" : "UTF-8");
     }
     buffer_free(&text);
+    return status;
 }
 
 /* NAME[:TAG] or USER/NAME[:TAG] of Ollama's library: an image manifest whose model layer is the GGUF file. */
@@ -223,8 +241,8 @@ static hypura_status find_in_library(struct source *out, const char *reference, 
             snprintf(blob, sizeof blob, "%s/blobs/%s", base, digest);
             if (!status && out->part_count == 0)
                 status = add_part(out, blob, digest + 7, 0, error);
-        } else {
-            add_layer(out, base, type, digest);
+        } else if (!status) {
+            status = add_layer(out, base, type, digest, error);
         }
     }
     json_decref(image);

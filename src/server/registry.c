@@ -179,6 +179,12 @@ static bool is_plain_name(const char *name)
     return *name && *name != '.' && !strchr(name, '/') && strlen(name) < NAME_MAX;
 }
 
+/* The problem is not the file's or the folder's, so another try may succeed. */
+static bool is_shortage(int number)
+{
+    return number == EMFILE || number == ENFILE || number == ENOMEM;
+}
+
 hypura_status manifest_read(const char *path, json_t **out, hypura_error *error)
 {
     json_error_t problem;
@@ -186,7 +192,7 @@ hypura_status manifest_read(const char *path, json_t **out, hypura_error *error)
     FILE *file = fopen(path, "re");
     if (!file && errno == ENOENT)
         return HYPURA_OK;
-    if (!file && (errno == EMFILE || errno == ENFILE || errno == ENOMEM)) /* not the file's fault */
+    if (!file && is_shortage(errno))
         return error_set(error, HYPURA_ERROR_MEMORY, "the manifest %s cannot be read now: %s", path, strerror(errno));
     if (!file)
         return error_set(error, HYPURA_ERROR_FORMAT, "the manifest %s cannot be read: %s", path, strerror(errno));
@@ -339,6 +345,9 @@ static hypura_status scan_folder(const struct registry *registry, struct entries
         size_t known = entries->count;
         DIR *folder = opendir(registry->folder);
         /* The folder need not exist. But if it does and cannot be read, that is an error, not an empty list. */
+        if (!folder && is_shortage(errno))
+            return error_set(error, HYPURA_ERROR_MEMORY, "the model folder %s cannot be read now: %s", registry->folder,
+                             strerror(errno));
         if (!folder && errno != ENOENT)
             return error_set(error, HYPURA_ERROR_FORMAT, "the model folder %s cannot be read: %s", registry->folder,
                              strerror(errno));

@@ -245,10 +245,20 @@ size_t fread(void *out, size_t size, size_t count, FILE *file)
     return 0;
 }
 
+/* A write that wakes another thread cannot fail. */
+static bool wakes(int file)
+{
+    char path[40], target[16] = "";
+    snprintf(path, sizeof path, "/proc/self/fd/%d", file);
+    return readlink(path, target, sizeof target - 1) > 0 && strncmp(target, "anon_inode:", 11) == 0;
+}
+
 ssize_t write(int file, const void *bytes, size_t size)
 {
     NEXT(write);
-    return refused(WRITING, ENOSPC) ? -1 : real(file, bytes, size);
+    return control && (atomic_load(&control->kinds) & WRITING) && !wakes(file) && refused(WRITING, ENOSPC)
+               ? -1
+               : real(file, bytes, size);
 }
 
 ssize_t pwrite(int file, const void *bytes, size_t size, off_t offset)

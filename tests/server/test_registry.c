@@ -10,6 +10,7 @@
 #include <limits.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -594,6 +595,23 @@ static void a_manifest_that_cannot_be_read_is_an_error(void **state)
     assert_string_equal(state_of("b"), "error 3");
 }
 
+static void a_shortage_of_files_is_not_an_error_of_the_folder(void **state)
+{
+    (void)state;
+    struct rlimit limit, none;
+    struct model_entry entry;
+    hypura_error error = {0};
+    fresh_folder();
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    none = limit;
+    none.rlim_cur = 0;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+    hypura_status status = registry_find(registry, "a", &entry, &error);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    assert_int_equal(status, HYPURA_ERROR_MEMORY);
+    assert_string_equal(state_of("a"), "a/");
+}
+
 static void fail_read(unsigned number)
 {
     seam = number ? SEAM_FAIL : SEAM_NONE;
@@ -746,6 +764,7 @@ int main(void)
         cmocka_unit_test(drives_without_hard_links_work),
         cmocka_unit_test(files_are_synced_before_they_get_their_names),
         cmocka_unit_test(a_manifest_that_cannot_be_read_is_an_error),
+        cmocka_unit_test(a_shortage_of_files_is_not_an_error_of_the_folder),
         cmocka_unit_test(a_read_of_a_manifest_that_fails_is_an_error),
         cmocka_unit_test(deleting_without_reading_the_manifest_keeps_files_elsewhere),
         cmocka_unit_test(weights_go_with_the_last_model_that_names_them),

@@ -587,12 +587,17 @@ def a_gpu_that_fails_at_once_is_not_used_again():
 
 # ---- downloads ------------------------------------------------------------------------------------------------------
 
+SYSTEM, PARAMETERS = b"Be brief.", b'{"num_predict": 2}'
+SYSTEM_DIGEST, PARAMETERS_DIGEST = ("sha256:" + hashlib.sha256(layer).hexdigest() for layer in (SYSTEM, PARAMETERS))
+
+
 class Files(http.server.BaseHTTPRequestHandler):
     """A hub, a library and a plain file server on loopback. It can break off in the middle of a file."""
     protocol_version = "HTTP/1.1"
     break_after = None
     held = None  # an event for which the parts of a split model wait
     wrong_digest = False
+    parameters = PARAMETERS
     parts = []
     asked = []
 
@@ -618,9 +623,12 @@ class Files(http.server.BaseHTTPRequestHandler):
         if "/manifests/" in path:
             return self.text(json.dumps({"layers": [
                 {"mediaType": "application/vnd.ollama.image.model", "digest": "sha256:" + digest, "size": len(data)},
-                {"mediaType": "application/vnd.ollama.image.params", "digest": "sha256:" + "1" * 64}]}).encode())
-        if path.endswith("1" * 64):
-            return self.text(b'{"num_predict": 2}')
+                {"mediaType": "application/vnd.ollama.image.system", "digest": SYSTEM_DIGEST},
+                {"mediaType": "application/vnd.ollama.image.params", "digest": PARAMETERS_DIGEST}]}).encode())
+        if path.endswith(SYSTEM_DIGEST):
+            return self.text(SYSTEM)
+        if path.endswith(PARAMETERS_DIGEST):
+            return self.text(Files.parameters) if Files.parameters else self.send_error(404)
         if path.endswith("/text.gguf"):
             return self.text(b"no model at all " * 100)
         if not path.endswith(".gguf") and "/blobs/" not in path:
@@ -679,6 +687,12 @@ def models_are_downloaded():
     assert server.post("/api/chat", {**chat(stream=False), "model": "tiny:v1", "options": {}})["eval_count"] == 2
     names = {m["name"] for m in server.json("GET", "/api/tags")["models"]}
     assert {"plain:latest", "hf.co/team/model:Q4_K_M", "tiny:v1"} <= names, names
+    assert server.post("/api/show", {"model": "tiny:v1"})["system"] == SYSTEM.decode()
+    # A model is not installed without its parameters.
+    for Files.parameters, what in ((None, "did not answer as expected"), (PARAMETERS + b" ", "digest mismatch")):
+        assert what in pull("part:v1")[-1]["error"]
+        server.post("/api/show", {"model": "part:v1"}, 404)
+    Files.parameters = PARAMETERS
     Files.wrong_digest = True
     lines = pull("wrong:v1")
     assert "digest mismatch" in lines[-1]["error"], lines[-1]
