@@ -231,7 +231,11 @@ static unsigned long long copies_done(struct engine *engine, enum move_phase *ph
     }
     *phase = store->moves.phase;
     pthread_mutex_unlock(store->mutex);
-    return engine->open.devices.gpus[0]->uploaded;
+    struct gpu *gpu = engine->open.devices.gpus[0];
+    pthread_mutex_lock(&gpu->upload_lock); /* moves to the host are copies, too */
+    unsigned long long copies = gpu->uploaded;
+    pthread_mutex_unlock(&gpu->upload_lock);
+    return copies;
 }
 
 /* A model with few kernels to compile. A narrow text uses one of its experts much more than others. */
