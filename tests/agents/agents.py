@@ -307,6 +307,6 @@ class Copilot(Agent):
     first, again = ["--allow-all-tools", "-p"], ["--allow-all-tools", "--continue", "-p"]
 
 
-ALL = {"Claude Code": ClaudeCode, "Codex": Codex, "Codex, a tool of an MCP server": CodexWithServer, "opencode": OpenCode, "Continue": Continue, "pi": Pi,
-       "pi, Anthropic's API": PiAnthropic, "pi, Responses": PiResponses, "Qwen Code": QwenCode, "Cline": Cline, "Cline in an editor": ClineInEditor, "Kilo": Kilo,
-       "Copilot": Copilot, "Nanocoder in an editor": NanocoderInEditor}
+ALL = {"Claude Code": ClaudeCode, "Codex": Codex, "Codex, a tool of an MCP server": CodexWithServer, "opencode": OpenCode,
+       "Continue": Continue, "pi": Pi, "pi, Anthropic's API": PiAnthropic, "pi, Responses": PiResponses, "Qwen Code": QwenCode,
+       "Cline": Cline, "Cline in an editor": ClineInEditor, "Kilo": Kilo, "Copilot": Copilot, "Nanocoder in an editor": NanocoderInEditor}

@@ -12,6 +12,7 @@ import http.server
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -131,7 +132,9 @@ def walk_run(arguments, kinds=ALL, stdin=None, clean=None, same=lambda out: out)
             FAULTS.arm(kind, number)
             status, out, error = run(arguments, stdin)
             FAULTS.disarm()
-            walk.note(number, judge_run((status, same(out) if status == 0 else out, error), expected))
+            # glibc's loader ends a program that has no memory for a library's thread-local data.
+            loader = status == 127 and error.endswith(b"thread-local data: ABORT\n") and FAULTS.where().startswith("ld-linux")
+            walk.note(number, None if loader else judge_run((status, same(out) if status == 0 else out, error), expected))
         wrong += walk.end()
     expect_none(wrong)
 
@@ -450,7 +453,9 @@ def change(server, method, place, body):
         if "downloaded already" not in str(said):
             break
         time.sleep(0.1)
-    return status, [each for each in said if isinstance(each, str) or "error" in each or each.get("status") == "success"] if status else said
+    if status:
+        said = [each for each in said if isinstance(each, str) or "error" in each or each.get("status") == "success"]
+    return status, said
 
 
 def walk_change(server, request, undo, state, kinds):
@@ -569,6 +574,26 @@ def models_that_are_downloaded_and_sent():
     expect_none(wrong)
 
 
+def a_model_that_the_command_downloads():
+    site = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    site.handle_error = lambda *_: None
+    threading.Thread(target=site.serve_forever, daemon=True).start()
+    folder, file = path("pulled"), os.path.join(path("pulled"), os.path.basename(SMALL))
+
+    def is_whole(_=None):
+        with open(file, "rb") as made:
+            return made.read() == Site.layers["model"]
+
+    def look_and_forget():
+        assert not os.path.exists(file) or is_whole()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    walk_run(["pull", f"http://127.0.0.1:{site.server_address[1]}/{os.path.basename(SMALL)}", "--models", folder, "--context", "64"],
+             (MEMORY, OPENING, READING, WRITING), clean=look_and_forget, same=is_whole)
+    site.shutdown()
+    site.server_close()
+
+
 def rerank():
     body = {"model": os.path.basename(SMALL)[:-5], "query": "the big model", "documents": ["hello world", {"text": "a tiny document"}]}
     walk_request([("POST", "/v1/rerank", body), ("POST", "/rerank", {**body, "top_n": 1, "return_documents": True})],
@@ -637,7 +662,8 @@ def anthropic_messages():
                   ("POST", "/v1/messages/count_tokens", {"model": MODEL, "messages": turns, "tools": tools})])
 
 
-HELPERS = {show, change, walk_change, path, expect_none, run, judge_run, walk_run, without_chance, pieces, sentence, ask, judge_answer, is_foreign, start, walk_request, both}
+HELPERS = {show, change, walk_change, path, expect_none, run, judge_run, walk_run, without_chance, pieces, sentence, ask, judge_answer,
+           is_foreign, start, walk_request, both}
 
 if __name__ == "__main__":
     if is_instrumented():
