@@ -152,7 +152,7 @@ struct plan_gpu {
     uint64_t kv_positions; /* room for all sequences together; 0 in a part */
     uint64_t budget, resident_bytes, expert_bytes, kv_bytes, scratch_bytes;
     uint64_t host_bytes; /* in host memory: copies that the CPU needs for experts that are not there */
-    char reason[300];
+    char reason[480];
 };
 
 /* *out is NULL if not even one layer fits. */
