@@ -487,6 +487,11 @@ def walk_change(server, request, undo, state, kinds):
                 what = f"{answer} left {str(now)[:600]}"
             undo(server)
             again = change(server, *request)
+            if again[0] is None:
+                time.sleep(1)
+            if server.process.poll() is not None:
+                walk.note(number, f"the server ended later with status {server.process.returncode}: {server.logged()[-500:]}")
+                return wrong + walk.end()
             if again != expected or state(server) != after:
                 what = f"the next request: {again}, {str(state(server))[:600]}"
             walk.note(number, what and f"{request[1]}: {what}")
