@@ -271,6 +271,9 @@ bool panels_possible(const struct gpu *gpu);
 hypura_status panels_create(struct gpu *gpu, hypura_error *error);
 void panels_destroy(struct gpu *gpu);
 
+/* Rows of a tile; weights are unpacked in multiples of these. */
+#define PANELS_ROWS 256u
+
 /* The room for halves in panels; whether a job that reads halves can be multiplied from panels, if there is room; and
  * the product of weights and inputs that are in panels. */
 uint64_t panels_bytes(uint32_t rows, uint32_t columns);

@@ -129,7 +129,6 @@ static void matmat(struct gpu *gpu, const struct gpu_matmul *job)
 
 /* Rows are unpacked in multiples of this, the rows of a tile. */
 #define UNPACK_ROWS 128u
-#define PANELS_TILE 256u
 
 #define UNPACK_PARTS 8
 
@@ -147,7 +146,7 @@ static bool should_panel(const struct gpu *gpu, const struct gpu_matmul *job)
 {
     return job->tokens >= UNPACK_TOKENS && job->unpacked.buffer && job_reads_halves(gpu, job) && panels_fit(gpu, job) &&
            job->unpacked_bytes >=
-               panels_bytes(job->tokens, job->weights.columns) + panels_bytes(PANELS_TILE, job->weights.columns);
+               panels_bytes(job->tokens, job->weights.columns) + panels_bytes(PANELS_ROWS, job->weights.columns);
 }
 
 static bool should_unpack(const struct gpu *gpu, const struct gpu_matmul *job)
@@ -175,7 +174,7 @@ static void matmat_unpacked(struct gpu *gpu, const struct gpu_matmul *jobs, size
     size_t part_count = 0;
     const uint64_t begin = panels ? panels_bytes(jobs->tokens, jobs->weights.columns) : 0;
     const struct gpu_range inputs = panels ? jobs->unpacked : (struct gpu_range){0};
-    const uint32_t tile = panels ? PANELS_TILE : UNPACK_ROWS;
+    const uint32_t tile = panels ? PANELS_ROWS : UNPACK_ROWS;
     uint64_t used = 0;
     if (panels)
         halves_to_panels(gpu, inputs, jobs->in_halves, jobs->tokens, jobs->weights.columns,

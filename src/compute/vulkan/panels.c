@@ -20,7 +20,6 @@ static const char code[] = {
 
 #define COLUMNS_PER_STEP 16u
 #define TILE_TOKENS 128u
-#define TILE_ROWS 256u
 #define THREADS 256u
 #define SHARED_BYTES 49152u
 
@@ -52,7 +51,7 @@ static void launch(struct gpu *gpu, const struct panels_job *job)
     const VkCuLaunchInfoNVX launch = {.sType = VK_STRUCTURE_TYPE_CU_LAUNCH_INFO_NVX,
                                       .function = gpu->panels_function,
                                       .gridDimX = (job->tokens + TILE_TOKENS - 1) / TILE_TOKENS,
-                                      .gridDimY = (job->rows + TILE_ROWS - 1) / TILE_ROWS,
+                                      .gridDimY = (job->rows + PANELS_ROWS - 1) / PANELS_ROWS,
                                       .gridDimZ = 1,
                                       .blockDimX = THREADS,
                                       .blockDimY = 1,
