@@ -70,15 +70,13 @@ static void record_matmul(const struct gpu_test *test, const void *job)
     gpu_matmul(test->gpu, job, 1);
 }
 
-/* As in a model, the inputs of a prompt exist as halves and there is room to unpack weights, if the device uses these.
- */
+/* As in a model, a prompt's inputs exist as halves and there is room to unpack weights, if the device uses these. */
 static hypura_status time_matmul(const struct gpu_test *test, enum tensor_type type, uint32_t tokens,
                                  uint64_t most_rows, uint64_t *bytes, double *seconds, hypura_error *error)
 {
     uint64_t row_bytes = 0;
     tensor_row_bytes(type, COLUMNS, &row_bytes);
     uint32_t rows = (uint32_t)MIN(MIN(test->bytes / row_bytes, most_rows), test->row_floats / tokens);
-    const struct gpu_info *info = gpu_get_info(test->gpu);
     struct gpu_buffer *unpacked = NULL;
     struct gpu_matmul job = {
         .weights = {.data = {test->weights, 0}, .type = type, .rows = rows, .columns = COLUMNS, .row_bytes = row_bytes},
@@ -88,9 +86,9 @@ static hypura_status time_matmul(const struct gpu_test *test, enum tensor_type t
         .in_stride = COLUMNS,
         .out_stride = rows};
     *bytes = rows * row_bytes;
-    if (info->cooperative_matrix && gpu_takes_halves(test->gpu, &job.weights, 0, tokens)) {
+    if (gpu_takes_halves(test->gpu, &job.weights, 0, tokens)) {
         job.in_halves = job.in;
-        job.unpacked_bytes = gpu_unpacked_bytes(type, rows, COLUMNS, tokens, info->panels);
+        job.unpacked_bytes = gpu_unpacked_bytes(type, rows, COLUMNS, tokens, gpu_get_info(test->gpu)->panels);
     }
     hypura_status status =
         job.unpacked_bytes ? gpu_buffer_create(test->gpu, &unpacked, job.unpacked_bytes, GPU_DEVICE, error) : HYPURA_OK;

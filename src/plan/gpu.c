@@ -326,11 +326,6 @@ static uint64_t largest_slice(const struct unit *unit)
     return largest;
 }
 
-static bool is_elsewhere(const struct plan_gpu_request *request, unit_number unit)
-{
-    return request->elsewhere && request->elsewhere[unit];
-}
-
 /* Whether the drive must read some weights for each token. */
 static bool drive_binds(const struct model *model, const struct plan_gpu_request *request)
 {
@@ -420,7 +415,7 @@ static hypura_status take_experts(struct gpu_planner *planner, hypura_error *err
         unit_number first = plan_first_expert(planner->steps, i);
         for (uint32_t e = 0; first != NO_UNIT && plan->layers[i] == GPU_CAN && e < experts; e++) {
             unit_number unit = first + e;
-            if (is_elsewhere(request, unit))
+            if (request->elsewhere && request->elsewhere[unit])
                 continue;
             candidates[count++] = (struct candidate){request->uses ? request->uses[unit] : 0, unit, i, e};
         }

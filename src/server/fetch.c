@@ -194,5 +194,6 @@ hypura_status fetch_text(const char *url, const char *method, const char *accept
     uint64_t failures = memory_failures();
     hypura_status result = fetch_run(&fetch, &answer, error);
     *status = answer.status;
-    return memory_failures() == failures ? result : memory_check(failures, "answer", error);
+    hypura_status lack = memory_check(failures, "answer", error);
+    return lack ? lack : result;
 }

@@ -123,6 +123,17 @@ static void unpacks_weights_into_panels(void **state)
     }
 }
 
+/* Two jobs with the same inputs. */
+static void make_halves_and_multiply(struct gpu *gpu, struct gpu_range halves, struct gpu_range input,
+                                     const struct gpu_matmul jobs[2])
+{
+    gpu_begin(gpu);
+    gpu_halves(gpu, halves, input, (uint64_t)jobs->tokens * jobs->in_stride);
+    gpu_barrier(gpu);
+    gpu_matmul(gpu, jobs, 2);
+    gpu_test_run(gpu);
+}
+
 /* Two matrices give the same bits with float inputs, with halves, and with halves and weights that are unpacked in
  * advance, part by part. */
 static void halves_change_no_bit(void **state)
@@ -157,11 +168,7 @@ static void halves_change_no_bit(void **state)
                                               .tokens = tokens,
                                               .in_stride = columns,
                                               .out_stride = rows[m]};
-            gpu_begin(gpu);
-            gpu_halves(gpu, halves, input, in_count);
-            gpu_barrier(gpu);
-            gpu_matmul(gpu, jobs, 2);
-            gpu_test_run(gpu);
+            make_halves_and_multiply(gpu, halves, input, jobs);
             for (size_t m = 0; m < 2; m++)
                 outputs[m][way] = gpu_test_take(gpu, jobs[m].out, (size_t)rows[m] * tokens * 4);
         }
@@ -190,8 +197,7 @@ static void halves_change_no_bit(void **state)
     }
 }
 
-/* On a device with panels: products of two matrices, with a bias or added to what is there, in one part or in several.
- */
+/* On a device with panels: two products, with a bias or added to what is there, in one part or in several. */
 static void panels_multiply_as_tiles_do(void **state)
 {
     struct gpu *gpu = gpu_or_skip(state);
@@ -233,11 +239,7 @@ static void panels_multiply_as_tiles_do(void **state)
                                               .out_stride = rows[m]};
                 free(before);
             }
-            gpu_begin(gpu);
-            gpu_halves(gpu, halves, input, in_count);
-            gpu_barrier(gpu);
-            gpu_matmul(gpu, jobs, 2);
-            gpu_test_run(gpu);
+            make_halves_and_multiply(gpu, halves, input, jobs);
             for (size_t m = 0; m < 2; m++)
                 outputs[m][way] = gpu_test_take(gpu, jobs[m].out, (size_t)rows[m] * tokens * 4);
         }

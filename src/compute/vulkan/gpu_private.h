@@ -260,7 +260,9 @@ hypura_status matrices_translate(const uint32_t *code, size_t bytes, uint32_t **
 /* Rewrites loads so that a driver on a CPU performs them only for invocations that need them. The caller frees *out. */
 hypura_status loads_part(const uint32_t *code, size_t bytes, uint32_t **out, size_t *out_bytes, hypura_error *error);
 
-/* halves.c: puts rows of halves into panels (shaders/panels.glsl). stride in bytes. */
+/* halves.c: whether weights can be unpacked into panels (shaders/panels.glsl); and puts rows of halves into panels,
+ * stride in bytes. */
+bool halves_suit_panels(enum tensor_type type, uint32_t columns);
 void halves_to_panels(struct gpu *gpu, struct gpu_range out, struct gpu_range in, uint32_t rows, uint32_t columns,
                       uint64_t stride);
 

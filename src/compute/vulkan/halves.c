@@ -37,6 +37,11 @@ void gpu_glu_halves(struct gpu *gpu, enum glu_kind kind, struct gpu_range out, s
     make_halves(gpu, (uint32_t)kind + 1, out, gate, up, count, alpha, limit);
 }
 
+bool halves_suit_panels(enum tensor_type type, uint32_t columns)
+{
+    return columns % GPU_PANEL_COLUMNS == 0 && (type == TENSOR_F16 || gpu_unpacks(type));
+}
+
 void halves_to_panels(struct gpu *gpu, struct gpu_range out, struct gpu_range in, uint32_t rows, uint32_t columns,
                       uint64_t stride)
 {
@@ -44,7 +49,7 @@ void halves_to_panels(struct gpu *gpu, struct gpu_range out, struct gpu_range in
         uint64_t out, in;
         uint32_t rows, columns, stride;
     } push = {gpu_address(out), gpu_address(in), rows, columns, (uint32_t)(stride / 16)};
-    if ((push.out | push.in | stride) % 16 || columns % 16 || stride / 16 > UINT32_MAX ||
+    if ((push.out | push.in | stride) % 16 || columns % GPU_PANEL_COLUMNS || stride / 16 > UINT32_MAX ||
         (uint64_t)rows * push.stride > UINT32_MAX) {
         gpu_record_error(gpu, HYPURA_ERROR_ARGUMENT, "GPU: %u x %u halves cannot be put into panels", rows, columns);
         return;
@@ -81,7 +86,7 @@ static void unpack(struct gpu *gpu, const struct gpu_matrix *weights, struct gpu
     uint32_t chunk = gpu_unpacks(weights->type) ? gpu_weight_chunk(weights->type) : 0;
     uint64_t chunks = chunk ? (uint64_t)weights->rows * (weights->columns / chunk) : 0;
     uint32_t alignment = chunk ? weights->type == TENSOR_BF16 ? 16 : gpu_weight_alignment(weights->type) : 1;
-    if (!chunk || weights->columns % chunk || weights->columns % (panels ? 16 : 8) || push.out % 16 ||
+    if (!chunk || weights->columns % chunk || weights->columns % (panels ? GPU_PANEL_COLUMNS : 8) || push.out % 16 ||
         (push.weights | weights->row_bytes) % alignment || weights->row_bytes > UINT32_MAX ||
         chunks > UINT32_MAX - 256) {
         gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED, "GPU: %u x %u weights cannot be unpacked to halves",

@@ -136,7 +136,7 @@ uint64_t gpu_unpacked_bytes(enum tensor_type type, uint32_t rows, uint32_t colum
 {
     if (tokens < UNPACK_TOKENS)
         return 0;
-    if (panels && columns % 16 == 0 && (type == TENSOR_F16 || gpu_unpacks(type)))
+    if (panels && halves_suit_panels(type, columns))
         return MIN(panels_bytes(rows, columns), 2 * GPU_UNPACKED_BYTES) + panels_bytes(tokens, columns);
     return gpu_unpacks(type) ? MIN(align_up((uint64_t)rows * columns * 2, GPU_ALIGNMENT), GPU_UNPACKED_BYTES) : 0;
 }

@@ -18,7 +18,6 @@ static const char code[] = {
 #include "compute/vulkan/panels.ptx.inc"
 };
 
-#define COLUMNS_PER_STEP 16u
 #define TILE_TOKENS 128u
 #define THREADS 256u
 #define SHARED_BYTES 49152u
@@ -36,11 +35,8 @@ uint64_t panels_bytes(uint32_t rows, uint32_t columns)
 
 bool panels_fit(const struct gpu *gpu, const struct gpu_matmul *job)
 {
-    const struct gpu_matrix *weights = &job->weights;
-    const bool halves = weights->type == TENSOR_F16;
-    return gpu->info.panels && weights->columns % COLUMNS_PER_STEP == 0 && (halves || gpu_unpacks(weights->type)) &&
-           (!halves || (gpu_address(weights->data) | weights->row_bytes) % 16 == 0) && gpu_address(job->out) % 8 == 0 &&
-           job->out_stride % 2 == 0;
+    return gpu->info.panels && halves_suit_panels(job->weights.type, job->weights.columns) &&
+           gpu_address(job->out) % 8 == 0 && job->out_stride % 2 == 0;
 }
 
 static void launch(struct gpu *gpu, const struct panels_job *job)
@@ -72,7 +68,7 @@ void panels_multiply(struct gpu *gpu, const struct gpu_matmul *job, struct gpu_r
                                       .bias = gpu_address(job->bias),
                                       .rows = job->weights.rows,
                                       .tokens = job->tokens,
-                                      .steps = job->weights.columns / COLUMNS_PER_STEP,
+                                      .steps = job->weights.columns / GPU_PANEL_COLUMNS,
                                       .out_stride = job->out_stride,
                                       .accumulate = job->accumulate};
     launch(gpu, &panels);
@@ -112,14 +108,13 @@ static bool make_function(struct gpu *gpu)
 }
 
 /* A product of two panels of rows with one of tokens, for a tile with a part outside the matrix. The elements of step s
- * are 2^s; those of the last rows are 2^(last - s). So each step adds a different value to the sums of the first rows.
- */
+ * are 2^s, and 2^(last - s) in the second panel. So each step adds another value to the sums of the first one. */
 #define TRIED_ROWS 72u
 #define TRIED_TOKENS 40u
 #define TRIED_STEPS 10u
-#define PANEL_BYTES ((uint64_t)GPU_PANEL_ROWS * COLUMNS_PER_STEP * 2)
-#define FIRST_SUM (COLUMNS_PER_STEP * (((1u << 2 * TRIED_STEPS) - 1) / 3))
-#define LAST_SUM (COLUMNS_PER_STEP * TRIED_STEPS * (1u << (TRIED_STEPS - 1)))
+#define PANEL_BYTES ((uint64_t)GPU_PANEL_ROWS * GPU_PANEL_COLUMNS * 2)
+#define FIRST_SUM (GPU_PANEL_COLUMNS * (((1u << 2 * TRIED_STEPS) - 1) / 3))
+#define LAST_SUM (GPU_PANEL_COLUMNS * TRIED_STEPS * (1u << (TRIED_STEPS - 1)))
 
 static void fill_panel(struct gpu *gpu, struct gpu_buffer *memory, uint64_t panel, uint32_t power)
 {

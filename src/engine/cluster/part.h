@@ -18,7 +18,8 @@ struct part_of {
 void part_options(struct engine_options *options, struct hardware *hardware);
 
 /* Makes a plan under these options, and describes the host by it: its speeds, and the memory that experts could have,
- * also on devices. The plan itself is that for the CPU, and the caller owns it. Serves both running ranks and hosts that are only described. */
+ * also on devices. *plan is for the CPU alone, and the caller owns it. Serves both running ranks and hosts that are
+ * only described. */
 hypura_status part_room(struct plan_host *out, struct plan **plan, struct plan_request *request,
                         const struct part_of *part, const struct engine_options *options, hypura_error *error);
 
