@@ -43,7 +43,7 @@ static bool listed(const char *list, const char *name)
 static hypura_status run(struct gpu *gpu, double *seconds, hypura_error *error)
 {
     gpu_ticket ticket;
-    hypura_status status = gpu_submit(gpu, &ticket, 0, 0, error);
+    hypura_status status = gpu_submit(gpu, &ticket, 0, error);
     if (!status)
         status = gpu_wait(gpu, ticket, error);
     if (!status)

@@ -37,7 +37,7 @@ static hypura_status time_of(const struct bench *bench, record_function record, 
         gpu_ticket ticket;
         gpu_begin(bench->gpu);
         record(bench, context);
-        hypura_status status = gpu_submit(bench->gpu, &ticket, 0, 0, error);
+        hypura_status status = gpu_submit(bench->gpu, &ticket, 0, error);
         if (!status)
             status = gpu_wait(bench->gpu, ticket, error);
         if (status)

@@ -472,6 +472,8 @@ struct batch {
     struct prefetcher prefetcher;
     struct gpu_pass *pass;                      /* the current or last one; NULL: no layer is on a GPU */
     struct gpu_pass *passes[HARDWARE_MAX_GPUS]; /* by device; NULL: unused */
+    void *handed_rows;                          /* memory in which devices hand rows on; NULL: each has its own */
+    size_t handed_bytes;
     struct trace_writer *trace;
     struct share *share;              /* experts on other hosts (cluster/share.h); NULL: none */
     const struct engine_watch *watch; /* NULL: none */

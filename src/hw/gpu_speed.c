@@ -7,6 +7,7 @@
 #define MIB ((uint64_t)1 << 20)
 #define COLUMNS 4096u
 #define PROMPT_TOKENS 512u
+#define LONG_PROMPT_TOKENS 2048u /* fewer do not keep a device with panels busy */
 #define PROMPT_ROWS 4096u
 
 /* A GPU that was idle runs at a low clock first. So a batch is repeated for this long, and the quarter of the fastest
@@ -20,6 +21,7 @@ struct gpu_test {
     struct gpu_buffer *weights, *rows; /* rows has inputs and outputs */
     uint64_t bytes;
     uint64_t row_floats;
+    uint32_t prompt_tokens;
 };
 
 static hypura_status time_once(const struct gpu_test *test, void (*record)(const struct gpu_test *test, const void *),
@@ -29,7 +31,7 @@ static hypura_status time_once(const struct gpu_test *test, void (*record)(const
     gpu_begin(test->gpu);
     record(test, what);
     uint64_t start = clock_nanoseconds();
-    hypura_status status = gpu_submit(test->gpu, &ticket, 0, 0, error);
+    hypura_status status = gpu_submit(test->gpu, &ticket, 0, error);
     if (!status)
         status = gpu_wait(test->gpu, ticket, error);
     if (status)
@@ -81,7 +83,7 @@ static hypura_status time_matmul(const struct gpu_test *test, enum tensor_type t
     struct gpu_matmul job = {
         .weights = {.data = {test->weights, 0}, .type = type, .rows = rows, .columns = COLUMNS, .row_bytes = row_bytes},
         .in = {test->rows, 0},
-        .out = {test->rows, (uint64_t)PROMPT_TOKENS * COLUMNS * sizeof(float)},
+        .out = {test->rows, (uint64_t)test->prompt_tokens * COLUMNS * sizeof(float)},
         .tokens = tokens,
         .in_stride = COLUMNS,
         .out_stride = rows};
@@ -129,7 +131,7 @@ static hypura_status time_turn(const struct gpu_test *test, double *seconds, hyp
         uint64_t start = clock_nanoseconds();
         gpu_begin(test->gpu);
         gpu_copy(test->gpu, (struct gpu_range){test->rows, 0}, (struct gpu_range){test->rows, 4096}, 256);
-        hypura_status status = gpu_submit(test->gpu, &ticket, 0, 0, error);
+        hypura_status status = gpu_submit(test->gpu, &ticket, 0, error);
         if (!status)
             status = gpu_wait(test->gpu, ticket, error);
         if (status)
@@ -157,9 +159,10 @@ static hypura_status share_once(const struct gpu_test *test, struct thread_pool 
 {
     gpu_ticket before = *ticket;
     gpu_begin(test->gpu);
+    gpu_await_host(test->gpu, signal);
     gpu_copy(test->gpu, (struct gpu_range){test->weights, 0}, (struct gpu_range){test->weights, test->bytes / 2},
              bytes);
-    hypura_status status = gpu_submit(test->gpu, ticket, signal, 0, error);
+    hypura_status status = gpu_submit(test->gpu, ticket, 0, error);
     if (!status)
         status = gpu_wait(test->gpu, before, error);
     for (int i = 0; i < SHARE_SECTIONS && !status; i++)
@@ -256,8 +259,6 @@ static hypura_status measure(struct gpu_test *test, struct hardware_gpu *out, hy
     uint64_t bytes;
     hypura_status status = time_upload(test, &out->upload_bytes_per_second, error);
     if (!status)
-        status = time_turn(test, &out->turn_seconds, error);
-    if (!status)
         status = time_batch(test, record_copy, NULL, &seconds, error);
     if (status)
         return status;
@@ -275,15 +276,17 @@ static hypura_status measure(struct gpu_test *test, struct hardware_gpu *out, hy
     }
     if (!status)
         status = time_layers(test, out, error);
+    if (!status) /* now the clock is as high as while a model runs */
+        status = time_turn(test, &out->turn_seconds, error);
     if (!status)
         status = time_share(test, out->memory_bytes_per_second, &out->share_seconds, error);
     if (!status)
-        status = time_matmul(test, TENSOR_Q4_K, PROMPT_TOKENS, PROMPT_ROWS, &bytes, &seconds, error);
+        status = time_matmul(test, TENSOR_Q4_K, test->prompt_tokens, PROMPT_ROWS, &bytes, &seconds, error);
     if (status)
         return status;
     uint64_t row_bytes = 1;
     tensor_row_bytes(TENSOR_Q4_K, COLUMNS, &row_bytes);
-    out->multiply_adds_per_second = (double)(bytes / row_bytes) * COLUMNS * PROMPT_TOKENS / seconds;
+    out->multiply_adds_per_second = (double)(bytes / row_bytes) * COLUMNS * test->prompt_tokens / seconds;
     out->measured = true;
     return HYPURA_OK;
 }
@@ -305,12 +308,13 @@ hypura_status hardware_measure_gpu(struct hardware_gpu *gpu, hypura_error *error
     gpu->host_bytes -= MIN(before, gpu->host_bytes);
     /* Much larger than the caches of any GPU. */
     test.bytes = align_down(MIN((software ? 16 : 512) * MIB, gpu_free_bytes(test.gpu) / 4), 2 * MIB);
-    test.row_floats = MAX((uint64_t)PROMPT_TOKENS * PROMPT_ROWS, test.bytes / 1024);
+    test.prompt_tokens = gpu->info.panels ? LONG_PROMPT_TOKENS : PROMPT_TOKENS;
+    test.row_floats = MAX((uint64_t)test.prompt_tokens * PROMPT_ROWS, test.bytes / 1024);
     status = gpu_buffer_create(test.gpu, &test.weights, test.bytes, GPU_DEVICE, error);
     if (!status)
-        status =
-            gpu_buffer_create(test.gpu, &test.rows,
-                              ((uint64_t)PROMPT_TOKENS * COLUMNS + test.row_floats) * sizeof(float), GPU_DEVICE, error);
+        status = gpu_buffer_create(test.gpu, &test.rows,
+                                   ((uint64_t)test.prompt_tokens * COLUMNS + test.row_floats) * sizeof(float),
+                                   GPU_DEVICE, error);
     if (!status)
         status = measure(&test, gpu, error);
     /* A driver takes more memory once it has compiled and run kernels. A software device's own memory would count too.

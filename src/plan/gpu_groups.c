@@ -13,10 +13,12 @@
  * times as fast as one (docs/notes/2026-11-23-many-cores-two-cards.md). */
 #define WAYS_SHARE 0.03
 
-/* The time per row in parts of 2048, 1024, 512 and 256 rows, measured on an H200 (the same note): if weights must be
- * unpacked, and if not. */
+/* The time per row in parts of 2048, 1024, 512 and 256 rows, measured on an H200 and an H100 (the same note): if
+ * weights must be unpacked, if not, and from panels. */
 #define LONGEST_PART 2048u
-static const double costs[][2] = {{1, 1}, {1.05, 1.03}, {1.25, 1.10}, {1.76, 1.25}};
+static const struct {
+    double unpacked, plain, panels;
+} costs[] = {{1, 1, 1}, {1.05, 1.03, 1.1}, {1.25, 1.10, 1.4}, {1.76, 1.25, 2.2}};
 
 static double cost_of(const struct plan_pace *pace, uint64_t rows)
 {
@@ -26,8 +28,10 @@ static double cost_of(const struct plan_pace *pace, uint64_t rows)
         longer /= 2;
     /* In between, the cost rises with the number of parts. */
     const double way = rows < longer ? (double)longer / (double)MAX(rows, (uint64_t)1) - 1 : 0;
-    const double unpacked = costs[i][0] + way * (costs[i + 1][0] - costs[i][0]);
-    const double plain = costs[i][1] + way * (costs[i + 1][1] - costs[i][1]);
+    const double unpacked = costs[i].unpacked + way * (costs[i + 1].unpacked - costs[i].unpacked);
+    const double plain = costs[i].plain + way * (costs[i + 1].plain - costs[i].plain);
+    if (pace->panels)
+        return costs[i].panels + way * (costs[i + 1].panels - costs[i].panels);
     return pace->unpacked * unpacked + (1 - pace->unpacked) * plain;
 }
 
@@ -90,12 +94,13 @@ void plan_gpu_set_pace(struct plan_gpu *plan, const struct model *model, const s
             unpacked += unit->slices[i].tensor->type == TENSOR_F16 ? 0 : share;
         }
     }
-    plan->pace = (struct plan_pace){.unpacked = bytes > 0 ? unpacked / bytes : 0};
+    plan->pace = (struct plan_pace){.unpacked = bytes > 0 ? unpacked / bytes : 0, .panels = request->devices != NULL};
     for (uint32_t d = 0; d < plan->part_count; d++) {
         const struct hardware_gpu *device = request->devices ? &request->devices[d] : NULL;
         slowest = MAX(slowest, work[d] / (device ? MAX(device->multiply_adds_per_second, 1.0) : 1));
         if (!device || !plan->parts[d].taken)
             continue;
+        plan->pace.panels &= device->info.panels;
         /* Rows go to the host's memory and from there to the next device. */
         plan->pace.way_seconds = MAX(plan->pace.way_seconds, device->turn_seconds);
         plan->pace.way_row_seconds = MAX(plan->pace.way_row_seconds, 2.0 * p->embedding * sizeof(float) /

@@ -130,6 +130,7 @@ struct plan_pace {
     double row_seconds;                  /* per row, for all layers of the slowest device */
     double way_seconds, way_row_seconds; /* to hand a part on: fixed, and per row */
     double unpacked;                     /* the share of weights that each part has to unpack */
+    bool panels;                         /* all devices multiply from panels */
 };
 
 /* What all devices hold together. Each part describes one device in the same form. */

@@ -89,7 +89,7 @@ UNUSED static struct gpu_range gpu_test_range(struct gpu *gpu, const void *value
 UNUSED static void gpu_test_run(struct gpu *gpu)
 {
     gpu_ticket ticket;
-    assert_ok(gpu_submit(gpu, &ticket, 0, 0, &test_error));
+    assert_ok(gpu_submit(gpu, &ticket, 0, &test_error));
     assert_ok(gpu_wait(gpu, ticket, &test_error));
 }
 

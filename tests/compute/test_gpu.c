@@ -124,9 +124,9 @@ static void refuses_buffers_that_do_not_fit(void **state)
     gpu_begin(gpu);
     gpu_rms_norm(gpu, range, range, (struct gpu_range){0}, (struct gpu_range){0}, 0, 64, 1e-5f);
     gpu_test_run(gpu);
-    assert_int_equal(gpu_submit(gpu, &ticket, 0, 0, &test_error), HYPURA_ERROR_ARGUMENT);
+    assert_int_equal(gpu_submit(gpu, &ticket, 0, &test_error), HYPURA_ERROR_ARGUMENT);
     gpu_rms_norm(gpu, range, range, (struct gpu_range){0}, (struct gpu_range){0}, 1, 64, 1e-5f);
-    assert_int_equal(gpu_submit(gpu, &ticket, 0, 0, &test_error), HYPURA_ERROR_ARGUMENT);
+    assert_int_equal(gpu_submit(gpu, &ticket, 0, &test_error), HYPURA_ERROR_ARGUMENT);
     gpu_buffer_destroy(gpu, range.buffer);
 }
 
@@ -154,11 +154,12 @@ static void batches_wait_for_the_host(void **state)
     float *result = gpu_buffer_mapped(out.buffer);
     gpu_ticket first, second;
     gpu_begin(gpu);
+    gpu_await_host(gpu, 1);
     gpu_rms_norm(gpu, out, in, (struct gpu_range){0}, (struct gpu_range){0}, 1, 2, 0);
-    assert_ok(gpu_submit(gpu, &first, 1, 0, &test_error));
+    assert_ok(gpu_submit(gpu, &first, 0, &test_error));
     gpu_begin(gpu);
     gpu_rms_norm(gpu, out, out, (struct gpu_range){0}, (struct gpu_range){0}, 2, 1, 0);
-    assert_ok(gpu_submit(gpu, &second, 0, 0, &test_error));
+    assert_ok(gpu_submit(gpu, &second, 0, &test_error));
     assert_true(second > first);
     assert_false(gpu_done(gpu, first));
     struct signaller signaller = {gpu, gpu_buffer_mapped(in.buffer)};
@@ -198,8 +199,9 @@ static void waiting_for_the_host_is_not_a_hang(void **state)
     struct gpu_range range = gpu_test_range(gpu, NULL, 8);
     gpu_ticket ticket;
     gpu_begin(gpu);
+    gpu_await_host(gpu, 1);
     gpu_rms_norm(gpu, range, range, (struct gpu_range){0}, (struct gpu_range){0}, 1, 2, 0);
-    assert_ok(gpu_submit(gpu, &ticket, 1, 0, &test_error));
+    assert_ok(gpu_submit(gpu, &ticket, 0, &test_error));
     pthread_t thread;
     assert_int_equal(pthread_create(&thread, NULL, upload_one, gpu), 0);
     usleep(1300000);
@@ -231,7 +233,8 @@ static void a_hang_before_a_wait_for_the_host_is_detected(void **state)
     gpu_ticket tickets[2];
     for (uint64_t i = 0; i < 2; i++) {
         gpu_begin(gpu);
-        assert_ok(gpu_submit(gpu, &tickets[i], i, 0, &test_error)); /* the second waits for the host */
+        gpu_await_host(gpu, i); /* only the second waits for the host */
+        assert_ok(gpu_submit(gpu, &tickets[i], 0, &test_error));
     }
     assert_int_equal(gpu_wait(gpu, tickets[0], &test_error), HYPURA_ERROR_DEVICE);
     assert_non_null(strstr(test_error.message, "hangs"));
@@ -314,7 +317,7 @@ static void many_batches_run_in_order(void **state)
         gpu_rms_norm(gpu, range, range, weight, (struct gpu_range){0}, 1, 64, 0);
         gpu_barrier(gpu);
         gpu_rms_norm(gpu, range, range, weight, (struct gpu_range){0}, 1, 64, 0);
-        assert_ok(gpu_submit(gpu, &ticket, 0, 0, &test_error));
+        assert_ok(gpu_submit(gpu, &ticket, 0, &test_error));
     }
     float *out = gpu_test_take(gpu, range, sizeof values);
     double squares = 0;
@@ -452,7 +455,7 @@ static void many_tables_find_room(void **state)
         assert_int_equal(found[WORDS - 1], i * WORDS + WORDS - 1);
     }
     assert_int_equal(gpu_table(gpu, large, (size_t)1 << 20), 0);
-    assert_int_equal(gpu_submit(gpu, NULL, 0, 0, &test_error), HYPURA_ERROR_ARGUMENT);
+    assert_int_equal(gpu_submit(gpu, NULL, 0, &test_error), HYPURA_ERROR_ARGUMENT);
     free(large);
 }
 

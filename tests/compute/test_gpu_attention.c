@@ -671,13 +671,13 @@ static void attention_refuses_unsupported_shapes(void **state)
     f.attention.heads = 7;
     gpu_begin(gpu);
     gpu_attention(gpu, &f.attention);
-    assert_int_equal(gpu_submit(gpu, &ticket, 0, 0, &test_error), HYPURA_ERROR_UNSUPPORTED);
+    assert_int_equal(gpu_submit(gpu, &ticket, 0, &test_error), HYPURA_ERROR_UNSUPPORTED);
     f.attention.heads = 8;
     struct gpu_range scratch = f.attention.scratch;
     f.attention.scratch = f.attention.sinks;
     gpu_begin(gpu);
     gpu_attention(gpu, &f.attention);
-    assert_int_equal(gpu_submit(gpu, &ticket, 0, 0, &test_error), HYPURA_ERROR_ARGUMENT);
+    assert_int_equal(gpu_submit(gpu, &ticket, 0, &test_error), HYPURA_ERROR_ARGUMENT);
     f.attention.scratch = scratch;
     teardown(gpu, &f);
 }

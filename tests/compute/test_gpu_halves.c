@@ -57,7 +57,7 @@ static void makes_halves(void **state)
     gpu_begin(gpu);
     gpu_halves(gpu, gates, gates, 12);
     gpu_ticket ticket;
-    assert_int_equal(gpu_submit(gpu, &ticket, 0, 0, &test_error), HYPURA_ERROR_ARGUMENT);
+    assert_int_equal(gpu_submit(gpu, &ticket, 0, &test_error), HYPURA_ERROR_ARGUMENT);
     gpu_buffer_destroy(gpu, gates.buffer);
     gpu_buffer_destroy(gpu, ups.buffer);
     free(gate);

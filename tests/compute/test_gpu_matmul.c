@@ -528,11 +528,11 @@ static void refuses_unsupported_weights(void **state)
     gpu_ticket ticket;
     gpu_begin(gpu);
     gpu_matmul(gpu, &job, 1);
-    assert_int_equal(gpu_submit(gpu, &ticket, 0, 0, &test_error), HYPURA_ERROR_UNSUPPORTED);
+    assert_int_equal(gpu_submit(gpu, &ticket, 0, &test_error), HYPURA_ERROR_UNSUPPORTED);
     job.weights = (struct gpu_matrix){{range.buffer, 8}, TENSOR_Q4_K, 1, 256, 144};
     gpu_begin(gpu);
     gpu_matmul(gpu, &job, 1);
-    assert_int_equal(gpu_submit(gpu, &ticket, 0, 0, &test_error), HYPURA_ERROR_UNSUPPORTED);
+    assert_int_equal(gpu_submit(gpu, &ticket, 0, &test_error), HYPURA_ERROR_UNSUPPORTED);
     gpu_buffer_destroy(gpu, range.buffer);
 }
 

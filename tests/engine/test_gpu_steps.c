@@ -20,7 +20,7 @@ static void chains_change_no_bit(void **state)
             const uint32_t before = gpu->chained; /* from the trial row */
             gpu_begin(gpu);
             gpu_launch_chained(gpu, KERNEL_heads, NULL, 0, NULL, GPU_PUSH_BYTES + 1, 1, 1, 1);
-            assert_int_equal(gpu_submit(gpu, NULL, 0, 0, &test_error), HYPURA_ERROR_ARGUMENT);
+            assert_int_equal(gpu_submit(gpu, NULL, 0, &test_error), HYPURA_ERROR_ARGUMENT);
             assert_int_equal(gpu->chained, before);
             gpu->chained = (uint32_t)chained; /* as after a batch whose recording failed */
             const uint32_t nearly = UINT32_MAX - 99;

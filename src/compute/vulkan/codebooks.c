@@ -44,7 +44,7 @@ hypura_status codebooks_create(struct gpu *gpu, hypura_error *error)
                codebooks[i].count * sizeof *codebooks[i].entries);
     gpu_begin(gpu);
     gpu_copy(gpu, (struct gpu_range){gpu->codebooks, 0}, (struct gpu_range){written, 0}, bytes);
-    status = gpu_submit(gpu, &copied, 0, 0, error);
+    status = gpu_submit(gpu, &copied, 0, error);
     if (!status)
         status = gpu_wait(gpu, copied, error);
     gpu_buffer_destroy(gpu, written);

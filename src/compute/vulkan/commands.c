@@ -15,7 +15,7 @@ hypura_status commands_create(struct gpu *gpu, hypura_error *error)
     gpu_begin(gpu);
     if (gpu->open)
         gpu->vk.vkCmdFillBuffer(gpu->open->commands, gpu->progress->buffer, 0, VK_WHOLE_SIZE, 0);
-    status = gpu_submit(gpu, &cleared, 0, 0, error);
+    status = gpu_submit(gpu, &cleared, 0, error);
     return status ? status : gpu_wait(gpu, cleared, error);
 }
 
@@ -30,6 +30,8 @@ void commands_destroy(struct gpu *gpu)
             gpu_buffer_destroy(gpu, gpu->batches[i].tables[t]);
         if (gpu->batches[i].queries)
             gpu->vk.vkDestroyQueryPool(gpu->device, gpu->batches[i].queries, NULL);
+        if (gpu->batches[i].event)
+            gpu->vk.vkDestroyEvent(gpu->device, gpu->batches[i].event, NULL);
         if (gpu->batches[i].pool)
             gpu->vk.vkDestroyCommandPool(gpu->device, gpu->batches[i].pool, NULL);
     }
@@ -72,6 +74,12 @@ uint64_t gpu_busy_nanoseconds(const struct gpu *gpu)
     return atomic_load(&gpu->busy_nanoseconds);
 }
 
+void commands_begin_time(struct gpu *gpu)
+{
+    if (gpu->open->queries)
+        gpu->vk.vkCmdWriteTimestamp(gpu->open->commands, VK_PIPELINE_STAGE_TOP_OF_PIPE_BIT, gpu->open->queries, 0);
+}
+
 void gpu_begin(struct gpu *gpu)
 {
     if (gpu->open)
@@ -95,10 +103,10 @@ void gpu_begin(struct gpu *gpu)
     gpu->chained_before = gpu->chained_barred = gpu->chained;
     batch->tables_used = batch->last_table = batch->last_table_bytes = 0;
     batch->tables_at = 0;
-    if (batch->queries) {
+    host_forget(gpu, batch);
+    if (batch->queries)
         gpu->vk.vkCmdResetQueryPool(batch->commands, batch->queries, 0, 2);
-        gpu->vk.vkCmdWriteTimestamp(batch->commands, VK_PIPELINE_STAGE_TOP_OF_PIPE_BIT, batch->queries, 0);
-    }
+    commands_begin_time(gpu);
     barrier_between(gpu, DEVICE_STAGES | VK_PIPELINE_STAGE_HOST_BIT, DEVICE_WRITES | VK_ACCESS_HOST_WRITE_BIT,
                     DEVICE_STAGES, DEVICE_READS | DEVICE_WRITES);
     times_begin(gpu);
@@ -207,17 +215,7 @@ void gpu_copy(struct gpu *gpu, struct gpu_range to, struct gpu_range from, uint6
     gpu->vk.vkCmdCopyBuffer(gpu->open->commands, from.buffer->buffer, to.buffer->buffer, 1, &copy);
 }
 
-/* The device waits at the first batch whose signal is not yet given. */
-static void await_host(struct gpu *gpu, gpu_ticket batch, uint64_t value)
-{
-    uint64_t awaited = atomic_load(&gpu->host_awaited);
-    if (timeline_reached(gpu, gpu->host_timeline, awaited))
-        atomic_store(&gpu->host_awaited_by, batch);
-    atomic_store(&gpu->host_awaited, MAX(awaited, value));
-}
-
-hypura_status gpu_submit(struct gpu *gpu, gpu_ticket *ticket, uint64_t wait_host, gpu_ticket wait_upload,
-                         hypura_error *error)
+hypura_status gpu_submit(struct gpu *gpu, gpu_ticket *ticket, gpu_ticket wait_upload, hypura_error *error)
 {
     struct gpu_batch *batch = gpu->open;
     if (batch) {
@@ -244,10 +242,8 @@ hypura_status gpu_submit(struct gpu *gpu, gpu_ticket *ticket, uint64_t wait_host
     uint64_t values[2], next = gpu->submitted + 1;
     const VkPipelineStageFlags stages[2] = {DEVICE_STAGES, DEVICE_STAGES};
     uint32_t count = 0;
-    if (wait_host) {
-        waits[count] = gpu->host_timeline;
-        values[count++] = wait_host;
-    }
+    if (host_awaited(gpu, batch, next, &values[count]))
+        waits[count++] = gpu->host_timeline;
     if (wait_upload) {
         waits[count] = gpu->upload_timeline;
         values[count++] = wait_upload;
@@ -272,10 +268,8 @@ hypura_status gpu_submit(struct gpu *gpu, gpu_ticket *ticket, uint64_t wait_host
     hypura_error problem;
     if (gpu_check(gpu, result, "sending a batch", &problem))
         return error_set(error, HYPURA_ERROR_DEVICE, "%s", problem.message);
-    if (wait_host)
-        await_host(gpu, next, wait_host);
     gpu->submitted = batch->ticket = next;
-    batch->sent = clock_nanoseconds();
+    atomic_store(&batch->sent, clock_nanoseconds());
     gpu->chained_sent = gpu->chained;
     if (ticket)
         *ticket = next;
@@ -303,7 +297,7 @@ void gpu_drop(struct gpu *gpu)
 
 static void wait_awake(struct gpu *gpu, const struct gpu_batch *batch, bool alone)
 {
-    double rest = gpu->alone_seconds - clock_seconds_since(batch->sent) - EARLY_SECONDS;
+    double rest = gpu->alone_seconds - clock_seconds_since(atomic_load(&batch->sent)) - EARLY_SECONDS;
     const VkSemaphoreWaitInfo wait = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO,
                                       .semaphoreCount = 1,
                                       .pSemaphores = &gpu->compute_timeline,
@@ -334,7 +328,7 @@ hypura_status gpu_wait(struct gpu *gpu, gpu_ticket ticket, hypura_error *error)
     wait_awake(gpu, batch, alone);
     hypura_status status = timeline_wait(gpu, gpu->compute_timeline, ticket, error);
     if (!status && alone)
-        gpu->alone_seconds = usual(gpu->alone_seconds, clock_seconds_since(batch->sent));
+        gpu->alone_seconds = usual(gpu->alone_seconds, clock_seconds_since(atomic_load(&batch->sent)));
     return status;
 }
 

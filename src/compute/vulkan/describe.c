@@ -224,7 +224,9 @@ void gpu_describe(const struct vk *vk, VkPhysicalDevice physical, struct gpu_inf
     info->subgroup_max = subgroups.maxSubgroupSize ? subgroups.maxSubgroupSize : v11.subgroupSize;
     info->cores = multiprocessors.shaderSMCount;
     info->import_alignment = external.minImportedHostPointerAlignment;
-    info->chains = v12.driverID == VK_DRIVER_ID_NVIDIA_PROPRIETARY && info->kind == GPU_DISCRETE && info->cores;
+    const bool nvidia = v12.driverID == VK_DRIVER_ID_NVIDIA_PROPRIETARY && info->kind == GPU_DISCRETE;
+    info->chains = nvidia && info->cores;
+    info->events = nvidia;
     require(info,
             v11.subgroupSupportedOperations & VK_SUBGROUP_FEATURE_ARITHMETIC_BIT &&
                 v11.subgroupSupportedStages & VK_SHADER_STAGE_COMPUTE_BIT,

@@ -179,6 +179,9 @@ static hypura_status choose_device(struct gpu *gpu, const struct gpu_options *op
     const char *chains = getenv("HYPURA_GPU_CHAINS");
     if (chains)
         gpu->info.chains = strcmp(chains, "1") == 0;
+    const char *events = getenv("HYPURA_GPU_EVENTS");
+    if (events)
+        gpu->info.events = strcmp(events, "1") == 0;
     VkPhysicalDeviceMemoryProperties2 memory = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_PROPERTIES_2};
     gpu->vk.vkGetPhysicalDeviceMemoryProperties2(gpu->physical, &memory);
     gpu->memory = memory.memoryProperties;
@@ -194,6 +197,7 @@ static hypura_status open_device(struct gpu **out, const struct gpu_options *opt
         return status;
     const char *validate = getenv("HYPURA_GPU_VALIDATE");
     pthread_mutex_init(&gpu->queue_lock, NULL);
+    pthread_mutex_init(&gpu->host_lock, NULL);
     pthread_mutex_init(&gpu->upload_lock, NULL);
     status =
         open_loader(&gpu->vk, options->validate || (validate && strcmp(validate, "1") == 0), &gpu->messages, error);
@@ -244,6 +248,7 @@ hypura_status gpu_imagine(struct gpu **out, const struct gpu_info *info, hypura_
     if (status)
         return status;
     pthread_mutex_init(&gpu->queue_lock, NULL);
+    pthread_mutex_init(&gpu->host_lock, NULL);
     pthread_mutex_init(&gpu->upload_lock, NULL);
     gpu->info = *info;
     *out = gpu;
@@ -278,6 +283,7 @@ void gpu_close(struct gpu *gpu)
     }
     vk_close(&gpu->vk);
     pthread_mutex_destroy(&gpu->queue_lock);
+    pthread_mutex_destroy(&gpu->host_lock);
     pthread_mutex_destroy(&gpu->upload_lock);
     memory_free(gpu);
 }

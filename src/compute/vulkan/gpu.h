@@ -50,6 +50,7 @@ struct gpu_info {
     bool int8_dot;             /* multiplies quantised weights as bytes */
     bool panels;               /* multiplies long batches from panels; only known once the device is open */
     bool chains;               /* kernels wait for each other themselves, instead of at barriers */
+    bool events;               /* a batch that waits for the host is on the device already (host.c) */
     uint64_t import_alignment; /* of addresses and sizes for gpu_buffer_import */
     char lacks[160];           /* what hypura needs and the device lacks; empty: nothing */
 };
@@ -143,10 +144,8 @@ hypura_status gpu_download(struct gpu *gpu, void *host, struct gpu_range from, u
 void gpu_begin(struct gpu *gpu);
 void gpu_barrier(struct gpu *gpu);
 
-/* The batch starts once gpu_signal_host has been called with wait_host or more (0: at once) and the upload wait_upload
- * has arrived. It sees what the host wrote to mapped buffers before that call. */
-hypura_status gpu_submit(struct gpu *gpu, gpu_ticket *ticket, uint64_t wait_host, gpu_ticket wait_upload,
-                         hypura_error *error);
+/* The batch starts once the upload wait_upload has arrived (0: at once). */
+hypura_status gpu_submit(struct gpu *gpu, gpu_ticket *ticket, gpu_ticket wait_upload, hypura_error *error);
 
 /* The error that gpu_submit would return for what was recorded since gpu_begin. */
 hypura_status gpu_recorded(const struct gpu *gpu);
@@ -154,8 +153,14 @@ hypura_status gpu_recorded(const struct gpu *gpu);
 /* Drops what was recorded since gpu_begin, and its errors. */
 void gpu_drop(struct gpu *gpu);
 
-/* value: greater than all earlier ones. */
+/* What is recorded after gpu_await_host waits until gpu_signal_host has been called with this value or more. It sees
+ * what the host wrote to mapped buffers before that call. Values grow from batch to batch. Call gpu_await_host at most
+ * once per batch, as its first command: a device without info.events waits with the whole batch. */
+void gpu_await_host(struct gpu *gpu, uint64_t value);
 hypura_status gpu_signal_host(struct gpu *gpu, uint64_t value, hypura_error *error);
+
+/* Lets all batches go that wait for the host. */
+void gpu_release(struct gpu *gpu);
 
 /* Fails with an error that says that the device hangs if nothing that was sent ends for 10 seconds (5 minutes for a
  * device that is a CPU). Time in which the device waits for gpu_signal_host does not count. */

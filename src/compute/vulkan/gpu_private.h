@@ -31,7 +31,10 @@ struct gpu_batch {
     VkCommandBuffer commands;
     VkQueryPool queries; /* none if the queue has no timestamps */
     gpu_ticket ticket;
-    uint64_t sent;                /* nanoseconds */
+    _Atomic uint64_t sent;        /* nanoseconds: when it could begin */
+    VkEvent event;                /* for gpu_await_host; created on first use */
+    uint64_t awaited;             /* the value that the batch waits for, if it was not given yet */
+    gpu_ticket waiting;           /* the same batch's ticket once it was sent */
     struct gpu_buffer *tables[2]; /* of gpu_table, small and large; created on first use */
     uint32_t tables_at;           /* the one being filled */
     uint64_t tables_used;
@@ -67,10 +70,10 @@ struct gpu {
     atomic_bool lost; /* no more calls go to the device */
     atomic_bool hung; /* lost because nothing ended for patience_seconds: it still uses what it was given */
     uint32_t patience_seconds;
-    _Atomic uint64_t host_awaited;    /* the greatest host signal that a batch waits for */
-    _Atomic uint64_t host_awaited_by; /* the first batch that waits for a signal not yet given */
-    atomic_bool drained;              /* timelines_drain ran after the loss */
-    struct gpu *abandoned;            /* next in the list of abandoned devices */
+    pthread_mutex_t host_lock;
+    uint64_t host_given;   /* the last value of gpu_signal_host */
+    atomic_bool drained;   /* timelines_drain ran after the loss */
+    struct gpu *abandoned; /* next in the list of abandoned devices */
 
     VkPipelineLayout layout;
     VkPipelineCache cache;
@@ -242,6 +245,16 @@ bool timeline_reached(struct gpu *gpu, VkSemaphore timeline, uint64_t value);
 void barrier_between(struct gpu *gpu, VkPipelineStageFlags from, VkAccessFlags written, VkPipelineStageFlags to,
                      VkAccessFlags used);
 void barrier_before_unchained(struct gpu *gpu);
+
+/* Records the time at which the open batch begins. */
+void commands_begin_time(struct gpu *gpu);
+
+/* host.c: what batches wait for. host_awaited: when a batch is sent; whether it needs a semaphore, and for which value.
+ * host_forget: when a batch is recorded anew. host_progress: the last value given, and the first batch that was sent
+ * and still waits (0: none). */
+bool host_awaited(struct gpu *gpu, struct gpu_batch *batch, gpu_ticket ticket, uint64_t *value);
+void host_forget(struct gpu *gpu, struct gpu_batch *batch);
+uint64_t host_progress(struct gpu *gpu, gpu_ticket *first);
 
 hypura_status commands_create(struct gpu *gpu, hypura_error *error);
 void commands_destroy(struct gpu *gpu);

@@ -145,7 +145,7 @@ static hypura_status try_product(struct gpu *gpu, struct gpu_buffer *memory, str
     gpu_barrier(gpu);
     gpu_copy(gpu, (struct gpu_range){result, 0}, (struct gpu_range){memory, out},
              TRIED_ROWS * TRIED_TOKENS * sizeof(float));
-    hypura_status status = gpu_submit(gpu, &ticket, 0, 0, error);
+    hypura_status status = gpu_submit(gpu, &ticket, 0, error);
     return status ? status : gpu_wait(gpu, ticket, error);
 }
 

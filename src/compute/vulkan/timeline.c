@@ -101,14 +101,14 @@ VkResult timeline_read(struct gpu *gpu, VkSemaphore timeline, uint64_t *value)
  * signal was not given is done. With one queue, uploads wait behind that batch. */
 static VkResult read_progress(struct gpu *gpu, uint64_t *sum, bool *waits_for_host)
 {
-    uint64_t computed = 0, signalled = 0, uploaded = 0;
+    uint64_t computed = 0, uploaded = 0;
+    gpu_ticket waiting;
+    const uint64_t signalled = host_progress(gpu, &waiting);
     VkResult result = timeline_read(gpu, gpu->compute_timeline, &computed);
-    if (!result)
-        result = timeline_read(gpu, gpu->host_timeline, &signalled);
     if (!result)
         result = timeline_read(gpu, gpu->upload_timeline, &uploaded);
     *sum = computed + signalled + uploaded;
-    *waits_for_host = signalled < atomic_load(&gpu->host_awaited) && computed + 1 >= atomic_load(&gpu->host_awaited_by);
+    *waits_for_host = waiting && computed + 1 >= waiting;
     return result;
 }
 
@@ -153,21 +153,11 @@ hypura_status timeline_wait(struct gpu *gpu, VkSemaphore timeline, uint64_t valu
     return atomic_load(&gpu->lost) ? gpu_lost_error(gpu, error) : wait_even_if_lost(gpu, timeline, value, error);
 }
 
-hypura_status gpu_signal_host(struct gpu *gpu, uint64_t value, hypura_error *error)
-{
-    const VkSemaphoreSignalInfo signal = {
-        .sType = VK_STRUCTURE_TYPE_SEMAPHORE_SIGNAL_INFO, .semaphore = gpu->host_timeline, .value = value};
-    return gpu_check(gpu, gpu->vk.vkSignalSemaphore(gpu->device, &signal), "letting a batch start", error);
-}
-
 void timelines_drain(struct gpu *gpu)
 {
-    uint64_t signalled = 0, awaited = atomic_load(&gpu->host_awaited);
     if (!gpu->host_timeline || !gpu->upload_timeline || atomic_load(&gpu->hung))
         return;
-    /* Releases batches that wait for a signal which would never come. */
-    if (!timeline_read(gpu, gpu->host_timeline, &signalled) && signalled < awaited)
-        gpu_signal_host(gpu, awaited, NULL);
+    gpu_release(gpu); /* signals that would never come */
     if (gpu->submitted)
         wait_even_if_lost(gpu, gpu->compute_timeline, gpu->submitted, NULL);
     if (gpu->uploaded)

@@ -79,6 +79,11 @@ typedef VkResult(VKAPI_PTR *PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKH
     F(vkWaitSemaphores)                                                                                                \
     F(vkSignalSemaphore)                                                                                               \
     F(vkGetSemaphoreCounterValue)                                                                                      \
+    F(vkCreateEvent)                                                                                                   \
+    F(vkDestroyEvent)                                                                                                  \
+    F(vkSetEvent)                                                                                                      \
+    F(vkResetEvent)                                                                                                    \
+    F(vkCmdWaitEvents)                                                                                                 \
     F(vkCreateQueryPool)                                                                                               \
     F(vkDestroyQueryPool)                                                                                              \
     F(vkGetQueryPoolResults)                                                                                           \

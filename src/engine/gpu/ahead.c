@@ -93,6 +93,7 @@ void pass_record_ahead(struct batch *batch, uint32_t layer)
             layer++;
     pass_choose(batch, layer);
     struct gpu_pass *pass = batch->pass;
+    pass->ahead.value = layer > 0 && gpu_get_info(pass->gpu)->events ? ++pass->signals : 0;
     const struct gpu_pass before = *pass;
     pass->ahead.recording = true;
     pass->ahead.next = next;
@@ -100,6 +101,10 @@ void pass_record_ahead(struct batch *batch, uint32_t layer)
     pass->inputs_sent = pass->inputs_sent && !next;
     for (uint32_t r = 0; next && r < batch->rows; r++)
         batch->scratch.positions[r]++;
+    if (pass->ahead.value) {
+        pass_record(pass);
+        gpu_await_host(pass->gpu, pass->ahead.value);
+    }
     hypura_status status = record(batch, layer);
     for (uint32_t r = 0; next && r < batch->rows; r++)
         batch->scratch.positions[r]--;
@@ -108,4 +113,26 @@ void pass_record_ahead(struct batch *batch, uint32_t layer)
     if (!pass->ahead.ready)
         gpu_drop(pass->gpu);
     batch->pass = current;
+}
+
+hypura_status pass_send_early(struct batch *batch, uint32_t layer, hypura_error *error)
+{
+    struct gpu_pass *const current = batch->pass;
+    pass_choose(batch, layer);
+    struct gpu_pass *pass = batch->pass;
+    struct ahead *ahead = &pass->ahead;
+    const bool ready = batch->open->plan->gpu->groups > 1 ? ahead->ready : ahead->used;
+    hypura_status status = HYPURA_OK;
+    if (pass != current && ready && ahead->value) {
+        ahead->used = true;
+        ahead->ready = false;
+        pass->open = true;
+        status = pass_fill_table(batch, layer, plan_gpu_run_end(batch->open->plan->gpu, layer), error);
+        pass_send_inputs(batch);
+        if (!status)
+            status = pass_send(pass, error);
+        ahead->sent = !status;
+    }
+    batch->pass = current;
+    return status;
 }

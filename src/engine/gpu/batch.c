@@ -25,14 +25,10 @@ static void abandon(struct batch *batch)
 {
     struct gpu_pass *pass = batch->pass;
     if (pass->open) {
-        /* What was recorded may run at once: nothing reads what it writes. */
-        pass->wait_value = 0;
-        pass_send(pass, NULL);
+        pass_send(pass, NULL); /* nothing reads what it writes */
     }
-    if (pass->host_share.waiting) {
-        gpu_signal_host(pass->gpu, pass->host_share.value, NULL);
-        pass->host_share.waiting = false;
-    }
+    gpu_release(pass->gpu);
+    pass->ahead.sent = pass->host_share.waiting = false;
     /* Drops commands that were recorded ahead for this batch and not sent; otherwise the next ones would be added to
      * them. */
     gpu_drop(pass->gpu);
@@ -60,24 +56,30 @@ static hypura_status finish(struct batch *batch, uint32_t next, hypura_error *er
     TRY(pass_send(pass, error));
     if (next != NO_LAYER)
         pass_record_ahead(batch, next);
+    if (next != NO_LAYER && next > 0)
+        TRY(pass_send_early(batch, next, error));
     TRY(pass_finish(batch, error));
     pass->ahead.seconds = clock_seconds_since(pass->ahead.begun);
     return HYPURA_OK;
 }
 
-/* If the next layer is on another device, moves what the last layer left there, by way of the host. */
+/* If the next layer is on another device, hands on what the last layer left. */
 static hypura_status hand_on(struct batch *batch, uint32_t layer, hypura_error *error)
 {
-    const struct gpu_pass *pass = batch->pass;
-    const bool leaves = pass->on_device && batch->open->plan->gpu->devices[layer] != pass->number;
+    struct gpu_pass *from = batch->pass;
+    const bool leaves = from->on_device && batch->open->plan->gpu->devices[layer] != from->number;
     if (leaves) {
         pass_record_leaving(batch);
         TRY(finish(batch, layer, error));
-        pass_take_leaving(batch);
+        from->on_device = false;
     }
     pass_choose(batch, layer);
-    if (leaves && batch->open->plan->gpu->groups > 1) { /* with one group, pass_expect knows */
-        struct ahead *ahead = &batch->pass->ahead;
+    if (!leaves)
+        return HYPURA_OK;
+    pass_hand_on(batch, from);
+    struct ahead *ahead = &batch->pass->ahead;
+    batch->pass->handed_on = true;
+    if (batch->open->plan->gpu->groups > 1 && !ahead->sent) { /* with one group, pass_expect knows */
         ahead->used = ahead->ready;
         ahead->ready = false;
     }

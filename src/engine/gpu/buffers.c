@@ -57,6 +57,22 @@ static uint64_t attention_bytes(const struct geometry *g, uint32_t chunk, uint32
     return most;
 }
 
+/* Rows come and go in the same memory. */
+static uint64_t cut_handed(struct gpu_pass *pass, const struct geometry *g, uint32_t chunk)
+{
+    uint64_t used = 0;
+    for (size_t i = 0; i < PASS_CARRIED; i++)
+        pass->up_parts.carried[i] = pass->back_parts.carried[i] =
+            cut_shared(pass->handed_rows, &used, (uint64_t)chunk * g->widths[pass_carried[i]] * sizeof(float));
+    return used;
+}
+
+uint64_t pass_handed_bytes(const struct geometry *geometry, uint32_t chunk)
+{
+    struct gpu_pass pass = {0};
+    return cut_handed(&pass, geometry, chunk);
+}
+
 /* Lays out the buffers; before they exist, it only counts their sizes. */
 static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, uint32_t chunk, uint32_t positions)
 {
@@ -133,7 +149,9 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
     }
     for (int i = 0; i < 2 && p->experts; i++)
         pass->visits[i].table = cut_shared(u, &used.upload, UNIT_MAX_SLICES * p->experts * sizeof(uint32_t));
-    for (size_t i = 0; i < PASS_CARRIED; i++) {
+    if (pass->handed_rows)
+        cut_handed(pass, g, chunk);
+    for (size_t i = 0; i < PASS_CARRIED && !pass->handed_rows; i++) {
         pass->up_parts.carried[i] = cut_shared(u, &used.upload, c * g->widths[pass_carried[i]] * f);
         pass->back_parts.carried[i] = cut_shared(b, &used.readback, c * g->widths[pass_carried[i]] * f);
     }
@@ -183,6 +201,7 @@ hypura_status pass_make_buffers(struct batch *batch, hypura_error *error)
 {
     struct gpu_pass *pass = batch->pass;
     const struct plan *plan = batch->open->plan;
+    pass_import_rows(batch);
     struct layout sizes = lay_out(pass, &batch->open->geometry, plan->chunk, plan->positions);
     TRY(gpu_buffer_create(pass->gpu, &pass->scratch, sizes.scratch, GPU_DEVICE, error));
     TRY(gpu_buffer_create(pass->gpu, &pass->upload, sizes.upload, GPU_UPLOAD, error));

@@ -12,14 +12,21 @@ hypura_status pass_send(struct gpu_pass *pass, hypura_error *error)
 {
     if (!pass->open)
         return HYPURA_OK;
-    hypura_status status = gpu_submit(pass->gpu, &pass->last, pass->wait_value, pass->wait_upload, error);
+    hypura_status status = gpu_submit(pass->gpu, &pass->last, pass->wait_upload, error);
     pass->open = false;
-    pass->wait_value = 0;
     pass->wait_upload = 0;
     pass->recorded = 0;
     pass->pending_reads = pass->pending_writes = 0; /* batches see what those before them wrote */
     pass->sent++;
     return status;
+}
+
+hypura_status pass_finish(struct batch *batch, hypura_error *error)
+{
+    TRY(pass_send(batch->pass, error));
+    TRY(pass_host_share(batch, error));
+    TRY(gpu_wait(batch->pass->gpu, batch->pass->last, error));
+    return pass_let_go(batch, error);
 }
 
 void pass_drop_ahead(struct gpu_pass *pass)

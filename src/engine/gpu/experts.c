@@ -115,7 +115,7 @@ static hypura_status run_divided(struct batch *batch, const struct step *step, h
     pass->host_share.value = value;
     pass->host_share.said = pass->asked.made;
     pass_record(pass);
-    pass->wait_value = value;
+    gpu_await_host(pass->gpu, value);
     return HYPURA_OK;
 }
 

@@ -114,6 +114,7 @@ static hypura_status open_pass(struct batch *batch, uint32_t number, hypura_erro
 hypura_status gpu_pass_open(struct batch *batch, hypura_error *error)
 {
     const struct plan_gpu *plan = batch->open->plan->gpu;
+    pass_share_rows(batch);
     for (uint32_t d = 0; d < plan->part_count; d++)
         if (plan->parts[d].taken || plan->parts[d].output)
             TRY(open_pass(batch, d, error));
@@ -155,7 +156,7 @@ static void close_pass(struct batch *batch)
     struct gpu_pass *pass = batch->pass;
     pass_free_holds(batch);
     gpu_drop(pass->gpu);
-    struct gpu_buffer *buffers[] = {pass->scratch, pass->upload, pass->readback};
+    struct gpu_buffer *buffers[] = {pass->scratch, pass->upload, pass->readback, pass->handed_rows};
     for (size_t i = 0; i < COUNT_OF(buffers); i++)
         if (buffers[i])
             gpu_buffer_destroy(pass->gpu, buffers[i]);
@@ -188,4 +189,5 @@ void gpu_pass_close(struct batch *batch)
         batch->passes[d] = NULL;
     }
     batch->pass = NULL;
+    pass_unshare_rows(batch);
 }

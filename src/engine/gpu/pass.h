@@ -25,6 +25,7 @@
  *   layers.c        runs layers, and moves the residual stream between host and device
  *   output.c        norm and logits
  *   ahead.c         commands of a later run of layers, recorded while a device computes this one
+ *   carry.c         rows on their way between host and devices
  *   batch.c         a batch from its beginning to its logits
  *   pipeline.c      prompts in parts, on several devices at the same time
  *   caches.c        copies parts of caches to the host and back, and tells devices where blocks are
@@ -73,6 +74,8 @@ struct ahead {
     bool ready;     /* recorded, but not sent */
     bool expected;  /* the current batch is the expected one */
     bool used;      /* the current run of layers was recorded ahead */
+    bool sent;      /* and sent; it waits for its rows */
+    uint64_t value; /* of gpu_signal_host, which these commands await; 0: none */
     double seconds; /* time of the last batch */
     uint64_t begun; /* nanoseconds */
     uint32_t rows;  /* of the batch expected next, one per sequence; 0: none */
@@ -116,6 +119,7 @@ struct gpu_pass {
     struct gpu_buffer **caches;                    /* [layers] keys and values */
     uint64_t cache_bytes, pool_bytes, block_bytes; /* of all of them; of their pools; of a block in all pools */
     struct gpu_buffer *scratch, *upload, *readback;
+    struct gpu_buffer *handed_rows;   /* batch->handed_rows; NULL: rows are copied from device to device */
     struct thin_ranges *thin;         /* [adapters_pairs] */
     struct gpu_buffer **thin_buffers; /* [1 + layers] */
     struct visit visits[2];
@@ -182,9 +186,9 @@ struct gpu_pass {
     uint32_t parts;         /* of the last batch that devices computed in parts, sent in all runs of layers */
     double layer_work;      /* the most multiply-adds of a layer per row */
     bool again;             /* steps with a state run again */
-    bool on_device;         /* the residual stream is on the device; else in the scratch's buffers */
+    bool on_device;         /* the residual stream is on the device; else in the scratch's buffers, or: */
+    bool handed_on;         /* another device hands it on, perhaps after commands are recorded */
     bool inputs_sent;       /* what depends on positions is on the device */
-    uint64_t wait_value;    /* the value for which the open batch must wait */
     gpu_ticket wait_upload; /* the upload for which it must wait */
     gpu_ticket last;        /* the last batch of commands */
     uint64_t signals;       /* the last value for which a batch was told to wait */
@@ -308,10 +312,17 @@ bool pass_can_part(const struct geometry *geometry);
 hypura_status pass_run_layer(struct batch *batch, uint32_t layer, hypura_error *error);
 
 /* pass_record_leaving records copies of what the device leaves for the next layer to memory that the host sees. When
- * they are done, pass_left says where one of pass_carried is, and pass_take_leaving copies all to the scratch. */
+ * they are done, pass_hand_on puts them where the current device reads them. */
 void pass_record_leaving(struct batch *batch);
-const void *pass_left(const struct batch *batch, size_t number);
-void pass_take_leaving(struct batch *batch);
+void pass_hand_on(const struct batch *batch, const struct gpu_pass *from);
+
+/* Memory in which all devices write and read the rows that they hand on, so that the host need not copy them. Before
+ * passes are opened; for the current pass, before its buffers are laid out; and after passes are closed. Without that
+ * memory, or on a device that refuses it, rows are copied. */
+void pass_share_rows(struct batch *batch);
+void pass_import_rows(struct batch *batch);
+void pass_unshare_rows(struct batch *batch);
+uint64_t pass_handed_bytes(const struct geometry *geometry, uint32_t chunk);
 
 /* Opens a batch of commands unless one is open. */
 void pass_record(struct gpu_pass *pass);
@@ -331,6 +342,19 @@ void pass_record_logits(struct batch *batch, const struct step_output *output, s
 bool pass_devices_do_all(const struct batch *batch);
 void pass_expect(struct batch *batch);
 void pass_record_ahead(struct batch *batch, uint32_t layer);
+
+/* Sends the commands of the run of layers that comes next if they were recorded ahead on another device. They wait for
+ * the rows there, so that the run begins sooner once these arrive. */
+hypura_status pass_send_early(struct batch *batch, uint32_t layer, hypura_error *error);
+
+/* Whether the current run's commands were recorded ahead, so that only what they read must be filled in. */
+bool pass_runs_ahead(const struct gpu_pass *pass);
+
+/* Copies what the rows of the batch need to memory that both sides see (NULL: it will be there), and records a copy
+ * from there. pass_send_inputs: what depends on positions and tokens. */
+void pass_send_part(const struct batch *batch, struct gpu_range to, const struct shared_part *part, const void *bytes,
+                    size_t row_bytes);
+void pass_send_inputs(struct batch *batch);
 
 struct gpu_range range_at(struct gpu_range range, uint64_t floats);
 struct gpu_matrix pass_matrix(const struct batch *batch, unit_number unit);

@@ -3,7 +3,8 @@
  * Each part passes the runs of layers one after the other, as a batch of its own. The batch is narrowed to the part's
  * rows (struct view), which the functions below do not notice. In memory that both sides see, each part has its own
  * rows (gpu_pass.first_row). A device gets its next part while it still computes one. When a run is done with a part,
- * the part's rows go on to the device of the next run.
+ * the part's rows go on to the device of the next run. That one has its commands already, and waits for the rows, if it
+ * can wait for the host by itself (gpu_info.events).
  *
  * Only batches that devices compute alone pass in parts: those of one sequence, without states, which a part would have
  * to hand to the next, and with wanted rows in the last part only. */
@@ -108,12 +109,14 @@ static size_t count_parts(const struct batch *batch)
 
 #define MOST_STAGES (HARDWARE_MAX_GPUS * PLAN_MOST_GROUPS)
 
-/* A run of layers on a device, and how many parts it was sent and has finished. */
+/* A run of layers on a device: how many parts it was sent, how many it was allowed to begin, and how many it has
+ * finished. */
 struct stage {
     struct gpu_pass *pass;
     uint32_t first, end; /* layers */
-    size_t sent, taken;
+    size_t sent, begun, taken;
     gpu_ticket tickets[PARTS_AHEAD]; /* of its current parts */
+    uint64_t values[PARTS_AHEAD];    /* of gpu_signal_host, for which they wait; 0: none */
     size_t orders[PARTS_AHEAD];      /* how many parts were sent before these, to any device */
 };
 
@@ -149,6 +152,12 @@ static void tell(const struct pipeline *pipeline, const struct stage *stage, siz
                   stage->first, stage->end - 1);
 }
 
+/* Whether a run cannot begin its next part at once: rows of that one or of an earlier one are still to come. */
+static bool must_wait(const struct stage *stage)
+{
+    return stage->first > 0 && (stage[-1].taken <= stage->sent || stage->begun < stage->sent);
+}
+
 /* Records and sends the commands of a run for its next part. */
 static hypura_status send_part(struct batch *batch, struct pipeline *pipeline, size_t number, hypura_error *error)
 {
@@ -157,14 +166,17 @@ static hypura_status send_part(struct batch *batch, struct pipeline *pipeline, s
     const struct part part = part_of(pipeline, stage->sent);
     struct engine_batch asked;
     bool done;
+    const uint64_t value = must_wait(stage) ? ++pass->signals : 0;
     show(batch, &pipeline->whole, &part, &asked);
-    if (number > 0) {
-        batch->pass = stage[-1].pass;
-        batch->pass->first_row = pass->first_row = (uint32_t)part.first;
-        batch->scratch.buffers[BUFFER_HIDDEN] = (float *)pass_left(batch, 0);
-    }
     batch->pass = pass;
     begin(pass, &part);
+    pass->handed_on = number > 0;
+    if (value) {
+        pass_record(pass);
+        gpu_await_host(pass->gpu, value);
+    } else if (number > 0) {
+        pass_hand_on(batch, stage[-1].pass);
+    }
     if (stage->first == 0) /* if this does nothing, the CPU has embedded all rows */
         TRY(gpu_pass_embed(batch, batch->asked->tokens, &done, error));
     for (uint32_t i = stage->first; i < stage->end; i++)
@@ -175,7 +187,38 @@ static hypura_status send_part(struct batch *batch, struct pipeline *pipeline, s
     pass->parts++;
     tell(pipeline, stage, stage->sent, "got");
     stage->tickets[stage->sent % PARTS_AHEAD] = pass->last;
+    stage->values[stage->sent % PARTS_AHEAD] = value;
     stage->orders[stage->sent++ % PARTS_AHEAD] = pipeline->sent++;
+    stage->begun += !value;
+    return HYPURA_OK;
+}
+
+/* The run of a device that waits for the oldest part of which it was sent the commands. NULL: none waits. */
+static struct stage *next_waiting(struct pipeline *pipeline, const struct gpu_pass *pass)
+{
+    struct stage *next = NULL;
+    for (size_t i = 0; i < pipeline->count; i++) {
+        struct stage *stage = &pipeline->stages[i];
+        if (stage->pass == pass && stage->begun < stage->sent &&
+            (!next || stage->orders[stage->begun % PARTS_AHEAD] < next->orders[next->begun % PARTS_AHEAD]))
+            next = stage;
+    }
+    return next;
+}
+
+/* Lets a device begin the parts whose rows have arrived, in the order in which it got the commands. */
+static hypura_status let_begin(struct batch *batch, struct pipeline *pipeline, struct gpu_pass *pass,
+                               hypura_error *error)
+{
+    struct stage *stage;
+    while ((stage = next_waiting(pipeline, pass)) && stage[-1].taken > stage->begun) {
+        const struct part part = part_of(pipeline, stage->begun);
+        batch->pass = pass;
+        batch->rows = part.rows;
+        pass->first_row = (uint32_t)part.first;
+        pass_hand_on(batch, stage[-1].pass);
+        TRY(gpu_signal_host(pass->gpu, stage->values[stage->begun++ % PARTS_AHEAD], error));
+    }
     return HYPURA_OK;
 }
 
@@ -188,6 +231,14 @@ static size_t parts_there(const struct pipeline *pipeline, const struct gpu_pass
     return count;
 }
 
+/* Whether a run that is not the first may get its next part: once its rows are there, or once what makes them was sent,
+ * if the device can wait for them. */
+static bool may_send(const struct stage *stage)
+{
+    const bool waits = gpu_get_info(stage->pass->gpu)->events;
+    return (waits ? stage[-1].sent : stage[-1].taken) > stage->sent;
+}
+
 /* The run whose next part to send: on the device that has least to do, an early run first, so that no part falls
  * behind. pipeline->count: there is none. */
 static size_t next_ready(const struct pipeline *pipeline)
@@ -195,7 +246,7 @@ static size_t next_ready(const struct pipeline *pipeline)
     size_t best = pipeline->count, least = PARTS_AHEAD;
     for (size_t i = 0; i < pipeline->count; i++) {
         const struct stage *stage = &pipeline->stages[i];
-        if (stage->sent == pipeline->parts || (i > 0 && stage[-1].taken <= stage->sent))
+        if (stage->sent == pipeline->parts || (i > 0 && !may_send(stage)))
             continue;
         const size_t there = parts_there(pipeline, stage->pass);
         if (there < least) {
@@ -240,6 +291,8 @@ static hypura_status take_done(struct batch *batch, struct pipeline *pipeline, h
         stage = next_done(pipeline);
     TRY(gpu_wait(stage->pass->gpu, stage->tickets[stage->taken % PARTS_AHEAD], error));
     tell(pipeline, stage, stage->taken++, "is done with");
+    if (stage + 1 < pipeline->stages + pipeline->count)
+        TRY(let_begin(batch, pipeline, stage[1].pass, error));
     return batch_is_to_end(batch) ? error_set(error, HYPURA_ERROR_CANCELLED, "cancelled") : HYPURA_OK;
 }
 
@@ -258,7 +311,7 @@ static hypura_status run(struct batch *batch, struct pipeline *pipeline, hypura_
 {
     find_stages(batch, pipeline);
     const struct stage *const last = &pipeline->stages[pipeline->count - 1];
-    while (last->sent < pipeline->parts) {
+    while (last->begun < pipeline->parts) {
         const size_t ready = next_ready(pipeline);
         if (ready < pipeline->count)
             TRY(send_part(batch, pipeline, ready, error));
