@@ -13,12 +13,12 @@
  * times as fast as one (docs/notes/2026-11-23-many-cores-two-cards.md). */
 #define WAYS_SHARE 0.03
 
-/* The time per row in parts of 2048, 1024, 512 and 256 rows, measured on an H200 and an H100 (the same note): if
- * weights must be unpacked, if not, and from panels. */
+/* The time per row in parts of 2048, 1024, 512 and 256 rows, measured on an H200 and, for panels, on an H100 (the same
+ * note): if weights must be unpacked, if not, if they must be put into panels, and if panels are kept. */
 #define LONGEST_PART 2048u
 static const struct {
-    double unpacked, plain, panels;
-} costs[] = {{1, 1, 1}, {1.05, 1.03, 1.1}, {1.25, 1.10, 1.4}, {1.76, 1.25, 2.2}};
+    double unpacked, plain, panels, kept;
+} costs[] = {{1, 1, 1, 1}, {1.05, 1.03, 1.14, 1.05}, {1.25, 1.10, 1.46, 1.19}, {1.76, 1.25, 2.19, 1.55}};
 
 static double cost_of(const struct plan_pace *pace, uint64_t rows)
 {
@@ -30,8 +30,10 @@ static double cost_of(const struct plan_pace *pace, uint64_t rows)
     const double way = rows < longer ? (double)longer / (double)MAX(rows, (uint64_t)1) - 1 : 0;
     const double unpacked = costs[i].unpacked + way * (costs[i + 1].unpacked - costs[i].unpacked);
     const double plain = costs[i].plain + way * (costs[i + 1].plain - costs[i].plain);
-    if (pace->panels)
+    if (pace->unpacking == UNPACKED_PANELS)
         return costs[i].panels + way * (costs[i + 1].panels - costs[i].panels);
+    if (pace->unpacking == KEPT_PANELS)
+        return costs[i].kept + way * (costs[i + 1].kept - costs[i].kept);
     return pace->unpacked * unpacked + (1 - pace->unpacked) * plain;
 }
 
@@ -94,19 +96,27 @@ void plan_gpu_set_pace(struct plan_gpu *plan, const struct model *model, const s
             unpacked += unit->slices[i].tensor->type == TENSOR_F16 ? 0 : share;
         }
     }
-    plan->pace = (struct plan_pace){.unpacked = bytes > 0 ? unpacked / bytes : 0, .panels = request->devices != NULL};
+    plan->pace = (struct plan_pace){.unpacked = bytes > 0 ? unpacked / bytes : 0};
+    bool panels = request->devices && !p->experts, kept = true; /* experts go through tiles */
     for (uint32_t d = 0; d < plan->part_count; d++) {
         const struct hardware_gpu *device = request->devices ? &request->devices[d] : NULL;
         slowest = MAX(slowest, work[d] / (device ? MAX(device->multiply_adds_per_second, 1.0) : 1));
         if (!device || !plan->parts[d].taken)
             continue;
-        plan->pace.panels &= device->info.panels;
+        panels &= device->info.panels;
+        kept &= work[d] * sizeof(uint16_t) <= (double)plan_gpu_keep_bytes(&plan->parts[d]);
         /* Rows go to the host's memory and from there to the next device. */
         plan->pace.way_seconds = MAX(plan->pace.way_seconds, device->turn_seconds);
         plan->pace.way_row_seconds = MAX(plan->pace.way_row_seconds, 2.0 * p->embedding * sizeof(float) /
                                                                          MAX(device->upload_bytes_per_second, 1.0));
     }
     plan->pace.row_seconds = slowest;
+    plan->pace.unpacking = !panels ? UNPACKED_ROWS : kept ? KEPT_PANELS : UNPACKED_PANELS;
+}
+
+uint64_t plan_gpu_keep_bytes(const struct plan_gpu *part)
+{
+    return (part->budget - MIN(part->budget, plan_gpu_bytes(part))) / 2;
 }
 
 /* ---- groups ------------------------------------------------------------------------------------------------------ */

@@ -130,7 +130,7 @@ struct plan_pace {
     double row_seconds;                  /* per row, for all layers of the slowest device */
     double way_seconds, way_row_seconds; /* to hand a part on: fixed, and per row */
     double unpacked;                     /* the share of weights that each part has to unpack */
-    bool panels;                         /* all devices multiply from panels */
+    enum { UNPACKED_ROWS, UNPACKED_PANELS, KEPT_PANELS } unpacking; /* on all devices; the last: once for all parts */
 };
 
 /* What all devices hold together. Each part describes one device in the same form. */
@@ -163,6 +163,9 @@ void plan_gpu_free(struct plan_gpu *plan);
 
 /* The device memory that a plan, or one of its parts, takes in all; 0 for NULL. */
 uint64_t plan_gpu_bytes(const struct plan_gpu *plan);
+
+/* The device memory that a part leaves for unpacked weights: half of what is left, so that other models find room. */
+uint64_t plan_gpu_keep_bytes(const struct plan_gpu *part);
 
 /* The end of the run of neighbouring layers on one device that begins with a layer on a device. */
 uint32_t plan_gpu_run_end(const struct plan_gpu *plan, uint32_t layer);

@@ -144,10 +144,28 @@ static void *signal_later(void *context)
     return gpu_signal_host(signaller->gpu, 1, NULL) == HYPURA_OK ? context : NULL;
 }
 
-/* A batch submitted before the host writes its input waits for the host. Later batches see its results. */
-static void batches_wait_for_the_host(void **state)
+/* Devices wait for the host by a semaphore ("0") or at an event ("1"). */
+static const char *const waits[] = {"0", "1"};
+
+static struct gpu *open_waiting(const char *events, bool separate)
 {
-    struct gpu *gpu = gpu_or_skip(state);
+    struct gpu *gpu;
+    setenv("HYPURA_GPU_EVENTS", events, 1);
+    hypura_status status =
+        gpu_open(&gpu, &(struct gpu_options){.separate = separate, .validate = gpu_test_layers}, &test_error);
+    unsetenv("HYPURA_GPU_EVENTS");
+    assert_ok(status);
+    return gpu;
+}
+
+static void close_checked(struct gpu *gpu)
+{
+    assert_int_equal(gpu_validation_messages(gpu), 0);
+    gpu_close(gpu);
+}
+
+static void wait_for_signaller(struct gpu *gpu)
+{
     struct gpu_range in = {0}, out = {0};
     assert_ok(gpu_buffer_create(gpu, &in.buffer, 8, GPU_UPLOAD, &test_error));
     assert_ok(gpu_buffer_create(gpu, &out.buffer, 8, GPU_READBACK, &test_error));
@@ -176,6 +194,38 @@ static void batches_wait_for_the_host(void **state)
     gpu_buffer_destroy(gpu, out.buffer);
 }
 
+/* A batch submitted before the host writes its input waits for the host. Later batches see its results. */
+static void batches_wait_for_the_host(void **state)
+{
+    (void)gpu_or_skip(state);
+    for (size_t i = 0; i < COUNT_OF(waits); i++) {
+        struct gpu *gpu = open_waiting(waits[i], false);
+        wait_for_signaller(gpu);
+        close_checked(gpu);
+    }
+}
+
+/* A value that was given before is not awaited, and gpu_release gives all that are. */
+static void batches_that_wait_can_be_released(void **state)
+{
+    (void)gpu_or_skip(state);
+    for (size_t i = 0; i < COUNT_OF(waits); i++) {
+        struct gpu *gpu = open_waiting(waits[i], false);
+        gpu_ticket tickets[3];
+        assert_ok(gpu_signal_host(gpu, 1, &test_error));
+        for (uint64_t value = 1; value <= 3; value++) {
+            gpu_begin(gpu);
+            gpu_await_host(gpu, value);
+            assert_ok(gpu_submit(gpu, &tickets[value - 1], 0, &test_error));
+        }
+        assert_ok(gpu_wait(gpu, tickets[0], &test_error));
+        assert_false(gpu_done(gpu, tickets[1]));
+        gpu_release(gpu);
+        assert_ok(gpu_wait(gpu, tickets[2], &test_error));
+        close_checked(gpu);
+    }
+}
+
 static void *upload_one(void *context)
 {
     struct gpu *gpu = context;
@@ -189,12 +239,8 @@ static void *upload_one(void *context)
     return status ? NULL : context;
 }
 
-/* With a single queue, an upload waits behind a batch that waits for the CPU's share, however long that takes. */
-static void waiting_for_the_host_is_not_a_hang(void **state)
+static void wait_longer_than_patience(struct gpu *gpu)
 {
-    (void)gpu_or_skip(state);
-    struct gpu *gpu;
-    assert_ok(gpu_open(&gpu, &(struct gpu_options){.separate = true, .validate = gpu_test_layers}, &test_error));
     gpu->patience_seconds = 1;
     struct gpu_range range = gpu_test_range(gpu, NULL, 8);
     gpu_ticket ticket;
@@ -212,8 +258,17 @@ static void waiting_for_the_host_is_not_a_hang(void **state)
     assert_ptr_equal(ok, gpu);
     assert_ok(gpu_wait(gpu, ticket, &test_error));
     gpu_buffer_destroy(gpu, range.buffer);
-    assert_int_equal(gpu_validation_messages(gpu), 0);
-    gpu_close(gpu);
+}
+
+/* With a single queue, an upload waits behind a batch that waits for the CPU's share, however long that takes. */
+static void waiting_for_the_host_is_not_a_hang(void **state)
+{
+    (void)gpu_or_skip(state);
+    for (size_t i = 0; i < COUNT_OF(waits); i++) {
+        struct gpu *gpu = open_waiting(waits[i], true);
+        wait_longer_than_patience(gpu);
+        close_checked(gpu);
+    }
 }
 
 /* If an earlier batch does not end either, the device hangs. */
@@ -469,6 +524,7 @@ int main(void)
         cmocka_unit_test(stages_copies_if_memory_is_not_shared),
         cmocka_unit_test(refuses_buffers_that_do_not_fit),
         cmocka_unit_test(batches_wait_for_the_host),
+        cmocka_unit_test(batches_that_wait_can_be_released),
         cmocka_unit_test(waiting_for_the_host_is_not_a_hang),
         cmocka_unit_test(a_hang_before_a_wait_for_the_host_is_detected),
         cmocka_unit_test(kernels_outside_chains_get_barriers),

@@ -197,7 +197,8 @@ static void halves_change_no_bit(void **state)
     }
 }
 
-/* On a device with panels: two products, with a bias or added to what is there, in one part or in several. */
+/* On a device with panels: two products, with a bias or added to what is there, in one part or in several, and with
+ * weights that are kept in panels, at first and again. */
 static void panels_multiply_as_tiles_do(void **state)
 {
     struct gpu *gpu = gpu_or_skip(state);
@@ -208,7 +209,8 @@ static void panels_multiply_as_tiles_do(void **state)
     const uint32_t columns = 768, tokens = 300, rows[] = {1000, 322};
     const size_t in_count = (size_t)tokens * columns;
     const uint64_t whole = gpu_unpacked_bytes(TENSOR_F16, rows[0] + 256 + rows[1], columns, tokens, true);
-    const uint64_t rooms[] = {0, whole, gpu_unpacked_bytes(TENSOR_F16, 512, columns, tokens, true)};
+    const uint64_t rooms[] = {0, whole, gpu_unpacked_bytes(TENSOR_F16, 512, columns, tokens, true), whole, whole};
+    const size_t first_kept = 3;
     float *in = gpu_test_floats(&random, in_count), *bias = gpu_test_floats(&random, rows[0]);
     struct gpu_range input = gpu_test_range(gpu, in, in_count * 4), halves = gpu_test_range(gpu, NULL, in_count * 2),
                      biases = gpu_test_range(gpu, bias, rows[0] * 4), unpacked = gpu_test_range(gpu, NULL, whole);
@@ -217,6 +219,7 @@ static void panels_multiply_as_tiles_do(void **state)
             continue;
         float *outputs[2][COUNT_OF(rooms)];
         struct product products[2];
+        struct gpu_panels kept[2] = {0};
         for (size_t m = 0; m < 2; m++)
             products[m] = product_create(gpu, &random, types[i], rows[m], columns);
         for (size_t way = 0; way < COUNT_OF(rooms); way++) {
@@ -237,6 +240,12 @@ static void panels_multiply_as_tiles_do(void **state)
                                               .tokens = tokens,
                                               .in_stride = columns,
                                               .out_stride = rows[m]};
+                const uint64_t bytes = gpu_kept_bytes(gpu, &jobs[m]);
+                assert_int_equal(bytes > 0, way > 0);
+                if (way == first_kept)
+                    assert_ok(gpu_buffer_create(gpu, &kept[m].buffer, bytes, GPU_DEVICE, &test_error));
+                assert_int_equal(kept[m].filled, way > first_kept);
+                jobs[m].kept = way >= first_kept ? &kept[m] : NULL;
                 free(before);
             }
             make_halves_and_multiply(gpu, halves, input, jobs);
@@ -249,7 +258,9 @@ static void panels_multiply_as_tiles_do(void **state)
                 if (!(gpu_test_error(outputs[m][way], outputs[m][0], count) < 1e-4))
                     fail_msg("%s, room %zu: the error is %g", tensor_type_info(types[i])->name, way,
                              gpu_test_error(outputs[m][way], outputs[m][0], count));
-            assert_memory_equal(outputs[m][1], outputs[m][2], count * 4);
+            for (size_t way = 2; way < COUNT_OF(rooms); way++)
+                assert_memory_equal(outputs[m][1], outputs[m][way], count * 4);
+            gpu_buffer_destroy(gpu, kept[m].buffer);
             for (size_t way = 0; way < COUNT_OF(rooms); way++)
                 free(outputs[m][way]);
             product_destroy(gpu, &products[m]);

@@ -219,6 +219,12 @@ void gpu_unpack(struct gpu *gpu, const struct gpu_matrix *weights, struct gpu_ra
 #define GPU_PANEL_COLUMNS 16u
 void gpu_unpack_panels(struct gpu *gpu, const struct gpu_matrix *weights, struct gpu_range out);
 
+/* Memory for a matrix in panels, which stay there: a long batch that finds them need not unpack the weights. */
+struct gpu_panels {
+    struct gpu_buffer *buffer;
+    bool filled; /* gpu_matmul sets it */
+};
+
 /* out[t][r] = sum over c of weights[r][c] * in[t][c], plus bias[r] if bias has a buffer, plus out itself with
  * accumulate. Strides in elements. If norm has a buffer, which saves a launch for up to GPU_VECTOR_TOKENS tokens, the
  * input is rms_norm(in) * norm. */
@@ -229,6 +235,7 @@ struct gpu_matmul {
     struct gpu_range unpacked; /* room for unpacked weights and, in panels, inputs, which nothing else may use up to the
                                 * next barrier; or none */
     uint64_t unpacked_bytes;
+    struct gpu_panels *kept; /* NULL: none */
     uint32_t tokens, in_stride, out_stride;
     float epsilon;
     bool accumulate;
@@ -238,6 +245,9 @@ struct gpu_matmul {
  * much and the inputs. 0: it unpacks none. */
 #define GPU_UNPACKED_BYTES ((uint64_t)256 << 20)
 uint64_t gpu_unpacked_bytes(enum tensor_type type, uint32_t rows, uint32_t columns, uint32_t tokens, bool panels);
+
+/* The bytes that gpu_panels needs for a job; 0: it is not multiplied from panels. */
+uint64_t gpu_kept_bytes(const struct gpu *gpu, const struct gpu_matmul *job);
 
 /* Jobs must be independent of each other. Adjacent ones with the same inputs, type and columns become one dispatch. */
 void gpu_matmul(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count);

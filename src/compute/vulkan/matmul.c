@@ -149,6 +149,11 @@ static bool should_panel(const struct gpu *gpu, const struct gpu_matmul *job)
                panels_bytes(job->tokens, job->weights.columns) + panels_bytes(PANELS_ROWS, job->weights.columns);
 }
 
+uint64_t gpu_kept_bytes(const struct gpu *gpu, const struct gpu_matmul *job)
+{
+    return should_panel(gpu, job) ? panels_bytes(job->weights.rows, job->weights.columns) : 0;
+}
+
 static bool should_unpack(const struct gpu *gpu, const struct gpu_matmul *job)
 {
     return is_cooperative(gpu, gpu_weight_type(job->weights.type)) && gpu_unpacks(job->weights.type) &&
@@ -165,6 +170,19 @@ static void multiply_parts(struct gpu *gpu, const struct gpu_matmul *parts, size
             panels_multiply(gpu, &parts[i], inputs);
         else
             matmat(gpu, &parts[i]);
+}
+
+/* The job with weights from panels that are kept, or will be. */
+static struct gpu_matmul kept_part(struct gpu *gpu, const struct gpu_matmul *job)
+{
+    struct gpu_matmul part = *job;
+    const struct gpu_range kept = {job->kept->buffer, 0};
+    if (!job->kept->filled)
+        gpu_unpack_panels(gpu, &job->weights, kept);
+    job->kept->filled = true;
+    part.weights.data = kept;
+    part.weights.type = TENSOR_F16;
+    return part;
 }
 
 /* Unpacks as many rows as there is room for, multiplies them, and repeats. Jobs have the same inputs. */
@@ -185,7 +203,15 @@ static void matmat_unpacked(struct gpu *gpu, const struct gpu_matmul *jobs, size
         uint64_t pieces = (row_bytes * weights->rows + room - 1) / room;
         uint32_t rows = (uint32_t)align_up((weights->rows + pieces - 1) / pieces, tile);
         rows = (uint32_t)MIN(rows, room / row_bytes / tile * tile);
-        for (uint32_t first = 0; first < weights->rows; first += rows) {
+        const bool kept = panels && jobs[i].kept;
+        if (kept && part_count == UNPACK_PARTS) {
+            multiply_parts(gpu, parts, part_count, inputs);
+            gpu_barrier(gpu);
+            used = part_count = 0;
+        }
+        if (kept)
+            parts[part_count++] = kept_part(gpu, &jobs[i]);
+        for (uint32_t first = 0; first < weights->rows && !kept; first += rows) {
             struct gpu_matmul part = jobs[i];
             part.weights.rows = MIN(rows, weights->rows - first);
             part.weights.data.offset += first * weights->row_bytes;

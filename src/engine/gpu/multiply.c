@@ -14,26 +14,30 @@ static struct pass_product product_of(const struct batch *batch, const struct st
     const struct gpu_pass *pass = batch->pass;
     const struct step_matrix *matrix = &m->matrices[index];
     const struct gpu_matrix whole = pass_matrix(batch, matrix->unit);
+    struct pass_product product;
     const struct gpu_range none = {0}, biases = pass_vector(batch, matrix->bias);
     const struct gpu_range bias = biases.buffer ? range_at(biases, matrix->first) : none;
     const bool scaled = matrix->scale != NO_UNIT;
-    return (struct pass_product){.role = matrix->role,
-                                 .first = matrix->first,
-                                 .scale = pass_vector(batch, matrix->scale),
-                                 .scaled_bias = scaled ? bias : none,
-                                 .job = {.weights = rows_of_matrix(&whole, matrix->first, matrix->rows),
-                                         .in = range_at(pass_floats(pass, m->in), m->offset),
-                                         .in_halves = m->offset ? (struct gpu_range){0} : pass_halves(pass, m->in),
-                                         .out = pass->rows[matrix->out],
-                                         .bias = scaled ? none : bias,
-                                         .norm = pass_vector(batch, m->norm),
-                                         .epsilon = m->epsilon,
-                                         .unpacked = pass->unpacked_bytes ? pass->unpacked : (struct gpu_range){0},
-                                         .unpacked_bytes = pass->unpacked_bytes,
-                                         .tokens = (uint32_t)batch->rows,
-                                         .in_stride = m->stride,
-                                         .out_stride = matrix->rows,
-                                         .accumulate = m->adds}};
+    product = (struct pass_product){.role = matrix->role,
+                                    .first = matrix->first,
+                                    .scale = pass_vector(batch, matrix->scale),
+                                    .scaled_bias = scaled ? bias : none,
+                                    .job = {.weights = rows_of_matrix(&whole, matrix->first, matrix->rows),
+                                            .in = range_at(pass_floats(pass, m->in), m->offset),
+                                            .in_halves = m->offset ? (struct gpu_range){0} : pass_halves(pass, m->in),
+                                            .out = pass->rows[matrix->out],
+                                            .bias = scaled ? none : bias,
+                                            .norm = pass_vector(batch, m->norm),
+                                            .epsilon = m->epsilon,
+                                            .unpacked = pass->unpacked_bytes ? pass->unpacked : (struct gpu_range){0},
+                                            .unpacked_bytes = pass->unpacked_bytes,
+                                            .tokens = (uint32_t)batch->rows,
+                                            .in_stride = m->stride,
+                                            .out_stride = matrix->rows,
+                                            .accumulate = m->adds}};
+    if (matrix->rows == whole.rows)
+        product.job.kept = pass_keep(pass, matrix->unit, &product.job);
+    return product;
 }
 
 bool pass_glu(struct batch *batch, const struct gpu_glu_kind *glu, const struct gpu_matrix *reader,
@@ -71,6 +75,7 @@ static void multiply_groups(struct batch *batch, const struct step_multiply *m)
         jobs[g].weights = rows_of_matrix(&whole.job.weights, (uint64_t)g * rows, rows);
         jobs[g].in = range_at(batch->pass->rows[m->in], (uint64_t)g * m->columns);
         jobs[g].in_halves = jobs[g].unpacked = (struct gpu_range){0};
+        jobs[g].kept = NULL;
         jobs[g].out = range_at(whole.job.out, (uint64_t)g * rows);
         if (jobs[g].bias.buffer)
             jobs[g].bias = range_at(jobs[g].bias, (uint64_t)g * rows);

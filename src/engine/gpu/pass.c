@@ -108,6 +108,7 @@ static hypura_status open_pass(struct batch *batch, uint32_t number, hypura_erro
     TRY(pass_make_lists(batch, error));
     pass->ahead.possible = pass_devices_do_all(batch);
     TRY(pass_make_buffers(batch, error));
+    TRY(pass_open_kept(batch, error));
     return pass_try(batch, error);
 }
 
@@ -165,6 +166,7 @@ static void close_pass(struct batch *batch)
             if (pass->visits[i].buffers[s])
                 gpu_buffer_destroy(pass->gpu, pass->visits[i].buffers[s]);
     pass_close_adapters(pass);
+    pass_close_kept(batch);
     for (uint32_t i = 0; pass->caches && i < batch->kv.layer_count; i++)
         if (pass->caches[i])
             gpu_buffer_destroy(pass->gpu, pass->caches[i]);

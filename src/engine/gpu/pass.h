@@ -26,6 +26,7 @@
  *   output.c        norm and logits
  *   ahead.c         commands of a later run of layers, recorded while a device computes this one
  *   carry.c         rows on their way between host and devices
+ *   keep.c          unpacked weights that stay
  *   batch.c         a batch from its beginning to its logits
  *   pipeline.c      prompts in parts, on several devices at the same time
  *   caches.c        copies parts of caches to the host and back, and tells devices where blocks are
@@ -119,6 +120,7 @@ struct gpu_pass {
     struct gpu_buffer **caches;                    /* [layers] keys and values */
     uint64_t cache_bytes, pool_bytes, block_bytes; /* of all of them; of their pools; of a block in all pools */
     struct gpu_buffer *scratch, *upload, *readback;
+    struct keeper *keeper;            /* of unpacked matrices; NULL: none are kept */
     struct gpu_buffer *handed_rows;   /* batch->handed_rows; NULL: rows are copied from device to device */
     struct thin_ranges *thin;         /* [adapters_pairs] */
     struct gpu_buffer **thin_buffers; /* [1 + layers] */
@@ -323,6 +325,12 @@ void pass_share_rows(struct batch *batch);
 void pass_import_rows(struct batch *batch);
 void pass_unshare_rows(struct batch *batch);
 uint64_t pass_handed_bytes(const struct geometry *geometry, uint32_t chunk);
+
+/* Unpacked weights that stay on a device with panels. pass_keep: where those of a product are or go; NULL: nowhere, or
+ * not yet. */
+hypura_status pass_open_kept(struct batch *batch, hypura_error *error);
+struct gpu_panels *pass_keep(const struct gpu_pass *pass, unit_number unit, const struct gpu_matmul *job);
+void pass_close_kept(struct batch *batch);
 
 /* Opens a batch of commands unless one is open. */
 void pass_record(struct gpu_pass *pass);

@@ -1,0 +1,131 @@
+/* Weights in panels that stay on the device.
+ *
+ * Unpacking takes a tenth of a long batch's time, and each batch or part of one unpacks all weights. Half of what is
+ * left of the device's budget once a model is open keeps unpacked matrices. A thread takes the memory, since a driver
+ * needs some 15 ms per GB; until then, a matrix is unpacked as usual. */
+#include "engine/gpu/pass.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+enum state { NONE, ASKED, THERE, REFUSED };
+
+struct kept {
+    struct gpu_panels panels;
+    uint64_t bytes;
+    _Atomic enum state state; /* the thread turns ASKED into one of the later ones */
+};
+
+struct keeper {
+    struct gpu *gpu;
+    struct kept *units; /* [unit_count] */
+    uint64_t left;      /* bytes */
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    unit_number *asked; /* [unit_count] */
+    uint32_t count, done;
+    bool ends;
+};
+
+static void take_memory(struct keeper *keeper, struct kept *kept)
+{
+    const bool refused = gpu_buffer_create(keeper->gpu, &kept->panels.buffer, kept->bytes, GPU_DEVICE, NULL);
+    if (refused)
+        kept->panels.buffer = NULL;
+    atomic_store(&kept->state, refused ? REFUSED : THERE);
+}
+
+static void *run(void *context)
+{
+    struct keeper *keeper = context;
+    pthread_mutex_lock(&keeper->lock);
+    while (!keeper->ends) {
+        if (keeper->done == keeper->count) {
+            pthread_cond_wait(&keeper->changed, &keeper->lock);
+            continue;
+        }
+        struct kept *next = &keeper->units[keeper->asked[keeper->done++]];
+        pthread_mutex_unlock(&keeper->lock);
+        take_memory(keeper, next);
+        pthread_mutex_lock(&keeper->lock);
+    }
+    pthread_mutex_unlock(&keeper->lock);
+    return NULL;
+}
+
+static void free_keeper(struct keeper *keeper)
+{
+    memory_free(keeper->units);
+    memory_free(keeper->asked);
+    memory_free(keeper);
+}
+
+hypura_status pass_open_kept(struct batch *batch, hypura_error *error)
+{
+    struct gpu_pass *pass = batch->pass;
+    const uint64_t bytes = plan_gpu_keep_bytes(pass->plan);
+    const uint32_t count = model_unit_count(batch->open->model);
+    struct keeper *keeper;
+    if (!gpu_get_info(pass->gpu)->panels || bytes == 0)
+        return HYPURA_OK;
+    TRY(ALLOCATE(&keeper, 1, "table of unpacked units", error));
+    keeper->gpu = pass->gpu;
+    keeper->left = bytes;
+    hypura_status status = ALLOCATE(&keeper->units, count, "table of unpacked units", error);
+    if (!status)
+        status = ALLOCATE(&keeper->asked, count, "table of unpacked units", error);
+    pthread_mutex_init(&keeper->lock, NULL);
+    pthread_cond_init(&keeper->changed, NULL);
+    if (status || pthread_create(&keeper->thread, NULL, run, keeper))
+        free_keeper(keeper); /* without a thread, nothing is kept */
+    else
+        pass->keeper = keeper;
+    return status;
+}
+
+static void ask(struct keeper *keeper, unit_number unit, uint64_t bytes)
+{
+    struct kept *kept = &keeper->units[unit];
+    if (bytes == 0 || bytes > keeper->left)
+        return;
+    keeper->left -= bytes;
+    kept->bytes = bytes;
+    atomic_store(&kept->state, ASKED);
+    pthread_mutex_lock(&keeper->lock);
+    keeper->asked[keeper->count++] = unit;
+    pthread_cond_signal(&keeper->changed);
+    pthread_mutex_unlock(&keeper->lock);
+}
+
+struct gpu_panels *pass_keep(const struct gpu_pass *pass, unit_number unit, const struct gpu_matmul *job)
+{
+    struct keeper *keeper = pass->keeper;
+    if (!keeper)
+        return NULL;
+    struct kept *kept = &keeper->units[unit];
+    const enum state state = atomic_load(&kept->state);
+    if (state == NONE)
+        ask(keeper, unit, gpu_kept_bytes(pass->gpu, job));
+    return state == THERE ? &kept->panels : NULL;
+}
+
+void pass_close_kept(struct batch *batch)
+{
+    struct gpu_pass *pass = batch->pass;
+    struct keeper *keeper = pass->keeper;
+    if (!keeper)
+        return;
+    pthread_mutex_lock(&keeper->lock);
+    keeper->ends = true;
+    pthread_cond_signal(&keeper->changed);
+    pthread_mutex_unlock(&keeper->lock);
+    pthread_join(keeper->thread, NULL);
+    for (unit_number u = 0; u < model_unit_count(batch->open->model); u++)
+        if (keeper->units[u].panels.buffer)
+            gpu_buffer_destroy(pass->gpu, keeper->units[u].panels.buffer);
+    pthread_mutex_destroy(&keeper->lock);
+    pthread_cond_destroy(&keeper->changed);
+    free_keeper(keeper);
+    pass->keeper = NULL;
+}
