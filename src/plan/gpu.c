@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* The context if the request leaves it open, as in plan.c. */
 #define DEFAULT_POSITIONS 4096u
@@ -524,6 +525,11 @@ static void describe(const struct gpu_planner *planner)
     snprintf(plan->reason, sizeof plan->reason, "%u of %u layers%s%s%s: %s of weights.", plan->taken, plan->layer_count,
              parts, some, plan->output ? " and the output matrix" : "",
              format_bytes(text, sizeof text, (double)(plan->resident_bytes + plan->expert_bytes)));
+    const size_t length = strlen(plan->reason);
+    if (plan->kept_bytes)
+        snprintf(plan->reason + length, sizeof plan->reason - length,
+                 " Once a long prompt has passed, up to %s more keep unpacked weights.",
+                 format_bytes(text, sizeof text, (double)plan->kept_bytes));
 }
 
 /* Sums up the parts. */
@@ -577,8 +583,6 @@ static hypura_status fill(struct gpu_planner *planner, uint32_t chunk, hypura_er
     take_embedding(planner);
     hypura_status status = take_experts(planner, error);
     add_up(plan);
-    if (!status)
-        describe(planner);
     return status;
 }
 
@@ -634,8 +638,10 @@ static hypura_status make(struct plan_gpu **out, const struct model *model, cons
                                   .like = way.like};
     if (!status)
         status = fill(&planner, way.chunk, error);
-    if (!status)
+    if (!status) {
         plan_gpu_set_pace(plan, model, request);
+        describe(&planner);
+    }
     memory_free(weights);
     if (status || plan->taken == 0) {
         plan_gpu_free(plan);

@@ -83,7 +83,7 @@ void plan_gpu_set_pace(struct plan_gpu *plan, const struct model *model, const s
 {
     const struct model_parameters *p = model_parameters(model);
     const double used = p->experts ? (double)p->experts_used / p->experts : 1;
-    double work[HARDWARE_MAX_GPUS] = {0}, bytes = 0, unpacked = 0, slowest = 0;
+    double work[HARDWARE_MAX_GPUS] = {0}, dense[HARDWARE_MAX_GPUS] = {0}, bytes = 0, unpacked = 0, slowest = 0;
     for (unit_number u = 0; u < plan->unit_count; u++) {
         const struct unit *unit = model_unit(model, u);
         if (!plan->units[u] || unit->layer < 0)
@@ -92,6 +92,7 @@ void plan_gpu_set_pace(struct plan_gpu *plan, const struct model *model, const s
             const struct tensor_type_info *info = tensor_type_info(unit->slices[i].tensor->type);
             const double share = (unit->kind == UNIT_EXPERT ? used : 1) * (double)unit->slices[i].bytes;
             work[plan->units[u] - 1] += share / info->block_bytes * info->block_size;
+            dense[plan->units[u] - 1] += unit->kind == UNIT_EXPERT ? 0 : share / info->block_bytes * info->block_size;
             bytes += share;
             unpacked += unit->slices[i].tensor->type == TENSOR_F16 ? 0 : share;
         }
@@ -103,8 +104,11 @@ void plan_gpu_set_pace(struct plan_gpu *plan, const struct model *model, const s
         slowest = MAX(slowest, work[d] / (device ? MAX(device->multiply_adds_per_second, 1.0) : 1));
         if (!device || !plan->parts[d].taken)
             continue;
+        const double room = device->info.panels ? (double)plan_gpu_keep_bytes(&plan->parts[d]) : 0;
+        const double halves = dense[d] * sizeof(uint16_t);
         panels &= device->info.panels;
-        kept &= work[d] * sizeof(uint16_t) <= (double)plan_gpu_keep_bytes(&plan->parts[d]);
+        kept &= halves <= room;
+        plan->kept_bytes += (uint64_t)MIN(halves, room);
         /* Rows go to the host's memory and from there to the next device. */
         plan->pace.way_seconds = MAX(plan->pace.way_seconds, device->turn_seconds);
         plan->pace.way_row_seconds = MAX(plan->pace.way_row_seconds, 2.0 * p->embedding * sizeof(float) /

@@ -152,6 +152,7 @@ struct plan_gpu {
     uint32_t visit_slots;  /* experts that may be uploaded at once for a long batch; there is room for twice that */
     uint64_t kv_positions; /* room for all sequences together; 0 in a part */
     uint64_t budget, resident_bytes, expert_bytes, kv_bytes, scratch_bytes;
+    uint64_t kept_bytes; /* the most that weights take which stay unpacked; 0 in a part */
     uint64_t host_bytes; /* in host memory: copies that the CPU needs for experts that are not there */
     char reason[480];
 };

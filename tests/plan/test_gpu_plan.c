@@ -470,6 +470,40 @@ static void prompts_pass_in_few_long_parts(void **state)
     assert_int_equal(plan_gpu_parts(&plan, 2048), 1);
 }
 
+/* Devices with panels keep unpacked weights in half of what a plan leaves. Only then do short parts cost little. */
+static void unpacked_weights_stay_where_memory_is_left(void **state)
+{
+    (void)state;
+    struct plan_gpu_request request = request_for(1024 * MIB);
+    struct hardware_gpu device = card(1);
+    request.devices = &device;
+    struct plan_gpu *plan = plan_for(&request);
+    assert_int_equal(plan->kept_bytes, 0);
+    assert_null(strstr(plan->reason, "unpacked"));
+    const uint64_t least = plan_gpu_bytes(plan);
+    plan_gpu_free(plan);
+
+    device.info.panels = true;
+    plan = plan_for(&request);
+    const uint64_t all = plan->kept_bytes;
+    assert_true(all > plan->resident_bytes && all <= plan_gpu_keep_bytes(&plan->parts[0]));
+    assert_non_null(strstr(plan->reason, "unpacked weights"));
+    plan_gpu_free(plan);
+
+    request.budgets[0] = least + all;
+    plan = plan_for(&request);
+    assert_int_equal(plan_gpu_bytes(plan), least);
+    assert_int_equal(plan->kept_bytes, all / 2);
+    plan_gpu_free(plan);
+
+    struct plan_gpu parts[2] = {{.taken = 20}, {.taken = 20}};
+    struct plan_gpu pace = {.part_count = 2, .parts = parts, .groups = 1, .pace = {.row_seconds = 1e-4}};
+    pace.pace.unpacking = UNPACKED_PANELS;
+    const uint32_t few = plan_gpu_parts(&pace, 2048);
+    pace.pace.unpacking = KEPT_PANELS;
+    assert_true(plan_gpu_parts(&pace, 2048) > few);
+}
+
 /* If not all weights fit next to a whole context for each sequence, sequences share less room. */
 static void sequences_share_room_if_memory_is_short(void **state)
 {
@@ -523,6 +557,7 @@ int main(void)
         cmocka_unit_test(experts_that_leave_the_gpu_have_room_in_memory),
         cmocka_unit_test(the_gain_of_a_visit_depends_on_the_tokens),
         cmocka_unit_test(buffers_leave_room_if_the_drive_reads),
+        cmocka_unit_test(unpacked_weights_stay_where_memory_is_left),
         cmocka_unit_test(sequences_share_room_if_memory_is_short),
     };
     return cmocka_run_group_tests(tests, open_able_model, close_model);
