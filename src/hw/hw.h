@@ -226,6 +226,10 @@ bool hardware_gpu_cache_path(const struct hardware_gpu *gpu, char *path, size_t 
  * latency of one read and the best bandwidth. */
 double hardware_read_speed(const struct storage *storage, uint64_t block_bytes, uint32_t depth);
 
+/* How many reads of this size prefetches may have in flight, if the reader has "depth". A demand waits for all of them,
+ * so they are no more than the drive needs to be nearly at full speed: at least 2, and at most a quarter of depth. */
+uint32_t hardware_prefetch_depth(const struct storage *storage, uint64_t block_bytes, uint32_t depth);
+
 /* The time for computing and reading at the same time, given the time of each alone. While both run, each has the share
  * of its speed that was measured next to the other; the rest of the longer one then runs at full speed. */
 double hardware_side_by_side(const struct storage *storage, double compute_seconds, double read_seconds);

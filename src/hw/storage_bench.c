@@ -151,6 +151,21 @@ double hardware_read_speed(const struct storage *storage, uint64_t block_bytes, 
     return MIN(storage->bytes_per_second, deep * size / latency);
 }
 
+/* The share of the full speed that prefetches should reach. */
+#define PREFETCH_SPEED 0.75
+
+uint32_t hardware_prefetch_depth(const struct storage *storage, uint64_t block_bytes, uint32_t depth)
+{
+    const uint32_t most = MAX(depth / 4, 2u);
+    uint32_t few = 2;
+    if (storage->bytes_per_second <= 0)
+        return most; /* nothing is known */
+    double enough = PREFETCH_SPEED * hardware_read_speed(storage, block_bytes, depth);
+    while (few < most && hardware_read_speed(storage, block_bytes, few) < enough)
+        few++;
+    return few;
+}
+
 double hardware_side_by_side(const struct storage *storage, double compute_seconds, double read_seconds)
 {
     double reading = storage->reading_beside > 0 ? storage->reading_beside : 1;

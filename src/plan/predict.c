@@ -150,10 +150,12 @@ double plan_expert_speed(const struct storage *storage, double expert_bytes, uin
     return expert_speed(storage, expert_bytes, slices, experts, storage->depth);
 }
 
-/* Prefetches get a part of the depth, so that they delay no demand (src/store/io.c). */
+/* Prefetches have fewer reads in flight (src/store/io.c). */
 static double prefetch_speed(const struct storage *storage, double expert_bytes, uint32_t slices, uint32_t experts)
 {
-    return expert_speed(storage, expert_bytes, slices, experts, MAX(storage->depth / 4, 2u));
+    uint64_t block = (uint64_t)MIN(expert_bytes / MAX(slices, 1u), (double)storage->block_bytes);
+    return expert_speed(storage, expert_bytes, slices, experts,
+                        hardware_prefetch_depth(storage, block, storage->depth));
 }
 
 double plan_ring_speed(const struct plan_table *table, const struct plan *plan, const struct storage *storage)

@@ -23,9 +23,9 @@
 struct block {
     struct transfer *transfer;
     uint32_t segment, attempts;
-    uint64_t position; /* in the segment */
-    uint32_t bytes;
-    uint32_t submitted; /* bytes requested from the system; less than bytes only if a test wants a short read */
+    uint64_t position;     /* in the segment */
+    uint32_t bytes, taken; /* left to read; when it was cut off its transfer */
+    uint32_t submitted;    /* bytes requested from the system; less than bytes only if a test wants a short read */
     int32_t result;
     bool sent;                        /* the reader has it */
     bool stale;                       /* the copy was written to, so its data must not be used */
@@ -57,6 +57,7 @@ struct io {
     struct queue queues[PRIORITY_COUNT];
     uint32_t unfinished[PRIORITY_COUNT]; /* transfers queued or in flight */
     uint32_t in_flight, prefetches_in_flight, depth;
+    uint64_t prefetch_bytes_in_flight;
     struct spread spread;
     bool plain;                      /* one drive and no copies, so no choice */
     uint64_t queued[PRIORITY_COUNT]; /* bytes of queued transfers that were not sent */
@@ -307,21 +308,24 @@ static bool choose_from(const struct io *io, const struct queue *queue, struct c
     return false;
 }
 
-static uint32_t prefetch_depth(const struct io *io)
+uint64_t io_most_prefetched(const struct io *io)
 {
-    return MAX(io->depth / 4, 2u);
+    return spread_prefetch_bytes(&io->spread);
 }
 
-uint64_t io_most_prefetched(const struct io *io)
+/* Whether another block of the largest size would be within the limits. */
+static bool may_prefetch(const struct io *io)
 {
     uint64_t block = 0;
     for (uint32_t i = 0; i < io->spread.count; i++)
         block = MAX(block, io->spread.drives[i].block_bytes);
-    return prefetch_depth(io) * block;
+    return io->prefetches_in_flight < MAX(io->depth / 4, 2u) &&
+           io->prefetch_bytes_in_flight + block <= spread_prefetch_bytes(&io->spread);
 }
 
-/* Chooses the next block. Prefetches get only a part of the queue depth, and only while nothing else is wanted, because
- * blocks in flight delay a new demand. */
+/* Chooses the next block. Prefetches get only as many reads in flight as keep the drive busy, and only while nothing
+ * else is wanted, because a new demand waits for blocks in flight. Some drives also report none of the reads in flight
+ * before all of them are done. */
 static bool next_choice(struct io *io, struct choice *choice)
 {
     if (io->stop || atomic_load_explicit(&io->hold, memory_order_relaxed))
@@ -331,7 +335,7 @@ static bool next_choice(struct io *io, struct choice *choice)
     if (io_busy(io))
         return false;
     if (io->queues[PRIORITY_PREFETCH].first)
-        return io->prefetches_in_flight < prefetch_depth(io) && choose_from(io, &io->queues[PRIORITY_PREFETCH], choice);
+        return may_prefetch(io) && choose_from(io, &io->queues[PRIORITY_PREFETCH], choice);
     if (!io->fill || io->unfinished[PRIORITY_PREFETCH] > 0 || !io->queues[PRIORITY_FILL].first)
         return false;
     bool quiet = clock_nanoseconds() - io->demanded > QUIET_NANOSECONDS;
@@ -384,7 +388,7 @@ static void take_block(struct io *io, const struct choice *choice, struct block 
     block->priority = transfer->priority;
     block->file = choice->file;
     block->drive = choice->drive;
-    block->bytes = (uint32_t)choice->bytes;
+    block->bytes = block->taken = (uint32_t)choice->bytes;
     transfer->next_position += block->bytes;
     transfer->left -= block->bytes;
     io->queued[transfer->priority] -= block->bytes;
@@ -399,7 +403,10 @@ static void take_block(struct io *io, const struct choice *choice, struct block 
     }
     if (io->in_flight++ == 0)
         io->busy_since = clock_nanoseconds();
-    io->prefetches_in_flight += block->priority == PRIORITY_PREFETCH;
+    if (block->priority == PRIORITY_PREFETCH) {
+        io->prefetches_in_flight++;
+        io->prefetch_bytes_in_flight += block->bytes;
+    }
     count_sent(io, block);
 }
 
@@ -425,7 +432,10 @@ static size_t fill_batch(struct io *io)
 static void finish_block(struct io *io, struct block *block)
 {
     struct transfer *transfer = block->transfer;
-    io->prefetches_in_flight -= block->priority == PRIORITY_PREFETCH;
+    if (block->priority == PRIORITY_PREFETCH) {
+        io->prefetches_in_flight--;
+        io->prefetch_bytes_in_flight -= block->taken;
+    }
     count_came(io, block);
     if (--io->in_flight == 0)
         io->counters.busy_nanoseconds += clock_nanoseconds() - io->busy_since;

@@ -26,6 +26,8 @@ void spread_prepare(struct spread *spread, const struct storage *storages, uint3
         drive->block_bytes = MAX((uint32_t)align_down(block, STORAGE_ALIGNMENT), STORAGE_ALIGNMENT);
         drive->depth = depth ? depth : storage->depth;
         drive->depth = MIN(drive->depth ? drive->depth : DEFAULT_DEPTH, MAX_DEPTH);
+        drive->prefetch_bytes =
+            (uint64_t)hardware_prefetch_depth(storage, drive->block_bytes, drive->depth) * drive->block_bytes;
         drive->expected = MAX(storage->bytes_per_second, 1e6);
         drive->latency = MAX(storage->latency_seconds, 0);
         drive->seen_seconds = EXPECTED_SECONDS;
@@ -39,6 +41,14 @@ uint32_t spread_depth(const struct spread *spread)
     for (uint32_t i = 0; i < spread->count; i++)
         depth += spread->drives[i].depth;
     return depth;
+}
+
+uint64_t spread_prefetch_bytes(const struct spread *spread)
+{
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < spread->count; i++)
+        bytes += spread->drives[i].prefetch_bytes;
+    return bytes;
 }
 
 double spread_speed(const struct spread_drive *drive)

@@ -15,6 +15,7 @@
 
 struct spread_drive {
     uint32_t depth, block_bytes; /* reads in flight at most, and bytes of each */
+    uint64_t prefetch_bytes;     /* of prefetches in flight at most */
     double expected;             /* bytes per second by its profile */
     double latency;              /* seconds of the smallest read */
     uint32_t in_flight;
@@ -33,8 +34,9 @@ struct spread {
 void spread_prepare(struct spread *spread, const struct storage *storages, uint32_t count, uint32_t block_bytes,
                     uint32_t depth);
 
-/* The reads that may be in flight on all drives. */
+/* The reads that may be in flight on all drives, and the bytes of prefetches among them. */
 uint32_t spread_depth(const struct spread *spread);
+uint64_t spread_prefetch_bytes(const struct spread *spread);
 
 /* Bytes per second. */
 double spread_speed(const struct spread_drive *drive);

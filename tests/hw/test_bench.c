@@ -194,6 +194,25 @@ static void the_smallest_depth_near_the_best_speed_is_chosen(void **state)
     assert_false(storage.direct_pays);
 }
 
+/* A drive that two reads keep busy gets no more prefetches in flight, which a demand would wait for. */
+static void prefetches_are_as_deep_as_the_drive_needs(void **state)
+{
+    (void)state;
+    struct storage flat = {.direct_supported = true, .bytes_per_second = 2.6e9}, rising = flat, unknown = {0};
+    static const uint32_t depths[] = {1, 4, 16, 64};
+    static const double flat_speeds[] = {2.2e9, 2.3e9, 2.6e9, 2.5e9}, rising_speeds[] = {0.5e9, 1.6e9, 2.5e9, 2.6e9};
+    for (size_t d = 0; d < COUNT_OF(depths); d++) {
+        add_sample(&flat, 1 << 20, depths[d], true, false, flat_speeds[d]);
+        add_sample(&rising, 1 << 20, depths[d], true, false, rising_speeds[d]);
+    }
+    assert_int_equal(hardware_prefetch_depth(&flat, 1 << 20, 32), 2);
+    uint32_t depth = hardware_prefetch_depth(&rising, 1 << 20, 32);
+    assert_true(depth > 4 && depth < 8);
+    assert_int_equal(hardware_prefetch_depth(&rising, 1 << 20, 16), 4);
+    assert_int_equal(hardware_prefetch_depth(&rising, 1 << 20, 4), 2);
+    assert_int_equal(hardware_prefetch_depth(&unknown, 1 << 20, 32), 8);
+}
+
 static void assert_speed(const struct storage *storage, uint64_t block, uint32_t depth, double expected)
 {
     double speed = hardware_read_speed(storage, block, depth);
@@ -282,6 +301,7 @@ int main(void)
         cmocka_unit_test(reads_return_the_files_bytes),
         cmocka_unit_test(a_file_that_shrank_is_an_error),
         cmocka_unit_test(the_bench_covers_the_grid_and_chooses),
+        cmocka_unit_test(prefetches_are_as_deep_as_the_drive_needs),
         cmocka_unit_test(speeds_between_samples_are_interpolated),
         cmocka_unit_test(the_smallest_depth_near_the_best_speed_is_chosen),
         cmocka_unit_test(shares_compare_speeds_of_the_same_round),

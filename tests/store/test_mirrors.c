@@ -117,6 +117,21 @@ static void drives_share_by_speed(void **state)
     }
 }
 
+/* Each drive's prefetches are limited by what keeps it busy: two reads on the first, more on the second. */
+static void prefetches_are_limited_on_each_drive(void **state)
+{
+    (void)state;
+    struct storage storages[2] = {
+        {.bytes_per_second = 1e9, .block_bytes = 1 << 20, .depth = 32, .latency_seconds = 1e-4},
+        {.bytes_per_second = 1e9, .block_bytes = 1 << 20, .depth = 32, .latency_seconds = 4e-3}};
+    struct spread spread;
+    spread_prepare(&spread, storages, 2, 0, 0);
+    const uint64_t first = spread.drives[0].prefetch_bytes, second = spread.drives[1].prefetch_bytes;
+    assert_int_equal(first, 2 << 20);
+    assert_true(second > first && second <= 8 << 20);
+    assert_int_equal(spread_prefetch_bytes(&spread), first + second);
+}
+
 static void a_read_is_split_if_that_is_faster(void **state)
 {
     (void)state;
@@ -422,6 +437,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(drives_share_by_speed, expect_no_warnings),
+        cmocka_unit_test_setup(prefetches_are_limited_on_each_drive, expect_no_warnings),
         cmocka_unit_test_setup(a_read_is_split_if_that_is_faster, expect_no_warnings),
         cmocka_unit_test_setup(differing_copies_are_rejected, expect_no_warnings),
         cmocka_unit_test_setup(both_drives_read, expect_no_warnings),
