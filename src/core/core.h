@@ -292,4 +292,8 @@ bool thread_pool_skipped(struct thread_pool *pool);
  */
 size_t thread_usable_cores(void);
 
+/* Asks the system to run the calling thread soon after it wakes, even if every core computes. For threads that work
+ * only briefly. false: the system cannot (before Linux 6.12), or does not let this process ask. */
+bool thread_wakes_soon(void);
+
 #endif

@@ -7,6 +7,7 @@
 #include <unistd.h>
 #ifdef __linux__
 #include <sched.h>
+#include <sys/syscall.h>
 #endif
 
 /* How long a worker spins before it sleeps. A decode step opens a section every 20 to 200 us, and waking a worker costs
@@ -415,4 +416,31 @@ size_t thread_usable_cores(void)
         cores = MIN(cores, (size_t)CPU_COUNT(&set));
 #endif
     return MAX(cores, (size_t)1);
+}
+
+/* A thread with a short slice preempts one with a long slice when it wakes. Otherwise it may wait for the end of the
+ * other's slice, which is some milliseconds: longer than a layer computes. */
+#define SHORT_SLICE_NANOSECONDS 100000u
+
+bool thread_wakes_soon(void)
+{
+#if defined(__linux__) && defined(SYS_sched_setattr) && defined(SYS_sched_getattr)
+    struct {
+        uint32_t size, policy;
+        uint64_t flags;
+        int32_t nice;
+        uint32_t priority;
+        uint64_t runtime, deadline, period;
+    } now; /* struct sched_attr, which not all C libraries have */
+    memset(&now, 0, sizeof now);
+    if (syscall(SYS_sched_getattr, 0, &now, sizeof now, 0) || now.policy != SCHED_OTHER)
+        return false;
+    now.flags = 0;
+    now.runtime = SHORT_SLICE_NANOSECONDS;
+    if (syscall(SYS_sched_setattr, 0, &now, 0))
+        return false;
+    return syscall(SYS_sched_getattr, 0, &now, sizeof now, 0) == 0 && now.runtime == SHORT_SLICE_NANOSECONDS;
+#else
+    return false;
+#endif
 }

@@ -722,6 +722,8 @@ static hypura_status create_reader(struct io *io, hypura_error *error)
 static void *thread_main(void *argument)
 {
     struct io *io = argument;
+    if (!thread_wakes_soon())
+        log_write(LOG_DEBUG, "the system may run the I/O thread late while all cores compute");
     /* The thread that uses the reader creates it, because io_uring is faster with a single known thread. */
     hypura_error error;
     hypura_status status = create_reader(io, &error);

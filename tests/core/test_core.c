@@ -7,9 +7,14 @@
 
 #include <jansson.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
+#ifdef __linux__
+#include <sched.h>
+#include <sys/resource.h>
+#endif
 
 static void size_overflow_is_detected(void **state)
 {
@@ -251,6 +256,32 @@ static void tasks_can_be_skipped(void **state)
     }
 }
 
+#ifdef __linux__
+/* Only the slice changes. A thread with another policy keeps that. */
+static void *wake_soon(void *context)
+{
+    bool *kept = context;
+    struct sched_param parameters = {0};
+    kept[0] = setpriority(PRIO_PROCESS, 0, 7) == 0; /* of this thread only */
+    const bool can = thread_wakes_soon();
+    kept[0] = kept[0] && getpriority(PRIO_PROCESS, 0) == 7 && sched_getscheduler(0) == SCHED_OTHER;
+    kept[1] = thread_wakes_soon() == can;
+    kept[2] = sched_setscheduler(0, SCHED_BATCH, &parameters) == 0 && !thread_wakes_soon() &&
+              sched_getscheduler(0) == SCHED_BATCH;
+    return NULL;
+}
+
+static void a_thread_that_wakes_soon_keeps_its_priority(void **state)
+{
+    (void)state;
+    pthread_t thread;
+    bool kept[3] = {false};
+    assert_int_equal(pthread_create(&thread, NULL, wake_soon, kept), 0);
+    pthread_join(thread, NULL);
+    assert_true(kept[0] && kept[1] && kept[2]);
+}
+#endif
+
 static void random_numbers_repeat(void **state)
 {
     (void)state;
@@ -309,6 +340,9 @@ int main(void)
         cmocka_unit_test(tasks_can_be_skipped),
         cmocka_unit_test(shares_cover_everything_once),
         cmocka_unit_test(a_stalled_worker_keeps_only_one_part),
+#ifdef __linux__
+        cmocka_unit_test(a_thread_that_wakes_soon_keeps_its_priority),
+#endif
         cmocka_unit_test(random_numbers_repeat),
         cmocka_unit_test(messages_quote_no_control_characters),
         cmocka_unit_test(hashes_are_fnv1a),
