@@ -159,7 +159,7 @@ hypura_status plan_hit_rate(double *out, const struct plan_table *table, uint64_
  * sections, whose workers do not start and end at the same time. */
 #define LAYER_SECONDS 150e-6
 
-/* Bytes per second for reading a layer's misses: this many experts at once, with this many bytes and slices each. */
+/* Bytes per second for reading this many experts at once, with this many bytes and slices each. */
 double plan_expert_speed(const struct storage *storage, double expert_bytes, uint32_t slices, uint32_t experts);
 
 /* The cost of a layer. layers[0] is for everything outside the layers; layer l has layers[l + 1]. */

@@ -2,9 +2,8 @@
  *
  * While the drive reads and the cores compute, both are slower than alone, as the profile measured
  * (hardware_side_by_side). Streamed tensors are read ahead in a known order, so they are read next to computing during
- * the whole pass. Experts are known only after their router, and are prefetched one layer ahead. So the misses of two
- * layers are read while these two layers compute. The number of misses is binomial, and the last expert that arrives is
- * computed after its read. */
+ * the whole pass. Experts are known only after their router, or are foreseen when the layer before is done. So a
+ * layer's misses are read while this layer computes. The number of misses is binomial. */
 #include "plan/plan_private.h"
 
 #include <math.h>
@@ -181,40 +180,43 @@ double plan_ring_speed_beside(const struct plan_table *table, const struct plan 
     return plan_ring_speed(table, plan, storage) * share;
 }
 
-/* The misses of this many consecutive layers are read while these compute. The next layer's experts are prefetched
- * before the current layer is done. Prefetches for later layers are made while the drive is idle, and gain little more
- * (docs/notes/2026-11-22-performance.md, "What a schedule could reach"). */
-#define PREFETCHED_LAYERS 2u
+/* The share of misses whose reads have begun when their layer's router chooses: 0.06 to 0.43 in runs of four mixtures
+ * with half and three quarters of the weights in memory (docs/notes/2026-11-23-estimates.md, "Two cores"). */
+#define FORESEEN_SHARE 0.25
 
-/* Bytes of experts that are read per needed byte, because some prefetches are wasted. Runs of both mixtures read 0.19
- * to 0.44 more; with few misses, most of that is read while the drive would be idle. */
-#define READ_FOR_NEEDED 1.2
+/* Bytes of experts that are read per needed byte, because some prefetches are wasted: up to 1.15 in the same runs. */
+#define READ_FOR_NEEDED 1.1
 
-/* The mean over PREFETCHED_LAYERS equal layers, whose misses are read next to their computing. */
+/* The time of a layer with so many misses. Those that were foreseen are read while the layer's tensors and its other
+ * experts compute; others only after the router, next to the other experts. The last one is computed after its read. */
+static double seconds_with(const struct plan_layer_cost *layer, double tensors, const struct plan_table *table,
+                           uint32_t experts, const struct storage *storage, uint32_t misses)
+{
+    double one_compute = layer->expert_compute / table->experts, one_bytes = layer->expert_bytes / table->experts;
+    double others = (experts - 1) * one_compute;
+    if (misses == 0)
+        return tensors + others + one_compute;
+    double speed = plan_expert_speed(storage, one_bytes, layer->slices, misses);
+    double read = READ_FOR_NEEDED * misses * one_bytes / speed;
+    struct storage ahead = *storage;
+    ahead.reading_beside *= fmin(prefetch_speed(storage, one_bytes, layer->slices, misses) / speed, 1);
+    double unforeseen = tensors + hardware_side_by_side(storage, others, read);
+    double foreseen = hardware_side_by_side(&ahead, tensors + others, read);
+    return FORESEEN_SHARE * foreseen + (1 - FORESEEN_SHARE) * unforeseen + one_compute;
+}
+
+/* The mean over all numbers of misses. */
 double plan_layer_seconds(const struct plan_layer_cost *layer, double tensors, const struct plan_table *table,
                           uint32_t experts, const struct storage *storage, double miss)
 {
-    double one_compute = layer->expert_compute / table->experts, one_bytes = layer->expert_bytes / table->experts;
-    double compute = tensors + experts * one_compute;
-    uint32_t layers = MIN(PREFETCHED_LAYERS, table->layers), used = layers * experts;
-    struct storage ahead = *storage; /* for prefetches, which are read while computing */
-    bool none = miss > 0.9999;       /* no hits at all: the powers below would underflow */
-    double mean = 0, probability = none ? 1 : pow(1 - miss, used);
-    for (uint32_t misses = none ? used : 0; misses <= used; misses++) {
-        double seconds = layers * compute;
-        if (misses) {
-            double speed = plan_expert_speed(storage, one_bytes, layer->slices, misses);
-            ahead.reading_beside =
-                storage->reading_beside * fmin(prefetch_speed(storage, one_bytes, layer->slices, misses) / speed, 1);
-            seconds =
-                hardware_side_by_side(&ahead, seconds - one_compute, READ_FOR_NEEDED * misses * one_bytes / speed) +
-                one_compute;
-        }
-        mean += probability * seconds;
+    bool none = miss > 0.9999; /* no hits at all: the powers below would underflow */
+    double mean = 0, probability = none ? 1 : pow(1 - miss, experts);
+    for (uint32_t misses = none ? experts : 0; misses <= experts; misses++) {
+        mean += probability * seconds_with(layer, tensors, table, experts, storage, misses);
         if (!none)
-            probability *= (double)(used - misses) / (misses + 1) * miss / (1 - miss);
+            probability *= (double)(experts - misses) / (misses + 1) * miss / (1 - miss);
     }
-    return mean / layers;
+    return mean;
 }
 
 void plan_layer_costs(struct plan_layer_cost *layers, const struct plan_table *table)

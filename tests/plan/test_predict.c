@@ -141,6 +141,32 @@ static void experts_overlap_hits_with_misses_but_not_the_whole_token(void **stat
     }
 }
 
+/* The drive is the limit in this layer. If its router foresaw all misses, longer tensors would cost nothing; if it
+ * foresaw none, they would cost all of their time. */
+static void most_misses_wait_for_their_router(void **state)
+{
+    (void)state;
+    static struct fake fake;
+    fake_build(&fake, &fake_experts);
+    const struct hardware hardware = fake_hardware();
+    const uint32_t used = fake.table.experts_used;
+    const double one = 1e-4, bytes = 8e6, tensors = 1e-3;
+    const struct plan_layer_cost cost = {
+        .expert_compute = one * fake.table.experts, .expert_bytes = bytes * fake.table.experts, .slices = 3};
+    for (int i = 0; i <= 10; i++) {
+        double miss = i / 10.0;
+        double none = plan_layer_seconds(&cost, 0, &fake.table, used, &hardware.storage, miss);
+        double some = plan_layer_seconds(&cost, tensors, &fake.table, used, &hardware.storage, miss);
+        double compute = used * one, read = used * miss * bytes / hardware.storage.bytes_per_second;
+        assert_true(none >= fmax(compute, read) * (1 - 1e-9) && none <= compute + 1.2 * read + 1e-4);
+        assert_true(some - none > tensors / 2 && some - none < tensors * (1 + 1e-9));
+        if (i == 0)
+            assert_within(some, tensors + compute, 1e-9);
+        if (i == 10)
+            assert_true(some - none < 0.8 * tensors);
+    }
+}
+
 /* While both work, the drive gives three quarters of its speed, and the cores keep four fifths of theirs. */
 static void reading_and_computing_share_the_memory(void **state)
 {
@@ -450,6 +476,7 @@ int main(void)
         cmocka_unit_test(a_lucky_sample_is_not_the_drives_speed),
         cmocka_unit_test(pauses_longer_than_the_ring_cost_time),
         cmocka_unit_test(experts_overlap_hits_with_misses_but_not_the_whole_token),
+        cmocka_unit_test(most_misses_wait_for_their_router),
         cmocka_unit_test(reading_and_computing_share_the_memory),
         cmocka_unit_test(more_memory_is_never_slower),
         cmocka_unit_test(hit_rates_follow_the_statistics),
