@@ -51,11 +51,6 @@ void plan_gpu_free(struct plan_gpu *plan)
     memory_free(plan);
 }
 
-uint64_t plan_gpu_bytes(const struct plan_gpu *plan)
-{
-    return plan ? plan->resident_bytes + plan->expert_bytes + plan->kv_bytes + plan->scratch_bytes : 0;
-}
-
 struct gpu_planner {
     const struct model *model;
     const struct steps *steps;

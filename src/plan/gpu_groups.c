@@ -118,11 +118,6 @@ void plan_gpu_set_pace(struct plan_gpu *plan, const struct model *model, const s
     plan->pace.unpacking = !panels ? UNPACKED_ROWS : kept ? KEPT_PANELS : UNPACKED_PANELS;
 }
 
-uint64_t plan_gpu_keep_bytes(const struct plan_gpu *part)
-{
-    return (part->budget - MIN(part->budget, plan_gpu_bytes(part))) / 2;
-}
-
 /* ---- groups ------------------------------------------------------------------------------------------------------ */
 
 /* The time of a token without passing on. */

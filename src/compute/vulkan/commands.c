@@ -74,12 +74,6 @@ uint64_t gpu_busy_nanoseconds(const struct gpu *gpu)
     return atomic_load(&gpu->busy_nanoseconds);
 }
 
-void commands_begin_time(struct gpu *gpu)
-{
-    if (gpu->open->queries)
-        gpu->vk.vkCmdWriteTimestamp(gpu->open->commands, VK_PIPELINE_STAGE_TOP_OF_PIPE_BIT, gpu->open->queries, 0);
-}
-
 void gpu_begin(struct gpu *gpu)
 {
     if (gpu->open)
@@ -106,7 +100,7 @@ void gpu_begin(struct gpu *gpu)
     host_forget(gpu, batch);
     if (batch->queries)
         gpu->vk.vkCmdResetQueryPool(batch->commands, batch->queries, 0, 2);
-    commands_begin_time(gpu);
+    times_begin_batch(gpu);
     barrier_between(gpu, DEVICE_STAGES | VK_PIPELINE_STAGE_HOST_BIT, DEVICE_WRITES | VK_ACCESS_HOST_WRITE_BIT,
                     DEVICE_STAGES, DEVICE_READS | DEVICE_WRITES);
     times_begin(gpu);

@@ -246,9 +246,6 @@ void barrier_between(struct gpu *gpu, VkPipelineStageFlags from, VkAccessFlags w
                      VkAccessFlags used);
 void barrier_before_unchained(struct gpu *gpu);
 
-/* Records the time at which the open batch begins. */
-void commands_begin_time(struct gpu *gpu);
-
 /* host.c: what batches wait for. host_awaited: when a batch is sent; whether it needs a semaphore, and for which value.
  * host_forget: when a batch is recorded anew. host_progress: the last value given, and the first batch that was sent
  * and still waits (0: none). */
@@ -298,8 +295,10 @@ void panels_multiply(struct gpu *gpu, const struct gpu_matmul *job, struct gpu_r
 hypura_status codebooks_create(struct gpu *gpu, hypura_error *error);
 void codebooks_destroy(struct gpu *gpu);
 
-/* times_begin: after a batch was opened. times_add: after each kernel. */
+/* times_begin_batch: records the time at which the open batch begins. times_begin: after a batch was opened. times_add:
+ * after each kernel. */
 hypura_status times_create(struct gpu *gpu, hypura_error *error);
+void times_begin_batch(struct gpu *gpu);
 void times_begin(struct gpu *gpu);
 void times_add(struct gpu *gpu, enum gpu_kernel kernel);
 void times_destroy(struct gpu *gpu);

@@ -25,7 +25,7 @@ static void record_wait(struct gpu *gpu, struct gpu_batch *batch)
     /* The wait does not count as work. */
     if (batch->queries)
         gpu->vk.vkCmdResetQueryPool(batch->commands, batch->queries, 0, 1);
-    commands_begin_time(gpu);
+    times_begin_batch(gpu);
 }
 
 void gpu_await_host(struct gpu *gpu, uint64_t value)

@@ -57,6 +57,12 @@ static void take_time(struct gpu *gpu, size_t batch)
                                 gpu->times->batches[batch].queries, gpu->times->batches[batch].count);
 }
 
+void times_begin_batch(struct gpu *gpu)
+{
+    if (gpu->open->queries)
+        gpu->vk.vkCmdWriteTimestamp(gpu->open->commands, VK_PIPELINE_STAGE_TOP_OF_PIPE_BIT, gpu->open->queries, 0);
+}
+
 void times_begin(struct gpu *gpu)
 {
     if (!gpu->times)

@@ -201,7 +201,6 @@ hypura_status pass_make_buffers(struct batch *batch, hypura_error *error)
 {
     struct gpu_pass *pass = batch->pass;
     const struct plan *plan = batch->open->plan;
-    pass_import_rows(batch);
     struct layout sizes = lay_out(pass, &batch->open->geometry, plan->chunk, plan->positions);
     TRY(gpu_buffer_create(pass->gpu, &pass->scratch, sizes.scratch, GPU_DEVICE, error));
     TRY(gpu_buffer_create(pass->gpu, &pass->upload, sizes.upload, GPU_UPLOAD, error));

@@ -1,6 +1,4 @@
-/* Rows on their way between host and devices, and what depends on the positions of a batch.
- *
- * Several devices hand rows on through the same host memory: one writes there, the next one reads there. */
+/* Rows on their way between host and devices, and what depends on the positions of a batch. */
 #include "engine/gpu/pass.h"
 
 const enum step_buffer pass_carried[PASS_CARRIED] = {BUFFER_HIDDEN, BUFFER_BANK, BUFFER_CHOSEN, BUFFER_SIDES,
@@ -161,42 +159,4 @@ hypura_status gpu_pass_to_host(struct batch *batch, hypura_error *error)
     TRY(pass_finish(batch, error));
     take_leaving(batch);
     return HYPURA_OK;
-}
-
-/* ---- memory in which devices hand rows on --------------------------------------------------------------------------
- */
-
-/* Devices import multiples of a page, or of more. */
-#define IMPORT_ALIGNMENT ((uint64_t)2 << 20)
-
-void pass_share_rows(struct batch *batch)
-{
-    const struct plan *plan = batch->open->plan;
-    const struct devices *devices = &batch->open->devices;
-    uint32_t count = 0;
-    bool possible = true;
-    for (uint32_t d = 0; d < plan->gpu->part_count; d++) {
-        if (!plan->gpu->parts[d].taken)
-            continue;
-        count++;
-        possible &= gpu_get_info(devices->gpus[d])->host_import;
-    }
-    batch->handed_bytes = align_up(pass_handed_bytes(&batch->open->geometry, plan->chunk), IMPORT_ALIGNMENT);
-    if (count > 1 && possible && memory_map(&batch->handed_rows, batch->handed_bytes, false, "rows", NULL))
-        batch->handed_rows = NULL;
-}
-
-void pass_import_rows(struct batch *batch)
-{
-    struct gpu_pass *pass = batch->pass;
-    if (batch->handed_rows &&
-        gpu_buffer_import(pass->gpu, &pass->handed_rows, batch->handed_rows, batch->handed_bytes, NULL))
-        pass->handed_rows = NULL;
-}
-
-void pass_unshare_rows(struct batch *batch)
-{
-    if (batch->handed_rows)
-        memory_unmap(batch->handed_rows, batch->handed_bytes);
-    batch->handed_rows = NULL;
 }

@@ -21,14 +21,6 @@ hypura_status pass_send(struct gpu_pass *pass, hypura_error *error)
     return status;
 }
 
-hypura_status pass_finish(struct batch *batch, hypura_error *error)
-{
-    TRY(pass_send(batch->pass, error));
-    TRY(pass_host_share(batch, error));
-    TRY(gpu_wait(batch->pass->gpu, batch->pass->last, error));
-    return pass_let_go(batch, error);
-}
-
 void pass_drop_ahead(struct gpu_pass *pass)
 {
     if (pass->ahead.ready)

@@ -107,6 +107,7 @@ static hypura_status open_pass(struct batch *batch, uint32_t number, hypura_erro
     TRY(find_units(batch, error));
     TRY(pass_make_lists(batch, error));
     pass->ahead.possible = pass_devices_do_all(batch);
+    pass_import_rows(batch);
     TRY(pass_make_buffers(batch, error));
     TRY(pass_open_kept(batch, error));
     return pass_try(batch, error);

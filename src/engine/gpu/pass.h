@@ -26,6 +26,8 @@
  *   output.c        norm and logits
  *   ahead.c         commands of a later run of layers, recorded while a device computes this one
  *   carry.c         rows on their way between host and devices
+ *   handed.c        memory in which devices hand rows on
+ *   finish.c        waits for a device
  *   keep.c          unpacked weights that stay
  *   batch.c         a batch from its beginning to its logits
  *   pipeline.c      prompts in parts, on several devices at the same time

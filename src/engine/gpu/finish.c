@@ -1,0 +1,10 @@
+/* Waits until the current device has done all that was sent. */
+#include "engine/gpu/pass.h"
+
+hypura_status pass_finish(struct batch *batch, hypura_error *error)
+{
+    TRY(pass_send(batch->pass, error));
+    TRY(pass_host_share(batch, error));
+    TRY(gpu_wait(batch->pass->gpu, batch->pass->last, error));
+    return pass_let_go(batch, error);
+}
