@@ -13,28 +13,12 @@
  * times as fast as one (docs/notes/2026-11-23-many-cores-two-cards.md). */
 #define WAYS_SHARE 0.03
 
-/* The time per row in parts of 2048, 1024, 512 and 256 rows, measured on an H200 and, for panels, on an H100 (the same
- * note): if weights must be unpacked, if not, if they must be put into panels, and if panels are kept. */
-#define LONGEST_PART 2048u
-static const struct {
-    double unpacked, plain, panels, kept;
-} costs[] = {{1, 1, 1, 1}, {1.05, 1.03, 1.14, 1.05}, {1.25, 1.10, 1.46, 1.19}, {1.76, 1.25, 2.19, 1.55}};
-
 static double cost_of(const struct plan_pace *pace, uint64_t rows)
 {
-    uint64_t longer = LONGEST_PART;
-    size_t i = 0;
-    for (; i + 2 < COUNT_OF(costs) && rows < longer / 2; i++)
-        longer /= 2;
-    /* In between, the cost rises with the number of parts. */
-    const double way = rows < longer ? (double)longer / (double)MAX(rows, (uint64_t)1) - 1 : 0;
-    const double unpacked = costs[i].unpacked + way * (costs[i + 1].unpacked - costs[i].unpacked);
-    const double plain = costs[i].plain + way * (costs[i + 1].plain - costs[i].plain);
-    if (pace->unpacking == UNPACKED_PANELS)
-        return costs[i].panels + way * (costs[i + 1].panels - costs[i].panels);
-    if (pace->unpacking == KEPT_PANELS)
-        return costs[i].kept + way * (costs[i + 1].kept - costs[i].kept);
-    return pace->unpacked * unpacked + (1 - pace->unpacked) * plain;
+    if (pace->unpacking != UNPACKED_ROWS)
+        return plan_gpu_row_cost(pace->unpacking, rows);
+    return pace->unpacked * plan_gpu_row_cost(UNPACKED_ROWS, rows) +
+           (1 - pace->unpacked) * plan_gpu_row_cost(NOT_UNPACKED, rows);
 }
 
 static uint32_t devices_of(const struct plan_gpu *plan)
@@ -101,7 +85,10 @@ void plan_gpu_set_pace(struct plan_gpu *plan, const struct model *model, const s
     bool panels = request->devices && !p->experts, kept = true; /* experts go through tiles */
     for (uint32_t d = 0; d < plan->part_count; d++) {
         const struct hardware_gpu *device = request->devices ? &request->devices[d] : NULL;
-        slowest = MAX(slowest, work[d] / (device ? MAX(device->multiply_adds_per_second, 1.0) : 1));
+        const double tiles = work[d] - dense[d]; /* experts */
+        slowest = MAX(slowest, !device ? work[d]
+                                       : dense[d] / MAX(device->multiply_adds_per_second, 1.0) +
+                                             tiles / MAX(plan_gpu_tile_speed(device), 1.0));
         if (!device || !plan->parts[d].taken)
             continue;
         const double room = device->info.panels ? (double)plan_gpu_keep_bytes(&plan->parts[d]) : 0;

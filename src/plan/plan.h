@@ -125,12 +125,16 @@ struct plan_gpu_request {
 /* The most groups of layers on several devices. */
 #define PLAN_MOST_GROUPS 16u
 
+/* How long batches read weights: as they are, unpacked to rows or panels by each batch, or from panels that are kept.
+ */
+enum plan_unpacking { NOT_UNPACKED, UNPACKED_ROWS, UNPACKED_PANELS, KEPT_PANELS };
+
 /* How fast prompts pass several devices. */
 struct plan_pace {
     double row_seconds;                  /* per row, for all layers of the slowest device */
     double way_seconds, way_row_seconds; /* to hand a part on: fixed, and per row */
     double unpacked;                     /* the share of weights that each part has to unpack */
-    enum { UNPACKED_ROWS, UNPACKED_PANELS, KEPT_PANELS } unpacking; /* on all devices; the last: once for all parts */
+    enum plan_unpacking unpacking;       /* of all devices */
 };
 
 /* What all devices hold together. Each part describes one device in the same form. */

@@ -232,13 +232,13 @@ static struct sides experts(const struct work *work, double tokens, double touch
     sides.disk = touched * (1 - there) * (1 - cached) * work->expert_bytes / hardware->storage.bytes_per_second;
     if (work->device) {
         const struct hardware_gpu *device = &devices[work->device - 1];
-        sides.gpu = gpu_product_seconds(work->expert_elements, choices * there, 0, device->multiply_adds_per_second);
+        sides.gpu = gpu_product_seconds(work->expert_elements, choices * there, 0, plan_gpu_tile_speed(device));
         uint32_t missing = table->experts - MIN(work->there, table->experts);
         struct plan_visit visit =
             plan_gpu_visit(model, work->first_expert, missing, (uint64_t)tokens, hardware, device);
         if (missing && visit.many && work->brings && visit.upload_seconds < sides.cpu) {
             sides.cpu = 0;
-            sides.gpu = fmax(visit.upload_seconds, choices * work->expert_elements / device->multiply_adds_per_second);
+            sides.gpu = fmax(visit.upload_seconds, choices * work->expert_elements / plan_gpu_tile_speed(device));
         }
     }
     return sides;
@@ -261,8 +261,8 @@ static double part_seconds(const struct part *part, double tokens, double seen, 
         return seconds + pairs / (ATTENTION_SHARE * hardware->multiply_adds_per_second);
     return seconds +
            gpu_product_seconds(part->gpu_elements, tokens, part->gpu_bytes / device->memory_bytes_per_second,
-                               device->multiply_adds_per_second) +
-           pairs / (ATTENTION_SHARE * device->multiply_adds_per_second);
+                               plan_gpu_batch_speed(device, tokens)) +
+           pairs / (ATTENTION_SHARE * plan_gpu_tile_speed(device));
 }
 
 static double batch_seconds(const struct work *works, const struct batch *batch, const struct plan *plan,

@@ -455,7 +455,8 @@ static void prompts_pass_in_few_long_parts(void **state)
 {
     (void)state;
     struct plan_gpu parts[2] = {{.taken = 20}, {.taken = 20}};
-    struct plan_gpu plan = {.part_count = 2, .parts = parts, .pace = {.row_seconds = 1e-4, .unpacked = 1}};
+    struct plan_gpu plan = {
+        .part_count = 2, .parts = parts, .pace = {.row_seconds = 1e-4, .unpacked = 1, .unpacking = UNPACKED_ROWS}};
     plan.groups = 4;
     assert_int_equal(plan_gpu_parts(&plan, 2048), 2);
     assert_int_equal(plan_gpu_parts(&plan, 300), 1);
@@ -502,6 +503,24 @@ static void unpacked_weights_stay_where_memory_is_left(void **state)
     const uint32_t few = plan_gpu_parts(&pace, 2048);
     pace.pace.unpacking = KEPT_PANELS;
     assert_true(plan_gpu_parts(&pace, 2048) > few);
+}
+
+/* Panels need many rows to be fast. Without them, the length was not measured, so it makes no difference. */
+static void panels_need_long_batches(void **state)
+{
+    (void)state;
+    struct hardware_gpu device = card(1);
+    const double plain = plan_gpu_batch_speed(&device, 2048);
+    assert_true(plain == plan_gpu_batch_speed(&device, 300) && plain == plan_gpu_tile_speed(&device));
+    device.info.panels = true;
+    double before = plan_gpu_batch_speed(&device, 4096);
+    assert_true(before == plain);
+    for (double rows = 2000; rows > 256; rows /= 1.3) {
+        const double speed = plan_gpu_batch_speed(&device, rows);
+        assert_true(speed < before && speed > plain / 3);
+        before = speed;
+    }
+    assert_true(plan_gpu_tile_speed(&device) < plain);
 }
 
 /* If not all weights fit next to a whole context for each sequence, sequences share less room. */
@@ -558,6 +577,7 @@ int main(void)
         cmocka_unit_test(the_gain_of_a_visit_depends_on_the_tokens),
         cmocka_unit_test(buffers_leave_room_if_the_drive_reads),
         cmocka_unit_test(unpacked_weights_stay_where_memory_is_left),
+        cmocka_unit_test(panels_need_long_batches),
         cmocka_unit_test(sequences_share_room_if_memory_is_short),
     };
     return cmocka_run_group_tests(tests, open_able_model, close_model);
