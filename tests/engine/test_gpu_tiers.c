@@ -224,8 +224,10 @@ static unsigned long long copies_done(struct engine *engine, enum move_phase *ph
     pthread_mutex_lock(store->mutex);
     while (!all) {
         all = true;
-        for (uint32_t i = 0; store->moves.phase == MOVES_COMING && i < store->moves.count; i++)
-            all = all && store->moves.list[i].state == MOVE_SENT;
+        for (uint32_t i = 0; store->moves.phase != MOVES_NONE && i < store->moves.count; i++) {
+            const struct move *move = &store->moves.list[i];
+            all = all && !move->fetches && (store->moves.phase == MOVES_LEAVING || move->state == MOVE_SENT);
+        }
         if (!all)
             store_wait_locked(store);
     }
