@@ -1,7 +1,7 @@
 /* Batches that wait for the host: with a semaphore, or at an event.
  *
  * A driver sends a batch with a semaphore after the signal. A batch at an event is already on the device, which watches
- * a word in memory. On an H100, it begins 10 us sooner, and the signal takes 1 us of the host's time instead of 10
+ * a word in memory. On an H100, it begins 8 us sooner, and the signal takes 1 us of the host's time instead of 10
  * to 25. Vulkan warns that a device may be reset if it waits for long, so only drivers that were seen to wait are
  * trusted. */
 #include "compute/vulkan/gpu_private.h"
