@@ -135,6 +135,7 @@ static void add_pairs(struct batch *batch, const struct pass_product *products, 
         down[jobs].out = low;
         down[jobs].out_stride = a.rows;
         down[jobs].bias = down[jobs].unpacked = (struct gpu_range){0};
+        down[jobs].kept = NULL;
         down[jobs].accumulate = false;
         up[jobs] = (struct gpu_matmul){.weights = b,
                                        .in = low,
