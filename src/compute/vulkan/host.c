@@ -2,8 +2,11 @@
  *
  * A driver sends a batch with a semaphore after the signal. A batch at an event is already on the device, which watches
  * a word in memory. On an H100, it begins 8 us sooner, and the signal takes 1 us of the host's time instead of 10
- * to 25. Vulkan warns that a device may be reset if it waits for long, so only drivers that were seen to wait are
- * trusted. */
+ * to 25.
+ *
+ * Vulkan forbids to set an event for which a batch on the device waits (VUID-vkSetEvent-event-09543), since a driver
+ * may not expect it, or may reset a device that waits for long. So this is only done with NVIDIA's driver, which was
+ * seen to start such a batch, and to wait for a stopped process. */
 #include "compute/vulkan/gpu_private.h"
 
 static hypura_status make_event(struct gpu *gpu, struct gpu_batch *batch, hypura_error *error)
