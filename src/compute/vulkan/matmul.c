@@ -172,6 +172,15 @@ static void multiply_parts(struct gpu *gpu, const struct gpu_matmul *parts, size
             matmat(gpu, &parts[i]);
 }
 
+/* Multiplies the parts so far, so that others can take their places and their room. */
+static void empty_parts(struct gpu *gpu, const struct gpu_matmul *parts, size_t *count, uint64_t *used,
+                        struct gpu_range inputs)
+{
+    multiply_parts(gpu, parts, *count, inputs);
+    gpu_barrier(gpu);
+    *used = *count = 0;
+}
+
 /* The job with weights from panels that are kept, or will be. */
 static struct gpu_matmul kept_part(struct gpu *gpu, const struct gpu_matmul *job)
 {
@@ -204,11 +213,8 @@ static void matmat_unpacked(struct gpu *gpu, const struct gpu_matmul *jobs, size
         uint32_t rows = (uint32_t)align_up((weights->rows + pieces - 1) / pieces, tile);
         rows = (uint32_t)MIN(rows, room / row_bytes / tile * tile);
         const bool kept = panels && jobs[i].kept;
-        if (kept && part_count == UNPACK_PARTS) {
-            multiply_parts(gpu, parts, part_count, inputs);
-            gpu_barrier(gpu);
-            used = part_count = 0;
-        }
+        if (kept && part_count == UNPACK_PARTS)
+            empty_parts(gpu, parts, &part_count, &used, inputs);
         if (kept)
             parts[part_count++] = kept_part(gpu, &jobs[i]);
         for (uint32_t first = 0; first < weights->rows && !kept; first += rows) {
@@ -219,11 +225,8 @@ static void matmat_unpacked(struct gpu *gpu, const struct gpu_matmul *jobs, size
             part.bias.offset += first * sizeof(float);
             uint64_t bytes = panels ? panels_bytes(part.weights.rows, part.weights.columns)
                                     : align_up(part.weights.rows * row_bytes, GPU_ALIGNMENT);
-            if (used + bytes > room || part_count == UNPACK_PARTS) {
-                multiply_parts(gpu, parts, part_count, inputs);
-                gpu_barrier(gpu);
-                used = part_count = 0;
-            }
+            if (used + bytes > room || part_count == UNPACK_PARTS)
+                empty_parts(gpu, parts, &part_count, &used, inputs);
             struct gpu_range to = {part.unpacked.buffer, part.unpacked.offset + begin + used};
             if (panels)
                 gpu_unpack_panels(gpu, &part.weights, to);
