@@ -8,12 +8,12 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-enum state { NONE, ASKED, THERE, REFUSED };
+enum state { NONE, ASKED, THERE };
 
 struct kept {
     struct gpu_panels panels;
     uint64_t bytes;
-    _Atomic enum state state; /* the thread turns ASKED into one of the later ones */
+    _Atomic enum state state; /* the thread turns ASKED into THERE, unless the device refuses the memory */
 };
 
 struct keeper {
@@ -30,10 +30,10 @@ struct keeper {
 
 static void take_memory(struct keeper *keeper, struct kept *kept)
 {
-    const bool refused = gpu_buffer_create(keeper->gpu, &kept->panels.buffer, kept->bytes, GPU_DEVICE, NULL);
-    if (refused)
+    if (gpu_buffer_create(keeper->gpu, &kept->panels.buffer, kept->bytes, GPU_DEVICE, NULL))
         kept->panels.buffer = NULL;
-    atomic_store(&kept->state, refused ? REFUSED : THERE);
+    else
+        atomic_store(&kept->state, THERE);
 }
 
 static void *run(void *context)
@@ -54,11 +54,18 @@ static void *run(void *context)
     return NULL;
 }
 
-static void free_keeper(struct keeper *keeper)
+static void free_tables(struct keeper *keeper)
 {
     memory_free(keeper->units);
     memory_free(keeper->asked);
     memory_free(keeper);
+}
+
+static void free_keeper(struct keeper *keeper)
+{
+    pthread_mutex_destroy(&keeper->lock);
+    pthread_cond_destroy(&keeper->changed);
+    free_tables(keeper);
 }
 
 hypura_status pass_open_kept(struct batch *batch, hypura_error *error)
@@ -75,13 +82,17 @@ hypura_status pass_open_kept(struct batch *batch, hypura_error *error)
     hypura_status status = ALLOCATE(&keeper->units, count, "table of unpacked units", error);
     if (!status)
         status = ALLOCATE(&keeper->asked, count, "table of unpacked units", error);
+    if (status) {
+        free_tables(keeper);
+        return status;
+    }
     pthread_mutex_init(&keeper->lock, NULL);
     pthread_cond_init(&keeper->changed, NULL);
-    if (status || pthread_create(&keeper->thread, NULL, run, keeper))
+    if (pthread_create(&keeper->thread, NULL, run, keeper))
         free_keeper(keeper); /* without a thread, nothing is kept */
     else
         pass->keeper = keeper;
-    return status;
+    return HYPURA_OK;
 }
 
 static void ask(struct keeper *keeper, unit_number unit, uint64_t bytes)
@@ -124,8 +135,6 @@ void pass_close_kept(struct batch *batch)
     for (unit_number u = 0; u < model_unit_count(batch->open->model); u++)
         if (keeper->units[u].panels.buffer)
             gpu_buffer_destroy(pass->gpu, keeper->units[u].panels.buffer);
-    pthread_mutex_destroy(&keeper->lock);
-    pthread_cond_destroy(&keeper->changed);
     free_keeper(keeper);
     pass->keeper = NULL;
 }
