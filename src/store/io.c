@@ -59,9 +59,10 @@ struct io {
     uint32_t in_flight, prefetches_in_flight, depth;
     uint64_t prefetch_bytes_in_flight;
     struct spread spread;
-    bool plain;                      /* one drive and no copies, so no choice */
-    uint64_t queued[PRIORITY_COUNT]; /* bytes of queued transfers that were not sent */
-    struct block *blocks;            /* [depth] */
+    uint64_t most_prefetched, largest_block; /* bytes; of all drives */
+    bool plain;                              /* one drive and no copies, so no choice */
+    uint64_t queued[PRIORITY_COUNT];         /* bytes of queued transfers that were not sent */
+    struct block *blocks;                    /* [depth] */
     struct block *free_blocks;
     struct block *again; /* to be submitted again, oldest first */
     struct reader_read *batch;
@@ -310,17 +311,14 @@ static bool choose_from(const struct io *io, const struct queue *queue, struct c
 
 uint64_t io_most_prefetched(const struct io *io)
 {
-    return spread_prefetch_bytes(&io->spread);
+    return io->most_prefetched;
 }
 
 /* Whether another block of the largest size would be within the limits. */
 static bool may_prefetch(const struct io *io)
 {
-    uint64_t block = 0;
-    for (uint32_t i = 0; i < io->spread.count; i++)
-        block = MAX(block, io->spread.drives[i].block_bytes);
     return io->prefetches_in_flight < MAX(io->depth / 4, 2u) &&
-           io->prefetch_bytes_in_flight + block <= spread_prefetch_bytes(&io->spread);
+           io->prefetch_bytes_in_flight + io->largest_block <= io->most_prefetched;
 }
 
 /* Chooses the next block. Prefetches get only as many reads in flight as keep the drive busy, and only while nothing
@@ -758,6 +756,15 @@ hypura_status failure_error(const struct failure *failure, const struct store_fi
 
 /* ---- life -------------------------------------------------------------------------------------------------------- */
 
+static void take_spread(struct io *io, const struct spread *spread)
+{
+    io->spread = *spread;
+    io->depth = spread_depth(spread);
+    io->most_prefetched = spread_prefetch_bytes(spread);
+    for (uint32_t i = 0; i < spread->count; i++)
+        io->largest_block = MAX(io->largest_block, spread->drives[i].block_bytes);
+}
+
 static void io_free(struct io *io)
 {
     pthread_cond_destroy(&io->started);
@@ -775,9 +782,8 @@ hypura_status io_create(struct io **out, const struct io_options *options, hypur
     if (status)
         return status;
     io->options = *options;
-    io->spread = *options->spread;
     io->options.spread = NULL;
-    io->depth = spread_depth(&io->spread);
+    take_spread(io, options->spread);
     io->plain = io->spread.count == 1 && options->copy_count == 1;
     if (options->fault)
         io->fault = *options->fault;
