@@ -188,18 +188,30 @@ static hypura_status choose_device(struct gpu *gpu, const struct gpu_options *op
     return HYPURA_OK;
 }
 
+static hypura_status make_gpu(struct gpu **out, hypura_error *error)
+{
+    TRY(ALLOCATE(out, 1, "GPU", error));
+    pthread_mutex_init(&(*out)->queue_lock, NULL);
+    pthread_mutex_init(&(*out)->host_lock, NULL);
+    pthread_mutex_init(&(*out)->upload_lock, NULL);
+    return HYPURA_OK;
+}
+
+static void free_gpu(struct gpu *gpu)
+{
+    pthread_mutex_destroy(&gpu->queue_lock);
+    pthread_mutex_destroy(&gpu->host_lock);
+    pthread_mutex_destroy(&gpu->upload_lock);
+    memory_free(gpu);
+}
+
 /* *panels: whether to try them; becomes whether they were tried. */
 static hypura_status open_device(struct gpu **out, const struct gpu_options *options, bool *panels, hypura_error *error)
 {
     struct gpu *gpu;
-    hypura_status status = ALLOCATE(&gpu, 1, "GPU", error);
-    if (status)
-        return status;
+    TRY(make_gpu(&gpu, error));
     const char *validate = getenv("HYPURA_GPU_VALIDATE");
-    pthread_mutex_init(&gpu->queue_lock, NULL);
-    pthread_mutex_init(&gpu->host_lock, NULL);
-    pthread_mutex_init(&gpu->upload_lock, NULL);
-    status =
+    hypura_status status =
         open_loader(&gpu->vk, options->validate || (validate && strcmp(validate, "1") == 0), &gpu->messages, error);
     if (!status)
         status = choose_device(gpu, options, error);
@@ -244,12 +256,7 @@ hypura_status gpu_open(struct gpu **out, const struct gpu_options *options, hypu
 hypura_status gpu_imagine(struct gpu **out, const struct gpu_info *info, hypura_error *error)
 {
     struct gpu *gpu;
-    hypura_status status = ALLOCATE(&gpu, 1, "GPU", error);
-    if (status)
-        return status;
-    pthread_mutex_init(&gpu->queue_lock, NULL);
-    pthread_mutex_init(&gpu->host_lock, NULL);
-    pthread_mutex_init(&gpu->upload_lock, NULL);
+    TRY(make_gpu(&gpu, error));
     gpu->info = *info;
     *out = gpu;
     return HYPURA_OK;
@@ -282,10 +289,7 @@ void gpu_close(struct gpu *gpu)
         gpu->vk.vkDestroyDevice(gpu->device, NULL);
     }
     vk_close(&gpu->vk);
-    pthread_mutex_destroy(&gpu->queue_lock);
-    pthread_mutex_destroy(&gpu->host_lock);
-    pthread_mutex_destroy(&gpu->upload_lock);
-    memory_free(gpu);
+    free_gpu(gpu);
 }
 
 bool gpu_is_lost(const struct gpu *gpu)
