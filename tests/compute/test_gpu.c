@@ -226,6 +226,38 @@ static void batches_that_wait_can_be_released(void **state)
     }
 }
 
+/* A device that is kept awake takes the next batch at once, and can be closed. */
+static void stays_awake_until_there_is_work(void **state)
+{
+    (void)gpu_or_skip(state);
+    struct gpu *gpu;
+    setenv("HYPURA_GPU_AWAKE", "1", 1);
+    hypura_status status = gpu_open(&gpu, &(struct gpu_options){.validate = gpu_test_layers}, &test_error);
+    unsetenv("HYPURA_GPU_AWAKE");
+    assert_ok(status);
+    if (!gpu_get_info(gpu)->awake) { /* a busy machine writes too late */
+        gpu_close(gpu);
+        skip();
+    }
+    struct gpu_range out = {0};
+    assert_ok(gpu_buffer_create(gpu, &out.buffer, 8, GPU_READBACK, &test_error));
+    float *values = gpu_buffer_mapped(out.buffer);
+    for (int i = 0; i < 40; i++) {
+        gpu_ticket ticket;
+        values[0] = values[1] = (float)(1 + i);
+        gpu_stay_awake(gpu);
+        gpu_stay_awake(gpu); /* it is awake already */
+        gpu_begin(gpu);
+        gpu_rms_norm(gpu, out, out, (struct gpu_range){0}, (struct gpu_range){0}, 1, 2, 0);
+        assert_ok(gpu_submit(gpu, &ticket, 0, &test_error));
+        assert_ok(gpu_wait(gpu, ticket, &test_error));
+        assert_true(fabsf(values[0] - 1) < 1e-5f && fabsf(values[1] - 1) < 1e-5f);
+    }
+    gpu_buffer_destroy(gpu, out.buffer);
+    gpu_stay_awake(gpu);
+    close_checked(gpu);
+}
+
 static void *upload_one(void *context)
 {
     struct gpu *gpu = context;
@@ -525,6 +557,7 @@ int main(void)
         cmocka_unit_test(refuses_buffers_that_do_not_fit),
         cmocka_unit_test(batches_wait_for_the_host),
         cmocka_unit_test(batches_that_wait_can_be_released),
+        cmocka_unit_test(stays_awake_until_there_is_work),
         cmocka_unit_test(waiting_for_the_host_is_not_a_hang),
         cmocka_unit_test(a_hang_before_a_wait_for_the_host_is_detected),
         cmocka_unit_test(kernels_outside_chains_get_barriers),

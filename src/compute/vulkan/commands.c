@@ -57,7 +57,7 @@ static void count_busy(struct gpu *gpu)
         return;
     while (gpu->counted < done) {
         const struct gpu_batch *batch = &gpu->batches[++gpu->counted % GPU_BATCHES];
-        if (batch->ticket != gpu->counted || !batch->queries ||
+        if (batch->ticket != gpu->counted || batch->idle || !batch->queries ||
             gpu->vk.vkGetQueryPoolResults(gpu->device, batch->queries, 0, 2, sizeof times, times, sizeof times[0],
                                           VK_QUERY_RESULT_64_BIT))
             continue;
@@ -97,6 +97,7 @@ void gpu_begin(struct gpu *gpu)
     gpu->chained_before = gpu->chained_barred = gpu->chained;
     batch->tables_used = batch->last_table = batch->last_table_bytes = 0;
     batch->tables_at = 0;
+    batch->idle = false;
     host_forget(gpu, batch);
     if (batch->queries)
         gpu->vk.vkCmdResetQueryPool(batch->commands, batch->queries, 0, 2);
@@ -256,6 +257,7 @@ hypura_status gpu_submit(struct gpu *gpu, gpu_ticket *ticket, gpu_ticket wait_up
                                  .pCommandBuffers = &batch->commands,
                                  .signalSemaphoreCount = 1,
                                  .pSignalSemaphores = &gpu->compute_timeline};
+    awake_end(gpu);
     pthread_mutex_lock(&gpu->queue_lock);
     VkResult result = gpu->vk.vkQueueSubmit(gpu->compute_queue, 1, &submit, VK_NULL_HANDLE);
     pthread_mutex_unlock(&gpu->queue_lock);
@@ -312,13 +314,20 @@ static double usual(double before, double now)
     return now < before ? now : (before + now) / 2;
 }
 
+/* Whether nothing is computed before a batch. */
+static bool is_alone(struct gpu *gpu, gpu_ticket ticket)
+{
+    const struct gpu_batch *before = &gpu->batches[(ticket - 1) % GPU_BATCHES];
+    return (before->ticket == ticket - 1 && before->idle) || timeline_reached(gpu, gpu->compute_timeline, ticket - 1);
+}
+
 hypura_status gpu_wait(struct gpu *gpu, gpu_ticket ticket, hypura_error *error)
 {
     const struct gpu_batch *batch = &gpu->batches[ticket % GPU_BATCHES];
     if (gpu->info.kind == GPU_CPU || batch->ticket != ticket || atomic_load(&gpu->lost) ||
         timeline_reached(gpu, gpu->compute_timeline, ticket))
         return timeline_wait(gpu, gpu->compute_timeline, ticket, error);
-    bool alone = timeline_reached(gpu, gpu->compute_timeline, ticket - 1);
+    bool alone = is_alone(gpu, ticket);
     wait_awake(gpu, batch, alone);
     hypura_status status = timeline_wait(gpu, gpu->compute_timeline, ticket, error);
     if (!status && alone)

@@ -182,6 +182,9 @@ static hypura_status choose_device(struct gpu *gpu, const struct gpu_options *op
     const char *events = getenv("HYPURA_GPU_EVENTS");
     if (events)
         gpu->info.events = strcmp(events, "1") == 0;
+    const char *awake = getenv("HYPURA_GPU_AWAKE");
+    if (awake)
+        gpu->info.awake = strcmp(awake, "1") == 0;
     VkPhysicalDeviceMemoryProperties2 memory = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_PROPERTIES_2};
     gpu->vk.vkGetPhysicalDeviceMemoryProperties2(gpu->physical, &memory);
     gpu->memory = memory.memoryProperties;
@@ -228,6 +231,8 @@ static hypura_status open_device(struct gpu **out, const struct gpu_options *opt
         status = pipelines_create(gpu, options->pipeline_cache, error);
     if (!status)
         status = times_create(gpu, error);
+    if (!status)
+        status = awake_create(gpu, error);
     if (!status)
         status = codebooks_create(gpu, error);
     if (!status && *panels)
@@ -279,6 +284,7 @@ void gpu_close(struct gpu *gpu)
     if (gpu->device && gpu->vk.vkDestroyDevice) {
         if (gpu->vk.vkDeviceWaitIdle)
             gpu->vk.vkDeviceWaitIdle(gpu->device);
+        awake_destroy(gpu);
         times_destroy(gpu);
         panels_destroy(gpu);
         codebooks_destroy(gpu);

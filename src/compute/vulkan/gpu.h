@@ -50,6 +50,7 @@ struct gpu_info {
     bool int8_dot;             /* multiplies quantised weights as bytes */
     bool panels;               /* multiplies long batches from panels; only known once the device is open */
     bool chains;               /* kernels wait for each other themselves, instead of at barriers */
+    bool awake;                /* is kept busy while it waits for the host (awake.c); known once the device is open */
     bool events;               /* a batch that waits for the host is on the device already (host.c) */
     uint64_t import_alignment; /* of addresses and sizes for gpu_buffer_import */
     char lacks[160];           /* what hypura needs and the device lacks; empty: nothing */
@@ -161,6 +162,10 @@ hypura_status gpu_signal_host(struct gpu *gpu, uint64_t value, hypura_error *err
 
 /* Lets all batches go that wait for the host. */
 void gpu_release(struct gpu *gpu);
+
+/* With info.awake: keeps the device busy for some 50 ms, or until the next batch is sent, so that its clock stays up
+ * while the host computes. Call it after gpu_wait. */
+void gpu_stay_awake(struct gpu *gpu);
 
 /* Fails with an error that says that the device hangs if nothing that was sent ends for 10 seconds (5 minutes for a
  * device that is a CPU). Time in which the device waits for gpu_signal_host does not count. */

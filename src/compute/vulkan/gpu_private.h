@@ -35,6 +35,7 @@ struct gpu_batch {
     VkEvent event;                /* for gpu_await_host; created on first use */
     uint64_t awaited;             /* the value that the batch waits for, if it was not given yet */
     gpu_ticket waiting;           /* the same batch's ticket once it was sent */
+    bool idle;                    /* it only keeps the device awake (awake.c) */
     struct gpu_buffer *tables[2]; /* of gpu_table, small and large; created on first use */
     uint32_t tables_at;           /* the one being filled */
     uint64_t tables_used;
@@ -95,6 +96,11 @@ struct gpu {
     struct gpu_batch *open;
     hypura_error recording;  /* the first error since gpu_begin */
     struct gpu_times *times; /* NULL: not requested */
+
+    struct {
+        struct gpu_buffer *word;       /* how many of these calls are to end; NULL: none are possible */
+        _Atomic uint32_t begun, ended; /* calls of gpu_stay_awake */
+    } awake;
 
     struct gpu_buffer *progress; /* of chains: work groups that have ended */
     uint32_t chained;            /* work groups of all chained kernels so far */
@@ -252,6 +258,12 @@ void barrier_before_unchained(struct gpu *gpu);
 bool host_awaited(struct gpu *gpu, struct gpu_batch *batch, gpu_ticket ticket, uint64_t *value);
 void host_forget(struct gpu *gpu, struct gpu_batch *batch);
 uint64_t host_progress(struct gpu *gpu, gpu_ticket *first);
+
+/* awake.c: keeps a device busy that waits. awake_create tries that, and clears info.awake if it does not work.
+ * awake_end: before a batch or a copy is sent that should not wait for gpu_stay_awake; any thread may call it. */
+hypura_status awake_create(struct gpu *gpu, hypura_error *error);
+void awake_destroy(struct gpu *gpu);
+void awake_end(struct gpu *gpu);
 
 hypura_status commands_create(struct gpu *gpu, hypura_error *error);
 void commands_destroy(struct gpu *gpu);

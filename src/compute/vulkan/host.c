@@ -103,6 +103,7 @@ uint64_t host_progress(struct gpu *gpu, gpu_ticket *first)
 void gpu_release(struct gpu *gpu)
 {
     uint64_t last = 0;
+    awake_end(gpu);
     pthread_mutex_lock(&gpu->host_lock);
     for (size_t i = 0; i < GPU_BATCHES; i++)
         last = MAX(last, gpu->batches[i].awaited);

@@ -6,5 +6,8 @@ hypura_status pass_finish(struct batch *batch, hypura_error *error)
     TRY(pass_send(batch->pass, error));
     TRY(pass_host_share(batch, error));
     TRY(gpu_wait(batch->pass->gpu, batch->pass->last, error));
+    const struct plan_gpu *plan = batch->open->plan->gpu;
+    if (batch->rows <= GPU_VECTOR_TOKENS && plan->taken < plan->layer_count) /* then the CPU computes layers */
+        gpu_stay_awake(batch->pass->gpu);
     return pass_let_go(batch, error);
 }
