@@ -82,6 +82,14 @@ struct together {
     uint64_t bytes, largest;
 };
 
+/* The steps of a layer that a device computes. */
+static struct step_list steps_taken(const struct gpu_planner *planner, uint32_t number)
+{
+    const struct step_list list = steps_of_layer(planner->steps, number);
+    const struct step *experts = planner->request->experts_only ? steps_find(list, STEP_EXPERTS) : NULL;
+    return planner->request->experts_only ? (struct step_list){experts, experts != NULL} : list;
+}
+
 static bool take(struct gpu_planner *planner, uint64_t bytes)
 {
     if (bytes > left_there(planner))
@@ -175,8 +183,8 @@ static bool take_layer(struct gpu_planner *planner, uint32_t number)
     const struct plan_gpu_request *request = planner->request;
     struct together layer;
     const uint64_t kv = layer_kv_bytes(planner, number);
-    if (!gather(&layer, planner, steps_of_layer(planner->steps, number)) ||
-        MAX(kv, layer.largest) > request->max_allocation || !take(planner, kv + layer.bytes))
+    if (!gather(&layer, planner, steps_taken(planner, number)) || MAX(kv, layer.largest) > request->max_allocation ||
+        !take(planner, kv + layer.bytes))
         return false;
     take_together(planner, &layer);
     planner->part->kv_bytes += kv;
@@ -210,8 +218,7 @@ static bool take_layers(struct gpu_planner *planner, uint32_t first)
         if (request->layers[i] == GPU_CANNOT)
             continue;
         const uint64_t kv = layer_kv_bytes(planner, i);
-        if (!gather(&layer, planner, steps_of_layer(planner->steps, i)) ||
-            MAX(kv, layer.largest) > request->max_allocation)
+        if (!gather(&layer, planner, steps_taken(planner, i)) || MAX(kv, layer.largest) > request->max_allocation)
             return false;
         bytes += layer.bytes + kv;
     }
@@ -223,16 +230,26 @@ static bool take_layers(struct gpu_planner *planner, uint32_t first)
     return all;
 }
 
+/* The experts of a layer that are not on other hosts; first: the first of the layer. */
+static uint32_t own_experts(const struct gpu_planner *planner, unit_number first)
+{
+    const uint8_t *elsewhere = planner->request->elsewhere;
+    uint32_t own = 0;
+    for (uint32_t e = 0; e < model_parameters(planner->model)->experts; e++)
+        own += !elsewhere || !elsewhere[first + e];
+    return own;
+}
+
 static uint64_t layer_weight(const struct gpu_planner *planner, uint32_t number)
 {
     struct together layer;
     const struct plan_gpu_request *request = planner->request;
     unit_number first = plan_first_expert(planner->steps, number);
-    if (request->layers[number] == GPU_CANNOT || !gather(&layer, planner, steps_of_layer(planner->steps, number)))
+    if (request->layers[number] == GPU_CANNOT || !gather(&layer, planner, steps_taken(planner, number)))
         return 0;
     uint64_t experts = first == NO_UNIT || request->layers[number] != GPU_CAN
                            ? 0
-                           : model_parameters(planner->model)->experts * unit_bytes(model_unit(planner->model, first));
+                           : own_experts(planner, first) * unit_bytes(model_unit(planner->model, first));
     return layer_kv_bytes(planner, number) + layer.bytes + experts;
 }
 
@@ -261,7 +278,8 @@ static bool is_enough(const struct gpu_planner *planner, uint64_t taken, uint64_
 static void spread_layers(struct gpu_planner *planner)
 {
     const struct plan_gpu_request *request = planner->request;
-    const uint32_t layers = planner->plan->layer_count, shared = first_shared(planner->steps, layers);
+    const uint32_t layers = planner->plan->layer_count;
+    const uint32_t shared = request->experts_only ? layers : first_shared(planner->steps, layers);
     uint64_t shares[HARDWARE_MAX_GPUS];
     uint32_t left = layers;
     plan_gpu_share(shares, planner->left, request->devices, request->device_count, weight_of(planner, 0, layers));
@@ -447,8 +465,10 @@ static hypura_status take_experts(struct gpu_planner *planner, hypura_error *err
         if (plan->layers[i] && plan->slots[i] < experts)
             plan->host_bytes += bias_bytes(planner, i);
     uint32_t there = 0;
-    for (uint32_t i = 0; i < plan->layer_count; i++)
-        there += plan->slots[i] < experts ? plan->slots[i] : 0;
+    for (uint32_t i = 0; i < plan->layer_count; i++) {
+        const unit_number first = plan_first_expert(planner->steps, i);
+        there += first != NO_UNIT && plan->slots[i] < own_experts(planner, first) ? plan->slots[i] : 0;
+    }
     plan->moves = request->moves && there ? MIN(MAX(there / MOVE_SHARE, 1u), MOST_MOVES) : 0;
     return HYPURA_OK;
 }
@@ -638,7 +658,7 @@ static hypura_status make(struct plan_gpu **out, const struct model *model, cons
         describe(&planner);
     }
     memory_free(weights);
-    if (status || plan->taken == 0) {
+    if (status || plan->taken == 0 || (request->experts_only && plan->expert_bytes == 0)) {
         plan_gpu_free(plan);
         plan = NULL;
     }

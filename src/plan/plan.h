@@ -83,6 +83,9 @@ struct plan_working_set {
  * first group has a run of each device, then comes the next group. A prompt in parts then fills the row sooner, and in
  * longer parts, but each token passes between devices more often. The planner takes the number of groups for which a
  * prompt of 2048 tokens and an answer of 256 take the least time, as long as passing on takes little of a token's.
+ *
+ * For a host that computes only experts (experts_only), a device holds nothing else: buffers, then the experts of that
+ * host, in the same order. Of several devices, each has the experts of some layers.
  */
 
 /* How much of a layer the GPU can compute. */
@@ -96,11 +99,12 @@ struct plan_gpu_request {
     const uint8_t *layers;               /* [layers] enum gpu_ability */
     bool output;                         /* the output matrix may be there */
     bool embedding;                      /* the token embedding may be there */
-    bool moves;                          /* experts change sides by use while the model runs */
-    bool in_place;                       /* the device reads experts where they are in memory */
-    bool parts;                          /* a prompt may pass several devices in parts */
-    uint32_t groups;                     /* of layers, where several are possible; 0: the planner chooses */
-    uint32_t positions;                  /* as in struct plan_request */
+    bool experts_only;  /* of a layer only its experts, and what these are computed with; its attention is elsewhere */
+    bool moves;         /* experts change sides by use while the model runs */
+    bool in_place;      /* the device reads experts where they are in memory */
+    bool parts;         /* a prompt may pass several devices in parts */
+    uint32_t groups;    /* of layers, where several are possible; 0: the planner chooses */
+    uint32_t positions; /* as in struct plan_request */
     uint32_t sequences, chunk;
     bool shares_room;       /* sequences may have room for fewer positions in all than each for its own context */
     uint32_t longest_chunk; /* the longest allowed; 0: any */

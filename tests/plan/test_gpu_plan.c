@@ -21,6 +21,13 @@ static uint64_t kv_bytes(const void *context, uint32_t layer, uint32_t positions
     return MIN((uint64_t)positions * sequences, room) * 64;
 }
 
+static uint64_t no_kv_bytes(const void *context, uint32_t layer, uint32_t positions, uint32_t sequences, uint64_t room,
+                            enum tensor_type kv_type)
+{
+    (void)context, (void)layer, (void)positions, (void)sequences, (void)room, (void)kv_type;
+    return 0;
+}
+
 static uint64_t scratch_bytes(const void *context, uint32_t chunk, uint32_t positions)
 {
     (void)context, (void)positions;
@@ -434,6 +441,44 @@ static void experts_of_other_hosts_stay_there(void **state)
 }
 
 /* If a device has no room for some of its experts, its layers are neighbours. */
+static void a_host_with_experts_only_has_nothing_else_there(void **state)
+{
+    (void)state;
+    const uint32_t units = model_unit_count(model), experts = model_parameters(model)->experts;
+    uint8_t *elsewhere = calloc(units, 1);
+    assert_non_null(elsewhere);
+    uint64_t own = 0;
+    for (unit_number u = 0; u < units; u++) {
+        const struct unit *unit = model_unit(model, u);
+        elsewhere[u] = unit->kind != UNIT_EXPERT || unit->expert % 2 == 0;
+        own += elsewhere[u] ? 0 : unit->bytes;
+    }
+    struct plan_gpu_request request = request_for(1024 * MIB);
+    request.experts_only = true;
+    request.output = false;
+    request.chunk = 64;
+    request.elsewhere = elsewhere;
+    for (int some = 0; some < 2; some++) {
+        request.budgets[0] = some ? own / 2 + scratch_bytes(NULL, 64, 0) : 1024 * MIB;
+        request.kv_bytes = no_kv_bytes;
+        struct plan_gpu *plan = plan_for(&request);
+        assert_false(plan->output);
+        assert_true(some ? plan->expert_bytes < own : plan->expert_bytes >= own);
+        assert_int_equal(plan->moves > 0, some);
+        assert_true(plan->expert_bytes > own / 3);
+        for (unit_number u = 0; u < units; u++)
+            assert_true(!plan->units[u] || !elsewhere[u]);
+        for (uint32_t l = 0; l < plan->layer_count; l++)
+            assert_true(plan->slots[l] > 0 && plan->slots[l] <= experts / 2);
+        plan_gpu_free(plan);
+    }
+    struct plan_gpu *none = NULL;
+    request.budgets[0] = scratch_bytes(NULL, 64, 0) + 1;
+    assert_ok(plan_gpu_make(&none, model, steps, &request, &test_error));
+    assert_null(none);
+    free(elsewhere);
+}
+
 static void layers_do_not_alternate_without_room(void **state)
 {
     (void)state;
@@ -566,6 +611,7 @@ int main(void)
         cmocka_unit_test(devices_share_by_speed_and_room),
         cmocka_unit_test(devices_share_experts_by_room),
         cmocka_unit_test(experts_of_other_hosts_stay_there),
+        cmocka_unit_test(a_host_with_experts_only_has_nothing_else_there),
         cmocka_unit_test(a_small_model_stays_on_the_fastest),
         cmocka_unit_test(layers_alternate_if_it_pays),
         cmocka_unit_test(layers_do_not_alternate_without_room),
