@@ -96,15 +96,15 @@ static json_t *hosts_json(struct engine *engine)
     const uint32_t count = engine_ranks(engine, hosts, COUNT_OF(hosts));
     for (uint32_t i = 0; i < count; i++)
         json_array_append_new(
-            array,
-            json_pack("{s:i, s:o, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f}", "rank", (int)hosts[i].rank,
-                      "name", text_json(hosts[i].name), "layers", (int)hosts[i].layers, "experts_computed",
-                      (json_int_t)hosts[i].experts_computed, "expert_hits", (json_int_t)hosts[i].expert_hits,
-                      "expert_misses", (json_int_t)hosts[i].expert_misses, "bytes_read",
-                      (json_int_t)hosts[i].bytes_read, "bytes_sent", (json_int_t)hosts[i].bytes_sent, "bytes_received",
-                      (json_int_t)hosts[i].bytes_received, "busy_seconds", hosts[i].busy_seconds, "wait_seconds",
-                      hosts[i].wait_seconds, "link_seconds", hosts[i].link_seconds, "link_bytes_per_second",
-                      hosts[i].link_bytes_per_second));
+            array, json_pack("{s:i, s:o, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f}", "rank",
+                             (int)hosts[i].rank, "name", text_json(hosts[i].name), "layers", (int)hosts[i].layers,
+                             "experts_computed", (json_int_t)hosts[i].experts_computed, "gpu_experts_computed",
+                             (json_int_t)hosts[i].gpu_experts_computed, "expert_hits", (json_int_t)hosts[i].expert_hits,
+                             "expert_misses", (json_int_t)hosts[i].expert_misses, "bytes_read",
+                             (json_int_t)hosts[i].bytes_read, "bytes_sent", (json_int_t)hosts[i].bytes_sent,
+                             "bytes_received", (json_int_t)hosts[i].bytes_received, "busy_seconds",
+                             hosts[i].busy_seconds, "wait_seconds", hosts[i].wait_seconds, "link_seconds",
+                             hosts[i].link_seconds, "link_bytes_per_second", hosts[i].link_bytes_per_second));
     return array;
 }
 

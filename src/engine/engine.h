@@ -370,9 +370,10 @@ void engine_statistics(struct engine *engine, struct engine_statistics *out);
 /* What each rank did, rank 0 first. Returns the number of ranks, 0 without other hosts. Any thread may call it. */
 struct engine_rank {
     uint32_t rank;
-    const char *name;          /* valid until the engine is closed */
-    uint32_t layers;           /* whose matrices it has, in a model without experts */
-    uint64_t experts_computed; /* counted per token */
+    const char *name;              /* valid until the engine is closed */
+    uint32_t layers;               /* whose matrices it has, in a model without experts */
+    uint64_t experts_computed;     /* counted per token */
+    uint64_t gpu_experts_computed; /* of these, on GPUs of ranks other than 0 */
     uint64_t expert_hits, expert_misses, bytes_read;
     uint64_t bytes_sent, bytes_received;        /* to and from it */
     double busy_seconds, wait_seconds;          /* while it computed; while rank 0 waited for it */

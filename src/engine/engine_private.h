@@ -87,6 +87,10 @@ struct asked {
 };
 void engine_ask(struct asked *out, const struct geometry *geometry, const struct engine_options *options);
 
+/* The positions in the plan of a host that computes only experts. It holds none, but takes no longer batches than
+ * this. */
+#define EXPERT_POSITIONS 512u
+
 /* experts_only: as in struct engine_options. */
 void geometry_make(struct geometry *out, const struct model *model, const struct steps *steps, size_t threads,
                    uint32_t sequences, bool experts_only);

@@ -22,7 +22,7 @@ static hypura_status describe(struct plan_host *out, struct plan **plan, struct 
     options.threads = 0;
     options.experts_only = !first;
     options.elsewhere = first ? NULL : work->elsewhere;
-    hypura_status status = part_room(out, plan, request, &part, &options, error);
+    hypura_status status = part_room(out, NULL, plan, request, &part, &options, error);
     if (status && error) {
         hypura_error why = *error;
         return error_set(error, status, "%s: %s", host->name, why.message);

@@ -95,7 +95,7 @@ static hypura_status open_parts(struct engine *engine, const struct engine_optio
         TRY(open_trace(&engine->batch, options->trace_path, error));
     TRY(store_load(engine->open.store, options->progress, options->progress_context, error));
     if (options->experts_only)
-        return HYPURA_OK;
+        return plan->gpu ? gpu_pass_open(&engine->batch, error) : HYPURA_OK;
     if (engine->batch.share)
         TRY(share_wait(engine->batch.share, error));
     TRY(open_rope(&engine->open, &engine->batch, error));
@@ -171,7 +171,8 @@ hypura_status engine_open_places(struct engine *engine, const struct engine_opti
     hypura_status status = HYPURA_ERROR_MEMORY;
     struct engine_options less = *options;
     for (int attempt = 1; status == HYPURA_ERROR_MEMORY && attempt <= GPU_ATTEMPTS;) {
-        TRY(gpu_pass_open_devices(&engine->open.devices, &engine->open.hardware, &less, error));
+        if (engine->open.devices.count == 0) /* a rank has opened them to measure what they can hold */
+            TRY(gpu_pass_open_devices(&engine->open.devices, &engine->open.hardware, &less, error));
         if (engine->open.devices.count == 0)
             return open_parts(engine, options, error);
         status = open_parts(engine, &less, &problem);

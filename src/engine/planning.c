@@ -110,10 +110,6 @@ void engine_ask(struct asked *out, const struct geometry *geometry, const struct
     out->kv_type = TENSOR_F32;
 }
 
-/* The positions in the plan of a host that computes only experts. It holds none, but takes no longer batches than
- * this. */
-#define EXPERT_POSITIONS 512u
-
 static hypura_status plan_rest(struct plan **out, struct plan_request *request, const struct geometry *geometry,
                                const struct plan_gpu *gpu, const struct planned *planned, hypura_error *error)
 {
@@ -188,9 +184,10 @@ hypura_status make_plan(struct plan **out, struct plan_request *request, struct 
     if (devices->count && !gpu_plan && !planned->quiet)
         log_write(LOG_WARNING, "%s%s: %s", devices->infos[0].info.name,
                   devices->count > 1 ? " and the other GPUs compute nothing" : " computes nothing",
-                  geometry->foreign ? "it has no kernels for the layers of this model"
-                                    : "no layer of this model fits its memory");
-    geometry->on_gpu = gpu_plan ? gpu_plan->layers : NULL;
+                  geometry->foreign        ? "it has no kernels for the layers of this model"
+                  : geometry->experts_only ? "no expert of this host fits its memory"
+                                           : "no layer of this model fits its memory");
+    geometry->on_gpu = gpu_plan && !geometry->experts_only ? gpu_plan->layers : NULL;
     hypura_status status = plan_rest(out, request, geometry, gpu_plan, planned, error);
     if (status)
         plan_gpu_free(gpu_plan);

@@ -24,28 +24,71 @@ static uint64_t room_for_experts(const struct plan *plan, const struct model *mo
     return plan->budget - MIN(taken, plan->budget) + plan->spare_scratch_bytes;
 }
 
-hypura_status part_room(struct plan_host *out, struct plan **plan, struct plan_request *request,
+/* The time per byte in which GPUs read the experts that they hold. A layer's experts are on one GPU, so those of
+ * several take turns. */
+static double seconds_a_byte(const struct plan_gpu *gpu, const struct part_of *part)
+{
+    double seconds = 0;
+    for (uint32_t l = 0; l < gpu->layer_count; l++) {
+        const struct step *experts = steps_find(steps_of_layer(part->steps, l), STEP_EXPERTS);
+        if (!gpu->slots[l])
+            continue;
+        const struct unit *unit = model_unit(part->model, experts->experts.first);
+        for (uint32_t s = 0; s < unit->slice_count; s++)
+            seconds += gpu->slots[l] * (double)unit->slices[s].bytes /
+                       hardware_gpu_kernel_speed(&part->devices->infos[gpu->devices[l]], unit->slices[s].tensor->type);
+    }
+    return seconds * MAX(part->hardware->sharers, 1u) / (double)gpu->expert_bytes;
+}
+
+static uint64_t expert_bytes(const struct model *model)
+{
+    uint64_t bytes = 0;
+    for (unit_number u = 0; u < model_unit_count(model); u++)
+        bytes += model_unit(model, u)->kind == UNIT_EXPERT ? model_unit(model, u)->bytes : 0;
+    return bytes;
+}
+
+/* Counts the GPUs: the memory that experts have there, and the speed of GPUs and cores at the same time, if experts
+ * take all the room that there is. */
+static hypura_status count_devices(struct plan_host *out, double *device_seconds, struct plan_request *request,
+                                   const struct part_of *part, const struct planned *planned, hypura_error *error)
+{
+    struct planned with = *planned;
+    struct plan *plan;
+    with.devices = part->devices;
+    with.quiet = true;
+    TRY(make_plan(&plan, request, part->geometry, &with, error));
+    const struct plan_gpu *gpu = plan->gpu;
+    const uint64_t held = gpu ? gpu->expert_bytes : 0, room = room_for_experts(plan, part->model) + held;
+    out->expert_room = room;
+    if (held) {
+        const double most = (double)MIN(room, expert_bytes(part->model)), there = MIN((double)held / most, 1.0);
+        const double here = (1 - there) / part->hardware->compute_bytes_per_second;
+        const double longest = MAX(there * seconds_a_byte(gpu, part), here);
+        out->compute_bytes_per_second = MAX(out->compute_bytes_per_second, 1 / longest);
+    }
+    for (uint32_t d = 0; held && device_seconds && d < gpu->part_count; d++)
+        if (gpu->parts[d].expert_bytes)
+            *device_seconds = MAX(*device_seconds, part->devices->infos[d].turn_seconds);
+    plan_free(plan);
+    return HYPURA_OK;
+}
+
+hypura_status part_room(struct plan_host *out, double *device_seconds, struct plan **plan, struct plan_request *request,
                         const struct part_of *part, const struct engine_options *options, hypura_error *error)
 {
     const struct devices none = {0};
     const struct hardware *hardware = part->hardware;
     const struct planned planned = {part->model, part->steps, part->adapters, hardware, &none, options};
-    uint64_t room = 0;
-    if (part->devices && part->devices->count) {
-        struct planned with = planned;
-        struct plan *all;
-        with.devices = part->devices;
-        with.quiet = true;
-        TRY(make_plan(&all, request, part->geometry, &with, error));
-        room = room_for_experts(all, part->model) + (all->gpu ? all->gpu->expert_bytes : 0);
-        plan_free(all);
-    }
-    TRY(make_plan(plan, request, part->geometry, &planned, error));
-    *out = (struct plan_host){.memory = (*plan)->budget,
-                              .expert_room = MAX(room_for_experts(*plan, part->model), room),
-                              .compute_bytes_per_second = hardware->compute_bytes_per_second,
+    *out = (struct plan_host){.compute_bytes_per_second = hardware->compute_bytes_per_second,
                               .multiply_adds_per_second = hardware->multiply_adds_per_second,
                               .drive_bytes_per_second = hardware->storage.bytes_per_second};
+    if (part->devices && part->devices->count)
+        TRY(count_devices(out, device_seconds, request, part, &planned, error));
+    TRY(make_plan(plan, request, part->geometry, &planned, error));
+    out->memory = (*plan)->budget;
+    out->expert_room = MAX(room_for_experts(*plan, part->model), out->expert_room);
     return HYPURA_OK;
 }
 

@@ -51,7 +51,7 @@ static hypura_status hear_measures(struct share *share, uint32_t rank, uint64_t 
                   cluster_host(share->cluster, rank), cluster_host(share->cluster, 0));
     const struct cluster_link link = cluster_link(share->cluster, rank);
     *host = (struct plan_host){.link_bytes_per_second = link.bytes_per_second,
-                               .link_seconds = link.seconds,
+                               .link_seconds = link.seconds + measured.device_seconds,
                                .memory = measured.memory,
                                .expert_room = measured.expert_room,
                                .compute_bytes_per_second = measured.compute_bytes_per_second,
@@ -148,7 +148,7 @@ static hypura_status share_out(struct share *share, struct engine *engine, struc
     TRY(ask(share, engine, gguf_file_path(model_file(model), 0), error));
     hypura_status status = digest_of_model(&digest, &engine->open, NULL, error);
     if (!status)
-        status = part_room(&hosts[0], &first, &request, &of, options, error);
+        status = part_room(&hosts[0], NULL, &first, &request, &of, options, error);
     hypura_error further;
     for (uint32_t rank = 1; rank < share->ranks; rank++) { /* all of them, or an answer would remain in the stream */
         hypura_status one =

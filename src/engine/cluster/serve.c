@@ -2,6 +2,7 @@
  * them. */
 #include "engine/cluster/part.h"
 #include "engine/cpu/execute.h"
+#include "engine/gpu/pass.h"
 
 #include <string.h>
 
@@ -17,6 +18,7 @@ struct part {
     uint16_t *choices;  /* [MESSAGE_ROWS_MOST][used] */
     bool placed, passing;
     struct counted counted;
+    hypura_error lost; /* status not 0: why its GPUs compute nothing any more */
 };
 
 struct server {
@@ -46,8 +48,11 @@ static hypura_status fail(struct server *server, uint32_t model, const hypura_er
 static void end_pass(struct part *part)
 {
     hypura_error changed; /* if a file was written to, the next read says so */
-    if (part->passing && store_advance(part->engine->open.store, &changed))
+    hypura_status status = part->passing ? store_advance(part->engine->open.store, &changed) : HYPURA_OK;
+    if (status)
         store_abandon(part->engine->open.store);
+    if (status == HYPURA_ERROR_DEVICE) /* it does not know which experts it has */
+        part->lost = changed;
     part->passing = false;
 }
 
@@ -75,9 +80,10 @@ static hypura_status open_part(struct server *server, struct part *part, const c
     part->options.trace_path = NULL;
     part->options.progress = NULL;
     part->options.experts_only = true;
-    part->options.gpu = "none";
     TRY(engine_open_part(&part->engine, path, predicting, &part->options, error));
     struct opened *open = &part->engine->open;
+    if (model_parameters(open->model)->experts == 0)
+        part->options.gpu = "none"; /* layers of a dense model are computed on the CPU */
     if (gguf_is_partial(model_file(open->model)))
         TRY(parts_read(&part->parts, open->model, error));
     const struct parts *parts = part->parts.digests ? &part->parts : NULL;
@@ -87,16 +93,22 @@ static hypura_status open_part(struct server *server, struct part *part, const c
                  "choices of experts", error));
     part_elsewhere(part->elsewhere, open->model, open->steps, NULL, 0);
     part->options.elsewhere = part->elsewhere;
+    TRY(gpu_pass_open_devices(&open->devices, &open->hardware, &part->options, error));
+    if (open->devices.count == 0)
+        part->options.gpu = "none"; /* the log has said why; do not try again */
     struct plan *plan;
+    double device_seconds = 0;
     struct plan_request request;
-    const struct part_of of = {&open->geometry, open->model, open->steps, open->adapters, &open->hardware, NULL};
-    TRY(part_room(&host, &plan, &request, &of, &part->options, error));
+    const struct part_of of = {&open->geometry, open->model,     open->steps,
+                               open->adapters,  &open->hardware, &open->devices};
+    TRY(part_room(&host, &device_seconds, &plan, &request, &of, &part->options, error));
     plan_free(plan);
     *out = (struct measured){.memory = host.memory,
                              .expert_room = host.expert_room,
                              .compute_bytes_per_second = host.compute_bytes_per_second,
                              .multiply_adds_per_second = host.multiply_adds_per_second,
                              .drive_bytes_per_second = host.drive_bytes_per_second,
+                             .device_seconds = device_seconds,
                              .instructions = (uint32_t)compute_best_instructions(),
                              .threads = (uint32_t)part->options.threads,
                              .listed = parts ? (uint64_t)parts->layers * parts->experts : 0};
@@ -268,6 +280,21 @@ static void see(void *context, const struct gguf_tensor *tensor, uint32_t matrix
         watched->status = send_input(watched, &input, row, &watched->error);
 }
 
+/* Computes the chosen experts of a step, on GPUs those that they hold. */
+static hypura_status run_experts_here(struct part *part, const struct step *step, hypura_error *error)
+{
+    struct batch *batch = &part->engine->batch;
+    uint64_t there = 0;
+    if (!gpu_pass_has(batch, (uint32_t)step->layer))
+        return run_chosen_experts(batch, step, NULL, error);
+    if (batch->watch)
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED,
+                         "inputs of experts on a GPU cannot be watched: start all ranks with --gpu none");
+    TRY(gpu_pass_experts(batch, step, &there, error));
+    part->counted.device_experts += there;
+    return HYPURA_OK;
+}
+
 /* Executes steps, or the chosen experts of one, and sends rank 0 the inputs of matrices if it wants them. */
 static hypura_status compute(struct server *server, struct part *part, struct step_list steps, bool are_watched,
                              hypura_error *error)
@@ -276,13 +303,15 @@ static hypura_status compute(struct server *server, struct part *part, struct st
     struct watched watched = {server->cluster, part, HYPURA_OK, {0}};
     const struct engine_watch watch = {see, &watched};
     const uint64_t start = clock_nanoseconds();
+    if (part->lost.status)
+        return error_set(error, part->lost.status, "%s", part->lost.message);
     forget_inputs(batch, UINT32_MAX);
     if (!part->passing)
         store_begin(part->engine->open.store);
     part->passing = true;
     batch->watch = are_watched ? &watch : NULL;
-    hypura_status status = steps.steps->kind == STEP_EXPERTS ? run_chosen_experts(batch, steps.steps, NULL, error)
-                                                             : execute(batch, steps, error);
+    hypura_status status =
+        steps.steps->kind == STEP_EXPERTS ? run_experts_here(part, steps.steps, error) : execute(batch, steps, error);
     batch->watch = NULL;
     if (!status && watched.status) {
         status = watched.status;

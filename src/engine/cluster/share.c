@@ -233,6 +233,7 @@ uint32_t engine_ranks(struct engine *engine, struct engine_rank *out, uint32_t m
                                          .name = cluster_host(share->cluster, rank),
                                          .layers = share->layers[rank],
                                          .experts_computed = traffic.counted.experts,
+                                         .gpu_experts_computed = traffic.counted.device_experts,
                                          .expert_hits = traffic.counted.expert_hits,
                                          .expert_misses = traffic.counted.expert_misses,
                                          .bytes_read = traffic.counted.bytes_read,

@@ -10,8 +10,9 @@
  *
  * Rank 0 runs the forward pass. After a router, it sends each rank the rows that chose any of its experts, with their
  * choices. Meanwhile it computes its own experts. Then it takes the others' results, each to its place in the router's
- * order. Rank 0 alone makes the sum, as on one host, so the bits are the same. For a dense model, it sends all rows to
- * the rank that has a layer's matrices, and continues with the results; attention and caches stay on rank 0.
+ * order. Rank 0 alone makes the sum, as on one host, so without GPUs the bits are the same. A rank with GPUs has some
+ * of its experts there, and these compute next to its cores (gpu/serve.c). For a dense model, it sends all rows to the
+ * rank that has a layer's matrices, and continues with the results; attention and caches stay on rank 0.
  *
  * Before the first token, both sides compare digests: of the model's header, samples of its weights and its adapters,
  * and of the distribution of units. */
@@ -57,6 +58,7 @@ struct measured {
     uint64_t digest; /* of the model and its adapters */
     uint64_t memory, expert_room;
     double compute_bytes_per_second, multiply_adds_per_second, drive_bytes_per_second;
+    double device_seconds; /* to hand work to a GPU and to notice its end; 0: none computes experts */
     uint32_t instructions, threads;
     uint64_t listed; /* bytes of the list of its experts, which follows (MESSAGE_HAS); 0: it has all */
 };
@@ -86,7 +88,7 @@ struct run_task {
 
 /* What a rank has done since it opened the model. */
 struct counted {
-    uint64_t experts, bytes_read, expert_hits, expert_misses, busy_nanoseconds;
+    uint64_t experts, device_experts, bytes_read, expert_hits, expert_misses, busy_nanoseconds;
 };
 
 #define MESSAGE_ROWS_MOST 512u /* of a task */

@@ -221,10 +221,21 @@ static bool can_run_experts(const struct gpu *gpu, const struct geometry *geomet
     return true;
 }
 
+/* The same on a host that computes nothing else of the layer. */
+static bool can_run_experts_alone(const struct question *q)
+{
+    const struct model_parameters *p = model_parameters(q->geometry->model);
+    const struct step *experts = steps_find(steps_of_layer(q->geometry->steps, q->layer), STEP_EXPERTS);
+    return experts && can_record(q, experts) && can_run_experts(q->gpu, q->geometry, q->layer) &&
+           p->experts <= GPU_ROUTER_EXPERTS && p->experts_used <= GPU_ROUTER_USED;
+}
+
 static enum gpu_ability ability_of(const struct geometry *geometry, const struct gpu *gpu, uint32_t number,
                                    enum tensor_type kv_type)
 {
     const struct question q = {gpu, geometry, kv_type, number};
+    if (geometry->experts_only)
+        return can_run_experts_alone(&q) ? GPU_CAN : GPU_CANNOT;
     if (!can_compute(&q))
         return GPU_CANNOT;
     for (int role = 0; role < ROLE_COUNT; role++)
@@ -263,6 +274,13 @@ static uint64_t kv_bytes(const void *context, uint32_t layer, uint32_t positions
                          uint64_t kv_positions, enum tensor_type kv_type)
 {
     return kv_device_bytes(context, layer, positions, sequences, kv_positions, kv_type);
+}
+
+static uint64_t no_kv_bytes(const void *context, uint32_t layer, uint32_t positions, uint32_t sequences,
+                            uint64_t kv_positions, enum tensor_type kv_type)
+{
+    (void)context, (void)layer, (void)positions, (void)sequences, (void)kv_positions, (void)kv_type;
+    return 0;
 }
 
 static uint64_t wanted_scratch(const void *context, uint32_t chunk, uint32_t positions)
@@ -311,8 +329,9 @@ void gpu_pass_request(struct plan_gpu_request *out, uint8_t *abilities, const st
     const uint32_t layers = model_parameters(geometry->model)->layers;
     memset(abilities, GPU_CAN, layers);
     out->max_allocation = UINT64_MAX;
-    out->output = out->embedding = true;
-    out->parts = pass_can_part(geometry);
+    out->experts_only = geometry->experts_only;
+    out->output = out->embedding = !geometry->experts_only;
+    out->parts = !geometry->experts_only && pass_can_part(geometry);
     for (uint32_t d = 0; d < devices->count; d++) { /* only what all of them can do */
         struct gpu *gpu = devices->gpus[d];
         for (uint32_t i = 0; i < layers; i++)
@@ -321,10 +340,11 @@ void gpu_pass_request(struct plan_gpu_request *out, uint8_t *abilities, const st
         out->output = out->output && can_output(gpu, geometry);
         out->embedding = out->embedding && can_embed(gpu, geometry);
     }
-    agree_on_caches(geometry, abilities);
+    if (!geometry->experts_only)
+        agree_on_caches(geometry, abilities);
     out->layers = abilities;
     out->kv_type = kv_type;
-    out->kv_bytes = kv_bytes;
+    out->kv_bytes = geometry->experts_only ? no_kv_bytes : kv_bytes;
     out->scratch_bytes = wanted_scratch;
     out->context = geometry;
 }

@@ -73,6 +73,31 @@ uint64_t pass_handed_bytes(const struct geometry *geometry, uint32_t chunk)
     return cut_handed(&pass, geometry, chunk);
 }
 
+/* The layout on a rank that computes only experts. */
+static struct layout lay_out_experts(struct gpu_pass *pass, const struct geometry *g, uint32_t chunk)
+{
+    const struct model_parameters *p = model_parameters(g->model);
+    struct layout used = {0};
+    const uint64_t f = sizeof(float), half = g->halves ? sizeof(uint16_t) : 0, x = MAX(p->embedding, p->expert_columns);
+    const uint64_t c = chunk, choices = c * p->experts_used, inner = choices * p->expert_feed_forward;
+    struct gpu_buffer *s = pass->scratch, *u = pass->upload, *b = pass->readback;
+    for (enum step_buffer buffer = BUFFER_HIDDEN; buffer < BUFFER_COUNT; buffer++) {
+        const bool of_experts = buffer == BUFFER_GATE || buffer == BUFFER_UP;
+        pass->rows[buffer] = cut(s, &used.scratch, (of_experts ? inner : c * g->widths[buffer]) * f);
+    }
+    pass->normed_halves = cut(s, &used.scratch, c * x * half);
+    pass->inner_halves = cut(s, &used.scratch, inner * half);
+    pass->chosen = cut(s, &used.scratch, choices * f);
+    pass->weights = cut(s, &used.scratch, choices * f);
+    pass->groups = cut(s, &used.scratch, gpu_expert_group_bytes(p->experts, p->experts_used, chunk));
+    pass->expert_out = cut(s, &used.scratch, choices * x * f);
+    pass->served.rows = cut_shared(u, &used.upload, c * x * f);
+    pass->served.chosen = cut_shared(u, &used.upload, choices * f);
+    pass->served.weights = cut_shared(u, &used.upload, choices * f);
+    pass->served.expert_rows = cut_shared(b, &used.readback, choices * x * f);
+    return used;
+}
+
 /* Lays out the buffers; before they exist, it only counts their sizes. */
 static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, uint32_t chunk, uint32_t positions)
 {
@@ -81,6 +106,8 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
     uint64_t c = chunk, e = p->embedding, x = MAX(e, p->expert_columns), f = sizeof(float),
              choices = c * p->experts_used;
     struct gpu_buffer *s = pass->scratch, *u = pass->upload, *b = pass->readback;
+    if (g->experts_only)
+        return lay_out_experts(pass, g, chunk);
     pass_find_chunks(pass, g);
     uint64_t inner = MAX(c * g->widths[BUFFER_GATE], choices * MAX(p->expert_feed_forward, pass->chunks.width));
     for (enum step_buffer buffer = BUFFER_HIDDEN; buffer < BUFFER_COUNT; buffer++) {
@@ -170,7 +197,7 @@ uint64_t gpu_pass_scratch_bytes(const struct geometry *geometry, uint32_t chunk,
     struct gpu_pass pass = {0};
     struct layout used = lay_out(&pass, geometry, chunk, positions);
     uint64_t adapters = 0;
-    for (int32_t i = -1; i < (int32_t)model_parameters(geometry->model)->layers; i++)
+    for (int32_t i = -1; !geometry->experts_only && i < (int32_t)model_parameters(geometry->model)->layers; i++)
         adapters += pass_adapter_bytes(geometry->adapters, i);
     if (geometry->largest_buffer && MAX(MAX(used.scratch, used.upload), used.readback) > geometry->largest_buffer)
         return UINT64_MAX; /* a shorter batch may fit */
@@ -206,6 +233,8 @@ hypura_status pass_make_buffers(struct batch *batch, hypura_error *error)
     TRY(gpu_buffer_create(pass->gpu, &pass->upload, sizes.upload, GPU_UPLOAD, error));
     TRY(gpu_buffer_create(pass->gpu, &pass->readback, sizes.readback, GPU_READBACK, error));
     lay_out(pass, &batch->open->geometry, plan->chunk, plan->positions);
+    if (batch->open->geometry.experts_only)
+        return HYPURA_OK;
     TRY(pass_make_visits(batch, error));
     TRY(pass_make_holds(batch, error));
     TRY(pass_open_latent(batch, error));

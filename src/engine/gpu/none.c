@@ -76,6 +76,12 @@ bool gpu_pass_can_narrow(const struct batch *batch, uint32_t layer)
     return false;
 }
 
+hypura_status gpu_pass_experts(struct batch *batch, const struct step *experts, uint64_t *there, hypura_error *error)
+{
+    (void)batch, (void)experts, (void)there;
+    return error_set(error, HYPURA_ERROR_UNSUPPORTED, "this hypura was built without a GPU tier");
+}
+
 hypura_status gpu_pass_end(struct batch *batch, hypura_error *error)
 {
     (void)batch, (void)error;

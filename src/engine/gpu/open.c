@@ -8,13 +8,15 @@
 /* The part of a GPU's free memory that is left to the driver and to other programs. */
 #define GPU_HEADROOM_SHARE 16u
 
-/* The memory that a device may use. If it shares the host's memory, that is an even part of the budget for memory. */
+/* The memory that a device may use. If it shares the host's memory, that is an even part of the budget for memory. The
+ * ranks on a host share what is free. */
 static uint64_t gpu_budget(const struct devices *devices, uint32_t number, const struct hardware *hardware,
                            const struct engine_options *options)
 {
     struct gpu *gpu = devices->gpus[number];
     uint64_t memory = options->budget ? options->budget : hardware_default_budget(hardware), free = gpu_free_bytes(gpu);
     uint64_t room = free - free / GPU_HEADROOM_SHARE, asked = options->gpu_budgets[devices->order[number]];
+    const uint32_t ranks = MAX(hardware->sharers, 1u);
     uint32_t sharing = 0, same = 0;
     for (uint32_t d = 0; d < devices->count; d++) {
         sharing += gpu_get_info(devices->gpus[d])->unified;
@@ -22,12 +24,12 @@ static uint64_t gpu_budget(const struct devices *devices, uint32_t number, const
     }
     asked = asked ? asked : options->gpu_budget;
     if (gpu_get_info(gpu)->unified)
-        room = MIN(room / same, memory / 4 * 3 / sharing);
+        room = MIN(room / same / ranks, memory / 4 * 3 / sharing);
     /* The driver can move other programs' memory elsewhere, so a request may exceed what is free now. */
     else if (asked)
         room = gpu_get_info(gpu)->memory_bytes / same;
     else
-        room /= same;
+        room /= same * ranks;
     return asked ? MIN(room, asked) : room;
 }
 
@@ -61,6 +63,11 @@ hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, co
                                        .hardware = hardware,
                                        .devices = devices->infos,
                                        .memory = memory};
+    if (geometry->experts_only) { /* as in the plan for memory */
+        request.positions = EXPERT_POSITIONS;
+        request.chunk = 0;
+        request.shares_room = request.whole_chunk = false;
+    }
     for (uint32_t d = 0; d < devices->count; d++) {
         const struct gpu_info *info = gpu_get_info(devices->gpus[d]);
         request.budgets[d] = gpu_budget(devices, d, hardware, options);
@@ -84,9 +91,9 @@ hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, co
         uses = store_usage_read(geometry->model, path, NULL);
     request.uses = uses;
     hypura_status status = plan_gpu_make(out, geometry->model, geometry->steps, &request, error);
-    if (!status && *out && (*out)->chunk < asked.chunk)
+    if (!status && *out && (*out)->chunk < request.chunk)
         log_write(LOG_WARNING, "batches have %u tokens instead of %u: the GPU's driver allows no larger buffers",
-                  (*out)->chunk, asked.chunk);
+                  (*out)->chunk, request.chunk);
     memory_free(uses);
     memory_free(abilities);
     return status;

@@ -30,6 +30,7 @@ static hypura_status copy_predicting(struct batch *batch, hypura_error *error)
 static hypura_status find_units(struct batch *batch, hypura_error *error)
 {
     struct gpu_pass *pass = batch->pass;
+    const bool routes = !batch->open->geometry.experts_only;
     uint32_t count = model_unit_count(batch->open->model), layers = model_parameters(batch->open->model)->layers;
     TRY(ALLOCATE(&pass->units, count, "table of units on the GPU", error));
     TRY(ALLOCATE(&pass->host_vectors, count, "table of units on the GPU", error));
@@ -50,8 +51,9 @@ static hypura_status find_units(struct batch *batch, hypura_error *error)
         store_slots(batch->open->store, pass->number, i, &pass->slots[i]);
         if (!pass->plan->layers[i] || !step || pass->slots[i].count == model_parameters(batch->open->model)->experts)
             continue;
-        TRY(copy_vector(batch, steps_find(steps_of_layer(batch->open->steps, i), STEP_ROUTE)->route.selection_bias,
-                        error));
+        if (routes)
+            TRY(copy_vector(batch, steps_find(steps_of_layer(batch->open->steps, i), STEP_ROUTE)->route.selection_bias,
+                            error));
         TRY(copy_vector(batch, step->experts.gate_bias, error));
         TRY(copy_vector(batch, step->experts.up_bias, error));
         TRY(copy_vector(batch, step->experts.down_bias, error));
@@ -60,7 +62,7 @@ static hypura_status find_units(struct batch *batch, hypura_error *error)
             TRY(copy_vector(batch, step->experts.up_scale, error));
         TRY(copy_vector(batch, step->experts.down_scale, error));
     }
-    return copy_predicting(batch, error);
+    return routes ? copy_predicting(batch, error) : HYPURA_OK;
 }
 
 static uint64_t elements_of(const struct batch *batch, unit_number unit)
@@ -105,6 +107,10 @@ static hypura_status open_pass(struct batch *batch, uint32_t number, hypura_erro
     pass->halves = gpu_get_info(pass->gpu)->cooperative_matrix;
     pass->layer_work = layer_work(batch);
     TRY(find_units(batch, error));
+    if (batch->open->geometry.experts_only) {
+        TRY(pass_make_buffers(batch, error));
+        return pass_try_experts(batch, error);
+    }
     TRY(pass_make_lists(batch, error));
     pass->ahead.possible = pass_devices_do_all(batch);
     pass_import_rows(batch);
@@ -116,7 +122,8 @@ static hypura_status open_pass(struct batch *batch, uint32_t number, hypura_erro
 hypura_status gpu_pass_open(struct batch *batch, hypura_error *error)
 {
     const struct plan_gpu *plan = batch->open->plan->gpu;
-    pass_share_rows(batch);
+    if (!batch->open->geometry.experts_only)
+        pass_share_rows(batch);
     for (uint32_t d = 0; d < plan->part_count; d++)
         if (plan->parts[d].taken || plan->parts[d].output)
             TRY(open_pass(batch, d, error));

@@ -33,6 +33,7 @@
  *   pipeline.c      prompts in parts, on several devices at the same time
  *   caches.c        copies parts of caches to the host and back, and tells devices where blocks are
  *   trial.c         one row, to test a device while the model is opened
+ *   serve.c         on a rank other than 0: its experts, for rows that rank 0 sent
  *   open.c          opens devices, and makes the planner's request for them
  *   pass.c          opening and closing
  *   none.c          replaces all of these in a build without a GPU
@@ -181,6 +182,10 @@ struct gpu_pass {
     struct {
         struct shared_part carried[PASS_CARRIED], hidden, normed, chosen, weights, logits;
     } back_parts;
+    struct {
+        struct shared_part rows, chosen, weights; /* to the device */
+        struct shared_part expert_rows;           /* and back */
+    } served;                                     /* on a rank that computes only experts */
 
     /* The current batch. */
     bool open;              /* commands are being recorded */
@@ -260,6 +265,11 @@ bool gpu_pass_can_narrow(const struct batch *batch, uint32_t layer);
  * whether it is. They replace the logits of the last batch. */
 hypura_status gpu_pass_predict(struct batch *batch, const struct step_output *output, const float *row, float *logits,
                                bool *done, hypura_error *error);
+
+/* On a rank that computes only experts: computes a layer's chosen experts (scratch.chosen) for the rows of the step's
+ * input, into scratch.expert_out. The device computes those that it holds, and the CPU the others meanwhile. *there:
+ * the number of choices that the device computed. Only for a layer that a device has. */
+hypura_status gpu_pass_experts(struct batch *batch, const struct step *experts, uint64_t *there, hypura_error *error);
 
 /* Ends a batch of which no row is left. */
 hypura_status gpu_pass_end(struct batch *batch, hypura_error *error);
@@ -376,6 +386,7 @@ const struct gpu_sequence *pass_find_plane(const struct batch *batch, uint32_t l
 
 /* Passes one row through all that the device computes. HYPURA_ERROR_DEVICE: the device failed. */
 hypura_status pass_try(struct batch *batch, hypura_error *error);
+hypura_status pass_try_experts(struct batch *batch, hypura_error *error); /* the same for gpu_pass_experts */
 
 /* Brings the residual stream, and what depends on the batch's positions, to the device if they are not there. */
 void pass_to_device(struct batch *batch);
@@ -475,6 +486,9 @@ void pass_free_holds(struct batch *batch);
 /* Copies a layer's choices, for which the CPU has waited, to scratch.chosen and chosen_weights. Counts them, and writes
  * them to the trace. */
 hypura_status pass_take_choices(struct batch *batch, const struct step *experts, hypura_error *error);
+
+/* Counts the uses of the experts in scratch.chosen, those of other hosts excepted. */
+void pass_note_uses(struct batch *batch, unit_number first_expert, size_t choices);
 
 /* Experts that groups of experts share: finds their number and width; and fills in their table once all buffers
  * exist. */

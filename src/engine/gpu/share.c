@@ -13,7 +13,7 @@ static bool any_in_memory(const struct batch *batch, size_t choices)
     return false;
 }
 
-static void note_uses(struct batch *batch, unit_number first_expert, size_t choices)
+void pass_note_uses(struct batch *batch, unit_number first_expert, size_t choices)
 {
     const uint8_t *elsewhere = batch->open->plan->elsewhere;
     unit_number units[64];
@@ -44,7 +44,7 @@ hypura_status pass_take_choices(struct batch *batch, const struct step *experts,
                              p->experts, number);
     if (batch->trace)
         TRY(trace_writer_layer(batch->trace, number, s->chosen, error));
-    note_uses(batch, experts->experts.first, choices);
+    pass_note_uses(batch, experts->experts.first, choices);
     return HYPURA_OK;
 }
 
