@@ -81,6 +81,8 @@ static void describe_kind(struct host_kind *out, const struct plan_host *host, c
                                       known(first->link_bytes_per_second, INFINITY));
     out->link_seconds = known(host->link_seconds, PLAN_LINK_SECONDS);
     if (host == first) {
+        if (host->compute_bytes_per_second > 0)
+            out->slower = known(own->compute_bytes_per_second / host->compute_bytes_per_second, 1);
         out->link_bytes_per_second = known(first->link_bytes_per_second, PLAN_LINK_BYTES_PER_SECOND);
         return;
     }

@@ -27,11 +27,11 @@ struct plan_host {
     char name[64];
     uint64_t memory;                 /* the process's budget there */
     uint64_t expert_room;            /* bytes of it for experts, or for layers of a model without experts */
-    double compute_bytes_per_second; /* quantised weights, all cores */
+    double compute_bytes_per_second; /* quantised weights of experts, all cores and GPUs together */
     double multiply_adds_per_second;
     double drive_bytes_per_second;
     double link_bytes_per_second;    /* each way; host 0's is shared by all others; 0: unknown */
-    double link_seconds;             /* of a short message to host 0 and back; 0: unknown */
+    double link_seconds;             /* of a short message to host 0 and back, and to a GPU there; 0: unknown */
     const struct hardware *hardware; /* the caller's, with more detailed figures; NULL: unknown */
 };
 

@@ -202,7 +202,7 @@ hypura_status hosts_predict(struct host_forecast *out, const struct host_problem
     const struct plan_table *table = problem->table;
     const struct plan *first = problem->first;
     const bool drives = !ideal->takes_none[HOSTS_BOUND_DRIVES], dense = !ideal->takes_none[HOSTS_BOUND_FIRST];
-    const double used = (double)table->experts_used / table->experts;
+    const double used = (double)table->experts_used / table->experts, slower = problem->kinds[0].slower;
     struct layer_memory memories[MEMORIES];
     double misses[PLAN_MOST_HOSTS], reads[PLAN_MOST_HOSTS] = {0}, ring_bytes, compute = 0, with_experts = 0;
     size_t known = 0;
@@ -216,7 +216,7 @@ hypura_status hosts_predict(struct host_forecast *out, const struct host_problem
         const struct plan_layer_cost *cost = &problem->layers[i];
         const double tensors = dense ? cost->compute + (i ? LAYER_SECONDS : 0) : 0;
         const double own = shares[0].used ? shares[0].each : 0;
-        compute += tensors + (ideal->takes_none[HOSTS_BOUND_EXPERTS] ? 0 : cost->expert_compute * used * own);
+        compute += tensors + (ideal->takes_none[HOSTS_BOUND_EXPERTS] ? 0 : cost->expert_compute * used * own * slower);
         if (cost->expert_bytes <= 0) {
             with_experts += tensors;
             continue;

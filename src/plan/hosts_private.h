@@ -16,7 +16,7 @@
 struct host_kind {
     const struct plan_host *host;
     uint32_t count;
-    double slower; /* the time for an expert, relative to host 0 */
+    double slower; /* the time for an expert, relative to the cores of host 0 */
     double link_bytes_per_second, link_seconds;
     struct storage plain; /* storage points to it if only the drive's speed is known */
     const struct storage *storage;
