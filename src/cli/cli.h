@@ -69,6 +69,7 @@ struct command {
     const struct option_row *options[8]; /* tables, NULL after the last */
     size_t least, most;                  /* positional arguments */
     bool lives_on;                       /* neither a lack of memory nor the loss of a host ends it */
+    bool leaves_gpus;                    /* without --gpu, it uses none */
     void (*prepare)(void);               /* sets defaults before options are parsed, or NULL */
     int (*run)(size_t count, char **arguments);
 };

@@ -128,5 +128,6 @@ const struct command command_compare = {
     .options = {compare_rows, plan_option_rows, engine_option_rows},
     .least = 2,
     .most = 2,
+    .leaves_gpus = true,
     .run = run,
 };

@@ -116,5 +116,6 @@ const struct command command_imatrix = {
     .options = {imatrix_rows, plan_option_rows, engine_option_rows},
     .least = 2,
     .most = 2,
+    .leaves_gpus = true,
     .run = run,
 };

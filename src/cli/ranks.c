@@ -90,11 +90,13 @@ static bool computes(const struct command *command)
     return false;
 }
 
-static int work_for_rank_0(void)
+static int work_for_rank_0(const struct command *command)
 {
     hypura_error error;
     struct engine_options options;
     hypura_status status = engine_options_of(&options, &error);
+    if (!status && command->leaves_gpus && !options.gpu)
+        options.gpu = "none";
     if (!status)
         status = engine_serve(&options, &error);
     if (!status)
@@ -134,5 +136,5 @@ int run_on_hosts(const struct command *command, size_t count, char **arguments)
             report_error(&error);
         _exit(EXIT_FAILED);
     }
-    return leave(cluster_rank_started() ? work_for_rank_0() : command->run(count, arguments));
+    return leave(cluster_rank_started() ? work_for_rank_0(command) : command->run(count, arguments));
 }
