@@ -5,7 +5,9 @@
 
 MPI: 1 if the program was built with MPI.
 """
+import array
 import json
+import math
 import os
 import random
 import re
@@ -45,11 +47,20 @@ def missing():
     return None if BUILT else "this build has no MPI"
 
 
+# Each rank writes its status to a file, since mpirun passes on only one.
+SCRIPT = 'trap : TERM; "$@"; status=$?; echo $status > "$STATUS.$OMPI_COMM_WORLD_RANK"; exit $status'
+
+
 def mpirun(ranks, *arguments):
-    # Each rank writes its status to a file, since mpirun passes on only one.
-    script = '"$@"; status=$?; echo $status > "$STATUS.$OMPI_COMM_WORLD_RANK"; exit $status'
-    return [MPIRUN, "--oversubscribe", "--bind-to", "none", "-n", str(ranks), "-x", "STATUS", "sh", "-c", "trap : TERM; " + script, "sh",
-            *arguments]
+    return [MPIRUN, "--oversubscribe", "--bind-to", "none", "-n", str(ranks), "-x", "STATUS", "sh", "-c", SCRIPT, "sh", *arguments]
+
+
+def mpirun_each(*commands):
+    """One rank per command."""
+    line = [MPIRUN, "--oversubscribe", "--bind-to", "none", "-x", "STATUS"]
+    for rank, command in enumerate(commands):
+        line += ([":"] if rank else []) + ["-n", "1", "sh", "-c", SCRIPT, "sh", *command]
+    return line
 
 
 def text(size):
@@ -166,6 +177,72 @@ def a_gpu_computes_next_to_other_ranks():
         stats = json.load(file)
     held = stats["gpus"][0]["bytes"]
     assert held > 1 << 20 and all(host["experts_computed"] > 100 for host in stats["hosts"]), stats
+    return None
+
+
+def divergence(exact, other, vocabulary):
+    """Returns the mean KL divergence of rows of logits."""
+    total = 0
+    for first in range(0, len(exact), vocabulary):
+        rows = [values[first:first + vocabulary] for values in (exact, other)]
+        p, q = ([value - most for value in row] for row, most in ((row, max(row)) for row in rows))
+        of_p, of_q = (math.log(math.fsum(map(math.exp, row))) for row in (p, q))
+        total += sum(math.exp(a - of_p) * (a - of_p - b + of_q) for a, b in zip(p, q))
+    return total / (len(exact) // vocabulary)
+
+
+def a_rank_computes_experts_on_its_gpu():
+    """Rank 1 has some of its experts on a GPU, and computes others with its cores at the same time."""
+    if missing():
+        return missing()
+    tokens = [str(token) for token in range(100, 148)]
+    logits = [HYPURA, "logits", EMBEDDED, "--tokens", ",".join(tokens), "--context", "256", "--no-state", "--out", path("logits")]
+    command = [HYPURA, "run", EMBEDDED, "--raw", "--prompt", text(400), "--max-tokens", "24", "--ignore-eos", "--context", "512", "--no-state",
+               "--temperature", "0"]
+    with open(path("text"), "w") as file:
+        file.write(text(900))
+    long = [HYPURA, "perplexity", EMBEDDED, path("text"), "--window", "128", "--no-state", "--json"]
+    some = ["--gpu", "0", "--gpu-memory", "3M"]
+
+    def run(line, separate=False):
+        environment = {**ENVIRONMENT, "STATUS": path("status"), **({"HYPURA_GPU_SEPARATE": "1"} if separate else {})}
+        return subprocess.run(line, capture_output=True, timeout=100 * PATIENCE, stdin=subprocess.DEVNULL, env=environment)
+
+    def computed(line):
+        done = run(line)
+        assert done.returncode == 0, done
+        with open(path("logits"), "rb") as file:
+            return array.array("f", file.read())
+
+    def perplexity(line):
+        return json.loads(run(line, separate=True).stdout)["perplexity"]
+
+    def counts(options):
+        done = run(mpirun_each([*command, "--gpu", "none", "--stats", path("stats")], [*command, *options]))
+        assert done.returncode == 0, done
+        with open(path("stats")) as file:
+            host = json.load(file)["hosts"][1]
+        return done.stdout, host["experts_computed"], host["gpu_experts_computed"]
+
+    first = counts(some)
+    if first[2] == 0:
+        assert run([*command, *some]).stderr.count(b"computing on the CPU"), "a rank did not use its GPU"
+        return "no GPU"
+    exact = computed([*logits, "--gpu", "none"])
+    line = mpirun_each([*logits, "--gpu", "none"], [*logits, *some])
+    shared = computed(line)
+    assert shared != exact and computed(line) == shared
+    assert divergence(exact, shared, len(exact) // len(tokens)) < 3e-2
+    exact = perplexity([*long, "--gpu", "none"])  # with more than 8 rows, the GPU uses other kernels
+    line = mpirun_each([*long, "--gpu", "none"], [*long, *some])
+    shared = perplexity(line)
+    assert 0 < abs(shared / exact - 1) < 0.02 and perplexity(line) == shared, (shared, exact)
+    second = counts(some)
+    assert first == second and 100 < first[2] < first[1] - 100, (first, second)  # experts have moved
+    _, all_of_them, there = counts(["--gpu", "0"])
+    assert there == all_of_them, (there, all_of_them)
+    lost = run(mpirun_each([*command, "--gpu", "none"], ["env", "HYPURA_GPU_FAULT=submit:40", *command, *some]))
+    assert lost.returncode == 1 and re.search(rb"hypura: host \S+ \(rank 1 of 2\): GPU: the device was lost", lost.stderr), lost
     return None
 
 
@@ -372,7 +449,7 @@ def without_mpi_it_says_so():
 
 
 QUICK = [several_ranks_answer_like_one, every_rank_computes_its_share, links_are_measured_and_planned_with,
-         dense_layers_are_computed_elsewhere, a_gpu_computes_next_to_other_ranks, importance_is_the_same_as_on_one_host,
+         dense_layers_are_computed_elsewhere, a_gpu_computes_next_to_other_ranks, a_rank_computes_experts_on_its_gpu, importance_is_the_same_as_on_one_host,
          a_killed_rank_ends_all_with_one_message,
          a_rank_serves_from_a_file_of_its_parts, models_that_cannot_be_divided_are_refused, without_mpi_it_says_so]
 
