@@ -1,6 +1,7 @@
 #include "engine/cluster/share.h"
 
 #include "engine/cluster/part.h"
+#include "engine/gpu/pass.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -185,6 +186,7 @@ hypura_status share_open(struct engine *engine, struct engine_options *options, 
     const size_t choices = (size_t)MESSAGE_ROWS_MOST * MAX(p->experts_used, 1u);
     TRY(check(engine, error));
     part_options(options, &engine->open.hardware);
+    gpu_pass_keep_budgets(options, &engine->open.devices, &engine->open.hardware);
     TRY(ALLOCATE(&share, 1, "experts on other hosts", error));
     engine->batch.share = share;
     pthread_mutex_init(&share->mutex, NULL);

@@ -96,6 +96,7 @@ static hypura_status open_part(struct server *server, struct part *part, const c
     TRY(gpu_pass_open_devices(&open->devices, &open->hardware, &part->options, error));
     if (open->devices.count == 0)
         part->options.gpu = "none"; /* the log has said why; do not try again */
+    gpu_pass_keep_budgets(&part->options, &open->devices, &open->hardware);
     struct plan *plan;
     double device_seconds = 0;
     struct plan_request request;

@@ -22,6 +22,12 @@ void gpu_pass_close_devices(struct devices *devices)
     (void)devices;
 }
 
+void gpu_pass_keep_budgets(struct engine_options *options, const struct devices *devices,
+                           const struct hardware *hardware)
+{
+    (void)options, (void)devices, (void)hardware;
+}
+
 hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, const struct devices *devices,
                             const struct hardware *hardware, const struct engine_options *options, hypura_error *error)
 {

@@ -33,6 +33,13 @@ static uint64_t gpu_budget(const struct devices *devices, uint32_t number, const
     return asked ? MIN(room, asked) : room;
 }
 
+void gpu_pass_keep_budgets(struct engine_options *options, const struct devices *devices,
+                           const struct hardware *hardware)
+{
+    for (uint32_t d = 0; d < devices->count; d++)
+        options->gpu_budgets[devices->order[d]] = MAX(gpu_budget(devices, d, hardware, options), (uint64_t)1);
+}
+
 /* The number of groups of layers that the environment requests, for tests and measurements; 0: no request. */
 static uint32_t asked_groups(void)
 {

@@ -231,6 +231,11 @@ hypura_status gpu_pass_open_devices(struct devices *out, const struct hardware *
                                     const struct engine_options *options, hypura_error *error);
 void gpu_pass_close_devices(struct devices *devices);
 
+/* Notes in the options how much memory each device may use now: later, other ranks on this host will have taken some of
+ * theirs. */
+void gpu_pass_keep_budgets(struct engine_options *options, const struct devices *devices,
+                           const struct hardware *hardware);
+
 /* Plans what goes to the devices, before the rest is planned. *out stays NULL if nothing does. */
 hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, const struct devices *devices,
                             const struct hardware *hardware, const struct engine_options *options, hypura_error *error);
