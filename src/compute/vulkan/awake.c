@@ -14,12 +14,6 @@
 /* A poll takes some 0.7 us at the full clock. */
 #define POLLS 65536u
 
-static void write_word(struct gpu *gpu, uint32_t value)
-{
-    _Atomic uint32_t *word = gpu_buffer_mapped(gpu->awake.word);
-    atomic_store(word, value); /* this also empties the processor's buffers for writes to a card */
-}
-
 static void watch(struct gpu *gpu, uint32_t awaited)
 {
     const struct {
@@ -45,13 +39,6 @@ void gpu_stay_awake(struct gpu *gpu)
         atomic_store(&gpu->awake.begun, number);
 }
 
-void awake_end(struct gpu *gpu)
-{
-    const uint32_t begun = atomic_load(&gpu->awake.begun);
-    if (atomic_exchange(&gpu->awake.ended, begun) != begun)
-        write_word(gpu, begun);
-}
-
 /* Whether the kernel sees what the host writes while it runs: then it ends soon after. */
 #define TRIED_SECONDS 1e-3
 #define LATE_SECONDS 10e-3
@@ -64,10 +51,10 @@ static hypura_status try_it(struct gpu *gpu, hypura_error *error)
     watch(gpu, 1);
     TRY(gpu_submit(gpu, &ticket, 0, error));
     nanosleep(&a_while, NULL);
-    write_word(gpu, 1);
+    host_end_watch(gpu, 1);
     const double written = clock_seconds_since(start);
     TRY(gpu_wait(gpu, ticket, error));
-    write_word(gpu, 0);
+    host_end_watch(gpu, 0);
     const double seconds = gpu_batch_seconds(gpu, ticket);
     gpu->info.awake = seconds > 0 && seconds < written + LATE_SECONDS;
     return HYPURA_OK;
@@ -79,7 +66,7 @@ hypura_status awake_create(struct gpu *gpu, hypura_error *error)
         return HYPURA_OK;
     gpu->info.awake = false;
     TRY(gpu_buffer_create(gpu, &gpu->awake.word, sizeof(uint32_t), GPU_UPLOAD, error));
-    write_word(gpu, 0);
+    host_end_watch(gpu, 0);
     return try_it(gpu, error);
 }
 

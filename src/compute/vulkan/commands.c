@@ -257,7 +257,7 @@ hypura_status gpu_submit(struct gpu *gpu, gpu_ticket *ticket, gpu_ticket wait_up
                                  .pCommandBuffers = &batch->commands,
                                  .signalSemaphoreCount = 1,
                                  .pSignalSemaphores = &gpu->compute_timeline};
-    awake_end(gpu);
+    host_has_work(gpu);
     pthread_mutex_lock(&gpu->queue_lock);
     VkResult result = gpu->vk.vkQueueSubmit(gpu->compute_queue, 1, &submit, VK_NULL_HANDLE);
     pthread_mutex_unlock(&gpu->queue_lock);

@@ -259,11 +259,14 @@ bool host_awaited(struct gpu *gpu, struct gpu_batch *batch, gpu_ticket ticket, u
 void host_forget(struct gpu *gpu, struct gpu_batch *batch);
 uint64_t host_progress(struct gpu *gpu, gpu_ticket *first);
 
-/* awake.c: keeps a device busy that waits. awake_create tries that, and clears info.awake if it does not work.
- * awake_end: before a batch or a copy is sent that should not wait for gpu_stay_awake; any thread may call it. */
+/* Before a batch or a copy is sent that should not wait for gpu_stay_awake; any thread may call it. host_end_watch:
+ * ends the calls up to this number. */
+void host_has_work(struct gpu *gpu);
+void host_end_watch(struct gpu *gpu, uint32_t number);
+
+/* awake.c: keeps a device busy that waits. awake_create tries that, and clears info.awake if it does not work. */
 hypura_status awake_create(struct gpu *gpu, hypura_error *error);
 void awake_destroy(struct gpu *gpu);
-void awake_end(struct gpu *gpu);
 
 hypura_status commands_create(struct gpu *gpu, hypura_error *error);
 void commands_destroy(struct gpu *gpu);

@@ -103,11 +103,24 @@ uint64_t host_progress(struct gpu *gpu, gpu_ticket *first)
 void gpu_release(struct gpu *gpu)
 {
     uint64_t last = 0;
-    awake_end(gpu);
+    host_has_work(gpu);
     pthread_mutex_lock(&gpu->host_lock);
     for (size_t i = 0; i < GPU_BATCHES; i++)
         last = MAX(last, gpu->batches[i].awaited);
     pthread_mutex_unlock(&gpu->host_lock);
     if (last)
         gpu_signal_host(gpu, last, NULL);
+}
+
+void host_end_watch(struct gpu *gpu, uint32_t number)
+{
+    _Atomic uint32_t *word = gpu->awake.word->mapped;
+    atomic_store(word, number); /* this also empties the processor's buffers for writes to a card */
+}
+
+void host_has_work(struct gpu *gpu)
+{
+    const uint32_t begun = atomic_load(&gpu->awake.begun);
+    if (atomic_exchange(&gpu->awake.ended, begun) != begun)
+        host_end_watch(gpu, begun);
 }
