@@ -83,7 +83,7 @@ struct sides {
     double gpu, cpu, disk;
 };
 
-/* The time for a layer's experts, on both sides and the drive at once. */
+/* The means for a layer's experts, on both sides and the drive. */
 static struct sides experts(const struct work *work, const struct plan *plan, const struct plan_table *table,
                             const struct hardware *hardware, bool in_place)
 {
@@ -93,11 +93,29 @@ static struct sides experts(const struct work *work, const struct plan *plan, co
     if (in_place)
         sides = (struct sides){.gpu = used * work->gpu_expert};
     if (missed > 0)
-        sides.disk = missed * work->expert_bytes /
-                         plan_expert_speed(&hardware->storage, work->expert_bytes, work->slices,
-                                           (uint32_t)MAX(ceil(missed), 1.0)) +
+        sides.disk = plan_expert_seconds(&hardware->storage, work->expert_bytes, work->slices, missed) +
                      MIN(missed, 1.0) * (in_place ? work->gpu_expert : work->cpu_expert);
     return sides;
+}
+
+/* The mean time for these, which run at once, over all numbers of misses: these are binomial. The last missing expert
+ * is computed after its read. */
+static double experts_seconds(const struct work *work, const struct sides *sides, const struct plan *plan,
+                              const struct plan_table *table, const struct storage *storage, bool in_place)
+{
+    const double here = table->experts_used * work->own * (1 - work->share);
+    const uint32_t most = (uint32_t)MAX(lround(here), 1L);
+    const double miss = MIN(here * (1 - plan->predicted_hit_rate) / most, 1.0);
+    const bool none = miss > 0.9999; /* no hits at all: the powers below would underflow */
+    double mean = 0, probability = none ? 1 : pow(1 - miss, most);
+    for (uint32_t misses = none ? most : 0; misses <= most; misses++) {
+        const double last = in_place ? work->gpu_expert : work->cpu_expert;
+        const double read = misses ? plan_expert_seconds(storage, work->expert_bytes, work->slices, misses) + last : 0;
+        mean += probability * MAX(sides->gpu, hardware_side_by_side(storage, sides->cpu, read));
+        if (!none)
+            probability *= (double)(most - misses) / (misses + 1) * miss / (1 - miss);
+    }
+    return mean;
 }
 
 /* The steps of the layers that the profile measures (src/hw/gpu_layer.c). */
@@ -170,17 +188,20 @@ hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table
     for (uint32_t l = 0; l < gpu->layer_count; l++) {
         const struct work *work = &works[l + 1];
         bool now = gpu->layers[l], divided = now && work->expert_bytes > 0 && work->share < 1;
+        const bool in_place = gpu->in_place && gpu->layers[l] == GPU_CAN;
         struct sides parts = {0};
-        double launches = 0, before = seconds;
+        double launches = 0, of_experts = 0, before = seconds;
         if (now)
             device = &request->devices[gpu->devices[l]];
-        if (work->expert_bytes > 0)
-            parts = experts(work, plan, table, hardware, gpu->in_place && gpu->layers[l] == GPU_CAN);
+        if (work->expert_bytes > 0) {
+            parts = experts(work, plan, table, hardware, in_place);
+            of_experts = experts_seconds(work, &parts, plan, table, &hardware->storage, in_place);
+        }
         if (now && !status)
             status = layer_seconds(&launches, model, steps, l, device, error);
         double fixed = work->gpu_dense + work->cpu_dense + (now ? launches : LAYER_SECONDS);
-        seconds += fixed + MAX(parts.gpu, hardware_side_by_side(&hardware->storage, parts.cpu, parts.disk));
-        bool shared = divided && !(gpu->in_place && gpu->layers[l] == GPU_CAN);
+        seconds += fixed + of_experts;
+        bool shared = divided && !in_place;
         if (shared)
             seconds += device->share_seconds;
         else if (divided || now != there)

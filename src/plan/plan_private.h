@@ -165,8 +165,9 @@ hypura_status plan_hit_rate(double *out, const struct plan_table *table, uint64_
  * sections, whose workers do not start and end at the same time. */
 #define LAYER_SECONDS 150e-6
 
-/* Bytes per second for reading this many experts at once, with this many bytes and slices each. */
-double plan_expert_speed(const struct storage *storage, double expert_bytes, uint32_t slices, uint32_t experts);
+/* The time to read this many experts of a layer at once, from the router's choice on, with this many bytes and slices
+ * each. experts is a mean, and may be less than 1. */
+double plan_expert_seconds(const struct storage *storage, double expert_bytes, uint32_t slices, double experts);
 
 /* The cost of a layer. layers[0] is for everything outside the layers; layer l has layers[l + 1]. */
 struct plan_layer_cost {

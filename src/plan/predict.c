@@ -144,9 +144,15 @@ static double expert_speed(const struct storage *storage, double expert_bytes, u
     return read_speed(storage, (uint64_t)block, (uint32_t)MIN(reads, (double)depth));
 }
 
-double plan_expert_speed(const struct storage *storage, double expert_bytes, uint32_t slices, uint32_t experts)
+/* From the router's choice to the first byte, and from the last byte to the thread that waits, threads wake up: 0.07 to
+ * 0.34 ms in nine runs on two cores, on top of what the bytes take (docs/notes/2026-11-23-estimates.md). */
+#define WAKING_SECONDS 150e-6
+
+double plan_expert_seconds(const struct storage *storage, double expert_bytes, uint32_t slices, double experts)
 {
-    return expert_speed(storage, expert_bytes, slices, experts, storage->depth);
+    uint32_t together = (uint32_t)MAX(ceil(experts), 1.0);
+    return MIN(experts, 1.0) * WAKING_SECONDS +
+           experts * expert_bytes / expert_speed(storage, expert_bytes, slices, together, storage->depth);
 }
 
 /* Prefetches have fewer reads in flight (src/store/io.c). */
@@ -196,8 +202,8 @@ static double seconds_with(const struct plan_layer_cost *layer, double tensors, 
     double others = (experts - 1) * one_compute;
     if (misses == 0)
         return tensors + others + one_compute;
-    double speed = plan_expert_speed(storage, one_bytes, layer->slices, misses);
-    double read = READ_FOR_NEEDED * misses * one_bytes / speed;
+    double speed = expert_speed(storage, one_bytes, layer->slices, misses, storage->depth);
+    double read = WAKING_SECONDS + READ_FOR_NEEDED * misses * one_bytes / speed;
     struct storage ahead = *storage;
     ahead.reading_beside *= fmin(prefetch_speed(storage, one_bytes, layer->slices, misses) / speed, 1);
     double unforeseen = tensors + hardware_side_by_side(storage, others, read);
