@@ -98,24 +98,31 @@ static struct sides experts(const struct work *work, const struct plan *plan, co
     return sides;
 }
 
-/* The mean time for these, which run at once, over all numbers of misses: these are binomial. The last missing expert
- * is computed after its read. */
+struct experts_time {
+    const struct work *work;
+    const struct sides *sides;
+    const struct storage *storage;
+    double last; /* the last missing expert is computed after its read */
+};
+
+static double seconds_with(const void *context, uint32_t misses)
+{
+    const struct experts_time *time = context;
+    const struct work *work = time->work;
+    const double read =
+        misses ? plan_expert_seconds(time->storage, work->expert_bytes, work->slices, misses) + time->last : 0;
+    return MAX(time->sides->gpu, hardware_side_by_side(time->storage, time->sides->cpu, read));
+}
+
+/* The mean time for these, which run at once. */
 static double experts_seconds(const struct work *work, const struct sides *sides, const struct plan *plan,
                               const struct plan_table *table, const struct storage *storage, bool in_place)
 {
     const double here = table->experts_used * work->own * (1 - work->share);
     const uint32_t most = (uint32_t)MAX(lround(here), 1L);
     const double miss = MIN(here * (1 - plan->predicted_hit_rate) / most, 1.0);
-    const bool none = miss > 0.9999; /* no hits at all: the powers below would underflow */
-    double mean = 0, probability = none ? 1 : pow(1 - miss, most);
-    for (uint32_t misses = none ? most : 0; misses <= most; misses++) {
-        const double last = in_place ? work->gpu_expert : work->cpu_expert;
-        const double read = misses ? plan_expert_seconds(storage, work->expert_bytes, work->slices, misses) + last : 0;
-        mean += probability * MAX(sides->gpu, hardware_side_by_side(storage, sides->cpu, read));
-        if (!none)
-            probability *= (double)(most - misses) / (misses + 1) * miss / (1 - miss);
-    }
-    return mean;
+    const struct experts_time time = {work, sides, storage, in_place ? work->gpu_expert : work->cpu_expert};
+    return plan_mean_over_misses(most, miss, seconds_with, &time);
 }
 
 /* The steps of the layers that the profile measures (src/hw/gpu_layer.c). */

@@ -169,6 +169,11 @@ hypura_status plan_hit_rate(double *out, const struct plan_table *table, uint64_
  * each. experts is a mean, and may be less than 1. */
 double plan_expert_seconds(const struct storage *storage, double expert_bytes, uint32_t slices, double experts);
 
+/* The mean of a time over all numbers of misses among a layer's chosen experts, of which each is missing with
+ * probability miss. */
+double plan_mean_over_misses(uint32_t experts, double miss, double (*seconds)(const void *context, uint32_t misses),
+                             const void *context);
+
 /* The cost of a layer. layers[0] is for everything outside the layers; layer l has layers[l + 1]. */
 struct plan_layer_cost {
     double compute;        /* seconds, for tensors */

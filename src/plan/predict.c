@@ -193,13 +193,25 @@ double plan_ring_speed_beside(const struct plan_table *table, const struct plan 
 /* Bytes of experts that are read per needed byte, because some prefetches are wasted: up to 1.15 in the same runs. */
 #define READ_FOR_NEEDED 1.1
 
+struct layer_time {
+    const struct plan_layer_cost *layer;
+    double tensors;
+    const struct plan_table *table;
+    uint32_t experts;
+    const struct storage *storage;
+};
+
 /* The time of a layer with so many misses. Those that were foreseen are read while the layer's tensors and its other
  * experts compute; others only after the router, next to the other experts. The last one is computed after its read. */
-static double seconds_with(const struct plan_layer_cost *layer, double tensors, const struct plan_table *table,
-                           uint32_t experts, const struct storage *storage, uint32_t misses)
+static double seconds_with(const void *context, uint32_t misses)
 {
+    const struct layer_time *time = context;
+    const struct plan_layer_cost *layer = time->layer;
+    const struct plan_table *table = time->table;
+    const struct storage *storage = time->storage;
+    const double tensors = time->tensors;
     double one_compute = layer->expert_compute / table->experts, one_bytes = layer->expert_bytes / table->experts;
-    double others = (experts - 1) * one_compute;
+    double others = (time->experts - 1) * one_compute;
     if (misses == 0)
         return tensors + others + one_compute;
     double speed = expert_speed(storage, one_bytes, layer->slices, misses, storage->depth);
@@ -211,18 +223,24 @@ static double seconds_with(const struct plan_layer_cost *layer, double tensors, 
     return FORESEEN_SHARE * foreseen + (1 - FORESEEN_SHARE) * unforeseen + one_compute;
 }
 
-/* The mean over all numbers of misses. */
-double plan_layer_seconds(const struct plan_layer_cost *layer, double tensors, const struct plan_table *table,
-                          uint32_t experts, const struct storage *storage, double miss)
+double plan_mean_over_misses(uint32_t experts, double miss, double (*seconds)(const void *context, uint32_t misses),
+                             const void *context)
 {
     bool none = miss > 0.9999; /* no hits at all: the powers below would underflow */
     double mean = 0, probability = none ? 1 : pow(1 - miss, experts);
     for (uint32_t misses = none ? experts : 0; misses <= experts; misses++) {
-        mean += probability * seconds_with(layer, tensors, table, experts, storage, misses);
+        mean += probability * seconds(context, misses);
         if (!none)
             probability *= (double)(experts - misses) / (misses + 1) * miss / (1 - miss);
     }
     return mean;
+}
+
+double plan_layer_seconds(const struct plan_layer_cost *layer, double tensors, const struct plan_table *table,
+                          uint32_t experts, const struct storage *storage, double miss)
+{
+    const struct layer_time time = {layer, tensors, table, experts, storage};
+    return plan_mean_over_misses(experts, miss, seconds_with, &time);
 }
 
 void plan_layer_costs(struct plan_layer_cost *layers, const struct plan_table *table)
