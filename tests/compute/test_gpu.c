@@ -235,6 +235,8 @@ static void stays_awake_until_there_is_work(void **state)
     hypura_status status = gpu_open(&gpu, &(struct gpu_options){.validate = gpu_test_layers}, &test_error);
     unsetenv("HYPURA_GPU_AWAKE");
     assert_ok(status);
+    assert_true(gpu_get_info(gpu)->awake);
+    gpu_stay_awake(gpu);
     if (!gpu_get_info(gpu)->awake) { /* a busy machine writes too late */
         gpu_close(gpu);
         skip();

@@ -14,29 +14,18 @@
 /* A poll takes some 0.7 us at the full clock. */
 #define POLLS 65536u
 
-static void watch(struct gpu *gpu, uint32_t awaited)
+static hypura_status watch(struct gpu *gpu, gpu_ticket *ticket, hypura_error *error)
 {
-    const struct {
-        uint64_t word;
-        uint32_t awaited;
-    } push = {gpu->awake.word->address, awaited};
+    const uint64_t word = gpu->awake.word->address;
     const uint32_t polls = POLLS;
+    atomic_store(awake_word(gpu), 0);
     gpu_begin(gpu);
     if (gpu->open)
         gpu->open->idle = true;
-    gpu_launch(gpu, KERNEL_awake, &polls, 1, &push, sizeof push, 1, 1, 1);
-}
-
-void gpu_stay_awake(struct gpu *gpu)
-{
-    const uint32_t number = atomic_load(&gpu->awake.begun) + 1;
-    if (!gpu->info.awake || gpu->open || number != atomic_load(&gpu->awake.ended) + 1)
-        return;
-    watch(gpu, number);
-    if (gpu_submit(gpu, NULL, 0, NULL)) /* the next batch fails, too, and says why */
-        gpu->info.awake = false;
-    else
-        atomic_store(&gpu->awake.begun, number);
+    gpu_launch(gpu, KERNEL_awake, &polls, 1, &word, sizeof word, 1, 1, 1);
+    TRY(gpu_submit(gpu, ticket, 0, error));
+    atomic_store(&gpu->awake.watching, true);
+    return HYPURA_OK;
 }
 
 /* Whether the kernel sees what the host writes while it runs: then it ends soon after. */
@@ -48,26 +37,26 @@ static hypura_status try_it(struct gpu *gpu, hypura_error *error)
     const struct timespec a_while = {.tv_nsec = (long)(TRIED_SECONDS * 1e9)};
     const uint64_t start = clock_nanoseconds();
     gpu_ticket ticket = 0;
-    watch(gpu, 1);
-    TRY(gpu_submit(gpu, &ticket, 0, error));
+    TRY(gpu_buffer_create(gpu, &gpu->awake.word, sizeof(uint32_t), GPU_UPLOAD, error));
+    TRY(watch(gpu, &ticket, error));
     nanosleep(&a_while, NULL);
-    host_end_watch(gpu, 1);
+    host_has_work(gpu);
     const double written = clock_seconds_since(start);
     TRY(gpu_wait(gpu, ticket, error));
-    host_end_watch(gpu, 0);
     const double seconds = gpu_batch_seconds(gpu, ticket);
     gpu->info.awake = seconds > 0 && seconds < written + LATE_SECONDS;
     return HYPURA_OK;
 }
 
-hypura_status awake_create(struct gpu *gpu, hypura_error *error)
+void gpu_stay_awake(struct gpu *gpu)
 {
-    if (!gpu->info.awake)
-        return HYPURA_OK;
-    gpu->info.awake = false;
-    TRY(gpu_buffer_create(gpu, &gpu->awake.word, sizeof(uint32_t), GPU_UPLOAD, error));
-    host_end_watch(gpu, 0);
-    return try_it(gpu, error);
+    if (!gpu->info.awake || gpu->open || atomic_load(&gpu->awake.watching))
+        return;
+    /* After an error, the next batch fails, too, and says why. */
+    if (!gpu->awake.word && try_it(gpu, NULL))
+        gpu->info.awake = false;
+    if (gpu->info.awake && watch(gpu, NULL, NULL))
+        gpu->info.awake = false;
 }
 
 void awake_destroy(struct gpu *gpu)

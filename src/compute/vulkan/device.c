@@ -232,8 +232,6 @@ static hypura_status open_device(struct gpu **out, const struct gpu_options *opt
     if (!status)
         status = times_create(gpu, error);
     if (!status)
-        status = awake_create(gpu, error);
-    if (!status)
         status = codebooks_create(gpu, error);
     if (!status && *panels)
         status = panels_create(gpu, error);

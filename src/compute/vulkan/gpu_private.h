@@ -98,8 +98,8 @@ struct gpu {
     struct gpu_times *times; /* NULL: not requested */
 
     struct {
-        struct gpu_buffer *word;       /* how many of these calls are to end; NULL: none are possible */
-        _Atomic uint32_t begun, ended; /* calls of gpu_stay_awake */
+        struct gpu_buffer *word; /* 1: gpu_stay_awake is to end; NULL: it was not called yet */
+        atomic_bool watching;    /* it was not told to end */
     } awake;
 
     struct gpu_buffer *progress; /* of chains: work groups that have ended */
@@ -259,14 +259,15 @@ bool host_awaited(struct gpu *gpu, struct gpu_batch *batch, gpu_ticket ticket, u
 void host_forget(struct gpu *gpu, struct gpu_batch *batch);
 uint64_t host_progress(struct gpu *gpu, gpu_ticket *first);
 
-/* Before a batch or a copy is sent that should not wait for gpu_stay_awake; any thread may call it. host_end_watch:
- * ends the calls up to this number. */
+/* Before a batch or a copy is sent that should not wait for gpu_stay_awake; any thread may call it. */
 void host_has_work(struct gpu *gpu);
-void host_end_watch(struct gpu *gpu, uint32_t number);
 
-/* awake.c: keeps a device busy that waits. awake_create tries that, and clears info.awake if it does not work. */
-hypura_status awake_create(struct gpu *gpu, hypura_error *error);
+/* awake.c: keeps a device busy that waits. */
 void awake_destroy(struct gpu *gpu);
+static inline atomic_uint *awake_word(const struct gpu *gpu)
+{
+    return gpu->awake.word->mapped;
+}
 
 hypura_status commands_create(struct gpu *gpu, hypura_error *error);
 void commands_destroy(struct gpu *gpu);

@@ -112,15 +112,8 @@ void gpu_release(struct gpu *gpu)
         gpu_signal_host(gpu, last, NULL);
 }
 
-void host_end_watch(struct gpu *gpu, uint32_t number)
-{
-    _Atomic uint32_t *word = gpu->awake.word->mapped;
-    atomic_store(word, number); /* this also empties the processor's buffers for writes to a card */
-}
-
 void host_has_work(struct gpu *gpu)
 {
-    const uint32_t begun = atomic_load(&gpu->awake.begun);
-    if (atomic_exchange(&gpu->awake.ended, begun) != begun)
-        host_end_watch(gpu, begun);
+    if (atomic_exchange(&gpu->awake.watching, false))
+        atomic_store(awake_word(gpu), 1); /* this also empties the processor's buffers for writes to a card */
 }

@@ -1,5 +1,5 @@
-// Keeps the device busy with a single invocation until a word in memory has reached a value, or for some 50 ms. The
-// host writes the word. Nothing waits for what this kernel does.
+// Keeps the device busy with a single invocation until a word in memory is no longer 0, or for some 50 ms. The host
+// writes the word. Nothing waits for what this kernel does.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
@@ -12,11 +12,10 @@ layout(local_size_x = 1) in;
 layout(push_constant) uniform Push
 {
     Word word;
-    uint awaited;
 };
 
 void main()
 {
-    for (uint i = 0; i < POLLS && int(atomicAdd(word.value, 0) - awaited) < 0; i++)
+    for (uint i = 0; i < POLLS && atomicAdd(word.value, 0) == 0; i++)
         ;
 }
