@@ -470,6 +470,40 @@ static void too_many_sequences(void **state)
     }
 }
 
+/* A layer whose missing experts are uploaded may follow one whose missing experts the CPU computes. */
+static void visits_follow_divided_layers(void **state)
+{
+    (void)state;
+    device_or_skip();
+    treat_memory_as("separate");
+    static const char *const names[] = {"embedded", "mixtral"};
+    for (size_t m = 0; m < COUNT_OF(names); m++) {
+        size_t vocabulary;
+        float *expected = run_on_cpu(names[m], &vocabulary);
+        struct setting setting = {.kv_type = TENSOR_F16};
+        struct engine *engine = open_with(names[m], &setting);
+        const struct plan_gpu *whole = engine->open.plan->gpu;
+        setting.gpu_budget = whole->scratch_bytes + whole->resident_bytes + whole->kv_bytes + whole->expert_bytes / 2;
+        close_silent(engine);
+        for (uint32_t first = 0; first < 2; first++) {
+            engine = open_with(names[m], &setting);
+            engine->open.devices.infos[0].upload_bytes_per_second = 1e18;
+            struct plan_gpu *plan = engine->open.plan->gpu;
+            for (uint32_t l = first; l < plan->layer_count; l += 2)
+                if (plan->layers[l] == GPU_CAN)
+                    plan->parts[0].layers[l] = GPU_CAN_BUT_EXPERTS;
+            float *logits = run_tokens(engine);
+            struct distance d = measure(expected, logits, TOKENS, vocabulary);
+            assert_true(engine->batch.pass->visit_turn > 0);
+            assert_true(d.kl_mean < most_kl(names[m]));
+            free(logits);
+            close_silent(engine);
+        }
+        free(expected);
+    }
+    treat_memory_as("shared");
+}
+
 /* Experts without a GPU kernel stay on the CPU, however fast an upload would be. */
 static void unknown_types_do_not_visit(void **state)
 {
@@ -525,6 +559,7 @@ int main(void)
         cmocka_unit_test(agrees_with_the_reference),
         cmocka_unit_test(divides_a_model),
         cmocka_unit_test(experts_visit),
+        cmocka_unit_test(visits_follow_divided_layers),
         cmocka_unit_test(sees_only_its_chunk),
         cmocka_unit_test(encoders_embed_like_the_cpu),
         cmocka_unit_test(three_tiers),

@@ -72,6 +72,9 @@ hypura_status pass_visit(struct batch *batch, const struct step *step, hypura_er
     const struct model_parameters *p = model_parameters(batch->open->model);
     unit_number *units = batch->scratch.expert_units;
     uint32_t missing = 0;
+    /* The CPU's share of the layer before uses the same lists of experts. */
+    TRY(pass_send(pass, error));
+    TRY(pass_host_share(batch, error));
     store_on_device(batch->open->store, first_expert, p->experts, pass->there);
     for (uint32_t e = 0; e < p->experts; e++)
         if (!pass->there[e])
@@ -80,8 +83,6 @@ hypura_status pass_visit(struct batch *batch, const struct step *step, hypura_er
     for (uint32_t first = 0, count; first < missing; first += count) {
         struct visit *visit = &pass->visits[pass->visit_turn++ % 2];
         count = MIN(missing - first, pass->plan->visit_slots);
-        TRY(pass_send(pass, error));
-        TRY(pass_host_share(batch, error));
         TRY(gpu_wait(pass->gpu, visit->used, error));
         TRY(bring(batch, units + first, count, visit, error));
         uint32_t *table = visit->table.host;
