@@ -1,6 +1,8 @@
 /* How fast a device multiplies, by the number of rows in a batch. */
 #include "plan/plan_private.h"
 
+#include <math.h>
+
 /* The time per row in batches of 2048, 1024, 512 and 256 rows, measured on an H200 and, for panels, on an H100
  * (docs/notes/2026-11-23-many-cores-two-cards.md, docs/notes/2026-11-24-panels.md). */
 #define LONGEST_BATCH 2048u
@@ -36,4 +38,23 @@ double plan_gpu_batch_speed(const struct hardware_gpu *device, double rows)
     if (rows < PANELS_LEAST_ROWS || !device->info.panels)
         return plan_gpu_tile_speed(device);
     return device->multiply_adds_per_second / plan_gpu_row_cost(UNPACKED_PANELS, (uint64_t)rows);
+}
+
+/* On an H100, products of these many tokens have these shares of the speed of 2048 (Q4_K, 57344 x 2048): a tile unpacks
+ * its weights for its own tokens only. */
+static double tile_share(uint32_t tile)
+{
+    return tile >= 128 ? 0.9 : tile >= 64 ? 0.52 : 0.39;
+}
+
+double plan_gpu_experts_seconds(const struct hardware_gpu *device, double elements, double choices, double touched,
+                                double average)
+{
+    if (choices <= 0 || touched <= 0)
+        return 0;
+    const bool cooperative = device->info.cooperative_matrix;
+    const uint32_t tile = gpu_expert_tile(cooperative, average);
+    /* The last tile of an expert is half full on average, and the only one is never empty. */
+    const double tiles = fmax(choices / touched / tile + 0.5, 1);
+    return touched * tiles * tile * elements / (plan_gpu_tile_speed(device) * (cooperative ? tile_share(tile) : 1));
 }

@@ -144,10 +144,13 @@ uint32_t plan_gpu_quickest(const struct hardware_gpu *devices, uint32_t count);
 void plan_gpu_set_pace(struct plan_gpu *plan, const struct model *model, const struct plan_gpu_request *request);
 
 /* gpu_speed.c: a row's time in a batch of this many rows, relative to a long batch; and multiply-adds per second of
- * products through tiles, as of experts, and of a dense matrix with this many rows. */
+ * products through tiles, and of a dense matrix with this many rows; and the time for products of experts (each of
+ * which has so many elements) if choices are divided equally among touched ones, of which a layer has experts. */
 double plan_gpu_row_cost(enum plan_unpacking unpacking, uint64_t rows);
 double plan_gpu_tile_speed(const struct hardware_gpu *device);
 double plan_gpu_batch_speed(const struct hardware_gpu *device, double rows);
+double plan_gpu_experts_seconds(const struct hardware_gpu *device, double elements, double choices, double touched,
+                                double average);
 
 /* The best number of groups for a plan with one group, whose devices hold the whole model. */
 uint32_t plan_gpu_choose_groups(const struct plan_gpu *plan, const struct model *model,

@@ -12,6 +12,11 @@
 /* Attention multiplies floats, in two passes, at a third of the speed of weights. */
 #define ATTENTION_SHARE 0.33
 
+/* On an H100, what a layer takes per token for a delta net's recurrence and for a scan. Tokens pass one after the
+ * other, so the device's bandwidth hardly counts. */
+#define DELTA_NET_SECONDS 2.0e-6
+#define SCAN_SECONDS 1.1e-6
+
 /* A batch of any length reads and unpacks each weight once. On a GPU, that takes as long as the pass of one token. */
 static double gpu_product_seconds(double elements, double tokens, double one_pass_seconds, double multiply_adds)
 {
@@ -39,7 +44,8 @@ static double product_seconds(const struct products *products, double tokens)
 struct part {
     struct products tensors; /* on the CPU */
     double gpu_elements, gpu_bytes;
-    double pair; /* multiply-adds per query and position */
+    double pair;        /* multiply-adds per query and position */
+    double gpu_in_turn; /* seconds per token of what processes one token after the other */
 };
 
 struct work {
@@ -175,7 +181,11 @@ static void add_attention(struct work *works, const struct plan *plan, const str
             const struct step *step = &list.steps[i];
             const struct step_choice *chosen = NULL;
             const bool is_late = l > late->layer || (l == late->layer && i >= late->split);
-            double *pair = is_late ? &work->late.pair : &work->all.pair;
+            struct part *part = is_late ? &work->late : &work->all;
+            double *pair = &part->pair;
+            part->gpu_in_turn += step->kind == STEP_DELTA_NET ? DELTA_NET_SECONDS
+                                 : step->kind == STEP_SCAN    ? SCAN_SECONDS
+                                                              : 0;
             if (step->kind == STEP_ATTEND) {
                 const struct step_attend *a = &step->attend;
                 *pair += (double)a->heads * (a->key_size + a->value_size);
@@ -232,13 +242,15 @@ static struct sides experts(const struct work *work, double tokens, double touch
     sides.disk = touched * (1 - there) * (1 - cached) * work->expert_bytes / hardware->storage.bytes_per_second;
     if (work->device) {
         const struct hardware_gpu *device = &devices[work->device - 1];
-        sides.gpu = gpu_product_seconds(work->expert_elements, choices * there, 0, plan_gpu_tile_speed(device));
+        sides.gpu =
+            plan_gpu_experts_seconds(device, work->expert_elements, choices * there, touched * there, choices / all);
         uint32_t missing = table->experts - MIN(work->there, table->experts);
         struct plan_visit visit =
             plan_gpu_visit(model, work->first_expert, missing, (uint64_t)tokens, hardware, device);
         if (missing && visit.many && work->brings && visit.upload_seconds < sides.cpu) {
             sides.cpu = 0;
-            sides.gpu = fmax(visit.upload_seconds, choices * work->expert_elements / plan_gpu_tile_speed(device));
+            sides.gpu = fmax(visit.upload_seconds,
+                             plan_gpu_experts_seconds(device, work->expert_elements, choices, touched, choices / all));
         }
     }
     return sides;
@@ -262,7 +274,7 @@ static double part_seconds(const struct part *part, double tokens, double seen, 
     return seconds +
            gpu_product_seconds(part->gpu_elements, tokens, part->gpu_bytes / device->memory_bytes_per_second,
                                plan_gpu_batch_speed(device, tokens)) +
-           pairs / (ATTENTION_SHARE * plan_gpu_tile_speed(device));
+           pairs / (ATTENTION_SHARE * plan_gpu_tile_speed(device)) + tokens * part->gpu_in_turn;
 }
 
 static double batch_seconds(const struct work *works, const struct batch *batch, const struct plan *plan,

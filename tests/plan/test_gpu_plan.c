@@ -568,6 +568,27 @@ static void panels_need_long_batches(void **state)
     assert_true(plan_gpu_tile_speed(&device) < plain);
 }
 
+/* With few tokens per expert, tiles are partly empty, and weights are unpacked for few tokens. */
+static void experts_with_few_tokens_take_longer_per_token(void **state)
+{
+    (void)state;
+    const double elements = 1e6, experts = 128;
+    struct hardware_gpu device = card(1);
+    for (int cooperative = 0; cooperative < 2; cooperative++) {
+        device.info.cooperative_matrix = cooperative;
+        const double ideal = elements / plan_gpu_tile_speed(&device);
+        double most = INFINITY;
+        for (double each = 1; each < 5000; each *= 4) {
+            const double seconds = plan_gpu_experts_seconds(&device, elements, each * experts, experts, each);
+            const double per_token = seconds / (each * experts);
+            assert_true(per_token > ideal && per_token < most);
+            most = per_token;
+        }
+        assert_true(most < 1.3 * ideal);
+    }
+    assert_true(plan_gpu_experts_seconds(&device, elements, 0, 0, 0) == 0);
+}
+
 /* If not all weights fit next to a whole context for each sequence, sequences share less room. */
 static void sequences_share_room_if_memory_is_short(void **state)
 {
@@ -624,6 +645,7 @@ int main(void)
         cmocka_unit_test(buffers_leave_room_if_the_drive_reads),
         cmocka_unit_test(unpacked_weights_stay_where_memory_is_left),
         cmocka_unit_test(panels_need_long_batches),
+        cmocka_unit_test(experts_with_few_tokens_take_longer_per_token),
         cmocka_unit_test(sequences_share_room_if_memory_is_short),
     };
     return cmocka_run_group_tests(tests, open_able_model, close_model);

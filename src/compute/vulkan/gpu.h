@@ -289,6 +289,13 @@ void gpu_expert_matmul(struct gpu *gpu, const struct gpu_expert_matmul *jobs, si
 /* As gpu_matmul_glu. */
 bool gpu_expert_matmul_glu(struct gpu *gpu, const struct gpu_expert_matmul *jobs, const struct gpu_glu_kind *glu);
 
+/* Tokens per tile of experts' products in a prompt, by an expert's average number of tokens. */
+#define GPU_LEAST_TILE 32u
+static inline uint32_t gpu_expert_tile(bool cooperative_matrix, double average)
+{
+    return !cooperative_matrix ? GPU_LEAST_TILE : average >= 60 ? 128 : average >= 40 ? 64 : GPU_LEAST_TILE;
+}
+
 /* Sorts choices by expert, so that tokens with the same expert share its weights. groups: for these numbers of experts
  * and used, and at most this many tokens. */
 uint64_t gpu_expert_group_bytes(uint32_t experts, uint32_t used, uint32_t tokens);

@@ -294,15 +294,9 @@ bool gpu_matmul_glu(struct gpu *gpu, const struct gpu_matmul *jobs, const struct
 
 /* ---- experts ----------------------------------------------------------------------------------------------------- */
 
-#define LEAST_TILE 32u
-
-/* Tokens per tile, by an expert's average number of tokens. */
 static uint32_t expert_tile(const struct gpu *gpu, uint32_t experts, uint32_t used, uint32_t tokens)
 {
-    if (!gpu->info.cooperative_matrix)
-        return LEAST_TILE;
-    uint64_t average = (uint64_t)tokens * used / MAX(experts, 1);
-    return average >= 96 ? 128 : average >= 40 ? 64 : LEAST_TILE;
+    return gpu_expert_tile(gpu->info.cooperative_matrix, (double)tokens * used / MAX(experts, 1));
 }
 
 /* The upper limit, since each expert's last tile may be partly filled. */
@@ -314,8 +308,8 @@ static uint64_t most_tiles(uint32_t tile, uint32_t experts, uint32_t used, uint3
 
 uint64_t gpu_expert_group_bytes(uint32_t experts, uint32_t used, uint32_t tokens)
 {
-    return sizeof(uint32_t) *
-           (4 + (uint64_t)experts + 1 + (uint64_t)tokens * used + 2 * most_tiles(LEAST_TILE, experts, used, tokens));
+    return sizeof(uint32_t) * (4 + (uint64_t)experts + 1 + (uint64_t)tokens * used +
+                               2 * most_tiles(GPU_LEAST_TILE, experts, used, tokens));
 }
 
 void gpu_expert_group(struct gpu *gpu, struct gpu_range ids, struct gpu_range groups, uint32_t experts, uint32_t used,
