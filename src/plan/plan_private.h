@@ -144,8 +144,9 @@ uint32_t plan_gpu_quickest(const struct hardware_gpu *devices, uint32_t count);
 void plan_gpu_set_pace(struct plan_gpu *plan, const struct model *model, const struct plan_gpu_request *request);
 
 /* gpu_speed.c: a row's time in a batch of this many rows, relative to a long batch; and multiply-adds per second of
- * products through tiles, and of a dense matrix with this many rows; and the time for products of experts (each of
- * which has so many elements) if choices are divided equally among touched ones, of which a layer has experts. */
+ * products through tiles, and of a dense matrix with this many rows. plan_gpu_experts_seconds: the time for choices
+ * that are divided equally among touched experts with so many elements each; average: choices per expert of the layer,
+ * which decide on the tile. */
 double plan_gpu_row_cost(enum plan_unpacking unpacking, uint64_t rows);
 double plan_gpu_tile_speed(const struct hardware_gpu *device);
 double plan_gpu_batch_speed(const struct hardware_gpu *device, double rows);
