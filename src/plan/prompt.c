@@ -166,6 +166,7 @@ static void add_units(struct work *works, double *ring, const struct plan *plan,
     }
 }
 
+/* Attention, and what processes one token after the other. */
 static void add_attention(struct work *works, const struct plan *plan, const struct steps *steps, uint32_t layers,
                           const struct late *late)
 {
@@ -182,18 +183,17 @@ static void add_attention(struct work *works, const struct plan *plan, const str
             const struct step_choice *chosen = NULL;
             const bool is_late = l > late->layer || (l == late->layer && i >= late->split);
             struct part *part = is_late ? &work->late : &work->all;
-            double *pair = &part->pair;
             part->gpu_in_turn += step->kind == STEP_DELTA_NET ? DELTA_NET_SECONDS
                                  : step->kind == STEP_SCAN    ? SCAN_SECONDS
                                                               : 0;
             if (step->kind == STEP_ATTEND) {
                 const struct step_attend *a = &step->attend;
-                *pair += (double)a->heads * (a->key_size + a->value_size);
+                part->pair += (double)a->heads * (a->key_size + a->value_size);
                 work->window = a->window ? a->window : a->chunk ? a->chunk / 2.0 : INFINITY;
                 chosen = &a->chosen;
             } else if (step->kind == STEP_ATTEND_LATENT) {
                 const struct step_attend_latent *a = &step->attend_latent;
-                *pair += (double)a->heads * (2.0 * a->rank + a->rotary);
+                part->pair += (double)a->heads * (2.0 * a->rank + a->rotary);
                 chosen = &a->chosen;
             }
             if (chosen && chosen->buffer != BUFFER_NONE && chosen->most)

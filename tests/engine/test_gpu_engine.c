@@ -36,6 +36,18 @@ static uint32_t experts_there(const struct engine *engine)
     return experts;
 }
 
+/* A budget for all but the experts, and for so many eighths of these. */
+static uint64_t budget_with_experts(const char *name, const struct setting *setting, uint64_t eighths)
+{
+    struct engine *engine = open_with(name, setting);
+    const struct plan_gpu *whole = engine->open.plan->gpu;
+    assert_non_null(whole);
+    const uint64_t budget =
+        whole->scratch_bytes + whole->resident_bytes + whole->kv_bytes + whole->expert_bytes * eighths / 8;
+    close_silent(engine);
+    return budget;
+}
+
 /* For any division of layers and experts between GPU and memory, logits are close to the CPU's, and the same in each
  * run. */
 static void divides_a_model(void **state)
@@ -98,14 +110,11 @@ static void experts_visit(void **state)
     for (size_t m = 0; m < COUNT_OF(names); m++) {
         size_t vocabulary;
         float *expected = run_on_cpu(names[m], &vocabulary);
-        struct setting setting = {.kv_type = TENSOR_F16};
-        struct engine *engine = open_with(names[m], &setting);
-        const struct plan_gpu *whole = engine->open.plan->gpu;
-        uint64_t fixed = whole->scratch_bytes + whole->resident_bytes + whole->kv_bytes, experts = whole->expert_bytes;
-        close_silent(engine);
+        const struct setting all = {.kv_type = TENSOR_F16};
         for (uint64_t eighths = 1; eighths <= 4; eighths += 3) {
-            setting.gpu_budget = fixed + experts * eighths / 8;
-            engine = open_with(names[m], &setting);
+            struct setting setting = all;
+            setting.gpu_budget = budget_with_experts(names[m], &all, eighths);
+            struct engine *engine = open_with(names[m], &setting);
             engine->open.devices.infos[0].upload_bytes_per_second = 1e18;
             float *logits = run_tokens(engine);
             struct distance d = measure(expected, logits, TOKENS, vocabulary);
@@ -481,12 +490,9 @@ static void visits_follow_divided_layers(void **state)
         size_t vocabulary;
         float *expected = run_on_cpu(names[m], &vocabulary);
         struct setting setting = {.kv_type = TENSOR_F16};
-        struct engine *engine = open_with(names[m], &setting);
-        const struct plan_gpu *whole = engine->open.plan->gpu;
-        setting.gpu_budget = whole->scratch_bytes + whole->resident_bytes + whole->kv_bytes + whole->expert_bytes / 2;
-        close_silent(engine);
+        setting.gpu_budget = budget_with_experts(names[m], &setting, 4);
         for (uint32_t first = 0; first < 2; first++) {
-            engine = open_with(names[m], &setting);
+            struct engine *engine = open_with(names[m], &setting);
             engine->open.devices.infos[0].upload_bytes_per_second = 1e18;
             struct plan_gpu *plan = engine->open.plan->gpu;
             for (uint32_t l = first; l < plan->layer_count; l += 2)
@@ -511,11 +517,8 @@ static void unknown_types_do_not_visit(void **state)
     device_or_skip();
     treat_memory_as("separate");
     struct setting setting = {.kv_type = TENSOR_F16};
+    setting.gpu_budget = budget_with_experts("embedded", &setting, 4);
     struct engine *engine = open_with("embedded", &setting);
-    const struct plan_gpu *whole = engine->open.plan->gpu;
-    setting.gpu_budget = whole->scratch_bytes + whole->resident_bytes + whole->kv_bytes + whole->expert_bytes / 2;
-    close_silent(engine);
-    engine = open_with("embedded", &setting);
     assert_true(engine->open.plan->gpu && engine->open.plan->gpu->visit_slots > 0);
     engine->open.devices.infos[0].upload_bytes_per_second = 1e18;
     engine->batch.rows = 64;
