@@ -370,9 +370,28 @@ static const struct shape shapes[] = {
     {"a prompt, floats", TENSOR_F32, 4, 2, 80, 80, {33}, {150}, 192, 5, 0, 0, true, false, false},
     {"a prompt, bfloat", TENSOR_BF16, 4, 2, 48, 64, {33}, {150}, 192, 0, 0, 0, false, false, false},
     {"a prompt, wide", TENSOR_F16, 2, 1, 256, 256, {40}, {120}, 128, 0, 0, 0, false, false, false},
+    {"a prompt, wide, from the start", TENSOR_F16, 5, 1, 256, 256, {65}, {65}, 128, 0, 0, 0, true, false, false},
+    {"a prompt, wide, eight heads share", TENSOR_F16, 8, 1, 256, 256, {33}, {150}, 192, 0, 0, 0, false, false, false},
+    {"a prompt, wide, window", TENSOR_F16, 4, 2, 256, 256, {60}, {700}, 256, 0, 100, 0, false, false, false},
+    {"a prompt, wide, chunks", TENSOR_F16, 2, 2, 256, 256, {90}, {300}, 320, 0, 0, 128, false, false, false},
+    {"a prompt, wide, soft cap", TENSOR_F16, 4, 2, 256, 256, {41, 9}, {141, 73}, 192, 5, 0, 0, true, false, false},
+    {"a prompt, wide, q8_0", TENSOR_Q8_0, 4, 2, 256, 256, {50}, {200}, 256, 0, 0, 0, false, false, false},
+    {"a prompt, wide, q4_0", TENSOR_Q4_0, 4, 2, 256, 256, {50}, {200}, 256, 0, 0, 0, false, false, false},
+    {"a prompt, 192 and 128", TENSOR_F16, 4, 4, 192, 128, {70}, {200}, 256, 0, 0, 0, false, false, false},
+    {"a prompt, 192 and 128, q8_0", TENSOR_Q8_0, 5, 1, 192, 128, {30}, {100}, 128, 0, 0, 0, true, false, false},
+    {"a prompt, 192 and 128, q4_0", TENSOR_Q4_0, 4, 2, 192, 128, {30}, {100}, 128, 0, 70, 0, false, false, false},
+    {"a prompt, 256 and 128", TENSOR_F16, 8, 2, 256, 128, {40}, {120}, 128, 0, 0, 0, false, false, false},
+    {"a prompt, 128 and 256", TENSOR_F16, 8, 2, 128, 256, {40}, {120}, 128, 0, 0, 0, false, false, false},
+    {"a prompt, 256 and 80", TENSOR_F16, 5, 1, 256, 80, {40}, {120}, 128, 0, 0, 0, false, false, false},
+    {"a prompt, 144", TENSOR_F16, 3, 3, 144, 144, {40}, {120}, 128, 0, 0, 0, false, false, false},
+    {"a prompt, 160", TENSOR_F16, 8, 1, 160, 160, {40}, {120}, 128, 0, 0, 0, false, false, false},
+    {"a prompt, 160, q8_0", TENSOR_Q8_0, 4, 1, 160, 160, {40}, {120}, 128, 0, 0, 0, false, false, false},
+    {"a prompt, 160 and 224, q4_0", TENSOR_Q4_0, 4, 1, 160, 224, {40}, {120}, 128, 0, 0, 0, false, false, false},
+    {"a prompt, 208 and 176", TENSOR_F16, 3, 1, 208, 176, {40}, {120}, 128, 0, 0, 0, false, false, false},
     {"a prompt, window in a ring", TENSOR_F16, 4, 2, 64, 64, {60}, {700}, 256, 0, 100, 0, false, false, false},
     {"a prompt, chunks", TENSOR_F16, 4, 2, 64, 64, {90}, {300}, 320, 0, 0, 128, false, false, false},
     {"both directions", TENSOR_F16, 4, 4, 64, 64, {150, 6}, {150, 6}, 192, 0, 0, 0, false, true, false},
+    {"both directions, wide", TENSOR_F16, 2, 1, 256, 256, {70, 20}, {70, 20}, 128, 0, 0, 0, false, true, false},
     {"pool", TENSOR_F16, 8, 2, 128, 128, {1, 3, 8}, {700, 64, 129}, 704, 0, 0, 0, false, false, false, true},
     {"pool, floats", TENSOR_F32, 4, 2, 80, 80, {2, 33}, {200, 150}, 256, 5, 0, 0, true, false, false, true},
     {"pool, bfloat", TENSOR_BF16, 4, 2, 48, 64, {33, 2}, {150, 193}, 256, 0, 0, 0, false, false, false, true},
@@ -380,6 +399,9 @@ static const struct shape shapes[] = {
     {"pool, q4_0", TENSOR_Q4_0, 2, 1, 64, 32, {20, 2}, {90, 300}, 320, 0, 0, 0, false, false, false, true},
     {"pool, latent", TENSOR_F16, 16, 1, 576, 512, {2, 9}, {280, 140}, 320, 0, 0, 0, false, false, true, true},
     {"pool, wide", TENSOR_F16, 2, 1, 256, 256, {40, 4}, {120, 260}, 320, 0, 0, 0, false, false, false, true},
+    {"pool, wide, q8_0", TENSOR_Q8_0, 2, 1, 256, 256, {40, 20}, {120, 260}, 320, 0, 0, 0, true, false, false, true},
+    {"pool, wide, q4_0", TENSOR_Q4_0, 5, 1, 256, 256, {40, 20}, {120, 260}, 320, 0, 0, 0, false, false, false, true},
+    {"pool, 192 and 128", TENSOR_F16, 4, 2, 192, 128, {30, 40}, {230, 140}, 256, 0, 0, 0, false, false, false, true},
     {"pool, window", TENSOR_F16, 4, 2, 64, 64, {60, 6}, {300, 410}, 448, 0, 100, 0, false, false, false, true},
 };
 
@@ -614,12 +636,53 @@ static void expect_same_bits_in_little_scratch(struct gpu *gpu, struct fixture *
     free(again);
 }
 
+/* Repeats a batch that may write halves, and expects those next to its floats. */
+static void expect_halves(struct gpu *gpu, struct fixture *f, const float *out)
+{
+    const size_t count = (size_t)f->rows * f->shape->heads * f->shape->value_size;
+    f->attention.halves = true;
+    gpu_begin(gpu);
+    gpu_attention(gpu, &f->attention);
+    gpu_test_run(gpu);
+    f->attention.halves = false;
+    uint16_t *halves = malloc(count * sizeof *halves);
+    assert_non_null(halves);
+    gpu_test_download(gpu, f->attention.out, halves, count * sizeof *halves);
+    for (size_t i = 0; i < count; i++) {
+        const float half = half_to_float(halves[i]);
+        if (!(fabsf(half - out[i]) <= 1e-3f * fabsf(out[i]) + 6e-8f))
+            fail_msg("%s: half %zu of %zu is %g; expected %g", f->shape->name, i, count, (double)half, (double)out[i]);
+    }
+    free(halves);
+}
+
+/* Says which elements are wrong: more than chance makes of an error of this bound. */
+static void print_wrong(const struct fixture *f, const float *out, const float *expected, size_t count, double error,
+                        double bound)
+{
+    const struct shape *shape = f->shape;
+    size_t wrong = 0, first = 0;
+    double length = 0;
+    for (size_t i = 0; i < count; i++)
+        length += (double)expected[i] * (double)expected[i] / (double)count;
+    for (size_t i = 0; i < count; i++)
+        if (!(fabs((double)out[i] - (double)expected[i]) <= 5 * bound * sqrt(length)) && wrong++ == 0)
+            first = i;
+    const size_t head = first / shape->value_size, row = head / shape->heads;
+    fprintf(stderr,
+            "# %s: the error is %g, above %g; %zu of %zu elements are wrong, first row %zu, head %zu, element "
+            "%zu: %g; expected %g\n",
+            shape->name, error, bound, wrong, count, row, head % shape->heads, first % shape->value_size,
+            (double)out[first], (double)expected[first]);
+}
+
 static void attention_is_right_and_reproducible(void **state)
 {
     struct gpu *gpu = gpu_or_skip(state);
     struct random random;
     random_seed(&random, 77);
     double worst[2] = {0};
+    size_t failed = 0;
     for (size_t i = 0; i < COUNT_OF(shapes); i++) {
         const struct shape *shape = &shapes[i];
         struct fixture f;
@@ -643,16 +706,20 @@ static void attention_is_right_and_reproducible(void **state)
             (few || !gpu_get_info(gpu)->cooperative_matrix) && shape->type != TENSOR_Q8_0 && shape->type != TENSOR_Q4_0;
         double error = gpu_test_error(out, expected, count), bound = exact ? 2e-6 : 1e-3;
         worst[!exact] = fmax(worst[!exact], error);
-        if (!(error < bound))
-            fail_msg("%s: the error is %g, above %g", shape->name, error, bound);
-        if (shape->type == TENSOR_F16) /* other types differ only in reading a tile */
+        if (!(error < bound)) {
+            print_wrong(&f, out, expected, count, error, bound);
+            failed++;
+        } else if (shape->type == TENSOR_F16) /* other types differ only in reading a tile */
             expect_same_bits_in_pieces(gpu, &f, out);
         if (f.count > 1)
             expect_same_bits_in_little_scratch(gpu, &f, out);
+        if (gpu_attention_makes_halves(gpu, &f.attention))
+            expect_halves(gpu, &f, out);
         free(out);
         free(expected);
         teardown(gpu, &f);
     }
+    assert_int_equal(failed, 0);
     fprintf(stderr, "# attention: largest relative error %.1e, or %.1e with halves\n", worst[0], worst[1]);
 }
 

@@ -10,11 +10,12 @@
 /* Sequences with more rows in a batch are prompts. */
 #define FEW_ROWS GPU_VECTOR_TOKENS
 
-/* The largest size for attend_many. */
+/* The largest size for attend_many and attend_cooperative. */
 #define MANY_SIZE 256u
 
-/* The largest size for attend_cooperative. */
-#define COOPERATIVE_SIZE 128u
+/* The largest sizes for attend_cooperative with four subgroups, whose registers hold queries and values. */
+#define NARROW_KEY 192u
+#define NARROW_VALUE 128u
 
 /* Queries per tile, for both. */
 #define MANY_QUERIES 64u
@@ -27,28 +28,32 @@ bool gpu_attention_supports(enum tensor_type type, uint32_t key_size, uint32_t v
            MAX(key_size, value_size) <= ATTENTION_MAX_SIZE;
 }
 
-/* The kernels for a type of cache; cooperative is KERNEL_COUNT if there is none. */
+/* The kernels for a type of cache; the last two are KERNEL_COUNT if there is none. */
 struct attend_kernels {
-    enum gpu_kernel few, many, cooperative;
+    enum gpu_kernel few, many, cooperative, wide;
 };
 
 static struct attend_kernels kernels_of(enum tensor_type type)
 {
-#define KERNELS(name, cooperative)                                                                                     \
-    ((struct attend_kernels){KERNEL_attend_few_##name, KERNEL_attend_many_##name, cooperative})
+#define FLOATS(name)                                                                                                   \
+    ((struct attend_kernels){KERNEL_attend_few_##name, KERNEL_attend_many_##name, KERNEL_COUNT, KERNEL_COUNT})
+#define HALVES(name)                                                                                                   \
+    ((struct attend_kernels){KERNEL_attend_few_##name, KERNEL_attend_many_##name, KERNEL_attend_cooperative_##name,    \
+                             KERNEL_attend_cooperative_wide_##name})
     switch (type) {
     case TENSOR_F32:
-        return KERNELS(f32, KERNEL_COUNT);
+        return FLOATS(f32);
     case TENSOR_BF16:
-        return KERNELS(bf16, KERNEL_COUNT);
+        return FLOATS(bf16);
     case TENSOR_Q8_0:
-        return KERNELS(q8_0, KERNEL_attend_cooperative_q8_0);
+        return HALVES(q8_0);
     case TENSOR_Q4_0:
-        return KERNELS(q4_0, KERNEL_attend_cooperative_q4_0);
+        return HALVES(q4_0);
     default:
-        return KERNELS(f16, KERNEL_attend_cooperative_f16);
+        return HALVES(f16);
     }
-#undef KERNELS
+#undef FLOATS
+#undef HALVES
 }
 
 uint32_t gpu_row_elements(enum tensor_type type, uint32_t position_bytes)
@@ -352,7 +357,7 @@ static void attend_few(struct gpu *gpu, const struct gpu_attention *a)
 static bool is_cooperative(const struct gpu *gpu, const struct gpu_attention *a)
 {
     return gpu->info.cooperative_matrix && kernels_of(a->type).cooperative != KERNEL_COUNT &&
-           MAX(a->key_size, a->value_size) <= COOPERATIVE_SIZE && (a->key_size | a->value_size) % 16 == 0 &&
+           MAX(a->key_size, a->value_size) <= MANY_SIZE && (a->key_size | a->value_size) % 16 == 0 &&
            (gpu_address(a->query) | gpu_address(a->out)) % 16 == 0;
 }
 
@@ -392,10 +397,11 @@ static void attend_many(struct gpu *gpu, const struct gpu_attention *a)
               a->bidirectional};
     const uint32_t constants[] = {a->key_size, a->value_size, a->halves};
     uint32_t queries = rows * (a->heads / a->kv_heads);
-    bool cooperative = is_cooperative(gpu, a);
+    const bool cooperative = is_cooperative(gpu, a), wide = a->key_size > NARROW_KEY || a->value_size > NARROW_VALUE;
     const struct attend_kernels kernels = kernels_of(a->type);
-    gpu_launch(gpu, cooperative ? kernels.cooperative : kernels.many, constants, cooperative ? 3 : 2, &push,
-               sizeof push, (queries + MANY_QUERIES - 1) / MANY_QUERIES, a->kv_heads, count);
+    const enum gpu_kernel kernel = !cooperative ? kernels.many : wide ? kernels.wide : kernels.cooperative;
+    gpu_launch(gpu, kernel, constants, cooperative ? 3 : 2, &push, sizeof push,
+               (queries + MANY_QUERIES - 1) / MANY_QUERIES, a->kv_heads, count);
 }
 
 void gpu_attention(struct gpu *gpu, const struct gpu_attention *attention)
