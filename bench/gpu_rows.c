@@ -14,6 +14,7 @@ enum { MOST_ROUNDS = 64 };
 struct bench {
     struct gpu *gpu;
     uint32_t heads, kv_heads, size, rounds, layers, prompt;
+    bool prompts;  /* only attention of prompts, with heads of several sizes */
     bool shuffled; /* blocks of positions lie in any order, as if sequences shared them */
     struct gpu_buffer *cache, *query, *out, *scratch, *other, *blocks;
     uint64_t cache_bytes;
@@ -54,7 +55,18 @@ static hypura_status time_of(const struct bench *bench, record_function record, 
 struct attention_shape {
     enum tensor_type type;
     uint32_t rows, sequences, context;
+    uint32_t key_size, value_size; /* 0: those of the options */
 };
+
+static uint32_t key_size(const struct bench *bench, const struct attention_shape *shape)
+{
+    return shape->key_size ? shape->key_size : bench->size;
+}
+
+static uint32_t value_size(const struct bench *bench, const struct attention_shape *shape)
+{
+    return shape->value_size ? shape->value_size : bench->size;
+}
 
 /* Deals the blocks of one region to all sequences, in an order without pattern. */
 static hypura_status shuffle_blocks(const struct bench *bench, const struct attention_shape *shape, hypura_error *error)
@@ -81,21 +93,23 @@ static void record_attention(const struct bench *bench, const void *context)
 {
     const struct attention_shape *shape = context;
     struct gpu_sequence sequences[64];
-    uint32_t position_bytes = (uint32_t)attention_row_bytes(shape->type, bench->size);
-    uint32_t capacity = (uint32_t)align_up(shape->context, ATTENTION_BLOCK);
-    uint64_t side = (uint64_t)position_bytes * capacity * bench->kv_heads, layer = 2 * side * shape->sequences;
+    const uint32_t key_bytes = (uint32_t)attention_row_bytes(shape->type, key_size(bench, shape));
+    const uint32_t value_bytes = (uint32_t)attention_row_bytes(shape->type, value_size(bench, shape));
+    const uint32_t capacity = (uint32_t)align_up(shape->context, ATTENTION_BLOCK);
+    const uint64_t keys = (uint64_t)key_bytes * capacity * bench->kv_heads;
+    const uint64_t both = keys + (uint64_t)value_bytes * capacity * bench->kv_heads, layer = both * shape->sequences;
     for (uint32_t l = 0; l < bench->layers; l++) {
         for (uint32_t s = 0; s < shape->sequences; s++)
             sequences[s] = (struct gpu_sequence){.first_row = s * shape->rows,
                                                  .rows = shape->rows,
                                                  .first_position = shape->context - shape->rows,
                                                  .capacity = capacity,
-                                                 .keys = 2 * s * side,
-                                                 .values = (2 * s + 1) * side};
+                                                 .keys = s * both,
+                                                 .values = s * both + keys};
         for (uint32_t s = 0; s < shape->sequences && bench->shuffled; s++) {
             sequences[s].capacity = capacity * shape->sequences;
             sequences[s].keys = 0;
-            sequences[s].values = side * shape->sequences;
+            sequences[s].values = keys * shape->sequences;
             sequences[s].blocks =
                 (struct gpu_range){bench->blocks, (uint64_t)s * capacity / ATTENTION_BLOCK * sizeof(uint32_t)};
         }
@@ -107,17 +121,44 @@ static void record_attention(const struct bench *bench, const void *context)
             .rows = shape->rows * shape->sequences,
             .heads = bench->heads,
             .kv_heads = bench->kv_heads,
-            .key_size = bench->size,
-            .value_size = bench->size,
+            .key_size = key_size(bench, shape),
+            .value_size = value_size(bench, shape),
             .type = shape->type,
-            .key_position_bytes = position_bytes,
-            .value_position_bytes = position_bytes,
+            .key_position_bytes = key_bytes,
+            .value_position_bytes = value_bytes,
             .scale = 0.088f,
             .sequences = sequences,
             .sequence_count = shape->sequences};
         gpu_attention(bench->gpu, &attention);
         gpu_barrier(bench->gpu);
     }
+}
+
+static hypura_status bench_shapes(const struct bench *bench, const struct attention_shape *shapes, size_t count,
+                                  hypura_error *error)
+{
+    printf("%-6s %6s %6s %6s %6s %8s %10s %9s %8s %9s\n", "cache", "keys", "values", "rows", "seqs", "context",
+           "us a layer", "GB/s", "of copy", "TFLOP/s");
+    for (size_t i = 0; i < count; i++) {
+        const struct attention_shape *s = &shapes[i];
+        const uint32_t key = key_size(bench, s), value = value_size(bench, s);
+        const uint64_t position = attention_row_bytes(s->type, key) + attention_row_bytes(s->type, value);
+        const uint64_t bytes = position * bench->kv_heads * s->context * s->sequences;
+        if (bytes > bench->cache_bytes)
+            continue;
+        double seconds, pairs = (double)s->rows * (s->context - (s->rows - 1) / 2.0) * s->sequences;
+        hypura_status status = bench->shuffled ? shuffle_blocks(bench, s, error) : HYPURA_OK;
+        if (!status)
+            status = time_of(bench, record_attention, s, &seconds, error);
+        if (status)
+            return status;
+        seconds /= bench->layers;
+        printf("%-6s %6u %6u %6u %6u %8u %10.1f %9.1f %8.2f %9.2f\n", tensor_type_info(s->type)->name, key, value,
+               s->rows, s->sequences, s->context, seconds * 1e6, (double)bytes / seconds * 1e-9,
+               (double)bytes / seconds / bench->copy, 2.0 * pairs * bench->heads * (key + value) / seconds * 1e-12);
+        fflush(stdout);
+    }
+    return HYPURA_OK;
 }
 
 static hypura_status bench_attention(const struct bench *bench, hypura_error *error)
@@ -128,27 +169,22 @@ static hypura_status bench_attention(const struct bench *bench, hypura_error *er
         {TENSOR_Q8_0, 1, 1, 4096},   {TENSOR_Q8_0, 1, 1, 32768},   {TENSOR_F16, 512, 1, 512},
         {TENSOR_F16, 2048, 1, 2048}, {TENSOR_F16, 2048, 1, 32768}, {TENSOR_Q8_0, 2048, 1, 2048},
     };
-    printf("%-6s %6s %6s %8s %10s %9s %8s %9s\n", "cache", "rows", "seqs", "context", "us a layer", "GB/s", "of copy",
-           "TFLOP/s");
-    for (size_t i = 0; i < COUNT_OF(shapes); i++) {
-        const struct attention_shape *s = &shapes[i];
-        uint64_t bytes =
-            2 * (uint64_t)attention_row_bytes(s->type, bench->size) * bench->kv_heads * s->context * s->sequences;
-        if (bytes > bench->cache_bytes)
-            continue;
-        double seconds, pairs = (double)s->rows * (s->context - (s->rows - 1) / 2.0) * s->sequences;
-        hypura_status status = bench->shuffled ? shuffle_blocks(bench, s, error) : HYPURA_OK;
-        if (!status)
-            status = time_of(bench, record_attention, s, &seconds, error);
-        if (status)
-            return status;
-        seconds /= bench->layers;
-        printf("%-6s %6u %6u %8u %10.1f %9.1f %8.2f %9.2f\n", tensor_type_info(s->type)->name, s->rows, s->sequences,
-               s->context, seconds * 1e6, (double)bytes / seconds * 1e-9, (double)bytes / seconds / bench->copy,
-               4.0 * pairs * bench->heads * bench->size / seconds * 1e-12);
-        fflush(stdout);
-    }
-    return HYPURA_OK;
+    return bench_shapes(bench, shapes, COUNT_OF(shapes), error);
+}
+
+/* Attention of prompts with heads of several sizes. Caches of BF16 have as many bytes as those of F16, and go through
+ * the kernel without matrix units. */
+static hypura_status bench_prompts(const struct bench *bench, hypura_error *error)
+{
+    static const struct attention_shape shapes[] = {
+        {TENSOR_F16, 2048, 1, 2048, 128, 128},  {TENSOR_F16, 2048, 1, 16384, 128, 128},
+        {TENSOR_F16, 2048, 1, 2048, 192, 128},  {TENSOR_F16, 2048, 1, 16384, 192, 128},
+        {TENSOR_F16, 2048, 1, 2048, 256, 256},  {TENSOR_F16, 2048, 1, 16384, 256, 256},
+        {TENSOR_Q8_0, 2048, 1, 2048, 128, 128}, {TENSOR_Q8_0, 2048, 1, 2048, 256, 256},
+        {TENSOR_BF16, 2048, 1, 2048, 128, 128}, {TENSOR_BF16, 2048, 1, 2048, 192, 128},
+        {TENSOR_BF16, 2048, 1, 2048, 256, 256},
+    };
+    return bench_shapes(bench, shapes, COUNT_OF(shapes), error);
 }
 
 /* ---- rows -------------------------------------------------------------------------------------------------------- */
@@ -297,7 +333,7 @@ static void record_copy(const struct bench *bench, const void *context)
 
 static hypura_status run(struct bench *bench, hypura_error *error)
 {
-    const uint32_t most_rows = 2048, width = bench->heads * bench->size;
+    const uint32_t most_rows = 2048, width = bench->heads * MAX(bench->size, bench->prompts ? 256u : 0u);
     hypura_status status = gpu_buffer_create(bench->gpu, &bench->cache, bench->cache_bytes, GPU_DEVICE, error);
     if (!status)
         status = gpu_buffer_create(bench->gpu, &bench->query, (uint64_t)most_rows * width * 4, GPU_DEVICE, error);
@@ -321,6 +357,8 @@ static hypura_status run(struct bench *bench, hypura_error *error)
     printf("%s: a copy within the device moves %.1f GB/s (read and written); %u heads of %u over %u, %u layers\n",
            gpu_get_info(bench->gpu)->name, bench->copy * 1e-9, bench->heads, bench->size, bench->kv_heads,
            bench->layers);
+    if (bench->prompts)
+        return bench_prompts(bench, error);
     status = bench_rows(bench, error);
     return status ? status : bench_attention(bench, error);
 }
@@ -334,22 +372,19 @@ static const char usage[] = "Usage: gpu_rows [OPTION]...\n"
                             "  --prompt N      rows of a prompt, at most 2048 (default 1024)\n"
                             "  --layers N      layers per round (default 8)\n"
                             "  --cache BYTES   KV cache of all layers (default 2G)\n"
+                            "  --prompts       only attention of prompts, with heads of several sizes\n"
                             "  --shuffled      the blocks of the KV cache lie in any order, as sequences share them\n"
                             "  --rounds N      1 to 63 (default 5)\n";
 
 int main(int argc, char **argv)
 {
-    static const struct option names[] = {{"device", required_argument, NULL, 'd'},
-                                          {"heads", required_argument, NULL, 'a'},
-                                          {"kv-heads", required_argument, NULL, 'k'},
-                                          {"head-size", required_argument, NULL, 's'},
-                                          {"layers", required_argument, NULL, 'l'},
-                                          {"prompt", required_argument, NULL, 'p'},
-                                          {"cache", required_argument, NULL, 'c'},
-                                          {"rounds", required_argument, NULL, 'r'},
-                                          {"shuffled", no_argument, NULL, 'f'},
-                                          {"help", no_argument, NULL, 'h'},
-                                          {0}};
+    static const struct option names[] = {
+        {"device", required_argument, NULL, 'd'},   {"heads", required_argument, NULL, 'a'},
+        {"kv-heads", required_argument, NULL, 'k'}, {"head-size", required_argument, NULL, 's'},
+        {"layers", required_argument, NULL, 'l'},   {"prompt", required_argument, NULL, 'p'},
+        {"cache", required_argument, NULL, 'c'},    {"rounds", required_argument, NULL, 'r'},
+        {"shuffled", no_argument, NULL, 'f'},       {"prompts", no_argument, NULL, 'm'},
+        {"help", no_argument, NULL, 'h'},           {0}};
     struct bench bench = {.heads = 32,
                           .kv_heads = 8,
                           .size = 128,
@@ -388,6 +423,9 @@ int main(int argc, char **argv)
             break;
         case 'f':
             bench.shuffled = true;
+            break;
+        case 'm':
+            bench.prompts = true;
             break;
         case 'r':
             bench.rounds = number;
