@@ -294,6 +294,53 @@ static void multiplies_many_tokens(void **state)
     check(gpu, &random, TENSOR_Q4_0, 3, 96, 9, false, false, tile_error(gpu, TENSOR_Q4_0));
     check(gpu, &random, TENSOR_F16, 65, 24, 64, false, false, tile_error(gpu, TENSOR_F16));
     check(gpu, &random, TENSOR_F16, 5, 27, 12, false, false, VECTOR_ERROR);
+    /* Floats: few rows, whose sums are sliced, and many. */
+    check(gpu, &random, TENSOR_F32, 128, 576, 65, true, false, VECTOR_ERROR);
+    check(gpu, &random, TENSOR_F32, 1, 260, 40, false, true, VECTOR_ERROR);
+    check(gpu, &random, TENSOR_F32, 513, 132, 33, true, false, VECTOR_ERROR);
+}
+
+/* A prompt in two batches gives the same bits as in one. */
+static void parts_of_prompts_change_no_bit(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    struct random random;
+    random_seed(&random, 30);
+    const uint32_t columns = 320, tokens = 80, first = 45;
+    const struct {
+        enum tensor_type type;
+        uint32_t rows;
+    } matrices[] = {{TENSOR_F32, 100}, {TENSOR_F32, 520}, {TENSOR_F16, 100}, {TENSOR_Q8_0, 100}};
+    float *in = gpu_test_floats(&random, (size_t)columns * tokens);
+    const struct gpu_range input = gpu_test_range(gpu, in, (size_t)columns * tokens * sizeof *in);
+    for (size_t i = 0; i < COUNT_OF(matrices); i++) {
+        const uint32_t rows = matrices[i].rows;
+        const size_t bytes = (size_t)rows * tokens * sizeof(float);
+        struct product product = product_create(gpu, &random, matrices[i].type, rows, columns);
+        float *outs[2];
+        for (int parts = 0; parts < 2; parts++) {
+            const struct gpu_range out = gpu_test_range(gpu, NULL, bytes);
+            struct gpu_matmul job = {
+                .weights = product.matrix, .in = input, .out = out, .in_stride = columns, .out_stride = rows};
+            gpu_begin(gpu);
+            job.tokens = parts ? first : tokens;
+            gpu_matmul(gpu, &job, 1);
+            job.in.offset = (uint64_t)first * columns * sizeof(float);
+            job.out.offset = (uint64_t)first * rows * sizeof(float);
+            job.tokens = tokens - first;
+            if (parts)
+                gpu_matmul(gpu, &job, 1);
+            gpu_test_run(gpu);
+            outs[parts] = gpu_test_take(gpu, out, bytes);
+        }
+        if (memcmp(outs[0], outs[1], bytes) != 0)
+            fail_msg("%s, %u rows: parts differ", tensor_type_info(matrices[i].type)->name, rows);
+        free(outs[0]);
+        free(outs[1]);
+        product_destroy(gpu, &product);
+    }
+    gpu_buffer_destroy(gpu, input.buffer);
+    free(in);
 }
 
 /* Numbers of columns that wide loads do not divide. */
@@ -539,11 +586,12 @@ static void refuses_unsupported_weights(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(multiplies_few_tokens),    cmocka_unit_test(multiplies_many_tokens),
-        cmocka_unit_test(multiplies_odd_columns),   cmocka_unit_test(many_jobs_give_the_bits_of_each),
-        cmocka_unit_test(batches_change_no_bit),    cmocka_unit_test(multiplies_by_experts),
-        cmocka_unit_test(multiplies_as_floats_too), cmocka_unit_test(norms_inputs_and_gates_outputs),
-        cmocka_unit_test(keeps_epsilons_apart),     cmocka_unit_test(refuses_unsupported_weights),
+        cmocka_unit_test(multiplies_few_tokens),           cmocka_unit_test(multiplies_many_tokens),
+        cmocka_unit_test(parts_of_prompts_change_no_bit),  cmocka_unit_test(multiplies_odd_columns),
+        cmocka_unit_test(many_jobs_give_the_bits_of_each), cmocka_unit_test(batches_change_no_bit),
+        cmocka_unit_test(multiplies_by_experts),           cmocka_unit_test(multiplies_as_floats_too),
+        cmocka_unit_test(norms_inputs_and_gates_outputs),  cmocka_unit_test(keeps_epsilons_apart),
+        cmocka_unit_test(refuses_unsupported_weights),
     };
     return cmocka_run_group_tests(tests, gpu_test_open, gpu_test_close);
 }

@@ -65,6 +65,16 @@ struct tiling {
     size_t constant_count;
 };
 
+/* Matrices of floats with up to this many rows, such as routers, have too few tiles for a large device. So sums are
+ * sliced, however many tokens there are. */
+#define SLICED_ROWS 512u
+#define SLICED_GROUP 512u
+
+static bool is_sliced(const struct gpu *gpu, const struct gpu_matrix *weights)
+{
+    return weights->type == TENSOR_F32 && weights->rows <= SLICED_ROWS && gpu->info.max_group >= SLICED_GROUP;
+}
+
 /* halves: inputs are halves. */
 static struct tiling choose_tiling(const struct gpu *gpu, const struct weight_type *type, uint32_t tokens, bool halves)
 {
@@ -104,7 +114,9 @@ static bool job_reads_halves(const struct gpu *gpu, const struct gpu_matmul *job
 static void matmat(struct gpu *gpu, const struct gpu_matmul *job)
 {
     bool halves = job_reads_halves(gpu, job);
-    const struct tiling tiling = choose_tiling(gpu, gpu_weight_type(job->weights.type), job->tokens, halves);
+    struct tiling tiling = choose_tiling(gpu, gpu_weight_type(job->weights.type), job->tokens, halves);
+    if (is_sliced(gpu, &job->weights))
+        tiling.kernel = KERNEL_matmat_sliced_F32;
     const struct tile_push push = {.weights = gpu_address(job->weights.data),
                                    .in = gpu_address(halves ? job->in_halves : job->in),
                                    .out = gpu_address(job->out),

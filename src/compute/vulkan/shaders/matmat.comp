@@ -1,13 +1,21 @@
 // Weights times many tokens. A work group makes a tile of TILE_ROWS rows by TILE_TOKENS tokens, DEPTH columns at a time:
 // weights are unpacked and inputs copied into shared memory, while what the next step needs is on its way. Everything is a
 // float. The order of a sum is that of the columns, so that which tile a row or token falls into changes no bit.
+//
+// A matrix of few rows has few tiles. With SLICES, that many invocations share a sum: each takes an equal part of every
+// step's columns, and their sums are added in order. This hides what one waits for.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "types.glsl"
 
+#ifndef SLICES
+#define SLICES 1
+#endif
+
 // Only tokens vary.
-#define GROUP 128
+#define LANES 128
+#define GROUP (LANES * SLICES)
 #define TILE_ROWS 64
 #define MAX_TOKENS 32
 layout(local_size_x = GROUP) in;
@@ -151,7 +159,24 @@ void write_result(uint row, uint token, float sum)
 
 // Each invocation has four rows and four tokens, far enough apart that neighbours read neighbouring banks.
 #define ROW_LANES (TILE_ROWS / 4)
-#define TOKEN_LANES (GROUP / ROW_LANES)
+#define TOKEN_LANES (LANES / ROW_LANES)
+
+#if SLICES > 1
+// The first slice gets the sums of all, in order. Every invocation must come here.
+void add_slices(uint slice, uint lane, inout float sums[4][4])
+{
+    for (uint s = 1; s < SLICES; s++) {
+        [[unroll]] for (uint i = 0; i < 16; i++)
+            if (slice == s)
+                row_tile[i * LANES + lane] = sums[i / 4][i % 4];
+        barrier();
+        [[unroll]] for (uint i = 0; i < 16; i++)
+            if (slice == 0)
+                sums[i / 4][i % 4] += row_tile[i * LANES + lane];
+        barrier();
+    }
+}
+#endif
 
 void main()
 {
@@ -189,7 +214,8 @@ void main()
         input_rows[i] = row * (from_stride / 4);
     }
 
-    uint row_lane = gl_LocalInvocationID.x % ROW_LANES, token_lane = gl_LocalInvocationID.x / ROW_LANES;
+    uint slice = SLICES > 1 ? gl_LocalInvocationID.x / LANES : 0, lane = gl_LocalInvocationID.x % LANES;
+    uint row_lane = lane % ROW_LANES, token_lane = lane / ROW_LANES;
     float sums[4][4];
     [[unroll]] for (uint r = 0; r < 4; r++)
         [[unroll]] for (uint t = 0; t < 4; t++)
@@ -218,7 +244,8 @@ void main()
                 if (i < INPUTS)
                     inputs[i] = from.v[input_rows[i] + min(input_column(step + 1), last_column)];
         }
-        for (uint k = 0; k < DEPTH; k++) {
+        for (uint n = 0; n < DEPTH / SLICES; n++) {
+            uint k = slice * (DEPTH / SLICES) + n;
             float a[4], b[4];
             [[unroll]] for (uint i = 0; i < 4; i++) {
                 a[i] = row_tile[(row_lane + i * ROW_LANES) * STRIDE + k];
@@ -231,6 +258,11 @@ void main()
         barrier();
     }
 
+#if SLICES > 1
+    add_slices(slice, lane, sums);
+    if (slice > 0)
+        return;
+#endif
     [[unroll]] for (uint r = 0; r < 4; r++)
         [[unroll]] for (uint t = 0; t < 4; t++)
             write_result(row_lane + r * ROW_LANES, token_lane + t * TOKEN_LANES, sums[r][t]);
