@@ -3,6 +3,7 @@
 #include "common.glsl"
 #include "functions.glsl"
 #include "delta.glsl"
+#include "decay.glsl"
 
 /* The rule of a gated delta net. An invocation has one column of a head's matrix in registers and takes the rows of a
  * sequence one after another, so that how they are cut into batches changes no bit; columns do not depend on each other.
@@ -24,20 +25,13 @@ layout(push_constant) uniform Push
     Sequences sequences;
     uint key_heads, value_heads, value_size, channels, gate_stride, gate_group;
     uint tiled;
-    uint decay_kind; /* 0: of a head; 1: of a channel; 2: of a channel, bounded */
+    uint decay_kind;
     float bound;
 };
 
 shared vec4 query[MOST_KEYS / 4];
 shared vec4 key[MOST_KEYS / 4];
 shared vec4 decays[MOST_KEYS / 4];
-
-float decay_of(float f, float rate)
-{
-    if (decay_kind == 2)
-        return exp(bound * sigmoid(abs(rate) * f));
-    return exp(rate * (f > 20.0 ? f : log_of_one_more(exp(f)))); /* softplus */
-}
 
 void main()
 {
@@ -62,12 +56,12 @@ void main()
     for (uint row = sequence.first_row; row < sequence.first_row + sequence.rows; row++) {
         uint at = row * channels + shared_head * KEY_SIZE;
         barrier();
-        float decay = decay_kind == 0 ? decay_of(alpha.v[row * gates + gate] + bias, rate) : 0.0;
+        float decay = decay_kind == 0 ? decay_of(0, alpha.v[row * gates + gate] + bias, rate, bound) : 0.0;
         for (uint i = thread; i < KEY_SIZE / 4; i += GROUP) {
             [[unroll]] for (uint n = 0; n < 4; n++) {
                 uint channel = head * KEY_SIZE + 4 * i + n;
-                decays[i][n] = decay_kind == 0 ? decay
-                                               : decay_of(alpha.v[row * gates + channel] + step_bias.v[channel], rate);
+                float f = decay_kind == 0 ? 0.0 : alpha.v[row * gates + channel] + step_bias.v[channel];
+                decays[i][n] = decay_kind == 0 ? decay : decay_of(decay_kind, f, rate, bound);
                 query[i][n] = from.v[at + 4 * i + n];
                 key[i][n] = from.v[at + key_heads * KEY_SIZE + 4 * i + n];
             }
