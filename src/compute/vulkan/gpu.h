@@ -530,6 +530,12 @@ void gpu_compress(struct gpu *gpu, const struct gpu_compression *compression);
 
 bool gpu_delta_net_supports(uint32_t key_size, uint32_t taps);
 
+/* A sequence with at least this many rows in a batch is computed in chunks of rows, with other sums than row by row.
+ * That takes scratch memory, up to some amount for any number of rows. */
+#define GPU_DELTA_CHUNK_ROWS (2 * GPU_VECTOR_TOKENS)
+uint64_t gpu_delta_net_scratch_bytes(uint32_t rows, uint32_t sequences, uint32_t heads_v, uint32_t key_size,
+                                     uint32_t value_size);
+
 struct gpu_delta_net {
     struct gpu_range convolution[DELTA_PARTS]; /* [channels of the part][taps] */
     struct gpu_range input[DELTA_PARTS];       /* [rows][channels of the part], input_stride floats apart */
@@ -542,6 +548,8 @@ struct gpu_delta_net {
     struct gpu_range step_bias, decay_rate; /* [heads_v] */
     struct gpu_range output;                /* [rows][heads_v][value_size] */
     struct gpu_range states;
+    struct gpu_range scratch;
+    uint64_t scratch_bytes; /* at least gpu_delta_net_scratch_bytes */
     uint32_t rows, heads_k, heads_v, key_size, value_size, taps;
     bool tiled, root_epsilon;
     float epsilon;

@@ -328,7 +328,13 @@ uint32_t gpu_row_elements(enum tensor_type type, uint32_t position_bytes);
 uint64_t gpu_sequence_table(struct gpu *gpu, struct gpu_range cache, const struct gpu_sequence *sequences,
                             uint32_t count);
 
-/* scan.c: the table of sequences for kernels with states (struct Sequence of shaders/delta.glsl). */
+/* As struct Sequence of shaders/delta.glsl. */
+struct state_sequence {
+    uint64_t state, next;
+    uint32_t first_row, rows, fresh, block;
+};
+
+/* scan.c: the table of sequences for kernels with states. */
 uint64_t gpu_state_table(struct gpu *gpu, struct gpu_range states, const struct gpu_state_sequence *sequences,
                          uint32_t count);
 

@@ -5,12 +5,6 @@
 #define CONVOLVE_GROUP 64u
 #define SCAN_GROUP 32u
 
-/* As struct Sequence of shaders/delta.glsl. */
-struct state_sequence {
-    uint64_t state, next;
-    uint32_t first_row, rows, fresh, unused;
-};
-
 uint64_t gpu_state_table(struct gpu *gpu, struct gpu_range states, const struct gpu_state_sequence *sequences,
                          uint32_t count)
 {

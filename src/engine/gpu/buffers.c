@@ -57,6 +57,19 @@ static uint64_t attention_bytes(const struct geometry *g, uint32_t chunk, uint32
     return most;
 }
 
+/* Bytes for gated delta nets of sequences with many rows. */
+static uint64_t delta_net_bytes(const struct geometry *g, uint32_t chunk)
+{
+    struct step_list all = steps_all(g->steps);
+    uint64_t most = 0;
+    for (size_t i = 0; i < all.count; i++) {
+        const struct step_delta_net *d = &all.steps[i].delta_net;
+        if (all.steps[i].kind == STEP_DELTA_NET)
+            most = MAX(most, gpu_delta_net_scratch_bytes(chunk, g->sequences, d->heads_v, d->key_size, d->value_size));
+    }
+    return most;
+}
+
 /* Rows come and go in the same memory. */
 static uint64_t cut_handed(struct gpu_pass *pass, const struct geometry *g, uint32_t chunk)
 {
@@ -120,7 +133,8 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
     pass->low_floats = align_up(c * rank, GPU_ALIGNMENT / f);
     pass->low = cut(s, &used.scratch, PASS_PRODUCTS * pass->low_floats * f);
     pass->attention_bytes = attention_bytes(g, chunk, positions);
-    pass->attention = cut(s, &used.scratch, pass->attention_bytes);
+    pass->delta_net_bytes = delta_net_bytes(g, chunk);
+    pass->attention = cut(s, &used.scratch, MAX(pass->attention_bytes, pass->delta_net_bytes));
     pass->score_bytes = pass_score_bytes(g, chunk, positions);
     pass->scores = cut(s, &used.scratch, pass->score_bytes);
     pass->state_inputs = cut(s, &used.scratch, g->drafts ? MIN(c, (uint64_t)DRAFT_ROWS) * g->state_inputs * f : 0);

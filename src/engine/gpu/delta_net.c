@@ -21,6 +21,8 @@ hypura_status pass_record_delta_net(struct batch *batch, const struct step *step
                                 .decay_rate = pass_vector(batch, d->decay_rate),
                                 .output = pass->rows[d->out],
                                 .states = {pass->caches[step->layer], 0},
+                                .scratch = pass->attention,
+                                .scratch_bytes = pass->delta_net_bytes,
                                 .rows = (uint32_t)batch->rows,
                                 .heads_k = d->heads_k,
                                 .heads_v = d->heads_v,

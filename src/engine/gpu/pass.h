@@ -139,10 +139,10 @@ struct gpu_pass {
     } lists[2];
 
     /* In device memory, as in struct scratch. */
-    struct gpu_range rows[BUFFER_COUNT], attention;
+    struct gpu_range rows[BUFFER_COUNT], attention; /* attention: also of gated delta nets, which other layers have */
     enum { ROWS_FLOATS, ROWS_BOTH, ROWS_HALVES } state[BUFFER_COUNT]; /* whether rows are also, or only, halves */
     uint32_t pending_reads, pending_writes;                           /* since the last barrier, bits by buffer */
-    uint64_t attention_bytes;
+    uint64_t attention_bytes, delta_net_bytes;
     struct gpu_range state_inputs;                          /* as in struct scratch */
     struct gpu_range normed_halves, inner_halves, unpacked; /* empty unless the device multiplies halves */
     uint64_t unpacked_bytes;

@@ -3,7 +3,8 @@
 struct Sequence
 {
     uint64_t state, next;
-    uint first_row, rows, fresh, unused;
+    uint first_row, rows, fresh;
+    uint block; /* of its first chunk (delta_chunks.glsl) */
 };
 
 layout(buffer_reference, std430, buffer_reference_align = 16) readonly buffer Sequences
