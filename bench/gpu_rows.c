@@ -1,7 +1,7 @@
 /* The GPU's work between the matrices: attention over long contexts (bytes of the KV cache per second, next to what a
- * copy within the device moves in the same run), attention of prompts (operations per second), and the kernels on rows,
- * which for one token take little longer than a launch. Each layer has its own KV cache, so none is left in the
- * device's caches by the layer before. Each figure is the median of several rounds. */
+ * copy within the device moves in the same run), attention of prompts (operations per second), gated delta nets (time
+ * per row), and the kernels on rows, which for one token take little longer than a launch. Each layer has its own KV
+ * cache, so none is left in the device's caches by the layer before. Each figure is the median of several rounds. */
 #include "compute/vulkan/gpu.h"
 
 #include <getopt.h>
@@ -14,8 +14,8 @@ enum { MOST_ROUNDS = 64 };
 struct bench {
     struct gpu *gpu;
     uint32_t heads, kv_heads, size, rounds, layers, prompt;
-    bool prompts;  /* only attention of prompts, with heads of several sizes */
-    bool shuffled; /* blocks of positions lie in any order, as if sequences shared them */
+    const char *only; /* a part of the figures; NULL: all */
+    bool shuffled;    /* blocks of positions lie in any order, as if sequences shared them */
     struct gpu_buffer *cache, *query, *out, *scratch, *other, *blocks;
     uint64_t cache_bytes;
     double copy;
@@ -322,6 +322,73 @@ static hypura_status bench_rows(const struct bench *bench, hypura_error *error)
     return HYPURA_OK;
 }
 
+/* ---- gated delta nets -------------------------------------------------------------------------------------------- */
+
+enum { DELTA_KEY_HEADS = 16, DELTA_VALUE_HEADS = 32, DELTA_SIZE = 128, DELTA_LAYERS = 4 };
+
+struct delta_shape {
+    uint32_t rows;
+    bool by_channel;
+};
+
+/* As in Qwen 3.5, and in Kimi Linear but for the key heads. What the numbers are makes no difference. */
+static void record_delta(const struct bench *bench, const void *context)
+{
+    const struct delta_shape *shape = context;
+    const uint32_t keys = DELTA_KEY_HEADS * DELTA_SIZE, values = DELTA_VALUE_HEADS * DELTA_SIZE;
+    const uint64_t state =
+        (uint64_t)delta_net_state_floats(DELTA_KEY_HEADS, DELTA_VALUE_HEADS, DELTA_SIZE, DELTA_SIZE, 4) * sizeof(float);
+    const struct gpu_state_sequence sequence = {.rows = shape->rows, .next = state};
+    for (int i = 0; i < DELTA_LAYERS; i++) {
+        gpu_delta_net(bench->gpu, &(struct gpu_delta_net){
+                                      .convolution = {part(bench, 0), part(bench, keys * 16), part(bench, keys * 32)},
+                                      .input = {part(bench, 0), part(bench, keys * 4), part(bench, keys * 8)},
+                                      .input_stride = {2 * keys + values, 2 * keys + values, 2 * keys + values},
+                                      .convolved = part(bench, region),
+                                      .beta = part(bench, 0),
+                                      .alpha = part(bench, 0),
+                                      .gate_stride = DELTA_VALUE_HEADS,
+                                      .by_channel = shape->by_channel,
+                                      .step_bias = part(bench, 0),
+                                      .decay_rate = part(bench, 0),
+                                      .output = part(bench, 2 * region),
+                                      .states = part(bench, 2 * region + region / 2),
+                                      .scratch = {bench->scratch, 0},
+                                      .scratch_bytes = gpu_buffer_bytes(bench->scratch),
+                                      .rows = shape->rows,
+                                      .heads_k = DELTA_KEY_HEADS,
+                                      .heads_v = DELTA_VALUE_HEADS,
+                                      .key_size = DELTA_SIZE,
+                                      .value_size = DELTA_SIZE,
+                                      .taps = 4,
+                                      .epsilon = 1e-6f,
+                                      .sequences = &sequence,
+                                      .sequence_count = 1});
+        gpu_barrier(bench->gpu);
+    }
+}
+
+static hypura_status bench_delta(const struct bench *bench, hypura_error *error)
+{
+    static const uint32_t rows[] = {1, 8, 15, 16, 32, 64, 256, 512, 2048};
+    printf("gated delta net, %d heads over %d, %d x %d: microseconds a row\n", DELTA_VALUE_HEADS, DELTA_KEY_HEADS,
+           DELTA_SIZE, DELTA_SIZE);
+    printf("%6s %14s %14s\n", "rows", "head's decay", "channel's");
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        double seconds[2] = {0};
+        for (int n = 0; n < 2; n++) {
+            const struct delta_shape shape = {rows[i], n};
+            hypura_status status = time_of(bench, record_delta, &shape, &seconds[n], error);
+            if (status)
+                return status;
+        }
+        printf("%6u %14.3f %14.3f\n", rows[i], seconds[0] / DELTA_LAYERS / rows[i] * 1e6,
+               seconds[1] / DELTA_LAYERS / rows[i] * 1e6);
+        fflush(stdout);
+    }
+    return HYPURA_OK;
+}
+
 /* ---- the program ------------------------------------------------------------------------------------------------- */
 
 static void record_copy(const struct bench *bench, const void *context)
@@ -331,18 +398,23 @@ static void record_copy(const struct bench *bench, const void *context)
              bench->cache_bytes / 2);
 }
 
+static bool wanted(const struct bench *bench, const char *name)
+{
+    return !bench->only || strcmp(bench->only, name) == 0;
+}
+
 static hypura_status run(struct bench *bench, hypura_error *error)
 {
-    const uint32_t most_rows = 2048, width = bench->heads * MAX(bench->size, bench->prompts ? 256u : 0u);
+    const uint32_t most_rows = 2048, width = bench->heads * MAX(bench->size, wanted(bench, "prompts") ? 256u : 0u);
+    const uint64_t delta = gpu_delta_net_scratch_bytes(most_rows, 1, DELTA_VALUE_HEADS, DELTA_SIZE, DELTA_SIZE);
+    const uint64_t attention = gpu_attention_scratch_bytes(16, bench->heads, bench->size, 131072);
     hypura_status status = gpu_buffer_create(bench->gpu, &bench->cache, bench->cache_bytes, GPU_DEVICE, error);
     if (!status)
         status = gpu_buffer_create(bench->gpu, &bench->query, (uint64_t)most_rows * width * 4, GPU_DEVICE, error);
     if (!status)
         status = gpu_buffer_create(bench->gpu, &bench->out, (uint64_t)most_rows * width * 4, GPU_DEVICE, error);
     if (!status)
-        status =
-            gpu_buffer_create(bench->gpu, &bench->scratch,
-                              gpu_attention_scratch_bytes(16, bench->heads, bench->size, 131072), GPU_DEVICE, error);
+        status = gpu_buffer_create(bench->gpu, &bench->scratch, MAX(attention, delta), GPU_DEVICE, error);
     if (!status)
         status = gpu_buffer_create(bench->gpu, &bench->other, 3 * region, GPU_DEVICE, error);
     if (!status && bench->shuffled)
@@ -357,10 +429,15 @@ static hypura_status run(struct bench *bench, hypura_error *error)
     printf("%s: a copy within the device moves %.1f GB/s (read and written); %u heads of %u over %u, %u layers\n",
            gpu_get_info(bench->gpu)->name, bench->copy * 1e-9, bench->heads, bench->size, bench->kv_heads,
            bench->layers);
-    if (bench->prompts)
-        return bench_prompts(bench, error);
-    status = bench_rows(bench, error);
-    return status ? status : bench_attention(bench, error);
+    const struct {
+        const char *name;
+        hypura_status (*measure)(const struct bench *bench, hypura_error *error);
+    } parts[] = {
+        {"rows", bench_rows}, {"delta", bench_delta}, {"attention", bench_attention}, {"prompts", bench_prompts}};
+    for (size_t i = 0; i < COUNT_OF(parts) && !status; i++)
+        if (wanted(bench, parts[i].name))
+            status = parts[i].measure(bench, error);
+    return status;
 }
 
 static const char usage[] = "Usage: gpu_rows [OPTION]...\n"
@@ -372,8 +449,8 @@ static const char usage[] = "Usage: gpu_rows [OPTION]...\n"
                             "  --prompt N      rows of a prompt, at most 2048 (default 1024)\n"
                             "  --layers N      layers per round (default 8)\n"
                             "  --cache BYTES   KV cache of all layers (default 2G)\n"
-                            "  --prompts       only attention of prompts, with heads of several sizes\n"
                             "  --shuffled      the blocks of the KV cache lie in any order, as sequences share them\n"
+                            "  --only PART     rows, delta, attention or prompts\n"
                             "  --rounds N      1 to 63 (default 5)\n";
 
 int main(int argc, char **argv)
@@ -383,7 +460,7 @@ int main(int argc, char **argv)
         {"kv-heads", required_argument, NULL, 'k'}, {"head-size", required_argument, NULL, 's'},
         {"layers", required_argument, NULL, 'l'},   {"prompt", required_argument, NULL, 'p'},
         {"cache", required_argument, NULL, 'c'},    {"rounds", required_argument, NULL, 'r'},
-        {"shuffled", no_argument, NULL, 'f'},       {"prompts", no_argument, NULL, 'm'},
+        {"shuffled", no_argument, NULL, 'f'},       {"only", required_argument, NULL, 'o'},
         {"help", no_argument, NULL, 'h'},           {0}};
     struct bench bench = {.heads = 32,
                           .kv_heads = 8,
@@ -424,8 +501,8 @@ int main(int argc, char **argv)
         case 'f':
             bench.shuffled = true;
             break;
-        case 'm':
-            bench.prompts = true;
+        case 'o':
+            bench.only = optarg;
             break;
         case 'r':
             bench.rounds = number;
