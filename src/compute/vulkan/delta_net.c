@@ -1,6 +1,9 @@
 /* Gated delta nets: work groups, and the places of states. */
 #include "compute/vulkan/gpu_private.h"
 
+/* As in shaders/delta_inputs.comp, for prompts. */
+#define INPUT_ROWS 8u
+
 /* As in shaders/delta_net.comp. */
 #define COLUMNS 32u
 
@@ -26,15 +29,67 @@ static uint32_t decay_kind(const struct gpu_delta_net *net)
     return net->by_channel ? 1 + (uint32_t)net->bounded : 0;
 }
 
+/* ---- inputs ------------------------------------------------------------------------------------------------------ */
+
+/* Rows of a sequence that a work group takes. */
+static uint32_t input_rows(const struct gpu_delta_net *net)
+{
+    return net->rows / net->sequence_count < INPUT_ROWS || net->taps > INPUT_ROWS ? 1 : INPUT_ROWS;
+}
+
+/* The batch's sequences, and how many work groups prepare a head's inputs. */
+static uint32_t find_entries(const struct gpu_delta_net *net, struct state_sequence *entries)
+{
+    const uint64_t states = gpu_address(net->states);
+    uint32_t groups = 0;
+    for (uint32_t i = 0; i < net->sequence_count; i++) {
+        const struct gpu_state_sequence *s = &net->sequences[i];
+        entries[i] = (struct state_sequence){.state = states + s->state,
+                                             .next = states + s->next,
+                                             .first_row = s->first_row,
+                                             .rows = s->rows,
+                                             .fresh = s->fresh,
+                                             .block = groups};
+        groups += (s->rows + input_rows(net) - 1) / input_rows(net);
+    }
+    return groups;
+}
+
+static void prepare_inputs(struct gpu *gpu, const struct gpu_delta_net *net, const struct state_sequence *entries,
+                           uint32_t groups)
+{
+    const struct {
+        uint64_t convolution[DELTA_PARTS], in[DELTA_PARTS], out, sequences;
+        uint32_t strides[DELTA_PARTS], sequence_count, key_heads, key_size, value_size, channels, matrix_floats;
+        float epsilon;
+        uint32_t root_epsilon;
+    } push = {{gpu_address(net->convolution[0]), gpu_address(net->convolution[1]), gpu_address(net->convolution[2])},
+              {gpu_address(net->input[0]), gpu_address(net->input[1]), gpu_address(net->input[2])},
+              gpu_address(net->convolved),
+              gpu_table(gpu, entries, net->sequence_count * sizeof *entries),
+              {net->input_stride[0], net->input_stride[1], net->input_stride[2]},
+              net->sequence_count,
+              net->heads_k,
+              net->key_size,
+              net->value_size,
+              channels_of(net),
+              net->heads_v * net->key_size * net->value_size,
+              net->epsilon,
+              net->root_epsilon};
+    const uint32_t constants[] = {net->taps, input_rows(net)};
+    gpu_launch(gpu, KERNEL_delta_inputs, constants, COUNT_OF(constants), &push, sizeof push, groups,
+               2 * net->heads_k + net->heads_v, 1);
+}
+
 /* ---- row by row -------------------------------------------------------------------------------------------------- */
 
-static void run_rows(struct gpu *gpu, const struct gpu_delta_net *net)
+static void run_rows(struct gpu *gpu, const struct gpu_delta_net *net, const struct state_sequence *entries)
 {
-    struct gpu_state_sequence few[GPU_MAX_SEQUENCES];
+    struct state_sequence few[GPU_MAX_SEQUENCES];
     uint32_t count = 0;
     for (uint32_t i = 0; i < net->sequence_count; i++)
-        if (net->sequences[i].rows < GPU_DELTA_CHUNK_ROWS)
-            few[count++] = net->sequences[i];
+        if (entries[i].rows < GPU_DELTA_CHUNK_ROWS)
+            few[count++] = entries[i];
     if (count == 0)
         return;
     const struct {
@@ -47,7 +102,7 @@ static void run_rows(struct gpu *gpu, const struct gpu_delta_net *net)
               gpu_address(net->step_bias),
               gpu_address(net->decay_rate),
               gpu_address(net->output),
-              gpu_state_table(gpu, net->states, few, count),
+              gpu_table(gpu, few, count * sizeof *few),
               net->heads_k,
               net->heads_v,
               net->value_size,
@@ -81,7 +136,7 @@ static uint32_t chunks_at_once(uint32_t heads_v)
     return MAX(GROUPS_AT_ONCE / heads_v, 1u);
 }
 
-static uint32_t chunks_of(const struct gpu_state_sequence *sequence)
+static uint32_t chunks_of(const struct state_sequence *sequence)
 {
     return sequence->rows < GPU_DELTA_CHUNK_ROWS ? 0 : (sequence->rows + CHUNK - 1) / CHUNK;
 }
@@ -101,21 +156,24 @@ struct segment {
 };
 
 /* Cuts the next segment, of at most this many chunks. *sequence and *done (its chunks in earlier segments) advance. */
-static void cut_segment(const struct gpu_delta_net *net, uint32_t most, uint32_t *sequence, uint32_t *done,
-                        struct segment *out)
+static void cut_segment(const struct state_sequence *entries, uint32_t count, uint32_t most, uint32_t *sequence,
+                        uint32_t *done, struct segment *out)
 {
-    const uint64_t states = gpu_address(net->states);
     out->part_count = out->chunks = 0;
-    while (*sequence < net->sequence_count && out->chunks < most) {
-        const struct gpu_state_sequence *s = &net->sequences[*sequence];
+    while (*sequence < count && out->chunks < most) {
+        const struct state_sequence *s = &entries[*sequence];
         const uint32_t left = chunks_of(s) - *done, taken = MIN(left, most - out->chunks), before = *done * CHUNK;
-        if (taken > 0)
-            out->parts[out->part_count++] = (struct state_sequence){.state = states + (*done ? s->next : s->state),
-                                                                    .next = states + s->next,
-                                                                    .first_row = s->first_row + before,
-                                                                    .rows = MIN(s->rows - before, taken * CHUNK),
-                                                                    .fresh = s->fresh && *done == 0,
-                                                                    .block = out->chunks};
+        if (taken > 0) {
+            struct state_sequence *part = &out->parts[out->part_count++];
+            *part = *s;
+            part->first_row += before;
+            part->rows = MIN(s->rows - before, taken * CHUNK);
+            part->block = out->chunks;
+            if (*done > 0) {
+                part->state = part->next;
+                part->fresh = false;
+            }
+        }
         out->chunks += taken;
         *done = taken < left ? *done + taken : 0;
         *sequence += taken == left;
@@ -178,13 +236,13 @@ static void carry_states(struct gpu *gpu, const struct gpu_delta_net *net, const
 
 /* One segment after the other, in two halves of the scratch memory: the blocks of one are made while states are carried
  * through the one before. */
-static void run_chunks(struct gpu *gpu, const struct gpu_delta_net *net)
+static void run_chunks(struct gpu *gpu, const struct gpu_delta_net *net, const struct state_sequence *entries)
 {
     const uint64_t bytes = chunk_bytes(net->heads_v, net->key_size, net->value_size);
     const uint64_t room = net->scratch.buffer ? net->scratch_bytes / bytes : 0;
     uint32_t chunks = 0, sequence = 0, done = 0;
     for (uint32_t i = 0; i < net->sequence_count; i++)
-        chunks += chunks_of(&net->sequences[i]);
+        chunks += chunks_of(&entries[i]);
     if (chunks == 0)
         return;
     uint32_t most = MIN(chunks, chunks_at_once(net->heads_v));
@@ -204,7 +262,7 @@ static void run_chunks(struct gpu *gpu, const struct gpu_delta_net *net)
         }
         if (chunks == 0)
             return;
-        cut_segment(net, most, &sequence, &done, made);
+        cut_segment(entries, net->sequence_count, most, &sequence, &done, made);
         made->table = gpu_table(gpu, made->parts, made->part_count * sizeof *made->parts);
         made->blocks = gpu_address(net->scratch) + i % 2 * most * bytes;
         make_blocks(gpu, net, made);
@@ -225,27 +283,10 @@ void gpu_delta_net(struct gpu *gpu, const struct gpu_delta_net *net)
                          net->heads_k, net->heads_v, net->key_size, net->value_size, net->rows, net->sequence_count);
         return;
     }
-    const uint64_t table = gpu_state_table(gpu, net->states, net->sequences, net->sequence_count);
-    const struct {
-        uint64_t convolution[DELTA_PARTS], in[DELTA_PARTS], out, sequences;
-        uint32_t strides[DELTA_PARTS], sequence_count, key_heads, key_size, value_size, channels, matrix_floats;
-        float epsilon;
-        uint32_t root_epsilon;
-    } inputs = {{gpu_address(net->convolution[0]), gpu_address(net->convolution[1]), gpu_address(net->convolution[2])},
-                {gpu_address(net->input[0]), gpu_address(net->input[1]), gpu_address(net->input[2])},
-                gpu_address(net->convolved),
-                table,
-                {net->input_stride[0], net->input_stride[1], net->input_stride[2]},
-                net->sequence_count,
-                net->heads_k,
-                net->key_size,
-                net->value_size,
-                channels_of(net),
-                net->heads_v * net->key_size * net->value_size,
-                net->epsilon,
-                net->root_epsilon};
-    gpu_launch(gpu, KERNEL_delta_inputs, &net->taps, 1, &inputs, sizeof inputs, net->rows, heads, 1);
+    struct state_sequence entries[GPU_MAX_SEQUENCES];
+    const uint32_t groups = find_entries(net, entries);
+    prepare_inputs(gpu, net, entries, groups);
     gpu_barrier(gpu);
-    run_rows(gpu, net);
-    run_chunks(gpu, net);
+    run_rows(gpu, net, entries);
+    run_chunks(gpu, net, entries);
 }
