@@ -98,16 +98,158 @@ static void uploads_and_downloads(void **state)
     copies_there_and_back(gpu, 1 << 20);
 }
 
-/* As on a discrete GPU: copies more than the staging ring holds. */
+/* As on a discrete GPU. */
+static struct gpu *open_separate(void)
+{
+    struct gpu *gpu;
+    assert_ok(gpu_open(&gpu, &(struct gpu_options){.separate = true, .validate = gpu_test_layers}, &test_error));
+    return gpu;
+}
+
+/* Copies more than the staging ring holds. */
 static void stages_copies_if_memory_is_not_shared(void **state)
 {
     (void)gpu_or_skip(state);
-    struct gpu *gpu;
-    assert_ok(gpu_open(&gpu, &(struct gpu_options){.separate = true, .validate = gpu_test_layers}, &test_error));
+    struct gpu *gpu = open_separate();
     copies_there_and_back(gpu, 4);
     copies_there_and_back(gpu, ((size_t)50 << 20) + 4);
     assert_int_equal(gpu_validation_messages(gpu), 0);
     gpu_close(gpu);
+}
+
+static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
+
+#define PART ((uint64_t)8 << 20) /* of the staging ring */
+#define SMALL_PIECES 300u        /* more than a part takes */
+#define GAP 3u                   /* bytes between pieces that stay as they were */
+
+static const uint64_t piece_sizes[] = {1, 3, 255, 256, 257, 0, PART - 1, PART, PART + 5, 4096, 3 * PART + 77, 900001};
+#define PIECES (COUNT_OF(piece_sizes) + SMALL_PIECES)
+
+static uint64_t size_of_piece(size_t i)
+{
+    return i < COUNT_OF(piece_sizes) ? piece_sizes[i] : 1 + i % 19;
+}
+
+/* Uploads pieces from anywhere in "host" to two buffers in turn, and checks these. */
+static void *upload_pieces(void *context)
+{
+    struct gpu *gpu = context;
+    struct gpu_range to[2];
+    struct gpu_piece pieces[PIECES];
+    uint64_t used[2] = {0}, from = 0;
+    for (size_t i = 0; i < PIECES; i++)
+        from += size_of_piece(i) + GAP;
+    uint8_t *host = malloc(from), *expected[2] = {calloc(from, 1), calloc(from, 1)};
+    struct random random;
+    random_seed(&random, from);
+    for (uint64_t i = 0; i < from; i++)
+        host[i] = (uint8_t)(random_next(&random) >> 40);
+    for (int b = 0; b < 2; b++)
+        to[b] = gpu_test_range(gpu, expected[b], from);
+    from = 0;
+    for (size_t i = 0; i < PIECES; i++) {
+        const uint64_t bytes = size_of_piece(i);
+        const size_t b = i % 2;
+        pieces[i] = (struct gpu_piece){{to[b].buffer, used[b]}, host + from, bytes};
+        memcpy(expected[b] + used[b], host + from, bytes);
+        used[b] += bytes + GAP;
+        from += bytes + GAP;
+    }
+    gpu_ticket ticket = 0;
+    hypura_status status = gpu_upload_many(gpu, pieces, PIECES, &ticket, NULL);
+    if (!status)
+        status = gpu_upload_wait(gpu, ticket, NULL);
+    memset(host, 0, from);
+    for (int b = 0; b < 2 && !status; b++) {
+        pthread_mutex_lock(&one_at_a_time);
+        gpu_test_download(gpu, to[b], host, from);
+        pthread_mutex_unlock(&one_at_a_time);
+        status = memcmp(host, expected[b], from) ? HYPURA_ERROR_DEVICE : HYPURA_OK;
+        gpu_buffer_destroy(gpu, to[b].buffer);
+        free(expected[b]);
+    }
+    free(host);
+    return status ? NULL : gpu;
+}
+
+/* Sizes that share, fill and exceed parts of the ring; alone and next to another thread's; with and without threads
+ * that copy. */
+static void uploads_pieces_of_any_size(void **state)
+{
+    (void)gpu_or_skip(state);
+    for (int threads = 0; threads < 2; threads++) {
+        struct gpu *gpu = open_separate();
+        pthread_t other;
+        void *there;
+        assert_ptr_equal(upload_pieces(gpu), gpu);
+        if (threads && !gpu->copiers)
+            assert_ok(thread_pool_create(&gpu->copiers, 3, &test_error));
+        assert_int_equal(pthread_create(&other, NULL, upload_pieces, gpu), 0);
+        void *here = upload_pieces(gpu);
+        pthread_join(other, &there);
+        assert_ptr_equal(here, gpu);
+        assert_ptr_equal(there, gpu);
+        assert_int_equal(gpu_validation_messages(gpu), 0);
+        gpu_close(gpu);
+    }
+}
+
+/* Pieces for memory that the host sees need no ring; a piece that does not fit keeps all from being copied. */
+static void uploads_pieces_to_mapped_memory(void **state)
+{
+    (void)gpu_or_skip(state);
+    struct gpu *gpu = open_separate();
+    const uint8_t zeros[16] = {0}, bytes[16] = "sixteen letters";
+    uint8_t back[16];
+    struct gpu_range there = gpu_test_range(gpu, zeros, sizeof zeros), seen = {0};
+    assert_ok(gpu_buffer_create(gpu, &seen.buffer, 16, GPU_UPLOAD, &test_error));
+    memset(gpu_buffer_mapped(seen.buffer), 0, 16);
+    struct gpu_piece pieces[] = {{seen, bytes, 5}, {there, bytes + 5, 4}, {{there.buffer, 4}, bytes + 9, 13}};
+    gpu_ticket ticket;
+    assert_int_equal(gpu_upload_many(gpu, pieces, 3, &ticket, &test_error), HYPURA_ERROR_ARGUMENT);
+    assert_memory_equal(gpu_buffer_mapped(seen.buffer), zeros, 16);
+    assert_ok(gpu_upload_many(gpu, pieces, 1, &ticket, &test_error));
+    assert_int_equal(ticket, 0);
+    pieces[2].bytes = 7;
+    assert_ok(gpu_upload_many(gpu, pieces, 3, &ticket, &test_error));
+    assert_ok(gpu_upload_wait(gpu, ticket, &test_error));
+    gpu_test_download(gpu, there, back, 16);
+    assert_memory_equal(gpu_buffer_mapped(seen.buffer), bytes, 5);
+    assert_memory_equal(back, bytes + 5, 11);
+    gpu_buffer_destroy(gpu, there.buffer);
+    gpu_buffer_destroy(gpu, seen.buffer);
+    gpu_close(gpu);
+}
+
+/* What was sent before a copy is refused arrives, and the device goes on. */
+static void an_upload_is_refused_in_between(void **state)
+{
+    (void)gpu_or_skip(state);
+    setenv("HYPURA_GPU_FAULT", "copy:4", 1);
+    struct gpu *gpu = open_separate();
+    unsetenv("HYPURA_GPU_FAULT");
+    const uint64_t bytes = 5 * PART;
+    uint8_t *host = malloc(bytes), *back = malloc(bytes);
+    memset(host, 0x5a, bytes);
+    memset(back, 0, bytes);
+    struct gpu_range there = gpu_test_range(gpu, back, PART); /* the first copy */
+    gpu_buffer_destroy(gpu, there.buffer);
+    there = gpu_test_range(gpu, NULL, bytes);
+    struct gpu_piece pieces[10];
+    for (size_t i = 0; i < COUNT_OF(pieces); i++)
+        pieces[i] = (struct gpu_piece){{there.buffer, i * PART / 2}, host + i * PART / 2, PART / 2};
+    gpu_ticket ticket = 0;
+    assert_int_equal(gpu_upload_many(gpu, pieces, COUNT_OF(pieces), &ticket, &test_error), HYPURA_ERROR_MEMORY);
+    assert_false(gpu_is_lost(gpu));
+    assert_ok(gpu_upload_wait(gpu, ticket, &test_error));
+    gpu_test_download(gpu, there, back, 2 * PART); /* parts two and three of the copies */
+    assert_memory_equal(back, host, 2 * PART);
+    gpu_buffer_destroy(gpu, there.buffer);
+    assert_int_equal(gpu_validation_messages(gpu), 0);
+    gpu_close(gpu);
+    free(host);
+    free(back);
 }
 
 static void refuses_buffers_that_do_not_fit(void **state)
@@ -556,6 +698,9 @@ int main(void)
         cmocka_unit_test(lists_usable_devices),
         cmocka_unit_test(uploads_and_downloads),
         cmocka_unit_test(stages_copies_if_memory_is_not_shared),
+        cmocka_unit_test(uploads_pieces_of_any_size),
+        cmocka_unit_test(uploads_pieces_to_mapped_memory),
+        cmocka_unit_test(an_upload_is_refused_in_between),
         cmocka_unit_test(refuses_buffers_that_do_not_fit),
         cmocka_unit_test(batches_wait_for_the_host),
         cmocka_unit_test(batches_that_wait_can_be_released),

@@ -11,8 +11,8 @@
  * Determinism: on one device and driver the same inputs give the same bits. Sums have a fixed order, without atomics on
  * floats. Batches of more than GPU_VECTOR_TOKENS tokens go through other kernels, with another order.
  *
- * Threads: one thread at a time uses a struct gpu. Meanwhile, any thread may call gpu_upload, gpu_upload_wait,
- * gpu_signal_host, gpu_buffer_create and gpu_buffer_destroy.
+ * Threads: one thread at a time uses a struct gpu. Meanwhile, any thread may call gpu_upload, gpu_upload_many,
+ * gpu_upload_wait, gpu_signal_host, gpu_buffer_create and gpu_buffer_destroy.
  *
  * To add a kernel:
  *   1. shaders/NAME.comp: GLSL with shaders/common.glsl, which has the types of addresses and sums over a work group.
@@ -128,6 +128,16 @@ typedef uint64_t gpu_ticket;
  * submitted batch waits for. After an error, the ticket covers the parts that were sent. */
 hypura_status gpu_upload(struct gpu *gpu, struct gpu_range to, const void *host, uint64_t bytes, gpu_ticket *ticket,
                          hypura_error *error);
+
+/* The same for several pieces of host memory, in fewer copies to the ring and fewer submissions: many small pieces
+ * arrive as fast as a large one. */
+struct gpu_piece {
+    struct gpu_range to;
+    const void *host;
+    uint64_t bytes;
+};
+hypura_status gpu_upload_many(struct gpu *gpu, const struct gpu_piece *pieces, size_t count, gpu_ticket *ticket,
+                              hypura_error *error);
 hypura_status gpu_upload_wait(struct gpu *gpu, gpu_ticket ticket, hypura_error *error);
 
 /* Copies bytes from a buffer to the host, and waits for them. One thread at a time may call it. */

@@ -2,21 +2,22 @@
 #include "compute/vulkan/gpu_private.h"
 
 #include <string.h>
-#include <unistd.h>
 
 /* With upload_lock held from here on. */
 
-/* One thread fills the staging ring at a third of the speed of a card's bus, so several do if there are cores. */
-#define COPY_THREADS 4
-#define COPY_BYTES ((size_t)512 << 10) /* per task */
+/* One thread fills the staging ring at a fraction of the speed of a card's bus, so several do if there are cores. */
+#define COPY_THREADS 8u
+#define LEAST_CORES 8u                   /* half of the cores copy */
+#define COPY_BYTES ((uint64_t)256 << 10) /* per task */
 
 static hypura_status prepare(struct gpu *gpu, hypura_error *error)
 {
     if (gpu->staging_memory)
         return HYPURA_OK;
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    hypura_status status =
-        cores >= 2 * COPY_THREADS && !gpu->copiers ? thread_pool_create(&gpu->copiers, COPY_THREADS, error) : HYPURA_OK;
+    const size_t cores = thread_usable_cores();
+    hypura_status status = cores >= LEAST_CORES && !gpu->copiers
+                               ? thread_pool_create(&gpu->copiers, MIN(cores / 2, (size_t)COPY_THREADS), error)
+                               : HYPURA_OK;
     return status ? status : gpu_buffer_create_staging(gpu, &gpu->staging_memory, STAGING_PARTS * STAGING_BYTES, error);
 }
 
@@ -34,17 +35,15 @@ static hypura_status take_part(struct gpu *gpu, struct staging **part, uint64_t 
     return status ? status : command_buffer_begin(gpu, (*part)->pool, (*part)->commands, error);
 }
 
-static hypura_status send(struct gpu *gpu, struct staging *part, struct gpu_range to, struct gpu_range from,
-                          uint64_t bytes, hypura_error *error)
+static void record_copy(struct gpu *gpu, const struct staging *part, struct gpu_range to, struct gpu_range from,
+                        uint64_t bytes)
 {
     const VkBufferCopy copy = {from.offset, to.offset, bytes};
-    const VkMemoryBarrier seen = {.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER,
-                                  .srcAccessMask = VK_ACCESS_TRANSFER_WRITE_BIT,
-                                  .dstAccessMask = VK_ACCESS_HOST_READ_BIT};
     gpu->vk.vkCmdCopyBuffer(part->commands, from.buffer->buffer, to.buffer->buffer, 1, &copy);
-    if (to.buffer->mapped)
-        gpu->vk.vkCmdPipelineBarrier(part->commands, VK_PIPELINE_STAGE_TRANSFER_BIT, VK_PIPELINE_STAGE_HOST_BIT, 0, 1,
-                                     &seen, 0, NULL, 0, NULL);
+}
+
+static hypura_status send(struct gpu *gpu, struct staging *part, hypura_error *error)
+{
     hypura_status status =
         gpu_check(gpu, gpu->vk.vkEndCommandBuffer(part->commands), "closing a command buffer", error);
     if (status)
@@ -70,40 +69,114 @@ static hypura_status send(struct gpu *gpu, struct staging *part, struct gpu_rang
     return status;
 }
 
-static hypura_status upload_part(struct gpu *gpu, struct gpu_range to, const void *host, uint64_t bytes,
-                                 hypura_error *error)
+/* What is left of some pieces. */
+struct rest {
+    const struct gpu_piece *pieces;
+    size_t count;
+    uint64_t done; /* of the first */
+};
+
+/* What a part of the ring takes of them. */
+#define PART_PIECES 128u
+struct load {
+    uint8_t *memory;
+    uint64_t bytes;
+    size_t count;
+    struct gpu_piece pieces[PART_PIECES];
+    uint64_t offsets[PART_PIECES]; /* in memory */
+};
+
+static void fill_part(struct load *load, struct rest *rest)
+{
+    while (rest->count > 0 && load->count < PART_PIECES && load->bytes < STAGING_BYTES) {
+        const struct gpu_piece *piece = rest->pieces;
+        const uint64_t bytes = MIN(piece->bytes - rest->done, STAGING_BYTES - load->bytes);
+        if (bytes > 0 && !piece->to.buffer->mapped) {
+            load->offsets[load->count] = load->bytes;
+            load->pieces[load->count++] = (struct gpu_piece){.to = {piece->to.buffer, piece->to.offset + rest->done},
+                                                             .host = (const uint8_t *)piece->host + rest->done,
+                                                             .bytes = bytes};
+            load->bytes += align_up(bytes, GPU_ALIGNMENT); /* STAGING_BYTES is a multiple */
+            rest->done += bytes;
+        }
+        if (piece->to.buffer->mapped || rest->done == piece->bytes)
+            *rest = (struct rest){rest->pieces + 1, rest->count - 1, 0};
+    }
+}
+
+/* A task copies the same number of bytes whatever the sizes of pieces. */
+static void copy_block(void *context, size_t index, size_t worker)
+{
+    const struct load *load = context;
+    const uint64_t first = index * COPY_BYTES, end = first + COPY_BYTES;
+    (void)worker;
+    for (size_t i = 0; i < load->count && load->offsets[i] < end; i++) {
+        const struct gpu_piece *piece = &load->pieces[i];
+        const uint64_t at = load->offsets[i], from = MAX(at, first), to = MIN(at + piece->bytes, end);
+        if (from < to)
+            memcpy(load->memory + from, (const uint8_t *)piece->host + (from - at), to - from);
+    }
+}
+
+static hypura_status upload_part(struct gpu *gpu, struct rest *rest, hypura_error *error)
 {
     struct staging *part;
     uint64_t offset;
+    struct load load = {0};
+    fill_part(&load, rest);
+    if (load.count == 0)
+        return HYPURA_OK;
     hypura_status status = take_part(gpu, &part, &offset, error);
     if (status)
         return status;
-    thread_pool_copy(gpu->copiers, (uint8_t *)gpu->staging_memory->mapped + offset, host, bytes, COPY_BYTES);
-    return send(gpu, part, to, (struct gpu_range){gpu->staging_memory, offset}, bytes, error);
+    load.memory = (uint8_t *)gpu->staging_memory->mapped + offset;
+    const size_t tasks = (size_t)((load.bytes + COPY_BYTES - 1) / COPY_BYTES);
+    if (gpu->copiers)
+        thread_pool_run(gpu->copiers, copy_block, &load, tasks);
+    for (size_t i = 0; i < tasks && !gpu->copiers; i++)
+        copy_block(&load, i, 0);
+    for (size_t i = 0; i < load.count; i++)
+        record_copy(gpu, part, load.pieces[i].to, (struct gpu_range){gpu->staging_memory, offset + load.offsets[i]},
+                    load.pieces[i].bytes);
+    return send(gpu, part, error);
 }
 
 /* ---- the functions of gpu.h -------------------------------------------------------------------------------------- */
 
-hypura_status gpu_upload(struct gpu *gpu, struct gpu_range to, const void *host, uint64_t bytes, gpu_ticket *ticket,
-                         hypura_error *error)
+hypura_status gpu_upload_many(struct gpu *gpu, const struct gpu_piece *pieces, size_t count, gpu_ticket *ticket,
+                              hypura_error *error)
 {
+    bool staged = false;
     if (atomic_load(&gpu->lost))
         return gpu_lost_error(gpu, error);
-    if (bytes > to.buffer->bytes || to.offset > to.buffer->bytes - bytes)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "GPU: an upload exceeds its buffer");
-    if (to.buffer->mapped) {
-        memcpy((uint8_t *)to.buffer->mapped + to.offset, host, bytes);
-        *ticket = 0;
-        return HYPURA_OK;
+    for (size_t i = 0; i < count; i++) {
+        const uint64_t room = pieces[i].to.buffer->bytes;
+        if (pieces[i].bytes > room || pieces[i].to.offset > room - pieces[i].bytes)
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "GPU: an upload exceeds its buffer");
     }
+    for (size_t i = 0; i < count; i++) {
+        uint8_t *mapped = pieces[i].to.buffer->mapped;
+        staged = staged || !mapped;
+        if (mapped)
+            memcpy(mapped + pieces[i].to.offset, pieces[i].host, pieces[i].bytes);
+    }
+    *ticket = 0;
+    if (!staged)
+        return HYPURA_OK;
+    struct rest rest = {pieces, count, 0};
     pthread_mutex_lock(&gpu->upload_lock);
     hypura_status status = prepare(gpu, error);
-    for (uint64_t done = 0; done < bytes && !status; done += STAGING_BYTES)
-        status = upload_part(gpu, (struct gpu_range){to.buffer, to.offset + done}, (const uint8_t *)host + done,
-                             MIN(bytes - done, STAGING_BYTES), error);
+    while (rest.count > 0 && !status)
+        status = upload_part(gpu, &rest, error);
     *ticket = gpu->uploaded;
     pthread_mutex_unlock(&gpu->upload_lock);
     return status;
+}
+
+hypura_status gpu_upload(struct gpu *gpu, struct gpu_range to, const void *host, uint64_t bytes, gpu_ticket *ticket,
+                         hypura_error *error)
+{
+    return gpu_upload_many(gpu, &(struct gpu_piece){to, host, bytes}, 1, ticket, error);
 }
 
 hypura_status gpu_upload_wait(struct gpu *gpu, gpu_ticket ticket, hypura_error *error)
@@ -116,11 +189,17 @@ static hypura_status download_part(struct gpu *gpu, void *host, struct gpu_range
                                    hypura_error *error)
 {
     struct staging *part = &gpu->download;
+    const VkMemoryBarrier seen = {.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER,
+                                  .srcAccessMask = VK_ACCESS_TRANSFER_WRITE_BIT,
+                                  .dstAccessMask = VK_ACCESS_HOST_READ_BIT};
     hypura_status status = command_buffer_begin(gpu, part->pool, part->commands, error);
     if (status)
         return status;
+    record_copy(gpu, part, (struct gpu_range){gpu->download_memory, 0}, from, bytes);
+    gpu->vk.vkCmdPipelineBarrier(part->commands, VK_PIPELINE_STAGE_TRANSFER_BIT, VK_PIPELINE_STAGE_HOST_BIT, 0, 1,
+                                 &seen, 0, NULL, 0, NULL);
     pthread_mutex_lock(&gpu->upload_lock);
-    status = send(gpu, part, (struct gpu_range){gpu->download_memory, 0}, from, bytes, error);
+    status = send(gpu, part, error);
     pthread_mutex_unlock(&gpu->upload_lock);
     if (!status)
         status = timeline_wait(gpu, gpu->upload_timeline, part->ticket, error);
