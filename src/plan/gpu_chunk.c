@@ -6,8 +6,16 @@
  * do not depend on the length, such as the GPU's own work, are left out. */
 #include "plan/plan_private.h"
 
-struct plan_visit plan_gpu_visit(const struct model *model, unit_number expert, uint32_t missing, uint64_t tokens,
-                                 const struct hardware *hardware, const struct hardware_gpu *device)
+/* Between two groups, the host waits for a free buffer, records and sends commands, and wakes the threads that copy. */
+#define VISIT_GROUP_SECONDS 100e-6
+
+uint32_t plan_visit_groups(uint32_t missing, uint32_t slots)
+{
+    return slots ? missing / slots + (missing % slots != 0) : 0;
+}
+
+struct plan_visit plan_gpu_visit(const struct model *model, unit_number expert, uint32_t missing, uint32_t slots,
+                                 uint64_t tokens, const struct hardware *hardware, const struct hardware_gpu *device)
 {
     const struct model_parameters *p = model_parameters(model);
     const struct unit *unit = model_unit(model, expert);
@@ -17,10 +25,11 @@ struct plan_visit plan_gpu_visit(const struct model *model, unit_number expert, 
         elements += (double)(unit->slices[i].bytes / info->block_bytes * info->block_size);
     }
     double choices = (double)tokens * p->experts_used;
-    return (struct plan_visit){.upload_seconds = missing * (double)unit->bytes / device->upload_bytes_per_second,
+    return (struct plan_visit){.upload_seconds = missing * (double)unit->bytes / device->upload_bytes_per_second +
+                                                 plan_visit_groups(missing, slots) * VISIT_GROUP_SECONDS,
                                .here_seconds =
                                    missing * choices / p->experts * elements / hardware->multiply_adds_per_second,
-                               .many = choices >= 2.0 * p->experts};
+                               .many = slots > 0 && choices >= 2.0 * p->experts};
 }
 
 /* The share of a layer's expert uses that is not on the GPU. */
@@ -57,9 +66,9 @@ double plan_gpu_request_seconds(const struct plan_gpu *plan, const struct model 
         const struct unit *unit = model_unit(model, first);
         uint32_t missing = experts - plan->slots[i];
         double uses = used * share_here(plan, model, request, i, first);
-        struct plan_visit visit =
-            plan_gpu_visit(model, first, missing, plan->chunk, hardware, &request->devices[plan->devices[i]]);
-        bool visits = plan->layers[i] == GPU_CAN && plan->parts[plan->devices[i]].visit_slots && visit.many;
+        struct plan_visit visit = plan_gpu_visit(model, first, missing, plan->parts[plan->devices[i]].visit_slots,
+                                                 plan->chunk, hardware, &request->devices[plan->devices[i]]);
+        bool visits = plan->layers[i] == GPU_CAN && visit.many;
         batch += visits ? MIN(visit.upload_seconds, visit.here_seconds) : visit.here_seconds;
         token += uses * seconds_here(unit, hardware);
         token_bytes += uses * (double)unit->bytes;

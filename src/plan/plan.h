@@ -183,14 +183,15 @@ uint32_t plan_gpu_run_end(const struct plan_gpu *plan, uint32_t layer);
 uint32_t plan_gpu_parts(const struct plan_gpu *plan, uint64_t rows);
 
 /* The time that a batch of this many tokens needs for a layer's experts that the device lacks ("expert" is one of
- * them), if all are uploaded, or if the CPU computes the chosen ones. many: the batch uses nearly all of them, so
- * uploading all wastes nothing. */
+ * them), if all are uploaded in groups of at most "slots", or if the CPU computes the chosen ones. many: there is room,
+ * and the batch uses nearly all of them, so uploading all wastes nothing. */
 struct plan_visit {
     double upload_seconds, here_seconds;
     bool many;
 };
-struct plan_visit plan_gpu_visit(const struct model *model, unit_number expert, uint32_t missing, uint64_t tokens,
-                                 const struct hardware *hardware, const struct hardware_gpu *device);
+struct plan_visit plan_gpu_visit(const struct model *model, unit_number expert, uint32_t missing, uint32_t slots,
+                                 uint64_t tokens, const struct hardware *hardware, const struct hardware_gpu *device);
+uint32_t plan_visit_groups(uint32_t missing, uint32_t slots);
 
 /* The alignment of every slice of a unit in device memory. */
 #define PLAN_GPU_ALIGNMENT 256u

@@ -203,7 +203,7 @@ static void add_attention(struct work *works, const struct plan *plan, const str
 }
 
 struct sides {
-    double gpu, cpu, disk;
+    double gpu, cpu, disk, upload;
 };
 
 /* The number of a layer's experts that this many tokens use together. An expert that a cache with room for all experts
@@ -245,12 +245,15 @@ static struct sides experts(const struct work *work, double tokens, double touch
         sides.gpu =
             plan_gpu_experts_seconds(device, work->expert_elements, choices * there, touched * there, choices / all);
         uint32_t missing = table->experts - MIN(work->there, table->experts);
+        uint32_t slots = plan->gpu->parts[work->device - 1].visit_slots;
         struct plan_visit visit =
-            plan_gpu_visit(model, work->first_expert, missing, (uint64_t)tokens, hardware, device);
-        if (missing && visit.many && work->brings && visit.upload_seconds < sides.cpu) {
+            plan_gpu_visit(model, work->first_expert, missing, slots, (uint64_t)tokens, hardware, device);
+        const bool in_place = plan->gpu->in_place && work->brings;
+        const bool uploads = missing && visit.many && work->brings && visit.upload_seconds < sides.cpu;
+        if (in_place || uploads) {
             sides.cpu = 0;
-            sides.gpu = fmax(visit.upload_seconds,
-                             plan_gpu_experts_seconds(device, work->expert_elements, choices, touched, choices / all));
+            sides.upload = uploads ? visit.upload_seconds : 0;
+            sides.gpu = plan_gpu_experts_seconds(device, work->expert_elements, choices, touched, choices / all);
         }
     }
     return sides;
@@ -285,15 +288,16 @@ static double batch_seconds(const struct work *works, const struct batch *batch,
     for (uint32_t l = 0; l <= table->layers; l++) {
         const struct work *work = &works[l];
         const struct hardware_gpu *device = work->device ? &devices[work->device - 1] : NULL;
-        computing += part_seconds(&work->all, batch->tokens, seen, work, hardware, device) +
-                     part_seconds(&work->late, batch->wanted, batch->position + batch->tokens, work, hardware, device);
-        computing += device ? device->layer_seconds : l ? LAYER_SECONDS : 0;
+        double layer =
+            part_seconds(&work->all, batch->tokens, seen, work, hardware, device) +
+            part_seconds(&work->late, batch->wanted, batch->position + batch->tokens, work, hardware, device);
+        layer += device ? device->layer_seconds : l ? LAYER_SECONDS : 0;
         const double rows = work->late_experts ? batch->wanted : batch->tokens;
         struct sides sides = {0};
         if (work->expert_bytes > 0 && rows > 0)
             sides = experts(work, rows, work->late_experts ? batch->touched_late : batch->touched, plan, table, model,
                             hardware, devices);
-        computing += fmax(sides.gpu, sides.cpu);
+        computing += fmax(layer + fmax(sides.gpu, sides.cpu), sides.upload); /* uploads do not wait for the router */
         disk += sides.disk;
     }
     return hardware_side_by_side(&hardware->storage, computing, disk);

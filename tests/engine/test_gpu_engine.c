@@ -115,7 +115,7 @@ static void experts_visit(void **state)
             struct setting setting = all;
             setting.gpu_budget = budget_with_experts(names[m], &all, eighths);
             struct engine *engine = open_with(names[m], &setting);
-            engine->open.devices.infos[0].upload_bytes_per_second = 1e18;
+            let_experts_visit(engine);
             float *logits = run_tokens(engine);
             struct distance d = measure(expected, logits, TOKENS, vocabulary);
             print_message("# %s: %u visits, KL %g\n", names[m], engine->batch.pass->visit_turn, d.kl_mean);
@@ -493,7 +493,7 @@ static void visits_follow_divided_layers(void **state)
         setting.gpu_budget = budget_with_experts(names[m], &setting, 4);
         for (uint32_t first = 0; first < 2; first++) {
             struct engine *engine = open_with(names[m], &setting);
-            engine->open.devices.infos[0].upload_bytes_per_second = 1e18;
+            let_experts_visit(engine);
             struct plan_gpu *plan = engine->open.plan->gpu;
             for (uint32_t l = first; l < plan->layer_count; l += 2)
                 if (plan->layers[l] == GPU_CAN)
@@ -520,7 +520,7 @@ static void unknown_types_do_not_visit(void **state)
     setting.gpu_budget = budget_with_experts("embedded", &setting, 4);
     struct engine *engine = open_with("embedded", &setting);
     assert_true(engine->open.plan->gpu && engine->open.plan->gpu->visit_slots > 0);
-    engine->open.devices.infos[0].upload_bytes_per_second = 1e18;
+    let_experts_visit(engine);
     engine->batch.rows = 64;
     uint32_t last = engine->open.plan->gpu->layer_count - 1;
     assert_int_equal(engine->open.plan->gpu->layers[last], GPU_CAN);

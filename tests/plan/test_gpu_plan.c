@@ -269,11 +269,17 @@ static void the_gain_of_a_visit_depends_on_the_tokens(void **state)
     uint32_t experts = model_parameters(model)->experts, used = model_parameters(model)->experts_used;
     unit_number expert = plan_first_expert(steps, 0);
     const struct unit *unit = model_unit(model, expert);
-    struct plan_visit few = plan_gpu_visit(model, expert, 4, 1, &hardware, &device);
-    struct plan_visit many = plan_gpu_visit(model, expert, 4, 2 * experts, &hardware, &device);
+    struct plan_visit few = plan_gpu_visit(model, expert, 4, 4, 1, &hardware, &device);
+    struct plan_visit many = plan_gpu_visit(model, expert, 4, 4, 2 * experts, &hardware, &device);
     assert_true(!few.many && many.many);
+    assert_false(plan_gpu_visit(model, expert, 4, 0, 2 * experts, &hardware, &device).many);
     assert_true(fabs(few.upload_seconds - many.upload_seconds) < 1e-12);
-    assert_true(fabs(many.upload_seconds - 4 * (double)unit->bytes / 10e9) < 1e-9);
+    /* A group costs the same whatever its size. */
+    device.upload_bytes_per_second = INFINITY;
+    const double group = plan_gpu_visit(model, expert, 4, 4, 1, &hardware, &device).upload_seconds;
+    assert_true(group > 0);
+    assert_true(fabs(plan_gpu_visit(model, expert, 9, 4, 1, &hardware, &device).upload_seconds - 3 * group) < 1e-12);
+    assert_true(fabs(many.upload_seconds - group - 4 * (double)unit->bytes / 10e9) < 1e-9);
     assert_true(fabs(many.here_seconds - 2.0 * experts * few.here_seconds) < 1e-9 * many.here_seconds + 1e-15);
     assert_true(used < experts && few.here_seconds > 0);
 }

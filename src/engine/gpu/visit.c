@@ -13,8 +13,9 @@ bool pass_should_visit(const struct batch *batch, uint32_t number)
         batch->rows <= GPU_VECTOR_TOKENS || batch->trace)
         return false;
     uint32_t missing = model_parameters(batch->open->model)->experts - pass->slots[number].count;
-    struct plan_visit visit = plan_gpu_visit(batch->open->model, experts->experts.first, missing, batch->rows,
-                                             &batch->open->hardware, pass->device);
+    struct plan_visit visit =
+        plan_gpu_visit(batch->open->model, experts->experts.first, missing, pass->plan->visit_slots, batch->rows,
+                       &batch->open->hardware, pass->device);
     return visit.many && visit.upload_seconds < visit.here_seconds;
 }
 
