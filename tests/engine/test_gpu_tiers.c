@@ -268,12 +268,12 @@ static void find_fixed_points(const int32_t *tokens, float *logits, struct fixed
     close_silent(engine);
 }
 
-static struct engine *open_with_copies_refused_from(unsigned long long n)
+static struct engine *open_with_copies_refused_from(const char *name, bool fixed, unsigned long long n)
 {
     char fault[32];
     snprintf(fault, sizeof fault, "copy:%llu", n);
     setenv("HYPURA_GPU_FAULT", fault, 1);
-    struct engine *engine = open_divided(MODEL, false);
+    struct engine *engine = open_divided(name, fixed);
     unsetenv("HYPURA_GPU_FAULT");
     return engine;
 }
@@ -300,7 +300,7 @@ static void copies_are_refused(void **state)
                  {come.copies + 1, come.token, true},
                  {leave.copies + 2, come.token + 1, false}};
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
-        struct engine *engine = open_with_copies_refused_from(cases[i].first);
+        struct engine *engine = open_with_copies_refused_from(MODEL, false, cases[i].first);
         uint32_t fed = feed_until_error(engine, tokens, come.token + 1, logits);
         assert_int_equal(fed, cases[i].fed);
         assert_int_equal(engine_lost(engine), cases[i].fails);
@@ -319,6 +319,86 @@ static void copies_are_refused(void **state)
     }
     free(logits);
     free(expected);
+    treat_memory_as("shared");
+}
+
+/* ---- experts that visit the GPU for a long batch ------------------------------------------------------------------
+ */
+
+static void nothing_is_in_use(const struct store *store)
+{
+    for (unit_number u = 0; u < store->unit_count; u++)
+        assert_true(store->units[u].wants == 0 && store->units[u].holds == 0);
+}
+
+/* The same bits, whether the experts to upload are in memory or on the drive. */
+static void visits_come_from_memory_and_drive(void **state)
+{
+    (void)state;
+    device_or_skip();
+    treat_memory_as("separate");
+    size_t vocabulary;
+    float *expected = run_on_cpu("embedded", &vocabulary), *logits[3];
+    struct engine *engine = open_divided_with("embedded", true, true, STORE_PREFETCH_OFF);
+    struct store *store = engine_store(engine);
+    struct store_statistics statistics;
+    store_statistics(store, &statistics);
+    const uint64_t bytes = engine->open.plan->expert_bytes, pools[] = {bytes, bytes / 2, statistics.pool_least_bytes};
+    uint64_t misses = 0;
+    let_experts_visit(engine);
+    for (int i = 0; i < 3; i++) {
+        assert_ok(store_resize(store, (int64_t)pools[i], &test_error));
+        engine_truncate(engine, 0, 0);
+        logits[i] = run_tokens(engine);
+        nothing_is_in_use(store);
+        store_statistics(store, &statistics);
+        print_message("# %llu hits, %llu misses\n", (unsigned long long)statistics.expert_hits,
+                      (unsigned long long)statistics.expert_misses);
+        assert_true(i < 2 || statistics.expert_misses > misses);
+        misses = statistics.expert_misses;
+    }
+    assert_true(engine->batch.pass->visit_turn > 0);
+    assert_true(measure(expected, logits[0], TOKENS, vocabulary).kl_mean < most_kl("embedded"));
+    for (int i = 1; i < 3; i++)
+        assert_memory_equal(logits[0], logits[i], TOKENS * vocabulary * sizeof **logits);
+    close_silent(engine);
+    for (int i = 0; i < 3; i++)
+        free(logits[i]);
+    free(expected);
+    treat_memory_as("shared");
+}
+
+/* A visit that fails in between ends its request, and leaves no expert in use. Requests without visits go on. */
+static void visits_are_refused(void **state)
+{
+    (void)state;
+    device_or_skip();
+    treat_memory_as("separate");
+    int32_t tokens[TOKENS];
+    prompt_of(tokens);
+    unsigned long long before = 0, after = 0;
+    struct engine *engine = open_divided("embedded", true);
+    size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
+    float *logits = calloc(PROMPT * vocabulary, sizeof *logits);
+    let_experts_visit(engine);
+    before = engine->open.devices.gpus[0]->uploaded;
+    feed(engine, 0, tokens, PROMPT, SIZE_MAX, logits);
+    after = engine->open.devices.gpus[0]->uploaded;
+    close_silent(engine);
+    assert_true(after > before + 2);
+    engine = open_with_copies_refused_from("embedded", true, (before + after) / 2);
+    let_experts_visit(engine);
+    uint32_t positions[PROMPT];
+    for (uint32_t i = 0; i < PROMPT; i++)
+        positions[i] = i;
+    const struct engine_batch batch = {.count = PROMPT, .tokens = tokens, .positions = positions};
+    assert_int_equal(engine_forward(engine, &batch, &test_error), HYPURA_ERROR_MEMORY);
+    assert_int_equal(engine_positions(engine, 0), 0);
+    assert_false(engine_lost(engine));
+    nothing_is_in_use(engine_store(engine));
+    feed(engine, 0, tokens, 4, 1, logits);
+    close_silent(engine);
+    free(logits);
     treat_memory_as("shared");
 }
 
@@ -396,9 +476,14 @@ int main(void)
 {
     setenv("HYPURA_GPU_VALIDATE", "1", 0);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(moves_by_use),      cmocka_unit_test(moves_sooner_if_the_drive_is_read),
-        cmocka_unit_test(routers_run_ahead), cmocka_unit_test(copies_are_refused),
-        cmocka_unit_test(reads_in_place),    cmocka_unit_test(imports_are_refused),
+        cmocka_unit_test(moves_by_use),
+        cmocka_unit_test(moves_sooner_if_the_drive_is_read),
+        cmocka_unit_test(routers_run_ahead),
+        cmocka_unit_test(copies_are_refused),
+        cmocka_unit_test(visits_come_from_memory_and_drive),
+        cmocka_unit_test(visits_are_refused),
+        cmocka_unit_test(reads_in_place),
+        cmocka_unit_test(imports_are_refused),
     };
     return cmocka_run_group_tests(tests, find_device, NULL);
 }

@@ -1,6 +1,7 @@
 /* Prompts on a model with experts on both sides. A long batch uses nearly every expert many times, so copying an expert
  * to the GPU can take less time than computing its rows on the CPU. Experts are copied in groups, to two buffers in
- * turn: while the GPU computes one group, the next is copied. */
+ * turn: while the GPU computes one group, the next is copied. What is in memory is copied before what the drive still
+ * reads. */
 #include "engine/gpu/pass.h"
 
 #include <string.h>
@@ -42,28 +43,95 @@ hypura_status pass_make_visits(struct batch *batch, hypura_error *error)
     return HYPURA_OK;
 }
 
-static hypura_status bring(struct batch *batch, const unit_number *units, uint32_t count, struct visit *visit,
-                           hypura_error *error)
+/* Experts that are uploaded together, and held meanwhile. */
+#define MOST_AT_ONCE 64u
+
+struct group {
+    struct batch *batch;
+    struct visit *visit;
+    unit_number first_expert;
+    uint32_t count, most; /* experts */
+};
+
+/* Uploads experts to the next slots. */
+static hypura_status upload(struct group *group, const unit_number *units, const struct store_view *views,
+                            uint32_t count, hypura_error *error)
+{
+    struct gpu_pass *pass = group->batch->pass;
+    struct visit *visit = group->visit;
+    struct gpu_piece pieces[MOST_AT_ONCE * UNIT_MAX_SLICES];
+    uint32_t *table = visit->table.host;
+    size_t piece = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        const struct unit *unit = model_unit(group->batch->open->model, units[i]);
+        for (uint32_t s = 0; s < unit->slice_count; s++)
+            pieces[piece++] = (struct gpu_piece){.to = {visit->buffers[s], group->count * visit->strides[s]},
+                                                 .host = views[i].slices[s],
+                                                 .bytes = unit->slices[s].bytes};
+        table[units[i] - group->first_expert] = group->count++;
+    }
+    return gpu_upload_many(pass->gpu, pieces, piece, &pass->wait_upload, error);
+}
+
+/* Brings those of the units that are in memory, as far as there is room. Takes them off the list. */
+static hypura_status bring_present(struct group *group, unit_number *units, uint32_t *count, hypura_error *error)
+{
+    struct store *store = group->batch->open->store;
+    struct store_view views[MOST_AT_ONCE];
+    unit_number taken[MOST_AT_ONCE];
+    const uint32_t most = MIN(group->most - group->count, MOST_AT_ONCE);
+    uint32_t left = 0, there = 0;
+    hypura_status status = HYPURA_OK;
+    for (uint32_t i = 0; i < *count; i++) {
+        bool now = !status && there < most && store_ready(store, units[i]);
+        if (now)
+            status = store_get(store, units[i], &views[there], error);
+        if (now && !status)
+            taken[there++] = units[i];
+        else
+            units[left++] = units[i];
+    }
+    *count = left;
+    if (!status && there > 0)
+        status = upload(group, taken, views, there, error);
+    for (uint32_t i = 0; i < there; i++)
+        store_put(store, taken[i]);
+    return status;
+}
+
+/* What still comes from the drive does not hold up what is there. */
+static hypura_status fill(struct group *group, unit_number *units, uint32_t *count, hypura_error *error)
+{
+    while (group->count < group->most) {
+        const uint32_t before = group->count;
+        size_t first;
+        TRY(bring_present(group, units, count, error));
+        if (group->count == before)
+            TRY(store_wait_any(group->batch->open->store, units, *count, 0, &first, error));
+    }
+    return HYPURA_OK;
+}
+
+/* Brings some of the units and has them computed. Takes them off the list. */
+static hypura_status run_group(struct batch *batch, const struct step *step, unit_number *units, uint32_t *count,
+                               uint32_t most, hypura_error *error)
 {
     struct gpu_pass *pass = batch->pass;
-    uint32_t brought = 0;
-    hypura_status status = store_want(batch->open->store, units, count, error);
-    if (status)
-        return status;
-    for (; brought < count && !status; brought += !status) {
-        struct store_view view;
-        const struct unit *unit = model_unit(batch->open->model, units[brought]);
-        status = store_get(batch->open->store, units[brought], &view, error);
-        if (status)
-            break;
-        for (uint32_t s = 0; s < unit->slice_count && !status; s++)
-            status = gpu_upload(pass->gpu, (struct gpu_range){visit->buffers[s], brought * visit->strides[s]},
-                                view.slices[s], unit->slices[s].bytes, &pass->wait_upload, error);
-        store_put(batch->open->store, units[brought]);
+    struct visit *visit = &pass->visits[pass->visit_turn++ % 2];
+    struct group group = {batch, visit, step->experts.first, 0, MIN(most, *count)};
+    struct store_slots slots = {.count = group.most, .table = visit->table.range};
+    TRY(gpu_wait(pass->gpu, visit->used, error));
+    memset(visit->table.host, 0xff, model_parameters(batch->open->model)->experts * sizeof(uint32_t)); /* GPU_NO_SLOT */
+    TRY(fill(&group, units, count, error));
+    for (uint32_t s = 0; s < UNIT_MAX_SLICES; s++) {
+        slots.slices[s].buffer = visit->buffers[s];
+        slots.strides[s] = visit->strides[s];
     }
-    if (status)
-        store_forget(batch->open->store, units + brought, count - brought);
-    return status;
+    pass_record(pass);
+    pass_run_experts(batch, step, &slots);
+    TRY(pass_send(pass, error));
+    visit->used = pass->last;
+    return HYPURA_OK;
 }
 
 hypura_status pass_visit(struct batch *batch, const struct step *step, hypura_error *error)
@@ -80,26 +148,15 @@ hypura_status pass_visit(struct batch *batch, const struct step *step, hypura_er
     for (uint32_t e = 0; e < p->experts; e++)
         if (!pass->there[e])
             units[missing++] = first_expert + e;
+    TRY(store_want(batch->open->store, units, missing, error));
     prefetch_prompt(batch, (uint32_t)step->layer);
-    for (uint32_t first = 0, count; first < missing; first += count) {
-        struct visit *visit = &pass->visits[pass->visit_turn++ % 2];
-        count = MIN(missing - first, pass->plan->visit_slots);
-        TRY(gpu_wait(pass->gpu, visit->used, error));
-        TRY(bring(batch, units + first, count, visit, error));
-        uint32_t *table = visit->table.host;
-        memset(table, 0xff, p->experts * sizeof *table); /* GPU_NO_SLOT */
-        struct store_slots slots = {.count = count, .table = visit->table.range};
-        for (uint32_t i = 0; i < count; i++)
-            table[units[first + i] - first_expert] = i;
-        for (uint32_t s = 0; s < UNIT_MAX_SLICES; s++) {
-            slots.slices[s].buffer = visit->buffers[s];
-            slots.strides[s] = visit->strides[s];
-        }
-        pass_record(pass);
-        pass_run_experts(batch, step, &slots);
-        TRY(pass_send(pass, error));
-        visit->used = pass->last;
-    }
+    /* A small last group would be uploaded before the device is done with the one before it. */
+    const uint32_t groups = plan_visit_groups(missing, pass->plan->visit_slots), most = (missing + groups - 1) / groups;
+    hypura_status status = HYPURA_OK;
+    while (missing > 0 && !status)
+        status = run_group(batch, step, units, &missing, most, error);
+    if (status)
+        store_forget(batch->open->store, units, missing);
     pass_record(pass);
-    return HYPURA_OK;
+    return status;
 }
