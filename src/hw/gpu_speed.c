@@ -12,14 +12,31 @@
 
 /* A GPU that was idle runs at a low clock first. So a batch is repeated for this long, and the quarter of the fastest
  * runs tells the usual speed. A software device needs seconds for one run. */
-#define BATCH_SECONDS 60e-3
-#define LEAST_ROUNDS 5u
-#define MOST_ROUNDS 1024u
+#define BATCH_SECONDS 30e-3
+#define LEAST_RUNS 5u
+#define MOST_RUNS 1024u
+
+/* Weights, much larger than the caches of any GPU. They are uploaded from memory that is larger than a processor's
+ * caches, in pieces as small as an expert's slices. */
+#define WEIGHT_BYTES (512 * MIB)
+#define WEIGHT_BYTES_SOFTWARE (16 * MIB)
+#define HOST_BYTES (256 * MIB)
+#define PIECE_BYTES MIB
+
+static const enum tensor_type kernel_types[] = {TENSOR_F16,  TENSOR_BF16, TENSOR_Q8_0,   TENSOR_Q4_0,  TENSOR_Q4_K,
+                                                TENSOR_Q5_K, TENSOR_Q6_K, TENSOR_IQ4_XS, TENSOR_MXFP4, TENSOR_F32};
+#define KERNELS COUNT_OF(kernel_types)
+
+/* What is measured, in this order: seconds per byte, for kernels also; per layer; and per multiply-add. When turns are
+ * measured, the clock is as high as while a model runs. */
+enum { UPLOAD, COPY, KERNEL, DENSE = KERNEL + KERNELS, FLOATS, MIXTURE, TURN, SHARE, PROMPT, FIGURES };
 
 struct gpu_test {
     struct gpu *gpu;
     struct gpu_buffer *weights, *rows; /* rows has inputs and outputs */
-    uint64_t bytes;
+    struct gpu_layer layer;            /* empty: there is too little room for weights beyond the caches */
+    void *host;
+    uint64_t bytes, host_bytes;
     uint64_t row_floats;
     uint32_t prompt_tokens;
 };
@@ -45,12 +62,12 @@ static hypura_status time_once(const struct gpu_test *test, void (*record)(const
 static hypura_status time_batch(const struct gpu_test *test, void (*record)(const struct gpu_test *test, const void *),
                                 const void *what, double *seconds, hypura_error *error)
 {
-    double times[MOST_ROUNDS];
+    double times[MOST_RUNS];
     size_t count = 0;
     /* The first run compiles the kernels. */
     hypura_status status = time_once(test, record, what, &times[0], error);
     uint64_t start = clock_nanoseconds();
-    while (!status && count < MOST_ROUNDS && (count < LEAST_ROUNDS || clock_seconds_since(start) < BATCH_SECONDS))
+    while (!status && count < MOST_RUNS && (count < LEAST_RUNS || clock_seconds_since(start) < BATCH_SECONDS))
         status = time_once(test, record, what, &times[count++], error);
     if (!status) {
         hw_sort(times, count);
@@ -74,7 +91,7 @@ static void record_matmul(const struct gpu_test *test, const void *job)
 
 /* As in a model, a prompt's inputs exist as halves and there is room to unpack weights, if the device uses these. */
 static hypura_status time_matmul(const struct gpu_test *test, enum tensor_type type, uint32_t tokens,
-                                 uint64_t most_rows, uint64_t *bytes, double *seconds, hypura_error *error)
+                                 uint64_t most_rows, double *seconds_per_weight, hypura_error *error)
 {
     uint64_t row_bytes = 0;
     tensor_row_bytes(type, COLUMNS, &row_bytes);
@@ -87,39 +104,39 @@ static hypura_status time_matmul(const struct gpu_test *test, enum tensor_type t
         .tokens = tokens,
         .in_stride = COLUMNS,
         .out_stride = rows};
-    *bytes = rows * row_bytes;
     if (gpu_takes_halves(test->gpu, &job.weights, 0, tokens)) {
         job.in_halves = job.in;
         job.unpacked_bytes = gpu_unpacked_bytes(type, rows, COLUMNS, tokens, gpu_get_info(test->gpu)->panels);
     }
     hypura_status status =
         job.unpacked_bytes ? gpu_buffer_create(test->gpu, &unpacked, job.unpacked_bytes, GPU_DEVICE, error) : HYPURA_OK;
+    double seconds = 0;
     job.unpacked.buffer = unpacked;
     if (!status)
-        status = time_batch(test, record_matmul, &job, seconds, error);
+        status = time_batch(test, record_matmul, &job, &seconds, error);
     gpu_buffer_destroy(test->gpu, unpacked);
+    *seconds_per_weight = seconds / ((double)rows * COLUMNS);
     return status;
 }
 
-/* The time of the second round counts: the first one touches the staging ring's memory for the first time. */
-static hypura_status time_upload(const struct gpu_test *test, double *bytes_per_second, hypura_error *error)
+/* The first pass does not count: it may touch the staging ring's memory for the first time. */
+static hypura_status time_upload(const struct gpu_test *test, double *seconds, hypura_error *error)
 {
-    uint8_t *bytes;
-    size_t piece = (size_t)MIN(16 * MIB, test->bytes);
-    hypura_status status = ALLOCATE(&bytes, piece, "GPU test", error);
-    if (status)
-        return status;
-    memset(bytes, 0x2a, piece); /* neither infinite nor denormal in any format */
-    for (int round = 0; round < 2 && !status; round++) {
+    struct gpu_piece pieces[WEIGHT_BYTES / PIECE_BYTES];
+    const size_t count = (size_t)(test->bytes / PIECE_BYTES);
+    gpu_ticket ticket = 0;
+    hypura_status status = HYPURA_OK;
+    for (size_t i = 0; i < count; i++)
+        pieces[i] = (struct gpu_piece){.to = {test->weights, i * PIECE_BYTES},
+                                       .host = (const uint8_t *)test->host + i * PIECE_BYTES % test->host_bytes,
+                                       .bytes = PIECE_BYTES};
+    for (int pass = 0; pass < 2 && !status; pass++) {
         uint64_t start = clock_nanoseconds();
-        gpu_ticket ticket = 0;
-        for (uint64_t at = 0; at + piece <= test->bytes && !status; at += piece)
-            status = gpu_upload(test->gpu, (struct gpu_range){test->weights, at}, bytes, piece, &ticket, error);
+        status = gpu_upload_many(test->gpu, pieces, count, &ticket, error);
         if (!status)
             status = gpu_upload_wait(test->gpu, ticket, error);
-        *bytes_per_second = (double)(test->bytes / piece * piece) / MAX(clock_seconds_since(start), 1e-9);
+        *seconds = clock_seconds_since(start) / (double)test->bytes;
     }
-    memory_free(bytes);
     return status;
 }
 
@@ -141,6 +158,15 @@ static hypura_status time_turn(const struct gpu_test *test, double *seconds, hyp
     hw_sort(times, COUNT_OF(times));
     *seconds = times[COUNT_OF(times) / 2];
     return HYPURA_OK;
+}
+
+/* Some drivers copy slower than kernels read. */
+static double memory_speed(const struct hw_figure figures[FIGURES])
+{
+    double best = figures[COPY].best;
+    for (size_t i = 0; i < KERNELS; i++)
+        best = figures[KERNEL + i].rounds ? MIN(best, figures[KERNEL + i].best) : best;
+    return 1 / best;
 }
 
 /* Simulates layers whose experts are split between GPU and CPU: the CPU waits for a batch, runs some parallel sections,
@@ -172,13 +198,15 @@ static hypura_status share_once(const struct gpu_test *test, struct thread_pool 
     return status ? status : given;
 }
 
-/* Measures share_seconds. memory_speed is needed for the length of a batch. */
-static hypura_status time_share(const struct gpu_test *test, double memory_speed, double *seconds, hypura_error *error)
+/* Measures share_seconds. The memory's speed is needed for the length of a batch. */
+static hypura_status time_share(const struct gpu_test *test, const struct hw_figure figures[FIGURES], double *seconds,
+                                hypura_error *error)
 {
     double times[64];
+    const uint64_t signals = figures[SHARE].rounds * (COUNT_OF(times) + 2); /* given so far */
     struct thread_pool *pool;
     gpu_ticket ticket = 0;
-    uint64_t bytes = MIN((uint64_t)(SHARE_BATCH_SECONDS * memory_speed / 2), test->bytes / 2);
+    uint64_t bytes = MIN((uint64_t)(SHARE_BATCH_SECONDS * memory_speed(figures) / 2), test->bytes / 2);
     bytes = MAX(align_down(bytes, GPU_ALIGNMENT), (uint64_t)GPU_ALIGNMENT);
     size_t cores = MIN(thread_usable_cores(), hw_cgroup_cores(""));
     hypura_status status = thread_pool_create(&pool, MIN(cores, (size_t)256), error);
@@ -187,7 +215,7 @@ static hypura_status time_share(const struct gpu_test *test, double memory_speed
     /* The first two rounds fill the pipeline and do not count. */
     for (uint64_t i = 0; i < COUNT_OF(times) + 2 && !status; i++) {
         uint64_t start = clock_nanoseconds();
-        status = share_once(test, pool, bytes, i + 1, &ticket, error);
+        status = share_once(test, pool, bytes, signals + i + 1, &ticket, error);
         double batch = gpu_batch_seconds(test->gpu, ticket - 1);
         if (i >= 2)
             times[i - 2] = clock_seconds_since(start) - (batch > 0 ? batch : SHARE_BATCH_SECONDS);
@@ -204,7 +232,6 @@ static hypura_status time_share(const struct gpu_test *test, double memory_speed
 #define LAYERS 8u /* per batch */
 
 struct layers {
-    struct gpu_layer buffers;
     enum tensor_type type;
     bool mixture;
 };
@@ -212,83 +239,135 @@ struct layers {
 static void record_layers(const struct gpu_test *test, const void *what)
 {
     const struct layers *layers = what;
-    gpu_layer_record(&layers->buffers, test->gpu, test->weights, test->bytes, layers->type, layers->mixture, LAYERS);
+    gpu_layer_record(&test->layer, test->gpu, test->weights, test->bytes, layers->type, layers->mixture, LAYERS);
 }
 
-/* The time per layer, less the time of reading its weights at the kernels' speed. */
-static hypura_status time_rest(const struct gpu_test *test, const struct hardware_gpu *speeds, struct layers *layers,
-                               enum tensor_type type, bool mixture, double *rest, hypura_error *error)
+static hypura_status time_layers(const struct gpu_test *test, enum tensor_type type, bool mixture, double *seconds,
+                                 hypura_error *error)
 {
-    double seconds;
-    layers->type = type;
-    layers->mixture = mixture;
-    hypura_status status = time_batch(test, record_layers, layers, &seconds, error);
-    if (!status)
-        *rest = MAX(seconds / LAYERS - (double)gpu_layer_bytes(type, mixture) / hardware_gpu_kernel_speed(speeds, type),
-                    1e-9);
+    const struct layers layers = {type, mixture};
+    hypura_status status = time_batch(test, record_layers, &layers, seconds, error);
+    *seconds /= LAYERS;
     return status;
 }
 
-/* Needs the kernels' speeds. If there is too little room for weights beyond the caches, sets the usual times. */
-static hypura_status time_layers(const struct gpu_test *test, struct hardware_gpu *out, hypura_error *error)
+static double bytes_per_weight(enum tensor_type type)
 {
+    const struct tensor_type_info *info = tensor_type_info(type);
+    return (double)info->block_bytes / (double)info->block_size;
+}
+
+static bool has_figure(const struct gpu_test *test, size_t figure)
+{
+    if (figure >= KERNEL && figure < KERNEL + KERNELS)
+        return gpu_supports(test->gpu, kernel_types[figure - KERNEL]);
+    return figure < DENSE || figure > MIXTURE || test->layer.all;
+}
+
+static hypura_status time_figure(const struct gpu_test *test, size_t figure, const struct hw_figure figures[FIGURES],
+                                 double *seconds, hypura_error *error)
+{
+    hypura_status status;
+    switch (figure) {
+    case UPLOAD:
+        return time_upload(test, seconds, error);
+    case COPY:
+        status = time_batch(test, record_copy, NULL, seconds, error);
+        *seconds /= (double)test->bytes; /* half is read, half written */
+        return status;
+    case DENSE:
+        return time_layers(test, TENSOR_Q4_K, false, seconds, error);
+    case FLOATS:
+        return time_layers(test, TENSOR_F16, false, seconds, error);
+    case MIXTURE:
+        return time_layers(test, TENSOR_Q4_K, true, seconds, error);
+    case TURN:
+        return time_turn(test, seconds, error);
+    case SHARE:
+        return time_share(test, figures, seconds, error);
+    case PROMPT:
+        status = time_matmul(test, TENSOR_Q4_K, test->prompt_tokens, PROMPT_ROWS, seconds, error);
+        *seconds /= test->prompt_tokens;
+        return status;
+    default:
+        status = time_matmul(test, kernel_types[figure - KERNEL], 1, UINT32_MAX, seconds, error);
+        *seconds /= bytes_per_weight(kernel_types[figure - KERNEL]);
+        return status;
+    }
+}
+
+/* The time of a layer, less that of reading its weights at the kernels' speed. */
+static double rest_of(const struct hw_figure *layer, const struct hardware_gpu *speeds, enum tensor_type type,
+                      bool mixture)
+{
+    return MAX(layer->best - (double)gpu_layer_bytes(type, mixture) / hardware_gpu_kernel_speed(speeds, type), 1e-9);
+}
+
+static void set_speeds(struct hardware_gpu *out, const struct hw_figure figures[FIGURES])
+{
+    out->upload_bytes_per_second = 1 / figures[UPLOAD].best;
+    out->memory_bytes_per_second = memory_speed(figures);
+    out->kernel_count = 0;
+    for (size_t i = 0; i < KERNELS; i++)
+        if (figures[KERNEL + i].rounds)
+            out->kernels[out->kernel_count++] = (struct kernel_speed){kernel_types[i], 1 / figures[KERNEL + i].best};
     out->layer_seconds = out->float_layer_seconds = GPU_LAYER_SECONDS;
     out->router_seconds = GPU_ROUTER_SECONDS;
-    if (test->bytes < 2 * gpu_layer_bytes(TENSOR_F16, false))
-        return HYPURA_OK;
-    struct layers layers;
-    double with_experts = 0;
-    hypura_status status = gpu_layer_make(&layers.buffers, test->gpu, error);
-    if (!status)
-        status = time_rest(test, out, &layers, TENSOR_Q4_K, false, &out->layer_seconds, error);
-    if (!status)
-        status = time_rest(test, out, &layers, TENSOR_F16, false, &out->float_layer_seconds, error);
-    if (!status)
-        status = time_rest(test, out, &layers, TENSOR_Q4_K, true, &with_experts, error);
-    if (!status)
-        out->router_seconds = MAX(with_experts - out->layer_seconds, 1e-9);
-    gpu_layer_free(&layers.buffers, test->gpu);
-    return status;
+    if (figures[DENSE].rounds) {
+        out->layer_seconds = rest_of(&figures[DENSE], out, TENSOR_Q4_K, false);
+        out->float_layer_seconds = rest_of(&figures[FLOATS], out, TENSOR_F16, false);
+        out->router_seconds = MAX(rest_of(&figures[MIXTURE], out, TENSOR_Q4_K, true) - out->layer_seconds, 1e-9);
+    }
+    out->turn_seconds = figures[TURN].best;
+    out->share_seconds = figures[SHARE].best;
+    out->multiply_adds_per_second = 1 / figures[PROMPT].best;
+    out->measured = true;
 }
 
-static hypura_status measure(struct gpu_test *test, struct hardware_gpu *out, hypura_error *error)
+/* A round has all figures that are not settled yet, so that some time passes between two rounds of one. */
+static hypura_status measure(const struct gpu_test *test, struct hardware_gpu *out, uint32_t most_rounds,
+                             hypura_error *error)
 {
-    static const enum tensor_type types[] = {TENSOR_F16,  TENSOR_BF16, TENSOR_Q8_0,   TENSOR_Q4_0,  TENSOR_Q4_K,
-                                             TENSOR_Q5_K, TENSOR_Q6_K, TENSOR_IQ4_XS, TENSOR_MXFP4, TENSOR_F32};
-    double seconds;
-    uint64_t bytes;
-    hypura_status status = time_upload(test, &out->upload_bytes_per_second, error);
-    if (!status)
-        status = time_batch(test, record_copy, NULL, &seconds, error);
-    if (status)
-        return status;
-    out->memory_bytes_per_second = (double)test->bytes / seconds; /* half is read, half written */
-    out->kernel_count = 0;
-    for (size_t i = 0; i < COUNT_OF(types) && !status; i++) {
-        if (!gpu_supports(test->gpu, types[i]))
-            continue;
-        status = time_matmul(test, types[i], 1, UINT32_MAX, &bytes, &seconds, error);
-        if (!status)
-            out->kernels[out->kernel_count++] = (struct kernel_speed){types[i], (double)bytes / seconds};
-        /* Some drivers copy slower than kernels read. */
-        if (!status)
-            out->memory_bytes_per_second = MAX(out->memory_bytes_per_second, (double)bytes / seconds);
-    }
-    if (!status)
-        status = time_layers(test, out, error);
-    if (!status) /* now the clock is as high as while a model runs */
-        status = time_turn(test, &out->turn_seconds, error);
-    if (!status)
-        status = time_share(test, out->memory_bytes_per_second, &out->share_seconds, error);
-    if (!status)
-        status = time_matmul(test, TENSOR_Q4_K, test->prompt_tokens, PROMPT_ROWS, &bytes, &seconds, error);
-    if (status)
-        return status;
-    uint64_t row_bytes = 1;
-    tensor_row_bytes(TENSOR_Q4_K, COLUMNS, &row_bytes);
-    out->multiply_adds_per_second = (double)(bytes / row_bytes) * COLUMNS * test->prompt_tokens / seconds;
-    out->measured = true;
+    struct hw_figure figures[FIGURES] = {0};
+    for (uint32_t round = 0; round < most_rounds; round++)
+        for (size_t i = 0; i < FIGURES; i++) {
+            double seconds = 0;
+            if (!has_figure(test, i) || hw_is_settled(&figures[i]))
+                continue;
+            hypura_status status = time_figure(test, i, figures, &seconds, error);
+            if (status)
+                return status;
+            hw_note_round(&figures[i], seconds);
+        }
+    set_speeds(out, figures);
     return HYPURA_OK;
+}
+
+static hypura_status make_test(struct gpu_test *test, const struct hardware_gpu *gpu, hypura_error *error)
+{
+    struct hardware now = {0};
+    const uint64_t most = gpu->info.kind == GPU_CPU ? WEIGHT_BYTES_SOFTWARE : WEIGHT_BYTES;
+    hw_detect_memory(&now, "");
+    test->bytes = align_down(MIN(most, gpu_free_bytes(test->gpu) / 4), 2 * MIB);
+    test->host_bytes = MIN(MIN(test->bytes, HOST_BYTES), MAX(hw_memory_room(&now) / 8, PIECE_BYTES));
+    test->host_bytes = align_down(test->host_bytes, PIECE_BYTES);
+    test->prompt_tokens = gpu->info.panels ? LONG_PROMPT_TOKENS : PROMPT_TOKENS;
+    test->row_floats = MAX((uint64_t)test->prompt_tokens * PROMPT_ROWS, test->bytes / 1024);
+    TRY(gpu_buffer_create(test->gpu, &test->weights, test->bytes, GPU_DEVICE, error));
+    TRY(gpu_buffer_create(test->gpu, &test->rows,
+                          ((uint64_t)test->prompt_tokens * COLUMNS + test->row_floats) * sizeof(float), GPU_DEVICE,
+                          error));
+    TRY(memory_map(&test->host, test->host_bytes, true, "GPU test", error));
+    memset(test->host, 0x2a, test->host_bytes); /* neither infinite nor denormal in any format */
+    return test->bytes < 2 * gpu_layer_bytes(TENSOR_F16, false) ? HYPURA_OK
+                                                                : gpu_layer_make(&test->layer, test->gpu, error);
+}
+
+static void free_test(struct gpu_test *test)
+{
+    gpu_layer_free(&test->layer, test->gpu);
+    gpu_buffer_destroy(test->gpu, test->weights);
+    gpu_buffer_destroy(test->gpu, test->rows);
 }
 
 hypura_status hardware_measure_gpu(struct hardware_gpu *gpu, hypura_error *error)
@@ -306,26 +385,17 @@ hypura_status hardware_measure_gpu(struct hardware_gpu *gpu, hypura_error *error
     gpu->info.panels = gpu_get_info(test.gpu)->panels;
     gpu->host_bytes = memory_resident_bytes();
     gpu->host_bytes -= MIN(before, gpu->host_bytes);
-    /* Much larger than the caches of any GPU. */
-    test.bytes = align_down(MIN((software ? 16 : 512) * MIB, gpu_free_bytes(test.gpu) / 4), 2 * MIB);
-    test.prompt_tokens = gpu->info.panels ? LONG_PROMPT_TOKENS : PROMPT_TOKENS;
-    test.row_floats = MAX((uint64_t)test.prompt_tokens * PROMPT_ROWS, test.bytes / 1024);
-    status = gpu_buffer_create(test.gpu, &test.weights, test.bytes, GPU_DEVICE, error);
+    status = make_test(&test, gpu, error);
     if (!status)
-        status = gpu_buffer_create(test.gpu, &test.rows,
-                                   ((uint64_t)test.prompt_tokens * COLUMNS + test.row_floats) * sizeof(float),
-                                   GPU_DEVICE, error);
-    if (!status)
-        status = measure(&test, gpu, error);
+        status = measure(&test, gpu, software ? 1 : HW_MOST_ROUNDS, error);
+    if (test.host)
+        memory_unmap(test.host, test.host_bytes);
     /* A driver takes more memory once it has compiled and run kernels. A software device's own memory would count too.
      */
     uint64_t at_work = memory_resident_bytes();
     if (!software && !gpu->info.unified)
         gpu->host_bytes = MAX(gpu->host_bytes, at_work - MIN(before, at_work));
-    if (test.weights)
-        gpu_buffer_destroy(test.gpu, test.weights);
-    if (test.rows)
-        gpu_buffer_destroy(test.gpu, test.rows);
+    free_test(&test);
     gpu_close(test.gpu);
     return status;
 }

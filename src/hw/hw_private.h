@@ -110,6 +110,16 @@ size_t hw_test_bytes(const struct hardware *hardware);
 /* Sorts times or speeds, the smallest first. */
 void hw_sort(double *values, size_t count);
 
+/* A figure in seconds (per byte, per layer ...) that is measured in rounds: again until two rounds agree within a tenth
+ * or there were HW_MOST_ROUNDS. */
+#define HW_MOST_ROUNDS 4u
+struct hw_figure {
+    double best;
+    uint32_t rounds, agreeing; /* agreeing: with the best, itself included */
+};
+void hw_note_round(struct hw_figure *figure, double seconds);
+bool hw_is_settled(const struct hw_figure *figure);
+
 /* Measures the kernels. Call it after measuring the memory: it raises memory_bytes_per_second if a kernel reads faster.
  */
 hypura_status hw_measure_kernels(struct hardware *out, hypura_error *error);
