@@ -15,8 +15,9 @@
 /* Whether there is a kernel that multiplies weights of this type as bytes. */
 static bool has_bytes(enum tensor_type type)
 {
-    static const enum tensor_type bytes[] = {TENSOR_Q8_0,   TENSOR_Q4_0,  TENSOR_Q4_1,   TENSOR_Q5_0, TENSOR_Q5_1,
-                                             TENSOR_IQ4_NL, TENSOR_MXFP4, TENSOR_IQ4_XS, TENSOR_Q4_K, TENSOR_Q5_K};
+    static const enum tensor_type bytes[] = {TENSOR_Q8_0, TENSOR_Q4_0,   TENSOR_Q4_1,  TENSOR_Q5_0,
+                                             TENSOR_Q5_1, TENSOR_IQ4_NL, TENSOR_MXFP4, TENSOR_IQ4_XS,
+                                             TENSOR_Q4_K, TENSOR_Q5_K,   TENSOR_Q6_K};
     for (size_t i = 0; i < COUNT_OF(bytes); i++)
         if (type == bytes[i])
             return true;

@@ -21,7 +21,7 @@ static const struct vector_type {
     uint16_t chunk, bytes_chunk, bytes_alignment;
 } vector_types[TENSOR_TYPE_COUNT] = {
     FLOATS(F32, 4),          FLOATS(F16, 8),           FLOATS(BF16, 8),         FLOATS(Q2_K, 16),
-    FLOATS(Q3_K, 16),        FLOATS(Q6_K, 32),         BYTES(Q8_0, 8, 32, 2),   BYTES(Q4_0, 16, 32, 2),
+    FLOATS(Q3_K, 16),        BYTES(Q6_K, 32, 64, 2),   BYTES(Q8_0, 8, 32, 2),   BYTES(Q4_0, 16, 32, 2),
     BYTES(Q4_1, 16, 32, 2),  BYTES(Q5_0, 16, 32, 2),   BYTES(Q5_1, 16, 32, 2),  BYTES(IQ4_NL, 16, 32, 2),
     BYTES(MXFP4, 16, 32, 1), BYTES(IQ4_XS, 32, 32, 8), BYTES(Q4_K, 32, 64, 16), BYTES(Q5_K, 32, 64, 16),
     FLOATS(IQ1_S, 32),       FLOATS(IQ1_M, 32),        FLOATS(IQ2_XXS, 32),     FLOATS(IQ2_XS, 32),

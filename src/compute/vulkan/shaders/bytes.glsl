@@ -1,6 +1,6 @@
 // Quantised weights as bytes, for products of integers with inputs of 8 bits. As in types.glsl a chunk is what one
-// invocation takes at a time, here CHUNK neighbouring columns in UNITS units of 16, of which two are a run with a scale
-// and, with HAS_MINIMUM, a minimum: a weight is scale * byte - minimum.
+// invocation takes at a time, here CHUNK columns in UNITS units of 16, of which RUN_UNITS are a run with a scale and, with
+// HAS_MINIMUM, a minimum: a weight is scale * byte - minimum. The columns are neighbours, except for those of Q6_K.
 //
 //   chunk_fetch         loads the bytes of a chunk, so that several loads may be under way
 //   chunk_unpack        makes bytes of them, four a word
@@ -10,16 +10,21 @@
 
 #include "blocks.glsl"
 
-#if defined(TYPE_Q4_K) || defined(TYPE_Q5_K)
+#if defined(TYPE_Q6_K)
 #define UNITS 4
+#define RUN_UNITS 1
+#elif defined(TYPE_Q4_K) || defined(TYPE_Q5_K)
+#define UNITS 4
+#define RUN_UNITS 2
 #define HAS_MINIMUM
 #else
 #define UNITS 2
+#define RUN_UNITS 2
 #if !defined(TYPE_Q8_0) && !defined(TYPE_IQ4_NL) && !defined(TYPE_IQ4_XS) && !defined(TYPE_MXFP4)
 #define HAS_MINIMUM
 #endif
 #endif
-#define RUNS (UNITS / 2)
+#define RUNS (UNITS / RUN_UNITS)
 #define CHUNK (UNITS * 16)
 
 // Word i of a window shifted right by so many bits, at most 32.
@@ -199,6 +204,56 @@ void chunk_unpack(Chunk c, uint chunk, out uvec4 q[UNITS], out float scale[RUNS]
         q[u + 2] |= (high & 0x02020202u) << 3;
 #endif
     }
+}
+
+#elif defined(TYPE_Q6_K)
+// 16 bytes of a half of the block's high bits, and of both runs of low bits that belong to them.
+struct Chunk {
+    uvec4 quads[6];
+    uint levels[3], scale, odd;
+};
+
+Chunk chunk_fetch(uint64_t row, uint chunk)
+{
+    Chunk c;
+    uint part = chunk % 4;
+    uint64_t block = row + chunk / 4 * 210, low = block + (part / 2 * 64 + part % 2 * 16);
+    uint64_t pieces[3] = {low, low + 32, block + 128 + part * 16}, levels = block + 192 + part / 2 * 8;
+    c.odd = uint(block) & 15u;
+    [[unroll]] for (int i = 0; i < 3; i++) {
+        Uvec4s quads = Uvec4s(pieces[i] & ~15ul);
+        c.quads[2 * i] = quads.v[0];
+        c.quads[2 * i + 1] = quads.v[(c.odd + 15) / 16];
+    }
+    Uints words = Uints(levels & ~3ul);
+    [[unroll]] for (uint i = 0; i < 3; i++)
+        c.levels[i] = words.v[i < 2 ? i : 1 + (c.odd & 2u) / 2];
+    c.scale = Shorts(block + 208).v[0];
+    return c;
+}
+
+void chunk_unpack(Chunk c, uint chunk, out uvec4 q[UNITS], out float scale[RUNS], out float minimum[RUNS])
+{
+    uint bits = (c.odd & 2u) * 8, words[3][5];
+    [[unroll]] for (int piece = 0; piece < 3; piece++) {
+        uvec4 quads[2] = {c.quads[2 * piece], c.quads[2 * piece + 1]};
+        WORDS_FROM(2, quads, c.odd, 5, words[piece]);
+    }
+    float d = half_float(c.scale);
+    [[unroll]] for (int u = 0; u < 4; u++) {
+        int byte = u % 2 * 2 + int(chunk % 2);
+        scale[u] = d * float(bitfieldExtract(int(SHIFTED(c.levels, u / 2, bits)), 8 * byte, 8));
+        minimum[u] = 0;
+    }
+    [[unroll]] for (int i = 0; i < 4; i++) {
+        uint a = SHIFTED(words[0], i, bits), b = SHIFTED(words[1], i, bits), high = SHIFTED(words[2], i, bits);
+        q[0][i] = (a & 0x0f0f0f0fu) | (high << 4 & 0x30303030u);
+        q[1][i] = (b & 0x0f0f0f0fu) | (high << 2 & 0x30303030u);
+        q[2][i] = (a >> 4 & 0x0f0f0f0fu) | (high & 0x30303030u);
+        q[3][i] = (b >> 4 & 0x0f0f0f0fu) | (high >> 2 & 0x30303030u);
+    }
+    [[unroll]] for (int u = 0; u < 4; u++) /* 32 less, without a carry from byte to byte */
+        q[u] = ((q[u] | 0x80808080u) - 0x20202020u) ^ 0x80808080u;
 }
 
 #elif defined(TYPE_IQ4_XS)

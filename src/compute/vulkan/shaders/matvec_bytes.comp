@@ -80,6 +80,25 @@ shared float squares[NORMED ? TOKENS * BLOCKS : 1]; // of a block's inputs, befo
 shared float maxima[AHEAD * GROUP];
 shared float square_parts[NORMED ? AHEAD * GROUP : 1];
 
+// Where 16 columns are in a tile; and the block of 32 columns to which a run belongs.
+uint unit_at(uint sixteen)
+{
+#ifdef TYPE_Q6_K
+    return sixteen % 8 / 2 * STRIDE + sixteen / 8 * 2 + sixteen % 2; // units of a chunk are 32 columns apart
+#else
+    return sixteen % UNITS * STRIDE + sixteen / UNITS;
+#endif
+}
+
+uint block_of(uint chunk, uint run)
+{
+#ifdef TYPE_Q6_K
+    return chunk / 2 * 4 + run;
+#else
+    return chunk * RUNS + run;
+#endif
+}
+
 struct Eights {
     vec4 x[4]; // of which 2 * AHEAD are used
 };
@@ -176,7 +195,7 @@ void round_inputs(Eights eights, Eights weights, uint t, uint tile, uint first)
 #else
             uint a = rounded(x, inverse), b = rounded(y, inverse);
 #endif
-            uint at = (t * UNITS + eight / 2 % UNITS) * STRIDE + eight / 2 / UNITS;
+            uint at = t * UNITS * STRIDE + unit_at(eight / 2);
             bytes[at][eight % 2 * 2] = a;
             bytes[at][eight % 2 * 2 + 1] = b;
 #ifdef HAS_MINIMUM
@@ -413,14 +432,19 @@ void multiply()
                     uint local = chunk - tile / CHUNK;
                     [[unroll]] for (uint t = 0; t < TOKENS; t++) {
                         [[unroll]] for (uint run = 0; run < RUNS; run++) {
-                            uint at = (t * UNITS + 2 * run) * STRIDE + local, block = t * BLOCKS + local * RUNS + run;
-                            uvec4 x[2] = {bytes[at], bytes[at + STRIDE]};
+                            uint at = (t * UNITS + RUN_UNITS * run) * STRIDE + local;
+                            uint block = t * BLOCKS + block_of(local, run);
+                            uvec4 x[RUN_UNITS];
+                            [[unroll]] for (uint u = 0; u < RUN_UNITS; u++)
+                                x[u] = bytes[at + u * STRIDE];
                             float x_scale = scales[block];
 #ifdef HAS_MINIMUM
                             float total = x_scale * float(totals[block]);
 #endif
                             [[unroll]] for (uint r = 0; r < ROWS; r++) {
-                                int products = dot_unit(q[r][2 * run], x[0]) + dot_unit(q[r][2 * run + 1], x[1]);
+                                int products = 0;
+                                [[unroll]] for (uint u = 0; u < RUN_UNITS; u++)
+                                    products += dot_unit(q[r][RUN_UNITS * run + u], x[u]);
                                 sums[r][t] = fma(scale[r][run] * x_scale, float(products), sums[r][t]);
 #ifdef HAS_MINIMUM
                                 sums[r][t] = fma(-minimum[r][run], total, sums[r][t]);
