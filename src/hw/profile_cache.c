@@ -16,7 +16,7 @@
 /* Raise this when a field is added or is measured differently. Files of other versions are ignored, and left to the
  * programs that wrote them. Version 2: memory and kernels are measured with more data than all last-level caches hold;
  * share_seconds was added. Version 3: the drive is measured next to computing. */
-#define PROFILE_VERSION 3
+#define PROFILE_VERSION 4
 
 /* A full set of samples takes some 15 KiB. */
 #define LARGEST_PROFILE ((off_t)1 << 20)

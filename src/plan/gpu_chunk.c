@@ -19,16 +19,19 @@ struct plan_visit plan_gpu_visit(const struct model *model, unit_number expert, 
 {
     const struct model_parameters *p = model_parameters(model);
     const struct unit *unit = model_unit(model, expert);
-    double elements = 0;
+    const double choices = (double)tokens * p->experts_used;
+    double here = 0; /* an expert with the mean number of rows */
     for (uint32_t i = 0; i < unit->slice_count; i++) {
-        const struct tensor_type_info *info = tensor_type_info(unit->slices[i].tensor->type);
-        elements += (double)(unit->slices[i].bytes / info->block_bytes * info->block_size);
+        const struct unit_slice *slice = &unit->slices[i];
+        const struct tensor_type_info *info = tensor_type_info(slice->tensor->type);
+        const double elements = (double)(slice->bytes / info->block_bytes * info->block_size);
+        const struct product_cost cost =
+            hardware_product_cost(hardware, slice->tensor->type, (double)slice->bytes, elements);
+        here += cost.start + cost.each * choices / p->experts;
     }
-    double choices = (double)tokens * p->experts_used;
     return (struct plan_visit){.upload_seconds = missing * (double)unit->bytes / device->upload_bytes_per_second +
                                                  plan_visit_groups(missing, slots) * VISIT_GROUP_SECONDS,
-                               .here_seconds =
-                                   missing * choices / p->experts * elements / hardware->multiply_adds_per_second,
+                               .here_seconds = missing * here,
                                .many = slots > 0 && choices >= 2.0 * p->experts};
 }
 

@@ -202,11 +202,11 @@ UNUSED static double distance_from(struct engine *engine, const char *name, cons
     return most;
 }
 
-/* The largest allowed divergence. The CPU rounds activations to 8 bits for quantised weights, so a router may sometimes
- * choose other experts. */
+/* The largest allowed divergence. CPU and GPU round activations for quantised weights to 8 bits in other blocks, so a
+ * router may sometimes choose other experts. If it does so for the first token of a prompt, all others see that. */
 UNUSED static double most_kl(const char *name)
 {
-    return strcmp(name, "embedded") == 0 ? 3e-2 : 2e-3;
+    return strcmp(name, "embedded") == 0 ? 1.5e-1 : 2e-3;
 }
 
 #endif

@@ -280,7 +280,9 @@ static void the_gain_of_a_visit_depends_on_the_tokens(void **state)
     assert_true(group > 0);
     assert_true(fabs(plan_gpu_visit(model, expert, 9, 4, 1, &hardware, &device).upload_seconds - 3 * group) < 1e-12);
     assert_true(fabs(many.upload_seconds - group - 4 * (double)unit->bytes / 10e9) < 1e-9);
-    assert_true(fabs(many.here_seconds - 2.0 * experts * few.here_seconds) < 1e-9 * many.here_seconds + 1e-15);
+    /* The CPU unpacks an expert once, for one row or many. */
+    assert_true(many.here_seconds > few.here_seconds);
+    assert_true(many.here_seconds < 1.001 * 2.0 * experts * few.here_seconds);
     assert_true(used < experts && few.here_seconds > 0);
 }
 
