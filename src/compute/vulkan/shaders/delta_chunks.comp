@@ -9,15 +9,18 @@
 /* What the rows of a chunk do to each other (delta_chunks.glsl). A work group takes one value head of one chunk. With
  * d(i, j) what rows j + 1 to i leave of each channel, and the triangles
  *   A[i][j] = beta_i sum(k_i d(i, j) k_j) for j < i,   P[i][j] = sum(q_i d(i, j) k_j) for j <= i,
- * it solves (I + A) X = beta [v, d(i, start) k], so that X is [want, erase], and computes the outputs P want and
- * read = d(i, start) q - P erase. Decays are multiplied, never divided: whatever they are, nothing overflows. */
+ * it inverts I + A. With X = (I + A)^-1 beta [v, d(i, start) k] = [want, erase] come the outputs P want and
+ * read = d(i, start) q - P erase. Decays are multiplied, never divided: whatever they are, nothing overflows.
+ *
+ * Bounds of loops over registers are literals, because drivers leave an array in memory if they do not unroll a loop. */
 layout(constant_id = 2) const uint BY_CHANNEL = 0; /* decays are */
 
-#define THREADS 64u
-#define PARTS 4u                 /* of a key, side by side */
-#define PAIRS (CHUNK / 2)        /* of columns of the triangles, which an invocation walks down */
-#define MOST_ROWS 8u             /* at a time */
-#define MOST_QUADS (256u / 4 / PARTS)
+#define THREADS 128u
+#define SLAB 16u            /* quads of a row at a time */
+#define PITCH 9u            /* of a triangle's columns, in quads; odd, so that they begin in different banks */
+#define ROW_QUADS (CHUNK / 4)
+#define PAIRS (CHUNK / 2)   /* of columns */
+#define PARTS 8u            /* of a slab, side by side */
 
 layout(local_size_x = THREADS) in;
 layout(push_constant) uniform Push
@@ -35,52 +38,315 @@ layout(push_constant) uniform Push
     float bound;
 };
 
-const uint ROWS = KEYS > 128 ? 4 : 8, QUADS = KEY_QUADS / PARTS, ASKED = ROWS * KEY_QUADS / THREADS;
+/* Triangles are stored column by column. */
+shared vec4 triangle[CHUNK * PITCH]; /* A; later P times the inverse */
+shared vec4 reaching[CHUNK * PITCH]; /* P */
+shared vec4 inverse[CHUNK * PITCH];
+shared vec4 slabs[4 * CHUNK * SLAB / 2];
+shared vec4 shares[ROW_QUADS], head_decays[ROW_QUADS], since_start[ROW_QUADS];
+shared float until_end[CHUNK];
 
-shared vec4 queries[MOST_ROWS * 128 / 4], keys[MOST_ROWS * 128 / 4], decays[MOST_ROWS * 128 / 4];
-shared vec2 sums[2 * MOST_ROWS * PARTS * PAIRS]; /* of the parts */
-shared vec4 solving[CHUNK * CHUNK / 4];          /* A, column by column */
-shared vec4 reaching[CHUNK * CHUNK / 4];         /* P, row by row */
-shared float shares[CHUNK], head_decays[CHUNK];
+uint thread, head, first, rows, block;
+uint keys_at, values_at; /* in a row */
+uint quad, four;         /* an invocation brings this quad of a slab, of rows 4 * four to 4 * four + 3 */
 
-/* The part of row i of P times X that four rows of X give. */
-vec4 reach(vec4 sum, uint i, uint n, vec4 a, vec4 b, vec4 c, vec4 d)
+/* In place of a row that a last chunk lacks, any will do, because its share is 0. */
+uint row_at(uint row)
 {
-    vec4 p = reaching[i * (CHUNK / 4) + n];
-    return fma(vec4(p.w), d, fma(vec4(p.z), c, fma(vec4(p.y), b, fma(vec4(p.x), a, sum))));
+    return (first + min(row, rows - 1)) * channels;
 }
 
-uint thread, head, first, rows;
-uint channel; /* the first of four that the invocation brings to shared memory */
-uint keys_at; /* in a row */
-vec4 asked_queries[4], asked_keys[4], asked_alphas[4], bias;
-
-/* Requests some rows. In place of rows that a last chunk lacks, any will do, because their share is 0. */
-void ask(uint top)
+vec4 load_key(uint row, uint key_quad)
 {
-    if (channel >= key_size)
+    return load_some(from, row_at(row) + keys_at + key_heads * key_size + 4 * key_quad, left_of(key_size, 4 * key_quad));
+}
+
+vec4 load_query(uint row, uint key_quad)
+{
+    return load_some(from, row_at(row) + keys_at + 4 * key_quad, left_of(key_size, 4 * key_quad));
+}
+
+/* ---- triangles, with decays of a head ---------------------------------------------------------------------------- */
+
+/* Products of decays, where products of keys will be. */
+void multiply_decays()
+{
+    if (thread > 2 * CHUNK)
         return;
-    [[unroll]] for (uint n = 0; n < ASKED; n++) {
-        uint row = first + min(top + (n * THREADS + thread) / KEY_QUADS, rows - 1), at = row * channels + keys_at;
-        asked_queries[n] = load_some(from, at, 4);
-        asked_keys[n] = load_some(from, at + key_heads * key_size, 4);
-        if (BY_CHANNEL != 0)
-            asked_alphas[n] = load_some(alpha, (row * value_heads + head) * key_size + channel, 4);
+    uint column = thread < 2 * CHUNK ? thread % CHUNK : CHUNK;
+    float decay = thread < 2 * CHUNK ? 0.0 : 1.0;
+    for (uint n = 0; n < ROW_QUADS; n++) {
+        vec4 some = head_decays[n], products;
+        [[unroll]] for (uint m = 0; m < 4; m++) {
+            decay = 4 * n + m == column ? 1.0 : decay * some[m];
+            products[m] = decay;
+        }
+        if (thread < CHUNK)
+            triangle[column * PITCH + n] = products;
+        else if (thread < 2 * CHUNK)
+            reaching[column * PITCH + n] = products;
+        else
+            since_start[n] = products;
+    }
+    if (thread < CHUNK)
+        until_end[column] = decay;
+}
+
+/* Rows 0 to CHUNK - 1 are keys, the others queries. Rows 4 apart have a quad in different banks. */
+uint slab_place(uint row, uint at)
+{
+    return row * SLAB + (at ^ row / 4 % 8);
+}
+
+float add_products(float sum, vec4 a, vec4 b)
+{
+    return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, sum))));
+}
+
+/* An invocation has four columns of four rows of one of the triangles. */
+void multiply_keys()
+{
+    uint down = thread % 8 + thread / 64 * 8, across = thread / 8 % 8;
+    vec4 keys[4], queries[4], sums[4];
+    [[unroll]] for (uint n = 0; n < 4; n++) {
+        keys[n] = load_key(4 * four + n, quad);
+        queries[n] = load_query(4 * four + n, quad);
+        sums[n] = vec4(0.0);
+    }
+    multiply_decays();
+    for (uint top = 0; top < KEY_QUADS; top += SLAB) {
+        barrier();
+        [[unroll]] for (uint n = 0; n < 4; n++) {
+            slabs[slab_place(4 * four + n, quad)] = keys[n];
+            slabs[slab_place(CHUNK + 4 * four + n, quad)] = queries[n];
+            blocks.v[block + WRITE + (4 * four + n) * KEY_QUADS + top + quad] = keys[n] * until_end[4 * four + n];
+        }
+        barrier();
+        if (top + SLAB < KEY_QUADS)
+            [[unroll]] for (uint n = 0; n < 4; n++) {
+                keys[n] = load_key(4 * four + n, top + SLAB + quad);
+                queries[n] = load_query(4 * four + n, top + SLAB + quad);
+            }
+        for (uint at = 0; at < SLAB; at++) {
+            vec4 left[4], right[4];
+            [[unroll]] for (uint n = 0; n < 4; n++) {
+                left[n] = slabs[slab_place(4 * down + n, at)];
+                right[n] = slabs[slab_place(4 * across + n, at)];
+            }
+            [[unroll]] for (uint n = 0; n < 4; n++)
+                [[unroll]] for (uint r = 0; r < 4; r++)
+                    sums[n][r] = add_products(sums[n][r], left[r], right[n]);
+        }
+    }
+    [[unroll]] for (uint n = 0; n < 4; n++) {
+        uint at = (4 * across + n) * PITCH + down % ROW_QUADS;
+        if (down < ROW_QUADS)
+            triangle[at] *= sums[n] * shares[down];
+        else
+            reaching[at] *= sums[n];
+    }
+    if (thread < KEY_QUADS)
+        blocks.v[block + FADE + thread] = vec4(since_start[ROW_QUADS - 1].w);
+}
+
+/* ---- triangles, with decays of channels -------------------------------------------------------------------------- */
+
+#define STEP 8u                    /* rows in shared memory at a time */
+#define QUERIES (STEP * SLAB)      /* their places in slabs */
+#define DECAYS (2 * STEP * SLAB)
+#define SUMS (3 * STEP * SLAB)
+
+vec4 asked_key, asked_query, asked_alpha;
+
+/* Of STEP rows, an invocation brings one quad. */
+void ask(uint top, uint row)
+{
+    asked_key = load_key(row, top + quad);
+    asked_query = load_query(row, top + quad);
+    uint channel = 4 * (top + quad), at = ((first + min(row, rows - 1)) * value_heads + head) * key_size + channel;
+    asked_alpha = load_some(alpha, at, left_of(key_size, channel));
+}
+
+/* An invocation walks down from two columns, with a part of the keys and what the rows since then left of it. */
+void walk_keys()
+{
+    uint part = thread % PARTS, pair = thread / PARTS, column = 2 * pair;
+    for (uint top = 0; top < KEY_QUADS; top += SLAB) {
+        uint channel = 4 * (top + quad);
+        vec4 bias = load_some(step_bias, head * key_size + channel, left_of(key_size, channel)), left = vec4(1.0);
+        vec4 even[2], odd[2];
+        [[unroll]] for (uint n = 0; n < 2; n++)
+            even[n] = odd[n] = vec4(0.0);
+        ask(top, four);
+        for (uint row = 0; row < CHUNK; row++) {
+            if (row % STEP == 0) {
+                barrier();
+                slabs[thread] = asked_key;
+                slabs[QUERIES + thread] = asked_query;
+                vec4 decay = vec4(1.0);
+                if (row + four < rows)
+                    [[unroll]] for (uint m = 0; m < 4; m++)
+                        decay[m] = decay_of(decay_kind, asked_alpha[m] + bias[m], decay_rate.v[head], bound);
+                slabs[DECAYS + thread] = decay;
+                barrier();
+                if (row + STEP < CHUNK)
+                    ask(top, row + STEP + four);
+            }
+            uint from_row = row % STEP * SLAB;
+            left *= slabs[DECAYS + from_row + quad];
+            if (row / 4 == four) {
+                uint to = block + row * KEY_QUADS + top + quad;
+                blocks.v[to] = left * slabs[from_row + quad] * shares[row / 4][row % 4];
+                blocks.v[to + READ] = left * slabs[QUERIES + from_row + quad];
+            }
+            vec4 sums = vec4(0.0);
+            if (row >= column)
+                [[unroll]] for (uint n = 0; n < 2; n++) {
+                    uint at = from_row + n * PARTS + part;
+                    vec4 key = slabs[at], query = slabs[QUERIES + at], decay = slabs[DECAYS + at];
+                    even[n] = row == column ? key : even[n] * decay;
+                    odd[n] = row == column + 1 ? key : odd[n] * decay;
+                    sums.x = add_products(sums.x, key, even[n]);
+                    sums.y = add_products(sums.y, key, odd[n]);
+                    sums.z = add_products(sums.z, query, even[n]);
+                    sums.w = add_products(sums.w, query, odd[n]);
+                }
+            slabs[SUMS + (row % 4 * PARTS + part) * PAIRS + pair] = sums;
+            if (row % 4 < 3)
+                continue;
+            barrier();
+            if (thread < 4 * PAIRS) {
+                uint n = thread / PAIRS, to = 2 * (thread % PAIRS) * PITCH + row / 4;
+                vec4 all = vec4(0.0);
+                [[unroll]] for (uint p = 0; p < PARTS; p++)
+                    all += slabs[SUMS + (n * PARTS + p) * PAIRS + thread % PAIRS];
+                all.xy *= shares[row / 4][n];
+                if (top > 0)
+                    all += vec4(triangle[to][n], triangle[to + PITCH][n], reaching[to][n], reaching[to + PITCH][n]);
+                triangle[to][n] = all.x;
+                triangle[to + PITCH][n] = all.y;
+                reaching[to][n] = all.z;
+                reaching[to + PITCH][n] = all.w;
+            }
+            barrier();
+        }
+        [[unroll]] for (uint n = 0; n < 2; n++) {
+            uint to = block + WRITE + column * KEY_QUADS + top + n * PARTS + part;
+            blocks.v[to] = even[n];
+            blocks.v[to + KEY_QUADS] = odd[n];
+        }
+        if (four == 0)
+            blocks.v[block + FADE + top + quad] = left;
     }
 }
 
-void place(uint top)
+/* ---- the rest ---------------------------------------------------------------------------------------------------- */
+
+/* An invocation computes one column of the inverse. */
+void invert()
 {
-    [[unroll]] for (uint n = 0; n < ASKED; n++) {
-        uint i = n * THREADS + thread;
-        queries[i] = asked_queries[n];
-        keys[i] = asked_keys[n];
-        if (BY_CHANNEL != 0) {
-            vec4 f = asked_alphas[n] + bias, four = vec4(1.0);
-            if (top + i / KEY_QUADS < rows)
-                [[unroll]] for (uint m = 0; m < 4; m++)
-                    four[m] = decay_of(decay_kind, f[m], decay_rate.v[head], bound);
-            decays[i] = four;
+    float x[CHUNK];
+    [[unroll]] for (uint i = 0; i < CHUNK; i++)
+        x[i] = i == thread ? 1.0 : 0.0;
+    [[unroll]] for (uint n = 0; n < (CHUNK - 1) * ROW_QUADS; n++) {
+        uint j = n / ROW_QUADS, i = n % ROW_QUADS * 4;
+        vec4 a = triangle[j * PITCH + i / 4];
+        x[i] = i > j ? fma(-a.x, x[j], x[i]) : x[i];
+        x[i + 1] = i + 1 > j ? fma(-a.y, x[j], x[i + 1]) : x[i + 1];
+        x[i + 2] = i + 2 > j ? fma(-a.z, x[j], x[i + 2]) : x[i + 2];
+        x[i + 3] = i + 3 > j ? fma(-a.w, x[j], x[i + 3]) : x[i + 3];
+    }
+    [[unroll]] for (uint n = 0; n < ROW_QUADS; n++)
+        inverse[thread * PITCH + n] = vec4(x[4 * n], x[4 * n + 1], x[4 * n + 2], x[4 * n + 3]);
+}
+
+/* P times the inverse: an invocation has eight rows of a column. */
+void multiply_triangles()
+{
+    uint column = thread % CHUNK, eight = thread / CHUNK;
+    vec4 low = vec4(0.0), high = vec4(0.0);
+    for (uint n = 0; n < 2 * eight + 2; n++) {
+        vec4 some = inverse[column * PITCH + n];
+        [[unroll]] for (uint m = 0; m < 4; m++) {
+            uint at = (4 * n + m) * PITCH + 2 * eight;
+            low = fma(reaching[at], vec4(some[m]), low);
+            high = fma(reaching[at + 1], vec4(some[m]), high);
+        }
+    }
+    triangle[column * PITCH + 2 * eight] = low;
+    triangle[column * PITCH + 2 * eight + 1] = high;
+}
+
+/* Slabs of right sides: those of keys, then those of values. */
+struct Slab
+{
+    bool is_key;
+    uint quad, count; /* the invocation's in the row of a key or value, and how many floats are there */
+};
+
+Slab slab_of(uint number)
+{
+    bool is_key = number < KEY_QUADS / SLAB;
+    uint at = (is_key ? number : number - KEY_QUADS / SLAB) * SLAB + quad;
+    return Slab(is_key, at, left_of(is_key ? key_size : value_size, 4 * at));
+}
+
+vec4 right_side(Slab slab, uint row)
+{
+    float share = shares[row / 4][row % 4];
+    if (!slab.is_key)
+        return share * load_some(from, row_at(row) + values_at + 4 * slab.quad, slab.count);
+    if (BY_CHANNEL != 0)
+        return blocks.v[block + row * KEY_QUADS + slab.quad];
+    return share * since_start[row / 4][row % 4] * load_key(row, slab.quad);
+}
+
+void store_row(Slab slab, uint row, vec4 solution, vec4 reach)
+{
+    uint value_quads = padded_values(value_size) / 4;
+    if (slab.is_key) {
+        uint to = block + row * KEY_QUADS + slab.quad;
+        vec4 query = BY_CHANNEL != 0 ? blocks.v[to + READ] : since_start[row / 4][row % 4] * load_query(row, slab.quad);
+        blocks.v[to] = solution;
+        blocks.v[to + READ] = query - reach;
+    } else if (slab.quad < value_quads) {
+        blocks.v[block + WANT + row * value_quads + slab.quad] = solution;
+        if (row < rows)
+            store_some(into, ((first + row) * value_heads + head) * value_size + 4 * slab.quad, reach, slab.count);
+    }
+}
+
+/* Two slabs at a time. An invocation has its quads of its four rows of both products. */
+void solve()
+{
+    uint count = KEY_QUADS / SLAB + (padded_values(value_size) / 4 + SLAB - 1) / SLAB;
+    for (uint number = 0; number < count; number += 2) {
+        Slab slab = slab_of(number), other = slab_of(number + 1);
+        barrier();
+        [[unroll]] for (uint n = 0; n < 4; n++) {
+            uint row = 4 * four + n;
+            slabs[2 * row * SLAB + quad] = right_side(slab, row);
+            slabs[(2 * row + 1) * SLAB + quad] = right_side(other, row);
+        }
+        barrier();
+        vec4 solution[4], other_solution[4], reach[4], other_reach[4];
+        [[unroll]] for (uint n = 0; n < 4; n++)
+            solution[n] = other_solution[n] = reach[n] = other_reach[n] = vec4(0.0);
+        for (uint n = 0; n <= four; n++)
+            [[unroll]] for (uint m = 0; m < 4; m++) {
+                uint row = 4 * n + m;
+                vec4 some = slabs[2 * row * SLAB + quad], others = slabs[(2 * row + 1) * SLAB + quad];
+                vec4 solve = inverse[row * PITCH + four], through = triangle[row * PITCH + four];
+                [[unroll]] for (uint r = 0; r < 4; r++) {
+                    solution[r] = fma(vec4(solve[r]), some, solution[r]);
+                    other_solution[r] = fma(vec4(solve[r]), others, other_solution[r]);
+                    reach[r] = fma(vec4(through[r]), some, reach[r]);
+                    other_reach[r] = fma(vec4(through[r]), others, other_reach[r]);
+                }
+            }
+        [[unroll]] for (uint r = 0; r < 4; r++) {
+            store_row(slab, 4 * four + r, solution[r], reach[r]);
+            store_row(other, 4 * four + r, other_solution[r], other_reach[r]);
         }
     }
 }
@@ -98,125 +364,29 @@ void main()
     rows = min(sequence.rows - before, CHUNK);
     uint shared_head = tiled != 0 ? head % key_heads : head / (value_heads / key_heads);
     uint gate = gate_group > 0 ? head / gate_group * 2 * gate_group + head % gate_group : head;
-    uint value_quads = padded_values(value_size) / 4, block = (number * value_heads + head) * block_quads(value_size);
+    block = (number * value_heads + head) * block_quads(value_size);
+    keys_at = shared_head * key_size;
+    values_at = 2 * key_heads * key_size + head * value_size;
+    quad = thread % SLAB;
+    four = thread / SLAB;
 
-    channel = thread % KEY_QUADS * 4;
-    keys_at = shared_head * key_size + channel;
-    [[unroll]] for (uint n = 0; n < ASKED; n++)
-        asked_queries[n] = asked_keys[n] = asked_alphas[n] = vec4(0.0);
-    bias = BY_CHANNEL != 0 && channel < key_size ? load_some(step_bias, head * key_size + channel, 4) : vec4(0.0);
-    ask(0);
     if (thread < CHUNK) {
         bool inside = thread < rows;
         uint at = (first + min(thread, rows - 1)) * gate_stride + gate;
-        shares[thread] = inside ? sigmoid(beta.v[at]) : 0.0;
-        head_decays[thread] = 1.0;
-        if (BY_CHANNEL == 0 && inside)
-            head_decays[thread] = decay_of(0, alpha.v[at] + step_bias.v[head], decay_rate.v[head], bound);
+        shares[thread / 4][thread % 4] = inside ? sigmoid(beta.v[at]) : 0.0;
+        if (BY_CHANNEL == 0)
+            head_decays[thread / 4][thread % 4] =
+                inside ? decay_of(0, alpha.v[at] + step_bias.v[head], decay_rate.v[head], bound) : 1.0;
     }
-
-    /* The keys of two columns, with what the rows since then left of them: parts of each key. */
-    uint pair = thread % 8 + thread / 32 * 8, part = thread / 8 % PARTS, column = 2 * pair;
-    vec4 even[MOST_QUADS], odd[MOST_QUADS];
-    [[unroll]] for (uint n = 0; n < QUADS; n++)
-        even[n] = odd[n] = vec4(0.0);
-    vec4 left = vec4(1.0); /* since the chunk began; for the invocations that will solve columns of keys */
-    for (uint top = 0; top < CHUNK; top += ROWS) {
-        barrier();
-        place(top);
-        barrier();
-        if (top + ROWS < CHUNK)
-            ask(top + ROWS);
-        if (thread < KEY_QUADS) {
-            for (uint r = 0; r < ROWS; r++) {
-                uint at = r * KEY_QUADS + thread, to = block + (top + r) * KEY_QUADS + thread;
-                left *= BY_CHANNEL != 0 ? decays[at] : vec4(head_decays[top + r]);
-                blocks.v[to] = left * keys[at] * shares[top + r];
-                blocks.v[to + READ] = left * queries[at];
-            }
-        }
-        for (uint r = 0; r < ROWS; r++) {
-            uint row = top + r;
-            vec4 even_key = vec4(0.0), odd_key = vec4(0.0), even_query = vec4(0.0), odd_query = vec4(0.0);
-            if (row >= column) {
-                vec4 decay = vec4(head_decays[row]);
-                [[unroll]] for (uint n = 0; n < QUADS; n++) {
-                    uint at = r * KEY_QUADS + n * PARTS + part;
-                    vec4 key = keys[at], query = queries[at];
-                    if (BY_CHANNEL != 0)
-                        decay = decays[at];
-                    even[n] = row == column ? key : even[n] * decay;
-                    odd[n] = row == column + 1 ? key : odd[n] * decay;
-                    even_key = fma(key, even[n], even_key);
-                    odd_key = fma(key, odd[n], odd_key);
-                    even_query = fma(query, even[n], even_query);
-                    odd_query = fma(query, odd[n], odd_query);
-                }
-            }
-            vec4 one = vec4(1.0);
-            sums[(r * PARTS + part) * PAIRS + pair] = vec2(dot(even_key, one), dot(odd_key, one));
-            sums[((ROWS + r) * PARTS + part) * PAIRS + pair] = vec2(dot(even_query, one), dot(odd_query, one));
-        }
-        barrier();
-        for (uint i = thread; i < ROWS * PAIRS; i += THREADS) {
-            uint row = top + i / PAIRS, at = i / PAIRS * PARTS * PAIRS + i % PAIRS, j = i % PAIRS * 2;
-            vec2 with_key = vec2(0.0), with_query = vec2(0.0);
-            [[unroll]] for (uint p = 0; p < PARTS; p++) {
-                with_key += sums[at + p * PAIRS];
-                with_query += sums[ROWS * PARTS * PAIRS + at + p * PAIRS];
-            }
-            with_key *= shares[row];
-            solving[j * (CHUNK / 4) + row / 4][row % 4] = with_key.x;
-            solving[(j + 1) * (CHUNK / 4) + row / 4][row % 4] = with_key.y;
-            reaching[row * (CHUNK / 4) + j / 4][j % 4] = with_query.x;
-            reaching[row * (CHUNK / 4) + j / 4][j % 4 + 1] = with_query.y;
-        }
-    }
-    [[unroll]] for (uint n = 0; n < QUADS; n++) {
-        uint to = block + WRITE + column * KEY_QUADS + n * PARTS + part;
-        blocks.v[to] = even[n];
-        blocks.v[to + KEY_QUADS] = odd[n];
-    }
-    if (thread < KEY_QUADS)
-        blocks.v[block + FADE + thread] = left;
     barrier();
-
-    /* An invocation solves four columns. Those of keys have their right side where it wrote it above. */
-    for (uint quad = thread; quad < KEY_QUADS + value_quads; quad += THREADS) {
-        bool is_key = quad < KEY_QUADS;
-        uint column = is_key ? 0 : (quad - KEY_QUADS) * 4, count = left_of(value_size, column);
-        uint to = block + (is_key ? quad : WANT + quad - KEY_QUADS), stride = is_key ? KEY_QUADS : value_quads;
-        uint values = 2 * key_heads * key_size + head * value_size + column;
-        vec4 x[CHUNK];
-        if (is_key)
-            [[unroll]] for (uint i = 0; i < CHUNK; i++)
-                x[i] = blocks.v[to + i * stride];
-        else
-            [[unroll]] for (uint i = 0; i < CHUNK; i++)
-                x[i] = load_some(from, (first + min(i, rows - 1)) * channels + values, count) * shares[i];
-        [[unroll]] for (uint j = 0; j + 1 < CHUNK; j++)
-            [[unroll]] for (uint n = (j + 1) / 4; n < CHUNK / 4; n++) {
-                vec4 a = solving[j * (CHUNK / 4) + n];
-                [[unroll]] for (uint m = 0; m < 4; m++)
-                    if (4 * n + m > j)
-                        x[4 * n + m] = fma(vec4(-a[m]), x[j], x[4 * n + m]);
-            }
-        [[unroll]] for (uint i = 0; i < CHUNK; i++)
-            blocks.v[to + i * stride] = x[i];
-        vec4 next = is_key ? blocks.v[to + READ] : vec4(0.0);
-        for (uint i = 0; i < CHUNK; i++) {
-            vec4 read = next, sum = vec4(0.0);
-            if (is_key)
-                next = blocks.v[to + READ + min(i + 1, CHUNK - 1) * stride];
-            [[unroll]] for (uint n = 0; n < CHUNK / 8; n++)
-                sum = reach(sum, i, n, x[4 * n], x[4 * n + 1], x[4 * n + 2], x[4 * n + 3]);
-            if (i >= CHUNK / 2)
-                [[unroll]] for (uint n = CHUNK / 8; n < CHUNK / 4; n++)
-                    sum = reach(sum, i, n, x[4 * n], x[4 * n + 1], x[4 * n + 2], x[4 * n + 3]);
-            if (is_key)
-                blocks.v[to + READ + i * stride] = read - sum;
-            else if (i < rows)
-                store_some(into, ((first + i) * value_heads + head) * value_size + column, sum, count);
-        }
-    }
+    if (BY_CHANNEL != 0)
+        walk_keys();
+    else
+        multiply_keys();
+    barrier();
+    if (thread < CHUNK)
+        invert();
+    barrier();
+    multiply_triangles();
+    solve();
 }
