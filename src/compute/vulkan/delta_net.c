@@ -229,7 +229,7 @@ static void carry_states(struct gpu *gpu, const struct gpu_delta_net *net, const
         uint32_t value_heads, key_size, value_size;
     } push = {segment->blocks, segment->table, gpu_address(net->output), net->heads_v, net->key_size, net->value_size};
     const uint32_t keys = padded_keys(net->key_size), columns = keys > 128 ? 16 : 32;
-    const uint32_t constants[] = {keys, is_wide(net), 4 * columns};
+    const uint32_t constants[] = {keys, is_wide(net), 8 * columns};
     gpu_launch(gpu, KERNEL_delta_carry, constants, COUNT_OF(constants), &push, sizeof push,
                net->heads_v * ((net->value_size + columns - 1) / columns), segment->part_count, 1);
 }

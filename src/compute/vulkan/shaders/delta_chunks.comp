@@ -50,6 +50,14 @@ uint thread, head, first, rows, block;
 uint keys_at, values_at; /* in a row */
 uint quad, four;         /* an invocation brings this quad of a slab, of rows 4 * four to 4 * four + 3 */
 
+/* Shared memory serves twice as many invocations at a time if each reads what a neighbour reads, the one beside it or the
+ * one after that. This is why numbers of invocations are taken apart as they are. A slab's rows are stored so that rows 4
+ * apart have a quad in different banks. */
+uint slab_place(uint row, uint at)
+{
+    return row * SLAB + (at ^ (row / 4 % 2 * 4 + row / 8 % 4));
+}
+
 /* In place of a row that a last chunk lacks, any will do, because its share is 0. */
 uint row_at(uint row)
 {
@@ -92,21 +100,15 @@ void multiply_decays()
         until_end[column] = decay;
 }
 
-/* Rows 0 to CHUNK - 1 are keys, the others queries. Rows 4 apart have a quad in different banks. */
-uint slab_place(uint row, uint at)
-{
-    return row * SLAB + (at ^ row / 4 % 8);
-}
-
 float add_products(float sum, vec4 a, vec4 b)
 {
     return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, sum))));
 }
 
-/* An invocation has four columns of four rows of one of the triangles. */
+/* An invocation has four columns of four rows of one of the triangles. Rows of a slab are keys, then queries. */
 void multiply_keys()
 {
-    uint down = thread % 8 + thread / 64 * 8, across = thread / 8 % 8;
+    uint down = thread % 2 + thread / 4 % 4 * 2 + thread / 64 * 8, across = thread / 2 % 2 + thread / 16 % 4 * 2;
     vec4 keys[4], queries[4], sums[4];
     [[unroll]] for (uint n = 0; n < 4; n++) {
         keys[n] = load_key(4 * four + n, quad);
@@ -170,7 +172,7 @@ void ask(uint top, uint row)
 /* An invocation walks down from two columns, with a part of the keys and what the rows since then left of it. */
 void walk_keys()
 {
-    uint part = thread % PARTS, pair = thread / PARTS, column = 2 * pair;
+    uint part = thread % 2 + thread / 4 % 4 * 2, pair = thread / 2 % 2 + thread / 16 * 2, column = 2 * pair;
     for (uint top = 0; top < KEY_QUADS; top += SLAB) {
         uint channel = 4 * (top + quad);
         vec4 bias = load_some(step_bias, head * key_size + channel, left_of(key_size, channel)), left = vec4(1.0);
@@ -181,13 +183,14 @@ void walk_keys()
         for (uint row = 0; row < CHUNK; row++) {
             if (row % STEP == 0) {
                 barrier();
-                slabs[thread] = asked_key;
-                slabs[QUERIES + thread] = asked_query;
+                uint at = four * SLAB + quad;
+                slabs[at] = asked_key;
+                slabs[QUERIES + at] = asked_query;
                 vec4 decay = vec4(1.0);
                 if (row + four < rows)
                     [[unroll]] for (uint m = 0; m < 4; m++)
                         decay[m] = decay_of(decay_kind, asked_alpha[m] + bias[m], decay_rate.v[head], bound);
-                slabs[DECAYS + thread] = decay;
+                slabs[DECAYS + at] = decay;
                 barrier();
                 if (row + STEP < CHUNK)
                     ask(top, row + STEP + four);
@@ -325,8 +328,8 @@ void solve()
         barrier();
         [[unroll]] for (uint n = 0; n < 4; n++) {
             uint row = 4 * four + n;
-            slabs[2 * row * SLAB + quad] = right_side(slab, row);
-            slabs[(2 * row + 1) * SLAB + quad] = right_side(other, row);
+            slabs[slab_place(row, quad)] = right_side(slab, row);
+            slabs[slab_place(CHUNK + row, quad)] = right_side(other, row);
         }
         barrier();
         vec4 solution[4], other_solution[4], reach[4], other_reach[4];
@@ -335,7 +338,7 @@ void solve()
         for (uint n = 0; n <= four; n++)
             [[unroll]] for (uint m = 0; m < 4; m++) {
                 uint row = 4 * n + m;
-                vec4 some = slabs[2 * row * SLAB + quad], others = slabs[(2 * row + 1) * SLAB + quad];
+                vec4 some = slabs[slab_place(row, quad)], others = slabs[slab_place(CHUNK + row, quad)];
                 vec4 solve = inverse[row * PITCH + four], through = triangle[row * PITCH + four];
                 [[unroll]] for (uint r = 0; r < 4; r++) {
                     solution[r] = fma(vec4(solve[r]), some, solution[r]);
@@ -367,8 +370,8 @@ void main()
     block = (number * value_heads + head) * block_quads(value_size);
     keys_at = shared_head * key_size;
     values_at = 2 * key_heads * key_size + head * value_size;
-    quad = thread % SLAB;
-    four = thread / SLAB;
+    quad = thread / 2 % SLAB;
+    four = thread % 2 + thread / (2 * SLAB) * 2;
 
     if (thread < CHUNK) {
         bool inside = thread < rows;
