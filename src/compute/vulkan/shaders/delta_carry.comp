@@ -8,7 +8,7 @@
  * the chunks of a sequence. The matrix is in registers, four columns of four or eight rows per invocation, with a copy in
  * shared memory for the products with it. Of these products, an invocation computes four columns of four rows, two of
  * erase and the same two of read, and that for half of the channels; it gets the other half's sums of erase or of read.
- * What the next step needs is requested before a step begins. */
+ * Tiles are requested two ahead, and rows of write a chunk ahead, because blocks are more than the nearest caches hold. */
 layout(constant_id = 2) const uint THREADS = 256;
 
 #define DOWN 16u /* invocations of a half by rows; the others by columns */
@@ -25,6 +25,7 @@ layout(push_constant) uniform Push
     uint value_heads, key_size, value_size;
 };
 
+const uint TILES = KEYS / TILE; /* an even number */
 const uint HALF = THREADS / 2, ACROSS = HALF / DOWN, COLUMNS = 4 * ACROSS;
 const uint WRITTEN = KEYS > 128 ? 16 : 32; /* rows of write at a time */
 const bool TALL = KEYS > 128;              /* eight rows of the matrix; keys of 64 leave the second half idle */
@@ -33,7 +34,6 @@ shared vec4 held[4096 / 4];   /* the matrix; later the chunk's values, and sums 
 shared vec4 placed[4096 / 4]; /* two tiles of erase and read; later rows of write */
 
 uint thread, upper, down, across;
-vec4 asked[MOST_ASKED];
 vec4 matrix[4], tall[4]; /* rows of the matrix, and those 128 below */
 vec4 sums[4];
 
@@ -43,16 +43,18 @@ uint tile_place(uint row, uint quad)
     return row * (TILE / 4) + (quad ^ row % 8);
 }
 
-void ask_tile(uint block, uint tile)
+vec4[MOST_ASKED] ask_tile(uint block, uint tile)
 {
+    vec4 asked[MOST_ASKED];
     [[unroll]] for (uint n = 0; n < MOST_ASKED; n++) {
         uint i = n * THREADS + thread;
         if (n < TILE_QUADS / THREADS)
             asked[n] = blocks.v[block + i / (TILE / 4) * KEY_QUADS + tile * (TILE / 4) + i % (TILE / 4)];
     }
+    return asked;
 }
 
-void place_tile(uint tile)
+void place_tile(uint tile, vec4 asked[MOST_ASKED])
 {
     [[unroll]] for (uint n = 0; n < MOST_ASKED; n++) {
         uint i = n * THREADS + thread;
@@ -61,14 +63,16 @@ void place_tile(uint tile)
     }
 }
 
-void ask_written(uint block, uint first)
+vec4[MOST_ASKED] ask_written(uint block, uint first)
 {
+    vec4 asked[MOST_ASKED];
     [[unroll]] for (uint n = 0; n < MOST_ASKED; n++)
         if (n < WRITTEN * KEY_QUADS / THREADS)
             asked[n] = blocks.v[block + WRITE + first * KEY_QUADS + n * THREADS + thread];
+    return asked;
 }
 
-void place_written()
+void place_written(vec4 asked[MOST_ASKED])
 {
     [[unroll]] for (uint n = 0; n < MOST_ASKED; n++)
         if (n < WRITTEN * KEY_QUADS / THREADS)
@@ -130,9 +134,10 @@ void main()
         }
 
     uint block = (sequence.block * value_heads + head) * block_quads(value_size);
-    ask_tile(block, 0);
+    vec4 even[MOST_ASKED] = ask_tile(block, 0), odd[MOST_ASKED] = ask_tile(block, 1);
+    vec4 written[MOST_ASKED] = ask_written(block, 0);
     for (uint first = 0; first < sequence.rows; first += CHUNK) {
-        uint next_block = block + value_heads * block_quads(value_size);
+        uint next_block = first + CHUNK < sequence.rows ? block + value_heads * block_quads(value_size) : block;
         vec4 given[2]; /* what the lower half's sums are taken from, and the upper half's added to */
         uint to[2];
         barrier();
@@ -141,7 +146,7 @@ void main()
             if (TALL)
                 held[(4 * four + n + 128) * ACROSS + across] = tall[n];
         }
-        place_tile(0);
+        place_tile(0, even);
         [[unroll]] for (uint i = 0; i < 2; i++) {
             uint row = down + 16 * i;
             to[i] = ((sequence.first_row + first + row) * value_heads + head) * value_size + column;
@@ -155,14 +160,16 @@ void main()
 
         [[unroll]] for (uint r = 0; r < 4; r++)
             sums[r] = vec4(0.0);
-        for (uint tile = 0; tile < KEYS / TILE; tile++) {
-            if (tile + 1 < KEYS / TILE)
-                ask_tile(block, tile + 1);
-            else
-                ask_written(block, 0);
+        for (uint tile = 0; tile < TILES; tile += 2) {
+            bool last = tile + 2 == TILES;
+            even = ask_tile(last ? next_block : block, last ? 0 : tile + 2);
             multiply_tile(tile);
-            if (tile + 1 < KEYS / TILE)
-                place_tile(tile + 1);
+            place_tile(1, odd);
+            barrier();
+            odd = ask_tile(last ? next_block : block, last ? 1 : tile + 3);
+            multiply_tile(tile + 1);
+            if (!last)
+                place_tile(0, even);
             barrier();
         }
         exchange_sums();
@@ -181,12 +188,10 @@ void main()
         for (uint top = 0; top < CHUNK; top += WRITTEN) {
             if (top > 0)
                 barrier();
-            place_written();
+            place_written(written);
             barrier();
-            if (top + WRITTEN < CHUNK)
-                ask_written(block, top + WRITTEN);
-            else if (first + CHUNK < sequence.rows)
-                ask_tile(next_block, 0);
+            bool last = top + WRITTEN == CHUNK;
+            written = ask_written(last ? next_block : block, last ? 0 : top + WRITTEN);
             for (uint i = 0; i < WRITTEN; i += 8)
                 [[unroll]] for (uint m = 0; m < 8; m++) {
                     vec4 value = held[(top + i + m) * ACROSS + across];
