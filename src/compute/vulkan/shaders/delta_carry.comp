@@ -5,10 +5,11 @@
 #include "delta_chunks.glsl"
 
 /* Carries states from chunk to chunk (delta_chunks.glsl). A work group takes some columns of one head's matrix through
- * the chunks of a sequence. The matrix is in registers, four columns of four or eight rows per invocation, with a copy in
- * shared memory for the products with it. Of these products, an invocation computes four columns of four rows, two of
- * erase and the same two of read, and that for half of the channels; it gets the other half's sums of erase or of read.
- * Tiles are requested two ahead, and rows of write a chunk ahead, because blocks are more than the nearest caches hold. */
+ * the chunks of a sequence. The matrix is in registers, four columns of four or eight rows per invocation, with a copy
+ * in shared memory for the products with it. Of these products, an invocation computes four columns of four rows, two
+ * of erase and the same two of read, and that for half of the channels. Then halves exchange their sums.
+ * Tiles are requested two ahead, and rows of write a chunk ahead, because blocks are more than the nearest caches
+ * hold. */
 layout(constant_id = 2) const uint THREADS = 256;
 
 #define DOWN 16u /* invocations of a half by rows; the others by columns */
@@ -94,7 +95,8 @@ void multiply_tile(uint tile)
     }
 }
 
-/* Adds the sums of both halves: those of erase become the lower half's sums[0] and sums[1], those of read the upper's. */
+/* Adds the sums of both halves. The lower half's sums[0] and sums[1] become those of erase, the upper half's those of
+ * read. */
 void exchange_sums()
 {
     uint to = CHUNK * ACROSS + thread % HALF;

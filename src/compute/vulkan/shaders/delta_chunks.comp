@@ -12,15 +12,15 @@
  * it inverts I + A. With X = (I + A)^-1 beta [v, d(i, start) k] = [want, erase] come the outputs P want and
  * read = d(i, start) q - P erase. Decays are multiplied, never divided: whatever they are, nothing overflows.
  *
- * Bounds of loops over registers are literals, because drivers leave an array in memory if they do not unroll a loop. */
+ * Bounds of loops over registers are literals, because an array whose loop is not unrolled stays in memory. */
 layout(constant_id = 2) const uint BY_CHANNEL = 0; /* decays are */
 
 #define THREADS 128u
-#define SLAB 16u            /* quads of a row at a time */
-#define PITCH 9u            /* of a triangle's columns, in quads; odd, so that they begin in different banks */
+#define SLAB 16u  /* quads of a row at a time */
+#define PITCH 9u  /* of a triangle's columns, in quads; odd, so that they begin in different banks */
+#define PARTS 8u  /* of a slab, side by side */
+#define PAIRS (CHUNK / 2) /* of columns */
 #define ROW_QUADS (CHUNK / 4)
-#define PAIRS (CHUNK / 2)   /* of columns */
-#define PARTS 8u            /* of a slab, side by side */
 
 layout(local_size_x = THREADS) in;
 layout(push_constant) uniform Push
@@ -42,7 +42,7 @@ layout(push_constant) uniform Push
 shared vec4 triangle[CHUNK * PITCH]; /* A; later P times the inverse */
 shared vec4 reaching[CHUNK * PITCH]; /* P */
 shared vec4 inverse[CHUNK * PITCH];
-shared vec4 slabs[4 * CHUNK * SLAB / 2];
+shared vec4 slabs[2 * CHUNK * SLAB];
 shared vec4 shares[ROW_QUADS], head_decays[ROW_QUADS], since_start[ROW_QUADS];
 shared float until_end[CHUNK];
 
@@ -50,9 +50,9 @@ uint thread, head, first, rows, block;
 uint keys_at, values_at; /* in a row */
 uint quad, four;         /* an invocation brings this quad of a slab, of rows 4 * four to 4 * four + 3 */
 
-/* Shared memory serves twice as many invocations at a time if each reads what a neighbour reads, the one beside it or the
- * one after that. This is why numbers of invocations are taken apart as they are. A slab's rows are stored so that rows 4
- * apart have a quad in different banks. */
+/* Shared memory serves twice as many invocations at a time if each reads what a neighbour reads, the one beside it or
+ * the one after that. This is why numbers of invocations are taken apart as they are. A slab's rows are stored so that
+ * rows 4 apart have a quad in different banks. */
 uint slab_place(uint row, uint at)
 {
     return row * SLAB + (at ^ (row / 4 % 2 * 4 + row / 8 % 4));
@@ -66,7 +66,8 @@ uint row_at(uint row)
 
 vec4 load_key(uint row, uint key_quad)
 {
-    return load_some(from, row_at(row) + keys_at + key_heads * key_size + 4 * key_quad, left_of(key_size, 4 * key_quad));
+    uint channel = 4 * key_quad;
+    return load_some(from, row_at(row) + keys_at + key_heads * key_size + channel, left_of(key_size, channel));
 }
 
 vec4 load_query(uint row, uint key_quad)
@@ -153,8 +154,8 @@ void multiply_keys()
 
 /* ---- triangles, with decays of channels -------------------------------------------------------------------------- */
 
-#define STEP 8u                    /* rows in shared memory at a time */
-#define QUERIES (STEP * SLAB)      /* their places in slabs */
+#define STEP 8u               /* rows in shared memory at a time */
+#define QUERIES (STEP * SLAB) /* places in slabs */
 #define DECAYS (2 * STEP * SLAB)
 #define SUMS (3 * STEP * SLAB)
 
