@@ -10,14 +10,13 @@
 /* Sequences with more rows in a batch are prompts. */
 #define FEW_ROWS GPU_VECTOR_TOKENS
 
-/* The largest size for attend_many and attend_cooperative. */
+/* The largest size for attend_many and attend_cooperative_wide. */
 #define MANY_SIZE 256u
 
-/* The largest sizes for attend_cooperative with four subgroups, whose registers hold queries and values. */
-#define NARROW_KEY 192u
-#define NARROW_VALUE 128u
+/* The largest size for attend_cooperative. */
+#define NARROW_SIZE 128u
 
-/* Queries per tile, for both. */
+/* Queries per tile, for all of them. */
 #define MANY_QUERIES 64u
 
 bool gpu_attention_supports(enum tensor_type type, uint32_t key_size, uint32_t value_size)
@@ -397,7 +396,7 @@ static void attend_many(struct gpu *gpu, const struct gpu_attention *a)
               a->bidirectional};
     const uint32_t constants[] = {a->key_size, a->value_size, a->halves};
     uint32_t queries = rows * (a->heads / a->kv_heads);
-    const bool cooperative = is_cooperative(gpu, a), wide = a->key_size > NARROW_KEY || a->value_size > NARROW_VALUE;
+    const bool cooperative = is_cooperative(gpu, a), wide = MAX(a->key_size, a->value_size) > NARROW_SIZE;
     const struct attend_kernels kernels = kernels_of(a->type);
     const enum gpu_kernel kernel = !cooperative ? kernels.many : wide ? kernels.wide : kernels.cooperative;
     gpu_launch(gpu, kernel, constants, cooperative ? 3 : 2, &push, sizeof push,
