@@ -84,13 +84,9 @@ void main()
         [[unroll]] for (uint i = 0; i < 8; i++) {
             s[i] = uintBitsToFloat(scores[row * ROW + four_of(i, side)]) * scale;
             if (soft_cap > 0.0)
-                [[unroll]] for (uint k = 0; k < 4; k++)
-                    s[i][k] = tanh_of(s[i][k] / soft_cap) * soft_cap;
+                s[i] = capped_scores(s[i]);
             if (!whole)
-                [[unroll]] for (uint k = 0; k < 4; k++) {
-                    uint p = position + four_of(i, side) * 4 + k;
-                    s[i][k] = p >= range.first && p <= range.last ? s[i][k] : NOTHING;
-                }
+                s[i] = seen_scores(s[i], position + four_of(i, side) * 4, range);
             most = max(most, max(max(s[i].x, s[i].y), max(s[i].z, s[i].w)));
         }
         most = max(maximum, max(most, subgroupShuffleXor(most, 1)));
@@ -157,25 +153,17 @@ void main()
                 value_sums[d][e] *= share;
     }
     /* Four matrices at a time through this subgroup's rows of the scores. */
-    [[unroll]] for (uint d = 0; d < MOST_PARTS; d += 4)
-        if (d < VALUE_PARTS) {
-            uint fours = min(VALUE_PARTS - d, 4u) * 4;
-            [[unroll]] for (uint n = 0; n < 4; n++)
-                if (d + n < VALUE_PARTS)
-                    STORE_ROWS(value_sums[d + n], scores, mine * ROW + n * 4, ROW);
-            subgroup_sync();
-            for (uint i = gl_SubgroupInvocationID; i < 16 * fours; i += 32) {
-                uint r = mine + i / fours, four = i % fours, q = first_query + r;
-                if (q > last_query)
-                    continue;
-                uvec4 bits = scores[r * ROW + four];
-                uint at = ((sequence.first_row + q / group) * heads + kv_head * group + q % group) * (VALUE_SIZE / 4) +
-                          d * 4 + four;
-                if (HALVES)
-                    Uvec2s(into).v[at] = uvec2(halves_of(uintBitsToFloat(bits.xy)), halves_of(uintBitsToFloat(bits.zw)));
-                else
-                    Uvec4s(into).v[at] = bits;
-            }
-            subgroup_sync();
+    [[unroll]] for (uint d = 0; d < MOST_PARTS; d += 4) {
+        [[unroll]] for (uint n = 0; n < 4; n++)
+            if (d + n < VALUE_PARTS)
+                STORE_ROWS(value_sums[d + n], scores, mine * ROW + n * 4, ROW);
+        subgroup_sync();
+        [[unroll]] for (uint n = 0; n < 8; n++) {
+            uint i = n * 32 + gl_SubgroupInvocationID, r = mine + i / 16, four = i % 16, q = first_query + r;
+            if (q <= last_query && d + four / 4 < VALUE_PARTS)
+                write_four(sequence.first_row + q / group, kv_head * group + q % group, d * 4 + four,
+                           scores[r * ROW + four]);
         }
+        subgroup_sync();
+    }
 }

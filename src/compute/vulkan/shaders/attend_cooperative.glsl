@@ -1,5 +1,8 @@
 /* What the kernels of attention on matrix units share. A work group of THREADS takes a tile of queries, and passes the
- * positions that they see in blocks. */
+ * positions that they see in blocks.
+ *
+ * Arrays, such as those of matrices, are sure to be registers only if glslc makes all indices literal. It unrolls no loop
+ * that has another one under a condition, or one that it cannot unroll. */
 #extension GL_KHR_shader_subgroup_shuffle : require
 #include "common.glsl"
 #include "cache.glsl"
@@ -52,4 +55,28 @@ void subgroup_sync()
 uint four_of(uint i, uint side)
 {
     return i / RUN * 8 + side * RUN + i % RUN;
+}
+
+vec4 capped_scores(vec4 s)
+{
+    s /= soft_cap;
+    return vec4(tanh_of(s.x), tanh_of(s.y), tanh_of(s.z), tanh_of(s.w)) * soft_cap;
+}
+
+/* Scores of a position and the next three, as far as a query sees them. */
+vec4 seen_scores(vec4 s, uint position, Range range)
+{
+    uvec4 positions = position + uvec4(0, 1, 2, 3);
+    s = mix(vec4(NOTHING), s, greaterThanEqual(positions, uvec4(range.first)));
+    return mix(vec4(NOTHING), s, lessThanEqual(positions, uvec4(range.last)));
+}
+
+/* Writes four elements of what a row's head becomes. */
+void write_four(uint row, uint head, uint four, uvec4 bits)
+{
+    uint at = (row * heads + head) * (VALUE_SIZE / 4) + four;
+    if (HALVES)
+        Uvec2s(into).v[at] = uvec2(halves_of(uintBitsToFloat(bits.xy)), halves_of(uintBitsToFloat(bits.zw)));
+    else
+        Uvec4s(into).v[at] = bits;
 }

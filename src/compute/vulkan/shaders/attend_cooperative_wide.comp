@@ -6,8 +6,7 @@
  * computes the scores of half of the positions. Of the values, four share 32 queries, and each takes every fourth 16
  * columns.
  *
- * Arrays of matrices are registers only if glslc makes all indices literal. It unrolls no loop that has another one under
- * a condition, so there is none over pieces. */
+ * There is no loop over pieces, which glslc would not unroll. */
 #define THREADS 256u
 #include "attend_cooperative.glsl"
 
@@ -150,13 +149,9 @@ void main()
         [[unroll]] for (uint i = 0; i < 16 / SIDES; i++) {
             s[i] = uintBitsToFloat(scores[row * ROW + four_of(i, side)]) * scale;
             if (soft_cap > 0.0)
-                s[i] = vec4(tanh_of(s[i].x / soft_cap), tanh_of(s[i].y / soft_cap), tanh_of(s[i].z / soft_cap),
-                            tanh_of(s[i].w / soft_cap)) * soft_cap;
-            if (!whole) {
-                uvec4 p = position + four_of(i, side) * 4 + uvec4(0, 1, 2, 3);
-                s[i] = mix(vec4(NOTHING), s[i], greaterThanEqual(p, uvec4(range.first)));
-                s[i] = mix(vec4(NOTHING), s[i], lessThanEqual(p, uvec4(range.last)));
-            }
+                s[i] = capped_scores(s[i]);
+            if (!whole)
+                s[i] = seen_scores(s[i], position + four_of(i, side) * 4, range);
             most = max(most, max(max(s[i].x, s[i].y), max(s[i].z, s[i].w)));
         }
         most = max(most, subgroupShuffleXor(most, 1));
@@ -238,15 +233,9 @@ void main()
             uint k = n * 32 + gl_SubgroupInvocationID, r = k / 8, four = k % 8;
             uint q = first_query + weighted + i / COLUMNS * 16 + r;
             uint part = (i % COLUMNS + four / 4) * SHARERS + column;
-            uvec4 bits = scores[own + r * ROW + four];
-            uint at = ((sequence.first_row + q / group) * heads + kv_head * group + q % group) * (VALUE_SIZE / 4) +
-                      part * 4 + four % 4;
-            if (q <= last_query && part < VALUE_PARTS) {
-                if (HALVES)
-                    Uvec2s(into).v[at] = uvec2(halves_of(uintBitsToFloat(bits.xy)), halves_of(uintBitsToFloat(bits.zw)));
-                else
-                    Uvec4s(into).v[at] = bits;
-            }
+            if (q <= last_query && part < VALUE_PARTS)
+                write_four(sequence.first_row + q / group, kv_head * group + q % group, part * 4 + four % 4,
+                           scores[own + r * ROW + four]);
         }
         subgroup_sync();
     }

@@ -112,8 +112,10 @@ void piece_place(uint elements)
     uint across = elements / PER_READ;
     [[unroll]] for (uint i = 0; i < READS; i++) {
         uint read = gl_LocalInvocationID.x + i * THREADS, row = read / across, column = read % across;
+#ifndef TILE_QUADS /* there, arrays are to be registers, and glslc unrolls no loop with a continue */
         if (row >= BLOCK)
             continue;
+#endif
         uint words[PER_READ / PER_WORD];
         [[unroll]] for (uint k = 0; k < 4; k++) {
             uint four = asked[i][k];
@@ -138,7 +140,8 @@ void piece_place(uint elements)
         uint at = row * TILE_STRIDE + column * (PER_READ / PER_WORD);
 #ifdef TILE_QUADS
         [[unroll]] for (uint k = 0; k < PER_READ / PER_WORD; k += 4)
-            tile[(at + k) / 4] = uvec4(words[k], words[k + 1], words[k + 2], words[k + 3]);
+            if (row < BLOCK)
+                tile[(at + k) / 4] = uvec4(words[k], words[k + 1], words[k + 2], words[k + 3]);
 #else
         [[unroll]] for (uint k = 0; k < PER_READ / PER_WORD; k++)
             tile[at + k] = words[k];
