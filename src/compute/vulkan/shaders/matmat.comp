@@ -62,11 +62,11 @@ uint item_chunk(uint i, uint step)
     return step * DEPTH / SPAN * ROW_CHUNKS + (i * GROUP + gl_LocalInvocationID.x) % ROW_CHUNKS;
 }
 
-// ---- shared tiles, rows and tokens one after the other; the strides keep neighbours in different banks
+// ---- shared tiles, rows and tokens one after the other, in fours; the strides keep neighbours in different banks
 
-#define STRIDE (DEPTH + 1)
-shared float row_tile[TILE_ROWS * STRIDE];
-shared float token_tile[TILE_TOKENS * STRIDE];
+#define STRIDE (DEPTH / 4 + 1)
+shared vec4 row_tile[TILE_ROWS * STRIDE];
+shared vec4 token_tile[TILE_TOKENS * STRIDE];
 
 void store_chunk(Chunk chunk, uint i, uint step)
 {
@@ -91,8 +91,7 @@ void store_chunk(Chunk chunk, uint i, uint step)
 #endif
                 four[n] = inside ? fma(run_scale, value, -run_minimum) : 0.0;
             }
-            [[unroll]] for (uint n = 0; n < 4; n++)
-                row_tile[row * STRIDE + column + j + n] = four[n];
+            row_tile[row * STRIDE + (column + j) / 4] = four;
         }
     }
 }
@@ -118,8 +117,7 @@ void store_input(vec4 four, uint i, uint step)
     uint token = input_token(i), column = gl_LocalInvocationID.x % (DEPTH / 4);
     if (token >= tile_tokens || input_column(step) * 4 >= columns)
         four = vec4(0);
-    [[unroll]] for (uint n = 0; n < 4; n++)
-        token_tile[token * STRIDE + column * 4 + n] = four[n];
+    token_tile[token * STRIDE + column] = four;
 }
 
 // ---- results
@@ -166,13 +164,13 @@ void write_result(uint row, uint token, float sum)
 void add_slices(uint slice, uint lane, inout float sums[4][4])
 {
     for (uint s = 1; s < SLICES; s++) {
-        [[unroll]] for (uint i = 0; i < 16; i++)
+        [[unroll]] for (uint r = 0; r < 4; r++)
             if (slice == s)
-                row_tile[i * LANES + lane] = sums[i / 4][i % 4];
+                row_tile[r * LANES + lane] = vec4(sums[r][0], sums[r][1], sums[r][2], sums[r][3]);
         barrier();
         [[unroll]] for (uint i = 0; i < 16; i++)
             if (slice == 0)
-                sums[i / 4][i % 4] += row_tile[i * LANES + lane];
+                sums[i / 4][i % 4] += row_tile[i / 4 * LANES + lane][i % 4];
         barrier();
     }
 }
@@ -244,16 +242,17 @@ void main()
                 if (i < INPUTS)
                     inputs[i] = from.v[input_rows[i] + min(input_column(step + 1), last_column)];
         }
-        for (uint n = 0; n < DEPTH / SLICES; n++) {
-            uint k = slice * (DEPTH / SLICES) + n;
-            float a[4], b[4];
+        for (uint n = 0; n < DEPTH / 4 / SLICES; n++) {
+            uint k = slice * (DEPTH / 4 / SLICES) + n;
+            vec4 a[4], b[4];
             [[unroll]] for (uint i = 0; i < 4; i++) {
                 a[i] = row_tile[(row_lane + i * ROW_LANES) * STRIDE + k];
                 b[i] = token_tile[(token_lane + i * TOKEN_LANES) * STRIDE + k];
             }
-            [[unroll]] for (uint r = 0; r < 4; r++)
-                [[unroll]] for (uint t = 0; t < 4; t++)
-                    sums[r][t] = fma(a[r], b[t], sums[r][t]);
+            [[unroll]] for (uint c = 0; c < 4; c++)
+                [[unroll]] for (uint r = 0; r < 4; r++)
+                    [[unroll]] for (uint t = 0; t < 4; t++)
+                        sums[r][t] = fma(a[r][c], b[t][c], sums[r][t]);
         }
         barrier();
     }
