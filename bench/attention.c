@@ -2,6 +2,7 @@
  * prompt by arithmetic (four operations per query, position and element). Each figure is the median of several rounds.
  * Rounds take the caches of several layers in turn, so none of them finds its data in the processor's caches. */
 #include "compute/compute.h"
+#include "median.h"
 
 #include <getopt.h>
 #include <math.h>
@@ -12,12 +13,6 @@
 struct options {
     size_t threads, positions, rows, heads, kv_heads, size, layers, rounds;
 };
-
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
 
 /* Seconds that one layer's attention takes for the last rows of the context. */
 static double measure(const struct options *options, struct compute *compute, enum tensor_type type,
@@ -52,8 +47,7 @@ static double measure(const struct options *options, struct compute *compute, en
         compute_attention(compute, &attention);
         seconds[round] = clock_seconds_since(start);
     }
-    qsort(seconds, options->rounds, sizeof *seconds, compare_doubles);
-    return seconds[options->rounds / 2];
+    return median(seconds, options->rounds);
 }
 
 static void fill(const struct options *options, enum tensor_type type, uint8_t *cache, float *values)

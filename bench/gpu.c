@@ -4,6 +4,7 @@
  * as in a model, the inputs exist as halves and there is room to unpack weights. No cache holds all of the matrices,
  * and a barrier separates them, as in a model. Each figure is the median of several rounds. */
 #include "compute/vulkan/gpu.h"
+#include "median.h"
 
 #include <getopt.h>
 #include <stdio.h>
@@ -17,18 +18,6 @@ struct options {
     uint32_t rows, columns, tokens, prompt, rounds;
     uint64_t bytes, room; /* room: for unpacked weights, at most */
 };
-
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, size_t count)
-{
-    qsort(values, count, sizeof *values, compare);
-    return values[count / 2];
-}
 
 static bool listed(const char *list, const char *name)
 {

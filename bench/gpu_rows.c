@@ -3,6 +3,7 @@
  * per row), and the kernels on rows, which for one token take little longer than a launch. Each layer has its own KV
  * cache, so none is left in the device's caches by the layer before. Each figure is the median of several rounds. */
 #include "compute/vulkan/gpu.h"
+#include "median.h"
 
 #include <getopt.h>
 #include <stdio.h>
@@ -20,12 +21,6 @@ struct bench {
     uint64_t cache_bytes;
     double copy;
 };
-
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
 
 /* Records a batch with a function, submits it, and returns the median time on the device. */
 typedef void (*record_function)(const struct bench *bench, const void *context);
@@ -45,8 +40,7 @@ static hypura_status time_of(const struct bench *bench, record_function record, 
             return status;
         times[i ? i - 1 : 0] = gpu_batch_seconds(bench->gpu, ticket); /* the first round compiles */
     }
-    qsort(times, bench->rounds, sizeof *times, compare);
-    *seconds = times[bench->rounds / 2];
+    *seconds = median(times, bench->rounds);
     return HYPURA_OK;
 }
 

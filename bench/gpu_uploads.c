@@ -5,6 +5,7 @@
  * is the median of several rounds. */
 #include "compute/vulkan/gpu.h"
 #include "hw/hw.h"
+#include "median.h"
 
 #include <getopt.h>
 #include <stdio.h>
@@ -24,18 +25,6 @@ struct bench {
     uint32_t rounds;
     struct gpu_buffer *there[2];
 };
-
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, size_t count)
-{
-    qsort(values, count, sizeof *values, compare);
-    return values[count / 2];
-}
 
 static hypura_status upload_group(const struct bench *bench, const struct gpu_piece *pieces, size_t count,
                                   bool together, gpu_ticket *ticket, hypura_error *error)

@@ -6,6 +6,7 @@
 #include "compute/cpu/kernels.h"
 #include "compute/compute.h"
 #include "format/format.h"
+#include "median.h"
 
 #include <getopt.h>
 #include <math.h>
@@ -19,18 +20,6 @@ struct options {
     const char *types, *sets;
     bool json;
 };
-
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, size_t count)
-{
-    qsort(values, count, sizeof *values, compare_doubles);
-    return values[count / 2];
-}
 
 /* ---- memory bandwidth -------------------------------------------------------------------------------------------- */
 

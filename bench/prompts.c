@@ -5,6 +5,7 @@
 #include "compute/compute.h"
 #include "compute/cpu/kernels.h"
 #include "format/format.h"
+#include "median.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -181,12 +182,6 @@ static double alone(struct layer *l)
     return best * 1e-9;
 }
 
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static void measure(struct layer *l, size_t threads)
 {
     static double seconds[PARTS][ROUNDS];
@@ -202,8 +197,7 @@ static void measure(struct layer *l, size_t threads)
     }
     printf("{\"threads\": %zu, \"tokens\": %zu, \"milliseconds\": {", threads, l->tokens);
     for (enum part part = 0; part < PARTS; part++) {
-        qsort(seconds[part], ROUNDS, sizeof *seconds[part], compare);
-        all += seconds[part][ROUNDS / 2];
+        all += median(seconds[part], ROUNDS);
         printf("%s\"%s\": %.3f", part ? ", " : "", names[part], seconds[part][ROUNDS / 2] * 1e3);
     }
     printf("}, \"layer\": %.3f, \"gop_per_second\": {", all * 1e3);

@@ -40,17 +40,11 @@ static uint32_t input_rows(const struct gpu_delta_net *net)
 /* The batch's sequences, and how many work groups prepare a head's inputs. */
 static uint32_t find_entries(const struct gpu_delta_net *net, struct state_sequence *entries)
 {
-    const uint64_t states = gpu_address(net->states);
     uint32_t groups = 0;
     for (uint32_t i = 0; i < net->sequence_count; i++) {
-        const struct gpu_state_sequence *s = &net->sequences[i];
-        entries[i] = (struct state_sequence){.state = states + s->state,
-                                             .next = states + s->next,
-                                             .first_row = s->first_row,
-                                             .rows = s->rows,
-                                             .fresh = s->fresh,
-                                             .block = groups};
-        groups += (s->rows + input_rows(net) - 1) / input_rows(net);
+        entries[i] = gpu_state_entry(net->states, &net->sequences[i]);
+        entries[i].block = groups;
+        groups += (entries[i].rows + input_rows(net) - 1) / input_rows(net);
     }
     return groups;
 }

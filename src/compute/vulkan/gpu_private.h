@@ -334,6 +334,12 @@ struct state_sequence {
     uint32_t first_row, rows, fresh, block;
 };
 
+static inline struct state_sequence gpu_state_entry(struct gpu_range states, const struct gpu_state_sequence *s)
+{
+    const uint64_t start = gpu_address(states);
+    return (struct state_sequence){start + s->state, start + s->next, s->first_row, s->rows, s->fresh, 0};
+}
+
 /* scan.c: the table of sequences for kernels with states. */
 uint64_t gpu_state_table(struct gpu *gpu, struct gpu_range states, const struct gpu_state_sequence *sequences,
                          uint32_t count);

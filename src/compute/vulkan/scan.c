@@ -9,11 +9,8 @@ uint64_t gpu_state_table(struct gpu *gpu, struct gpu_range states, const struct 
                          uint32_t count)
 {
     struct state_sequence entries[GPU_MAX_SEQUENCES];
-    const uint64_t start = gpu_address(states);
-    for (uint32_t i = 0; i < count; i++) {
-        const struct gpu_state_sequence *s = &sequences[i];
-        entries[i] = (struct state_sequence){start + s->state, start + s->next, s->first_row, s->rows, s->fresh, 0};
-    }
+    for (uint32_t i = 0; i < count; i++)
+        entries[i] = gpu_state_entry(states, &sequences[i]);
     return gpu_table(gpu, entries, count * sizeof *entries);
 }
 
