@@ -171,6 +171,7 @@ static hypura_status bench_attention(const struct bench *bench, hypura_error *er
 static hypura_status bench_prompts(const struct bench *bench, hypura_error *error)
 {
     static const struct attention_shape shapes[] = {
+        {TENSOR_F16, 2048, 1, 2048, 64, 64},    {TENSOR_F16, 2048, 1, 16384, 64, 64},
         {TENSOR_F16, 2048, 1, 2048, 128, 128},  {TENSOR_F16, 2048, 1, 16384, 128, 128},
         {TENSOR_F16, 2048, 1, 2048, 192, 128},  {TENSOR_F16, 2048, 1, 16384, 192, 128},
         {TENSOR_F16, 2048, 1, 2048, 256, 256},  {TENSOR_F16, 2048, 1, 16384, 256, 256},

@@ -10,13 +10,10 @@
 /* Sequences with more rows in a batch are prompts. */
 #define FEW_ROWS GPU_VECTOR_TOKENS
 
-/* The largest size for attend_many and attend_cooperative_wide. */
+/* The largest size for attend_many and attend_cooperative. */
 #define MANY_SIZE 256u
 
-/* The largest size for attend_cooperative. */
-#define NARROW_SIZE 128u
-
-/* Queries per tile, for all of them. */
+/* Queries per tile, for both. */
 #define MANY_QUERIES 64u
 
 bool gpu_attention_supports(enum tensor_type type, uint32_t key_size, uint32_t value_size)
@@ -27,18 +24,16 @@ bool gpu_attention_supports(enum tensor_type type, uint32_t key_size, uint32_t v
            MAX(key_size, value_size) <= ATTENTION_MAX_SIZE;
 }
 
-/* The kernels for a type of cache; the last two are KERNEL_COUNT if there is none. */
+/* The kernels for a type of cache; cooperative is KERNEL_COUNT if there is none. */
 struct attend_kernels {
-    enum gpu_kernel few, many, cooperative, wide;
+    enum gpu_kernel few, many, cooperative;
 };
 
 static struct attend_kernels kernels_of(enum tensor_type type)
 {
-#define FLOATS(name)                                                                                                   \
-    ((struct attend_kernels){KERNEL_attend_few_##name, KERNEL_attend_many_##name, KERNEL_COUNT, KERNEL_COUNT})
+#define FLOATS(name) ((struct attend_kernels){KERNEL_attend_few_##name, KERNEL_attend_many_##name, KERNEL_COUNT})
 #define HALVES(name)                                                                                                   \
-    ((struct attend_kernels){KERNEL_attend_few_##name, KERNEL_attend_many_##name, KERNEL_attend_cooperative_##name,    \
-                             KERNEL_attend_cooperative_wide_##name})
+    ((struct attend_kernels){KERNEL_attend_few_##name, KERNEL_attend_many_##name, KERNEL_attend_cooperative_##name})
     switch (type) {
     case TENSOR_F32:
         return FLOATS(f32);
@@ -396,11 +391,10 @@ static void attend_many(struct gpu *gpu, const struct gpu_attention *a)
               a->bidirectional};
     const uint32_t constants[] = {a->key_size, a->value_size, a->halves};
     uint32_t queries = rows * (a->heads / a->kv_heads);
-    const bool cooperative = is_cooperative(gpu, a), wide = MAX(a->key_size, a->value_size) > NARROW_SIZE;
+    const bool cooperative = is_cooperative(gpu, a);
     const struct attend_kernels kernels = kernels_of(a->type);
-    const enum gpu_kernel kernel = !cooperative ? kernels.many : wide ? kernels.wide : kernels.cooperative;
-    gpu_launch(gpu, kernel, constants, cooperative ? 3 : 2, &push, sizeof push,
-               (queries + MANY_QUERIES - 1) / MANY_QUERIES, a->kv_heads, count);
+    gpu_launch(gpu, cooperative ? kernels.cooperative : kernels.many, constants, cooperative ? 3 : 2, &push,
+               sizeof push, (queries + MANY_QUERIES - 1) / MANY_QUERIES, a->kv_heads, count);
 }
 
 void gpu_attention(struct gpu *gpu, const struct gpu_attention *attention)

@@ -1,13 +1,82 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 
-/* As attend_many, with the hardware's products of matrices, for keys and values of up to 128 elements. Four subgroups of
- * 32 take 16 queries each; the queries stay in registers as halves, and so do the weighted values as floats. The scores of
- * a block go through shared memory, where two invocations take a row, half of it each, and leave weights, as halves, in
- * its place. */
-#define THREADS 128u
-#define MOST_PARTS 8
+/* As attend_many, with the hardware's products of matrices. Keys and values pass through shared memory in pieces of up
+ * to 128 elements. Queries, as halves, and weighted values, as floats, stay in the registers of eight subgroups: in those
+ * of four, 64 queries of 256 elements have no room. Two subgroups share 16 queries, and each computes the scores of half of
+ * the positions. Of the values, four share 32 queries, and each takes every fourth 16 columns. The scores of a block go
+ * through shared memory, where four invocations take a row and leave weights, as halves, in its place.
+ *
+ * There is no loop over pieces, which glslc would not unroll. */
+#define THREADS 256u
 #include "attend_cooperative.glsl"
+
+#define PIECE_PARTS 8u /* of 16 elements */
+#define KEY_GROUPS 2   /* of 16 positions, a subgroup's */
+#define VALUE_GROUPS 2 /* of 16 queries, a subgroup's */
+#define SHARERS 4u     /* of these queries */
+#define PIECE_COLUMNS (PIECE_PARTS / SHARERS) /* of 16 elements of the values, a subgroup's */
+#define COLUMNS (2 * PIECE_COLUMNS)
+
+/* Elements of the two pieces. */
+const uint KEYS_0 = KEY_SIZE < PIECE ? KEY_SIZE : PIECE, KEYS_1 = KEY_SIZE - KEYS_0;
+const uint VALUES_0 = VALUE_SIZE < PIECE ? VALUE_SIZE : PIECE, VALUES_1 = VALUE_SIZE - VALUES_0;
+
+Rows queries[2 * PIECE_PARTS];
+Sums score_sums[KEY_GROUPS];
+Sums value_sums[VALUE_GROUPS * COLUMNS];
+
+/* Takes a piece of the tile's queries to registers. */
+void load_queries(const uint piece, uint elements, Sequence sequence, uint group, uint kv_head, uint first_query,
+                  uint last_query, uint mine)
+{
+    uint quads = elements / 8;
+    for (uint i = gl_LocalInvocationID.x; i < TILE * quads; i += THREADS) {
+        uint q = min(first_query + i / quads, last_query);
+        uint at = ((sequence.first_row + q / group) * heads + kv_head * group + q % group) * (KEY_SIZE / 4) +
+                  piece * (PIECE / 4) + i % quads * 2;
+        vec4 low = query.v[at], high = query.v[at + 1];
+        tile[i / quads * ROW + i % quads] =
+            uvec4(halves_of(low.xy), halves_of(low.zw), halves_of(high.xy), halves_of(high.zw));
+    }
+    barrier();
+    [[unroll]] for (uint k = 0; k < PIECE_PARTS; k++)
+        if (piece * PIECE_PARTS + k < KEY_PARTS)
+            LOAD_ROWS(queries[piece * PIECE_PARTS + k], tile, mine * ROW + k * 2, ROW);
+    barrier();
+}
+
+/* Adds products of queries and the piece of keys in the tile. */
+void multiply_keys(const uint piece, uint first_group)
+{
+    [[unroll]] for (uint j = 0; j < KEY_GROUPS; j++)
+        [[unroll]] for (uint k = 0; k < PIECE_PARTS; k++)
+            if (piece * PIECE_PARTS + k < KEY_PARTS) {
+                Tokens part;
+                LOAD_TOKENS(part, tile, (first_group + j) * 16 * ROW + k * 2, ROW);
+                score_sums[j] = MULTIPLY_ADD(queries[piece * PIECE_PARTS + k], part, score_sums[j]);
+            }
+}
+
+/* Adds products of weights and the piece of values in the tile. Columns beyond the last are garbage that nothing reads. */
+void multiply_values(const uint piece, uint weighted, uint column)
+{
+    [[unroll]] for (uint j = 0; j < 4; j++) {
+        Rows weights[VALUE_GROUPS];
+        [[unroll]] for (uint g = 0; g < VALUE_GROUPS; g++)
+            LOAD_ROWS(weights[g], scores, (weighted + g * 16) * ROW + j * 2, ROW);
+        [[unroll]] for (uint d = 0; d < PIECE_COLUMNS; d++) {
+            const bool used = (piece * PIECE_COLUMNS + d) * SHARERS < VALUE_PARTS;
+            Tokens part;
+            if (used)
+                LOAD_ROWS(part, tile, j * 16 * ROW + (d * SHARERS + column) * 2, ROW);
+            [[unroll]] for (uint g = 0; g < VALUE_GROUPS; g++)
+                if (used)
+                    value_sums[g * COLUMNS + piece * PIECE_COLUMNS + d] =
+                        MULTIPLY_ADD(weights[g], part, value_sums[g * COLUMNS + piece * PIECE_COLUMNS + d]);
+        }
+    }
+}
 
 void main()
 {
@@ -24,64 +93,61 @@ void main()
     uint64_t keys = sequence.keys + kv_head * cache_head_bytes(sequence.capacity, key_row);
     uint64_t values = sequence.values + kv_head * cache_head_bytes(sequence.capacity, value_row);
 
-    uint mine = gl_SubgroupID * 16, row = mine + gl_SubgroupInvocationID / 2, side = gl_SubgroupInvocationID % 2;
-    for (uint i = thread; i < TILE * (KEY_SIZE / 8); i += THREADS) {
-        uint q = min(first_query + i / (KEY_SIZE / 8), last_query);
-        uint at = ((sequence.first_row + q / group) * heads + kv_head * group + q % group) * (KEY_SIZE / 4) +
-                  i % (KEY_SIZE / 8) * 2;
-        vec4 low = query.v[at], high = query.v[at + 1];
-        tile[i / (KEY_SIZE / 8) * ROW + i % (KEY_SIZE / 8)] =
-            uvec4(halves_of(low.xy), halves_of(low.zw), halves_of(high.xy), halves_of(high.zw));
-    }
-    for (uint i = gl_SubgroupInvocationID; i < 64; i += 32)
-        scores[(mine + i / 4) * ROW + i % 4] = floatBitsToUint(vec4(i / 4));
-    barrier();
-    Rows queries[MOST_PARTS];
-    [[unroll]] for (uint k = 0; k < MOST_PARTS; k++)
-        if (k < KEY_PARTS)
-            LOAD_ROWS(queries[k], tile, mine * ROW + k * 2, ROW);
+    /* The subgroup's queries and groups of positions for scores, and its queries and columns of values; the invocation's
+     * part of a row of scores. */
+    uint mine = gl_SubgroupID / 2 * 16, first_group = gl_SubgroupID % 2 * KEY_GROUPS;
+    uint weighted = gl_SubgroupID / SHARERS * VALUE_GROUPS * 16, column = gl_SubgroupID % SHARERS;
+    uint row = (gl_SubgroupID * 32 + gl_SubgroupInvocationID) / SIDES, side = gl_SubgroupInvocationID % SIDES;
+    if (thread < 64)
+        scores[thread / 4 * ROW + thread % 4] = floatBitsToUint(vec4(thread / 4));
+    load_queries(0, KEYS_0, sequence, group, kv_head, first_query, last_query, mine);
+    if (KEYS_1 > 0)
+        load_queries(1, KEYS_1, sequence, group, kv_head, first_query, last_query, mine);
     /* Which rows of a matrix an invocation's elements are in is the driver's choice: it shows in one that holds them. */
     Sums row_matrix;
-    LOAD_ROWS(row_matrix, scores, mine * ROW, ROW);
+    LOAD_ROWS(row_matrix, scores, 0, ROW);
     uint element_rows[ELEMENTS];
     [[unroll]] for (uint e = 0; e < ELEMENTS; e++)
-        element_rows[e] = mine + uint(row_matrix[e]);
-    Sums value_sums[MOST_PARTS];
-    [[unroll]] for (uint d = 0; d < MOST_PARTS; d++)
-        value_sums[d] = Sums(0.0);
+        element_rows[e] = weighted + uint(row_matrix[e]);
+    [[unroll]] for (uint i = 0; i < VALUE_GROUPS * COLUMNS; i++)
+        value_sums[i] = Sums(0.0);
 
     Range range = range_of(sequence, min(first_query + row, last_query) / group);
     float maximum = NOTHING, sum = 0.0;
     uint position = first - first % BLOCK, index = cache_index(sequence, position);
     uint end = min(last - position + 1, BLOCK);
     uint from = first - position; /* what no query sees may never have been written */
-    piece_ask(keys, sequence.capacity, key_row, index, 0, KEY_SIZE, from, end);
-    barrier();
+    piece_ask(keys, sequence.capacity, key_row, index, 0, KEYS_0, from, end);
     while (true) {
         uint next = position + BLOCK;
         bool more = next <= last;
         uint next_index = more ? cache_index(sequence, next) : 0;
-        piece_place(KEY_SIZE);
+        [[unroll]] for (uint j = 0; j < KEY_GROUPS; j++)
+            score_sums[j] = Sums(0.0);
+        piece_place(KEYS_0);
         barrier();
-        piece_ask(values, sequence.capacity, value_row, index, 0, VALUE_SIZE, from, end);
-        [[unroll]] for (uint j = 0; j < 4; j++) {
-            Sums part_sums = Sums(0.0);
-            [[unroll]] for (uint k = 0; k < MOST_PARTS; k++)
-                if (k < KEY_PARTS) {
-                    Tokens part;
-                    LOAD_TOKENS(part, tile, j * 16 * ROW + k * 2, ROW);
-                    part_sums = MULTIPLY_ADD(queries[k], part, part_sums);
-                }
-            STORE_ROWS(part_sums, scores, mine * ROW + j * 4, ROW);
+        if (KEYS_1 > 0) {
+            piece_ask(keys, sequence.capacity, key_row, index, PIECE, KEYS_1, from, end);
+            multiply_keys(0, first_group);
+            barrier();
+            piece_place(KEYS_1);
+            barrier();
         }
+        piece_ask(values, sequence.capacity, value_row, index, 0, VALUES_0, from, end);
+        if (KEYS_1 > 0)
+            multiply_keys(1, first_group);
+        else
+            multiply_keys(0, first_group);
+        [[unroll]] for (uint j = 0; j < KEY_GROUPS; j++)
+            STORE_ROWS(score_sums[j], scores, mine * ROW + (first_group + j) * 4, ROW);
         barrier();
-        piece_place(VALUE_SIZE);
+        piece_place(VALUES_0);
 
-        vec4 s[8];
+        vec4 s[16 / SIDES];
         float most = NOTHING;
         /* All queries of the tile see all positions of the block. */
         bool whole = position >= last_range.first && position + BLOCK - 1 <= first_range.last;
-        [[unroll]] for (uint i = 0; i < 8; i++) {
+        [[unroll]] for (uint i = 0; i < 16 / SIDES; i++) {
             s[i] = uintBitsToFloat(scores[row * ROW + four_of(i, side)]) * scale;
             if (soft_cap > 0.0)
                 s[i] = capped_scores(s[i]);
@@ -89,48 +155,52 @@ void main()
                 s[i] = seen_scores(s[i], position + four_of(i, side) * 4, range);
             most = max(most, max(max(s[i].x, s[i].y), max(s[i].z, s[i].w)));
         }
-        most = max(maximum, max(most, subgroupShuffleXor(most, 1)));
+        most = max(most, subgroupShuffleXor(most, 1));
+        most = max(maximum, max(most, subgroupShuffleXor(most, 2)));
         float factor = most > maximum ? exp(maximum - most) : 1.0, block_sum = 0.0;
         maximum = most;
-        [[unroll]] for (uint i = 0; i < 8; i++) {
+        [[unroll]] for (uint i = 0; i < 16 / SIDES; i++) {
             [[unroll]] for (uint k = 0; k < 4; k++) {
                 s[i][k] = s[i][k] > NOTHING ? exp(s[i][k] - most) : 0.0;
                 block_sum += s[i][k];
             }
         }
-        subgroup_sync(); /* both halves of a row were read */
-        [[unroll]] for (uint i = 0; i < 8; i += 2)
+        subgroup_sync(); /* all of a row was read */
+        [[unroll]] for (uint i = 0; i < 16 / SIDES; i += 2)
             scores[row * ROW + four_of(i, side) / 2] = uvec4(packHalf2x16(s[i].xy), packHalf2x16(s[i].zw),
                                                              packHalf2x16(s[i + 1].xy), packHalf2x16(s[i + 1].zw));
-        float other = subgroupShuffleXor(block_sum, 1);
+        block_sum += subgroupShuffleXor(block_sum, 1);
+        block_sum += subgroupShuffleXor(block_sum, 2);
         if (side == 0)
             factors[row] = factor;
-        sum = fma(sum, factor, side == 0 ? block_sum + other : other + block_sum);
+        sum = fma(sum, factor, block_sum);
         barrier();
 
+        [[unroll]] for (uint g = 0; g < VALUE_GROUPS; g++)
+            [[unroll]] for (uint e = 0; e < ELEMENTS; e++) {
+                float shrink = factors[element_rows[e] + g * 16];
+                [[unroll]] for (uint d = 0; d < COLUMNS; d++)
+                    if (d * SHARERS < VALUE_PARTS)
+                        value_sums[g * COLUMNS + d][e] *= shrink;
+            }
+        if (VALUES_1 > 0) {
+            piece_ask(values, sequence.capacity, value_row, index, PIECE, VALUES_1, from, end);
+            multiply_values(0, weighted, column);
+            barrier();
+            piece_place(VALUES_1);
+            barrier();
+        }
         if (more) {
             position = next;
             index = next_index;
             end = min(last - next + 1, BLOCK);
             from = 0;
-            piece_ask(keys, sequence.capacity, key_row, index, 0, KEY_SIZE, 0, end);
+            piece_ask(keys, sequence.capacity, key_row, index, 0, KEYS_0, 0, end);
         }
-        [[unroll]] for (uint e = 0; e < ELEMENTS; e++) {
-            float shrink = factors[element_rows[e]];
-            [[unroll]] for (uint d = 0; d < MOST_PARTS; d++)
-                if (d < VALUE_PARTS)
-                    value_sums[d][e] *= shrink;
-        }
-        [[unroll]] for (uint j = 0; j < 4; j++) {
-            Rows weights;
-            LOAD_ROWS(weights, scores, mine * ROW + j * 2, ROW);
-            [[unroll]] for (uint d = 0; d < MOST_PARTS; d++)
-                if (d < VALUE_PARTS) {
-                    Tokens part;
-                    LOAD_ROWS(part, tile, j * 16 * ROW + d * 2, ROW);
-                    value_sums[d] = MULTIPLY_ADD(weights, part, value_sums[d]);
-                }
-        }
+        if (VALUES_1 > 0)
+            multiply_values(1, weighted, column);
+        else
+            multiply_values(0, weighted, column);
         barrier();
         if (!more)
             break;
@@ -145,24 +215,28 @@ void main()
     }
     if (side == 0)
         factors[row] = sum > 0.0 ? factor / sum : 0.0;
-    subgroup_sync();
-    [[unroll]] for (uint e = 0; e < ELEMENTS; e++) {
-        float share = factors[element_rows[e]];
-        [[unroll]] for (uint d = 0; d < MOST_PARTS; d++)
-            if (d < VALUE_PARTS)
-                value_sums[d][e] *= share;
-    }
-    /* Four matrices at a time through this subgroup's rows of the scores. */
-    [[unroll]] for (uint d = 0; d < MOST_PARTS; d += 4) {
-        [[unroll]] for (uint n = 0; n < 4; n++)
-            if (d + n < VALUE_PARTS)
-                STORE_ROWS(value_sums[d + n], scores, mine * ROW + n * 4, ROW);
+    barrier();
+    [[unroll]] for (uint g = 0; g < VALUE_GROUPS; g++)
+        [[unroll]] for (uint e = 0; e < ELEMENTS; e++) {
+            float share = factors[element_rows[e] + g * 16];
+            [[unroll]] for (uint d = 0; d < COLUMNS; d++)
+                if (d * SHARERS < VALUE_PARTS)
+                    value_sums[g * COLUMNS + d][e] *= share;
+        }
+    /* Two matrices at a time through this subgroup's part of the scores. */
+    const uint own = mine * ROW + gl_SubgroupID % 2 * 8;
+    [[unroll]] for (uint i = 0; i < VALUE_GROUPS * COLUMNS; i += 2) {
+        [[unroll]] for (uint n = 0; n < 2; n++)
+            if ((i % COLUMNS + n) * SHARERS < VALUE_PARTS)
+                STORE_ROWS(value_sums[i + n], scores, own + n * 4, ROW);
         subgroup_sync();
-        [[unroll]] for (uint n = 0; n < 8; n++) {
-            uint i = n * 32 + gl_SubgroupInvocationID, r = mine + i / 16, four = i % 16, q = first_query + r;
-            if (q <= last_query && d + four / 4 < VALUE_PARTS)
-                write_four(sequence.first_row + q / group, kv_head * group + q % group, d * 4 + four,
-                           scores[r * ROW + four]);
+        [[unroll]] for (uint n = 0; n < 4; n++) {
+            uint k = n * 32 + gl_SubgroupInvocationID, r = k / 8, four = k % 8;
+            uint q = first_query + weighted + i / COLUMNS * 16 + r;
+            uint part = (i % COLUMNS + four / 4) * SHARERS + column;
+            if (q <= last_query && part < VALUE_PARTS)
+                write_four(sequence.first_row + q / group, kv_head * group + q % group, part * 4 + four % 4,
+                           scores[own + r * ROW + four]);
         }
         subgroup_sync();
     }
