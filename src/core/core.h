@@ -265,6 +265,9 @@ hypura_status thread_pool_create(struct thread_pool **out, size_t threads, hypur
 void thread_pool_destroy(struct thread_pool *pool);
 size_t thread_pool_threads(const struct thread_pool *pool);
 
+/* How long workers spin for the next section before they sleep. */
+void thread_pool_spin(struct thread_pool *pool, uint64_t nanoseconds);
+
 /* Runs task(context, 0 .. count - 1, worker), and returns when all have returned. worker is below thread_pool_threads.
  */
 void thread_pool_run(struct thread_pool *pool, thread_task task, void *context, size_t count);

@@ -10,8 +10,9 @@
 #include <sys/syscall.h>
 #endif
 
-/* How long a worker spins before it sleeps. A decode step opens a section every 20 to 200 us, and waking a worker costs
- * some 50 us. Longer spinning would take cores from the threads that complete reads. */
+/* How long threads spin before they sleep, unless thread_pool_spin says otherwise. A decode step opens a section every
+ * 20 to 200 us, and waking a worker costs some 50 us. Longer spinning would take cores from the threads that complete
+ * reads. */
 #define SPIN_NANOSECONDS 40000u
 
 struct worker {
@@ -58,7 +59,8 @@ struct thread_pool {
 
     _Alignas(64) atomic_size_t claimed; /* tasks; exceeds count when all are claimed */
 
-    _Alignas(64) atomic_uint sleepers; /* this and the following are seldom written */
+    _Alignas(64) atomic_uint sleepers;     /* this and the following are seldom written */
+    atomic_uint_fast64_t spin_nanoseconds; /* of workers */
     atomic_bool stop;
     atomic_bool skip, skipped;
     atomic_bool caller_sleeps;
@@ -184,7 +186,8 @@ static void wait_for_section(struct thread_pool *pool, uint_fast64_t seen)
         if (atomic_load_explicit(&pool->generation, memory_order_acquire) != seen || atomic_load(&pool->stop))
             return;
         relax();
-        if ((i & 63) == 63 && clock_nanoseconds() - start > SPIN_NANOSECONDS)
+        if ((i & 63) == 63 &&
+            clock_nanoseconds() - start > atomic_load_explicit(&pool->spin_nanoseconds, memory_order_relaxed))
             break;
     }
     pthread_mutex_lock(&pool->mutex);
@@ -241,6 +244,7 @@ hypura_status thread_pool_create(struct thread_pool **out, size_t threads, hypur
     pthread_cond_init(&pool->wake, NULL);
     pthread_cond_init(&pool->finished, NULL);
     pool->threads = 1;
+    atomic_store(&pool->spin_nanoseconds, SPIN_NANOSECONDS);
     for (size_t i = 1; i < threads; i++) {
         pool->workers[i] = (struct worker){.pool = pool, .index = i};
         int failed = pthread_create(&pool->workers[i].thread, NULL, worker_main, &pool->workers[i]);
@@ -276,6 +280,11 @@ void thread_pool_destroy(struct thread_pool *pool)
 size_t thread_pool_threads(const struct thread_pool *pool)
 {
     return pool->threads;
+}
+
+void thread_pool_spin(struct thread_pool *pool, uint64_t nanoseconds)
+{
+    atomic_store(&pool->spin_nanoseconds, nanoseconds);
 }
 
 static void sleep_until_outside(struct thread_pool *pool, struct seat *seat, uint_fast64_t inside)

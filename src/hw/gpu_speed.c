@@ -170,8 +170,8 @@ static double memory_speed(const struct hw_figure figures[FIGURES])
 }
 
 /* Simulates layers whose experts are split between GPU and CPU: the CPU waits for a batch, runs some parallel sections,
- * and sends the signal that the next batch waits for. A batch takes as long as in such a layer, so that the waiting
- * workers fall asleep as they would there. */
+ * and sends the signal that the next batch waits for. A batch takes as long as in such a layer, and workers wait as
+ * they would there. */
 #define SHARE_BATCH_SECONDS 100e-6
 #define SHARE_SECTIONS 4 /* of a mixture of experts: gate and up, activation, quantising its output, down */
 
@@ -212,6 +212,7 @@ static hypura_status time_share(const struct gpu_test *test, const struct hw_fig
     hypura_status status = thread_pool_create(&pool, MIN(cores, (size_t)256), error);
     if (status)
         return status;
+    thread_pool_spin(pool, GPU_SHARE_SPIN_NANOSECONDS);
     /* The first two rounds fill the pipeline and do not count. */
     for (uint64_t i = 0; i < COUNT_OF(times) + 2 && !status; i++) {
         uint64_t start = clock_nanoseconds();

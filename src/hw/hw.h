@@ -67,6 +67,10 @@ struct kernel_speed {
 #define GPU_LAYER_SECONDS 45e-6
 #define GPU_ROUTER_SECONDS 25e-6
 
+/* How long the CPU's threads spin if GPU and CPU share layers: for longer than a device needs from one share to the
+ * next, because waking threads takes half as long as a share. */
+#define GPU_SHARE_SPIN_NANOSECONDS 300000u
+
 /* A device that computes (compute/vulkan/gpu.h), and how fast. */
 struct hardware_gpu {
     uint32_t index; /* in gpu_list's order */

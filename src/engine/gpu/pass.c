@@ -51,6 +51,7 @@ static hypura_status find_units(struct batch *batch, hypura_error *error)
         store_slots(batch->open->store, pass->number, i, &pass->slots[i]);
         if (!pass->plan->layers[i] || !step || pass->slots[i].count == model_parameters(batch->open->model)->experts)
             continue;
+        pass_stay_awake(batch);
         if (routes)
             TRY(copy_vector(batch, steps_find(steps_of_layer(batch->open->steps, i), STEP_ROUTE)->route.selection_bias,
                             error));

@@ -500,6 +500,9 @@ void pass_note_uses(struct batch *batch, unit_number first_expert, size_t choice
 void pass_find_chunks(struct gpu_pass *pass, const struct geometry *geometry);
 hypura_status pass_open_chunks(struct batch *batch, hypura_error *error);
 
+/* Has the CPU's threads wait awake for the device, since they share a layer; does nothing if the drive is read. */
+void pass_stay_awake(struct batch *batch);
+
 /* Does what the CPU has to do before the batches that were sent can run. */
 hypura_status pass_host_share(struct batch *batch, hypura_error *error);
 

@@ -5,6 +5,14 @@
 
 #include <string.h>
 
+void pass_stay_awake(struct batch *batch)
+{
+    const struct plan *plan = batch->open->plan;
+    /* Threads that read from the drive would need the cores. */
+    if (plan->mode == PLAN_FULL_RESIDENT && !batch->pass->plan->in_place)
+        thread_pool_spin(compute_pool(batch->compute), GPU_SHARE_SPIN_NANOSECONDS);
+}
+
 static bool any_in_memory(const struct batch *batch, size_t choices)
 {
     for (size_t i = 0; i < choices; i++)
