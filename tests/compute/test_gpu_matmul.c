@@ -225,6 +225,9 @@ static void norms_inputs_and_gates_outputs(void **state)
         check_gated(gpu, &random, some[i], 37, 1024, 1, true);
         check_gated(gpu, &random, some[i], 6, 2304, 2, i % 2 != 0);
     }
+    /* Rows that share a subgroup. */
+    check_gated(gpu, &random, TENSOR_Q8_0, 21, 96, 1, true);
+    check_gated(gpu, &random, TENSOR_Q4_K, 9, 256, 2, true);
     /* With two tokens, more columns than are rounded at once. */
     check_gated(gpu, &random, TENSOR_Q8_0, 5, 24576, 2, true);
 }
@@ -443,6 +446,53 @@ static void batches_change_no_bit(void **state)
     }
 }
 
+/* Rows with few columns share the invocations of a subgroup. Some of the rows, alone, get the same bits, wherever they
+ * are in a subgroup and however many there are. */
+static void rows_of_few_columns_share_subgroups(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    struct random random;
+    random_seed(&random, 31);
+    const struct {
+        enum tensor_type type;
+        uint32_t columns, rows, tokens, first, some;
+    } shapes[] = {{TENSOR_Q8_0, 32, 75, 1, 5, 9},   {TENSOR_Q8_0, 96, 75, 1, 3, 40},  {TENSOR_Q8_0, 288, 40, 1, 7, 20},
+                  {TENSOR_Q8_0, 352, 40, 1, 1, 3},  {TENSOR_Q8_0, 768, 40, 1, 9, 31}, {TENSOR_Q8_0, 1408, 20, 1, 9, 11},
+                  {TENSOR_Q8_0, 96, 2100, 2, 1, 5}, {TENSOR_Q4_K, 256, 50, 2, 3, 6},  {TENSOR_Q4_K, 768, 50, 1, 3, 6},
+                  {TENSOR_Q6_K, 768, 50, 1, 11, 2}, {TENSOR_Q6_K, 512, 50, 1, 1, 30}};
+    for (size_t i = 0; i < COUNT_OF(shapes); i++) {
+        const uint32_t columns = shapes[i].columns, rows = shapes[i].rows, tokens = shapes[i].tokens;
+        check(gpu, &random, shapes[i].type, rows, columns, tokens, true, true, VECTOR_ERROR);
+        struct product product = product_create(gpu, &random, shapes[i].type, rows, columns);
+        float *in = gpu_test_floats(&random, columns * tokens), *outs[2];
+        const struct gpu_range input = gpu_test_range(gpu, in, columns * tokens * sizeof *in);
+        for (int some = 0; some < 2; some++) {
+            struct gpu_matmul job = {.weights = product.matrix,
+                                     .in = input,
+                                     .out = gpu_test_range(gpu, NULL, rows * tokens * sizeof(float)),
+                                     .tokens = tokens,
+                                     .in_stride = columns,
+                                     .out_stride = rows};
+            if (some) {
+                job.weights.data.offset += shapes[i].first * product.matrix.row_bytes;
+                job.weights.rows = shapes[i].some;
+            }
+            gpu_begin(gpu);
+            gpu_matmul(gpu, &job, 1);
+            gpu_test_run(gpu);
+            outs[some] = gpu_test_take(gpu, job.out, rows * tokens * sizeof(float));
+        }
+        for (uint32_t t = 0; t < tokens; t++)
+            if (memcmp(outs[0] + t * rows + shapes[i].first, outs[1] + t * rows, shapes[i].some * sizeof(float)) != 0)
+                fail_msg("%s, %u columns: rows alone differ", tensor_type_info(shapes[i].type)->name, columns);
+        gpu_buffer_destroy(gpu, input.buffer);
+        product_destroy(gpu, &product);
+        free(in);
+        free(outs[0]);
+        free(outs[1]);
+    }
+}
+
 /* ---- experts ----------------------------------------------------------------------------------------------------- */
 
 #define EXPERTS 6u
@@ -592,7 +642,7 @@ int main(void)
         cmocka_unit_test(many_jobs_give_the_bits_of_each), cmocka_unit_test(batches_change_no_bit),
         cmocka_unit_test(multiplies_by_experts),           cmocka_unit_test(multiplies_as_floats_too),
         cmocka_unit_test(norms_inputs_and_gates_outputs),  cmocka_unit_test(keeps_epsilons_apart),
-        cmocka_unit_test(refuses_unsupported_weights),
+        cmocka_unit_test(refuses_unsupported_weights),     cmocka_unit_test(rows_of_few_columns_share_subgroups),
     };
     return cmocka_run_group_tests(tests, gpu_test_open, gpu_test_close);
 }

@@ -19,7 +19,7 @@ enum gpu_kernel {
 /* Limits that every device meets. */
 #define GPU_PUSH_BYTES 128u
 #define GPU_MAX_GROUPS 65535u
-#define GPU_MAX_CONSTANTS 12
+#define GPU_MAX_CONSTANTS 13
 
 /* The most batches in flight. */
 #define GPU_BATCHES 32

@@ -56,9 +56,9 @@ static bool makes_pairs(enum tensor_type type)
 struct cut {
     enum gpu_kernel kernel;
     uint32_t constants[GPU_MAX_CONSTANTS];
-    uint32_t job_rows;  /* rows of one matrix per work group; per subgroup if several take turns */
-    uint32_t most;      /* the most work groups; 0: as many as rows need */
-    uint32_t subgroups; /* subgroups of a work group that take job_rows each */
+    uint32_t job_rows; /* rows of one matrix per work group; per team if several take turns */
+    uint32_t most;     /* the most work groups; 0: as many as rows need */
+    uint32_t teams;    /* of a work group, that take job_rows each */
 };
 
 /* The properties that struct cut depends on. */
@@ -119,21 +119,32 @@ static uint32_t table_copies(const struct gpu *gpu, uint32_t used)
 
 #define BYTES_GROUP 1024u /* at most */
 
+/* Invocations that share a row: the most of which no more than a quarter have nothing to do. Depends on the columns
+ * only, because it determines the order of sums. */
+static uint32_t team_lanes(const struct gpu *gpu, const struct shape *shape)
+{
+    const uint32_t chunks = shape->columns / shape->type->bytes_chunk;
+    uint32_t lanes = gpu->info.subgroup_min;
+    while (chunks * 4 < (uint32_t)align_up(chunks, lanes) * 3)
+        lanes /= 2;
+    return lanes;
+}
+
 /* Invocations per work group. For one token, each core gets one work group, so that as many invocations as possible
  * share the rounded inputs. It has no more than needed for all to end together after the same number of turns. */
-static uint32_t bytes_group(const struct gpu *gpu, const struct shape *shape)
+static uint32_t bytes_group(const struct gpu *gpu, const struct shape *shape, uint32_t lanes)
 {
-    const uint32_t most = MIN(BYTES_GROUP, gpu->info.max_group), subgroup = gpu->info.subgroup_min;
+    const uint32_t most = MIN(BYTES_GROUP, gpu->info.max_group);
     if (shape->tokens > 1 || !gpu->info.cores)
         return MIN(most, 256);
     uint32_t share = (uint32_t)((shape->rows / (shape->glu ? 2 : 1) + gpu->info.cores - 1) / gpu->info.cores);
-    uint32_t turns = MAX((share * subgroup + most - 1) / most, 1u);
-    return MAX((share + turns - 1) / turns * subgroup, MIN(most, 256));
+    uint32_t turns = MAX((share * lanes + most - 1) / most, 1u), teams = (share + turns - 1) / turns;
+    return MAX((uint32_t)align_up(teams * lanes, gpu->info.subgroup_min), MIN(most, 256));
 }
 
 static struct cut choose_cut(const struct gpu *gpu, const struct shape *shape)
 {
-    struct cut cut = {.subgroups = 1};
+    struct cut cut = {.teams = 1};
     uint32_t rows = rows_together(shape->rows, shape->glu ? 2 : 1), finish = shape->accumulate;
     float numbers[2] = {0, 0};
     if (shape->glu) {
@@ -142,16 +153,17 @@ static struct cut choose_cut(const struct gpu *gpu, const struct shape *shape)
         numbers[1] = shape->glu->limit;
     }
     if (shape->bytes) {
-        uint32_t group = bytes_group(gpu, shape);
+        const uint32_t lanes = team_lanes(gpu, shape), group = bytes_group(gpu, shape, lanes);
         const uint32_t few = shape->tokens > 1 ? 4 : 1;
         cut.kernel = shape->experts ? shape->type->bytes_experts : shape->type->bytes;
-        rows = MIN(few, rows_together(shape->rows, 1));
+        rows = MIN(few, rows_together(shape->rows * lanes / gpu->info.subgroup_min, 1));
         cut.constants[0] = group;
         cut.constants[3] = bytes_tile(gpu, group, shape);
         if (shape->paired)
             cut.constants[11] = table_copies(gpu, bytes_shared(group, cut.constants[3], shape->tokens, shape->normed));
+        cut.constants[12] = lanes;
         cut.job_rows = rows;
-        cut.subgroups = group / gpu->info.subgroup_min;
+        cut.teams = group / lanes;
         cut.most = (gpu->info.cores ? gpu->info.cores : 64) * (shape->tokens > 1 ? 3 : 1);
     } else {
         cut.kernel = shape->experts ? shape->type->floats_experts : shape->type->floats;
@@ -171,7 +183,7 @@ static struct cut choose_cut(const struct gpu *gpu, const struct shape *shape)
 static void launch_cut(struct gpu *gpu, const struct cut *cut, const void *push, size_t bytes, uint64_t groups,
                        uint32_t depth, bool chained)
 {
-    groups = (groups + cut->subgroups - 1) / cut->subgroups;
+    groups = (groups + cut->teams - 1) / cut->teams;
     if (cut->most)
         groups = MIN(groups, MAX(cut->most / depth, 1));
     uint32_t width = (uint32_t)MIN(groups, 16384);

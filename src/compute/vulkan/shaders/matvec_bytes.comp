@@ -1,12 +1,14 @@
 // Quantised weights times a few tokens whose inputs are rounded to 8 bits, in blocks of 32 with a scale each: products
 // of bytes are four in one instruction. A work group rounds the inputs for itself into shared memory, TILE columns at a
-// time. Then each subgroup walks through the rows of weights, ROWS at once, each invocation with every so-manieth chunk
-// of columns, asked for before the one ahead of it is multiplied, so that the memory never waits. So a device wants one
-// large work group for each of its cores. The order of a sum depends on the subgroup's size alone: neither GROUP,
-// ROWS, TOKENS, TILE, COPIES nor the number of work groups change a bit.
+// time. Then teams of LANES neighbours walk through the rows of weights, ROWS at once, each invocation with every
+// so-manieth chunk of columns, asked for before the one ahead of it is multiplied, so that the memory never waits. So a
+// device wants one large work group for each of its cores. A team is a subgroup, or a part of one where rows have few
+// chunks. The order of a sum depends on LANES alone, which depends on the subgroup's size and the columns: neither
+// GROUP, ROWS, TOKENS, TILE, COPIES nor the number of work groups change a bit.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_spirv_intrinsics : require
+#extension GL_KHR_shader_subgroup_shuffle : require
 #include "common.glsl"
 #include "chain.glsl"
 #include "functions.glsl"
@@ -28,6 +30,7 @@ layout(constant_id = 10) const uint from_stride = 4096;
 #endif
 
 layout(constant_id = 11) const uint COPIES = 1; // of a codebook's table
+layout(constant_id = 12) const uint LANES = 32; // a power of two, at most the subgroup's size
 
 #include "bytes.glsl"
 
@@ -306,6 +309,14 @@ Place place_of(uint group, uint mine)
     return place;
 }
 
+// Over a team; each of it gets the result. All invocations of a subgroup come here.
+float team_sum(float sum)
+{
+    for (uint step = LANES / 2; step > 0; step /= 2)
+        sum += subgroupShuffleXor(sum, step);
+    return sum;
+}
+
 #define FIND_FACTORS                                                                                                   \
     [[unroll]] for (uint t = 0; t < TOKENS; t++)                                                                       \
         factors[t] = inversesqrt(subgroupAdd(square_sums[t]) / float(columns) + EPSILON);
@@ -325,7 +336,7 @@ struct Cursor {
             ahead[r] = chunk_fetch(rows_at[r], cursor.chunk);
 
 #define ADVANCE                                                                                                        \
-    cursor.chunk += lanes;                                                                                             \
+    cursor.chunk += LANES;                                                                                             \
     if (cursor.chunk >= chunks) {                                                                                      \
         cursor.chunk = lane;                                                                                           \
         cursor.part = (cursor.part + 1) % PARTS;                                                                       \
@@ -341,7 +352,8 @@ void multiply()
     uint all = 0;
     [[unroll]] for (uint j = 0; j < JOB_COUNT; j++)
         all += groups_of(j);
-    uint first_group = gl_WorkGroupID.x * gl_NumSubgroups, together = gl_NumWorkGroups.x * gl_NumSubgroups;
+    const uint teams = GROUP / LANES;
+    uint first_group = gl_WorkGroupID.x * teams, together = gl_NumWorkGroups.x * teams;
     if (first_group >= all) {
 #ifndef EXPERTS
         chain_wait(progress, awaited);
@@ -357,7 +369,8 @@ void multiply()
     inputs += uint64_t(per_choice != 0 ? choice : choice / used) * from_stride * 4;
 #endif
 
-    const uint lanes = gl_SubgroupSize, lane = gl_SubgroupInvocationID;
+    const uint lane = gl_SubgroupInvocationID % LANES;
+    const uint team = gl_SubgroupID * (gl_SubgroupSize / LANES) + gl_SubgroupInvocationID / LANES;
     Eights eights, norm_weights = fetch_norm(0, 0);
 #ifdef EXPERTS
     const bool chained = false;
@@ -367,7 +380,7 @@ void multiply()
     if (!chained)
         eights = fetch_inputs(inputs, 0, 0); // before the weights, which would delay them
     uint chunks = columns / CHUNK;
-    Cursor cursor = Cursor(first_group + gl_SubgroupID, 0, lane);
+    Cursor cursor = Cursor(first_group + team, 0, lane);
     Chunk ahead[ROWS];
     uint64_t rows_at[ROWS];
     if (lane < chunks && cursor.group < all) {
@@ -393,7 +406,7 @@ void multiply()
     if (once && NORMED)
         FIND_FACTORS
     for (; first_group < all; first_group += together) {
-        uint group = first_group + gl_SubgroupID;
+        uint group = first_group + team;
         // What the first results of an invocation are added to, so that the end need not wait for it.
         float before = 0.0;
         if (FINISH == FINISH_ADD && group < all && lane < ROWS * TOKENS) {
@@ -419,7 +432,7 @@ void multiply()
                     round_tile(eights, norm_weights, inputs, from_stride, tile, square_sums);
                 }
                 uint end = group < all ? min(chunks, (tile + TILE) / CHUNK) : 0;
-                for (; chunk < end; chunk += lanes) {
+                for (; chunk < end; chunk += LANES) {
                     Chunk now[ROWS];
                     [[unroll]] for (uint r = 0; r < ROWS; r++)
                         now[r] = ahead[r];
@@ -457,23 +470,23 @@ void multiply()
             [[unroll]] for (uint r = 0; r < ROWS; r++)
                 [[unroll]] for (uint t = 0; t < TOKENS; t++) {
                     gates[r][t] = part == 0 ? 0.0 : all_sums[r][t];
-                    all_sums[r][t] = group < all ? subgroupAdd(sums[r][t]) : 0.0;
+                    all_sums[r][t] = team_sum(sums[r][t]);
                 }
         }
+        if (NORMED && !once)
+            FIND_FACTORS
         if (group >= all)
             continue;
 
         // An invocation finishes one row of one token, or of every so-manieth.
         if (NORMED) {
-            if (!once)
-                FIND_FACTORS
             [[unroll]] for (uint t = 0; t < TOKENS; t++)
                 [[unroll]] for (uint r = 0; r < ROWS; r++) {
                     all_sums[r][t] *= factors[t];
                     gates[r][t] *= factors[t];
                 }
         }
-        for (uint mine = lane; mine < ROWS * TOKENS; mine += lanes) {
+        for (uint mine = lane; mine < ROWS * TOKENS; mine += LANES) {
             vec2 sum = vec2(0.0);
             [[unroll]] for (uint r = 0; r < ROWS; r++)
                 [[unroll]] for (uint t = 0; t < TOKENS; t++)
