@@ -62,7 +62,8 @@ static void record_layer(const struct bench *bench, const struct layers *layers,
                                        .experts = bench->experts,
                                        .used = bench->used,
                                        .tokens = layers->tokens,
-                                       .per_choice = i == 2};
+                                       .per_choice = i == 2,
+            .chained = true};
     if (parts & ROUTER)
         record_router(bench, layer * TOKENS, layers->tokens);
     if (parts & GATE_UP) {

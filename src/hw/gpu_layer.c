@@ -188,7 +188,8 @@ static struct gpu_expert_matmul expert_job(const struct gpu_layer *b, struct tak
                                       .experts = EXPERTS,
                                       .used = USED,
                                       .tokens = 1,
-                                      .per_choice = per_choice};
+                                      .per_choice = per_choice,
+                                      .chained = true};
 }
 
 static void mixture_of_experts(const struct gpu_layer *b, struct gpu *gpu, struct taking *t)

@@ -613,6 +613,77 @@ static void multiplies_by_experts(void **state)
     check_experts(gpu, &random, TENSOR_F16, 2, 30, GPU_MAX_GROUPS / USED + 40, true, false, 0, VECTOR_ERROR);
 }
 
+/* Gate and up, and then down, of experts, twice; the second expert is not on the device. */
+static float *run_chained_experts(struct gpu *gpu, enum tensor_type type, uint32_t columns, uint32_t width)
+{
+    struct random random;
+    random_seed(&random, 32);
+    const uint32_t slots[] = {1, GPU_NO_SLOT, 0}, ids[] = {2, 0, 1, 0};
+    const size_t choices = COUNT_OF(ids), out_bytes = choices * columns * sizeof(float);
+    struct product first = product_create(gpu, &random, type, 4 * width, columns);
+    struct product second = product_create(gpu, &random, type, 2 * columns, width);
+    float *in = gpu_test_floats(&random, 2 * columns), *inner = gpu_test_floats(&random, choices * width);
+    struct gpu_expert_matmul jobs[3];
+    const struct gpu_range ranges[] = {gpu_test_range(gpu, slots, sizeof slots), gpu_test_range(gpu, ids, sizeof ids),
+                                       gpu_test_range(gpu, in, 2 * columns * sizeof *in),
+                                       gpu_test_range(gpu, inner, choices * width * sizeof *inner),
+                                       gpu_test_range(gpu, NULL, out_bytes)};
+    for (uint32_t i = 0; i < 3; i++) {
+        jobs[i] = (struct gpu_expert_matmul){.weights = i == 2 ? second.matrix : first.matrix,
+                                             .slots = ranges[0],
+                                             .ids = ranges[1],
+                                             .in = ranges[i == 2 ? 3 : 2],
+                                             .out = ranges[i == 2 ? 4 : 3],
+                                             .experts = 3,
+                                             .used = 2,
+                                             .tokens = 2,
+                                             .per_choice = i == 2,
+                                             .chained = true};
+        jobs[i].weights.rows = i == 2 ? columns : width;
+        jobs[i].slot_stride = (i == 2 ? columns : 2 * width) * jobs[i].weights.row_bytes;
+        jobs[i].weights.data.offset = i == 1 ? width * jobs[i].weights.row_bytes : 0;
+    }
+    gpu_begin(gpu);
+    for (int layer = 0; layer < 2; layer++) {
+        assert_true(gpu_expert_matmul_glu(gpu, jobs, &(struct gpu_glu_kind){.kind = GLU_SILU}));
+        gpu_barrier(gpu);
+        gpu_expert_matmul(gpu, &jobs[2], 1);
+        gpu_barrier(gpu);
+    }
+    gpu_test_run(gpu);
+    float *out = gpu_test_take(gpu, ranges[4], out_bytes);
+    for (size_t i = 0; i < 4; i++)
+        gpu_buffer_destroy(gpu, ranges[i].buffer);
+    product_destroy(gpu, &first);
+    product_destroy(gpu, &second);
+    free(in);
+    free(inner);
+    return out;
+}
+
+/* In a chain, the down projection has no barrier before it. */
+static void experts_in_a_chain_change_no_bit(void **state)
+{
+    (void)gpu_or_skip(state);
+    const uint32_t columns = 512, width = 256;
+    float *outs[2];
+    for (int chained = 0; chained < 2; chained++) {
+        struct gpu *gpu;
+        setenv("HYPURA_GPU_CHAINS", chained ? "1" : "0", 1);
+        assert_ok(gpu_open(&gpu, &(struct gpu_options){.validate = gpu_test_layers}, &test_error));
+        unsetenv("HYPURA_GPU_CHAINS");
+        outs[chained] = run_chained_experts(gpu, TENSOR_Q4_K, columns, width);
+        assert_int_equal(gpu->chained_sent > 0, chained);
+        assert_int_equal(gpu_validation_messages(gpu), 0);
+        gpu_close(gpu);
+    }
+    for (uint32_t choice = 0; choice < 4; choice++)
+        if (choice != 2)
+            assert_memory_equal(outs[0] + choice * columns, outs[1] + choice * columns, columns * sizeof(float));
+    free(outs[0]);
+    free(outs[1]);
+}
+
 static void refuses_unsupported_weights(void **state)
 {
     struct gpu *gpu = gpu_or_skip(state);
@@ -637,12 +708,19 @@ static void refuses_unsupported_weights(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(multiplies_few_tokens),           cmocka_unit_test(multiplies_many_tokens),
-        cmocka_unit_test(parts_of_prompts_change_no_bit),  cmocka_unit_test(multiplies_odd_columns),
-        cmocka_unit_test(many_jobs_give_the_bits_of_each), cmocka_unit_test(batches_change_no_bit),
-        cmocka_unit_test(multiplies_by_experts),           cmocka_unit_test(multiplies_as_floats_too),
-        cmocka_unit_test(norms_inputs_and_gates_outputs),  cmocka_unit_test(keeps_epsilons_apart),
-        cmocka_unit_test(refuses_unsupported_weights),     cmocka_unit_test(rows_of_few_columns_share_subgroups),
+        cmocka_unit_test(multiplies_few_tokens),
+        cmocka_unit_test(multiplies_many_tokens),
+        cmocka_unit_test(parts_of_prompts_change_no_bit),
+        cmocka_unit_test(multiplies_odd_columns),
+        cmocka_unit_test(many_jobs_give_the_bits_of_each),
+        cmocka_unit_test(batches_change_no_bit),
+        cmocka_unit_test(multiplies_by_experts),
+        cmocka_unit_test(multiplies_as_floats_too),
+        cmocka_unit_test(norms_inputs_and_gates_outputs),
+        cmocka_unit_test(keeps_epsilons_apart),
+        cmocka_unit_test(refuses_unsupported_weights),
+        cmocka_unit_test(rows_of_few_columns_share_subgroups),
+        cmocka_unit_test(experts_in_a_chain_change_no_bit),
     };
     return cmocka_run_group_tests(tests, gpu_test_open, gpu_test_close);
 }

@@ -179,13 +179,17 @@ static struct cut choose_cut(const struct gpu *gpu, const struct shape *shape)
     return cut;
 }
 
+/* The work groups for so many times job_rows, for each of depth choices. */
+static uint64_t cut_groups(const struct cut *cut, uint64_t jobs, uint32_t depth)
+{
+    const uint64_t groups = (jobs + cut->teams - 1) / cut->teams;
+    return cut->most ? MIN(groups, MAX(cut->most / depth, 1)) : groups;
+}
+
 /* Work groups are in two dimensions, because the limit of one is low. */
 static void launch_cut(struct gpu *gpu, const struct cut *cut, const void *push, size_t bytes, uint64_t groups,
                        uint32_t depth, bool chained)
 {
-    groups = (groups + cut->teams - 1) / cut->teams;
-    if (cut->most)
-        groups = MIN(groups, MAX(cut->most / depth, 1));
     uint32_t width = (uint32_t)MIN(groups, 16384);
     (chained ? gpu_launch_chained : gpu_launch)(gpu, cut->kernel, cut->constants, COUNT_OF(cut->constants), push, bytes,
                                                 width, (uint32_t)((groups + width - 1) / width), depth);
@@ -265,7 +269,7 @@ void gpu_matvec(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count, ui
         push.awaited = link.awaited;
         push.bytes_row_bytes = (uint32_t)jobs->weights.row_bytes;
     }
-    launch_cut(gpu, &cut, &push, sizeof push, groups, 1, shape.bytes);
+    launch_cut(gpu, &cut, &push, sizeof push, cut_groups(&cut, groups, 1), 1, shape.bytes);
 }
 
 void gpu_expert_matvec(struct gpu *gpu, const struct gpu_expert_matmul *jobs, size_t count, uint32_t first_token,
@@ -278,8 +282,17 @@ void gpu_expert_matvec(struct gpu *gpu, const struct gpu_expert_matmul *jobs, si
             uint64_t weights, out, bias;
         } jobs[GPU_EXPERT_JOBS];
         uint64_t in, slots, ids, slot_stride;
-        uint32_t rows, columns, row_bytes, used, per_choice, in_stride, out_stride;
-        uint64_t codebook;
+        uint32_t rows, row_bytes, used, per_choice;
+        union {
+            struct {
+                uint32_t out_stride, columns, in_stride;
+                uint64_t codebook;
+            };
+            struct { /* for bytes: their kernels have the rest as constants */
+                uint32_t bytes_out_stride, awaited;
+                uint64_t progress;
+            };
+        };
     } push = {.in = gpu_address(jobs->in) + (jobs->per_choice ? first_choice : first_token) * in_stride * sizeof(float),
               .slots = gpu_address(jobs->slots),
               .ids = gpu_address(jobs->ids) + first_choice * sizeof(uint32_t),
@@ -311,7 +324,17 @@ void gpu_expert_matvec(struct gpu *gpu, const struct gpu_expert_matmul *jobs, si
         shape.wide &= gpu_is_wide(&jobs[i].weights, jobs->slot_stride, push.in, in_stride);
         shape.bytes &= shape.wide && takes_bytes(gpu, &jobs[i].weights, jobs->slot_stride);
     }
-    const struct cut cut = choose_cut(gpu, &shape);
-    launch_cut(gpu, &cut, &push, sizeof push,
-               (uint64_t)((push.rows + cut.job_rows - 1) / cut.job_rows) * (glu ? 1 : count), choices, false);
+    struct cut cut = choose_cut(gpu, &shape);
+    const uint64_t groups =
+        cut_groups(&cut, (uint64_t)((push.rows + cut.job_rows - 1) / cut.job_rows) * (glu ? 1 : count), choices);
+    const bool chained = shape.bytes && jobs->chained && groups * choices <= GPU_CHAIN_GROUPS;
+    if (shape.bytes) {
+        const struct chain_link link = chained ? gpu_chain(gpu) : (struct chain_link){0};
+        cut.constants[9] = jobs->weights.columns;
+        cut.constants[10] = in_stride;
+        push.bytes_out_stride = out_stride;
+        push.awaited = link.awaited;
+        push.progress = link.progress;
+    }
+    launch_cut(gpu, &cut, &push, sizeof push, groups, choices, chained);
 }

@@ -20,7 +20,8 @@ static struct gpu_expert_matmul expert_job(const struct batch *batch, const stru
                                       .groups = pass->groups,
                                       .experts = model_parameters(batch->open->model)->experts,
                                       .used = x->used,
-                                      .tokens = (uint32_t)batch->rows};
+                                      .tokens = (uint32_t)batch->rows,
+                                      .chained = true}; /* the router, which writes ids, is in no chain */
 }
 
 /* Multiplies rows by the scales of their experts and adds the biases, for experts on this device. Does nothing without

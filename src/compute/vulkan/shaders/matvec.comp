@@ -30,7 +30,7 @@ layout(push_constant) uniform Push
     uint64_t from;
     Uints slots, ids;
     uint64_t slot_stride;
-    uint rows, columns, row_bytes, used, per_choice, from_stride, into_stride;
+    uint rows, row_bytes, used, per_choice, into_stride, columns, from_stride;
     uint64_t table;
 };
 #else

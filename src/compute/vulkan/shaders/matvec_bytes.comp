@@ -23,12 +23,9 @@ layout(constant_id = 4) const bool NORMED = false;
 layout(constant_id = 5) const uint FINISH = 0;
 layout(constant_id = 6) const float ALPHA = 0.0;
 layout(constant_id = 7) const float LIMIT = 0.0;
-#ifndef EXPERTS
 layout(constant_id = 8) const float EPSILON = 0.0;
 layout(constant_id = 9) const uint columns = 4096;
 layout(constant_id = 10) const uint from_stride = 4096;
-#endif
-
 layout(constant_id = 11) const uint COPIES = 1; // of a codebook's table
 layout(constant_id = 12) const uint LANES = 32; // a power of two, at most the subgroup's size
 
@@ -44,7 +41,8 @@ layout(push_constant) uniform Push
     uint64_t from;
     Uints slots, ids;
     uint64_t slot_stride;
-    uint rows, columns, row_bytes, used, per_choice, from_stride, into_stride;
+    uint rows, row_bytes, used, per_choice, into_stride, awaited;
+    Progress progress;
 };
 #else
 struct Job {
@@ -236,9 +234,6 @@ void round_tile(Eights eights, Eights weights, uint64_t tokens, uint stride, uin
 }
 
 // A group is ROWS rows of one matrix, or, for a gated activation, those of the first matrix and then of the second.
-#ifdef EXPERTS
-#define EPSILON 0.0
-#endif
 #define GLU (FINISH >= FINISH_GLU)
 #define PARTS (GLU ? 2 : 1)
 
@@ -355,16 +350,16 @@ void multiply()
     const uint teams = GROUP / LANES;
     uint first_group = gl_WorkGroupID.x * teams, together = gl_NumWorkGroups.x * teams;
     if (first_group >= all) {
-#ifndef EXPERTS
         chain_wait(progress, awaited);
-#endif
         return;
     }
     uint64_t slot_at = 0, inputs = from;
 #ifdef EXPERTS
     uint choice = gl_WorkGroupID.z, expert = ids.v[choice], slot = slots.v[expert];
-    if (slot == 0xffffffffu)
+    if (slot == 0xffffffffu) {
+        chain_wait(progress, awaited);
         return;
+    }
     slot_at = slot * slot_stride;
     inputs += uint64_t(per_choice != 0 ? choice : choice / used) * from_stride * 4;
 #endif
@@ -372,11 +367,7 @@ void multiply()
     const uint lane = gl_SubgroupInvocationID % LANES;
     const uint team = gl_SubgroupID * (gl_SubgroupSize / LANES) + gl_SubgroupInvocationID / LANES;
     Eights eights, norm_weights = fetch_norm(0, 0);
-#ifdef EXPERTS
-    const bool chained = false;
-#else
     bool chained = uint64_t(progress) != 0;
-#endif
     if (!chained)
         eights = fetch_inputs(inputs, 0, 0); // before the weights, which would delay them
     uint chunks = columns / CHUNK;
@@ -389,12 +380,10 @@ void multiply()
         ADVANCE
     }
     bytes_prepare();
-#ifndef EXPERTS
     if (chained) {
         chain_wait(progress, awaited);
         eights = fetch_inputs(inputs, 0, 0);
     }
-#endif
     float square_sums[TOKENS];
     [[unroll]] for (uint t = 0; t < TOKENS; t++)
         square_sums[t] = 0;
@@ -517,7 +506,5 @@ void multiply()
 void main()
 {
     multiply();
-#ifndef EXPERTS
     chain_end(progress);
-#endif
 }
