@@ -684,6 +684,25 @@ static void experts_in_a_chain_change_no_bit(void **state)
     free(outs[1]);
 }
 
+/* Work groups and their sizes follow from the device's cores. */
+static void cores_change_no_bit(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    const uint32_t own = gpu->info.cores, columns = 512, width = 256, cores[] = {0, 1, 4, 5, 100};
+    float *first = NULL;
+    for (size_t i = 0; i < COUNT_OF(cores); i++) {
+        gpu->info.cores = cores[i];
+        float *out = run_chained_experts(gpu, TENSOR_Q8_0, columns, width);
+        for (uint32_t choice = 0; choice < 4 && first; choice++)
+            if (choice != 2 && memcmp(first + choice * columns, out + choice * columns, columns * sizeof(float)) != 0)
+                fail_msg("%u cores: choice %u differs", cores[i], choice);
+        free(first);
+        first = out;
+    }
+    gpu->info.cores = own;
+    free(first);
+}
+
 static void refuses_unsupported_weights(void **state)
 {
     struct gpu *gpu = gpu_or_skip(state);
@@ -721,6 +740,7 @@ int main(void)
         cmocka_unit_test(refuses_unsupported_weights),
         cmocka_unit_test(rows_of_few_columns_share_subgroups),
         cmocka_unit_test(experts_in_a_chain_change_no_bit),
+        cmocka_unit_test(cores_change_no_bit),
     };
     return cmocka_run_group_tests(tests, gpu_test_open, gpu_test_close);
 }

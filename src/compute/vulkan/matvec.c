@@ -65,7 +65,7 @@ struct cut {
 struct shape {
     const struct vector_type *type;
     uint64_t rows; /* of all matrices and choices */
-    uint32_t columns, tokens;
+    uint32_t columns, tokens, choices;
     bool wide, bytes, experts, normed, accumulate;
     bool paired; /* a codebook makes the bytes */
     const struct gpu_glu_kind *glu;
@@ -130,15 +130,28 @@ static uint32_t team_lanes(const struct gpu *gpu, const struct shape *shape)
     return lanes;
 }
 
-/* Invocations per work group. For one token, each core gets one work group, so that as many invocations as possible
- * share the rounded inputs. It has no more than needed for all to end together after the same number of turns. */
-static uint32_t bytes_group(const struct gpu *gpu, const struct shape *shape, uint32_t lanes)
+/* The most work groups at a time. For one token, each core gets one, so that as many invocations as possible share the
+ * rounded inputs. But each choice gets equally many: if that left more than a tenth of the cores without work, a core
+ * gets more and smaller ones. */
+static uint32_t bytes_groups(const struct gpu *gpu, const struct shape *shape)
 {
-    const uint32_t most = MIN(BYTES_GROUP, gpu->info.max_group);
+    const uint32_t cores = gpu->info.cores ? gpu->info.cores : 64, choices = shape->choices;
+    uint32_t groups = shape->tokens > 1 ? 3 * cores : cores;
+    while (groups < 4 * cores && groups / choices * choices * 10 < groups * 9)
+        groups *= 2;
+    return groups;
+}
+
+/* Invocations per work group: no more than needed for all to end together after the same number of turns. */
+static uint32_t bytes_group(const struct gpu *gpu, const struct shape *shape, uint32_t lanes, uint32_t groups)
+{
+    uint32_t most = MIN(BYTES_GROUP, gpu->info.max_group);
     if (shape->tokens > 1 || !gpu->info.cores)
         return MIN(most, 256);
-    uint32_t share = (uint32_t)((shape->rows / (shape->glu ? 2 : 1) + gpu->info.cores - 1) / gpu->info.cores);
-    uint32_t turns = MAX((share * lanes + most - 1) / most, 1u), teams = (share + turns - 1) / turns;
+    most = MAX(most * gpu->info.cores / groups, 256);
+    const uint64_t rows = shape->rows / shape->choices / (shape->glu ? 2 : 1);
+    const uint32_t across = MAX(groups / shape->choices, 1), share = (uint32_t)((rows + across - 1) / across);
+    const uint32_t turns = MAX((share * lanes + most - 1) / most, 1u), teams = (share + turns - 1) / turns;
     return MAX((uint32_t)align_up(teams * lanes, gpu->info.subgroup_min), MIN(most, 256));
 }
 
@@ -153,8 +166,9 @@ static struct cut choose_cut(const struct gpu *gpu, const struct shape *shape)
         numbers[1] = shape->glu->limit;
     }
     if (shape->bytes) {
-        const uint32_t lanes = team_lanes(gpu, shape), group = bytes_group(gpu, shape, lanes);
-        const uint32_t few = shape->tokens > 1 ? 4 : 1;
+        const uint32_t lanes = team_lanes(gpu, shape), few = shape->tokens > 1 ? 4 : 1;
+        cut.most = bytes_groups(gpu, shape);
+        const uint32_t group = bytes_group(gpu, shape, lanes, cut.most);
         cut.kernel = shape->experts ? shape->type->bytes_experts : shape->type->bytes;
         rows = MIN(few, rows_together(shape->rows * lanes / gpu->info.subgroup_min, 1));
         cut.constants[0] = group;
@@ -164,7 +178,6 @@ static struct cut choose_cut(const struct gpu *gpu, const struct shape *shape)
         cut.constants[12] = lanes;
         cut.job_rows = rows;
         cut.teams = group / lanes;
-        cut.most = (gpu->info.cores ? gpu->info.cores : 64) * (shape->tokens > 1 ? 3 : 1);
     } else {
         cut.kernel = shape->experts ? shape->type->floats_experts : shape->type->floats;
         cut.constants[0] = float_group(shape->type, shape->columns);
@@ -237,6 +250,7 @@ void gpu_matvec(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count, ui
     struct shape shape = {.type = &vector_types[jobs->weights.type],
                           .columns = push.columns,
                           .tokens = tokens,
+                          .choices = 1,
                           .wide = push.norm % 16 == 0,
                           .bytes = true,
                           .paired = makes_pairs(jobs->weights.type),
@@ -312,6 +326,7 @@ void gpu_expert_matvec(struct gpu *gpu, const struct gpu_expert_matmul *jobs, si
                           .rows = (uint64_t)push.rows * choices * count,
                           .columns = push.columns,
                           .tokens = 1,
+                          .choices = choices,
                           .wide = true,
                           .bytes = true,
                           .paired = makes_pairs(jobs->weights.type),
