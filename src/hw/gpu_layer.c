@@ -189,7 +189,7 @@ static struct gpu_expert_matmul expert_job(const struct gpu_layer *b, struct tak
                                       .used = USED,
                                       .tokens = 1,
                                       .per_choice = per_choice,
-                                      .chained = true};
+                                      .routed = true};
 }
 
 static void mixture_of_experts(const struct gpu_layer *b, struct gpu *gpu, struct taking *t)

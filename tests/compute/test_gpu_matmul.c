@@ -638,7 +638,7 @@ static float *run_chained_experts(struct gpu *gpu, enum tensor_type type, uint32
                                              .used = 2,
                                              .tokens = 2,
                                              .per_choice = i == 2,
-                                             .chained = true};
+                                             .routed = true};
         jobs[i].weights.rows = i == 2 ? columns : width;
         jobs[i].slot_stride = (i == 2 ? columns : 2 * width) * jobs[i].weights.row_bytes;
         jobs[i].weights.data.offset = i == 1 ? width * jobs[i].weights.row_bytes : 0;

@@ -94,7 +94,7 @@ void gpu_begin(struct gpu *gpu)
     gpu->open = batch;
     gpu->barrier_due = gpu->unchained = false;
     gpu->chained = gpu->chained_sent; /* recorded work that was not sent never ends */
-    gpu->chained_before = gpu->chained_barred = gpu->chained;
+    gpu->chained_before = gpu->chained_barred = gpu->routed = gpu->chained;
     batch->tables_used = batch->last_table = batch->last_table_bytes = 0;
     batch->tables_at = 0;
     batch->idle = false;

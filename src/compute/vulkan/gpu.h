@@ -293,7 +293,8 @@ struct gpu_expert_matmul {
     struct gpu_range groups;        /* what gpu_expert_group made of ids; only for more than GPU_VECTOR_TOKENS tokens */
     uint32_t experts, used, tokens;
     bool per_choice;
-    bool chained; /* in a chain of kernels (gpu_private.h), ids and slots may be read before the last gpu_barrier */
+    bool routed; /* ids are those of the last gpu_router: in a chain of kernels (gpu_private.h), they and slots may be
+                  * read before the last gpu_barrier */
 };
 void gpu_expert_matmul(struct gpu *gpu, const struct gpu_expert_matmul *jobs, size_t count);
 

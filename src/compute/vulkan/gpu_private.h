@@ -107,6 +107,7 @@ struct gpu {
     uint32_t chained_before;     /* of these, up to the last gpu_barrier */
     uint32_t chained_barred;     /* up to the last true barrier */
     uint32_t chained_sent;       /* up to the last batch that was sent */
+    uint32_t routed;             /* up to the last gpu_router */
     bool barrier_due;            /* no kernel has followed the last gpu_barrier */
     bool unchained;              /* a kernel since the last true barrier is in no chain */
 

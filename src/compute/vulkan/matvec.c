@@ -305,6 +305,7 @@ void gpu_expert_matvec(struct gpu *gpu, const struct gpu_expert_matmul *jobs, si
             struct { /* for bytes: their kernels have the rest as constants */
                 uint32_t bytes_out_stride, awaited;
                 uint64_t progress;
+                uint32_t awaited_ids;
             };
         };
     } push = {.in = gpu_address(jobs->in) + (jobs->per_choice ? first_choice : first_token) * in_stride * sizeof(float),
@@ -342,13 +343,14 @@ void gpu_expert_matvec(struct gpu *gpu, const struct gpu_expert_matmul *jobs, si
     struct cut cut = choose_cut(gpu, &shape);
     const uint64_t groups =
         cut_groups(&cut, (uint64_t)((push.rows + cut.job_rows - 1) / cut.job_rows) * (glu ? 1 : count), choices);
-    const bool chained = shape.bytes && jobs->chained && groups * choices <= GPU_CHAIN_GROUPS;
+    const bool chained = shape.bytes && jobs->routed && groups * choices <= GPU_CHAIN_GROUPS;
     if (shape.bytes) {
         const struct chain_link link = chained ? gpu_chain(gpu) : (struct chain_link){0};
         cut.constants[9] = jobs->weights.columns;
         cut.constants[10] = in_stride;
         push.bytes_out_stride = out_stride;
         push.awaited = link.awaited;
+        push.awaited_ids = gpu->routed;
         push.progress = link.progress;
     }
     launch_cut(gpu, &cut, &push, sizeof push, groups, choices, chained);

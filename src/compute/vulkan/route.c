@@ -1,6 +1,8 @@
 /* Mixtures of experts: the choice, the sum of the chosen experts' outputs, and the residual after a layer. */
 #include "compute/vulkan/gpu_private.h"
 
+#include <string.h>
+
 void gpu_router(struct gpu *gpu, const struct gpu_router *router)
 {
     if (router->experts > GPU_ROUTER_EXPERTS || router->used > GPU_ROUTER_USED || router->used > router->experts ||
@@ -9,10 +11,14 @@ void gpu_router(struct gpu *gpu, const struct gpu_router *router)
                          router->experts, router->used, router->groups);
         return;
     }
+    const bool chained = router->rows <= GPU_VECTOR_TOKENS;
+    const struct chain_link link = chained ? gpu_chain(gpu) : (struct chain_link){0};
     const struct {
         uint64_t logits, selection_bias, expert_scales, ids, weights, table, tokens, chunk_ids, chunk_weights;
         uint32_t rows, experts, used, groups, groups_used, chunk;
         float scale;
+        uint32_t awaited;
+        uint64_t progress;
     } push = {gpu_address(router->logits),
               gpu_address(router->selection_bias),
               gpu_address(router->expert_scales),
@@ -28,11 +34,14 @@ void gpu_router(struct gpu *gpu, const struct gpu_router *router)
               router->groups,
               router->groups_used,
               router->chunk,
-              router->scale};
+              router->scale,
+              link.awaited,
+              link.progress};
     const uint32_t constants[] = {(uint32_t)router->gate, router->normalise, router->table.buffer != NULL,
                                   router->chunk_ids.buffer != NULL};
-    gpu_launch(gpu, KERNEL_router, constants, COUNT_OF(constants), &push, sizeof push,
-               MIN(router->rows, GPU_MAX_GROUPS), 1, 1);
+    (chained ? gpu_launch_chained : gpu_launch)(gpu, KERNEL_router, constants, COUNT_OF(constants), &push, sizeof push,
+                                                MIN(router->rows, GPU_MAX_GROUPS), 1, 1);
+    gpu->routed = gpu->chained;
 }
 
 void gpu_residual(struct gpu *gpu, const struct gpu_residual *residual)
@@ -45,9 +54,8 @@ void gpu_residual(struct gpu *gpu, const struct gpu_residual *residual)
     struct {
         uint64_t hidden, branch, post_norm, layer_scale, norm, out;
         uint64_t device_rows, host_rows, ids, weights, slots, shared, shared_gates;
-        uint32_t used, columns;
-        float scale, epsilon;
-        uint32_t rows, halves;
+        uint32_t used, rows, halves, awaited;
+        uint64_t progress;
     } push = {gpu_address(residual->hidden),
               gpu_address(residual->branch),
               gpu_address(residual->post_norm),
@@ -62,19 +70,21 @@ void gpu_residual(struct gpu *gpu, const struct gpu_residual *residual)
               gpu_address(mix->shared),
               gpu_address(mix->shared_gates),
               mix->used,
-              residual->columns,
-              residual->scale,
-              residual->epsilon,
-              residual->rows,
-              0};
+              residual->rows};
     uint64_t together = push.hidden | push.branch | push.post_norm | push.norm | push.out | push.device_rows |
                         push.host_rows | push.shared;
     const uint32_t steps = mix->used > GPU_ROUTER_USED ? 0 : gpu_row_steps(residual->columns, together);
     const bool joined = halves && residual->norm.buffer && near && steps && halves % 16 == 0;
     push.halves = joined ? (uint32_t)((halves - out) / 16) : 0;
-    const uint32_t constants[] = {steps, residual->fresh};
-    gpu_launch(gpu, KERNEL_residual, constants, COUNT_OF(constants), &push, sizeof push,
-               MIN(residual->rows, GPU_MAX_GROUPS), 1, 1);
+    uint32_t constants[] = {steps, residual->fresh, residual->columns, 0, 0};
+    memcpy(&constants[3], &residual->scale, sizeof residual->scale);
+    memcpy(&constants[4], &residual->epsilon, sizeof residual->epsilon);
+    const bool chained = residual->rows <= GPU_VECTOR_TOKENS;
+    const struct chain_link link = chained ? gpu_chain(gpu) : (struct chain_link){0};
+    push.awaited = link.awaited;
+    push.progress = link.progress;
+    (chained ? gpu_launch_chained : gpu_launch)(gpu, KERNEL_residual, constants, COUNT_OF(constants), &push,
+                                                sizeof push, MIN(residual->rows, GPU_MAX_GROUPS), 1, 1);
     if (halves && residual->norm.buffer && !joined) {
         gpu_barrier(gpu);
         gpu_halves(gpu, residual->out_halves, residual->out, (uint64_t)residual->rows * residual->columns);

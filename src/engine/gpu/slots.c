@@ -21,7 +21,7 @@ static struct gpu_expert_matmul expert_job(const struct batch *batch, const stru
                                       .experts = model_parameters(batch->open->model)->experts,
                                       .used = x->used,
                                       .tokens = (uint32_t)batch->rows,
-                                      .chained = true}; /* the router, which writes ids, is in no chain */
+                                      .routed = true};
 }
 
 /* Multiplies rows by the scales of their experts and adds the biases, for experts on this device. Does nothing without

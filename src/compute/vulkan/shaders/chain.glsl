@@ -11,7 +11,7 @@ layout(buffer_reference, std430, buffer_reference_align = 2) coherent buffer Fre
 // Work groups that have ended, of all kernels of all chains, modulo 2^32. No address: no chain.
 layout(buffer_reference, std430, buffer_reference_align = 4) coherent buffer Progress { uint ended; };
 
-// All invocations of a work group come here, once. What is Fresh is in no cache here, so that nothing has to be thrown
+// All invocations of a work group come here, at least once. What is Fresh is in no cache here, so that nothing has to be thrown
 // out of one.
 void chain_wait(Progress progress, uint awaited)
 {

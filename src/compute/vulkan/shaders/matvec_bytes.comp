@@ -39,10 +39,12 @@ layout(push_constant) uniform Push
 {
     Job jobs[2];
     uint64_t from;
-    Uints slots, ids;
+    Uints slots;
+    FreshUints ids;
     uint64_t slot_stride;
     uint rows, row_bytes, used, per_choice, into_stride, awaited;
     Progress progress;
+    uint awaited_ids;
 };
 #else
 struct Job {
@@ -355,6 +357,7 @@ void multiply()
     }
     uint64_t slot_at = 0, inputs = from;
 #ifdef EXPERTS
+    chain_wait(progress, awaited_ids);
     uint choice = gl_WorkGroupID.z, expert = ids.v[choice], slot = slots.v[expert];
     if (slot == 0xffffffffu) {
         chain_wait(progress, awaited);
@@ -381,7 +384,10 @@ void multiply()
     }
     bytes_prepare();
     if (chained) {
-        chain_wait(progress, awaited);
+#ifdef EXPERTS
+        if (awaited != awaited_ids)
+#endif
+            chain_wait(progress, awaited);
         eights = fetch_inputs(inputs, 0, 0);
     }
     float square_sums[TOKENS];

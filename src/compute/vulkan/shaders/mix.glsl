@@ -1,13 +1,13 @@
 /* The weighted sum of the experts of a row, in the router's order. An expert that is not on the device was computed on
  * the CPU, which left its row in host_rows. The includer declares the names below in its push constants. */
 #define MIX_MEMBERS                                                                                                    \
-    Floats device_rows;                                                                                                \
-    Floats host_rows;                                                                                                  \
-    Uints ids;                                                                                                         \
-    Floats weights;                                                                                                    \
+    FreshFloats device_rows;                                                                                           \
+    FreshFloats host_rows;                                                                                             \
+    FreshUints ids;                                                                                                    \
+    FreshFloats weights;                                                                                               \
     Uints slots;                                                                                                       \
-    Floats shared_rows;                                                                                                \
-    Floats shared_gates;                                                                                               \
+    FreshFloats shared_rows;                                                                                           \
+    FreshFloats shared_gates;                                                                                          \
     uint used;
 
 #define NO_SLOT 0xffffffffu

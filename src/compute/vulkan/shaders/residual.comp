@@ -2,6 +2,7 @@
 #extension GL_GOOGLE_include_directive : require
 #define GROUP 256
 #include "common.glsl"
+#include "chain.glsl"
 #include "mix.glsl"
 #include "to_halves.glsl"
 
@@ -12,7 +13,10 @@
  * One token is one row, whose time is that of waiting for memory. So a row of up to STEPS fours of floats an invocation
  * stays in registers, and everything that is read is asked for at once. With STEPS 0 a row may have any length. */
 layout(constant_id = 0) const uint STEPS = 0;
-layout(constant_id = 1) const uint FRESH = 0; /* what hidden holds does not count */
+layout(constant_id = 1) const uint FIRST = 0; /* what hidden holds does not count */
+layout(constant_id = 2) const uint columns = 4096;
+layout(constant_id = 3) const float scale = 1.0;
+layout(constant_id = 4) const float epsilon = 0.0;
 
 #define MOST_STEPS 8
 #define MOST_USED 128
@@ -21,17 +25,17 @@ layout(constant_id = 1) const uint FRESH = 0; /* what hidden holds does not coun
 layout(local_size_x = GROUP) in;
 layout(push_constant) uniform Push
 {
-    Floats hidden;
-    Floats branch;
+    FreshFloats hidden;
+    FreshFloats branch;
     Floats post_norm;
     Floats layer_scale;
     Floats norm;
-    Floats into;
+    FreshFloats into;
     MIX_MEMBERS
-    uint columns;
-    float scale, epsilon;
     uint rows;
     uint halves; /* units of 16 bytes from into to where the same goes as halves; 0: nowhere; only with STEPS */
+    uint awaited;
+    Progress progress;
 };
 
 layout(buffer_reference, std430, buffer_reference_align = 8) buffer Uvec2s { uvec2 v[]; };
@@ -42,8 +46,8 @@ shared float source_weights[MOST_USED];
 void row_in_memory(uint row)
 {
     uint64_t first = uint64_t(row) * columns * 4;
-    Floats hidden_row = Floats(uint64_t(hidden) + first), branch_row = Floats(uint64_t(branch) + first);
-    Floats into_row = Floats(uint64_t(into) + first);
+    FreshFloats hidden_row = FreshFloats(uint64_t(hidden) + first), branch_row = FreshFloats(uint64_t(branch) + first);
+    FreshFloats into_row = FreshFloats(uint64_t(into) + first);
     float factor = scale;
     if (uint64_t(post_norm) != 0) {
         float sum = 0.0;
@@ -67,7 +71,7 @@ void row_in_memory(uint row)
             a = branch_row.v[c];
         if (uint64_t(post_norm) != 0)
             a *= post_norm.v[c];
-        a = fma(a, factor, FRESH != 0 ? 0.0 : hidden_row.v[c]) * layer;
+        a = fma(a, factor, FIRST != 0 ? 0.0 : hidden_row.v[c]) * layer;
         hidden_row.v[c] = a;
         sum = fma(a, a, sum);
     }
@@ -87,7 +91,12 @@ bool inside(uint i)
 
 vec4 four_of(uint64_t row, uint i)
 {
-    return inside(i) ? Vec4s(row).v[gl_LocalInvocationID.x + i * GROUP] : vec4(0.0);
+    return inside(i) ? FreshVec4s(row).v[gl_LocalInvocationID.x + i * GROUP] : vec4(0.0);
+}
+
+vec4 weights_of(Floats row, uint i)
+{
+    return inside(i) ? Vec4s(uint64_t(row)).v[gl_LocalInvocationID.x + i * GROUP] : vec4(0.0);
 }
 
 void mix_row(uint row)
@@ -121,17 +130,22 @@ void mix_row(uint row)
     }
 }
 
-void row_in_registers(uint row)
+/* waits: the work group has not waited yet for the kernels before. */
+void row_in_registers(uint row, bool waits)
 {
     uint64_t first = uint64_t(row) * columns * 4;
     vec4 before[MOST_STEPS], post[MOST_STEPS], after[MOST_STEPS];
     float layer = uint64_t(layer_scale) != 0 ? layer_scale.v[0] : 1.0;
     [[unroll]] for (uint i = 0; i < STEPS; i++) {
-        before[i] = FRESH != 0 ? vec4(0.0) : four_of(uint64_t(hidden) + first, i);
         if (uint64_t(norm) != 0)
-            after[i] = four_of(uint64_t(norm), i);
+            after[i] = weights_of(norm, i);
         if (uint64_t(post_norm) != 0)
-            post[i] = four_of(uint64_t(post_norm), i);
+            post[i] = weights_of(post_norm, i);
+    }
+    if (waits)
+        chain_wait(progress, awaited);
+    [[unroll]] for (uint i = 0; i < STEPS; i++) {
+        before[i] = FIRST != 0 ? vec4(0.0) : four_of(uint64_t(hidden) + first, i);
         if (used == 0)
             held[i] = four_of(uint64_t(branch) + first, i);
     }
@@ -151,7 +165,7 @@ void row_in_registers(uint row)
         before[i] = fma(held[i], vec4(factor), before[i]) * layer;
         sum += dot(before[i], before[i]);
         if (inside(i))
-            Vec4s(uint64_t(hidden) + first).v[gl_LocalInvocationID.x + i * GROUP] = before[i];
+            FreshVec4s(uint64_t(hidden) + first).v[gl_LocalInvocationID.x + i * GROUP] = before[i];
     }
     if (uint64_t(norm) == 0)
         return;
@@ -160,7 +174,7 @@ void row_in_registers(uint row)
         if (inside(i)) {
             uint at = gl_LocalInvocationID.x + i * GROUP;
             vec4 normed = before[i] * factor * after[i];
-            Vec4s(uint64_t(into) + first).v[at] = normed;
+            FreshVec4s(uint64_t(into) + first).v[at] = normed;
             if (halves != 0)
                 Uvec2s(uint64_t(into) + uint64_t(halves) * 16 + first / 2).v[at] = halves_of(normed);
         }
@@ -168,10 +182,13 @@ void row_in_registers(uint row)
 
 void main()
 {
+    if (STEPS == 0)
+        chain_wait(progress, awaited);
     for (uint row = gl_WorkGroupID.x; row < rows; row += gl_NumWorkGroups.x) {
         if (STEPS > 0)
-            row_in_registers(row);
+            row_in_registers(row, row == gl_WorkGroupID.x);
         else
             row_in_memory(row);
     }
+    chain_end(progress);
 }

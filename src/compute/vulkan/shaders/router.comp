@@ -2,6 +2,7 @@
 #extension GL_GOOGLE_include_directive : require
 #define GROUP 128
 #include "common.glsl"
+#include "chain.glsl"
 #include "functions.glsl"
 
 /* Chooses the experts of a row: one work group a row, everything in shared memory. Ranks come from comparing each with
@@ -22,17 +23,19 @@ layout(constant_id = 2) const bool GIVEN = false; /* the token's id says which e
 layout(local_size_x = GROUP) in;
 layout(push_constant) uniform Push
 {
-    Floats logits;
+    FreshFloats logits;
     Floats selection_bias;
     Floats expert_scales;
-    Uints ids;
-    Floats weights;
+    FreshUints ids;
+    FreshFloats weights;
     Ints table;
     Ints tokens;
     Uints chunk_ids;
     Floats chunk_weights;
     uint rows, experts, used, groups, groups_used, chunk;
     float scale;
+    uint awaited;
+    Progress progress;
 };
 
 shared float probability[MOST_EXPERTS];
@@ -184,8 +187,10 @@ void do_row(uint row, uint thread)
 
 void main()
 {
+    chain_wait(progress, awaited);
     for (uint row = gl_WorkGroupID.x; row < rows; row += gl_NumWorkGroups.x) {
         barrier();
         do_row(row, gl_LocalInvocationID.x);
     }
+    chain_end(progress);
 }
