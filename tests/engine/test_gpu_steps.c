@@ -7,14 +7,20 @@ static void chains_change_no_bit(void **state)
 {
     (void)state;
     device_or_skip();
-    static const char *const names[] = {"q-llama-Q4_K_M", "q-mixtral-Q4_K-Q4_K-Q6_K", "qwen3moe"};
-    for (size_t m = 0; m < COUNT_OF(names); m++) {
+    static const struct {
+        const char *name;
+        enum tensor_type kv_type;
+    } models[] = {{"q-llama-Q4_K_M", TENSOR_Q8_0}, {"q-mixtral-Q4_K-Q4_K-Q6_K", TENSOR_Q8_0},
+                  {"qwen3moe", TENSOR_Q8_0},       {"gemma2", TENSOR_F16},
+                  {"deepseek2-v3", TENSOR_F16},    {"gpt-oss", TENSOR_F16},
+                  {"qwen2moe", TENSOR_F16}};
+    for (size_t m = 0; m < COUNT_OF(models); m++) {
         float *logits[2];
         size_t vocabulary = 0;
         for (int chained = 0; chained < 2; chained++) {
             setenv("HYPURA_GPU_CHAINS", chained ? "1" : "0", 1);
-            struct setting setting = {.kv_type = TENSOR_Q8_0};
-            struct engine *engine = open_with(names[m], &setting);
+            struct setting setting = {.kv_type = models[m].kv_type};
+            struct engine *engine = open_with(models[m].name, &setting);
             vocabulary = model_parameters(engine_model(engine))->vocabulary;
             struct gpu *gpu = engine->open.devices.gpus[0];
             const uint32_t before = gpu->chained; /* from the trial row */

@@ -189,6 +189,7 @@ static struct cut choose_cut(const struct gpu *gpu, const struct shape *shape)
     cut.constants[4] = shape->normed;
     cut.constants[5] = finish;
     memcpy(&cut.constants[6], numbers, sizeof numbers);
+    cut.constants[9] = shape->columns;
     return cut;
 }
 
@@ -222,6 +223,10 @@ static bool takes_bytes(const struct gpu *gpu, const struct gpu_matrix *weights,
            (gpu_address(weights->data) | weights->row_bytes | slot_stride) % type->bytes_alignment == 0;
 }
 
+/* Matrices of floats with up to so many work groups, such as routers, are in chains. Those of more share inputs in the
+ * caches of a core, which a chain goes past. */
+#define CHAINED_GROUPS 512u
+
 void gpu_matvec(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count, uint32_t first_token, uint32_t tokens,
                 const struct gpu_glu_kind *glu)
 {
@@ -230,25 +235,13 @@ void gpu_matvec(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count, ui
             uint64_t weights, out, bias;
             uint32_t rows, out_stride;
         } jobs[GPU_VECTOR_JOBS];
-        uint64_t in, norm;
-        union {
-            struct {
-                uint32_t columns, row_bytes, in_stride;
-                float epsilon;
-            };
-            struct { /* for bytes: their kernels have the rest as constants */
-                uint64_t progress;
-                uint32_t awaited, bytes_row_bytes;
-            };
-        };
+        uint64_t in, norm, progress;
+        uint32_t awaited, row_bytes;
     } push = {.in = gpu_address(jobs->in) + (uint64_t)first_token * jobs->in_stride * sizeof(float),
               .norm = gpu_address(jobs->norm),
-              .columns = jobs->weights.columns,
-              .row_bytes = (uint32_t)jobs->weights.row_bytes,
-              .in_stride = jobs->in_stride,
-              .epsilon = jobs->epsilon};
+              .row_bytes = (uint32_t)jobs->weights.row_bytes};
     struct shape shape = {.type = &vector_types[jobs->weights.type],
-                          .columns = push.columns,
+                          .columns = jobs->weights.columns,
                           .tokens = tokens,
                           .choices = 1,
                           .wide = push.norm % 16 == 0,
@@ -271,19 +264,19 @@ void gpu_matvec(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count, ui
     if (codebook) /* takes the place of the last job, which is then unused */
         push.jobs[GPU_VECTOR_JOBS - 1].weights = codebook;
     struct cut cut = choose_cut(gpu, &shape);
+    memcpy(&cut.constants[8], &jobs->epsilon, sizeof jobs->epsilon);
+    cut.constants[10] = tokens > 1 ? jobs->in_stride : 0;
     uint64_t groups = 0;
     for (size_t i = 0; i < (glu ? 1 : count); i++)
         groups += (jobs[i].weights.rows + cut.job_rows - 1) / cut.job_rows;
-    if (shape.bytes) {
-        const struct chain_link link = gpu_chain(gpu);
-        memcpy(&cut.constants[8], &jobs->epsilon, sizeof jobs->epsilon);
-        cut.constants[9] = jobs->weights.columns;
-        cut.constants[10] = tokens > 1 ? jobs->in_stride : 0;
-        push.progress = link.progress;
-        push.awaited = link.awaited;
-        push.bytes_row_bytes = (uint32_t)jobs->weights.row_bytes;
-    }
-    launch_cut(gpu, &cut, &push, sizeof push, cut_groups(&cut, groups, 1), 1, shape.bytes);
+    groups = cut_groups(&cut, groups, 1);
+    const bool chained = shape.bytes || (gpu->info.chains && groups <= CHAINED_GROUPS);
+    const struct chain_link link = chained ? gpu_chain(gpu) : (struct chain_link){0};
+    push.progress = link.progress;
+    push.awaited = link.awaited;
+    if (!shape.bytes)
+        cut.constants[11] = chained;
+    launch_cut(gpu, &cut, &push, sizeof push, groups, 1, chained);
 }
 
 void gpu_expert_matvec(struct gpu *gpu, const struct gpu_expert_matmul *jobs, size_t count, uint32_t first_token,
@@ -296,36 +289,26 @@ void gpu_expert_matvec(struct gpu *gpu, const struct gpu_expert_matmul *jobs, si
             uint64_t weights, out, bias;
         } jobs[GPU_EXPERT_JOBS];
         uint64_t in, slots, ids, slot_stride;
-        uint32_t rows, row_bytes, used, per_choice;
-        union {
-            struct {
-                uint32_t out_stride, columns, in_stride;
-                uint64_t codebook;
-            };
-            struct { /* for bytes: their kernels have the rest as constants */
-                uint32_t bytes_out_stride, awaited;
-                uint64_t progress;
-                uint32_t awaited_ids;
-            };
-        };
+        uint32_t rows, row_bytes, used, per_choice, out_stride, awaited_ids;
+        uint64_t codebook, progress;
+        uint32_t awaited;
     } push = {.in = gpu_address(jobs->in) + (jobs->per_choice ? first_choice : first_token) * in_stride * sizeof(float),
               .slots = gpu_address(jobs->slots),
               .ids = gpu_address(jobs->ids) + first_choice * sizeof(uint32_t),
               .slot_stride = jobs->slot_stride,
               .rows = jobs->weights.rows,
-              .columns = jobs->weights.columns,
               .row_bytes = (uint32_t)jobs->weights.row_bytes,
               .used = jobs->used,
               .per_choice = jobs->per_choice,
-              .in_stride = in_stride,
               .out_stride = out_stride,
+              .awaited_ids = gpu->routed,
               .codebook = gpu_codebook(gpu, jobs->weights.type)};
     const uint32_t choices = tokens * jobs->used;
     if (choices == 0)
         return;
     struct shape shape = {.type = &vector_types[jobs->weights.type],
                           .rows = (uint64_t)push.rows * choices * count,
-                          .columns = push.columns,
+                          .columns = jobs->weights.columns,
                           .tokens = 1,
                           .choices = choices,
                           .wide = true,
@@ -344,14 +327,9 @@ void gpu_expert_matvec(struct gpu *gpu, const struct gpu_expert_matmul *jobs, si
     const uint64_t groups =
         cut_groups(&cut, (uint64_t)((push.rows + cut.job_rows - 1) / cut.job_rows) * (glu ? 1 : count), choices);
     const bool chained = shape.bytes && jobs->routed && groups * choices <= GPU_CHAIN_GROUPS;
-    if (shape.bytes) {
-        const struct chain_link link = chained ? gpu_chain(gpu) : (struct chain_link){0};
-        cut.constants[9] = jobs->weights.columns;
-        cut.constants[10] = in_stride;
-        push.bytes_out_stride = out_stride;
-        push.awaited = link.awaited;
-        push.awaited_ids = gpu->routed;
-        push.progress = link.progress;
-    }
+    const struct chain_link link = chained ? gpu_chain(gpu) : (struct chain_link){0};
+    push.progress = link.progress;
+    push.awaited = link.awaited;
+    cut.constants[10] = in_stride;
     launch_cut(gpu, &cut, &push, sizeof push, groups, choices, chained);
 }

@@ -5,6 +5,7 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
+#include "chain.glsl"
 #include "types.glsl"
 #include "functions.glsl"
 #include "finish.glsl"
@@ -19,6 +20,10 @@ layout(constant_id = 4) const bool NORMED = false;
 layout(constant_id = 5) const uint FINISH = 0;
 layout(constant_id = 6) const float ALPHA = 0.0;
 layout(constant_id = 7) const float LIMIT = 0.0;
+layout(constant_id = 8) const float EPSILON = 0.0;
+layout(constant_id = 9) const uint columns = 4096;
+layout(constant_id = 10) const uint from_stride = 4096;
+layout(constant_id = 11) const bool CHAINED = false; // then inputs are read past the caches of a core
 
 #ifdef EXPERTS
 struct Job {
@@ -30,7 +35,7 @@ layout(push_constant) uniform Push
     uint64_t from;
     Uints slots, ids;
     uint64_t slot_stride;
-    uint rows, row_bytes, used, per_choice, into_stride, columns, from_stride;
+    uint rows, row_bytes, used, per_choice, into_stride;
     uint64_t table;
 };
 #else
@@ -47,8 +52,8 @@ layout(push_constant) uniform Push
     Job jobs[3];
 #endif
     uint64_t from, norm;
-    uint columns, row_bytes, from_stride;
-    float epsilon;
+    Progress progress;
+    uint awaited, row_bytes;
 };
 #endif
 
@@ -56,20 +61,18 @@ layout(push_constant) uniform Push
 shared float parts[ROWS * TOKENS * (GROUP / 4)];
 shared float squares_parts[TOKENS * (GROUP / 4)];
 
-// LENGTH inputs of a token from a column on.
-void load_inputs(uint64_t token, uint column, out float x[LENGTH])
+// LENGTH floats of a token's inputs, or of a norm's weights, from a column on.
+void load_floats(uint64_t row, uint column, bool fresh, out float x[LENGTH])
 {
     if (WIDE) {
-        Vec4s values = Vec4s(token);
         [[unroll]] for (int i = 0; i < LENGTH / 4; i++) {
-            vec4 four = values.v[column / 4 + i];
+            vec4 four = fresh ? FreshVec4s(row).v[column / 4 + i] : Vec4s(row).v[column / 4 + i];
             [[unroll]] for (int j = 0; j < 4; j++)
                 x[4 * i + j] = four[j];
         }
     } else {
-        Floats values = Floats(token);
         [[unroll]] for (int i = 0; i < LENGTH; i++)
-            x[i] = column + i < columns ? values.v[column + i] : 0.0;
+            x[i] = column + i >= columns ? 0.0 : fresh ? FreshFloats(row).v[column + i] : Floats(row).v[column + i];
     }
 }
 
@@ -97,7 +100,22 @@ Chunk fetch_narrow(uint64_t row, uint chunk)
 }
 #endif
 
-void main()
+#define FETCH                                                                                                          \
+    [[unroll]] for (uint r = 0; r < ROWS; r++)                                                                         \
+        if (WIDE)                                                                                                      \
+            fetched[r] = chunk_fetch(rows_at[r], chunk);                                                               \
+        else                                                                                                           \
+            fetched[r] = fetch_narrow(rows_at[r], chunk);
+
+void wait_for_inputs()
+{
+#ifndef EXPERTS
+    if (CHAINED)
+        chain_wait(progress, awaited);
+#endif
+}
+
+void multiply()
 {
     uint group = gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x;
     const uint job_rows_a_group = FINISH >= FINISH_GLU ? ROWS / 2 : ROWS;
@@ -134,19 +152,11 @@ void main()
     uint64_t input_row = from, output_row = job.into;
 #endif
     uint first = group * job_rows_a_group;
-    if (first >= job_rows)
+    if (first >= job_rows) {
+        wait_for_inputs();
         return;
-    TYPES_PREPARE(GROUP);
-
-    // What an invocation's first result is added to, so that the end need not wait for it.
-    float before = 0.0;
-#ifndef EXPERTS
-    if (FINISH == FINISH_ADD) {
-        uint mine = gl_LocalInvocationID.x;
-        if (mine < job_rows_a_group * TOKENS && first + mine / TOKENS < job_rows)
-            before = Floats(output_row).v[mine % TOKENS * job.into_stride + first + mine / TOKENS];
     }
-#endif
+    TYPES_PREPARE(GROUP);
 
     float sums[ROWS][TOKENS];
     uint64_t rows_at[ROWS];
@@ -160,25 +170,35 @@ void main()
     float squares[TOKENS];
     [[unroll]] for (uint t = 0; t < TOKENS; t++)
         squares[t] = 0;
-    uint chunks = (columns + CHUNK_ELEMENTS - 1) / CHUNK_ELEMENTS;
-    for (uint chunk = gl_LocalInvocationID.x; chunk < chunks; chunk += GROUP) {
-        Chunk fetched[ROWS];
-        [[unroll]] for (uint r = 0; r < ROWS; r++)
-            if (WIDE)
-                fetched[r] = chunk_fetch(rows_at[r], chunk);
-            else
-                fetched[r] = fetch_narrow(rows_at[r], chunk);
+    uint chunk = gl_LocalInvocationID.x, chunks = (columns + CHUNK_ELEMENTS - 1) / CHUNK_ELEMENTS;
+    Chunk fetched[ROWS];
+    if (CHAINED && chunk < chunks)
+        FETCH
+    wait_for_inputs();
+    // What an invocation's first result is added to, so that the end need not wait for it.
+    float before = 0.0;
+#ifndef EXPERTS
+    if (FINISH == FINISH_ADD) {
+        uint mine = gl_LocalInvocationID.x;
+        if (mine < job_rows_a_group * TOKENS && first + mine / TOKENS < job_rows)
+            before = FreshFloats(output_row).v[mine % TOKENS * job.into_stride + first + mine / TOKENS];
+    }
+#endif
+
+    for (; chunk < chunks; chunk += GROUP) {
+        if (!CHAINED || chunk != gl_LocalInvocationID.x)
+            FETCH
         float q[ROWS][CHUNK_ELEMENTS], scale[ROWS][RUNS], minimum[ROWS][RUNS];
         [[unroll]] for (uint r = 0; r < ROWS; r++)
             chunk_unpack(fetched[r], chunk, q[r], scale[r], minimum[r]);
         [[unroll]] for (uint run = 0; run < RUNS; run++) {
             [[unroll]] for (uint t = 0; t < TOKENS; t++) {
                 float x[LENGTH];
-                load_inputs(input_row + uint64_t(t) * from_stride * 4, chunk_column(chunk, run), x);
+                load_floats(input_row + uint64_t(t) * from_stride * 4, chunk_column(chunk, run), CHAINED, x);
 #ifndef EXPERTS
                 if (NORMED) {
                     float weights[LENGTH];
-                    load_inputs(norm, chunk_column(chunk, run), weights);
+                    load_floats(norm, chunk_column(chunk, run), false, weights);
                     [[unroll]] for (uint i = 0; i < LENGTH; i++) {
                         squares[t] = fma(x[i], x[i], squares[t]);
                         x[i] *= weights[i];
@@ -227,14 +247,14 @@ void main()
             float total = 0;
             for (uint s = 0; s < gl_NumSubgroups; s++)
                 total += squares_parts[t * gl_NumSubgroups + s];
-            sum *= inversesqrt(total / float(columns) + epsilon);
+            sum *= inversesqrt(total / float(columns) + EPSILON);
         }
 #endif
         if (job.bias != 0)
             sum.x += Floats(job.bias).v[bias_row + row];
         if (FINISH >= FINISH_GLU && other.bias != 0)
             sum.y += Floats(other.bias).v[bias_row + row];
-        Floats into = Floats(output_row);
+        FreshFloats into = FreshFloats(output_row);
 #ifdef EXPERTS
         uint at = row;
 #else
@@ -247,4 +267,13 @@ void main()
         else
             into.v[at] = sum.x;
     }
+}
+
+void main()
+{
+    multiply();
+#ifndef EXPERTS
+    if (CHAINED)
+        chain_end(progress);
+#endif
 }

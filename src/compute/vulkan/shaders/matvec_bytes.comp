@@ -42,9 +42,9 @@ layout(push_constant) uniform Push
     Uints slots;
     FreshUints ids;
     uint64_t slot_stride;
-    uint rows, row_bytes, used, per_choice, into_stride, awaited;
-    Progress progress;
-    uint awaited_ids;
+    uint rows, row_bytes, used, per_choice, into_stride, awaited_ids;
+    layout(offset = 112) Progress progress; // after a table, as in matvec.comp
+    uint awaited;
 };
 #else
 struct Job {
