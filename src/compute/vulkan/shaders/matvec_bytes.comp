@@ -356,23 +356,28 @@ void multiply()
         return;
     }
     uint64_t slot_at = 0, inputs = from;
+    bool waits = uint64_t(progress) != 0; // for the inputs
 #ifdef EXPERTS
+    uint choice = gl_WorkGroupID.z;
+    inputs += uint64_t(per_choice != 0 ? choice : choice / used) * from_stride * 4;
     chain_wait(progress, awaited_ids);
-    uint choice = gl_WorkGroupID.z, expert = ids.v[choice], slot = slots.v[expert];
+    waits = waits && awaited != awaited_ids;
+#endif
+    Eights eights, norm_weights = fetch_norm(0, 0);
+    if (!waits)
+        eights = fetch_inputs(inputs, 0, 0); // before the weights, which would delay them
+#ifdef EXPERTS
+    uint expert = ids.v[choice], slot = slots.v[expert];
     if (slot == 0xffffffffu) {
-        chain_wait(progress, awaited);
+        if (waits)
+            chain_wait(progress, awaited);
         return;
     }
     slot_at = slot * slot_stride;
-    inputs += uint64_t(per_choice != 0 ? choice : choice / used) * from_stride * 4;
 #endif
 
     const uint lane = gl_SubgroupInvocationID % LANES;
     const uint team = gl_SubgroupID * (gl_SubgroupSize / LANES) + gl_SubgroupInvocationID / LANES;
-    Eights eights, norm_weights = fetch_norm(0, 0);
-    bool chained = uint64_t(progress) != 0;
-    if (!chained)
-        eights = fetch_inputs(inputs, 0, 0); // before the weights, which would delay them
     uint chunks = columns / CHUNK;
     Cursor cursor = Cursor(first_group + team, 0, lane);
     Chunk ahead[ROWS];
@@ -383,11 +388,8 @@ void multiply()
         ADVANCE
     }
     bytes_prepare();
-    if (chained) {
-#ifdef EXPERTS
-        if (awaited != awaited_ids)
-#endif
-            chain_wait(progress, awaited);
+    if (waits) {
+        chain_wait(progress, awaited);
         eights = fetch_inputs(inputs, 0, 0);
     }
     float square_sums[TOKENS];
