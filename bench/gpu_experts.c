@@ -63,7 +63,7 @@ static void record_layer(const struct bench *bench, const struct layers *layers,
                                        .used = bench->used,
                                        .tokens = layers->tokens,
                                        .per_choice = i == 2,
-            .routed = true};
+                                       .routed = true};
     if (parts & ROUTER)
         record_router(bench, layer * TOKENS, layers->tokens);
     if (parts & GATE_UP) {
