@@ -9,7 +9,7 @@
  *
  * There is no loop over pieces, which glslc would not unroll. */
 #define THREADS 256u
-#include "attend_cooperative.glsl"
+#include "attend_pieces.glsl"
 
 #define PIECE_PARTS 8u /* of 16 elements */
 #define KEY_GROUPS 2   /* of 16 positions, a subgroup's */
