@@ -4,7 +4,7 @@
 /* Positions per work group, for few queries. */
 #define SPAN 128u
 
-/* For prompts with heads too wide for attend_many, a work group walks all positions. */
+/* For prompts with heads that no other kernel takes, a work group of attend_few walks all positions. */
 #define ALL_POSITIONS 0x40000000u
 
 /* Sequences with more rows in a batch are prompts. */
@@ -13,7 +13,12 @@
 /* The largest size for attend_many and attend_cooperative. */
 #define MANY_SIZE 256u
 
-/* Queries per tile, for both. */
+/* The largest sizes for attend_cooperative_latent. */
+#define LATENT_KEY_SIZE 576u
+#define LATENT_VALUE_SIZE 512u
+
+/* Queries per tile, for attend_cooperative_latent and for the others. */
+#define LATENT_QUERIES 32u
 #define MANY_QUERIES 64u
 
 bool gpu_attention_supports(enum tensor_type type, uint32_t key_size, uint32_t value_size)
@@ -24,16 +29,18 @@ bool gpu_attention_supports(enum tensor_type type, uint32_t key_size, uint32_t v
            MAX(key_size, value_size) <= ATTENTION_MAX_SIZE;
 }
 
-/* The kernels for a type of cache; cooperative is KERNEL_COUNT if there is none. */
+/* The kernels for a type of cache; the last two are KERNEL_COUNT if there is none. */
 struct attend_kernels {
-    enum gpu_kernel few, many, cooperative;
+    enum gpu_kernel few, many, cooperative, latent;
 };
 
 static struct attend_kernels kernels_of(enum tensor_type type)
 {
-#define FLOATS(name) ((struct attend_kernels){KERNEL_attend_few_##name, KERNEL_attend_many_##name, KERNEL_COUNT})
+#define FLOATS(name)                                                                                                   \
+    ((struct attend_kernels){KERNEL_attend_few_##name, KERNEL_attend_many_##name, KERNEL_COUNT, KERNEL_COUNT})
 #define HALVES(name)                                                                                                   \
-    ((struct attend_kernels){KERNEL_attend_few_##name, KERNEL_attend_many_##name, KERNEL_attend_cooperative_##name})
+    ((struct attend_kernels){KERNEL_attend_few_##name, KERNEL_attend_many_##name, KERNEL_attend_cooperative_##name,    \
+                             KERNEL_attend_cooperative_latent_##name})
     switch (type) {
     case TENSOR_F32:
         return FLOATS(f32);
@@ -348,11 +355,29 @@ static void attend_few(struct gpu *gpu, const struct gpu_attention *a)
     }
 }
 
-static bool is_cooperative(const struct gpu *gpu, const struct gpu_attention *a)
+/* Whether values are the first elements of the keys. */
+static bool shares_keys(const struct gpu_attention *a)
 {
-    return gpu->info.cooperative_matrix && kernels_of(a->type).cooperative != KERNEL_COUNT &&
-           MAX(a->key_size, a->value_size) <= MANY_SIZE && (a->key_size | a->value_size) % 16 == 0 &&
-           (gpu_address(a->query) | gpu_address(a->out)) % 16 == 0;
+    for (uint32_t i = 0; i < a->sequence_count; i++)
+        if (a->sequences[i].keys != a->sequences[i].values)
+            return false;
+    return a->key_position_bytes == a->value_position_bytes && a->value_size <= a->key_size;
+}
+
+/* The kernel for sequences with many rows; KERNEL_COUNT: none walks through their positions in blocks. */
+static enum gpu_kernel many_kernel(const struct gpu *gpu, const struct gpu_attention *a)
+{
+    const struct attend_kernels kernels = kernels_of(a->type);
+    const uint32_t size = MAX(a->key_size, a->value_size);
+    const bool matrices = gpu->info.cooperative_matrix && kernels.cooperative != KERNEL_COUNT &&
+                          (a->key_size | a->value_size) % 16 == 0 &&
+                          (gpu_address(a->query) | gpu_address(a->out)) % 16 == 0;
+    if (size <= MANY_SIZE)
+        return matrices ? kernels.cooperative : kernels.many;
+    return matrices && a->key_size % 32 == 0 && a->key_size <= LATENT_KEY_SIZE && a->value_size <= LATENT_VALUE_SIZE &&
+                   shares_keys(a)
+               ? kernels.latent
+               : KERNEL_COUNT;
 }
 
 bool gpu_attention_makes_halves(const struct gpu *gpu, const struct gpu_attention *attention)
@@ -360,11 +385,14 @@ bool gpu_attention_makes_halves(const struct gpu *gpu, const struct gpu_attentio
     for (uint32_t i = 0; i < attention->sequence_count; i++)
         if (attention->sequences[i].rows <= FEW_ROWS)
             return false;
-    return is_cooperative(gpu, attention);
+    const enum gpu_kernel kernel = many_kernel(gpu, attention);
+    return kernel != KERNEL_COUNT && kernel != kernels_of(attention->type).many;
 }
 
-static void attend_many(struct gpu *gpu, const struct gpu_attention *a)
+static void attend_many(struct gpu *gpu, const struct gpu_attention *a, enum gpu_kernel kernel)
 {
+    const struct attend_kernels kernels = kernels_of(a->type);
+    const uint32_t tile = kernel == kernels.latent ? LATENT_QUERIES : MANY_QUERIES;
     uint32_t rows = 0, count;
     for (uint32_t i = 0; i < a->sequence_count; i++)
         rows = MAX(rows, a->sequences[i].rows);
@@ -391,10 +419,8 @@ static void attend_many(struct gpu *gpu, const struct gpu_attention *a)
               a->bidirectional};
     const uint32_t constants[] = {a->key_size, a->value_size, a->halves};
     uint32_t queries = rows * (a->heads / a->kv_heads);
-    const bool cooperative = is_cooperative(gpu, a);
-    const struct attend_kernels kernels = kernels_of(a->type);
-    gpu_launch(gpu, cooperative ? kernels.cooperative : kernels.many, constants, cooperative ? 3 : 2, &push,
-               sizeof push, (queries + MANY_QUERIES - 1) / MANY_QUERIES, a->kv_heads, count);
+    gpu_launch(gpu, kernel, constants, kernel == kernels.many ? 2 : 3, &push, sizeof push, (queries + tile - 1) / tile,
+               a->kv_heads, count);
 }
 
 void gpu_attention(struct gpu *gpu, const struct gpu_attention *attention)
@@ -411,8 +437,9 @@ void gpu_attention(struct gpu *gpu, const struct gpu_attention *attention)
         return;
     }
     attend_few(gpu, attention);
-    if (MAX(attention->key_size, attention->value_size) <= MANY_SIZE)
-        attend_many(gpu, attention);
+    const enum gpu_kernel kernel = many_kernel(gpu, attention);
+    if (kernel != KERNEL_COUNT)
+        attend_many(gpu, attention, kernel);
     else
         attend_spans(gpu, attention, false);
 }
