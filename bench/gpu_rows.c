@@ -50,6 +50,7 @@ struct attention_shape {
     enum tensor_type type;
     uint32_t rows, sequences, context;
     uint32_t key_size, value_size; /* 0: those of the options */
+    uint32_t latent_heads;         /* of latent attention: they share keys, which begin with the values. 0: not so */
 };
 
 static uint32_t key_size(const struct bench *bench, const struct attention_shape *shape)
@@ -60,6 +61,16 @@ static uint32_t key_size(const struct bench *bench, const struct attention_shape
 static uint32_t value_size(const struct bench *bench, const struct attention_shape *shape)
 {
     return shape->value_size ? shape->value_size : bench->size;
+}
+
+static uint32_t head_count(const struct bench *bench, const struct attention_shape *shape)
+{
+    return shape->latent_heads ? shape->latent_heads : bench->heads;
+}
+
+static uint32_t kv_head_count(const struct bench *bench, const struct attention_shape *shape)
+{
+    return shape->latent_heads ? 1 : bench->kv_heads;
 }
 
 /* Deals the blocks of one region to all sequences, in an order without pattern. */
@@ -87,11 +98,15 @@ static void record_attention(const struct bench *bench, const void *context)
 {
     const struct attention_shape *shape = context;
     struct gpu_sequence sequences[64];
+    const bool latent = shape->latent_heads > 0;
     const uint32_t key_bytes = (uint32_t)attention_row_bytes(shape->type, key_size(bench, shape));
-    const uint32_t value_bytes = (uint32_t)attention_row_bytes(shape->type, value_size(bench, shape));
+    const uint32_t value_bytes =
+        latent ? key_bytes : (uint32_t)attention_row_bytes(shape->type, value_size(bench, shape));
     const uint32_t capacity = (uint32_t)align_up(shape->context, ATTENTION_BLOCK);
-    const uint64_t keys = (uint64_t)key_bytes * capacity * bench->kv_heads;
-    const uint64_t both = keys + (uint64_t)value_bytes * capacity * bench->kv_heads, layer = both * shape->sequences;
+    const uint64_t keys = (uint64_t)key_bytes * capacity * kv_head_count(bench, shape);
+    const uint64_t values = latent ? 0 : keys; /* where they are */
+    const uint64_t both = keys + (latent ? 0 : (uint64_t)value_bytes * capacity * bench->kv_heads);
+    const uint64_t layer = both * shape->sequences;
     for (uint32_t l = 0; l < bench->layers; l++) {
         for (uint32_t s = 0; s < shape->sequences; s++)
             sequences[s] = (struct gpu_sequence){.first_row = s * shape->rows,
@@ -99,11 +114,11 @@ static void record_attention(const struct bench *bench, const void *context)
                                                  .first_position = shape->context - shape->rows,
                                                  .capacity = capacity,
                                                  .keys = s * both,
-                                                 .values = s * both + keys};
+                                                 .values = s * both + values};
         for (uint32_t s = 0; s < shape->sequences && bench->shuffled; s++) {
             sequences[s].capacity = capacity * shape->sequences;
             sequences[s].keys = 0;
-            sequences[s].values = keys * shape->sequences;
+            sequences[s].values = values * shape->sequences;
             sequences[s].blocks =
                 (struct gpu_range){bench->blocks, (uint64_t)s * capacity / ATTENTION_BLOCK * sizeof(uint32_t)};
         }
@@ -113,8 +128,8 @@ static void record_attention(const struct bench *bench, const void *context)
             .cache = {bench->cache, l * layer % (bench->cache_bytes - layer + 1) / 256 * 256},
             .scratch = {bench->scratch, 0},
             .rows = shape->rows * shape->sequences,
-            .heads = bench->heads,
-            .kv_heads = bench->kv_heads,
+            .heads = head_count(bench, shape),
+            .kv_heads = kv_head_count(bench, shape),
             .key_size = key_size(bench, shape),
             .value_size = value_size(bench, shape),
             .type = shape->type,
@@ -131,13 +146,14 @@ static void record_attention(const struct bench *bench, const void *context)
 static hypura_status bench_shapes(const struct bench *bench, const struct attention_shape *shapes, size_t count,
                                   hypura_error *error)
 {
-    printf("%-6s %6s %6s %6s %6s %8s %10s %9s %8s %9s\n", "cache", "keys", "values", "rows", "seqs", "context",
-           "us a layer", "GB/s", "of copy", "TFLOP/s");
+    printf("%-6s %6s %6s %6s %6s %6s %8s %10s %9s %8s %9s\n", "cache", "heads", "keys", "values", "rows", "seqs",
+           "context", "us a layer", "GB/s", "of copy", "TFLOP/s");
     for (size_t i = 0; i < count; i++) {
         const struct attention_shape *s = &shapes[i];
-        const uint32_t key = key_size(bench, s), value = value_size(bench, s);
-        const uint64_t position = attention_row_bytes(s->type, key) + attention_row_bytes(s->type, value);
-        const uint64_t bytes = position * bench->kv_heads * s->context * s->sequences;
+        const uint32_t key = key_size(bench, s), value = value_size(bench, s), heads = head_count(bench, s);
+        const uint64_t position =
+            attention_row_bytes(s->type, key) + (s->latent_heads ? 0 : attention_row_bytes(s->type, value));
+        const uint64_t bytes = position * kv_head_count(bench, s) * s->context * s->sequences;
         if (bytes > bench->cache_bytes)
             continue;
         double seconds, pairs = (double)s->rows * (s->context - (s->rows - 1) / 2.0) * s->sequences;
@@ -147,9 +163,9 @@ static hypura_status bench_shapes(const struct bench *bench, const struct attent
         if (status)
             return status;
         seconds /= bench->layers;
-        printf("%-6s %6u %6u %6u %6u %8u %10.1f %9.1f %8.2f %9.2f\n", tensor_type_info(s->type)->name, key, value,
-               s->rows, s->sequences, s->context, seconds * 1e6, (double)bytes / seconds * 1e-9,
-               (double)bytes / seconds / bench->copy, 2.0 * pairs * bench->heads * (key + value) / seconds * 1e-12);
+        printf("%-6s %6u %6u %6u %6u %6u %8u %10.1f %9.1f %8.2f %9.2f\n", tensor_type_info(s->type)->name, heads, key,
+               value, s->rows, s->sequences, s->context, seconds * 1e6, (double)bytes / seconds * 1e-9,
+               (double)bytes / seconds / bench->copy, 2.0 * pairs * heads * (key + value) / seconds * 1e-12);
         fflush(stdout);
     }
     return HYPURA_OK;
@@ -166,18 +182,27 @@ static hypura_status bench_attention(const struct bench *bench, hypura_error *er
     return bench_shapes(bench, shapes, COUNT_OF(shapes), error);
 }
 
-/* Attention of prompts with heads of several sizes. Caches of BF16 have as many bytes as those of F16, and go through
- * the kernel without matrix units. */
+/* Queries of latent attention, counted over heads, that a launch gets in a model. */
+enum { LATENT_QUERIES = 16384 };
+
+/* Attention of prompts with heads of several sizes, last that on latents. Caches of BF16 have as many bytes as those of
+ * F16, and go through the kernels without matrix units. */
 static hypura_status bench_prompts(const struct bench *bench, hypura_error *error)
 {
     static const struct attention_shape shapes[] = {
-        {TENSOR_F16, 2048, 1, 2048, 64, 64},    {TENSOR_F16, 2048, 1, 16384, 64, 64},
-        {TENSOR_F16, 2048, 1, 2048, 128, 128},  {TENSOR_F16, 2048, 1, 16384, 128, 128},
-        {TENSOR_F16, 2048, 1, 2048, 192, 128},  {TENSOR_F16, 2048, 1, 16384, 192, 128},
-        {TENSOR_F16, 2048, 1, 2048, 256, 256},  {TENSOR_F16, 2048, 1, 16384, 256, 256},
-        {TENSOR_Q8_0, 2048, 1, 2048, 128, 128}, {TENSOR_Q8_0, 2048, 1, 2048, 256, 256},
-        {TENSOR_BF16, 2048, 1, 2048, 128, 128}, {TENSOR_BF16, 2048, 1, 2048, 192, 128},
-        {TENSOR_BF16, 2048, 1, 2048, 256, 256},
+        {TENSOR_F16, 2048, 1, 2048, 64, 64},         {TENSOR_F16, 2048, 1, 16384, 64, 64},
+        {TENSOR_F16, 2048, 1, 2048, 128, 128},       {TENSOR_F16, 2048, 1, 16384, 128, 128},
+        {TENSOR_F16, 2048, 1, 2048, 192, 128},       {TENSOR_F16, 2048, 1, 16384, 192, 128},
+        {TENSOR_F16, 2048, 1, 2048, 256, 256},       {TENSOR_F16, 2048, 1, 16384, 256, 256},
+        {TENSOR_Q8_0, 2048, 1, 2048, 128, 128},      {TENSOR_Q8_0, 2048, 1, 2048, 256, 256},
+        {TENSOR_BF16, 2048, 1, 2048, 128, 128},      {TENSOR_BF16, 2048, 1, 2048, 192, 128},
+        {TENSOR_BF16, 2048, 1, 2048, 256, 256},      {TENSOR_F16, 1024, 1, 2048, 576, 512, 16},
+        {TENSOR_F16, 1024, 1, 16384, 576, 512, 16},  {TENSOR_F16, 240, 1, 2048, 576, 512, 16},
+        {TENSOR_F16, 816, 1, 2048, 576, 512, 20},    {TENSOR_F16, 816, 1, 16384, 576, 512, 20},
+        {TENSOR_F16, 240, 1, 2048, 576, 512, 20},    {TENSOR_F16, 128, 1, 2048, 576, 512, 128},
+        {TENSOR_F16, 128, 1, 16384, 576, 512, 128},  {TENSOR_Q8_0, 1024, 1, 2048, 576, 512, 16},
+        {TENSOR_Q8_0, 816, 1, 2048, 576, 512, 20},   {TENSOR_Q8_0, 128, 1, 2048, 576, 512, 128},
+        {TENSOR_Q8_0, 128, 1, 16384, 576, 512, 128}, {TENSOR_BF16, 128, 1, 2048, 576, 512, 128},
     };
     return bench_shapes(bench, shapes, COUNT_OF(shapes), error);
 }
@@ -400,14 +425,16 @@ static bool wanted(const struct bench *bench, const char *name)
 
 static hypura_status run(struct bench *bench, hypura_error *error)
 {
-    const uint32_t most_rows = 2048, width = bench->heads * MAX(bench->size, wanted(bench, "prompts") ? 256u : 0u);
+    const bool prompts = wanted(bench, "prompts");
+    const uint32_t most_rows = 2048, width = bench->heads * MAX(bench->size, prompts ? 256u : 0u);
+    const uint64_t queries = MAX((uint64_t)most_rows * width, prompts ? LATENT_QUERIES * 576u : 0u) * sizeof(float);
     const uint64_t delta = gpu_delta_net_scratch_bytes(most_rows, 1, DELTA_VALUE_HEADS, DELTA_SIZE, DELTA_SIZE);
     const uint64_t attention = gpu_attention_scratch_bytes(16, bench->heads, bench->size, 131072);
     hypura_status status = gpu_buffer_create(bench->gpu, &bench->cache, bench->cache_bytes, GPU_DEVICE, error);
     if (!status)
-        status = gpu_buffer_create(bench->gpu, &bench->query, (uint64_t)most_rows * width * 4, GPU_DEVICE, error);
+        status = gpu_buffer_create(bench->gpu, &bench->query, queries, GPU_DEVICE, error);
     if (!status)
-        status = gpu_buffer_create(bench->gpu, &bench->out, (uint64_t)most_rows * width * 4, GPU_DEVICE, error);
+        status = gpu_buffer_create(bench->gpu, &bench->out, queries, GPU_DEVICE, error);
     if (!status)
         status = gpu_buffer_create(bench->gpu, &bench->scratch, MAX(attention, delta), GPU_DEVICE, error);
     if (!status)
