@@ -427,7 +427,7 @@ void gpu_spread(struct gpu *gpu, const struct gpu_spread *spread);
  * value_position_bytes is that of the keys. A row's result does not depend on the other rows of its batch, but a
  * sequence with up to GPU_VECTOR_TOKENS rows uses another kernel, with other rounding, than one with more. In a chain
  * of kernels (gpu_private.h), positions before first_position may be read before the last gpu_barrier. So earlier
- * batches must have written them, or a kernel outside the chain must be in between (as in engine/gpu/latent.c, where
+ * batches must have written them, or a kernel outside the chain must be in between (as in engine/gpu/attend.c, where
  * the parts of a sequence read each other's). */
 struct gpu_attention {
     struct gpu_range query, out, cache;

@@ -8,14 +8,16 @@
  * queries exist at a time, and a batch is cut into parts. */
 #define HEADS_AT_ONCE 16384u
 #define LEAST_ROWS (2 * (GPU_VECTOR_TOKENS + 1))
-#define MOST_ROWS (GPU_MAX_SEQUENCES - LATENT_MORE_ROWS)
+
+/* Pieces of sequences in a part; a few rows that are left may add one each. */
+#define MOST_PIECES (GPU_MAX_SEQUENCES - GPU_VECTOR_TOKENS)
 
 /* Heads, counted over tokens, whose attention is cut into spans at the same time. */
 #define SPAN_HEADS 256u
 
 uint32_t pass_latent_rows(const struct geometry *g, uint32_t chunk)
 {
-    return g->heads ? MIN(MIN(chunk, MOST_ROWS), (uint32_t)MAX(HEADS_AT_ONCE / g->heads, (size_t)LEAST_ROWS)) : 0;
+    return g->heads ? MIN(chunk, (uint32_t)MAX(HEADS_AT_ONCE / g->heads, (size_t)LEAST_ROWS)) : 0;
 }
 
 uint64_t pass_latent_attention_bytes(const struct geometry *g, uint32_t chunk, uint32_t positions)
@@ -193,27 +195,22 @@ hypura_status pass_record_attend(struct batch *batch, const struct step *step, h
 /* ---- on latents ----------------------------------------------------------------------------------------------------
  */
 
-/* Multiplies rows of all heads, [rows][heads], each by its head's matrix. */
-static void multiply_heads(struct batch *batch, uint32_t heads, unit_number unit, uint32_t rows, struct gpu_range in,
-                           uint32_t in_stride, struct gpu_range out, uint32_t out_stride)
+/* The product of rows of all heads, [rows][heads], each with its head's matrix; the caller adds rows and results. */
+static struct gpu_expert_matmul product_of_heads(const struct batch *batch, uint32_t heads, unit_number unit,
+                                                 uint32_t rows)
 {
-    struct gpu_pass *pass = batch->pass;
+    const struct gpu_pass *pass = batch->pass;
     struct gpu_matrix matrix = pass_matrix(batch, unit);
     matrix.rows /= heads;
-    struct gpu_expert_matmul job = {.weights = matrix,
-                                    .slot_stride = matrix.rows * matrix.row_bytes,
-                                    .slots = pass->latent.heads,
-                                    .ids = pass->latent.heads,
-                                    .in = in,
-                                    .out = out,
-                                    .in_stride = in_stride,
-                                    .out_stride = out_stride,
-                                    .groups = pass->latent.groups,
-                                    .experts = heads,
-                                    .used = heads,
-                                    .tokens = rows,
-                                    .per_choice = true};
-    gpu_expert_matmul(pass->gpu, &job, 1);
+    return (struct gpu_expert_matmul){.weights = matrix,
+                                      .slot_stride = matrix.rows * matrix.row_bytes,
+                                      .slots = pass->latent.heads,
+                                      .ids = pass->latent.heads,
+                                      .groups = pass->latent.groups,
+                                      .experts = heads,
+                                      .used = heads,
+                                      .tokens = rows,
+                                      .per_choice = true};
 }
 
 /* Copies the rotary part of queries next to their products with the key matrices, and rotates it if that is not done
@@ -246,6 +243,8 @@ static void attend_part(struct batch *batch, const struct step *step, uint32_t f
     const struct kv_layer *kv = &batch->kv.layers[step->layer];
     uint32_t heads = a->heads, size = a->plain + a->rotary, width = a->rank + a->rotary;
     struct gpu_range query = range_at(pass->rows[a->query], (uint64_t)first * heads * size);
+    struct gpu_expert_matmul queries = product_of_heads(batch, heads, a->key_matrix, rows);
+    struct gpu_expert_matmul values = product_of_heads(batch, heads, a->value_matrix, rows);
     if (first > 0) /* this part overwrites what the previous one reads */
         gpu_barrier(pass->gpu);
     if (rows > GPU_VECTOR_TOKENS && pass->latent.grouped != rows) {
@@ -254,31 +253,42 @@ static void attend_part(struct batch *batch, const struct step *step, uint32_t f
         pass->latent.grouped = rows;
     }
     hand_turned(batch, a, first, rows, query);
-    multiply_heads(batch, heads, a->key_matrix, rows, query, size, pass->latent.query, width);
+    queries.in = query;
+    queries.in_stride = size;
+    queries.out = pass->latent.query;
+    queries.out_stride = width;
+    gpu_expert_matmul(pass->gpu, &queries, 1);
     gpu_barrier(pass->gpu);
 
-    const struct gpu_attention attention = {.query = pass->latent.query,
-                                            .out = pass->latent.attended,
-                                            .cache = {pass->caches[step->layer], 0},
-                                            .scratch = pass->attention,
-                                            .scratch_bytes = pass->attention_bytes,
-                                            .rows = rows,
-                                            .heads = heads,
-                                            .kv_heads = 1,
-                                            .key_size = width,
-                                            .value_size = a->rank,
-                                            .type = batch->kv.type,
-                                            .key_position_bytes = (uint32_t)kv->key_position_bytes,
-                                            .value_position_bytes = (uint32_t)kv->value_position_bytes,
-                                            .sinks = pass_vector(batch, a->sinks),
-                                            .scale = a->scale,
-                                            .sequences = sequences,
-                                            .sequence_count = count};
-    if (!pass_attend_chosen(batch, &a->chosen, first, &attention))
+    struct gpu_attention attention = {.query = pass->latent.query,
+                                      .out = pass->latent.attended,
+                                      .cache = {pass->caches[step->layer], 0},
+                                      .scratch = pass->attention,
+                                      .scratch_bytes = pass->attention_bytes,
+                                      .rows = rows,
+                                      .heads = heads,
+                                      .kv_heads = 1,
+                                      .key_size = width,
+                                      .value_size = a->rank,
+                                      .type = batch->kv.type,
+                                      .key_position_bytes = (uint32_t)kv->key_position_bytes,
+                                      .value_position_bytes = (uint32_t)kv->value_position_bytes,
+                                      .sinks = pass_vector(batch, a->sinks),
+                                      .scale = a->scale,
+                                      .sequences = sequences,
+                                      .sequence_count = count};
+    if (!pass_attend_chosen(batch, &a->chosen, first, &attention)) {
+        attention.halves = gpu_takes_halves(pass->gpu, &values.weights, values.slot_stride, rows) &&
+                           gpu_attention_makes_halves(pass->gpu, &attention);
         gpu_attention(pass->gpu, &attention);
+    }
     gpu_barrier(pass->gpu);
-    multiply_heads(batch, heads, a->value_matrix, rows, pass->latent.attended, 0,
-                   range_at(pass->rows[a->out], (uint64_t)first * heads * a->value_size), 0);
+    if (attention.halves)
+        values.in_halves = pass->latent.attended;
+    else
+        values.in = pass->latent.attended;
+    values.out = range_at(pass->rows[a->out], (uint64_t)first * heads * a->value_size);
+    gpu_expert_matmul(pass->gpu, &values, 1);
 }
 
 /* Cuts the batch into parts. A sequence with few rows is passed row by row, since the states of all heads' spans take
@@ -296,7 +306,7 @@ hypura_status pass_record_attend_latent(struct batch *batch, const struct step *
         uint32_t pieces = whole->rows <= GPU_VECTOR_TOKENS ? whole->rows : (whole->rows + most - 1) / most;
         for (uint32_t n = 0, done = 0, now; n < pieces; n++, done += now, left -= now) {
             now = whole->rows / pieces + (n < whole->rows % pieces);
-            if (rows + now > most && rows > GPU_VECTOR_TOKENS && left > GPU_VECTOR_TOKENS) {
+            if ((rows + now > most || count >= MOST_PIECES) && rows > GPU_VECTOR_TOKENS && left > GPU_VECTOR_TOKENS) {
                 attend_part(batch, step, first, rows, part, count);
                 first += rows;
                 rows = count = 0;
