@@ -233,10 +233,10 @@ void gpu_describe(const struct vk *vk, VkPhysicalDevice physical, struct gpu_inf
             "subgroup arithmetic");
     describe_memory(vk, physical, info);
     describe_features(vk, physical, info);
-    const bool shuffles = v11.subgroupSupportedOperations & VK_SUBGROUP_FEATURE_SHUFFLE_BIT;
-    info->int8_dot &= shuffles;
+    info->int8_dot &= (v11.subgroupSupportedOperations & VK_SUBGROUP_FEATURE_SHUFFLE_BIT) != 0;
+    const VkSubgroupFeatureFlags operations = VK_SUBGROUP_FEATURE_SHUFFLE_BIT | VK_SUBGROUP_FEATURE_VOTE_BIT;
     if (!kernel_without_code(true) && info->fp16 && info->subgroup_min == 32 && info->subgroup_max == 32 &&
-        info->shared_bytes >= 48 * 1024 && shuffles) {
+        info->shared_bytes >= 48 * 1024 && (v11.subgroupSupportedOperations & operations) == operations) {
         info->khr_matrix = has_khr_matrix(vk, physical);
         info->cooperative_matrix = info->khr_matrix || (GPU_MATRICES == GPU_MATRICES_NV && has_nv_matrix(vk, physical));
     }
