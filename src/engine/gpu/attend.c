@@ -291,9 +291,17 @@ static void attend_part(struct batch *batch, const struct step *step, uint32_t f
     gpu_expert_matmul(pass->gpu, &values, 1);
 }
 
-/* Cuts the batch into parts. A sequence with few rows is passed row by row, since the states of all heads' spans take
- * much memory; one with more rows is cut evenly. Each part, and each piece of a prompt, has enough rows to use the same
- * kernels as the whole, so cutting changes no bit. */
+/* Rows of the next piece of a sequence of so many rows, of which "rest" are left. Few rows are passed one by one, since
+ * the states of all heads' spans take much memory. */
+static uint32_t piece_rows(uint32_t rows, uint32_t rest, uint32_t most)
+{
+    if (rows <= GPU_VECTOR_TOKENS)
+        return 1;
+    return rest <= most ? rest : rest - most > GPU_VECTOR_TOKENS ? most : most - GPU_VECTOR_TOKENS;
+}
+
+/* Cuts the batch into parts, as long as possible, so that their tiles fill a device. Each part, and each piece of a
+ * prompt, has enough rows to use the same kernels as the whole, so cutting changes no bit. */
 hypura_status pass_record_attend_latent(struct batch *batch, const struct step *step, hypura_error *error)
 {
     const struct gpu_sequence *sequences = pass_find_sequences(batch, (uint32_t)step->layer);
@@ -303,9 +311,8 @@ hypura_status pass_record_attend_latent(struct batch *batch, const struct step *
     (void)error;
     for (uint32_t i = 0; i < batch->span_count; i++) {
         const struct gpu_sequence *whole = &sequences[i];
-        uint32_t pieces = whole->rows <= GPU_VECTOR_TOKENS ? whole->rows : (whole->rows + most - 1) / most;
-        for (uint32_t n = 0, done = 0, now; n < pieces; n++, done += now, left -= now) {
-            now = whole->rows / pieces + (n < whole->rows % pieces);
+        for (uint32_t done = 0, now; done < whole->rows; done += now, left -= now) {
+            now = piece_rows(whole->rows, whole->rows - done, most);
             if ((rows + now > most || count >= MOST_PIECES) && rows > GPU_VECTOR_TOKENS && left > GPU_VECTOR_TOKENS) {
                 attend_part(batch, step, first, rows, part, count);
                 first += rows;
