@@ -739,6 +739,43 @@ static void attention_is_right_and_reproducible(void **state)
     fprintf(stderr, "# attention: largest relative error %.1e, or %.1e with halves\n", worst[0], worst[1]);
 }
 
+/* Matrix units compute latent attention of prompts if values are the first elements of keys in halves, or in types that
+ * become halves. */
+static void latent_prompts_use_matrix_units(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    const bool matrices = gpu_get_info(gpu)->cooperative_matrix;
+    const struct gpu_sequence sequence = {.rows = GPU_VECTOR_TOKENS + 1, .capacity = 64}, few = {.rows = 1},
+                              apart = {.rows = GPU_VECTOR_TOKENS + 1, .values = 256};
+    const struct gpu_attention latent = {.heads = 16,
+                                         .kv_heads = 1,
+                                         .key_size = 576,
+                                         .value_size = 512,
+                                         .type = TENSOR_F16,
+                                         .key_position_bytes = 1152,
+                                         .value_position_bytes = 1152,
+                                         .sequences = &sequence,
+                                         .sequence_count = 1};
+    struct gpu_attention other = latent;
+    assert_int_equal(gpu_attention_makes_halves(gpu, &latent), matrices);
+    other.key_size = 288;
+    other.value_size = 256;
+    assert_int_equal(gpu_attention_makes_halves(gpu, &other), matrices);
+    other.key_size = 304; /* the halves that subgroups share are not whole matrices */
+    assert_false(gpu_attention_makes_halves(gpu, &other));
+    other = latent;
+    other.key_size = 640;
+    assert_false(gpu_attention_makes_halves(gpu, &other));
+    other = latent;
+    other.type = TENSOR_BF16;
+    assert_false(gpu_attention_makes_halves(gpu, &other));
+    other = latent;
+    other.sequences = &few;
+    assert_false(gpu_attention_makes_halves(gpu, &other));
+    other.sequences = &apart;
+    assert_false(gpu_attention_makes_halves(gpu, &other));
+}
+
 static void attention_refuses_unsupported_shapes(void **state)
 {
     struct gpu *gpu = gpu_or_skip(state);
@@ -772,6 +809,7 @@ int main(void)
         cmocka_unit_test(latent_heads_are_made_and_stored),
         cmocka_unit_test(spreads_heads),
         cmocka_unit_test(attention_is_right_and_reproducible),
+        cmocka_unit_test(latent_prompts_use_matrix_units),
         cmocka_unit_test(attention_refuses_unsupported_shapes),
     };
     return cmocka_run_group_tests(tests, gpu_test_open, gpu_test_close);
