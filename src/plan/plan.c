@@ -457,6 +457,16 @@ static hypura_status place(struct plan *plan, const struct planner *planner, con
     return HYPURA_OK;
 }
 
+/* Whether the expert cache next to a GPU may grow and shrink. If the GPU reads it in place, it stays as it is. If it has
+ * room for all experts and those that change sides, it must keep that. */
+static bool can_borrow(const struct plan *plan, const struct plan_table *table, const struct plan_gpu *gpu)
+{
+    uint64_t experts = 0;
+    for (uint32_t i = 0; i < table->count; i++)
+        experts += table->units[i].priority == PRIORITY_EXPERT ? table->units[i].footprint : 0;
+    return !gpu->in_place && plan->expert_cache_bytes + plan->spare_scratch_bytes < experts;
+}
+
 /* Sets the fields of a plan that come from the request and the setting. */
 static void account(struct plan *plan, const struct planner *planner, const struct setting *setting)
 {
@@ -475,10 +485,11 @@ static void account(struct plan *plan, const struct planner *planner, const stru
     plan->reserve_bytes = planner->reserve;
     plan->kv_bytes = setting->kv;
     plan->scratch_bytes = setting->scratch;
-    /* Where experts move to a GPU and back, the cache has a fixed size. */
-    if (plan->expert_cache_bytes && !request->gpu && request->working_set.spare_bytes)
+    if (plan->expert_cache_bytes && request->working_set.spare_bytes)
         plan->spare_scratch_bytes =
             request->working_set.spare_bytes(request->working_set.context, setting->chunk, setting->positions);
+    if (request->gpu && !can_borrow(plan, planner->table, request->gpu))
+        plan->spare_scratch_bytes = 0;
 }
 
 hypura_status plan_make_units(struct plan **out, const struct plan_table *table, const struct hardware *hardware,

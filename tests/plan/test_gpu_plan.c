@@ -260,6 +260,43 @@ static void experts_that_leave_the_gpu_have_room_in_memory(void **state)
     plan_gpu_free(gpu);
 }
 
+static uint64_t spare_bytes(const void *context, uint32_t chunk, uint32_t positions)
+{
+    return scratch_bytes(context, chunk, positions) / 2;
+}
+
+/* If the drive reads some, experts in memory also have the buffers of long batches, unless the GPU reads them in place.
+ */
+static void buffers_in_memory_hold_experts(void **state)
+{
+    (void)state;
+    struct hardware hardware = machine();
+    struct plan_gpu_request all = request_for(half_of_the_experts());
+    struct plan_gpu *gpu = plan_for(&all);
+    struct hardware_gpu device = {.memory_bytes_per_second = 1e12};
+    const struct {
+        uint64_t budget;
+        bool in_place, borrows;
+    } cases[] = {{8 * MIB, false, true}, {8 * MIB, true, false}, {1024 * MIB, false, false}};
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        const struct plan_request request = {
+            .budget = cases[i].budget,
+            .positions = 256,
+            .chunk = 512,
+            .kv_type = TENSOR_F16,
+            .gpu = gpu,
+            .devices = &device,
+            .working_set = {.scratch_bytes = scratch_bytes, .spare_bytes = spare_bytes}};
+        struct plan *plan;
+        gpu->in_place = cases[i].in_place;
+        assert_ok(plan_make(&plan, model, steps, &hardware, &request, &test_error));
+        assert_true(plan->expert_cache_bytes > 0 && plan->scratch_bytes == 512 * KIB);
+        assert_int_equal(plan->spare_scratch_bytes, cases[i].borrows ? 256 * KIB : 0);
+        plan_free(plan);
+    }
+    plan_gpu_free(gpu);
+}
+
 /* The costs that decide whether an expert is uploaded to the GPU for one batch. */
 static void the_gain_of_a_visit_depends_on_the_tokens(void **state)
 {
@@ -649,6 +686,7 @@ int main(void)
         cmocka_unit_test(prompts_want_long_batches_and_answers_want_experts),
         cmocka_unit_test(layers_on_both_sides_are_handed_over),
         cmocka_unit_test(experts_that_leave_the_gpu_have_room_in_memory),
+        cmocka_unit_test(buffers_in_memory_hold_experts),
         cmocka_unit_test(the_gain_of_a_visit_depends_on_the_tokens),
         cmocka_unit_test(buffers_leave_room_if_the_drive_reads),
         cmocka_unit_test(unpacked_weights_stay_where_memory_is_left),
