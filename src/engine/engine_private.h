@@ -208,6 +208,7 @@ uint64_t scratch_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t
 
 /* Batches of up to this many rows, or one for each sequence, are short: they leave most of the buffers untouched. */
 #define SHORT_ROWS 32u
+uint32_t scratch_short_rows(const struct geometry *geometry);
 bool scratch_is_short(const struct geometry *geometry, size_t rows);
 uint64_t scratch_spare_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t positions);
 
@@ -783,8 +784,12 @@ void forget_inputs(struct batch *batch, uint32_t written);
 /* Gets what each device has and did; returns the number of devices. Any thread may call it. */
 uint32_t gpu_pass_statistics(const struct batch *batch, struct engine_device *out);
 
-/* Device memory for batches of this many tokens, without weights and caches. */
+/* Device memory for batches of this many tokens, without weights and caches. If experts borrow what only long batches
+ * use: gpu_pass_lasting_bytes of buffers that stay, and gpu_pass_lent_bytes of the others. UINT64_MAX: the device allows
+ * no such buffer. */
 uint64_t gpu_pass_scratch_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t positions);
+uint64_t gpu_pass_lasting_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t positions);
+uint64_t gpu_pass_lent_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t positions);
 
 /* ---- prefetches of experts -----------------------------------------------------------------------------------------
  */

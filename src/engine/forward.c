@@ -177,6 +177,16 @@ static hypura_status take_places(struct batch *batch, hypura_error *error)
     return status;
 }
 
+/* Lends buffers that this batch leaves unused to experts, or takes them back. */
+static hypura_status lend_buffers(struct batch *batch, hypura_error *error)
+{
+    budget_lend_buffers(batch, gives_many_logits(batch) ? SIZE_MAX : batch->rows);
+    hypura_status status = gpu_pass_lend(batch, error);
+    if (status == HYPURA_ERROR_DEVICE)
+        atomic_store(&batch->lost, true);
+    return status;
+}
+
 static hypura_status run_batch(struct batch *batch, const struct engine_batch *asked, hypura_error *error)
 {
     struct scratch *s = &batch->scratch;
@@ -189,7 +199,7 @@ static hypura_status run_batch(struct batch *batch, const struct engine_batch *a
     batch->asked = asked;
     forget_inputs(batch, UINT32_MAX);
     TRY(read_batch(batch, asked, error));
-    budget_lend_buffers(batch, gives_many_logits(batch) ? SIZE_MAX : batch->rows);
+    TRY(lend_buffers(batch, error));
     if (batch->trace)
         TRY(trace_writer_begin(batch->trace, (uint32_t)batch->rows, error));
     struct thread_pool *pool = compute_pool(batch->compute);

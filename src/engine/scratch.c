@@ -323,7 +323,7 @@ hypura_status scratch_create(struct scratch *out, const struct geometry *geometr
 /* ---- memory of long batches ----------------------------------------------------------------------------------------
  */
 
-static uint32_t short_rows(const struct geometry *geometry)
+uint32_t scratch_short_rows(const struct geometry *geometry)
 {
     return MAX(SHORT_ROWS, geometry->sequences);
 }
@@ -331,13 +331,14 @@ static uint32_t short_rows(const struct geometry *geometry)
 /* The rows of an expert's inner values in a short batch. */
 static uint32_t short_expert_rows(const struct geometry *geometry, uint32_t chunk)
 {
-    const uint64_t most = (uint64_t)short_rows(geometry) * MAX(model_parameters(geometry->model)->experts_used, 1u);
+    const uint64_t most =
+        (uint64_t)scratch_short_rows(geometry) * MAX(model_parameters(geometry->model)->experts_used, 1u);
     return (uint32_t)MIN((uint64_t)expert_rows(geometry, chunk), most);
 }
 
 bool scratch_is_short(const struct geometry *geometry, size_t rows)
 {
-    return rows <= short_rows(geometry);
+    return rows <= scratch_short_rows(geometry);
 }
 
 /* The parts that only a long batch touches: in each buffer, what follows the rows of a short one. */
@@ -348,7 +349,8 @@ static void find_spare(struct cuts *out, const struct geometry *geometry, uint32
     struct cutter all = {.cuts = out}, some = {.cuts = &few};
     out->count = 0;
     lay_out(&layout, geometry, chunk, positions, expert_rows(geometry, chunk), &all);
-    lay_out(&layout, geometry, MIN(chunk, short_rows(geometry)), positions, short_expert_rows(geometry, chunk), &some);
+    lay_out(&layout, geometry, MIN(chunk, scratch_short_rows(geometry)), positions, short_expert_rows(geometry, chunk),
+            &some);
     for (uint32_t i = 0; i < out->count; i++) {
         out->start[i] += few.bytes[i];
         out->bytes[i] -= few.bytes[i];
@@ -358,11 +360,11 @@ static void find_spare(struct cuts *out, const struct geometry *geometry, uint32
 uint64_t scratch_spare_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t positions)
 {
     struct cuts spare;
-    if (chunk <= short_rows(geometry))
+    if (chunk <= scratch_short_rows(geometry))
         return 0;
     find_spare(&spare, geometry, chunk, positions);
     uint64_t bytes =
-        activation_spare_bytes(chunk, geometry->input, short_rows(geometry)) +
+        activation_spare_bytes(chunk, geometry->input, scratch_short_rows(geometry)) +
         activation_spare_bytes(expert_rows(geometry, chunk), geometry->inner, short_expert_rows(geometry, chunk));
     for (uint32_t i = 0; i < spare.count; i++)
         bytes += memory_whole_pages(spare.start[i], spare.bytes[i]);
@@ -375,7 +377,7 @@ void scratch_release(struct scratch *scratch, const struct geometry *geometry, u
     find_spare(&spare, geometry, scratch->chunk, positions);
     for (uint32_t i = 0; i < spare.count; i++)
         memory_decommit((uint8_t *)scratch->memory + spare.start[i], spare.bytes[i]);
-    activation_release(scratch->inputs[0].activation, short_rows(geometry));
+    activation_release(scratch->inputs[0].activation, scratch_short_rows(geometry));
     activation_release(scratch->inputs[1].activation, short_expert_rows(geometry, scratch->chunk));
 }
 

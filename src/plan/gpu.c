@@ -21,18 +21,11 @@
 /* At most this part of the device's experts changes sides at a time. */
 #define MOVE_SHARE 16u
 
-/* Buffers may take this part of the budget, or a smaller one if the drive must read weights without room. */
+/* Buffers may take this part of the budget, or a smaller one if the drive must read weights without room. Lent buffers
+ * do not count then; a prompt's experts on their way may take this part of them. */
 #define BUFFER_SHARE 8u
 #define BUFFER_SHARE_READING 10u
-
-/* The bytes of a unit in device memory. */
-static uint64_t unit_bytes(const struct unit *unit)
-{
-    uint64_t bytes = 0;
-    for (uint32_t i = 0; i < unit->slice_count; i++)
-        bytes += align_up(unit->slices[i].bytes, PLAN_GPU_ALIGNMENT);
-    return bytes;
-}
+#define VISIT_SHARE_LENT 16u
 
 void plan_gpu_free(struct plan_gpu *plan)
 {
@@ -40,11 +33,13 @@ void plan_gpu_free(struct plan_gpu *plan)
         return;
     memory_free(plan->layers);
     memory_free(plan->slots);
+    memory_free(plan->lent);
     memory_free(plan->units);
     memory_free(plan->devices);
     for (uint32_t i = 0; i < plan->part_count; i++) {
         memory_free(plan->parts[i].layers);
         memory_free(plan->parts[i].slots);
+        memory_free(plan->parts[i].lent);
         memory_free(plan->parts[i].units);
     }
     memory_free(plan->parts);
@@ -62,6 +57,7 @@ struct gpu_planner {
     uint64_t left[HARDWARE_MAX_GPUS];
     uint64_t *weights; /* [layer_count]: all bytes of a layer, with its experts; 0: no device can compute it */
     const struct plan_gpu *like; /* a plan with one group, whose devices get as many layers here; NULL: none */
+    bool lends;                  /* buffers of long batches to experts */
 };
 
 static uint32_t number_of(const struct gpu_planner *planner)
@@ -102,7 +98,7 @@ static void take_unit(struct gpu_planner *planner, unit_number unit)
 {
     planner->plan->units[unit] = (uint8_t)(1 + number_of(planner));
     planner->part->units[unit] = 1;
-    planner->part->resident_bytes += unit_bytes(model_unit(planner->model, unit));
+    planner->part->resident_bytes += plan_gpu_unit_bytes(model_unit(planner->model, unit));
 }
 
 static bool has(const struct together *together, unit_number unit)
@@ -127,7 +123,7 @@ static bool gather(struct together *together, const struct gpu_planner *planner,
                 continue;
             if (together->count == UNITS_TOGETHER || planner->plan->units[unit])
                 return false;
-            uint64_t bytes = unit_bytes(model_unit(planner->model, unit));
+            uint64_t bytes = plan_gpu_unit_bytes(model_unit(planner->model, unit));
             together->units[together->count++] = unit;
             together->bytes += bytes;
             together->largest = MAX(together->largest, bytes);
@@ -166,7 +162,7 @@ static void take_embedding(struct gpu_planner *planner)
     if (!planner->request->embedding || !plan->output || plan->taken < plan->layer_count ||
         plan->units[embed->embed.unit])
         return;
-    uint64_t bytes = unit_bytes(model_unit(planner->model, embed->embed.unit));
+    uint64_t bytes = plan_gpu_unit_bytes(model_unit(planner->model, embed->embed.unit));
     if (bytes <= left_there(planner) / EMBEDDING_SHARE && take(planner, bytes))
         take_unit(planner, embed->embed.unit);
 }
@@ -249,7 +245,7 @@ static uint64_t layer_weight(const struct gpu_planner *planner, uint32_t number)
         return 0;
     uint64_t experts = first == NO_UNIT || request->layers[number] != GPU_CAN
                            ? 0
-                           : own_experts(planner, first) * unit_bytes(model_unit(planner->model, first));
+                           : own_experts(planner, first) * plan_gpu_unit_bytes(model_unit(planner->model, first));
     return layer_kv_bytes(planner, number) + layer.bytes + experts;
 }
 
@@ -358,9 +354,18 @@ static uint64_t largest_expert(const struct gpu_planner *planner)
     for (uint32_t i = 0; i < planner->plan->layer_count; i++) {
         unit_number first = plan_first_expert(planner->steps, i);
         if (first != NO_UNIT)
-            largest = MAX(largest, unit_bytes(model_unit(planner->model, first)));
+            largest = MAX(largest, plan_gpu_unit_bytes(model_unit(planner->model, first)));
     }
     return largest;
+}
+
+/* Returns the room of buffers for long batches, with that of visiting experts, to those that stay. */
+static void lend_buffers(struct gpu_planner *planner, uint64_t visits)
+{
+    const struct plan_gpu_request *request = planner->request;
+    struct plan_gpu *part = planner->part;
+    part->lent_bytes = visits + request->lent_bytes(request->context, part->chunk, planner->positions);
+    planner->left[number_of(planner)] += part->lent_bytes;
 }
 
 /* If not all experts fit, takes room for those that are uploaded for a long batch. It counts as scratch. With other
@@ -372,7 +377,7 @@ static void take_visits(struct gpu_planner *planner, const struct candidate *can
         const struct unit *unit = model_unit(planner->model, candidates[i].unit);
         if (planner->plan->devices[candidates[i].layer] != number_of(planner))
             continue;
-        all += unit_bytes(unit);
+        all += plan_gpu_unit_bytes(unit);
         /* Each slice may be largest in another layer. */
         for (uint32_t s = 0; s < unit->slice_count; s++)
             slices[s] = MAX(slices[s], align_up(unit->slices[s].bytes, PLAN_GPU_ALIGNMENT));
@@ -387,7 +392,9 @@ static void take_visits(struct gpu_planner *planner, const struct candidate *can
     slots = MIN(slots, (uint64_t)model_parameters(planner->model)->experts);
     slots = MIN(slots, left_there(planner) / 2 / (2 * largest)); /* the other half is for experts that stay */
     slots = MIN(slots, MAX(VISIT_BYTES / largest, (uint64_t)1));
-    if (drive_binds(planner->model, planner->request)) {
+    if (planner->lends) {
+        slots = MIN(slots, MAX(planner->part->budget / VISIT_SHARE_LENT / (2 * largest), (uint64_t)1));
+    } else if (drive_binds(planner->model, planner->request)) {
         uint64_t buffers = planner->part->budget / BUFFER_SHARE_READING;
         buffers -= MIN(buffers, planner->part->scratch_bytes);
         slots = MIN(slots, MAX(buffers / (2 * largest), (uint64_t)1));
@@ -396,6 +403,8 @@ static void take_visits(struct gpu_planner *planner, const struct candidate *can
         return;
     planner->part->visit_slots = (uint32_t)slots;
     planner->part->scratch_bytes += 2 * slots * largest;
+    if (planner->lends)
+        lend_buffers(planner, 2 * slots * largest);
 }
 
 /* The bytes of a layer's biases for all experts, which experts on the CPU need too. */
@@ -436,7 +445,7 @@ static hypura_status take_experts(struct gpu_planner *planner, hypura_error *err
     }
     uint64_t all = 0;
     for (size_t i = 0; i < count; i++)
-        all += unit_bytes(model_unit(planner->model, candidates[i].unit));
+        all += plan_gpu_unit_bytes(model_unit(planner->model, candidates[i].unit));
     plan->in_place = request->in_place && plan->part_count == 1 && all > planner->left[0];
     plan->parts[0].in_place = plan->in_place;
     if (plan->in_place)
@@ -450,7 +459,7 @@ static hypura_status take_experts(struct gpu_planner *planner, hypura_error *err
     for (size_t i = 0; i < count; i++) {
         const struct unit *unit = model_unit(planner->model, candidates[i].unit);
         uint32_t *slots = &plan->slots[candidates[i].layer];
-        uint64_t bytes = unit_bytes(unit);
+        uint64_t bytes = plan_gpu_unit_bytes(unit);
         planner->part = &plan->parts[plan->devices[candidates[i].layer]];
         /* All slices of one kind in a layer share a buffer. */
         if ((*slots + 1) * largest_slice(unit) > request->max_allocation || !take(planner, bytes))
@@ -470,6 +479,8 @@ static hypura_status take_experts(struct gpu_planner *planner, hypura_error *err
         there += first != NO_UNIT && plan->slots[i] < own_experts(planner, first) ? plan->slots[i] : 0;
     }
     plan->moves = request->moves && there ? MIN(MAX(there / MOVE_SHARE, 1u), MOST_MOVES) : 0;
+    if (planner->lends)
+        planner->lends = plan_gpu_lend(plan, planner->model, planner->steps, request->max_allocation);
     return HYPURA_OK;
 }
 
@@ -487,6 +498,17 @@ static uint32_t longest_chunk(const struct plan_gpu_request *request, uint32_t p
     return MIN(longest, MAX(positions, LEAST_CHUNK));
 }
 
+/* The memory for batches of so many tokens; UINT64_MAX: the driver allows no such buffer. */
+static uint64_t buffer_bytes(const struct gpu_planner *planner, uint32_t chunk)
+{
+    const struct plan_gpu_request *request = planner->request;
+    if (!planner->lends)
+        return request->scratch_bytes(request->context, chunk, planner->positions);
+    const uint64_t lasting = request->lasting_bytes(request->context, chunk, planner->positions);
+    const uint64_t lent = request->lent_bytes(request->context, chunk, planner->positions);
+    return lasting == UINT64_MAX || lent == UINT64_MAX ? UINT64_MAX : lasting + lent;
+}
+
 /* The longest batch whose buffers take at most their share of the device with the smallest budget. */
 static uint32_t choose_chunk(const struct gpu_planner *planner)
 {
@@ -495,10 +517,10 @@ static uint32_t choose_chunk(const struct gpu_planner *planner)
     uint64_t budget = UINT64_MAX;
     for (uint32_t d = 0; d < request->device_count; d++)
         budget = MIN(budget, request->budgets[d] ? request->budgets[d] : UINT64_MAX);
-    bool reading = drive_binds(planner->model, request);
+    bool reading = !planner->lends && drive_binds(planner->model, request);
     uint64_t room = budget / (reading ? BUFFER_SHARE_READING : BUFFER_SHARE);
     room -= reading ? MIN(room, 2 * largest_expert(planner)) : 0; /* an expert being uploaded, and the next */
-    while (chunk > LEAST_CHUNK && request->scratch_bytes(request->context, chunk, planner->positions) > room)
+    while (chunk > LEAST_CHUNK && buffer_bytes(planner, chunk) > room)
         chunk /= 2;
     return MAX(chunk, LEAST_CHUNK);
 }
@@ -507,8 +529,7 @@ static uint32_t choose_chunk(const struct gpu_planner *planner)
 static uint32_t shorten_chunk(const struct gpu_planner *planner, uint32_t chunk)
 {
     const struct plan_gpu_request *request = planner->request;
-    while (!request->whole_chunk && chunk > LEAST_CHUNK &&
-           request->scratch_bytes(request->context, chunk, planner->positions) == UINT64_MAX)
+    while (!request->whole_chunk && chunk > LEAST_CHUNK && buffer_bytes(planner, chunk) == UINT64_MAX)
         chunk = MAX(chunk / 2, LEAST_CHUNK);
     return chunk;
 }
@@ -516,9 +537,10 @@ static uint32_t shorten_chunk(const struct gpu_planner *planner, uint32_t chunk)
 static void describe(const struct gpu_planner *planner)
 {
     struct plan_gpu *plan = planner->plan;
-    uint32_t experts = 0, all = 0, per_layer = model_parameters(planner->model)->experts;
+    uint32_t experts = 0, lent = 0, all = 0, per_layer = model_parameters(planner->model)->experts;
     for (uint32_t i = 0; i < plan->layer_count; i++) {
         experts += plan->slots[i];
+        lent += plan->lent[i] ? plan->slots[i] : 0;
         all += plan_first_expert(planner->steps, i) != NO_UNIT ? per_layer : 0;
     }
     char text[32], some[96] = "";
@@ -541,7 +563,10 @@ static void describe(const struct gpu_planner *planner)
              parts, some, plan->output ? " and the output matrix" : "",
              format_bytes(text, sizeof text, (double)(plan->resident_bytes + plan->expert_bytes)));
     const size_t length = strlen(plan->reason);
-    if (plan->kept_bytes)
+    if (lent)
+        snprintf(plan->reason + length, sizeof plan->reason - length, " Long prompts take the room of %u experts.",
+                 lent);
+    else if (plan->kept_bytes)
         snprintf(plan->reason + length, sizeof plan->reason - length,
                  " Once a long prompt has passed, up to %s more keep unpacked weights.",
                  format_bytes(text, sizeof text, (double)plan->kept_bytes));
@@ -553,12 +578,13 @@ static void add_up(struct plan_gpu *plan)
     for (uint32_t d = 0; d < plan->part_count; d++) {
         struct plan_gpu *part = &plan->parts[d];
         if (part->taken == 0 && !part->output) /* it computes nothing */
-            part->scratch_bytes = 0;
+            part->scratch_bytes = part->lent_bytes = 0;
         plan->budget += part->budget;
         plan->resident_bytes += part->resident_bytes;
         plan->expert_bytes += part->expert_bytes;
         plan->kv_bytes += part->kv_bytes;
         plan->scratch_bytes += part->scratch_bytes;
+        plan->lent_bytes += part->lent_bytes;
         plan->visit_slots = MAX(plan->visit_slots, part->visit_slots);
     }
 }
@@ -569,7 +595,8 @@ static hypura_status fill(struct gpu_planner *planner, uint32_t chunk, hypura_er
     struct plan_gpu *plan = planner->plan;
     planner->positions = positions_of(planner->model, request);
     plan->chunk = chunk ? shorten_chunk(planner, chunk) : choose_chunk(planner);
-    const uint64_t scratch = request->scratch_bytes(request->context, plan->chunk, planner->positions);
+    planner->lends = planner->lends && plan->chunk > request->short_rows;
+    const uint64_t scratch = buffer_bytes(planner, plan->chunk);
     bool any = false;
     for (uint32_t d = 0; d < plan->part_count; d++) {
         planner->part = &plan->parts[d];
@@ -607,6 +634,8 @@ static hypura_status allocate(struct plan_gpu *plan, hypura_error *error)
     if (!status)
         status = ALLOCATE(&plan->slots, plan->layer_count, "plan for the GPU", error);
     if (!status)
+        status = ALLOCATE(&plan->lent, plan->layer_count, "plan for the GPU", error);
+    if (!status)
         status = ALLOCATE(&plan->units, plan->unit_count, "plan for the GPU", error);
     return status;
 }
@@ -619,8 +648,9 @@ struct way {
     const struct plan_gpu *like; /* as in struct gpu_planner */
 };
 
-static hypura_status make(struct plan_gpu **out, const struct model *model, const struct steps *steps,
-                          const struct plan_gpu_request *request, struct way way, hypura_error *error)
+/* lends: whether buffers may be lent; and whether they are. */
+static hypura_status make_one(struct plan_gpu **out, bool *lends, const struct model *model, const struct steps *steps,
+                              const struct plan_gpu_request *request, struct way way, hypura_error *error)
 {
     struct plan_gpu *plan;
     uint64_t *weights = NULL;
@@ -630,6 +660,7 @@ static hypura_status make(struct plan_gpu **out, const struct model *model, cons
     plan->layer_count = model_parameters(model)->layers;
     plan->unit_count = model_unit_count(model);
     plan->groups = way.groups;
+    plan->short_rows = request->short_rows;
     plan->kv_positions = way.kv_positions;
     status = allocate(plan, error);
     if (!status)
@@ -650,13 +681,15 @@ static hypura_status make(struct plan_gpu **out, const struct model *model, cons
                                   .plan = plan,
                                   .kv_positions = way.kv_positions,
                                   .weights = weights,
-                                  .like = way.like};
+                                  .like = way.like,
+                                  .lends = *lends};
     if (!status)
         status = fill(&planner, way.chunk, error);
     if (!status) {
         plan_gpu_set_pace(plan, model, request);
         describe(&planner);
     }
+    *lends = planner.lends;
     memory_free(weights);
     if (status || plan->taken == 0 || (request->experts_only && plan->expert_bytes == 0)) {
         plan_gpu_free(plan);
@@ -664,6 +697,33 @@ static hypura_status make(struct plan_gpu **out, const struct model *model, cons
     }
     if (!status)
         *out = plan;
+    return status;
+}
+
+/* Whether lending buffers pays: memory has no room for the weights that are not on devices, so each token of an answer
+ * reads experts. */
+static bool should_lend(const struct plan_gpu *plan, const struct model *model, const struct plan_gpu_request *request)
+{
+    return request->lent_bytes && plan->moves && !request->elsewhere && !request->experts_only &&
+           model_bytes(model) - plan->resident_bytes - plan->expert_bytes > request->memory;
+}
+
+/* Lends buffers if that pays, and if experts need all that is lent. */
+static hypura_status make(struct plan_gpu **out, const struct model *model, const struct steps *steps,
+                          const struct plan_gpu_request *request, struct way way, hypura_error *error)
+{
+    struct plan_gpu *lending = NULL;
+    bool lends = false;
+    hypura_status status = make_one(out, &lends, model, steps, request, way, error);
+    lends = !status && *out && should_lend(*out, model, request);
+    if (lends)
+        status = make_one(&lending, &lends, model, steps, request, way, error);
+    if (lends && lending) {
+        plan_gpu_free(*out);
+        *out = lending;
+    } else {
+        plan_gpu_free(lending);
+    }
     return status;
 }
 
@@ -682,7 +742,8 @@ static bool costs_reads(const struct plan_gpu *plan, const struct model *model, 
 {
     bool too_large = false;
     for (uint32_t d = 0; d < plan->part_count; d++)
-        too_large |= plan->parts[d].scratch_bytes > plan->parts[d].budget / BUFFER_SHARE_READING;
+        too_large |=
+            plan->parts[d].scratch_bytes - plan->parts[d].lent_bytes > plan->parts[d].budget / BUFFER_SHARE_READING;
     return too_large && drive_binds(model, request);
 }
 

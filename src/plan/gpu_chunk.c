@@ -61,28 +61,32 @@ double plan_gpu_request_seconds(const struct plan_gpu *plan, const struct model 
 {
     const struct hardware *hardware = request->hardware;
     uint32_t experts = model_parameters(model)->experts, used = model_parameters(model)->experts_used;
-    double batch = 0, token = 0, token_bytes = 0, missing_bytes = 0;
+    double batch = 0, token = 0, token_bytes = 0, missing_bytes = 0, leaving_bytes = 0;
     for (uint32_t i = 0; i < plan->layer_count; i++) {
         unit_number first = plan_first_expert(steps, i);
         if (first == NO_UNIT)
             continue;
         const struct unit *unit = model_unit(model, first);
-        uint32_t missing = experts - plan->slots[i];
+        uint32_t missing = experts - plan->slots[i], there = plan_gpu_slots(plan, i, plan->chunk);
         double uses = used * share_here(plan, model, request, i, first);
-        struct plan_visit visit = plan_gpu_visit(model, first, missing, plan->parts[plan->devices[i]].visit_slots,
-                                                 plan->chunk, hardware, &request->devices[plan->devices[i]]);
+        struct plan_visit visit =
+            plan_gpu_visit(model, first, experts - there, plan->parts[plan->devices[i]].visit_slots, plan->chunk,
+                           hardware, &request->devices[plan->devices[i]]);
         bool visits = plan->layers[i] == GPU_CAN && visit.many;
         batch += visits ? MIN(visit.upload_seconds, visit.here_seconds) : visit.here_seconds;
         token += uses * seconds_here(unit, hardware);
         token_bytes += uses * (double)unit->bytes;
         missing_bytes += missing * (double)unit->bytes;
+        leaving_bytes += (plan->slots[i] - there) * (double)unit->bytes;
     }
-    /* Each batch reads the experts without room in memory once. A token reads the same share of its own experts. */
+    /* Each batch reads the experts without room in memory once. A token reads the same share of its own experts. What
+     * leaves the devices for a prompt takes the place of others in memory, and is read once more for the answer. */
     uint64_t there = plan->resident_bytes + plan->expert_bytes, all = model_bytes(model);
     double beyond = (double)(all - MIN(all, there)) - (double)request->memory;
     if (beyond > 0 && missing_bytes > 0) {
-        batch = MAX(batch, beyond / hardware->storage.bytes_per_second);
+        batch = MAX(batch, (beyond + leaving_bytes) / hardware->storage.bytes_per_second);
         token += token_bytes * MIN(beyond / missing_bytes, 1.0) / hardware->storage.bytes_per_second;
     }
-    return (double)USUAL_PROMPT / plan->chunk * batch + USUAL_ANSWER * token;
+    return (double)USUAL_PROMPT / plan->chunk * batch + USUAL_ANSWER * token +
+           leaving_bytes / hardware->storage.bytes_per_second;
 }

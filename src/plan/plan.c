@@ -457,8 +457,8 @@ static hypura_status place(struct plan *plan, const struct planner *planner, con
     return HYPURA_OK;
 }
 
-/* Whether the expert cache next to a GPU may grow and shrink. If the GPU reads it in place, it stays as it is. If it has
- * room for all experts and those that change sides, it must keep that. */
+/* Whether the expert cache next to a GPU may grow and shrink. If the GPU reads it in place, it stays as it is. If it
+ * has room for all experts and those that change sides, it must keep that. */
 static bool can_borrow(const struct plan *plan, const struct plan_table *table, const struct plan_gpu *gpu)
 {
     uint64_t experts = 0;

@@ -68,6 +68,10 @@ struct plan_working_set {
  *   - Whole layers (attention with keys and values, norms, router, shared experts, dense feed forward), as many as fit,
  *     from the last one down, so that the residual stream changes sides only once.
  *   - The experts of those layers that earlier runs used most.
+ * If the drive reads some experts for each token, and experts may move, buffers that only long batches use are lent: at
+ * other times, all experts that some layers have on the device are there. A long batch has no experts of these layers
+ * on the device.
+ *
  * If sequences may share room, they get as much as costs the weights nothing, else at most an eighth of the memory, and
  * always a whole context.
  *
@@ -115,12 +119,17 @@ struct plan_gpu_request {
     /* For choosing longer batches if experts are on both sides; NULL: not done. */
     const struct hardware *hardware;
     const struct hardware_gpu *devices; /* [device_count]; NULL: unknown, treated as equal */
-    uint64_t memory;                    /* for everything that is not on a device */
+    uint64_t memory;                    /* for weights that are not on a device, their caches and buffers */
     /* The memory that the GPU needs in addition to weights: for a layer's keys and values, if all sequences together
      * have room for kv_positions, and for buffers. */
     uint64_t (*kv_bytes)(const void *context, uint32_t layer, uint32_t positions, uint32_t sequences,
                          uint64_t kv_positions, enum tensor_type kv_type);
     uint64_t (*scratch_bytes)(const void *context, uint32_t chunk, uint32_t positions);
+    /* The same for a device that lends: buffers that stay, and those that only batches of more than short_rows use.
+     * NULL: no device lends. */
+    uint64_t (*lasting_bytes)(const void *context, uint32_t chunk, uint32_t positions);
+    uint64_t (*lent_bytes)(const void *context, uint32_t chunk, uint32_t positions);
+    uint32_t short_rows;
     const void *context;
 };
 
@@ -160,6 +169,9 @@ struct plan_gpu {
     uint32_t visit_slots;  /* experts that may be uploaded at once for a long batch; there is room for twice that */
     uint64_t kv_positions; /* room for all sequences together; 0 in a part */
     uint64_t budget, resident_bytes, expert_bytes, kv_bytes, scratch_bytes;
+    uint64_t lent_bytes; /* of scratch_bytes, what the experts of lent layers have at other times */
+    uint8_t *lent;       /* [layer_count]: whether the layer's experts on devices are there */
+    uint32_t short_rows; /* longer batches need the lent memory */
     uint64_t kept_bytes; /* the most that weights take which stay unpacked; 0 in a part */
     uint64_t host_bytes; /* in host memory: copies that the CPU needs for experts that are not there */
     char reason[480];
@@ -175,6 +187,9 @@ uint64_t plan_gpu_bytes(const struct plan_gpu *plan);
 
 /* The device memory that a part leaves for unpacked weights: half of what is left, so that other models find room. */
 uint64_t plan_gpu_keep_bytes(const struct plan_gpu *part);
+
+/* The experts of a layer that devices have in a batch of this many rows. */
+uint32_t plan_gpu_slots(const struct plan_gpu *plan, uint32_t layer, uint64_t rows);
 
 /* The end of the run of neighbouring layers on one device that begins with a layer on a device. */
 uint32_t plan_gpu_run_end(const struct plan_gpu *plan, uint32_t layer);

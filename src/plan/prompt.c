@@ -54,7 +54,6 @@ struct work {
     struct products expert; /* per expert, as are the next two fields */
     double expert_elements, expert_bytes;
     unit_number first_expert;
-    uint32_t there;  /* experts on the GPU */
     uint32_t device; /* 1 + the part; 0: on the CPU */
     bool brings;     /* missing experts can be uploaded */
     double window;   /* the most positions that a row sees */
@@ -150,7 +149,6 @@ static void add_units(struct work *works, double *ring, const struct plan *plan,
                 add_products(&work->expert, row);
                 work->expert_bytes = (double)row->footprint;
             }
-            work->there += there;
             work->late_experts = row->layer >= (int32_t)late->layer;
         } else if (row->priority == PRIORITY_OUTPUT && row->layer < 0) {
             part = &work->late;
@@ -226,14 +224,14 @@ static hypura_status count_touched(double *out, double tokens, const struct plan
     return HYPURA_OK;
 }
 
-/* The time for a layer's experts, for a batch. */
-static struct sides experts(const struct work *work, double tokens, double touched, const struct plan *plan,
-                            const struct plan_table *table, const struct model *model, const struct hardware *hardware,
-                            const struct hardware_gpu *devices)
+/* The time for a layer's experts, for a batch. on_gpu: how many of these are on the GPU. */
+static struct sides experts(const struct work *work, uint32_t on_gpu, double tokens, double touched,
+                            const struct plan *plan, const struct plan_table *table, const struct model *model,
+                            const struct hardware *hardware, const struct hardware_gpu *devices)
 {
     struct sides sides = {0};
     double all = table->experts, used = table->experts_used;
-    double there = MIN((double)work->there / all, 1.0), choices = tokens * used;
+    double there = MIN((double)on_gpu / all, 1.0), choices = tokens * used;
     double cached = 1;
     if (plan->expert_cache_bytes)
         cached = fmin((double)plan->expert_cache_bytes / (double)MAX(plan->expert_bytes, (uint64_t)1), 1);
@@ -244,7 +242,7 @@ static struct sides experts(const struct work *work, double tokens, double touch
         const struct hardware_gpu *device = &devices[work->device - 1];
         sides.gpu =
             plan_gpu_experts_seconds(device, work->expert_elements, choices * there, touched * there, choices / all);
-        uint32_t missing = table->experts - MIN(work->there, table->experts);
+        uint32_t missing = table->experts - MIN(on_gpu, table->experts);
         uint32_t slots = plan->gpu->parts[work->device - 1].visit_slots;
         struct plan_visit visit =
             plan_gpu_visit(model, work->first_expert, missing, slots, (uint64_t)tokens, hardware, device);
@@ -295,8 +293,9 @@ static double batch_seconds(const struct work *works, const struct batch *batch,
         const double rows = work->late_experts ? batch->wanted : batch->tokens;
         struct sides sides = {0};
         if (work->expert_bytes > 0 && rows > 0)
-            sides = experts(work, rows, work->late_experts ? batch->touched_late : batch->touched, plan, table, model,
-                            hardware, devices);
+            sides = experts(work, device ? plan_gpu_slots(plan->gpu, l - 1, (uint64_t)batch->tokens) : 0, rows,
+                            work->late_experts ? batch->touched_late : batch->touched, plan, table, model, hardware,
+                            devices);
         computing += fmax(layer + fmax(sides.gpu, sides.cpu), sides.upload); /* uploads do not wait for the router */
         disk += sides.disk;
     }

@@ -1,5 +1,6 @@
 /* Units on GPUs: of each device tensors side by side in a few large buffers, experts in slots, a layer's slices of one
- * kind in one buffer. They are read part by part into a little memory of the host, and passed on from there. */
+ * kind in one buffer, or those of several layers in lent memory. They are read part by part into a little memory of the
+ * host, and passed on from there. */
 #include "store/store_private.h"
 
 #include "store/device_private.h"
@@ -22,7 +23,8 @@ struct device_slice {
 
 struct device_layer {
     uint32_t count;
-    struct gpu_buffer *buffers[UNIT_MAX_SLICES];
+    bool lent; /* its slots are in device->lent */
+    struct gpu_range slices[UNIT_MAX_SLICES];
     uint64_t strides[UNIT_MAX_SLICES];
 };
 
@@ -37,6 +39,7 @@ struct device {
     uint32_t experts;
     uint32_t *slots; /* [layers][experts], as in the table */
     struct gpu_buffer *table;
+    struct gpu_buffer *lent; /* NULL: none */
     uint64_t bytes;
     bool loaded;
 };
@@ -93,16 +96,49 @@ static hypura_status make_tensors(struct store *store, struct device *device, hy
     return status;
 }
 
-static hypura_status make_layer(struct device *device, uint32_t number, const struct unit *unit, hypura_error *error)
+/* lent_bytes: of the slots in lent memory so far. Its buffer does not exist yet. */
+static hypura_status make_layer(struct device *device, struct device_layer *layer, const struct unit *unit,
+                                uint64_t *lent_bytes, hypura_error *error)
 {
-    struct device_layer *layer = &device->layers[number];
     hypura_status status = HYPURA_OK;
     for (uint32_t s = 0; !status && s < unit->slice_count; s++) {
         layer->strides[s] = align_up(unit->slices[s].bytes, GPU_ALIGNMENT);
-        status =
-            gpu_buffer_create(device->gpu, &layer->buffers[s], layer->count * layer->strides[s], GPU_DEVICE, error);
+        const uint64_t bytes = layer->count * layer->strides[s];
+        if (layer->lent) {
+            layer->slices[s].offset = *lent_bytes;
+            *lent_bytes += bytes;
+        } else {
+            status = gpu_buffer_create(device->gpu, &layer->slices[s].buffer, bytes, GPU_DEVICE, error);
+        }
     }
     return status;
+}
+
+static hypura_status make_layers(struct store *store, struct device *device, hypura_error *error)
+{
+    uint64_t lent_bytes = 0;
+    hypura_status status = HYPURA_OK;
+    for (unit_number i = 0; !status && i < store->unit_count; i++) {
+        const struct unit *unit = store_unit(store, i);
+        if (!is_there(store, device, i) || unit->kind != UNIT_EXPERT)
+            continue;
+        struct device_layer *layer = &device->layers[unit->layer];
+        if (layer->strides[0] == 0)
+            status = make_layer(device, layer, unit, &lent_bytes, error);
+    }
+    if (!status && lent_bytes)
+        status = gpu_buffer_create(device->gpu, &device->lent, lent_bytes, GPU_DEVICE, error);
+    for (uint32_t l = 0; !status && l < store->layers; l++)
+        for (uint32_t s = 0; device->layers[l].lent && s < UNIT_MAX_SLICES; s++)
+            device->layers[l].slices[s].buffer = device->layers[l].strides[s] ? device->lent : NULL;
+    return status;
+}
+
+static struct gpu_range range_of_slot(const struct device *device, uint32_t layer, uint32_t slot, uint32_t slice)
+{
+    const struct device_layer *from = &device->layers[layer];
+    const struct gpu_range first = from->slices[slice];
+    return (struct gpu_range){first.buffer, first.offset + slot * from->strides[slice]};
 }
 
 static hypura_status make_experts(struct store *store, struct device *device, hypura_error *error)
@@ -119,24 +155,23 @@ static hypura_status make_experts(struct store *store, struct device *device, hy
         store->units[i].device_slot = layer->count;
         device->slots[(size_t)unit->layer * device->experts + (size_t)unit->expert] = layer->count++;
     }
+    if (!status)
+        status = make_layers(store, device, error);
     for (unit_number i = 0; !status && i < store->unit_count; i++) {
         const struct unit *unit = store_unit(store, i);
+        const struct stored_unit *stored = &store->units[i];
         if (!is_there(store, device, i) || unit->kind != UNIT_EXPERT)
             continue;
-        struct device_layer *layer = &device->layers[unit->layer];
-        if (!layer->buffers[0])
-            status = make_layer(device, (uint32_t)unit->layer, unit, error);
-        for (uint32_t s = 0; !status && s < unit->slice_count; s++)
-            device->slices[store->units[i].device_item + s] = (struct device_slice){
-                .slice = &unit->slices[s],
-                .to = {.buffer = layer->buffers[s], .offset = store->units[i].device_slot * layer->strides[s]}};
+        for (uint32_t s = 0; s < unit->slice_count; s++)
+            device->slices[stored->device_item + s] = (struct device_slice){
+                .slice = &unit->slices[s], .to = range_of_slot(device, (uint32_t)unit->layer, stored->device_slot, s)};
     }
     if (!status && entries)
         status = gpu_buffer_create(device->gpu, &device->table, entries * sizeof *device->slots, GPU_DEVICE, error);
     return status;
 }
 
-static hypura_status prepare(struct store *store, struct device *device, hypura_error *error)
+static hypura_status prepare(struct store *store, struct device *device, const uint8_t *lent, hypura_error *error)
 {
     for (unit_number i = 0; i < store->unit_count; i++) {
         if (!is_there(store, device, i))
@@ -149,6 +184,8 @@ static hypura_status prepare(struct store *store, struct device *device, hypura_
     hypura_status status = ALLOCATE(&device->slices, device->slice_count, "table of device memory", error);
     if (!status)
         status = ALLOCATE(&device->layers, store->layers, "table of device memory", error);
+    for (uint32_t l = 0; !status && lent && l < store->layers; l++)
+        device->layers[l].lent = lent[l];
     if (!status)
         status = make_tensors(store, device, error);
     if (!status)
@@ -156,16 +193,16 @@ static hypura_status prepare(struct store *store, struct device *device, hypura_
     return status;
 }
 
-hypura_status devices_prepare(struct store *store, struct gpu *const *gpus, uint32_t count, uint32_t experts,
-                              hypura_error *error)
+hypura_status devices_prepare(struct store *store, struct gpu *const *gpus, uint32_t count,
+                              const struct store_source *source, hypura_error *error)
 {
     hypura_status status = ALLOCATE(&store->devices, count, "table of device memory", error);
     for (uint32_t d = 0; !status && d < count; d++) {
         struct device *device = &store->devices[store->device_count++];
         device->gpu = gpus[d];
         device->number = d;
-        device->experts = experts;
-        status = prepare(store, device, error);
+        device->experts = source->experts;
+        status = prepare(store, device, source->lent, error);
     }
     return status;
 }
@@ -175,9 +212,11 @@ static void free_device(const struct store *store, struct device *device)
     for (uint32_t i = 0; i < device->buffer_count; i++)
         gpu_buffer_destroy(device->gpu, device->buffers[i]);
     for (uint32_t i = 0; device->layers && i < store->layers; i++)
-        for (uint32_t s = 0; s < UNIT_MAX_SLICES; s++)
-            if (device->layers[i].buffers[s])
-                gpu_buffer_destroy(device->gpu, device->layers[i].buffers[s]);
+        for (uint32_t s = 0; s < UNIT_MAX_SLICES && !device->layers[i].lent; s++)
+            if (device->layers[i].slices[s].buffer)
+                gpu_buffer_destroy(device->gpu, device->layers[i].slices[s].buffer);
+    if (device->lent)
+        gpu_buffer_destroy(device->gpu, device->lent);
     if (device->table)
         gpu_buffer_destroy(device->gpu, device->table);
     memory_free(device->buffers);
@@ -397,17 +436,49 @@ uint32_t device_slots(const struct store *store, uint32_t layer)
     return slots;
 }
 
+bool device_lends(const struct store *store, uint32_t layer)
+{
+    bool lends = false;
+    for (uint32_t d = 0; d < store->device_count; d++)
+        lends |= store->devices[d].layers[layer].lent && store->devices[d].layers[layer].count;
+    return lends;
+}
+
+struct device_place device_place_of(const struct store *store, unit_number unit)
+{
+    return (struct device_place){store->units[unit].device, store->units[unit].device_slot};
+}
+
+static bool is_empty(const struct device *device, uint32_t layer, uint32_t slot)
+{
+    const uint32_t *slots = &device->slots[(size_t)layer * device->experts];
+    for (uint32_t e = 0; e < device->experts; e++)
+        if (slots[e] == slot)
+            return false;
+    return true;
+}
+
+bool device_find_empty(const struct store *store, uint32_t layer, uint32_t from, struct device_place *out)
+{
+    for (uint32_t d = 0; d < store->device_count; d++)
+        for (uint32_t slot = from; slot < store->devices[d].layers[layer].count; slot++)
+            if (is_empty(&store->devices[d], layer, slot)) {
+                *out = (struct device_place){d, slot};
+                return true;
+            }
+    return false;
+}
+
 void device_leave(struct store *store, unit_number out)
 {
     *table_entry(store, out) = GPU_NO_SLOT;
 }
 
-void device_come(struct store *store, unit_number in, unit_number out)
+void device_come(struct store *store, unit_number in, struct device_place place)
 {
-    store->units[in].device = store->units[out].device;
-    store->units[in].device_item = store->units[out].device_item;
-    store->units[in].device_slot = store->units[out].device_slot;
-    *table_entry(store, in) = store->units[in].device_slot;
+    store->units[in].device = (uint8_t)place.device;
+    store->units[in].device_slot = place.slot;
+    *table_entry(store, in) = place.slot;
 }
 
 hypura_status devices_send_tables(struct store *store, hypura_error *error)
@@ -418,15 +489,15 @@ hypura_status devices_send_tables(struct store *store, hypura_error *error)
     return status;
 }
 
-hypura_status device_bring(struct store *store, unit_number in, unit_number out, const struct store_view *view,
-                           hypura_error *error)
+hypura_status device_bring(struct store *store, unit_number in, struct device_place place,
+                           const struct store_view *view, hypura_error *error)
 {
-    const struct device *device = &store->devices[store->units[out].device];
+    const struct device *device = &store->devices[place.device];
     const struct unit *unit = store_unit(store, in);
     hypura_status status = HYPURA_OK;
     gpu_ticket ticket = 0;
     for (uint32_t s = 0; s < unit->slice_count && !status; s++) {
-        struct gpu_range to = device->slices[store->units[out].device_item + s].to;
+        const struct gpu_range to = range_of_slot(device, (uint32_t)unit->layer, place.slot, s);
         for (uint64_t done = 0; done < unit->slices[s].bytes && !status; done += BRING_BYTES)
             status = gpu_upload(device->gpu, (struct gpu_range){to.buffer, to.offset + done}, view->slices[s] + done,
                                 MIN(unit->slices[s].bytes - done, BRING_BYTES), &ticket, error);
@@ -445,7 +516,8 @@ hypura_status device_fetch(struct store *store, unit_number out, uint8_t *memory
     unit_layout_make(&layout, unit);
     for (uint32_t s = 0; s < unit->slice_count && !status; s++)
         status = gpu_download(device->gpu, memory + layout.slice_position[s],
-                              device->slices[store->units[out].device_item + s].to, unit->slices[s].bytes, error);
+                              range_of_slot(device, (uint32_t)unit->layer, store->units[out].device_slot, s),
+                              unit->slices[s].bytes, error);
     return status;
 }
 
@@ -470,6 +542,15 @@ void store_on_device(const struct store *store, unit_number first, uint32_t coun
         there[i] = first + i < store->unit_count && store->units[first + i].place == PLACE_GPU;
 }
 
+static struct gpu_range range_of(const struct store *store, unit_number number, uint32_t slice)
+{
+    const struct stored_unit *unit = &store->units[number];
+    const struct device *device = &store->devices[unit->device];
+    if (store_unit(store, number)->kind != UNIT_EXPERT)
+        return device->slices[unit->device_item + slice].to;
+    return range_of_slot(device, (uint32_t)store_unit(store, number)->layer, unit->device_slot, slice);
+}
+
 void store_ranges(const struct store *store, unit_number number, struct gpu_range ranges[UNIT_MAX_SLICES])
 {
     const struct stored_unit *unit = &store->units[number];
@@ -480,7 +561,7 @@ void store_ranges(const struct store *store, unit_number number, struct gpu_rang
         unit_show(store, number, &view);
     for (uint32_t i = 0; i < store_unit(store, number)->slice_count; i++) {
         if (unit->place == PLACE_GPU)
-            ranges[i] = store->devices[unit->device].slices[unit->device_item + i].to;
+            ranges[i] = range_of(store, number, i);
         else if (in_place)
             ranges[i] = in_place_range(store, view.slices[i]);
     }
@@ -495,8 +576,13 @@ void store_slots(const struct store *store, uint32_t number, uint32_t layer, str
     const struct device_layer *from = &device->layers[layer];
     out->count = from->count;
     for (uint32_t s = 0; s < UNIT_MAX_SLICES; s++) {
-        out->slices[s].buffer = from->buffers[s];
+        out->slices[s] = from->slices[s];
         out->strides[s] = from->strides[s];
     }
     out->table = (struct gpu_range){device->table, (uint64_t)layer * device->experts * sizeof *device->slots};
+}
+
+struct gpu_buffer *store_lent(const struct store *store, uint32_t device)
+{
+    return device < store->device_count ? store->devices[device].lent : NULL;
 }

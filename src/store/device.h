@@ -34,6 +34,13 @@ void store_slots(const struct store *store, uint32_t device, uint32_t layer, str
  * allows it. */
 bool store_reads_in_place(const struct store *store);
 
+/* Memory of a device that the experts of the plan's lent layers share with its caller; NULL: there is none. First the
+ * experts have it. store_lend, between passes while the device is idle, takes it from them, so that they leave the
+ * device at once, or lets it hold experts of these layers again, from some later fixed point on. HYPURA_ERROR_DEVICE:
+ * as for store_advance. */
+struct gpu_buffer *store_lent(const struct store *store, uint32_t device);
+hypura_status store_lend_slots(struct store *store, bool lends, hypura_error *error);
+
 /* Notes experts that the device computes in this pass. They are never wanted, but their use is remembered from run to
  * run too. */
 void store_note_uses(struct store *store, const unit_number *units, size_t count);

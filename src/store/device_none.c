@@ -4,10 +4,10 @@
 #include "store/device_private.h"
 #include "store/in_place.h"
 
-hypura_status devices_prepare(struct store *store, struct gpu *const *gpus, uint32_t count, uint32_t experts,
-                              hypura_error *error)
+hypura_status devices_prepare(struct store *store, struct gpu *const *gpus, uint32_t count,
+                              const struct store_source *source, hypura_error *error)
 {
-    (void)store, (void)gpus, (void)count, (void)experts;
+    (void)store, (void)gpus, (void)count, (void)source;
     return error_set(error, HYPURA_ERROR_UNSUPPORTED, "this hypura was built without a GPU tier");
 }
 

@@ -16,6 +16,10 @@
  * they are chosen, several per layer, and for a smaller difference; and a prompt counts as as many passes as it has
  * tokens.
  *
+ * A long batch takes lent slots from their experts, which then are on the drive, or in the cache. Whatever moves there
+ * is dropped. Afterwards, the hottest experts of these layers come to the empty slots, like others to slots that were
+ * left.
+ *
  * If an expert cannot be copied, its slot stays empty, and nothing moves from then on. If the device does not get the
  * new table of slots, device and host would disagree about which side computes an expert. That ends the request. */
 #include "store/store_private.h"
@@ -71,6 +75,7 @@ hypura_status moves_prepare(struct store *store, const struct store_source *sour
         uint32_t slots = device_slots(store, (uint32_t)unit->layer);
         if (slots > 0 && slots < experts) {
             moves->first[unit->layer] = i;
+            moves->lent += device_lends(store, (uint32_t)unit->layer) ? slots : 0;
             there += slots;
             layers++;
         }
@@ -83,9 +88,14 @@ hypura_status moves_prepare(struct store *store, const struct store_source *sour
         here += store->units[i].place == PLACE_CACHE ? unit->bytes : 0;
     }
     moves->limit = MIN(source->moves, MOST_MOVES);
+    moves->capacity = moves->limit + 2 * moves->lent; /* those that were dropped, and others instead */
+    moves->lends = true;
     moves->reading = source->expert_cache_bytes < here;
     moves->of_a_layer = moves->reading ? MIN(MAX(moves->limit / layers, 1u), MOST_OF_A_LAYER) : 1;
     moves->uses_a_token = MAX(source->experts_used * layers, 1u);
+    status = ALLOCATE(&moves->list, moves->capacity, "list of moves", error);
+    if (status)
+        return status;
     make_condition(&moves->work);
     return ALLOCATE(&moves->heat, (size_t)store->layers * experts, "heat of experts", error);
 }
@@ -94,6 +104,7 @@ void moves_free(struct store *store)
 {
     if (store->moves.heat)
         pthread_cond_destroy(&store->moves.work);
+    memory_free(store->moves.list);
     memory_free(store->moves.heat);
     memory_free(store->moves.first);
 }
@@ -136,7 +147,7 @@ static bool is_chosen(const struct move *chosen, uint32_t count, unit_number uni
 {
     bool is = false;
     for (uint32_t i = 0; i < count; i++)
-        is |= chosen[i].in == unit || chosen[i].out == unit;
+        is |= chosen[i].state != MOVE_DROPPED && (chosen[i].in == unit || chosen[i].out == unit);
     return is;
 }
 
@@ -163,6 +174,7 @@ static bool find_pair(const struct store *store, uint32_t layer, const struct mo
     }
     if (out->in == NO_UNIT || out->out == NO_UNIT || hottest <= coldest)
         return false;
+    out->place = device_place_of(store, out->out);
     *gain = hottest - coldest;
     const uint64_t deviations = store->moves.reading ? DEVIATIONS_READING : DEVIATIONS;
     return *gain * *gain > deviations * HEAT_A_USE * ((uint64_t)hottest + coldest);
@@ -182,7 +194,38 @@ static void insert(struct moves *moves, uint64_t gains[MOST_MOVES], struct move 
     moves->list[at] = move;
 }
 
-/* Chooses the pairs with the largest gains. */
+/* The hottest expert of a layer here that no move brings; NO_UNIT: none was used. */
+static unit_number find_hottest(const struct store *store, uint32_t layer)
+{
+    const struct moves *moves = &store->moves;
+    unit_number found = NO_UNIT;
+    uint32_t hottest = 0;
+    for (unit_number unit = moves->first[layer]; unit < moves->first[layer] + moves->experts; unit++)
+        if (store->units[unit].place == PLACE_CACHE && *heat_of(store, unit) > hottest &&
+            !is_chosen(moves->list, moves->count, unit)) {
+            hottest = *heat_of(store, unit);
+            found = unit;
+        }
+    return found;
+}
+
+/* Chooses experts for the empty lent slots, to which nothing moves yet. */
+static void choose_for_lent(struct store *store)
+{
+    struct moves *moves = &store->moves;
+    for (uint32_t layer = 0; layer < store->layers && moves->lends; layer++) {
+        struct device_place place = {0};
+        unit_number in;
+        if (moves->first[layer] == NO_UNIT || !device_lends(store, layer))
+            continue;
+        for (; moves->count < moves->capacity && device_find_empty(store, layer, place.slot, &place) &&
+               (in = find_hottest(store, layer)) != NO_UNIT;
+             place.slot++)
+            moves->list[moves->count++] = (struct move){.in = in, .out = NO_UNIT, .place = place};
+    }
+}
+
+/* Chooses the pairs with the largest gains, and then experts for empty slots. A layer with empty slots has no pairs. */
 static void choose(struct store *store)
 {
     struct moves *moves = &store->moves;
@@ -190,27 +233,30 @@ static void choose(struct store *store)
     moves->count = 0;
     for (uint32_t layer = 0; layer < store->layers; layer++) {
         struct move pairs[MOST_OF_A_LAYER];
+        struct device_place empty;
         uint64_t gain;
-        for (uint32_t n = 0; moves->first[layer] != NO_UNIT && n < moves->of_a_layer &&
-                             find_pair(store, layer, pairs, n, &pairs[n], &gain);
-             n++)
+        if (moves->first[layer] == NO_UNIT ||
+            (device_lends(store, layer) && device_find_empty(store, layer, 0, &empty)))
+            continue;
+        for (uint32_t n = 0; n < moves->of_a_layer && find_pair(store, layer, pairs, n, &pairs[n], &gain); n++)
             insert(moves, gains, pairs[n], gain);
     }
+    choose_for_lent(store);
 }
 
 /* ---- bringing them ----------------------------------------------------------------------------------------------- */
 
 /* Locked. */
-static struct move *next_to_send(const struct store *store, bool *any)
+static struct move *next_to_send(struct store *store, bool *any)
 {
-    const struct moves *moves = &store->moves;
+    struct moves *moves = &store->moves;
     *any = false;
     for (uint32_t i = 0; moves->phase == MOVES_COMING && !moves->failed && i < moves->count; i++) {
         if (moves->list[i].state != MOVE_WAITS)
             continue;
         *any = true;
         if (!moves->list[i].fetches && store->units[moves->list[i].in].stage == STAGE_READY)
-            return (struct move *)&moves->list[i];
+            return &moves->list[i];
     }
     return NULL;
 }
@@ -225,7 +271,7 @@ static void send(struct store *store, struct move *move)
     unit->holds++;
     unit_show(store, move->in, &view);
     pthread_mutex_unlock(store->mutex);
-    hypura_status status = device_bring(store, move->in, move->out, &view, &error);
+    hypura_status status = device_bring(store, move->in, move->place, &view, &error);
     pthread_mutex_lock(store->mutex);
     if (status && !store->moves.failed)
         log_write(LOG_WARNING, "experts stay where they are from now on: %s", error.message);
@@ -297,6 +343,8 @@ static bool wait_for_all(struct store *store)
     for (uint32_t i = 0; i < moves->count && !moves->failed; i++) {
         struct store_view view;
         bool waits = moves->list[i].state == MOVE_WAITS;
+        if (moves->list[i].state == MOVE_DROPPED)
+            continue;
         if (waits) {
             pthread_mutex_unlock(store->mutex);
             hypura_status status = store_get(store, moves->list[i].in, &view, NULL);
@@ -317,14 +365,24 @@ static bool wait_for_all(struct store *store)
 
 /* ---- fixed points ------------------------------------------------------------------------------------------------ */
 
+/* Locked. */
+static void leave_device(struct store *store, unit_number out)
+{
+    device_leave(store, out);
+    store->units[out].place = PLACE_CACHE;
+}
+
 /* Locked. A cache that holds all experts of this side also has slots for those that leave. */
 static void leave(struct store *store)
 {
     struct moves *moves = &store->moves;
     for (uint32_t i = 0; i < moves->count; i++) {
-        device_leave(store, moves->list[i].out);
-        store->units[moves->list[i].out].place = PLACE_CACHE;
-        cache_prefetch(store, moves->list[i].in, rate(store, moves->list[i].in));
+        const struct move *move = &moves->list[i];
+        if (move->state == MOVE_DROPPED)
+            continue;
+        if (move->out != NO_UNIT)
+            leave_device(store, move->out);
+        cache_prefetch(store, move->in, rate(store, move->in));
     }
 }
 
@@ -333,7 +391,9 @@ static void come(struct store *store)
 {
     struct moves *moves = &store->moves;
     for (uint32_t i = 0; i < moves->count && !moves->failed; i++) {
-        device_come(store, moves->list[i].in, moves->list[i].out);
+        if (moves->list[i].state == MOVE_DROPPED)
+            continue;
+        device_come(store, moves->list[i].in, moves->list[i].place);
         store->units[moves->list[i].in].place = PLACE_GPU;
         cache_drop(store, moves->list[i].in);
         store->counts.expert_moves++;
@@ -381,6 +441,8 @@ static hypura_status next_phase(struct store *store, hypura_error *error)
         return begin_to_leave(store, error);
     for (uint32_t i = 0; i < moves->count; i++) {
         struct move *move = &moves->list[i];
+        if (move->out == NO_UNIT)
+            continue;
         move->fetches = cache_receive(store, move->out);
         if (!move->fetches)
             cache_prefetch(store, move->out, rate(store, move->out));
@@ -416,6 +478,75 @@ hypura_status moves_pass_done(struct store *store, hypura_error *error)
     if (!moves->failed) {
         fade(store);
         status = next_phase(store, error);
+    }
+    pthread_mutex_unlock(store->mutex);
+    return status;
+}
+
+/* ---- lent slots -------------------------------------------------------------------------------------------------- */
+
+static bool is_lent(const struct store *store, unit_number unit)
+{
+    return store->units[unit].moves && device_lends(store, (uint32_t)store_unit(store, unit)->layer);
+}
+
+/* Locked, but releases the lock meanwhile. */
+static void drop_moves(struct store *store)
+{
+    struct moves *moves = &store->moves;
+    for (uint32_t i = 0; i < moves->count; i++)
+        if (is_lent(store, moves->list[i].in) && moves->list[i].state == MOVE_WAITS)
+            moves->list[i].state = MOVE_DROPPED;
+    for (uint32_t i = 0; i < moves->count; i++) {
+        struct move *move = &moves->list[i];
+        if (!is_lent(store, move->in))
+            continue;
+        while (move->fetches || move->state == MOVE_SENDS)
+            store_wait_locked(store);
+        move->state = MOVE_DROPPED;
+    }
+}
+
+/* Locked, but releases the lock meanwhile. */
+static hypura_status empty_lent(struct store *store, hypura_error *error)
+{
+    const struct moves *moves = &store->moves;
+    drop_moves(store);
+    for (uint32_t layer = 0; layer < store->layers; layer++)
+        for (uint32_t e = 0; moves->first[layer] != NO_UNIT && e < moves->experts; e++) {
+            const unit_number unit = moves->first[layer] + e;
+            if (store->units[unit].place == PLACE_GPU && is_lent(store, unit))
+                leave_device(store, unit);
+        }
+    return send_table(store, error);
+}
+
+/* Locked. Experts that come soon need not wait for the next fixed point to be chosen. */
+static void begin_to_return(struct store *store)
+{
+    struct moves *moves = &store->moves;
+    const uint32_t before = moves->count;
+    if (!moves->running || moves->failed || moves->phase == MOVES_LEAVING)
+        return;
+    choose_for_lent(store);
+    for (uint32_t i = before; i < moves->count; i++)
+        cache_prefetch(store, moves->list[i].in, rate(store, moves->list[i].in));
+    if (moves->count > before) {
+        moves->phase = MOVES_COMING;
+        pthread_cond_signal(&moves->work);
+    }
+}
+
+hypura_status store_lend_slots(struct store *store, bool lends, hypura_error *error)
+{
+    hypura_status status = HYPURA_OK;
+    pthread_mutex_lock(store->mutex);
+    if (store->moves.lent && store->moves.lends != lends) {
+        store->moves.lends = lends;
+        if (lends)
+            begin_to_return(store);
+        else
+            status = empty_lent(store, error);
     }
     pthread_mutex_unlock(store->mutex);
     return status;

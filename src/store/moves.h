@@ -10,10 +10,17 @@
 struct store;
 struct store_source;
 
+/* A slot of an expert's layer. */
+struct device_place {
+    uint32_t device, slot;
+};
+
 struct move {
-    unit_number in, out; /* of one layer: "in" comes to the GPU, into the slot that "out" leaves */
-    bool fetches;        /* "out" is copied to the cache */
-    enum { MOVE_WAITS, MOVE_SENDS, MOVE_SENT } state;
+    unit_number in,
+        out; /* of one layer: "in" comes to the GPU, into the slot that "out" leaves; NO_UNIT: an empty one */
+    struct device_place place;
+    bool fetches; /* "out" is copied to the cache */
+    enum { MOVE_WAITS, MOVE_SENDS, MOVE_SENT, MOVE_DROPPED } state;
 };
 
 enum move_phase { MOVES_NONE, MOVES_LEAVING, MOVES_COMING };
@@ -25,7 +32,9 @@ struct moves {
     uint64_t uses; /* in this pass */
     bool reading;  /* the cache has no room for all experts that are not on the GPU */
     enum move_phase phase;
-    struct move list[MOST_MOVES];
+    bool lends;              /* lent slots may hold experts */
+    struct move *list;       /* [capacity] */
+    uint32_t capacity, lent; /* lent: slots in lent memory */
     pthread_t thread;
     pthread_cond_t work;
     bool running, stop, failed;

@@ -176,7 +176,7 @@ hypura_status store_open_source(struct store **out, const struct store_source *s
     if (!status)
         status = tables_prepare(store, source->tables, source->table_count, error);
     if (!status && options->gpu_count)
-        status = devices_prepare(store, options->gpus, options->gpu_count, source->experts, error);
+        status = devices_prepare(store, options->gpus, options->gpu_count, source, error);
     if (!status && options->gpu_count && source->moves)
         status = moves_prepare(store, source, error);
     if (!status)

@@ -53,6 +53,7 @@ hypura_status store_open(struct store **out, const struct model *model, const st
                                   .tables = plan->tables,
                                   .table_count = plan->table_count,
                                   .devices = plan->gpu ? plan->gpu->units : NULL,
+                                  .lent = plan->gpu ? plan->gpu->lent : NULL,
                                   .moves = plan->gpu ? plan->gpu->moves : 0,
                                   .in_place = plan->gpu && plan->gpu->in_place};
     const char **paths;

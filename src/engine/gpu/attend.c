@@ -29,10 +29,11 @@ uint64_t pass_latent_attention_bytes(const struct geometry *g, uint32_t chunk, u
 hypura_status pass_open_latent(struct batch *batch, hypura_error *error)
 {
     struct gpu_pass *pass = batch->pass;
-    size_t rows = pass->latent.rows + LATENT_MORE_ROWS, heads = batch->open->geometry.heads;
+    const uint32_t most = pass_latent_rows(&batch->open->geometry, batch->open->plan->chunk);
+    size_t rows = most + LATENT_MORE_ROWS, heads = batch->open->geometry.heads;
     uint32_t *ids = NULL;
     gpu_ticket arrived;
-    if (pass->latent.rows == 0)
+    if (most == 0)
         return HYPURA_OK;
     TRY(ALLOCATE(&ids, rows * heads, "table of heads", error));
     for (size_t i = 0; i < rows * heads; i++)

@@ -5,7 +5,7 @@
 #define PARTS_AT_ONCE 64u
 
 struct layout {
-    uint64_t scratch, upload, readback;
+    uint64_t scratch, lent, upload, readback;
 };
 
 static struct gpu_range cut(struct gpu_buffer *buffer, uint64_t *used, uint64_t bytes)
@@ -111,39 +111,27 @@ static struct layout lay_out_experts(struct gpu_pass *pass, const struct geometr
     return used;
 }
 
-/* Lays out the buffers; before they exist, it only counts their sizes. */
-static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, uint32_t chunk, uint32_t positions)
+/* Rows of latent attention that have room in a batch. */
+static uint64_t latent_rows(const struct geometry *g, uint32_t chunk)
+{
+    const uint32_t rows = pass_latent_rows(g, chunk);
+    return rows ? rows + LATENT_MORE_ROWS : 0;
+}
+
+/* Lays out what stays from batch to batch, or does not depend on the length of a batch. Before the buffers exist, it
+ * only counts their sizes. */
+static struct layout lay_out_lasting(struct gpu_pass *pass, const struct geometry *g, uint32_t chunk,
+                                     uint32_t positions)
 {
     const struct model_parameters *p = model_parameters(g->model);
     struct layout used = {0};
     uint64_t c = chunk, e = p->embedding, x = MAX(e, p->expert_columns), f = sizeof(float),
              choices = c * p->experts_used;
     struct gpu_buffer *s = pass->scratch, *u = pass->upload, *b = pass->readback;
-    if (g->experts_only)
-        return lay_out_experts(pass, g, chunk);
     pass_find_chunks(pass, g);
-    uint64_t inner = MAX(c * g->widths[BUFFER_GATE], choices * MAX(p->expert_feed_forward, pass->chunks.width));
-    for (enum step_buffer buffer = BUFFER_HIDDEN; buffer < BUFFER_COUNT; buffer++) {
-        bool experts = buffer == BUFFER_GATE || buffer == BUFFER_UP;
-        bool always = buffer == BUFFER_HIDDEN || buffer == BUFFER_NORMED || buffer == BUFFER_BRANCH;
-        uint64_t floats = experts ? inner : c * MAX(always ? e : 0, g->widths[buffer]);
-        pass->rows[buffer] = cut(s, &used.scratch, floats * f);
-    }
-    uint64_t rank = g->adapters ? adapters_rank(g->adapters) : 0;
-    pass->low_floats = align_up(c * rank, GPU_ALIGNMENT / f);
-    pass->low = cut(s, &used.scratch, PASS_PRODUCTS * pass->low_floats * f);
-    pass->attention_bytes = attention_bytes(g, chunk, positions);
-    pass->delta_net_bytes = delta_net_bytes(g, chunk);
-    pass->attention = cut(s, &used.scratch, MAX(pass->attention_bytes, pass->delta_net_bytes));
-    pass->score_bytes = pass_score_bytes(g, chunk, positions);
-    pass->scores = cut(s, &used.scratch, pass->score_bytes);
+    pass->chunks.slots = cut(s, &used.scratch, pass->chunks.experts * f);
+    pass->latent.heads = cut(s, &used.scratch, latent_rows(g, chunk) * g->heads * f);
     pass->state_inputs = cut(s, &used.scratch, g->drafts ? MIN(c, (uint64_t)DRAFT_ROWS) * g->state_inputs * f : 0);
-    pass->latent.rows = pass_latent_rows(g, chunk);
-    uint32_t rows = pass->latent.rows ? pass->latent.rows + LATENT_MORE_ROWS : 0, heads = (uint32_t)g->heads;
-    pass->latent.query = cut(s, &used.scratch, rows * g->latent_query * f);
-    pass->latent.attended = cut(s, &used.scratch, rows * g->latent_attended * f);
-    pass->latent.heads = cut(s, &used.scratch, (uint64_t)rows * heads * f);
-    pass->latent.groups = cut(s, &used.scratch, rows ? gpu_expert_group_bytes(heads, heads, rows) : 0);
     const uint32_t asked = pass_asked_buffers(g), asked_rows = MIN(chunk, PREFETCH_ROWS);
     for (enum step_buffer buffer = BUFFER_HIDDEN; buffer < BUFFER_COUNT; buffer++)
         if (asked >> buffer & 1)
@@ -151,38 +139,12 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
     pass->asked.logits = cut(s, &used.scratch, asked_rows * (uint64_t)p->experts * f);
     for (size_t i = 0; i < PREFETCH_ASKED && p->experts; i++)
         pass->asked.back[i] = cut_shared(b, &used.readback, asked_rows * (uint64_t)p->experts * f);
-    uint64_t half = g->halves ? sizeof(uint16_t) : 0;
-    pass->normed_halves = cut(s, &used.scratch, c * e * half);
-    pass->inner_halves = cut(s, &used.scratch, inner * half);
-    pass->unpacked_bytes = unpacked_bytes(g, chunk);
-    pass->unpacked = cut(s, &used.scratch, pass->unpacked_bytes);
     pass->picked = cut(s, &used.scratch, g->logits_rows * e * f);
     pass->logits = cut(s, &used.scratch, (uint64_t)g->logits_rows * p->vocabulary * f);
-    pass->tokens = cut(s, &used.scratch, c * f);
-    pass->rope[0] = cut(s, &used.scratch, c * p->rotary * f);
-    pass->rope[1] = cut(s, &used.scratch, c * p->rotary_local * f);
-    pass->scales = cut(s, &used.scratch, c * f);
     const bool pools = g->plain_rows && g->sequences > 1;
     const uint64_t blocks = (positions + PLAN_KV_BLOCK - 1) / PLAN_KV_BLOCK;
     pass->blocks = cut(s, &used.scratch, pools ? g->sequences * blocks * sizeof(uint32_t) : 0);
-    uint32_t every[PASS_BLOCKS];
-    for (uint32_t i = MIN(pass_find_blocks(g, every), PASS_BLOCKS); i-- > 0;) {
-        const uint64_t angles = MIN(c, c / every[i] + g->sequences) * p->rotary * f;
-        pass->block_rope[i] = cut(s, &used.scratch, angles);
-        pass->up_parts.block_rope[i] = cut_shared(u, &used.upload, angles);
-    }
     if (p->experts) {
-        pass->router = cut(s, &used.scratch, c * p->experts * f);
-        pass->chosen = cut(s, &used.scratch, choices * f);
-        pass->weights = cut(s, &used.scratch, choices * f);
-        const uint32_t chunks = pass->chunks.experts;
-        pass->chunks.ids = cut(s, &used.scratch, chunks ? choices * f : 0);
-        pass->chunks.weights = cut(s, &used.scratch, chunks ? choices * f : 0);
-        pass->chunks.slots = cut(s, &used.scratch, chunks * f);
-        pass->chunks.groups =
-            cut(s, &used.scratch, chunks ? gpu_expert_group_bytes(chunks, p->experts_used, chunk) : 0);
-        pass->groups = cut(s, &used.scratch, gpu_expert_group_bytes(p->experts, p->experts_used, chunk));
-        pass->expert_out = cut(s, &used.scratch, choices * x * f);
         pass->up_parts.expert_rows = cut_shared(u, &used.upload, choices * x * f);
         pass->back_parts.normed = cut_shared(b, &used.readback, c * x * f);
         pass->back_parts.chosen = cut_shared(b, &used.readback, choices * f);
@@ -196,6 +158,9 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
         pass->up_parts.carried[i] = cut_shared(u, &used.upload, c * g->widths[pass_carried[i]] * f);
         pass->back_parts.carried[i] = cut_shared(b, &used.readback, c * g->widths[pass_carried[i]] * f);
     }
+    uint32_t every[PASS_BLOCKS];
+    for (uint32_t i = MIN(pass_find_blocks(g, every), PASS_BLOCKS); i-- > 0;)
+        pass->up_parts.block_rope[i] = cut_shared(u, &used.upload, MIN(c, c / every[i] + g->sequences) * p->rotary * f);
     pass->up_parts.looked_up = cut_shared(u, &used.upload, c * g->widths[BUFFER_LOOKED_UP] * f);
     pass->up_parts.tokens = cut_shared(u, &used.upload, c * f);
     pass->up_parts.rope[0] = cut_shared(u, &used.upload, c * p->rotary * f);
@@ -206,17 +171,141 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
     return used;
 }
 
+/* Lays out the rest for batches of up to this many rows, from "used" of a buffer (or none) on. Returns where it ends.
+ */
+static uint64_t lay_out_rows(struct gpu_pass *pass, const struct geometry *g, uint32_t most, uint32_t positions,
+                             struct gpu_buffer *s, uint64_t used)
+{
+    const struct model_parameters *p = model_parameters(g->model);
+    uint64_t c = most, e = p->embedding, x = MAX(e, p->expert_columns), f = sizeof(float),
+             choices = c * p->experts_used;
+    pass_find_chunks(pass, g);
+    uint64_t inner = MAX(c * g->widths[BUFFER_GATE], choices * MAX(p->expert_feed_forward, pass->chunks.width));
+    for (enum step_buffer buffer = BUFFER_HIDDEN; buffer < BUFFER_COUNT; buffer++) {
+        bool experts = buffer == BUFFER_GATE || buffer == BUFFER_UP;
+        bool always = buffer == BUFFER_HIDDEN || buffer == BUFFER_NORMED || buffer == BUFFER_BRANCH;
+        uint64_t floats = experts ? inner : c * MAX(always ? e : 0, g->widths[buffer]);
+        pass->rows[buffer] = cut(s, &used, floats * f);
+    }
+    uint64_t rank = g->adapters ? adapters_rank(g->adapters) : 0;
+    pass->low_floats = align_up(c * rank, GPU_ALIGNMENT / f);
+    pass->low = cut(s, &used, PASS_PRODUCTS * pass->low_floats * f);
+    pass->attention_bytes = attention_bytes(g, most, positions);
+    pass->delta_net_bytes = delta_net_bytes(g, most);
+    pass->attention = cut(s, &used, MAX(pass->attention_bytes, pass->delta_net_bytes));
+    pass->score_bytes = pass_score_bytes(g, most, positions);
+    pass->scores = cut(s, &used, pass->score_bytes);
+    pass->latent.rows = pass_latent_rows(g, most);
+    const uint64_t rows = latent_rows(g, most);
+    const uint32_t heads = (uint32_t)g->heads;
+    pass->latent.query = cut(s, &used, rows * g->latent_query * f);
+    pass->latent.attended = cut(s, &used, rows * g->latent_attended * f);
+    pass->latent.groups = cut(s, &used, rows ? gpu_expert_group_bytes(heads, heads, (uint32_t)rows) : 0);
+    uint64_t half = g->halves ? sizeof(uint16_t) : 0;
+    pass->normed_halves = cut(s, &used, c * e * half);
+    pass->inner_halves = cut(s, &used, inner * half);
+    pass->unpacked_bytes = unpacked_bytes(g, most);
+    pass->unpacked = cut(s, &used, pass->unpacked_bytes);
+    pass->tokens = cut(s, &used, c * f);
+    pass->rope[0] = cut(s, &used, c * p->rotary * f);
+    pass->rope[1] = cut(s, &used, c * p->rotary_local * f);
+    pass->scales = cut(s, &used, c * f);
+    uint32_t every[PASS_BLOCKS];
+    for (uint32_t i = MIN(pass_find_blocks(g, every), PASS_BLOCKS); i-- > 0;)
+        pass->block_rope[i] = cut(s, &used, MIN(c, c / every[i] + g->sequences) * p->rotary * f);
+    if (p->experts) {
+        pass->router = cut(s, &used, c * p->experts * f);
+        pass->chosen = cut(s, &used, choices * f);
+        pass->weights = cut(s, &used, choices * f);
+        const uint32_t chunks = pass->chunks.experts;
+        pass->chunks.ids = cut(s, &used, chunks ? choices * f : 0);
+        pass->chunks.weights = cut(s, &used, chunks ? choices * f : 0);
+        pass->chunks.groups = cut(s, &used, chunks ? gpu_expert_group_bytes(chunks, p->experts_used, most) : 0);
+        pass->groups = cut(s, &used, gpu_expert_group_bytes(p->experts, p->experts_used, most));
+        pass->expert_out = cut(s, &used, choices * x * f);
+    }
+    return used;
+}
+
+/* Lays out all buffers for the next batch: for a short one while experts have the lent memory. */
+static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, uint32_t chunk, uint32_t positions)
+{
+    if (g->experts_only)
+        return lay_out_experts(pass, g, chunk);
+    struct layout used = lay_out_lasting(pass, g, chunk, positions);
+    if (pass->lent && !pass->lends)
+        used.lent = lay_out_rows(pass, g, chunk, positions, pass->lent, 0);
+    else
+        used.scratch = lay_out_rows(pass, g, pass->lent ? MIN(chunk, scratch_short_rows(g)) : chunk, positions,
+                                    pass->scratch, used.scratch);
+    return used;
+}
+
+static uint64_t adapters_bytes(const struct geometry *geometry)
+{
+    uint64_t bytes = 0;
+    for (int32_t i = -1; !geometry->experts_only && i < (int32_t)model_parameters(geometry->model)->layers; i++)
+        bytes += pass_adapter_bytes(geometry->adapters, i);
+    return bytes;
+}
+
+/* Memory that the host sees may be the device's, too. */
+static uint64_t sum(const struct layout *used, const struct geometry *geometry)
+{
+    if (geometry->largest_buffer && MAX(MAX(used->scratch, used->upload), used->readback) > geometry->largest_buffer)
+        return UINT64_MAX; /* a shorter batch may fit */
+    return used->scratch + used->upload + used->readback + adapters_bytes(geometry);
+}
+
 uint64_t gpu_pass_scratch_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t positions)
 {
     struct gpu_pass pass = {0};
-    struct layout used = lay_out(&pass, geometry, chunk, positions);
-    uint64_t adapters = 0;
-    for (int32_t i = -1; !geometry->experts_only && i < (int32_t)model_parameters(geometry->model)->layers; i++)
-        adapters += pass_adapter_bytes(geometry->adapters, i);
-    if (geometry->largest_buffer && MAX(MAX(used.scratch, used.upload), used.readback) > geometry->largest_buffer)
-        return UINT64_MAX; /* a shorter batch may fit */
-    /* Memory that the host sees may be the device's, too. */
-    return used.scratch + used.upload + used.readback + adapters;
+    const struct layout used = lay_out(&pass, geometry, chunk, positions);
+    return sum(&used, geometry);
+}
+
+uint64_t gpu_pass_lasting_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t positions)
+{
+    struct gpu_pass pass = {0};
+    struct layout used = lay_out_lasting(&pass, geometry, chunk, positions);
+    used.scratch =
+        lay_out_rows(&pass, geometry, MIN(chunk, scratch_short_rows(geometry)), positions, NULL, used.scratch);
+    return sum(&used, geometry);
+}
+
+uint64_t gpu_pass_lent_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t positions)
+{
+    struct gpu_pass pass = {0};
+    const uint64_t bytes = lay_out_rows(&pass, geometry, chunk, positions, NULL, 0);
+    return geometry->largest_buffer && bytes > geometry->largest_buffer ? UINT64_MAX : bytes;
+}
+
+static void lay_out_again(struct batch *batch, struct gpu_pass *pass)
+{
+    lay_out(pass, &batch->open->geometry, batch->open->plan->chunk, batch->open->plan->positions);
+}
+
+hypura_status gpu_pass_lend(struct batch *batch, hypura_error *error)
+{
+    const bool lends = scratch_is_short(&batch->open->geometry, batch->rows);
+    bool any = false;
+    for (size_t d = 0; d < COUNT_OF(batch->passes); d++)
+        any = any || (batch->passes[d] && batch->passes[d]->lent && batch->passes[d]->lends != lends);
+    if (any)
+        TRY(store_lend_slots(batch->open->store, lends, error));
+    for (size_t d = 0; any && d < COUNT_OF(batch->passes); d++) {
+        struct gpu_pass *pass = batch->passes[d];
+        if (!pass || !pass->lent)
+            continue;
+        pass->lends = lends;
+        lay_out_again(batch, pass);
+    }
+    return HYPURA_OK;
+}
+
+uint32_t pass_experts_there(const struct gpu_pass *pass, uint32_t layer)
+{
+    return pass->lent && !pass->lends && pass->plan->lent[layer] ? 0 : pass->slots[layer].count;
 }
 
 /* Creates the table of blocks, with zeros. */
@@ -242,14 +331,18 @@ hypura_status pass_make_buffers(struct batch *batch, hypura_error *error)
 {
     struct gpu_pass *pass = batch->pass;
     const struct plan *plan = batch->open->plan;
-    struct layout sizes = lay_out(pass, &batch->open->geometry, plan->chunk, plan->positions);
+    const struct geometry *g = &batch->open->geometry;
+    pass->lent = pass->plan->lent_bytes ? store_lent(batch->open->store, pass->number) : NULL;
+    const uint64_t lent = pass->lent ? gpu_pass_lent_bytes(g, plan->chunk, plan->positions) : 0;
+    pass->lends = pass->lent;
+    const struct layout sizes = lay_out(pass, g, plan->chunk, plan->positions);
     TRY(gpu_buffer_create(pass->gpu, &pass->scratch, sizes.scratch, GPU_DEVICE, error));
     TRY(gpu_buffer_create(pass->gpu, &pass->upload, sizes.upload, GPU_UPLOAD, error));
     TRY(gpu_buffer_create(pass->gpu, &pass->readback, sizes.readback, GPU_READBACK, error));
-    lay_out(pass, &batch->open->geometry, plan->chunk, plan->positions);
-    if (batch->open->geometry.experts_only)
+    lay_out_again(batch, pass);
+    if (g->experts_only)
         return HYPURA_OK;
-    TRY(pass_make_visits(batch, error));
+    TRY(pass_make_visits(batch, lent, error));
     TRY(pass_make_holds(batch, error));
     TRY(pass_open_latent(batch, error));
     TRY(pass_open_chunks(batch, error));
@@ -257,8 +350,8 @@ hypura_status pass_make_buffers(struct batch *batch, hypura_error *error)
     TRY(open_blocks(batch, error));
     TRY(ALLOCATE(&pass->caches, batch->kv.layer_count, "table of caches", error));
     for (uint32_t i = 0; i < batch->kv.layer_count; i++) {
-        const uint64_t bytes = kv_device_bytes(&batch->open->geometry, i, plan->positions, plan->sequences,
-                                               plan->kv_positions, batch->kv.type);
+        const uint64_t bytes =
+            kv_device_bytes(g, i, plan->positions, plan->sequences, plan->kv_positions, batch->kv.type);
         if (!pass->plan->layers[i] || !bytes) /* a feed forward alone keeps nothing */
             continue;
         TRY(gpu_buffer_create(pass->gpu, &pass->caches[i], bytes, GPU_DEVICE, error));

@@ -199,6 +199,12 @@ hypura_status gpu_pass_settle_caches(struct batch *batch, hypura_error *error)
     return HYPURA_OK;
 }
 
+hypura_status gpu_pass_lend(struct batch *batch, hypura_error *error)
+{
+    (void)batch, (void)error;
+    return HYPURA_OK;
+}
+
 uint64_t gpu_pass_scratch_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t positions)
 {
     (void)geometry, (void)chunk, (void)positions;

@@ -171,9 +171,9 @@ static void close_pass(struct batch *batch)
         if (buffers[i])
             gpu_buffer_destroy(pass->gpu, buffers[i]);
     for (size_t i = 0; i < COUNT_OF(pass->visits); i++)
-        for (size_t s = 0; s < UNIT_MAX_SLICES; s++)
-            if (pass->visits[i].buffers[s])
-                gpu_buffer_destroy(pass->gpu, pass->visits[i].buffers[s]);
+        for (size_t s = 0; s < UNIT_MAX_SLICES && !pass->lent; s++)
+            if (pass->visits[i].slices[s].buffer)
+                gpu_buffer_destroy(pass->gpu, pass->visits[i].slices[s].buffer);
     pass_close_adapters(pass);
     pass_close_kept(batch);
     for (uint32_t i = 0; pass->caches && i < batch->kv.layer_count; i++)

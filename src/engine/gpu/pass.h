@@ -18,7 +18,7 @@
  *   chunks.c        experts that groups of experts share
  *   experts.c       mixtures of experts;  attend.c  heads and attention;  delta_net.c  gated delta nets
  *   record.c        the commands of each kind of step, and the barriers between steps
- *   buffers.c       the layout of a pass's buffers
+ *   buffers.c       the layout of a pass's buffers, some of which are lent to experts
  *   ability.c       which layers a device can compute, and how much memory they need there
  *   narrow.c        drops unwanted rows of a batch
  *   ask.c           runs the routers of later layers, so that their experts can be read ahead
@@ -58,7 +58,7 @@ struct shared_part {
 
 /* Room for a group of experts that the device has for one batch only. */
 struct visit {
-    struct gpu_buffer *buffers[UNIT_MAX_SLICES];
+    struct gpu_range slices[UNIT_MAX_SLICES];
     uint64_t strides[UNIT_MAX_SLICES];
     struct shared_part table; /* [UNIT_MAX_SLICES][experts] slots; for copied experts, the first serves all slices */
     gpu_ticket used;          /* the batch that uses it */
@@ -123,9 +123,11 @@ struct gpu_pass {
     struct gpu_buffer **caches;                    /* [layers] keys and values */
     uint64_t cache_bytes, pool_bytes, block_bytes; /* of all of them; of their pools; of a block in all pools */
     struct gpu_buffer *scratch, *upload, *readback;
-    struct keeper *keeper;            /* of unpacked matrices; NULL: none are kept */
-    struct gpu_buffer *handed_rows;   /* batch->handed_rows; NULL: rows are copied from device to device */
-    struct thin_ranges *thin;         /* [adapters_pairs] */
+    struct gpu_buffer *lent;        /* the store's: of experts or, while a long batch passes, of its buffers; or NULL */
+    bool lends;                     /* experts have it */
+    struct keeper *keeper;          /* of unpacked matrices; NULL: none are kept */
+    struct gpu_buffer *handed_rows; /* batch->handed_rows; NULL: rows are copied from device to device */
+    struct thin_ranges *thin;       /* [adapters_pairs] */
     struct gpu_buffer **thin_buffers; /* [1 + layers] */
     struct visit visits[2];
     uint32_t visit_turn;
@@ -254,6 +256,9 @@ bool gpu_pass_failed(const struct batch *batch, uint32_t *number);
 /* Whether a device computes a layer. */
 bool gpu_pass_has(const struct batch *batch, uint32_t layer);
 
+/* Before a batch: lends memory to experts if the batch is short, and takes it back if not. */
+hypura_status gpu_pass_lend(struct batch *batch, hypura_error *error);
+
 /* Begins a batch. After an error before its end, call gpu_pass_abandon. */
 void gpu_pass_begin(struct batch *batch);
 void gpu_pass_abandon(struct batch *batch);
@@ -317,6 +322,9 @@ hypura_status gpu_pass_place_blocks(struct batch *batch, hypura_error *error);
 /* ---- shared by the files of this folder -------------------------------------------------------------------------- */
 
 hypura_status pass_make_buffers(struct batch *batch, hypura_error *error);
+
+/* The experts of a layer that the device has in this batch. */
+uint32_t pass_experts_there(const struct gpu_pass *pass, uint32_t layer);
 
 /* pass_choose makes the device of a layer the current one. pass_with_output: the device with the output matrix; NULL:
  * none. */
@@ -477,7 +485,7 @@ void pass_run_experts(struct batch *batch, const struct step *experts, const str
  * pass_visit does it. */
 bool pass_should_visit(const struct batch *batch, uint32_t layer);
 hypura_status pass_visit(struct batch *batch, const struct step *experts, hypura_error *error);
-hypura_status pass_make_visits(struct batch *batch, hypura_error *error);
+hypura_status pass_make_visits(struct batch *batch, uint64_t lent, hypura_error *error); /* lent: bytes in use */
 
 /* pass_reads_in_place: whether the device can read a layer's experts where they are in memory. pass_in_place computes
  * them, between the router's choice and the sum. */

@@ -11,16 +11,16 @@ bool pass_should_visit(const struct batch *batch, uint32_t number)
     const struct gpu_pass *pass = batch->pass;
     const struct step *experts = steps_find(steps_of_layer(batch->open->steps, number), STEP_EXPERTS);
     if (!experts || pass->plan->layers[number] != GPU_CAN || pass->plan->visit_slots == 0 ||
-        batch->rows <= GPU_VECTOR_TOKENS || batch->trace)
+        batch->rows <= GPU_VECTOR_TOKENS || pass->lends || batch->trace)
         return false;
-    uint32_t missing = model_parameters(batch->open->model)->experts - pass->slots[number].count;
+    uint32_t missing = model_parameters(batch->open->model)->experts - pass_experts_there(pass, number);
     struct plan_visit visit =
         plan_gpu_visit(batch->open->model, experts->experts.first, missing, pass->plan->visit_slots, batch->rows,
                        &batch->open->hardware, pass->device);
     return visit.many && visit.upload_seconds < visit.here_seconds;
 }
 
-hypura_status pass_make_visits(struct batch *batch, hypura_error *error)
+hypura_status pass_make_visits(struct batch *batch, uint64_t lent, hypura_error *error)
 {
     struct gpu_pass *pass = batch->pass;
     const struct unit *largest[UNIT_MAX_SLICES] = {0};
@@ -37,8 +37,12 @@ hypura_status pass_make_visits(struct batch *batch, hypura_error *error)
     for (int b = 0; b < 2; b++)
         for (uint32_t s = 0; s < UNIT_MAX_SLICES && largest[s]; s++) {
             pass->visits[b].strides[s] = align_up(largest[s]->slices[s].bytes, GPU_ALIGNMENT);
-            TRY(gpu_buffer_create(pass->gpu, &pass->visits[b].buffers[s],
-                                  pass->visits[b].strides[s] * pass->plan->visit_slots, GPU_DEVICE, error));
+            const uint64_t bytes = pass->visits[b].strides[s] * pass->plan->visit_slots;
+            if (pass->lent)
+                pass->visits[b].slices[s] = (struct gpu_range){pass->lent, lent};
+            else
+                TRY(gpu_buffer_create(pass->gpu, &pass->visits[b].slices[s].buffer, bytes, GPU_DEVICE, error));
+            lent += bytes;
         }
     return HYPURA_OK;
 }
@@ -65,9 +69,10 @@ static hypura_status upload(struct group *group, const unit_number *units, const
     for (uint32_t i = 0; i < count; i++) {
         const struct unit *unit = model_unit(group->batch->open->model, units[i]);
         for (uint32_t s = 0; s < unit->slice_count; s++)
-            pieces[piece++] = (struct gpu_piece){.to = {visit->buffers[s], group->count * visit->strides[s]},
-                                                 .host = views[i].slices[s],
-                                                 .bytes = unit->slices[s].bytes};
+            pieces[piece++] = (struct gpu_piece){
+                .to = {visit->slices[s].buffer, visit->slices[s].offset + group->count * visit->strides[s]},
+                .host = views[i].slices[s],
+                .bytes = unit->slices[s].bytes};
         table[units[i] - group->first_expert] = group->count++;
     }
     return gpu_upload_many(pass->gpu, pieces, piece, &pass->wait_upload, error);
@@ -124,7 +129,7 @@ static hypura_status run_group(struct batch *batch, const struct step *step, uni
     memset(visit->table.host, 0xff, model_parameters(batch->open->model)->experts * sizeof(uint32_t)); /* GPU_NO_SLOT */
     TRY(fill(&group, units, count, error));
     for (uint32_t s = 0; s < UNIT_MAX_SLICES; s++) {
-        slots.slices[s].buffer = visit->buffers[s];
+        slots.slices[s] = visit->slices[s];
         slots.strides[s] = visit->strides[s];
     }
     pass_record(pass);
