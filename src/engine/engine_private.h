@@ -784,9 +784,12 @@ void forget_inputs(struct batch *batch, uint32_t written);
 /* Gets what each device has and did; returns the number of devices. Any thread may call it. */
 uint32_t gpu_pass_statistics(const struct batch *batch, struct engine_device *out);
 
+/* What the process holds already, of a budget for memory. */
+uint64_t engine_held_bytes(const struct engine_options *options, uint64_t budget);
+
 /* Device memory for batches of this many tokens, without weights and caches. If experts borrow what only long batches
- * use: gpu_pass_lasting_bytes of buffers that stay, and gpu_pass_lent_bytes of the others. UINT64_MAX: the device allows
- * no such buffer. */
+ * use: gpu_pass_lasting_bytes of buffers that stay, and gpu_pass_lent_bytes of the others. UINT64_MAX: the device
+ * allows no such buffer. */
 uint64_t gpu_pass_scratch_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t positions);
 uint64_t gpu_pass_lasting_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t positions);
 uint64_t gpu_pass_lent_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t positions);

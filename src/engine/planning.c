@@ -110,6 +110,17 @@ void engine_ask(struct asked *out, const struct geometry *geometry, const struct
     out->kv_type = TENSOR_F32;
 }
 
+static uint64_t held_bytes(const struct engine_options *options)
+{
+    return (uint64_t)MAX((int64_t)memory_resident_bytes() + options->reserved, (int64_t)0);
+}
+
+uint64_t engine_held_bytes(const struct engine_options *options, uint64_t budget)
+{
+    const uint64_t held = held_bytes(options);
+    return held - (budget < PLAN_SMALL_BUDGET ? MIN(hardware_code_bytes(), held) : 0);
+}
+
 static hypura_status plan_rest(struct plan **out, struct plan_request *request, const struct geometry *geometry,
                                const struct plan_gpu *gpu, const struct planned *planned, hypura_error *error)
 {
@@ -117,11 +128,10 @@ static hypura_status plan_rest(struct plan **out, struct plan_request *request, 
     const struct hardware *hardware = planned->hardware;
     const struct engine_options *options = planned->options;
     bool encoder = model_architecture(geometry->model)->flags & ARCHITECTURE_ENCODER;
-    int64_t held = (int64_t)memory_resident_bytes() + options->reserved;
     struct asked asked;
     engine_ask(&asked, geometry, options);
     *request = (struct plan_request){.budget = options->budget,
-                                     .overhead = (uint64_t)MAX(held, 0),
+                                     .overhead = held_bytes(options),
                                      .code = hardware_code_bytes(),
                                      .wobble = 256 << 10,
                                      .positions = asked.positions,

@@ -288,6 +288,16 @@ static uint64_t wanted_scratch(const void *context, uint32_t chunk, uint32_t pos
     return gpu_pass_scratch_bytes(context, chunk, positions);
 }
 
+static uint64_t wanted_lasting(const void *context, uint32_t chunk, uint32_t positions)
+{
+    return gpu_pass_lasting_bytes(context, chunk, positions);
+}
+
+static uint64_t wanted_lent(const void *context, uint32_t chunk, uint32_t positions)
+{
+    return gpu_pass_lent_bytes(context, chunk, positions);
+}
+
 /* Layers that share a cache must be on the same side. */
 static void agree_on_caches(const struct geometry *geometry, uint8_t *abilities)
 {
@@ -346,5 +356,8 @@ void gpu_pass_request(struct plan_gpu_request *out, uint8_t *abilities, const st
     out->kv_type = kv_type;
     out->kv_bytes = geometry->experts_only ? no_kv_bytes : kv_bytes;
     out->scratch_bytes = wanted_scratch;
+    out->lasting_bytes = wanted_lasting;
+    out->lent_bytes = wanted_lent;
+    out->short_rows = scratch_short_rows(geometry);
     out->context = geometry;
 }

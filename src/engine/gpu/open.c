@@ -69,7 +69,7 @@ hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, co
                                        .groups = asked_groups(),
                                        .hardware = hardware,
                                        .devices = devices->infos,
-                                       .memory = memory};
+                                       .memory = memory - MIN(memory, engine_held_bytes(options, memory))};
     if (geometry->experts_only) { /* as in the plan for memory */
         request.positions = EXPERT_POSITIONS;
         request.chunk = 0;
