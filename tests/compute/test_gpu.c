@@ -222,6 +222,39 @@ static void uploads_pieces_to_mapped_memory(void **state)
     gpu_close(gpu);
 }
 
+/* The host writes to device memory itself, next to what it copies there through the staging ring. */
+static void writes_to_visible_memory(void **state)
+{
+    (void)gpu_or_skip(state);
+    struct gpu *gpu = open_separate();
+    const uint8_t zeros[16] = {0}, bytes[16] = "sixteen letters";
+    uint8_t back[16];
+    struct gpu_range visible = {0}, there = gpu_test_range(gpu, zeros, sizeof zeros);
+    gpu_ticket ticket;
+    if (!gpu_get_info(gpu)->visible) {
+        gpu_buffer_destroy(gpu, there.buffer);
+        gpu_close(gpu);
+        skip();
+    }
+    assert_ok(gpu_buffer_create(gpu, &visible.buffer, 16, GPU_VISIBLE, &test_error));
+    memcpy(gpu_buffer_mapped(visible.buffer), bytes, 8);
+    assert_ok(gpu_upload(gpu, (struct gpu_range){visible.buffer, 8}, bytes + 8, 8, &ticket, &test_error));
+    assert_true(ticket > 0);
+    assert_ok(gpu_upload_wait(gpu, ticket, &test_error));
+    gpu_begin(gpu);
+    gpu_copy(gpu, there, visible, 16);
+    gpu_test_run(gpu);
+    gpu_test_download(gpu, there, back, 16);
+    assert_memory_equal(back, bytes, 16);
+    memset(back, 0, 16);
+    assert_ok(gpu_download(gpu, back, visible, 16, &test_error));
+    assert_memory_equal(back, bytes, 16);
+    assert_int_equal(gpu_validation_messages(gpu), 0);
+    gpu_buffer_destroy(gpu, there.buffer);
+    gpu_buffer_destroy(gpu, visible.buffer);
+    gpu_close(gpu);
+}
+
 /* What was sent before a copy is refused arrives, and the device goes on. */
 static void an_upload_is_refused_in_between(void **state)
 {
@@ -700,6 +733,7 @@ int main(void)
         cmocka_unit_test(stages_copies_if_memory_is_not_shared),
         cmocka_unit_test(uploads_pieces_of_any_size),
         cmocka_unit_test(uploads_pieces_to_mapped_memory),
+        cmocka_unit_test(writes_to_visible_memory),
         cmocka_unit_test(an_upload_is_refused_in_between),
         cmocka_unit_test(refuses_buffers_that_do_not_fit),
         cmocka_unit_test(batches_wait_for_the_host),

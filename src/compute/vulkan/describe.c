@@ -55,10 +55,10 @@ static void describe_memory(const struct vk *vk, VkPhysicalDevice physical, stru
     /* The host may see all memory of a card too, so the device's kind decides. */
     const VkMemoryPropertyFlags both = VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT | VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT |
                                        VK_MEMORY_PROPERTY_HOST_COHERENT_BIT;
-    if (info->kind == GPU_INTEGRATED || info->kind == GPU_CPU)
-        for (uint32_t i = 0; i < list->memoryTypeCount; i++)
-            info->unified |=
-                list->memoryTypes[i].heapIndex == greatest && (list->memoryTypes[i].propertyFlags & both) == both;
+    for (uint32_t i = 0; i < list->memoryTypeCount; i++)
+        info->visible |=
+            list->memoryTypes[i].heapIndex == greatest && (list->memoryTypes[i].propertyFlags & both) == both;
+    info->unified = info->visible && (info->kind == GPU_INTEGRATED || info->kind == GPU_CPU);
 }
 
 static enum gpu_kind kind_of(VkPhysicalDeviceType type)

@@ -41,6 +41,7 @@ struct gpu_info {
     uint64_t memory_bytes; /* of the largest heap that is local to the device */
     uint64_t free_bytes;   /* of these, as the driver reports; else memory_bytes */
     bool unified;          /* device memory is host memory, so device buffers are mapped */
+    bool visible;          /* the host can map all of the device's memory */
     uint64_t max_allocation;
     uint32_t shared_bytes, subgroup_min, subgroup_max;
     uint32_t max_group; /* invocations per work group */
@@ -94,6 +95,7 @@ uint64_t gpu_validation_messages(const struct gpu *gpu);
 
 enum gpu_memory {
     GPU_DEVICE,  /* fastest for the device; mapped if memory is unified */
+    GPU_VISIBLE, /* with info.visible: the same, but mapped, to be written */
     GPU_UPLOAD,  /* written by the host, read by the device, small; near the device if possible */
     GPU_READBACK /* written by the device, read by the host; cached by the host */
 };

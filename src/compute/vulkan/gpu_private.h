@@ -127,7 +127,14 @@ struct gpu_buffer {
     VkDeviceAddress address;
     uint64_t bytes;
     void *mapped;
+    bool far; /* the host should copy through the staging buffer all the same */
 };
+
+/* Where the host copies to or from directly; NULL: nowhere. */
+static inline uint8_t *buffer_near(const struct gpu_buffer *buffer)
+{
+    return buffer->far ? NULL : buffer->mapped;
+}
 
 /* Runs a kernel on x * y * z work groups with push constants of bytes, and constants 0, 1, ... specialised. */
 void gpu_launch(struct gpu *gpu, enum gpu_kernel kernel, const uint32_t *constants, size_t constant_count,

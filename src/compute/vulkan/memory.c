@@ -106,7 +106,13 @@ hypura_status gpu_buffer_create(struct gpu *gpu, struct gpu_buffer **out, uint64
     static const VkMemoryPropertyFlags device[][2] = {{LOCAL, VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT}, {LOCAL, 0}};
     static const VkMemoryPropertyFlags upload[][2] = {{LOCAL | VISIBLE, 0}, {VISIBLE, CACHED}, {VISIBLE, 0}};
     static const VkMemoryPropertyFlags readback[][2] = {{VISIBLE | CACHED, 0}, {VISIBLE, 0}};
+    hypura_status status;
     switch (memory) {
+    case GPU_VISIBLE:
+        status = create(gpu, out, bytes, upload, 1, error);
+        if (!status)
+            (*out)->far = !gpu->info.unified;
+        return status;
     case GPU_DEVICE:
         return gpu->info.unified ? create(gpu, out, bytes, unified, COUNT_OF(unified), error)
                                  : create(gpu, out, bytes, device, COUNT_OF(device), error);

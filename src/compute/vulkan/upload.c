@@ -91,7 +91,7 @@ static void fill_part(struct load *load, struct rest *rest)
     while (rest->count > 0 && load->count < PART_PIECES && load->bytes < STAGING_BYTES) {
         const struct gpu_piece *piece = rest->pieces;
         const uint64_t bytes = MIN(piece->bytes - rest->done, STAGING_BYTES - load->bytes);
-        if (bytes > 0 && !piece->to.buffer->mapped) {
+        if (bytes > 0 && !buffer_near(piece->to.buffer)) {
             load->offsets[load->count] = load->bytes;
             load->pieces[load->count++] = (struct gpu_piece){.to = {piece->to.buffer, piece->to.offset + rest->done},
                                                              .host = (const uint8_t *)piece->host + rest->done,
@@ -99,7 +99,7 @@ static void fill_part(struct load *load, struct rest *rest)
             load->bytes += align_up(bytes, GPU_ALIGNMENT); /* STAGING_BYTES is a multiple */
             rest->done += bytes;
         }
-        if (piece->to.buffer->mapped || rest->done == piece->bytes)
+        if (buffer_near(piece->to.buffer) || rest->done == piece->bytes)
             *rest = (struct rest){rest->pieces + 1, rest->count - 1, 0};
     }
 }
@@ -155,10 +155,10 @@ hypura_status gpu_upload_many(struct gpu *gpu, const struct gpu_piece *pieces, s
             return error_set(error, HYPURA_ERROR_ARGUMENT, "GPU: an upload exceeds its buffer");
     }
     for (size_t i = 0; i < count; i++) {
-        uint8_t *mapped = pieces[i].to.buffer->mapped;
-        staged = staged || !mapped;
-        if (mapped)
-            memcpy(mapped + pieces[i].to.offset, pieces[i].host, pieces[i].bytes);
+        uint8_t *near = buffer_near(pieces[i].to.buffer);
+        staged = staged || !near;
+        if (near)
+            memcpy(near + pieces[i].to.offset, pieces[i].host, pieces[i].bytes);
     }
     *ticket = 0;
     if (!staged)
@@ -215,8 +215,8 @@ hypura_status gpu_download(struct gpu *gpu, void *host, struct gpu_range from, u
         return gpu_lost_error(gpu, error);
     if (bytes > from.buffer->bytes || from.offset > from.buffer->bytes - bytes)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "GPU: a download exceeds its buffer");
-    if (from.buffer->mapped) {
-        memcpy(host, (const uint8_t *)from.buffer->mapped + from.offset, bytes);
+    if (buffer_near(from.buffer)) {
+        memcpy(host, buffer_near(from.buffer) + from.offset, bytes);
         return HYPURA_OK;
     }
     if (!gpu->download_memory)
