@@ -175,22 +175,14 @@ static hypura_status plan_rest(struct plan **out, struct plan_request *request, 
     return plan_make(out, geometry->model, geometry->steps, hardware, request, error);
 }
 
-hypura_status make_plan(struct plan **out, struct plan_request *request, struct geometry *geometry,
-                        const struct planned *planned, hypura_error *error)
+/* Plans for devices, with batches of at most "longest" tokens (0: any), and for memory. */
+static hypura_status plan_all(struct plan **out, struct plan_request *request, struct geometry *geometry,
+                              const struct planned *planned, uint32_t longest, hypura_error *error)
 {
     const struct devices *devices = planned->devices;
-    const struct hardware *hardware = planned->hardware;
-    const struct engine_options *options = planned->options;
-    TRY(check_options(options, error));
-    TRY(check_types(planned->model, error));
-    TRY(check_heads(planned->model, planned->steps, error));
-    geometry_make(geometry, planned->model, planned->steps, choose_threads(options, hardware),
-                  MAX(options->sequences, 1u), options->experts_only);
-    geometry->adapters = planned->adapters;
-    geometry->drafts = options->drafting != DRAFTING_OFF && !options->trace_path;
     struct plan_gpu *gpu_plan = NULL;
     if (devices->count)
-        TRY(gpu_pass_plan(&gpu_plan, geometry, devices, hardware, options, error));
+        TRY(gpu_pass_plan(&gpu_plan, geometry, devices, planned->hardware, planned->options, longest, error));
     if (devices->count && !gpu_plan && !planned->quiet)
         log_write(LOG_WARNING, "%s%s: %s", devices->infos[0].info.name,
                   devices->count > 1 ? " and the other GPUs compute nothing" : " computes nothing",
@@ -205,6 +197,27 @@ hypura_status make_plan(struct plan **out, struct plan_request *request, struct 
         (*out)->gpu = gpu_plan;
     request->gpu = gpu_plan;
     return status;
+}
+
+hypura_status make_plan(struct plan **out, struct plan_request *request, struct geometry *geometry,
+                        const struct planned *planned, hypura_error *error)
+{
+    const struct engine_options *options = planned->options;
+    TRY(check_options(options, error));
+    TRY(check_types(planned->model, error));
+    TRY(check_heads(planned->model, planned->steps, error));
+    geometry_make(geometry, planned->model, planned->steps, choose_threads(options, planned->hardware),
+                  MAX(options->sequences, 1u), options->experts_only);
+    geometry->adapters = planned->adapters;
+    geometry->drafts = options->drafting != DRAFTING_OFF && !options->trace_path;
+    TRY(plan_all(out, request, geometry, planned, 0, error));
+    const uint32_t longest = (*out)->chunk;
+    if (!(*out)->gpu || (*out)->gpu->chunk <= longest)
+        return HYPURA_OK;
+    /* Memory has no room for the batches that devices could take. */
+    plan_free(*out);
+    *out = NULL;
+    return plan_all(out, request, geometry, planned, longest, error);
 }
 
 /* A plan for which nothing is loaded, and what it was made from. */

@@ -29,9 +29,10 @@ void gpu_pass_keep_budgets(struct engine_options *options, const struct devices 
 }
 
 hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, const struct devices *devices,
-                            const struct hardware *hardware, const struct engine_options *options, hypura_error *error)
+                            const struct hardware *hardware, const struct engine_options *options, uint32_t longest,
+                            hypura_error *error)
 {
-    (void)out, (void)geometry, (void)devices, (void)hardware, (void)options, (void)error;
+    (void)out, (void)geometry, (void)devices, (void)hardware, (void)options, (void)longest, (void)error;
     return HYPURA_OK;
 }
 

@@ -48,12 +48,14 @@ static uint32_t asked_groups(void)
 }
 
 hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, const struct devices *devices,
-                            const struct hardware *hardware, const struct engine_options *options, hypura_error *error)
+                            const struct hardware *hardware, const struct engine_options *options, uint32_t longest,
+                            hypura_error *error)
 {
     uint8_t *abilities;
     uint64_t memory = options->budget ? options->budget : hardware_default_budget(hardware);
-    uint32_t longest = geometry->windows ? WINDOW_SLACK : 0;
     struct asked asked;
+    if (geometry->windows)
+        longest = longest ? MIN(longest, WINDOW_SLACK) : WINDOW_SLACK;
     engine_ask(&asked, geometry, options);
     struct plan_gpu_request request = {.device_count = devices->count,
                                        .spread = devices->listed,

@@ -238,9 +238,11 @@ void gpu_pass_close_devices(struct devices *devices);
 void gpu_pass_keep_budgets(struct engine_options *options, const struct devices *devices,
                            const struct hardware *hardware);
 
-/* Plans what goes to the devices, before the rest is planned. *out stays NULL if nothing does. */
+/* Plans what goes to the devices, before the rest is planned. *out stays NULL if nothing does. longest: of the batches
+ * that the planner chooses; 0: any. */
 hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, const struct devices *devices,
-                            const struct hardware *hardware, const struct engine_options *options, hypura_error *error);
+                            const struct hardware *hardware, const struct engine_options *options, uint32_t longest,
+                            hypura_error *error);
 
 /* Fills in the request to the planner, for all devices. abilities: [layers], the caller's. */
 void gpu_pass_request(struct plan_gpu_request *out, uint8_t *abilities, const struct geometry *geometry,
