@@ -67,6 +67,7 @@ struct geometry {
     bool foreign;            /* a GPU can compute no layer */
     bool experts_only;       /* of all steps, only those that compute chosen experts run here */
     uint64_t largest_buffer; /* of a GPU; 0: no GPU */
+    bool visible;            /* the host can map all memory of all GPUs */
     /* The most floats per token over all steps: in each buffer, in inputs of products, in inner rows of feed forwards,
      * and in small tensors that must be converted. */
     size_t widths[BUFFER_COUNT], input, inner, vector;

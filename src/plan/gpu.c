@@ -360,11 +360,11 @@ static uint64_t largest_expert(const struct gpu_planner *planner)
 }
 
 /* Returns the room of buffers for long batches, with that of visiting experts, to those that stay. */
-static void lend_buffers(struct gpu_planner *planner, uint64_t visits)
+static void lend_buffers(struct gpu_planner *planner)
 {
     const struct plan_gpu_request *request = planner->request;
     struct plan_gpu *part = planner->part;
-    part->lent_bytes = visits + request->lent_bytes(request->context, part->chunk, planner->positions);
+    part->lent_bytes = part->visit_bytes + request->lent_bytes(request->context, part->chunk, planner->positions);
     planner->left[number_of(planner)] += part->lent_bytes;
 }
 
@@ -402,9 +402,10 @@ static void take_visits(struct gpu_planner *planner, const struct candidate *can
     if (slots == 0 || !take(planner, 2 * slots * largest))
         return;
     planner->part->visit_slots = (uint32_t)slots;
-    planner->part->scratch_bytes += 2 * slots * largest;
+    planner->part->visit_bytes = 2 * slots * largest;
+    planner->part->scratch_bytes += planner->part->visit_bytes;
     if (planner->lends)
-        lend_buffers(planner, 2 * slots * largest);
+        lend_buffers(planner);
 }
 
 /* The bytes of a layer's biases for all experts, which experts on the CPU need too. */
@@ -480,7 +481,7 @@ static hypura_status take_experts(struct gpu_planner *planner, hypura_error *err
     }
     plan->moves = request->moves && there ? MIN(MAX(there / MOVE_SHARE, 1u), MOST_MOVES) : 0;
     if (planner->lends)
-        planner->lends = plan_gpu_lend(plan, planner->model, planner->steps, request->max_allocation);
+        planner->lends = plan_gpu_lend(plan, planner->model, planner->steps, request);
     return HYPURA_OK;
 }
 
@@ -564,8 +565,8 @@ static void describe(const struct gpu_planner *planner)
              format_bytes(text, sizeof text, (double)(plan->resident_bytes + plan->expert_bytes)));
     const size_t length = strlen(plan->reason);
     if (lent)
-        snprintf(plan->reason + length, sizeof plan->reason - length, " Long prompts take the room of %u experts.",
-                 lent);
+        snprintf(plan->reason + length, sizeof plan->reason - length,
+                 " Long prompts take the room of up to %u experts.", lent);
     else if (plan->kept_bytes)
         snprintf(plan->reason + length, sizeof plan->reason - length,
                  " Once a long prompt has passed, up to %s more keep unpacked weights.",
@@ -584,6 +585,7 @@ static void add_up(struct plan_gpu *plan)
         plan->expert_bytes += part->expert_bytes;
         plan->kv_bytes += part->kv_bytes;
         plan->scratch_bytes += part->scratch_bytes;
+        plan->visit_bytes += part->visit_bytes;
         plan->lent_bytes += part->lent_bytes;
         plan->visit_slots = MAX(plan->visit_slots, part->visit_slots);
     }
@@ -660,7 +662,6 @@ static hypura_status make_one(struct plan_gpu **out, bool *lends, const struct m
     plan->layer_count = model_parameters(model)->layers;
     plan->unit_count = model_unit_count(model);
     plan->groups = way.groups;
-    plan->short_rows = request->short_rows;
     plan->kv_positions = way.kv_positions;
     status = allocate(plan, error);
     if (!status)

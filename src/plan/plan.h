@@ -169,9 +169,9 @@ struct plan_gpu {
     uint32_t visit_slots;  /* experts that may be uploaded at once for a long batch; there is room for twice that */
     uint64_t kv_positions; /* room for all sequences together; 0 in a part */
     uint64_t budget, resident_bytes, expert_bytes, kv_bytes, scratch_bytes;
-    uint64_t lent_bytes; /* of scratch_bytes, what the experts of lent layers have at other times */
-    uint8_t *lent;       /* [layer_count]: whether the layer's experts on devices are there */
-    uint32_t short_rows; /* longer batches need the lent memory */
+    uint64_t visit_bytes; /* of scratch_bytes, for visit_slots */
+    uint64_t lent_bytes;  /* of scratch_bytes, what the experts of some layers have at other times */
+    uint32_t *lent; /* [layer_count]: longer batches than this take the room of the layer's experts; 0: none does */
     uint64_t kept_bytes; /* the most that weights take which stay unpacked; 0 in a part */
     uint64_t host_bytes; /* in host memory: copies that the CPU needs for experts that are not there */
     char reason[480];

@@ -131,7 +131,7 @@ double plan_gpu_request_seconds(const struct plan_gpu *plan, const struct model 
 /* gpu_lend.c. plan_gpu_lend chooses the layers whose experts have the lent memory; false: there are too few experts, or
  * no memory is lent. */
 bool plan_gpu_lend(struct plan_gpu *plan, const struct model *model, const struct steps *steps,
-                   uint64_t max_allocation);
+                   const struct plan_gpu_request *request);
 uint64_t plan_gpu_unit_bytes(const struct unit *unit); /* in device memory */
 
 /* A usual request, in tokens. */

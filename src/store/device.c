@@ -40,6 +40,7 @@ struct device {
     uint32_t *slots; /* [layers][experts], as in the table */
     struct gpu_buffer *table;
     struct gpu_buffer *lent; /* NULL: none */
+    uint64_t taken;          /* bytes of it that experts do not have */
     uint64_t bytes;
     bool loaded;
 };
@@ -126,8 +127,9 @@ static hypura_status make_layers(struct store *store, struct device *device, hyp
         if (layer->strides[0] == 0)
             status = make_layer(device, layer, unit, &lent_bytes, error);
     }
+    const enum gpu_memory memory = gpu_get_info(device->gpu)->visible ? GPU_VISIBLE : GPU_DEVICE;
     if (!status && lent_bytes)
-        status = gpu_buffer_create(device->gpu, &device->lent, lent_bytes, GPU_DEVICE, error);
+        status = gpu_buffer_create(device->gpu, &device->lent, lent_bytes, memory, error);
     for (uint32_t l = 0; !status && l < store->layers; l++)
         for (uint32_t s = 0; device->layers[l].lent && s < UNIT_MAX_SLICES; s++)
             device->layers[l].slices[s].buffer = device->layers[l].strides[s] ? device->lent : NULL;
@@ -171,7 +173,7 @@ static hypura_status make_experts(struct store *store, struct device *device, hy
     return status;
 }
 
-static hypura_status prepare(struct store *store, struct device *device, const uint8_t *lent, hypura_error *error)
+static hypura_status prepare(struct store *store, struct device *device, const uint32_t *lent, hypura_error *error)
 {
     for (unit_number i = 0; i < store->unit_count; i++) {
         if (!is_there(store, device, i))
@@ -185,7 +187,7 @@ static hypura_status prepare(struct store *store, struct device *device, const u
     if (!status)
         status = ALLOCATE(&device->layers, store->layers, "table of device memory", error);
     for (uint32_t l = 0; !status && lent && l < store->layers; l++)
-        device->layers[l].lent = lent[l];
+        device->layers[l].lent = lent[l] > 0;
     if (!status)
         status = make_tensors(store, device, error);
     if (!status)
@@ -444,9 +446,16 @@ bool device_lends(const struct store *store, uint32_t layer)
     return lends;
 }
 
-struct device_place device_place_of(const struct store *store, unit_number unit)
+uint64_t device_take(struct store *store, uint32_t device, uint64_t bytes)
 {
-    return (struct device_place){store->units[unit].device, store->units[unit].device_slot};
+    const uint64_t before = store->devices[device].taken;
+    store->devices[device].taken = bytes;
+    return before;
+}
+
+struct device_slot device_slot_of(const struct store *store, unit_number unit)
+{
+    return (struct device_slot){store->units[unit].device, store->units[unit].device_slot};
 }
 
 static bool is_empty(const struct device *device, uint32_t layer, uint32_t slot)
@@ -458,12 +467,12 @@ static bool is_empty(const struct device *device, uint32_t layer, uint32_t slot)
     return true;
 }
 
-bool device_find_empty(const struct store *store, uint32_t layer, uint32_t from, struct device_place *out)
+bool device_find_empty(const struct store *store, uint32_t layer, uint32_t from, struct device_slot *out)
 {
     for (uint32_t d = 0; d < store->device_count; d++)
         for (uint32_t slot = from; slot < store->devices[d].layers[layer].count; slot++)
             if (is_empty(&store->devices[d], layer, slot)) {
-                *out = (struct device_place){d, slot};
+                *out = (struct device_slot){d, slot};
                 return true;
             }
     return false;
@@ -474,11 +483,11 @@ void device_leave(struct store *store, unit_number out)
     *table_entry(store, out) = GPU_NO_SLOT;
 }
 
-void device_come(struct store *store, unit_number in, struct device_place place)
+void device_come(struct store *store, unit_number in, struct device_slot slot)
 {
-    store->units[in].device = (uint8_t)place.device;
-    store->units[in].device_slot = place.slot;
-    *table_entry(store, in) = place.slot;
+    store->units[in].device = (uint8_t)slot.device;
+    store->units[in].device_slot = slot.number;
+    *table_entry(store, in) = slot.number;
 }
 
 hypura_status devices_send_tables(struct store *store, hypura_error *error)
@@ -489,15 +498,15 @@ hypura_status devices_send_tables(struct store *store, hypura_error *error)
     return status;
 }
 
-hypura_status device_bring(struct store *store, unit_number in, struct device_place place,
-                           const struct store_view *view, hypura_error *error)
+hypura_status device_bring(struct store *store, unit_number in, struct device_slot slot, const struct store_view *view,
+                           hypura_error *error)
 {
-    const struct device *device = &store->devices[place.device];
+    const struct device *device = &store->devices[slot.device];
     const struct unit *unit = store_unit(store, in);
     hypura_status status = HYPURA_OK;
     gpu_ticket ticket = 0;
     for (uint32_t s = 0; s < unit->slice_count && !status; s++) {
-        const struct gpu_range to = range_of_slot(device, (uint32_t)unit->layer, place.slot, s);
+        const struct gpu_range to = range_of_slot(device, (uint32_t)unit->layer, slot.number, s);
         for (uint64_t done = 0; done < unit->slices[s].bytes && !status; done += BRING_BYTES)
             status = gpu_upload(device->gpu, (struct gpu_range){to.buffer, to.offset + done}, view->slices[s] + done,
                                 MIN(unit->slices[s].bytes - done, BRING_BYTES), &ticket, error);
@@ -580,6 +589,16 @@ void store_slots(const struct store *store, uint32_t number, uint32_t layer, str
         out->strides[s] = from->strides[s];
     }
     out->table = (struct gpu_range){device->table, (uint64_t)layer * device->experts * sizeof *device->slots};
+}
+
+bool store_is_taken(const struct store *store, uint32_t number)
+{
+    bool taken = false;
+    for (uint32_t d = 0; d < store->device_count; d++) {
+        const struct device_layer *layer = &store->devices[d].layers[number];
+        taken |= layer->lent && layer->count && layer->slices[0].offset < store->devices[d].taken;
+    }
+    return taken;
 }
 
 struct gpu_buffer *store_lent(const struct store *store, uint32_t device)

@@ -1,9 +1,10 @@
 /* store/device: units that the plan puts on devices. Only src/engine/gpu, which computes there, includes this; to all
- * others, every unit is alike. Owners: device.c; in_place.c, usage.c.
+ * others, every unit is alike. Owners: device.c; in_place.c, moves.c, usage.c.
  *
  * store_load reads these units once and uploads them; no copy stays in memory. Experts on a device are in slots (struct
  * store_slots). If the plan lets experts change sides, store_advance gives the slots of rarely used ones to those used
- * more. So all results here are valid until the next store_advance, during which the device must be idle.
+ * more. So all results here are valid until the next store_advance or store_take_lent, during which the device must be
+ * idle.
  */
 #ifndef HYPURA_STORE_DEVICE_H
 #define HYPURA_STORE_DEVICE_H
@@ -34,12 +35,14 @@ void store_slots(const struct store *store, uint32_t device, uint32_t layer, str
  * allows it. */
 bool store_reads_in_place(const struct store *store);
 
-/* Memory of a device that the experts of the plan's lent layers share with its caller; NULL: there is none. First the
- * experts have it. store_lend, between passes while the device is idle, takes it from them, so that they leave the
- * device at once, or lets it hold experts of these layers again, from some later fixed point on. HYPURA_ERROR_DEVICE:
- * as for store_advance. */
+/* Memory of a device that the experts of the plan's lent layers share with its caller; NULL: there is none. It is
+ * mapped if all of the device's memory can be. First the experts have it. store_take_lent, between passes while the
+ * device is idle, makes the first so many bytes the caller's. Experts there leave the device at once. In what the
+ * caller has no longer, experts of these layers are again from some later fixed point on. HYPURA_ERROR_DEVICE: as for
+ * store_advance. store_is_taken: whether a layer's slots are in the caller's part. */
 struct gpu_buffer *store_lent(const struct store *store, uint32_t device);
-hypura_status store_lend_slots(struct store *store, bool lends, hypura_error *error);
+hypura_status store_take_lent(struct store *store, uint32_t device, uint64_t bytes, hypura_error *error);
+bool store_is_taken(const struct store *store, uint32_t layer);
 
 /* Notes experts that the device computes in this pass. They are never wanted, but their use is remembered from run to
  * run too. */

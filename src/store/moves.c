@@ -89,7 +89,6 @@ hypura_status moves_prepare(struct store *store, const struct store_source *sour
     }
     moves->limit = MIN(source->moves, MOST_MOVES);
     moves->capacity = moves->limit + 2 * moves->lent; /* those that were dropped, and others instead */
-    moves->lends = true;
     moves->reading = source->expert_cache_bytes < here;
     moves->of_a_layer = moves->reading ? MIN(MAX(moves->limit / layers, 1u), MOST_OF_A_LAYER) : 1;
     moves->uses_a_token = MAX(source->experts_used * layers, 1u);
@@ -174,7 +173,7 @@ static bool find_pair(const struct store *store, uint32_t layer, const struct mo
     }
     if (out->in == NO_UNIT || out->out == NO_UNIT || hottest <= coldest)
         return false;
-    out->place = device_place_of(store, out->out);
+    out->slot = device_slot_of(store, out->out);
     *gain = hottest - coldest;
     const uint64_t deviations = store->moves.reading ? DEVIATIONS_READING : DEVIATIONS;
     return *gain * *gain > deviations * HEAT_A_USE * ((uint64_t)hottest + coldest);
@@ -209,19 +208,30 @@ static unit_number find_hottest(const struct store *store, uint32_t layer)
     return found;
 }
 
-/* Chooses experts for the empty lent slots, to which nothing moves yet. */
+/* Whether an expert of the layer is on its way to a slot. */
+static bool is_awaited(const struct store *store, uint32_t layer, uint32_t slot)
+{
+    const struct moves *moves = &store->moves;
+    for (uint32_t i = 0; i < moves->count; i++)
+        if (moves->list[i].state != MOVE_DROPPED && moves->list[i].slot.number == slot &&
+            (uint32_t)store_unit(store, moves->list[i].in)->layer == layer)
+            return true;
+    return false;
+}
+
+/* Chooses experts for the empty lent slots. */
 static void choose_for_lent(struct store *store)
 {
     struct moves *moves = &store->moves;
-    for (uint32_t layer = 0; layer < store->layers && moves->lends; layer++) {
-        struct device_place place = {0};
-        unit_number in;
-        if (moves->first[layer] == NO_UNIT || !device_lends(store, layer))
+    for (uint32_t layer = 0; layer < store->layers; layer++) {
+        struct device_slot slot = {0};
+        if (moves->first[layer] == NO_UNIT || !device_lends(store, layer) || store_is_taken(store, layer))
             continue;
-        for (; moves->count < moves->capacity && device_find_empty(store, layer, place.slot, &place) &&
-               (in = find_hottest(store, layer)) != NO_UNIT;
-             place.slot++)
-            moves->list[moves->count++] = (struct move){.in = in, .out = NO_UNIT, .place = place};
+        for (; moves->count < moves->capacity && device_find_empty(store, layer, slot.number, &slot); slot.number++) {
+            const unit_number in = is_awaited(store, layer, slot.number) ? NO_UNIT : find_hottest(store, layer);
+            if (in != NO_UNIT)
+                moves->list[moves->count++] = (struct move){.in = in, .out = NO_UNIT, .slot = slot};
+        }
     }
 }
 
@@ -233,7 +243,7 @@ static void choose(struct store *store)
     moves->count = 0;
     for (uint32_t layer = 0; layer < store->layers; layer++) {
         struct move pairs[MOST_OF_A_LAYER];
-        struct device_place empty;
+        struct device_slot empty;
         uint64_t gain;
         if (moves->first[layer] == NO_UNIT ||
             (device_lends(store, layer) && device_find_empty(store, layer, 0, &empty)))
@@ -271,7 +281,7 @@ static void send(struct store *store, struct move *move)
     unit->holds++;
     unit_show(store, move->in, &view);
     pthread_mutex_unlock(store->mutex);
-    hypura_status status = device_bring(store, move->in, move->place, &view, &error);
+    hypura_status status = device_bring(store, move->in, move->slot, &view, &error);
     pthread_mutex_lock(store->mutex);
     if (status && !store->moves.failed)
         log_write(LOG_WARNING, "experts stay where they are from now on: %s", error.message);
@@ -393,7 +403,7 @@ static void come(struct store *store)
     for (uint32_t i = 0; i < moves->count && !moves->failed; i++) {
         if (moves->list[i].state == MOVE_DROPPED)
             continue;
-        device_come(store, moves->list[i].in, moves->list[i].place);
+        device_come(store, moves->list[i].in, moves->list[i].slot);
         store->units[moves->list[i].in].place = PLACE_GPU;
         cache_drop(store, moves->list[i].in);
         store->counts.expert_moves++;
@@ -485,9 +495,9 @@ hypura_status moves_pass_done(struct store *store, hypura_error *error)
 
 /* ---- lent slots -------------------------------------------------------------------------------------------------- */
 
-static bool is_lent(const struct store *store, unit_number unit)
+static bool is_taken(const struct store *store, unit_number unit)
 {
-    return store->units[unit].moves && device_lends(store, (uint32_t)store_unit(store, unit)->layer);
+    return store->units[unit].moves && store_is_taken(store, (uint32_t)store_unit(store, unit)->layer);
 }
 
 /* Locked, but releases the lock meanwhile. */
@@ -495,11 +505,11 @@ static void drop_moves(struct store *store)
 {
     struct moves *moves = &store->moves;
     for (uint32_t i = 0; i < moves->count; i++)
-        if (is_lent(store, moves->list[i].in) && moves->list[i].state == MOVE_WAITS)
+        if (is_taken(store, moves->list[i].in) && moves->list[i].state == MOVE_WAITS)
             moves->list[i].state = MOVE_DROPPED;
     for (uint32_t i = 0; i < moves->count; i++) {
         struct move *move = &moves->list[i];
-        if (!is_lent(store, move->in))
+        if (!is_taken(store, move->in))
             continue;
         while (move->fetches || move->state == MOVE_SENDS)
             store_wait_locked(store);
@@ -508,14 +518,14 @@ static void drop_moves(struct store *store)
 }
 
 /* Locked, but releases the lock meanwhile. */
-static hypura_status empty_lent(struct store *store, hypura_error *error)
+static hypura_status empty_taken(struct store *store, hypura_error *error)
 {
     const struct moves *moves = &store->moves;
     drop_moves(store);
     for (uint32_t layer = 0; layer < store->layers; layer++)
         for (uint32_t e = 0; moves->first[layer] != NO_UNIT && e < moves->experts; e++) {
             const unit_number unit = moves->first[layer] + e;
-            if (store->units[unit].place == PLACE_GPU && is_lent(store, unit))
+            if (store->units[unit].place == PLACE_GPU && is_taken(store, unit))
                 leave_device(store, unit);
         }
     return send_table(store, error);
@@ -537,17 +547,15 @@ static void begin_to_return(struct store *store)
     }
 }
 
-hypura_status store_lend_slots(struct store *store, bool lends, hypura_error *error)
+hypura_status store_take_lent(struct store *store, uint32_t device, uint64_t bytes, hypura_error *error)
 {
     hypura_status status = HYPURA_OK;
     pthread_mutex_lock(store->mutex);
-    if (store->moves.lent && store->moves.lends != lends) {
-        store->moves.lends = lends;
-        if (lends)
-            begin_to_return(store);
-        else
-            status = empty_lent(store, error);
-    }
+    const uint64_t before = device_take(store, device, bytes);
+    if (bytes > before)
+        status = empty_taken(store, error);
+    else if (bytes < before)
+        begin_to_return(store);
     pthread_mutex_unlock(store->mutex);
     return status;
 }

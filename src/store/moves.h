@@ -11,14 +11,14 @@ struct store;
 struct store_source;
 
 /* A slot of an expert's layer. */
-struct device_place {
-    uint32_t device, slot;
+struct device_slot {
+    uint32_t device, number;
 };
 
 struct move {
     unit_number in,
         out; /* of one layer: "in" comes to the GPU, into the slot that "out" leaves; NO_UNIT: an empty one */
-    struct device_place place;
+    struct device_slot slot;
     bool fetches; /* "out" is copied to the cache */
     enum { MOVE_WAITS, MOVE_SENDS, MOVE_SENT, MOVE_DROPPED } state;
 };
@@ -32,7 +32,6 @@ struct moves {
     uint64_t uses; /* in this pass */
     bool reading;  /* the cache has no room for all experts that are not on the GPU */
     enum move_phase phase;
-    bool lends;              /* lent slots may hold experts */
     struct move *list;       /* [capacity] */
     uint32_t capacity, lent; /* lent: slots in lent memory */
     pthread_t thread;

@@ -103,7 +103,7 @@ struct store_source {
     uint32_t experts; /* per layer; 0 if none is on a GPU */
     uint32_t experts_used;
     const uint8_t *devices; /* [unit_count] for units of TIER_GPU: 1 + the device */
-    const uint8_t *lent;    /* [layers] whether slots are in lent memory (store_lent); NULL: none are */
+    const uint32_t *lent;   /* [layers] not 0: slots are in lent memory (store_lent); NULL: none are */
     uint32_t moves;         /* experts of layers that have some on the GPU that change sides at a time */
     bool in_place;          /* the GPU reads experts in place in the cache */
     const struct plan_rows *tables;

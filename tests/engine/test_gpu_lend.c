@@ -91,15 +91,15 @@ static void feed_turns(struct engine *engine, const int32_t *tokens, float *logi
     const struct gpu_pass *pass = engine->batch.passes[0];
     const struct {
         size_t tokens, batch;
-        bool lends;
+        bool is_short;
     } parts[] = {{SHORT, SHORT, true}, {LONG, LONG, false}, {ONES, 1, true}};
     for (size_t i = 0, at = 0; i < TURNS * COUNT_OF(parts); i++) {
         const size_t part = i % COUNT_OF(parts), count = parts[part].tokens;
         feed(engine, 0, tokens + at, count, parts[part].batch, logits + at * vocabulary);
         at += count;
-        assert_int_equal(pass->lends, parts[part].lends);
-        assert_int_equal(count_lent(engine) > lent_slots(engine) / 2, parts[part].lends);
-        assert_true(parts[part].lends || count_lent(engine) == 0);
+        assert_int_equal(pass->is_short, parts[part].is_short);
+        assert_int_equal(count_lent(engine) > lent_slots(engine) / 2, parts[part].is_short);
+        assert_true(parts[part].is_short || count_lent(engine) == 0);
         check_experts(engine);
         nothing_is_in_use(engine_store(engine));
     }
@@ -167,7 +167,7 @@ static void fixed_experts_lend_nothing(void **state)
 static size_t feed_until_error(struct engine *engine, const int32_t *tokens, const uint32_t *lengths, size_t count)
 {
     for (size_t b = 0; b < count; b++) {
-        uint32_t positions[LONG], at = engine_positions(engine, 0);
+        uint32_t positions[2 * LONG + 8], at = engine_positions(engine, 0);
         for (uint32_t i = 0; i < lengths[b]; i++)
             positions[i] = at + i;
         const struct engine_batch batch = {.count = lengths[b], .tokens = tokens + at, .positions = positions};
@@ -175,6 +175,46 @@ static size_t feed_until_error(struct engine *engine, const int32_t *tokens, con
             return b;
     }
     return count;
+}
+
+/* A batch takes the room of no more layers than it needs. */
+static void longer_batches_take_more(void **state)
+{
+    (void)state;
+    device_or_skip();
+    treat_memory_as("separate");
+    const struct setting setting = {.kv_type = TENSOR_F16, .gpu_budget = (uint64_t)12 << 20};
+    struct engine_options options;
+    int32_t tokens[ALL];
+    const uint32_t lengths[] = {1, 64, 128};
+    uint32_t left[COUNT_OF(lengths)];
+    make_text(tokens);
+    set_options(&options, &setting);
+    options.chunk = 128;
+    struct engine *engine = open_above_smallest(model_path(NAME), &options, (uint64_t)2 << 20);
+    const struct plan_gpu *plan = engine->open.plan->gpu;
+    for (size_t i = 0; i < COUNT_OF(lengths); i++) {
+        uint32_t expected = 0;
+        engine_truncate(engine, 0, 0);
+        assert_int_equal(feed_until_error(engine, tokens, &lengths[i], 1), 1);
+        left[i] = count_lent(engine);
+        for (uint32_t l = 0; l < plan->layer_count; l++)
+            expected += plan->lent[l] ? plan_gpu_slots(plan, l, lengths[i]) : 0;
+        print_message("# %u rows leave %u of %u lent slots, %u were planned\n", lengths[i], left[i], lent_slots(engine),
+                      expected);
+        assert_true(left[i] <= expected);
+        check_experts(engine);
+    }
+    assert_true(left[0] == lent_slots(engine) && left[1] < left[0] && left[2] < left[1]);
+    /* A short batch between two long ones returns nothing; another one does. */
+    const struct gpu_pass *pass = engine->batch.passes[0];
+    const uint64_t taken = pass->taken;
+    assert_int_equal(feed_until_error(engine, tokens, &lengths[0], 1), 1);
+    assert_true(taken > 0 && pass->taken == taken);
+    assert_int_equal(feed_until_error(engine, tokens, &lengths[0], 1), 1);
+    assert_int_equal(pass->taken, 0);
+    close_silent(engine);
+    treat_memory_as("shared");
 }
 
 /* If the device is not told that experts left it, the request fails. If they cannot be copied back, others compute
@@ -223,6 +263,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(experts_come_back),
         cmocka_unit_test(fixed_experts_lend_nothing),
+        cmocka_unit_test(longer_batches_take_more),
         cmocka_unit_test(copies_are_refused),
     };
     return cmocka_run_group_tests(tests, find_device, NULL);

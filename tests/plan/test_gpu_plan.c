@@ -181,6 +181,86 @@ static void buffers_leave_room_if_the_drive_reads(void **state)
     }
 }
 
+static uint64_t lasting_bytes(const void *context, uint32_t chunk, uint32_t positions)
+{
+    return scratch_bytes(context, MIN(chunk, 32), positions);
+}
+
+/* A request of which the drive reads some experts, with buffers that can be lent. */
+static struct plan_gpu_request request_that_lends(uint64_t budget)
+{
+    struct plan_gpu_request request = request_for(budget);
+    request.positions = 1024;
+    request.memory = 1 * MIB;
+    request.lasting_bytes = lasting_bytes;
+    request.lent_bytes = scratch_bytes;
+    request.short_rows = 32;
+    return request;
+}
+
+static uint32_t slots_of(const struct plan_gpu *plan, uint64_t rows)
+{
+    uint32_t slots = 0;
+    for (uint32_t l = 0; l < plan->layer_count; l++)
+        slots += plan_gpu_slots(plan, l, rows);
+    return slots;
+}
+
+/* Experts have the memory of buffers that only long batches use. These are at least as long as without a loan, and the
+ * longer a batch is, the more experts leave. */
+static void buffers_of_long_batches_are_lent(void **state)
+{
+    (void)state;
+    struct hardware hardware = machine();
+    struct hardware_gpu device = {.upload_bytes_per_second = 1e10};
+    for (int part = 4; part < 7; part++) {
+        const uint64_t budget = model_bytes(model) * (uint64_t)part / 8;
+        struct plan_gpu_request request = request_that_lends(budget), other = request;
+        request.hardware = other.hardware = &hardware;
+        request.devices = other.devices = &device;
+        other.lent_bytes = NULL;
+        struct plan_gpu *plan = NULL, *without = plan_for(&other);
+        assert_ok(plan_gpu_make(&plan, model, steps, &request, &test_error));
+        assert_true(plan->lent_bytes == plan->visit_bytes + plan->chunk * KIB && without->lent_bytes == 0);
+        assert_true(plan_gpu_bytes(plan) <= budget);
+        assert_true(plan->chunk >= without->chunk);
+        assert_true(plan->resident_bytes == without->resident_bytes && plan->expert_bytes > without->expert_bytes);
+        assert_true(plan->resident_bytes + plan->kv_bytes + plan->expert_bytes > budget / 100 * 95);
+        uint64_t lent = 0;
+        for (uint32_t l = 0; l < plan->layer_count; l++)
+            if (plan->lent[l])
+                lent += plan->slots[l] * plan_gpu_unit_bytes(model_unit(model, plan_first_expert(steps, l)));
+        assert_true(lent >= plan->lent_bytes);
+        const uint32_t few = slots_of(plan, 32), some = slots_of(plan, 64), most = slots_of(plan, plan->chunk);
+        assert_true(few > some && some >= most && some > 0);
+        assert_int_equal(slots_of(without, plan->chunk), slots_of(without, 1));
+        plan_gpu_free(plan);
+        plan_gpu_free(without);
+    }
+}
+
+/* Nothing is lent where no token has to read experts, or where they may not move or are elsewhere. */
+static void loans_need_reads_and_moves(void **state)
+{
+    (void)state;
+    uint8_t *elsewhere = calloc(model_unit_count(model), 1);
+    for (int i = 0; i < 5; i++) {
+        struct plan_gpu_request request = request_that_lends(model_bytes(model) / 2);
+        request.memory = i == 1 ? 1024 * MIB : request.memory;
+        request.moves = i != 2;
+        request.elsewhere = i == 3 ? elsewhere : NULL;
+        request.chunk = i == 4 ? 32 : 0;
+        struct plan_gpu *plan = NULL;
+        assert_ok(plan_gpu_make(&plan, model, steps, &request, &test_error));
+        assert_int_equal(plan->lent_bytes > 0, i == 0);
+        for (uint32_t l = 0; l < plan->layer_count && i > 0; l++)
+            assert_int_equal(plan->lent[l], 0);
+        assert_true(plan_gpu_bytes(plan) <= request.budgets[0]);
+        plan_gpu_free(plan);
+    }
+    free(elsewhere);
+}
+
 /* If the CPU computes prompts slowly, and uploading experts would not help, long batches are better. If the CPU
  * computes the experts of an answer slowly, more experts on the GPU are better. */
 static void prompts_want_long_batches_and_answers_want_experts(void **state)
@@ -689,6 +769,8 @@ int main(void)
         cmocka_unit_test(buffers_in_memory_hold_experts),
         cmocka_unit_test(the_gain_of_a_visit_depends_on_the_tokens),
         cmocka_unit_test(buffers_leave_room_if_the_drive_reads),
+        cmocka_unit_test(buffers_of_long_batches_are_lent),
+        cmocka_unit_test(loans_need_reads_and_moves),
         cmocka_unit_test(unpacked_weights_stay_where_memory_is_left),
         cmocka_unit_test(panels_need_long_batches),
         cmocka_unit_test(experts_with_few_tokens_take_longer_per_token),

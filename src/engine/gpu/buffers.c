@@ -1,11 +1,14 @@
 /* A pass's device memory besides weights: the layout of its buffers, and the caches. */
 #include "engine/gpu/pass.h"
 
+/* Lent memory is taken for multiples of this many rows. */
+#define ROWS_AT_ONCE 64u
+
 /* Rows whose attention is cut into parts at the same time. */
 #define PARTS_AT_ONCE 64u
 
 struct layout {
-    uint64_t scratch, lent, upload, readback;
+    uint64_t scratch, upload, readback;
 };
 
 static struct gpu_range cut(struct gpu_buffer *buffer, uint64_t *used, uint64_t bytes)
@@ -145,7 +148,6 @@ static struct layout lay_out_lasting(struct gpu_pass *pass, const struct geometr
     const uint64_t blocks = (positions + PLAN_KV_BLOCK - 1) / PLAN_KV_BLOCK;
     pass->blocks = cut(s, &used.scratch, pools ? g->sequences * blocks * sizeof(uint32_t) : 0);
     if (p->experts) {
-        pass->up_parts.expert_rows = cut_shared(u, &used.upload, choices * x * f);
         pass->back_parts.normed = cut_shared(b, &used.readback, c * x * f);
         pass->back_parts.chosen = cut_shared(b, &used.readback, choices * f);
         pass->back_parts.weights = cut_shared(b, &used.readback, choices * f);
@@ -154,20 +156,31 @@ static struct layout lay_out_lasting(struct gpu_pass *pass, const struct geometr
         pass->visits[i].table = cut_shared(u, &used.upload, UNIT_MAX_SLICES * p->experts * sizeof(uint32_t));
     if (pass->handed_rows)
         cut_handed(pass, g, chunk);
-    for (size_t i = 0; i < PASS_CARRIED && !pass->handed_rows; i++) {
-        pass->up_parts.carried[i] = cut_shared(u, &used.upload, c * g->widths[pass_carried[i]] * f);
+    for (size_t i = 0; i < PASS_CARRIED && !pass->handed_rows; i++)
         pass->back_parts.carried[i] = cut_shared(b, &used.readback, c * g->widths[pass_carried[i]] * f);
-    }
-    uint32_t every[PASS_BLOCKS];
-    for (uint32_t i = MIN(pass_find_blocks(g, every), PASS_BLOCKS); i-- > 0;)
-        pass->up_parts.block_rope[i] = cut_shared(u, &used.upload, MIN(c, c / every[i] + g->sequences) * p->rotary * f);
-    pass->up_parts.looked_up = cut_shared(u, &used.upload, c * g->widths[BUFFER_LOOKED_UP] * f);
-    pass->up_parts.tokens = cut_shared(u, &used.upload, c * f);
-    pass->up_parts.rope[0] = cut_shared(u, &used.upload, c * p->rotary * f);
-    pass->up_parts.rope[1] = cut_shared(u, &used.upload, c * p->rotary_local * f);
-    pass->up_parts.scales = cut_shared(u, &used.upload, c * f);
     pass->back_parts.hidden = cut_shared(b, &used.readback, c * e * f);
     pass->back_parts.logits = cut_shared(b, &used.readback, (uint64_t)g->logits_rows * p->vocabulary * f);
+    return used;
+}
+
+/* Lays out what the host writes for batches of up to this many rows, as lay_out_rows. */
+static uint64_t lay_out_uploads(struct gpu_pass *pass, const struct geometry *g, uint32_t most, struct gpu_buffer *u,
+                                uint64_t used)
+{
+    const struct model_parameters *p = model_parameters(g->model);
+    const uint64_t c = most, x = MAX(p->embedding, p->expert_columns), f = sizeof(float);
+    uint32_t every[PASS_BLOCKS];
+    if (p->experts)
+        pass->up_parts.expert_rows = cut_shared(u, &used, c * p->experts_used * x * f);
+    for (size_t i = 0; i < PASS_CARRIED && !pass->handed_rows; i++)
+        pass->up_parts.carried[i] = cut_shared(u, &used, c * g->widths[pass_carried[i]] * f);
+    for (uint32_t i = MIN(pass_find_blocks(g, every), PASS_BLOCKS); i-- > 0;)
+        pass->up_parts.block_rope[i] = cut_shared(u, &used, MIN(c, c / every[i] + g->sequences) * p->rotary * f);
+    pass->up_parts.looked_up = cut_shared(u, &used, c * g->widths[BUFFER_LOOKED_UP] * f);
+    pass->up_parts.tokens = cut_shared(u, &used, c * f);
+    pass->up_parts.rope[0] = cut_shared(u, &used, c * p->rotary * f);
+    pass->up_parts.rope[1] = cut_shared(u, &used, c * p->rotary_local * f);
+    pass->up_parts.scales = cut_shared(u, &used, c * f);
     return used;
 }
 
@@ -227,18 +240,30 @@ static uint64_t lay_out_rows(struct gpu_pass *pass, const struct geometry *g, ui
     return used;
 }
 
-/* Lays out all buffers for the next batch: for a short one while experts have the lent memory. */
+/* Lays out buffers for batches of up to "most" rows of a device that has room for "chunk". */
+static struct layout lay_out_own(struct gpu_pass *pass, const struct geometry *g, uint32_t chunk, uint32_t most,
+                                 uint32_t positions)
+{
+    struct layout used = lay_out_lasting(pass, g, chunk, positions);
+    used.scratch = lay_out_rows(pass, g, most, positions, pass->scratch, used.scratch);
+    used.upload = lay_out_uploads(pass, g, g->visible ? most : chunk, pass->upload, used.upload);
+    return used;
+}
+
+/* Lays out the others in lent memory, after experts that visit. Returns how much of it is needed. */
+static uint64_t lay_out_lent(struct gpu_pass *pass, const struct geometry *g, uint32_t most, uint32_t positions,
+                             uint64_t visits)
+{
+    const uint64_t used = lay_out_rows(pass, g, most, positions, pass->lent, visits);
+    return g->visible ? lay_out_uploads(pass, g, most, pass->lent, used) : used;
+}
+
+/* Lays out all buffers, or those for short batches if memory is lent. */
 static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, uint32_t chunk, uint32_t positions)
 {
     if (g->experts_only)
         return lay_out_experts(pass, g, chunk);
-    struct layout used = lay_out_lasting(pass, g, chunk, positions);
-    if (pass->lent && !pass->lends)
-        used.lent = lay_out_rows(pass, g, chunk, positions, pass->lent, 0);
-    else
-        used.scratch = lay_out_rows(pass, g, pass->lent ? MIN(chunk, scratch_short_rows(g)) : chunk, positions,
-                                    pass->scratch, used.scratch);
-    return used;
+    return lay_out_own(pass, g, chunk, pass->lent ? MIN(chunk, scratch_short_rows(g)) : chunk, positions);
 }
 
 static uint64_t adapters_bytes(const struct geometry *geometry)
@@ -267,16 +292,14 @@ uint64_t gpu_pass_scratch_bytes(const struct geometry *geometry, uint32_t chunk,
 uint64_t gpu_pass_lasting_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t positions)
 {
     struct gpu_pass pass = {0};
-    struct layout used = lay_out_lasting(&pass, geometry, chunk, positions);
-    used.scratch =
-        lay_out_rows(&pass, geometry, MIN(chunk, scratch_short_rows(geometry)), positions, NULL, used.scratch);
+    const struct layout used = lay_out_own(&pass, geometry, chunk, MIN(chunk, scratch_short_rows(geometry)), positions);
     return sum(&used, geometry);
 }
 
 uint64_t gpu_pass_lent_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t positions)
 {
     struct gpu_pass pass = {0};
-    const uint64_t bytes = lay_out_rows(&pass, geometry, chunk, positions, NULL, 0);
+    const uint64_t bytes = lay_out_lent(&pass, geometry, chunk, positions, 0);
     return geometry->largest_buffer && bytes > geometry->largest_buffer ? UINT64_MAX : bytes;
 }
 
@@ -285,27 +308,33 @@ static void lay_out_again(struct batch *batch, struct gpu_pass *pass)
     lay_out(pass, &batch->open->geometry, batch->open->plan->chunk, batch->open->plan->positions);
 }
 
-hypura_status gpu_pass_lend(struct batch *batch, hypura_error *error)
+/* The next chunk of a prompt finds what the last one took, even with a short batch in between: experts would hardly be
+ * back before they left again. */
+static hypura_status lend(struct batch *batch, struct gpu_pass *pass, bool is_short, hypura_error *error)
 {
-    const bool lends = scratch_is_short(&batch->open->geometry, batch->rows);
-    bool any = false;
-    for (size_t d = 0; d < COUNT_OF(batch->passes); d++)
-        any = any || (batch->passes[d] && batch->passes[d]->lent && batch->passes[d]->lends != lends);
-    if (any)
-        TRY(store_lend_slots(batch->open->store, lends, error));
-    for (size_t d = 0; any && d < COUNT_OF(batch->passes); d++) {
-        struct gpu_pass *pass = batch->passes[d];
-        if (!pass || !pass->lent)
-            continue;
-        pass->lends = lends;
+    const struct plan *plan = batch->open->plan;
+    const uint32_t most = (uint32_t)MIN(align_up(batch->rows, ROWS_AT_ONCE), (uint64_t)plan->chunk);
+    uint64_t taken = pass->taken;
+    if (!is_short)
+        taken = MAX(taken, lay_out_lent(pass, &batch->open->geometry, most, plan->positions, pass->plan->visit_bytes));
+    else if (pass->is_short)
+        taken = 0;
+    else
         lay_out_again(batch, pass);
-    }
+    pass->is_short = is_short;
+    if (taken != pass->taken)
+        TRY(store_take_lent(batch->open->store, pass->number, taken, error));
+    pass->taken = taken;
     return HYPURA_OK;
 }
 
-uint32_t pass_experts_there(const struct gpu_pass *pass, uint32_t layer)
+hypura_status gpu_pass_lend(struct batch *batch, hypura_error *error)
 {
-    return pass->lent && !pass->lends && pass->plan->lent[layer] ? 0 : pass->slots[layer].count;
+    const bool is_short = scratch_is_short(&batch->open->geometry, batch->rows);
+    for (size_t d = 0; d < COUNT_OF(batch->passes); d++)
+        if (batch->passes[d] && batch->passes[d]->lent)
+            TRY(lend(batch, batch->passes[d], is_short, error));
+    return HYPURA_OK;
 }
 
 /* Creates the table of blocks, with zeros. */
@@ -333,8 +362,7 @@ hypura_status pass_make_buffers(struct batch *batch, hypura_error *error)
     const struct plan *plan = batch->open->plan;
     const struct geometry *g = &batch->open->geometry;
     pass->lent = pass->plan->lent_bytes ? store_lent(batch->open->store, pass->number) : NULL;
-    const uint64_t lent = pass->lent ? gpu_pass_lent_bytes(g, plan->chunk, plan->positions) : 0;
-    pass->lends = pass->lent;
+    pass->is_short = true;
     const struct layout sizes = lay_out(pass, g, plan->chunk, plan->positions);
     TRY(gpu_buffer_create(pass->gpu, &pass->scratch, sizes.scratch, GPU_DEVICE, error));
     TRY(gpu_buffer_create(pass->gpu, &pass->upload, sizes.upload, GPU_UPLOAD, error));
@@ -342,7 +370,7 @@ hypura_status pass_make_buffers(struct batch *batch, hypura_error *error)
     lay_out_again(batch, pass);
     if (g->experts_only)
         return HYPURA_OK;
-    TRY(pass_make_visits(batch, lent, error));
+    TRY(pass_make_visits(batch, error));
     TRY(pass_make_holds(batch, error));
     TRY(pass_open_latent(batch, error));
     TRY(pass_open_chunks(batch, error));

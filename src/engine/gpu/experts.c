@@ -45,7 +45,7 @@ static void divide(struct batch *batch, const struct step *experts)
 {
     struct gpu_pass *pass = batch->pass;
     uint32_t number = (uint32_t)experts->layer;
-    bool missing = pass_experts_there(pass, number) < model_parameters(batch->open->model)->experts;
+    bool missing = pass_experts_there(batch, number) < model_parameters(batch->open->model)->experts;
     bool in_place = missing && pass_reads_in_place(batch, number);
     bool visits = missing && !in_place && pass_should_visit(batch, number);
     pass->mixture = (struct mixture){

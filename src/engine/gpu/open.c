@@ -84,6 +84,7 @@ hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, co
             request.memory -= MIN(request.memory, request.budgets[d]);
         geometry->halves |= info->cooperative_matrix;
         geometry->panels |= info->panels;
+        geometry->visible = info->visible && (d == 0 || geometry->visible);
         geometry->largest_buffer = d ? MIN(geometry->largest_buffer, info->max_allocation) : info->max_allocation;
     }
     request.elsewhere = options->elsewhere;

@@ -123,11 +123,12 @@ struct gpu_pass {
     struct gpu_buffer **caches;                    /* [layers] keys and values */
     uint64_t cache_bytes, pool_bytes, block_bytes; /* of all of them; of their pools; of a block in all pools */
     struct gpu_buffer *scratch, *upload, *readback;
-    struct gpu_buffer *lent;        /* the store's: of experts or, while a long batch passes, of its buffers; or NULL */
-    bool lends;                     /* experts have it */
-    struct keeper *keeper;          /* of unpacked matrices; NULL: none are kept */
-    struct gpu_buffer *handed_rows; /* batch->handed_rows; NULL: rows are copied from device to device */
-    struct thin_ranges *thin;       /* [adapters_pairs] */
+    struct gpu_buffer *lent;          /* the store's: of experts or, for a long batch, of its buffers; or NULL */
+    uint64_t taken;                   /* bytes of it that experts do not have */
+    bool is_short;                    /* buffers are for a short batch */
+    struct keeper *keeper;            /* of unpacked matrices; NULL: none are kept */
+    struct gpu_buffer *handed_rows;   /* batch->handed_rows; NULL: rows are copied from device to device */
+    struct thin_ranges *thin;         /* [adapters_pairs] */
     struct gpu_buffer **thin_buffers; /* [1 + layers] */
     struct visit visits[2];
     uint32_t visit_turn;
@@ -258,7 +259,8 @@ bool gpu_pass_failed(const struct batch *batch, uint32_t *number);
 /* Whether a device computes a layer. */
 bool gpu_pass_has(const struct batch *batch, uint32_t layer);
 
-/* Before a batch: lends memory to experts if the batch is short, and takes it back if not. */
+/* Before a batch: takes lent memory from experts if the batch is long, and returns it if it is not the first short one.
+ */
 hypura_status gpu_pass_lend(struct batch *batch, hypura_error *error);
 
 /* Begins a batch. After an error before its end, call gpu_pass_abandon. */
@@ -324,9 +326,6 @@ hypura_status gpu_pass_place_blocks(struct batch *batch, hypura_error *error);
 /* ---- shared by the files of this folder -------------------------------------------------------------------------- */
 
 hypura_status pass_make_buffers(struct batch *batch, hypura_error *error);
-
-/* The experts of a layer that the device has in this batch. */
-uint32_t pass_experts_there(const struct gpu_pass *pass, uint32_t layer);
 
 /* pass_choose makes the device of a layer the current one. pass_with_output: the device with the output matrix; NULL:
  * none. */
@@ -480,6 +479,9 @@ uint32_t pass_latent_rows(const struct geometry *geometry, uint32_t chunk);
 uint64_t pass_latent_attention_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t positions);
 hypura_status pass_open_latent(struct batch *batch, hypura_error *error);
 
+/* The experts of a layer that the current device has in this batch. */
+uint32_t pass_experts_there(const struct batch *batch, uint32_t layer);
+
 /* Records the experts of a layer that are in slots, for the rows of the batch. */
 void pass_run_experts(struct batch *batch, const struct step *experts, const struct store_slots *slots);
 
@@ -487,7 +489,7 @@ void pass_run_experts(struct batch *batch, const struct step *experts, const str
  * pass_visit does it. */
 bool pass_should_visit(const struct batch *batch, uint32_t layer);
 hypura_status pass_visit(struct batch *batch, const struct step *experts, hypura_error *error);
-hypura_status pass_make_visits(struct batch *batch, uint64_t lent, hypura_error *error); /* lent: bytes in use */
+hypura_status pass_make_visits(struct batch *batch, hypura_error *error);
 
 /* pass_reads_in_place: whether the device can read a layer's experts where they are in memory. pass_in_place computes
  * them, between the router's choice and the sum. */

@@ -1,6 +1,11 @@
 /* The experts of a layer that are in slots, as commands. */
 #include "engine/gpu/pass.h"
 
+uint32_t pass_experts_there(const struct batch *batch, uint32_t layer)
+{
+    return store_is_taken(batch->open->store, layer) ? 0 : batch->pass->slots[layer].count;
+}
+
 static struct gpu_expert_matmul expert_job(const struct batch *batch, const struct step_experts *x,
                                            const struct store_slots *slots, uint32_t slice, uint32_t columns,
                                            uint32_t rows)

@@ -11,19 +11,20 @@ bool pass_should_visit(const struct batch *batch, uint32_t number)
     const struct gpu_pass *pass = batch->pass;
     const struct step *experts = steps_find(steps_of_layer(batch->open->steps, number), STEP_EXPERTS);
     if (!experts || pass->plan->layers[number] != GPU_CAN || pass->plan->visit_slots == 0 ||
-        batch->rows <= GPU_VECTOR_TOKENS || pass->lends || batch->trace)
+        batch->rows <= GPU_VECTOR_TOKENS || (pass->lent && pass->is_short) || batch->trace)
         return false;
-    uint32_t missing = model_parameters(batch->open->model)->experts - pass_experts_there(pass, number);
+    uint32_t missing = model_parameters(batch->open->model)->experts - pass_experts_there(batch, number);
     struct plan_visit visit =
         plan_gpu_visit(batch->open->model, experts->experts.first, missing, pass->plan->visit_slots, batch->rows,
                        &batch->open->hardware, pass->device);
     return visit.many && visit.upload_seconds < visit.here_seconds;
 }
 
-hypura_status pass_make_visits(struct batch *batch, uint64_t lent, hypura_error *error)
+hypura_status pass_make_visits(struct batch *batch, hypura_error *error)
 {
     struct gpu_pass *pass = batch->pass;
     const struct unit *largest[UNIT_MAX_SLICES] = {0};
+    uint64_t lent = 0;
     if (pass->plan->visit_slots == 0)
         return HYPURA_OK;
     for (uint32_t i = 0; i < pass->plan->layer_count; i++) {
