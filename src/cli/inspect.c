@@ -226,7 +226,11 @@ static void print_gpu(const json_t *plan)
     printf("    %-26s %10s   of which %s are experts\n", "weights", bytes_of(plan, "bytes_gpu"),
            bytes_of(gpu, "expert_bytes"));
     printf("    %-26s %10s\n", "KV cache", bytes_of(gpu, "kv_bytes"));
-    printf("    %-26s %10s\n", "scratch", bytes_of(gpu, "scratch_bytes"));
+    const double lent = number_of(gpu, "lent_bytes");
+    printf("    %-26s %10s", "scratch", size_text(text, sizeof text, number_of(gpu, "scratch_bytes") - lent));
+    if (lent > 0)
+        printf("   and %s of experts' room while a long prompt passes", size_text(text, sizeof text, lent));
+    printf("\n");
 }
 
 /* What a sequence keeps in memory, per position and in all. */

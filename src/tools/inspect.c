@@ -194,18 +194,19 @@ static json_t *gpu_json(const struct plan_gpu *gpu)
     for (uint32_t d = 0; d < gpu->part_count; d++) {
         const struct plan_gpu *part = &gpu->parts[d];
         json_array_append_new(parts,
-                              json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:b, s:I}", "budget_bytes",
+                              json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:b, s:I}", "budget_bytes",
                                         (json_int_t)part->budget, "resident_bytes", (json_int_t)part->resident_bytes,
                                         "expert_bytes", (json_int_t)part->expert_bytes, "kv_bytes",
                                         (json_int_t)part->kv_bytes, "scratch_bytes", (json_int_t)part->scratch_bytes,
-                                        "layers", (json_int_t)part->taken, "layer_ranges", ranges_json(gpu, part),
-                                        "output", part->output, "held_bytes", (json_int_t)plan_gpu_bytes(part)));
+                                        "lent_bytes", (json_int_t)part->lent_bytes, "layers", (json_int_t)part->taken,
+                                        "layer_ranges", ranges_json(gpu, part), "output", part->output, "held_bytes",
+                                        (json_int_t)plan_gpu_bytes(part)));
     }
-    return json_pack("{s:o, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b}", "devices", parts, "reason", gpu->reason,
+    return json_pack("{s:o, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b}", "devices", parts, "reason", gpu->reason,
                      "budget_bytes", (json_int_t)gpu->budget, "resident_bytes", (json_int_t)gpu->resident_bytes,
                      "expert_bytes", (json_int_t)gpu->expert_bytes, "kv_bytes", (json_int_t)gpu->kv_bytes,
-                     "scratch_bytes", (json_int_t)gpu->scratch_bytes, "layers", (json_int_t)gpu->taken, "experts",
-                     experts, "output", gpu->output);
+                     "scratch_bytes", (json_int_t)gpu->scratch_bytes, "lent_bytes", (json_int_t)gpu->lent_bytes,
+                     "layers", (json_int_t)gpu->taken, "experts", experts, "output", gpu->output);
 }
 
 /* Describes the memory of a sequence: per position, and fixed. */
