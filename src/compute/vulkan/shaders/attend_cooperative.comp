@@ -9,8 +9,16 @@
  *
  * There is no loop over pieces, which glslc would not unroll. */
 #define THREADS 256u
-#include "attend_pieces.glsl"
+#define TILE 64u
+#define ROW 17u /* uvec4s of a row of 64 floats, or of 128 halves: odd, so that 16-byte reads of a column meet no bank twice */
+#include "attend_cooperative.glsl"
 
+#define TILE_WORDS 64u
+#define TILE_STRIDE (ROW * 4u)
+#define TILE_QUADS
+#include "attend_tile.glsl"
+
+#define RUN (8u / SIDES) /* neighbouring fours of a row of scores, an invocation's */
 #define PIECE_PARTS 8u /* of 16 elements */
 #define KEY_GROUPS 2   /* of 16 positions, a subgroup's */
 #define VALUE_GROUPS 2 /* of 16 queries, a subgroup's */
@@ -22,9 +30,17 @@
 const uint KEYS_0 = KEY_SIZE < PIECE ? KEY_SIZE : PIECE, KEYS_1 = KEY_SIZE - KEYS_0;
 const uint VALUES_0 = VALUE_SIZE < PIECE ? VALUE_SIZE : PIECE, VALUES_1 = VALUE_SIZE - VALUES_0;
 
+shared uvec4 scores[TILE * ROW]; /* the bits of floats, then of halves */
+
 Rows queries[2 * PIECE_PARTS];
 Sums score_sums[KEY_GROUPS];
 Sums value_sums[VALUE_GROUPS * COLUMNS];
+
+/* Of the fours of a row of scores, the i-th of an invocation: parts of rows interleave so that banks differ. */
+uint four_of(uint i, uint side)
+{
+    return i / RUN * 8 + side * RUN + i % RUN;
+}
 
 /* Takes a piece of the tile's queries to registers. */
 void load_queries(const uint piece, uint elements, Sequence sequence, uint group, uint kv_head, uint first_query,
