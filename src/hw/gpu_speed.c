@@ -2,6 +2,7 @@
 #include "hw/gpu_layer.h"
 #include "hw/hw_private.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
 #define MIB ((uint64_t)1 << 20)
@@ -169,20 +170,54 @@ static double memory_speed(const struct hw_figure figures[FIGURES])
     return 1 / best;
 }
 
-/* Simulates layers whose experts are split between GPU and CPU: the CPU waits for a batch, runs some parallel sections,
- * and sends the signal that the next batch waits for. A batch takes as long as in such a layer, and workers wait as
- * they would there. */
+/* Simulates layers whose experts are split between GPU and CPU: the CPU waits for a batch, runs some parallel sections
+ * that read weights, and sends the signal that the next batch waits for. A batch takes as long as in such a layer, and
+ * workers wait as they would there. Reading begins anew each time, so it takes longer than the same bytes in one go. */
 #define SHARE_BATCH_SECONDS 100e-6
 #define SHARE_SECTIONS 4 /* of a mixture of experts: gate and up, activation, quantising its output, down */
+#define SHARE_BYTES (8 * MIB)
+#define SHARE_PAGE 4096u
+
+struct share_reading {
+    const uint8_t *memory;
+    atomic_uint_fast64_t sum; /* so that nothing is left out */
+};
+
+static void read_pages(void *context, size_t first, size_t count, size_t worker)
+{
+    struct share_reading *reading = context;
+    const uint64_t *words = (const uint64_t *)(const void *)(reading->memory + first * SHARE_PAGE);
+    uint64_t sum = 0;
+    (void)worker;
+    for (size_t i = 0; i < count * SHARE_PAGE / sizeof *words; i++)
+        sum += words[i];
+    atomic_fetch_add_explicit(&reading->sum, sum, memory_order_relaxed);
+}
+
+static void read_bytes(struct thread_pool *pool, const uint8_t *memory, uint64_t bytes)
+{
+    struct share_reading reading = {.memory = memory};
+    thread_pool_run_shares(pool, read_pages, &reading, (size_t)(bytes / SHARE_PAGE));
+}
 
 static void do_nothing(void *context, size_t index, size_t worker)
 {
     (void)context, (void)index, (void)worker;
 }
 
+/* The first and the last section read half of the weights each. */
+static void compute_share(struct thread_pool *pool, const uint8_t *weights, uint64_t bytes)
+{
+    read_bytes(pool, weights, bytes / 2);
+    for (int i = 0; i < SHARE_SECTIONS - 2; i++)
+        thread_pool_run(pool, do_nothing, NULL, thread_pool_threads(pool));
+    read_bytes(pool, weights + bytes / 2, bytes / 2);
+}
+
 static hypura_status share_once(const struct gpu_test *test, struct thread_pool *pool, uint64_t bytes, uint64_t signal,
                                 gpu_ticket *ticket, hypura_error *error)
 {
+    const uint64_t read = MIN(SHARE_BYTES, test->host_bytes);
     gpu_ticket before = *ticket;
     gpu_begin(test->gpu);
     gpu_await_host(test->gpu, signal);
@@ -191,8 +226,8 @@ static hypura_status share_once(const struct gpu_test *test, struct thread_pool 
     hypura_status status = gpu_submit(test->gpu, ticket, 0, error);
     if (!status)
         status = gpu_wait(test->gpu, before, error);
-    for (int i = 0; i < SHARE_SECTIONS && !status; i++)
-        thread_pool_run(pool, do_nothing, NULL, thread_pool_threads(pool));
+    if (!status)
+        compute_share(pool, (const uint8_t *)test->host + signal * read % (test->host_bytes - read + SHARE_PAGE), read);
     /* Also after an error: otherwise the batch would never end. */
     hypura_status given = gpu_signal_host(test->gpu, signal, status ? NULL : error);
     return status ? status : given;
@@ -213,13 +248,20 @@ static hypura_status time_share(const struct gpu_test *test, const struct hw_fig
     if (status)
         return status;
     thread_pool_spin(pool, GPU_SHARE_SPIN_NANOSECONDS);
+    uint64_t start = 0;
+    for (int i = 0; i < 2; i++) { /* the first time, caches may hold less of it */
+        start = clock_nanoseconds();
+        read_bytes(pool, test->host, test->host_bytes);
+    }
+    const double reading =
+        clock_seconds_since(start) * (double)MIN(SHARE_BYTES, test->host_bytes) / (double)test->host_bytes;
     /* The first two rounds fill the pipeline and do not count. */
     for (uint64_t i = 0; i < COUNT_OF(times) + 2 && !status; i++) {
-        uint64_t start = clock_nanoseconds();
+        start = clock_nanoseconds();
         status = share_once(test, pool, bytes, signals + i + 1, &ticket, error);
         double batch = gpu_batch_seconds(test->gpu, ticket - 1);
         if (i >= 2)
-            times[i - 2] = clock_seconds_since(start) - (batch > 0 ? batch : SHARE_BATCH_SECONDS);
+            times[i - 2] = clock_seconds_since(start) - (batch > 0 ? batch : SHARE_BATCH_SECONDS) - reading;
     }
     hypura_status done = gpu_wait(test->gpu, ticket, status ? NULL : error);
     thread_pool_destroy(pool);

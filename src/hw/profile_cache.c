@@ -15,8 +15,8 @@
 
 /* Raise this when a field is added or is measured differently. Files of other versions are ignored, and left to the
  * programs that wrote them. Version 2: memory and kernels are measured with more data than all last-level caches hold;
- * share_seconds was added. Version 3: the drive is measured next to computing. Version 4: uploads to a GPU come from more
- * memory than caches hold. Version 5: threads stay awake for share_seconds. */
+ * share_seconds was added. Version 3: the drive is measured next to computing. Version 4: uploads to a GPU come from
+ * more memory than caches hold. Version 5: for share_seconds, threads stay awake and read weights. */
 #define PROFILE_VERSION 5
 
 /* A full set of samples takes some 15 KiB. */
