@@ -205,9 +205,16 @@ static void do_nothing(void *context, size_t index, size_t worker)
     (void)context, (void)index, (void)worker;
 }
 
-/* The first and the last section read half of the weights each. */
-static void compute_share(struct thread_pool *pool, const uint8_t *weights, uint64_t bytes)
+static uint64_t share_bytes(const struct gpu_test *test)
 {
+    return MIN(SHARE_BYTES, test->host_bytes);
+}
+
+/* The first and the last section read half of the weights each, other ones than the last time. */
+static void compute_share(const struct gpu_test *test, struct thread_pool *pool, uint64_t turn)
+{
+    const uint64_t bytes = share_bytes(test), first = turn * bytes % (test->host_bytes - bytes + SHARE_PAGE);
+    const uint8_t *weights = (const uint8_t *)test->host + first;
     read_bytes(pool, weights, bytes / 2);
     for (int i = 0; i < SHARE_SECTIONS - 2; i++)
         thread_pool_run(pool, do_nothing, NULL, thread_pool_threads(pool));
@@ -217,7 +224,6 @@ static void compute_share(struct thread_pool *pool, const uint8_t *weights, uint
 static hypura_status share_once(const struct gpu_test *test, struct thread_pool *pool, uint64_t bytes, uint64_t signal,
                                 gpu_ticket *ticket, hypura_error *error)
 {
-    const uint64_t read = MIN(SHARE_BYTES, test->host_bytes);
     gpu_ticket before = *ticket;
     gpu_begin(test->gpu);
     gpu_await_host(test->gpu, signal);
@@ -227,7 +233,7 @@ static hypura_status share_once(const struct gpu_test *test, struct thread_pool 
     if (!status)
         status = gpu_wait(test->gpu, before, error);
     if (!status)
-        compute_share(pool, (const uint8_t *)test->host + signal * read % (test->host_bytes - read + SHARE_PAGE), read);
+        compute_share(test, pool, signal);
     /* Also after an error: otherwise the batch would never end. */
     hypura_status given = gpu_signal_host(test->gpu, signal, status ? NULL : error);
     return status ? status : given;
@@ -253,8 +259,7 @@ static hypura_status time_share(const struct gpu_test *test, const struct hw_fig
         start = clock_nanoseconds();
         read_bytes(pool, test->host, test->host_bytes);
     }
-    const double reading =
-        clock_seconds_since(start) * (double)MIN(SHARE_BYTES, test->host_bytes) / (double)test->host_bytes;
+    const double reading = clock_seconds_since(start) * (double)share_bytes(test) / (double)test->host_bytes;
     /* The first two rounds fill the pipeline and do not count. */
     for (uint64_t i = 0; i < COUNT_OF(times) + 2 && !status; i++) {
         start = clock_nanoseconds();
