@@ -35,6 +35,7 @@ enum { UPLOAD, COPY, KERNEL, DENSE = KERNEL + KERNELS, FLOATS, MIXTURE, TURN, SH
 struct gpu_test {
     struct gpu *gpu;
     struct gpu_buffer *weights, *rows; /* rows has inputs and outputs */
+    struct gpu_buffer *back;           /* what the host reads */
     struct gpu_layer layer;            /* empty: there is too little room for weights beyond the caches */
     void *host;
     uint64_t bytes, host_bytes;
@@ -171,8 +172,9 @@ static double memory_speed(const struct hw_figure figures[FIGURES])
 }
 
 /* Simulates layers whose experts are split between GPU and CPU: the CPU waits for a batch, runs some parallel sections
- * that read weights, and sends the signal that the next batch waits for. A batch takes as long as in such a layer, and
- * workers wait as they would there. Reading begins anew each time, so it takes longer than the same bytes in one go. */
+ * that read weights, and sends the signal that the next batch waits for. That batch is a layer and what the CPU needs of
+ * it; a second one is sent for the device's experts. Workers wait as they would there. Reading begins anew each time, so
+ * it takes longer than the same bytes in one go. Without a layer to measure, a copy takes about as long as one. */
 #define SHARE_BATCH_SECONDS 100e-6
 #define SHARE_SECTIONS 4 /* of a mixture of experts: gate and up, activation, quantising its output, down */
 #define SHARE_BYTES (8 * MIB)
@@ -221,15 +223,42 @@ static void compute_share(const struct gpu_test *test, struct thread_pool *pool,
     read_bytes(pool, weights + bytes / 2, bytes / 2);
 }
 
+/* A layer, and then the choices, their weights and a row, which go to the host. */
+static void record_share(const struct gpu_test *test)
+{
+    static const uint64_t bytes[] = {64, 64, COLUMNS * sizeof(float)};
+    uint64_t at = 0;
+    gpu_layer_record(&test->layer, test->gpu, test->weights, test->bytes, TENSOR_Q4_K, true, 1);
+    gpu_barrier(test->gpu);
+    for (size_t i = 0; i < COUNT_OF(bytes); at += bytes[i++])
+        gpu_copy(test->gpu, (struct gpu_range){test->back, at}, (struct gpu_range){test->rows, at}, bytes[i]);
+}
+
+/* Sends a batch that waits for the host, and another one after it. */
+static hypura_status send_share(const struct gpu_test *test, uint64_t bytes, uint64_t signal, gpu_ticket *ticket,
+                                hypura_error *error)
+{
+    const struct gpu_range first = {test->weights, 0}, second = {test->weights, test->bytes / 2};
+    gpu_begin(test->gpu);
+    gpu_await_host(test->gpu, signal);
+    if (!test->layer.all) {
+        gpu_copy(test->gpu, first, second, bytes);
+        return gpu_submit(test->gpu, ticket, 0, error);
+    }
+    record_share(test);
+    hypura_status status = gpu_submit(test->gpu, ticket, 0, error);
+    if (status)
+        return status;
+    gpu_begin(test->gpu);
+    gpu_copy(test->gpu, first, second, GPU_ALIGNMENT);
+    return gpu_submit(test->gpu, NULL, 0, error);
+}
+
 static hypura_status share_once(const struct gpu_test *test, struct thread_pool *pool, uint64_t bytes, uint64_t signal,
                                 gpu_ticket *ticket, hypura_error *error)
 {
     gpu_ticket before = *ticket;
-    gpu_begin(test->gpu);
-    gpu_await_host(test->gpu, signal);
-    gpu_copy(test->gpu, (struct gpu_range){test->weights, 0}, (struct gpu_range){test->weights, test->bytes / 2},
-             bytes);
-    hypura_status status = gpu_submit(test->gpu, ticket, 0, error);
+    hypura_status status = send_share(test, bytes, signal, ticket, error);
     if (!status)
         status = gpu_wait(test->gpu, before, error);
     if (!status)
@@ -237,6 +266,13 @@ static hypura_status share_once(const struct gpu_test *test, struct thread_pool 
     /* Also after an error: otherwise the batch would never end. */
     hypura_status given = gpu_signal_host(test->gpu, signal, status ? NULL : error);
     return status ? status : given;
+}
+
+/* What the estimate counts for the layer apart from share_seconds. */
+static double batch_seconds(const struct gpu_test *test, const struct hw_figure figures[FIGURES], gpu_ticket copy)
+{
+    const double measured = test->layer.all ? figures[MIXTURE].best : gpu_batch_seconds(test->gpu, copy);
+    return measured > 0 ? measured : SHARE_BATCH_SECONDS;
 }
 
 /* Measures share_seconds. The memory's speed is needed for the length of a batch. */
@@ -264,9 +300,8 @@ static hypura_status time_share(const struct gpu_test *test, const struct hw_fig
     for (uint64_t i = 0; i < COUNT_OF(times) + 2 && !status; i++) {
         start = clock_nanoseconds();
         status = share_once(test, pool, bytes, signals + i + 1, &ticket, error);
-        double batch = gpu_batch_seconds(test->gpu, ticket - 1);
         if (i >= 2)
-            times[i - 2] = clock_seconds_since(start) - (batch > 0 ? batch : SHARE_BATCH_SECONDS) - reading;
+            times[i - 2] = clock_seconds_since(start) - batch_seconds(test, figures, ticket - 1) - reading;
     }
     hypura_status done = gpu_wait(test->gpu, ticket, status ? NULL : error);
     thread_pool_destroy(pool);
@@ -405,6 +440,7 @@ static hypura_status make_test(struct gpu_test *test, const struct hardware_gpu 
     TRY(gpu_buffer_create(test->gpu, &test->rows,
                           ((uint64_t)test->prompt_tokens * COLUMNS + test->row_floats) * sizeof(float), GPU_DEVICE,
                           error));
+    TRY(gpu_buffer_create(test->gpu, &test->back, 2 * COLUMNS * sizeof(float), GPU_READBACK, error));
     TRY(memory_map(&test->host, test->host_bytes, true, "GPU test", error));
     memset(test->host, 0x2a, test->host_bytes); /* neither infinite nor denormal in any format */
     return test->bytes < 2 * gpu_layer_bytes(TENSOR_F16, false) ? HYPURA_OK
@@ -416,6 +452,7 @@ static void free_test(struct gpu_test *test)
     gpu_layer_free(&test->layer, test->gpu);
     gpu_buffer_destroy(test->gpu, test->weights);
     gpu_buffer_destroy(test->gpu, test->rows);
+    gpu_buffer_destroy(test->gpu, test->back);
 }
 
 hypura_status hardware_measure_gpu(struct hardware_gpu *gpu, hypura_error *error)

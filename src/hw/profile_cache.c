@@ -17,7 +17,7 @@
  * programs that wrote them. Version 2: memory and kernels are measured with more data than all last-level caches hold;
  * share_seconds was added. Version 3: the drive is measured next to computing. Version 4: uploads to a GPU come from
  * more memory than caches hold. Version 5: for share_seconds, threads stay awake and read weights. */
-#define PROFILE_VERSION 5
+#define PROFILE_VERSION 6
 
 /* A full set of samples takes some 15 KiB. */
 #define LARGEST_PROFILE ((off_t)1 << 20)

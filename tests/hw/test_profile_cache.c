@@ -155,8 +155,8 @@ static void damage_is_noticed_and_repaired(void **state)
     (void)state;
     static const char *const damages[][2] = {
         {"{", ""},
-        {"\"version\": 5", "\"version\": 3"},
-        {"\"version\": 5", "\"version\": \"5\""},
+        {"\"version\": 6", "\"version\": 3"},
+        {"\"version\": 6", "\"version\": \"5\""},
         {"cores=6", "cores=8"},
         {"\"depth\": 12", "\"depth\": 0"},
         {"\"depth\": 12", "\"depth\": 1e3"},
