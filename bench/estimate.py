@@ -9,22 +9,24 @@ Makes the synthetic models of -m (default: two dense ones, one of them a hybrid,
 folder of -d, measures this machine and its drive, and records each mixture's routing in a run over other tokens. Then each model
 runs with each share of memory in -f (per cent of the file; all: enough for all of it). A run has three rounds over different tokens,
 of which the median counts: a prompt of 500 tokens, and an answer. A mixture's answer has -n tokens (default: 32), as many as the
-recorded ones, because a prompt changes what the cache holds. A dense model answers for -s seconds (default: 2), as estimated. The
-speed of a shared machine changes from minute to minute, so the drive and the cores are measured before and after each run: the drive
-with the model's own file, the cores with weights of 1.5 GB. The estimate uses the mean of both. All rows run one after another, -R
-times (default: 1); the table has the medians of the runs and of the estimates.
+recorded ones, because a prompt changes what the cache holds. With a GPU, such a run knows the recorded uses, as a second run of a
+model does. A dense model answers for -s seconds (default: 2), as estimated. The speed of a shared machine changes from minute to
+minute, so the drive and the cores are measured before and after each run: the drive with the model's own file, the cores with
+weights of 1.5 GB. The estimate uses the mean of both. All rows run one after another, -R times (default: 1); the table has the
+medians of the runs and of the estimates.
 
 -g adds larger models with a GPU: one that holds everything, and one that holds half, with memory for all, half and a quarter of
 the file. -r limits the drive to so many bytes per second (as root, with control groups of version 1). After -t seconds no new run
-begins. -j writes all figures as JSON. HYPURA names the program, KERNELS its kernel benchmark. As root, the page cache is dropped before each run. Prints a
-Markdown table and the number of rows that are within 15 %. -P prints a table of figures that other programs published, for
-machines that have a name; it runs no model.
+begins. -j writes all figures as JSON. HYPURA names the program, KERNELS its kernel benchmark. As root, the page cache is dropped
+before each run. Prints a Markdown table and the number of rows that are within 15 %. -P prints a table of figures that other
+programs published, for machines that have a name; it runs no model.
 """
 import atexit
 import getopt
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -191,13 +193,25 @@ class Bench:
             except OSError:
                 pass
 
-    def bench(self, model, memory, tokens, seed, rounds, more):
+    def bench(self, model, memory, tokens, seed, rounds, more, **folders):
         return json.loads(hypura("bench", model, "--memory", memory, "--prompt-tokens", PROMPT, "--gen-tokens", tokens, "--seed", seed,
-                                 "--repeat", rounds, "--context", CONTEXT, "--no-state", "--json", *more, **self.folders))
+                                 "--repeat", rounds, "--context", CONTEXT, "--json", *more, **{**self.folders, **folders}))
 
     def record(self, model, memory, trace):
         """Records the routing of a run over other tokens."""
-        self.bench(model, memory, self.tokens, 3, RECORDED_ROUNDS, ["--gpu", "none", "--trace", trace])
+        self.bench(model, memory, self.tokens, 3, RECORDED_ROUNDS, ["--gpu", "none", "--trace", trace, "--no-state"])
+
+    def run(self, row):
+        """Runs a row. With a GPU, the estimate knows from the trace which experts are hot; so does the run, from an earlier one."""
+        if row.gpu == "-" or not row.trace:
+            return self.bench(row.model, row.memory, row.tokens, 0, ROUNDS, ["--no-state", *row.run])
+        known = row.trace + ".state"
+        if not os.path.exists(known):
+            self.bench(row.model, row.memory, GPU_TOKENS, 3, ROUNDS, row.run, XDG_STATE_HOME=known)
+        with tempfile.TemporaryDirectory(prefix="hypura-estimate-") as state:
+            if os.path.exists(known):
+                shutil.copytree(known, state, dirs_exist_ok=True)
+            return self.bench(row.model, row.memory, row.tokens, 0, ROUNDS, row.run, XDG_STATE_HOME=state)
 
     def drive_now(self, model):
         """Returns the drive's current bytes per second, for the model's own file and reads as in the profile."""
@@ -245,7 +259,7 @@ class Bench:
             speed = self.expected(row, before, cores)["decode_tokens_per_second"]
             row.tokens = self.tokens if row.trace else min(max(int(speed * self.seconds), LEAST_TOKENS), MOST_TOKENS)
         self.cold()
-        came = self.bench(row.model, row.memory, row.tokens, 0, ROUNDS, row.run)
+        came = self.run(row)
         cores = [cores, cores_now()]
         drives = [before, self.drive_now(row.model)]
         row.samples.append({"drives": drives, "cores": cores, "came": came,

@@ -278,6 +278,17 @@ void thread_pool_run(struct thread_pool *pool, thread_task task, void *context, 
 typedef void (*thread_range)(void *context, size_t first, size_t count, size_t worker);
 void thread_pool_run_shares(struct thread_pool *pool, thread_range range, void *context, size_t count);
 
+/* Tells what workers read in the section after the next one. In the next one, a worker that has no task left calls
+ * expectation(context, worker), and then, while it waits, has that memory brought to its core's caches. That goes on
+ * between the sections after it, until another expectation takes its place. NULL: nothing. It changes no result, and
+ * the memory need not stay. */
+struct thread_memory {
+    const uint8_t *start;
+    size_t bytes;
+};
+typedef struct thread_memory (*thread_expectation)(void *context, size_t worker);
+void thread_pool_expect(struct thread_pool *pool, thread_expectation expectation, void *context);
+
 /* Copies bytes in pieces of this size, each by one of the pool's threads; at most one piece, or without a pool (NULL),
  * by the caller alone. The ranges must not overlap. The pieces are tasks, as in thread_pool_run. */
 void thread_pool_copy(struct thread_pool *pool, void *to, const void *from, size_t bytes, size_t piece);

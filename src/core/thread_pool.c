@@ -56,6 +56,9 @@ struct thread_pool {
     void *context;
     size_t count;
     uint_fast64_t mark; /* of this section's shares; never 0 */
+    bool expects;       /* workers ask expectation what is read next; NULL: nothing */
+    thread_expectation expectation;
+    void *expecting;
 
     _Alignas(64) atomic_size_t claimed; /* tasks; exceeds count when all are claimed */
 
@@ -64,6 +67,12 @@ struct thread_pool {
     atomic_bool stop;
     atomic_bool skip, skipped;
     atomic_bool caller_sleeps;
+
+    struct { /* the caller's: the next section's expectation */
+        bool given;
+        thread_expectation expectation;
+        void *context;
+    } next;
 
     pthread_mutex_t mutex;
     pthread_cond_t wake;
@@ -179,13 +188,29 @@ static void leave_seat(struct thread_pool *pool, struct seat *seat, uint_fast64_
     }
 }
 
-static void wait_for_section(struct thread_pool *pool, uint_fast64_t seen)
+/* Little at a time, so that a new section is seen at once. */
+#define EXPECTED_AT_ONCE ((size_t)256)
+#define CACHE_LINE 64u
+
+static void ask_for(struct thread_memory *expected)
+{
+    const size_t bytes = MIN(expected->bytes, EXPECTED_AT_ONCE);
+    for (size_t i = 0; i < bytes; i += CACHE_LINE)
+        __builtin_prefetch(expected->start + i, 0, 2);
+    expected->start += bytes;
+    expected->bytes -= bytes;
+}
+
+static void wait_for_section(struct thread_pool *pool, uint_fast64_t seen, struct thread_memory *expected)
 {
     uint64_t start = clock_nanoseconds();
     for (unsigned i = 0;; i++) {
         if (atomic_load_explicit(&pool->generation, memory_order_acquire) != seen || atomic_load(&pool->stop))
             return;
-        relax();
+        if (expected->bytes)
+            ask_for(expected);
+        else
+            relax();
         if ((i & 63) == 63 &&
             clock_nanoseconds() - start > atomic_load_explicit(&pool->spin_nanoseconds, memory_order_relaxed))
             break;
@@ -203,14 +228,18 @@ static void *worker_main(void *argument)
     struct worker *worker = argument;
     struct thread_pool *pool = worker->pool;
     struct seat *seat = &pool->seats[worker->index];
+    struct thread_memory expected = {0};
     uint_fast64_t seen = 0;
     for (;;) {
-        wait_for_section(pool, seen);
+        wait_for_section(pool, seen, &expected);
         if (atomic_load(&pool->stop))
             return NULL;
         seen = atomic_load_explicit(&pool->generation, memory_order_acquire);
         if (take_seat(seat, seen)) {
             work(pool, worker->index);
+            if (pool->expects)
+                expected =
+                    pool->expectation ? pool->expectation(pool->expecting, worker->index) : (struct thread_memory){0};
             leave_seat(pool, seat, seen);
         }
     }
@@ -287,6 +316,13 @@ void thread_pool_spin(struct thread_pool *pool, uint64_t nanoseconds)
     atomic_store(&pool->spin_nanoseconds, nanoseconds);
 }
 
+void thread_pool_expect(struct thread_pool *pool, thread_expectation expectation, void *context)
+{
+    pool->next.given = true;
+    pool->next.expectation = expectation;
+    pool->next.context = context;
+}
+
 static void sleep_until_outside(struct thread_pool *pool, struct seat *seat, uint_fast64_t inside)
 {
     pthread_mutex_lock(&pool->mutex);
@@ -327,6 +363,10 @@ static void run_section(struct thread_pool *pool, thread_task task, thread_range
     pool->range = range;
     pool->context = context;
     pool->count = count;
+    pool->expects = pool->next.given;
+    pool->expectation = pool->next.expectation;
+    pool->expecting = pool->next.context;
+    pool->next.given = false;
     atomic_store_explicit(&pool->claimed, 0, memory_order_relaxed);
     atomic_store(&pool->generation, generation);
     if (atomic_load(&pool->sleepers)) {

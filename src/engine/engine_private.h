@@ -490,7 +490,8 @@ struct batch {
     size_t wanted;
     bool whole; /* all rows pass all layers */
     struct narrowing narrowing;
-    uint32_t drafted; /* until engine_accept */
+    const struct step *then; /* the next products after the CPU's current step; NULL: not known */
+    uint32_t drafted;        /* until engine_accept */
     bool lends;       /* memory of buffers to the expert cache (budget_lend_buffers) */
 
     atomic_bool cancelled, stopped; /* engine_cancel, engine_stop */

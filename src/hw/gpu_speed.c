@@ -172,9 +172,10 @@ static double memory_speed(const struct hw_figure figures[FIGURES])
 }
 
 /* Simulates layers whose experts are split between GPU and CPU: the CPU waits for a batch, runs some parallel sections
- * that read weights, and sends the signal that the next batch waits for. That batch is a layer and what the CPU needs of
- * it; a second one is sent for the device's experts. Workers wait as they would there. Reading begins anew each time, so
- * it takes longer than the same bytes in one go. Without a layer to measure, a copy takes about as long as one. */
+ * that read weights, and sends the signal that the next batch waits for. That batch is a layer and what the CPU needs
+ * of it; a second one is sent for the device's experts. Workers wait as they would there. Reading begins anew each
+ * time, so it takes longer than the same bytes in one go. Without a layer to measure, a copy takes about as long as
+ * one. */
 #define SHARE_BATCH_SECONDS 100e-6
 #define SHARE_SECTIONS 4 /* of a mixture of experts: gate and up, activation, quantising its output, down */
 #define SHARE_BYTES (8 * MIB)

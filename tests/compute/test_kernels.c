@@ -369,6 +369,48 @@ static void any_number_of_jobs_runs(void **state)
     product_destroy(&product);
 }
 
+/* Whatever is expected: what comes, other weights, too many, or what a kernel for prompts reads. */
+static void expectations_change_no_bit(void **state)
+{
+    (void)state;
+    struct random random;
+    random_seed(&random, 6);
+    enum { COLUMNS = 1024, ROWS = 500, MOST = 40 };
+    struct product product = product_create(&random, TENSOR_Q4_K, ROWS, COLUMNS, 1, 0);
+    float *expected = product_run(&product, INSTRUCTIONS_PLAIN, 1, 1);
+    struct compute *compute;
+    struct activation *activation;
+    assert_ok(compute_create(&compute, 4, compute_best_instructions(), &test_error));
+    assert_ok(activation_create(&activation, 1, COLUMNS, &test_error));
+    activation_set(activation, product.input, 1, COLUMNS, COLUMNS);
+    struct matrix weights[MOST];
+    for (size_t i = 0; i < MOST; i++) {
+        weights[i] = product.weights;
+        weights[i].rows = ROWS - i;
+    }
+    static const struct {
+        size_t count, tokens;
+    } expectations[] = {{1, 1}, {0, 1}, {MOST / 2, 1}, {MOST, 1}, {2, 3}, {1, 500}, {1, 0}, {1, 1}};
+    for (size_t e = 0; e < COUNT_OF(expectations); e++)
+        for (int again = 0; again < 2; again++) {
+            float output[ROWS];
+            if (!again)
+                compute_expect(compute, weights, expectations[e].count, expectations[e].tokens);
+            compute_matmul(compute,
+                           &(struct matmul){.weights = product.weights,
+                                            .input = activation,
+                                            .tokens = 1,
+                                            .output = output,
+                                            .output_stride = ROWS},
+                           1);
+            compare(output, expected, ROWS, "expected", TENSOR_Q4_K, compute_instructions(compute));
+        }
+    activation_destroy(activation);
+    compute_destroy(compute);
+    free(expected);
+    product_destroy(&product);
+}
+
 static void instructions_can_be_requested(void **state)
 {
     (void)state;
@@ -471,6 +513,7 @@ int main(void)
         cmocka_unit_test(the_greatest_sums_fit),
         cmocka_unit_test(jobs_share_a_section),
         cmocka_unit_test(any_number_of_jobs_runs),
+        cmocka_unit_test(expectations_change_no_bit),
         cmocka_unit_test(instructions_can_be_requested),
         cmocka_unit_test(activations_round_alike),
         cmocka_unit_test(halves_round_alike),

@@ -8,11 +8,11 @@
 #include <jansson.h>
 #include <math.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
 #ifdef __linux__
-#include <sched.h>
 #include <sys/resource.h>
 #endif
 
@@ -256,6 +256,50 @@ static void tasks_can_be_skipped(void **state)
     }
 }
 
+#define EXPECTING 4u
+
+struct expecting {
+    atomic_uint joined, asked[EXPECTING];
+    uint8_t memory[1000];
+};
+
+/* Ends when every worker has a task. */
+static void join_all(void *context, size_t index, size_t worker)
+{
+    struct expecting *expecting = context;
+    (void)index, (void)worker;
+    atomic_fetch_add(&expecting->joined, 1);
+    while (atomic_load(&expecting->joined) < EXPECTING)
+        sched_yield();
+}
+
+static struct thread_memory memory_of(void *context, size_t worker)
+{
+    struct expecting *expecting = context;
+    atomic_fetch_add(&expecting->asked[worker], 1);
+    return (struct thread_memory){expecting->memory, sizeof expecting->memory};
+}
+
+/* Each once, in the section for which that was said, and in no other. */
+static void workers_are_asked_what_comes_next(void **state)
+{
+    (void)state;
+    struct thread_pool *pool = NULL;
+    assert_ok(thread_pool_create(&pool, EXPECTING, &test_error));
+    static const thread_expectation expectations[] = {memory_of, NULL};
+    for (size_t e = 0; e < COUNT_OF(expectations); e++) {
+        struct expecting expecting = {0};
+        thread_pool_expect(pool, expectations[e], &expecting);
+        for (int section = 0; section < 3; section++) {
+            atomic_store(&expecting.joined, 0);
+            thread_pool_run(pool, join_all, &expecting, EXPECTING);
+            for (size_t worker = 1; worker < EXPECTING; worker++)
+                assert_int_equal(atomic_load(&expecting.asked[worker]), expectations[e] != NULL);
+        }
+    }
+    thread_pool_destroy(pool);
+}
+
 #ifdef __linux__
 /* Only the slice changes. A thread with another policy keeps that. */
 static void *wake_soon(void *context)
@@ -340,6 +384,7 @@ int main(void)
         cmocka_unit_test(tasks_can_be_skipped),
         cmocka_unit_test(shares_cover_everything_once),
         cmocka_unit_test(a_stalled_worker_keeps_only_one_part),
+        cmocka_unit_test(workers_are_asked_what_comes_next),
 #ifdef __linux__
         cmocka_unit_test(a_thread_that_wakes_soon_keeps_its_priority),
 #endif

@@ -54,7 +54,10 @@ hypura_status compute_create_limited(struct compute **out, size_t threads, enum 
     }
     if (!status)
         status = ALLOCATE(&compute->asked, threads, "threads", error);
+    if (!status)
+        status = expectation_create(compute, error);
     if (status) {
+        memory_free(compute->asked);
         memory_unmap(compute->scratch, threads * compute->scratch_bytes);
         thread_pool_destroy(compute->pool);
         memory_free(compute);
@@ -76,6 +79,7 @@ void compute_destroy(struct compute *compute)
     memory_unmap(compute->scratch, compute->threads * compute->scratch_bytes);
     memory_free(compute->asked);
     memory_free(compute->node_jobs);
+    memory_free(compute->expectation);
     memory_free(compute);
 }
 

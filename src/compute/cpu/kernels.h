@@ -204,7 +204,11 @@ struct compute {
     size_t scratch_bytes;       /* per worker; attention.h says how attention divides it */
     struct compute_nodes nodes; /* count 0: one node */
     struct matmul *node_jobs;   /* room for a section's jobs, if there are several nodes */
+    struct expectation *expectation;
 };
+
+/* Makes room for compute_expect. */
+hypura_status expectation_create(struct compute *compute, hypura_error *error);
 
 /* Whether the processor has 8-bit matrix products (Arm i8mm). */
 bool cpu_has_i8mm(void);

@@ -51,7 +51,7 @@ struct cut {
 struct section {
     const struct compute *compute;
     const struct matmul *jobs;
-    size_t count;
+    size_t count, tasks;
     struct cut cuts[SECTION_JOBS];
 };
 
@@ -302,26 +302,86 @@ static void prepare(struct compute *compute, const struct matmul *job)
     activation->ready[preparation.kind] = true;
 }
 
+/* Returns whether any job uses gemm. */
+static bool cut_section(struct section *section, const struct compute *compute, const struct matmul *jobs, size_t count)
+{
+    bool gemm = false;
+    section->compute = compute;
+    section->jobs = jobs;
+    section->count = count;
+    section->tasks = 0;
+    for (size_t i = 0; i < count; i++)
+        gemm = gemm || job_path(job_kernel(compute, &jobs[i]), &jobs[i]) == PATH_GEMM;
+    const struct shape shape = gemm ? choose_shape(section) : (struct shape){0};
+    for (size_t i = 0; i < count; i++) {
+        section->cuts[i].first_task = section->tasks;
+        cut_job(section, &jobs[i], shape, &section->cuts[i]);
+        section->tasks += section->cuts[i].tasks;
+    }
+    return gemm;
+}
+
+/* ---- what is read next --------------------------------------------------------------------------------------------
+ */
+
+#define EXPECTED_JOBS 32u
+
+/* Per worker: what the memory gives while a section ends and the next one begins, some 15 us. It is a part of the
+ * second-level cache of any core. */
+#define EXPECTED_BYTES ((size_t)128 << 10)
+
+struct expectation {
+    struct matmul jobs[EXPECTED_JOBS];
+    struct section section;
+    bool given; /* for the next section */
+};
+
+hypura_status expectation_create(struct compute *compute, hypura_error *error)
+{
+    return ALLOCATE(&compute->expectation, 1, "expected products", error);
+}
+
+void compute_expect(struct compute *compute, const struct matrix *weights, size_t count, size_t tokens)
+{
+    struct expectation *expectation = compute->expectation;
+    expectation->given = false;
+    if (count == 0 || count > EXPECTED_JOBS || compute->threads == 1 || compute->nodes.count)
+        return;
+    for (size_t i = 0; i < count; i++)
+        expectation->jobs[i] = (struct matmul){.weights = weights[i], .tokens = tokens};
+    expectation->given = !cut_section(&expectation->section, compute, expectation->jobs, count);
+}
+
+static struct thread_memory first_weights(void *context, size_t worker)
+{
+    const struct section *section = context;
+    const size_t threads = section->compute->threads, first = section->tasks * worker / threads;
+    const size_t end = section->tasks * (worker + 1) / threads;
+    if (first == end)
+        return (struct thread_memory){0};
+    const size_t job = job_of_task(section, first);
+    const struct matrix *weights = &section->jobs[job].weights;
+    const struct cut *cut = &section->cuts[job];
+    const size_t row = (first - cut->first_task) * cut->task_rows;
+    const size_t rows = MIN((end - first) * cut->task_rows, weights->rows - row);
+    return (struct thread_memory){weights->data + row * weights->row_bytes,
+                                  MIN(rows * weights->row_bytes, EXPECTED_BYTES)};
+}
+
+/* ---- all jobs ------------------------------------------------------------------------------------------------------
+ */
+
 static void run_section(struct compute *compute, const struct matmul *jobs, size_t count)
 {
     struct section section;
-    section.compute = compute;
-    section.jobs = jobs;
-    section.count = count;
-    size_t tasks = 0;
-    bool gemm = false;
-    for (size_t i = 0; i < section.count; i++)
-        gemm = gemm || job_path(job_kernel(compute, &jobs[i]), &jobs[i]) == PATH_GEMM;
-    const struct shape shape = gemm ? choose_shape(&section) : (struct shape){0};
-    for (size_t i = 0; i < section.count; i++) {
-        section.cuts[i].first_task = tasks;
-        cut_job(&section, &jobs[i], shape, &section.cuts[i]);
-        tasks += section.cuts[i].tasks;
-    }
+    struct expectation *expectation = compute->expectation;
+    const bool gemm = cut_section(&section, compute, jobs, count);
+    thread_pool_expect(compute->pool, expectation->given && !gemm ? first_weights : NULL, &expectation->section);
+    expectation->given = false;
     if (gemm)
-        thread_pool_run(compute->pool, run_task, &section, tasks);
+        thread_pool_run(compute->pool, run_task, &section, section.tasks);
     else
-        thread_pool_run_shares(compute->pool, run_tasks, &section, tasks);
+        thread_pool_run_shares(compute->pool, run_tasks, &section, section.tasks);
 }
 
 /* ---- nodes of memory --------------------------------------------------------------------------------------------- */

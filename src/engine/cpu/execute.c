@@ -178,8 +178,10 @@ hypura_status execute(struct batch *batch, struct step_list list, hypura_error *
         }
         if (keeps && step_state(&list.steps[i]))
             keep_inputs(batch, &list.steps[i]);
+        batch->then = find_next_product(batch, list, i);
         status = run_step(batch, &list.steps[i], error);
     }
+    batch->then = NULL;
     if (status)
         forget_experts(batch);
     return status;

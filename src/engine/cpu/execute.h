@@ -5,6 +5,7 @@
  *   rows.c       the buffers of a batch
  *   narrow.c     the layer in which rows leave the batch
  *   multiply.c   products with matrices that may stream in pieces
+ *   expect.c     which matrices are multiplied next
  *   attend.c     heads; attention, also in the latent space
  *   index.c      the search for the positions that attention sees
  *   compress.c   compresses blocks of positions to rows of the cache
@@ -46,6 +47,14 @@ void bring_inputs(struct batch *batch, const struct step *step);
  * buffer is written (forget_inputs). */
 float *rows_of(struct batch *batch, enum step_buffer buffer);
 struct activation *input_of(struct batch *batch, enum step_buffer buffer, size_t columns, size_t stride, size_t offset);
+
+/* Before a step that multiplies: tells compute the matrices of the next one (batch->then), as far as they are in memory
+ * and known. */
+void expect_next(struct batch *batch);
+
+/* The next step that multiplies, after the i-th of a list: in the list, or else in the next layer if the CPU computes
+ * it. NULL: none, or its matrices depend on a router. */
+const struct step *find_next_product(const struct batch *batch, struct step_list list, size_t i);
 
 /* Starts to read the rows of tables that the batch needs. */
 hypura_status look_up_begin(struct batch *batch, hypura_error *error);

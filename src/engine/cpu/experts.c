@@ -21,6 +21,7 @@ static hypura_status choose(struct batch *batch, const struct step *step, struct
     TRY(hold_vector(batch, held, r->bias, &job.bias, error));
     TRY(hold_vector(batch, held, r->selection_bias, &selection_bias, error));
     TRY(hold_vector(batch, held, r->expert_scales, &scales, error));
+    expect_next(batch);
     compute_matmul(batch->compute, &job, 1);
     adapt(batch, &job, step->layer, ROLE_ROUTER, 0, 0);
     if (r->table == NO_UNIT) {
@@ -130,6 +131,18 @@ static void weigh_inputs(struct batch *batch, size_t width, const struct expert_
         }
 }
 
+/* The down matrices are multiplied right after the others. */
+static void expect_down(struct batch *batch, const struct step *step, const struct expert_group *group)
+{
+    const struct unit *unit = model_unit(batch->open->model, step->experts.first);
+    const uint32_t down = unit->slice_count - 1;
+    struct matrix weights[COUNT_OF(group->views)];
+    for (uint32_t i = 0; i < group->count; i++)
+        weights[i] = matrix_at(group->views[i].slices[down], unit->slices[down].tensor->type, step->experts.width,
+                               step->experts.columns);
+    compute_expect(batch->compute, weights, group->rows == group->count ? group->count : 0, 1);
+}
+
 /* Experts with two matrices: the first one's result serves as its own gate. */
 static void compute_inner_ungated(struct batch *batch, const struct step *step, const struct expert_group *group,
                                   const struct expert_biases *biases)
@@ -150,6 +163,7 @@ static void compute_inner_ungated(struct batch *batch, const struct step *step, 
                                      .bias = bias_of(biases->up, biases->up_scale, e, width)};
         out += s->jobs[i].tokens * width;
     }
+    expect_down(batch, step, group);
     compute_matmul(batch->compute, s->jobs, group->count);
     for (uint32_t i = 0; i < group->count; i++)
         scale_expert(batch, &s->jobs[i], biases->up_scale, biases->up, group->experts[i]);
@@ -198,6 +212,7 @@ static void compute_inner(struct batch *batch, const struct step *step, const st
         s->jobs[2 * i + 1] = job;
         row += rows;
     }
+    expect_down(batch, step, group);
     compute_matmul(batch->compute, s->jobs, 2 * group->count);
     for (uint32_t i = 0; i < group->count; i++) {
         scale_expert(batch, &s->jobs[2 * i], biases->gate_scale, biases->gate, group->experts[i]);
@@ -237,6 +252,7 @@ static void compute_down(struct batch *batch, const struct step *step, const str
             .bias = bias_of(biases->down, biases->down_scale, e, columns)};
         row += rows;
     }
+    expect_next(batch);
     compute_matmul(batch->compute, s->jobs, group->count);
     for (uint32_t i = 0; i < group->count; i++)
         scale_expert(batch, &s->jobs[i], biases->down_scale, biases->down, group->experts[i]);

@@ -23,8 +23,10 @@ static void put_parts(struct batch *batch, struct parts *parts)
 
 static void compute_parts(struct batch *batch, struct parts *parts)
 {
-    if (parts->job_count)
+    if (parts->job_count) {
+        expect_next(batch);
         compute_matmul(batch->compute, parts->jobs, parts->job_count);
+    }
     put_parts(batch, parts);
 }
 
