@@ -1,7 +1,7 @@
 /* Experts on a GPU while decoding: bytes of chosen experts' weights per second, each expert counted once per launch,
- * for gate and up with their activation, for down, and microseconds for a layer's three launches: the router's choice,
- * gate and up, down. Every layer has its own choice, and its own weights as far as --size allows, more than caches
- * hold. Each figure is the median of several rounds. */
+ * for gate and up with their activation, for down, and microseconds for a layer's router, gate and up, and down. Every
+ * layer has its own router, and its own experts as far as --size allows, more than caches hold. Each figure is the
+ * median of several rounds. */
 #include "gpu_weights.h"
 #include "median.h"
 
@@ -16,7 +16,7 @@ struct bench {
     const char *types; /* comma-separated names, or NULL */
     uint32_t columns, width, experts, used, rounds;
     uint64_t bytes; /* of weights */
-    struct gpu_buffer *weights, *in, *inner, *out, *logits, *slots, *ids, *shares;
+    struct gpu_buffer *weights, *routers, *in, *inner, *out, *logits, *slots, *ids, *shares;
     uint32_t *chosen; /* [LAYERS][TOKENS][used] */
 };
 
@@ -29,16 +29,29 @@ struct layers {
 
 enum part { ROUTER = 1, GATE_UP = 2, DOWN = 4 };
 
-static void record_router(const struct bench *bench, uint32_t first_row, uint32_t rows)
+static void record_router(const struct bench *bench, uint32_t layer, uint32_t tokens)
 {
-    gpu_router(bench->gpu, &(struct gpu_router){.logits = {bench->logits, (uint64_t)first_row * bench->experts * 4},
-                                                .ids = {bench->ids, (uint64_t)first_row * bench->used * 4},
-                                                .weights = {bench->shares, 0},
-                                                .rows = rows,
-                                                .experts = bench->experts,
-                                                .used = bench->used,
-                                                .normalise = true,
-                                                .scale = 1});
+    const uint64_t row_bytes = bench->columns * sizeof(float), first_row = (uint64_t)layer * TOKENS;
+    const struct gpu_range logits = {bench->logits, first_row * bench->experts * sizeof(float)};
+    gpu_route(bench->gpu,
+              &(struct gpu_matmul){.weights = {{bench->routers, layer * bench->experts * row_bytes},
+                                               TENSOR_F32,
+                                               bench->experts,
+                                               bench->columns,
+                                               row_bytes},
+                                   .in = {bench->in, 0},
+                                   .out = logits,
+                                   .tokens = tokens,
+                                   .in_stride = bench->columns,
+                                   .out_stride = bench->experts},
+              &(struct gpu_router){.logits = logits,
+                                   .ids = {bench->ids, first_row * bench->used * sizeof(uint32_t)},
+                                   .weights = {bench->shares, 0},
+                                   .rows = tokens,
+                                   .experts = bench->experts,
+                                   .used = bench->used,
+                                   .normalise = true,
+                                   .scale = 1});
     gpu_barrier(bench->gpu);
 }
 
@@ -65,7 +78,7 @@ static void record_layer(const struct bench *bench, const struct layers *layers,
                                        .per_choice = i == 2,
                                        .routed = true};
     if (parts & ROUTER)
-        record_router(bench, layer * TOKENS, layers->tokens);
+        record_router(bench, layer, layers->tokens);
     if (parts & GATE_UP) {
         gpu_expert_matmul_glu(bench->gpu, jobs, &(struct gpu_glu_kind){.kind = GLU_SILU});
         gpu_barrier(bench->gpu);
@@ -144,38 +157,39 @@ static hypura_status bench_type(const struct bench *bench, enum tensor_type type
     return HYPURA_OK;
 }
 
-/* Fills tables: all experts have a slot, and every row of every layer has logits and a choice. */
+/* Fills tables: all experts have a slot, and every layer has a router, and a choice for each token. */
 static hypura_status choose(const struct bench *bench, hypura_error *error)
 {
     const uint32_t rows = LAYERS * TOKENS;
-    const size_t count = (size_t)rows * bench->experts;
+    const size_t count = (size_t)LAYERS * bench->experts * bench->columns;
     uint32_t *slots = NULL;
-    float *logits;
+    float *routers;
     double seconds;
     gpu_ticket ticket = 0;
     struct random random;
     random_seed(&random, 1);
-    hypura_status status = ALLOCATE(&logits, count, "logits", error);
+    hypura_status status = ALLOCATE(&routers, count, "routers", error);
     if (!status)
         status = ALLOCATE(&slots, bench->experts, "slots", error);
     for (size_t i = 0; i < count && !status; i++)
-        logits[i] = (float)(random_next(&random) >> 40) * 0x1p-22f;
+        routers[i] = (float)random_normal(&random);
     for (uint32_t i = 0; i < bench->experts && !status; i++)
         slots[i] = i;
     if (!status)
-        status = gpu_upload(bench->gpu, (struct gpu_range){bench->logits, 0}, logits, count * sizeof *logits, &ticket,
-                            error);
+        status = gpu_upload(bench->gpu, (struct gpu_range){bench->routers, 0}, routers, count * sizeof *routers,
+                            &ticket, error);
     if (!status)
         status = gpu_upload(bench->gpu, (struct gpu_range){bench->slots, 0}, slots, bench->experts * sizeof *slots,
                             &ticket, error);
     if (!status)
         status = gpu_upload_wait(bench->gpu, ticket, error);
-    memory_free(logits);
+    memory_free(routers);
     memory_free(slots);
     if (status)
         return status;
     gpu_begin(bench->gpu);
-    record_router(bench, 0, rows);
+    for (uint32_t layer = 0; layer < LAYERS; layer++)
+        record_router(bench, layer, TOKENS);
     status = run(bench->gpu, &seconds, error);
     return status ? status
                   : gpu_download(bench->gpu, bench->chosen, (struct gpu_range){bench->ids, 0},
@@ -190,6 +204,7 @@ static hypura_status bench_experts(struct bench *bench, hypura_error *error)
         struct gpu_buffer **buffer;
         uint64_t bytes;
     } buffers[] = {{&bench->weights, bench->bytes},
+                   {&bench->routers, (uint64_t)LAYERS * bench->experts * bench->columns * sizeof(float)},
                    {&bench->in, in_bytes},
                    {&bench->inner, (uint64_t)TOKENS * bench->used * bench->width * sizeof(float)},
                    {&bench->out, (uint64_t)TOKENS * bench->used * bench->columns * sizeof(float)},
@@ -211,8 +226,8 @@ static hypura_status bench_experts(struct bench *bench, hypura_error *error)
         status = measure(bench, &(struct layers){.count = 1, .tokens = 1}, ROUTER, &router, error);
     if (!status) {
         printf("%s, %s\n", gpu_get_info(bench->gpu)->name, gpu_get_info(bench->gpu)->driver);
-        printf("%u of %u experts: gate and up %u x %u, down %u x %u; 8 tokens choose %.1f; the router's choice alone "
-               "takes %.2f us\n",
+        printf("%u of %u experts: gate and up %u x %u, down %u x %u; 8 tokens choose %.1f; the router alone takes "
+               "%.2f us\n",
                bench->used, bench->experts, bench->width, bench->columns, bench->columns, bench->width,
                different(bench, TOKENS), router * 1e6);
         printf("%-8s %6s %10s %8s %10s %8s %10s\n", "", "", "gate, up", "", "down", "", "layer");

@@ -208,8 +208,6 @@ static void mixture_of_experts(const struct gpu_layer *b, struct gpu *gpu, struc
                                     b->router.offset, TENSOR_F32};
     const struct gpu_matmul router_job =
         job(take(&router_weights, EXPERTS), b->normed, (struct gpu_range){0}, b->logits);
-    gpu_matmul(gpu, &router_job, 1);
-    gpu_barrier(gpu);
     const struct gpu_router router = {.logits = b->logits,
                                       .ids = b->ids,
                                       .weights = b->weights,
@@ -218,7 +216,7 @@ static void mixture_of_experts(const struct gpu_layer *b, struct gpu *gpu, struc
                                       .used = USED,
                                       .normalise = true,
                                       .scale = 1};
-    gpu_router(gpu, &router);
+    gpu_route(gpu, &router_job, &router);
     gpu_barrier(gpu);
     const struct gpu_expert_matmul jobs[2] = {expert_job(b, t, b->normed, b->inner, false),
                                               expert_job(b, t, b->normed, b->inner, false)};

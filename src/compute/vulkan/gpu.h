@@ -295,7 +295,7 @@ struct gpu_expert_matmul {
     struct gpu_range groups;        /* what gpu_expert_group made of ids; only for more than GPU_VECTOR_TOKENS tokens */
     uint32_t experts, used, tokens;
     bool per_choice;
-    bool routed; /* ids are those of the last gpu_router: in a chain of kernels (gpu_private.h), they and slots may be
+    bool routed; /* ids are those of the last router: in a chain of kernels (gpu_private.h), they and slots may be
                   * read before the last gpu_barrier */
 };
 void gpu_expert_matmul(struct gpu *gpu, const struct gpu_expert_matmul *jobs, size_t count);
@@ -590,6 +590,10 @@ struct gpu_router {
     float scale;
 };
 void gpu_router(struct gpu *gpu, const struct gpu_router *router);
+
+/* gpu_matmul with the router's matrix, which writes router->logits, adjacent rows; then gpu_router. In a chain of
+ * kernels, one launch does both for few tokens. The bits are the same. */
+void gpu_route(struct gpu *gpu, const struct gpu_matmul *matrix, const struct gpu_router *router);
 
 /* For row t, the sum over i, in order, of the row of choice (t, i), times weights[t][i] if there are weights. The row
  * is that of device_rows if slots[ids[t][i]] is a slot or there are no slots, else that of host_rows; both are

@@ -19,7 +19,7 @@ enum gpu_kernel {
 /* Limits that every device meets. */
 #define GPU_PUSH_BYTES 128u
 #define GPU_MAX_GROUPS 65535u
-#define GPU_MAX_CONSTANTS 13
+#define GPU_MAX_CONSTANTS 21
 
 /* The most batches in flight. */
 #define GPU_BATCHES 32
@@ -107,7 +107,7 @@ struct gpu {
     uint32_t chained_before;     /* of these, up to the last gpu_barrier */
     uint32_t chained_barred;     /* up to the last true barrier */
     uint32_t chained_sent;       /* up to the last batch that was sent */
-    uint32_t routed;             /* up to the last gpu_router */
+    uint32_t routed;             /* up to the last choice of experts */
     bool barrier_due;            /* no kernel has followed the last gpu_barrier */
     bool unchained;              /* a kernel since the last true barrier is in no chain */
 
@@ -186,6 +186,11 @@ void gpu_matvec(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count, ui
 void gpu_expert_matvec(struct gpu *gpu, const struct gpu_expert_matmul *jobs, size_t count, uint32_t first_token,
                        uint32_t tokens, const struct gpu_glu_kind *glu);
 
+/* A router's matrix and the choice, in one launch: the work group of the matrix that ends last chooses, for one token
+ * after the other. routes: whether that is possible, and worthwhile. */
+bool gpu_matvec_routes(const struct gpu *gpu, const struct gpu_matmul *job);
+void gpu_matvec_route(struct gpu *gpu, const struct gpu_matmul *job, const struct gpu_router *router);
+
 static inline uint32_t gpu_expert_in_stride(const struct gpu_expert_matmul *job)
 {
     return job->in_stride ? job->in_stride : job->weights.columns;
@@ -195,6 +200,15 @@ static inline uint32_t gpu_expert_out_stride(const struct gpu_expert_matmul *job
 {
     return job->out_stride ? job->out_stride : job->weights.rows;
 }
+
+/* route.c: what shaders/router.glsl needs. router_check: keeps an error if the kernels cannot make this choice. */
+struct router_addresses {
+    uint64_t selection_bias, expert_scales, ids, weights, table, tokens, chunk_ids, chunk_weights;
+};
+#define ROUTER_CONSTANTS 9
+bool router_check(struct gpu *gpu, const struct gpu_router *router);
+struct router_addresses router_find_addresses(const struct gpu_router *router);
+void router_set_constants(const struct gpu_router *router, uint32_t constants[ROUTER_CONSTANTS]);
 
 /* Whether inputs may be read four at a time, and plain weights 16 bytes at a time. */
 bool gpu_is_wide(const struct gpu_matrix *weights, uint64_t slot_stride, uint64_t in, uint32_t in_stride);

@@ -304,6 +304,17 @@ bool gpu_matmul_glu(struct gpu *gpu, const struct gpu_matmul *jobs, const struct
     return true;
 }
 
+void gpu_route(struct gpu *gpu, const struct gpu_matmul *matrix, const struct gpu_router *router)
+{
+    if (!gpu_matvec_routes(gpu, matrix)) {
+        gpu_matmul(gpu, matrix, 1);
+        gpu_barrier(gpu);
+        gpu_router(gpu, router);
+    } else if (find_type(gpu, &matrix->weights, 0) && router_check(gpu, router)) {
+        gpu_matvec_route(gpu, matrix, router);
+    }
+}
+
 /* ---- experts ----------------------------------------------------------------------------------------------------- */
 
 static uint32_t expert_tile(const struct gpu *gpu, uint32_t experts, uint32_t used, uint32_t tokens)

@@ -8,6 +8,11 @@
  * bytes_alignment. */
 #define FLOATS(name, columns)                                                                                          \
     [TENSOR_##name] = {.floats = KERNEL_matvec_##name, .floats_experts = KERNEL_matvec_experts_##name, .chunk = columns}
+#define ROUTER(name, columns)                                                                                          \
+    [TENSOR_##name] = {.floats = KERNEL_matvec_##name,                                                                 \
+                       .floats_experts = KERNEL_matvec_experts_##name,                                                 \
+                       .router = KERNEL_matvec_router_##name,                                                          \
+                       .chunk = columns}
 #define BYTES(name, chunk_columns, bytes_columns, alignment)                                                           \
     [TENSOR_##name] = {.floats = KERNEL_matvec_##name,                                                                 \
                        .floats_experts = KERNEL_matvec_experts_##name,                                                 \
@@ -17,10 +22,10 @@
                        .bytes_chunk = bytes_columns,                                                                   \
                        .bytes_alignment = alignment}
 static const struct vector_type {
-    enum gpu_kernel floats, floats_experts, bytes, bytes_experts;
+    enum gpu_kernel floats, floats_experts, bytes, bytes_experts, router;
     uint16_t chunk, bytes_chunk, bytes_alignment;
 } vector_types[TENSOR_TYPE_COUNT] = {
-    FLOATS(F32, 4),          FLOATS(F16, 8),           FLOATS(BF16, 8),         FLOATS(Q2_K, 16),
+    ROUTER(F32, 4),          ROUTER(F16, 8),           ROUTER(BF16, 8),         FLOATS(Q2_K, 16),
     FLOATS(Q3_K, 16),        BYTES(Q6_K, 32, 64, 2),   BYTES(Q8_0, 8, 32, 2),   BYTES(Q4_0, 16, 32, 2),
     BYTES(Q4_1, 16, 32, 2),  BYTES(Q5_0, 16, 32, 2),   BYTES(Q5_1, 16, 32, 2),  BYTES(IQ4_NL, 16, 32, 2),
     BYTES(MXFP4, 16, 32, 1), BYTES(IQ4_XS, 32, 32, 8), BYTES(Q4_K, 32, 64, 16), BYTES(Q5_K, 32, 64, 16),
@@ -29,6 +34,7 @@ static const struct vector_type {
     FLOATS(TQ2_0, 16),       FLOATS(NVFP4, 16),
 };
 #undef FLOATS
+#undef ROUTER
 #undef BYTES
 
 static bool is_float(enum tensor_type type)
@@ -52,10 +58,16 @@ static bool makes_pairs(enum tensor_type type)
     return type == TENSOR_IQ4_NL || type == TENSOR_IQ4_XS || type == TENSOR_MXFP4;
 }
 
+#define CUT_CONSTANTS 13
+
+/* In shaders/matvec.comp. */
+#define ROUTER_FIRST_CONSTANT 12
+
 /* How the work of a dispatch is divided. */
 struct cut {
     enum gpu_kernel kernel;
-    uint32_t constants[GPU_MAX_CONSTANTS];
+    uint32_t constants[MAX(CUT_CONSTANTS, ROUTER_FIRST_CONSTANT + ROUTER_CONSTANTS)];
+    uint32_t constant_count;
     uint32_t job_rows; /* rows of one matrix per work group; per team if several take turns */
     uint32_t most;     /* the most work groups; 0: as many as rows need */
     uint32_t teams;    /* of a work group, that take job_rows each */
@@ -157,7 +169,7 @@ static uint32_t bytes_group(const struct gpu *gpu, const struct shape *shape, ui
 
 static struct cut choose_cut(const struct gpu *gpu, const struct shape *shape)
 {
-    struct cut cut = {.teams = 1};
+    struct cut cut = {.constant_count = CUT_CONSTANTS, .teams = 1};
     uint32_t rows = rows_together(shape->rows, shape->glu ? 2 : 1), finish = shape->accumulate;
     float numbers[2] = {0, 0};
     if (shape->glu) {
@@ -205,7 +217,7 @@ static void launch_cut(struct gpu *gpu, const struct cut *cut, const void *push,
                        uint32_t depth, bool chained)
 {
     uint32_t width = (uint32_t)MIN(groups, 16384);
-    (chained ? gpu_launch_chained : gpu_launch)(gpu, cut->kernel, cut->constants, COUNT_OF(cut->constants), push, bytes,
+    (chained ? gpu_launch_chained : gpu_launch)(gpu, cut->kernel, cut->constants, cut->constant_count, push, bytes,
                                                 width, (uint32_t)((groups + width - 1) / width), depth);
 }
 
@@ -227,8 +239,8 @@ static bool takes_bytes(const struct gpu *gpu, const struct gpu_matrix *weights,
  * caches of a core, which a chain goes past. */
 #define CHAINED_GROUPS 512u
 
-void gpu_matvec(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count, uint32_t first_token, uint32_t tokens,
-                const struct gpu_glu_kind *glu)
+static void multiply(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count, uint32_t first_token,
+                     uint32_t tokens, const struct gpu_glu_kind *glu, const struct gpu_router *router)
 {
     struct {
         struct {
@@ -270,13 +282,43 @@ void gpu_matvec(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count, ui
     for (size_t i = 0; i < (glu ? 1 : count); i++)
         groups += (jobs[i].weights.rows + cut.job_rows - 1) / cut.job_rows;
     groups = cut_groups(&cut, groups, 1);
-    const bool chained = shape.bytes || (gpu->info.chains && groups <= CHAINED_GROUPS);
+    const bool chained = shape.bytes || router || (gpu->info.chains && groups <= CHAINED_GROUPS);
+    if (router) {
+        const struct router_addresses addresses = router_find_addresses(router);
+        _Static_assert(sizeof addresses == 2 * sizeof push.jobs[0], "they take the place of the other jobs");
+        memcpy(&push.jobs[1], &addresses, sizeof addresses);
+        cut.kernel = shape.type->router;
+        router_set_constants(router, &cut.constants[ROUTER_FIRST_CONSTANT]);
+        cut.constant_count = ROUTER_FIRST_CONSTANT + ROUTER_CONSTANTS;
+        gpu_barrier(gpu); /* the count of work groups that have ended is to tell which is the last */
+    }
     const struct chain_link link = chained ? gpu_chain(gpu) : (struct chain_link){0};
     push.progress = link.progress;
     push.awaited = link.awaited;
     if (!shape.bytes)
         cut.constants[11] = chained;
     launch_cut(gpu, &cut, &push, sizeof push, groups, 1, chained);
+    if (router) /* the choice counts as a work group */
+        gpu->routed = ++gpu->chained;
+}
+
+void gpu_matvec(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count, uint32_t first_token, uint32_t tokens,
+                const struct gpu_glu_kind *glu)
+{
+    multiply(gpu, jobs, count, first_token, tokens, glu, NULL);
+}
+
+/* One after another, more choices would take longer than another kernel. */
+#define ROUTED_TOKENS 2u
+
+bool gpu_matvec_routes(const struct gpu *gpu, const struct gpu_matmul *job)
+{
+    return gpu->info.chains && job->tokens <= ROUTED_TOKENS && is_float(job->weights.type);
+}
+
+void gpu_matvec_route(struct gpu *gpu, const struct gpu_matmul *job, const struct gpu_router *router)
+{
+    multiply(gpu, job, 1, 0, job->tokens, NULL, router);
 }
 
 void gpu_expert_matvec(struct gpu *gpu, const struct gpu_expert_matmul *jobs, size_t count, uint32_t first_token,

@@ -3,42 +3,53 @@
 
 #include <string.h>
 
+bool router_check(struct gpu *gpu, const struct gpu_router *router)
+{
+    if (router->experts <= GPU_ROUTER_EXPERTS && router->used <= GPU_ROUTER_USED && router->used <= router->experts &&
+        (!router->groups || router->experts % router->groups == 0))
+        return true;
+    gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED, "GPU: a router of %u experts, %u used, in %u groups",
+                     router->experts, router->used, router->groups);
+    return false;
+}
+
+struct router_addresses router_find_addresses(const struct gpu_router *router)
+{
+    return (struct router_addresses){
+        gpu_address(router->selection_bias), gpu_address(router->expert_scales), gpu_address(router->ids),
+        gpu_address(router->weights),        gpu_address(router->table),         gpu_address(router->tokens),
+        gpu_address(router->chunk_ids),      gpu_address(router->chunk_weights)};
+}
+
+void router_set_constants(const struct gpu_router *router, uint32_t constants[ROUTER_CONSTANTS])
+{
+    const uint32_t values[ROUTER_CONSTANTS] = {(uint32_t)router->gate,
+                                               router->normalise,
+                                               router->table.buffer != NULL,
+                                               0,
+                                               router->experts,
+                                               router->used,
+                                               router->groups,
+                                               router->groups_used,
+                                               router->chunk_ids.buffer ? router->chunk : 0};
+    memcpy(constants, values, sizeof values);
+    memcpy(&constants[3], &router->scale, sizeof router->scale);
+}
+
 void gpu_router(struct gpu *gpu, const struct gpu_router *router)
 {
-    if (router->experts > GPU_ROUTER_EXPERTS || router->used > GPU_ROUTER_USED || router->used > router->experts ||
-        (router->groups && router->experts % router->groups)) {
-        gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED, "GPU: a router of %u experts, %u used, in %u groups",
-                         router->experts, router->used, router->groups);
+    if (!router_check(gpu, router))
         return;
-    }
     const bool chained = router->rows <= GPU_VECTOR_TOKENS;
     const struct chain_link link = chained ? gpu_chain(gpu) : (struct chain_link){0};
     const struct {
-        uint64_t logits, selection_bias, expert_scales, ids, weights, table, tokens, chunk_ids, chunk_weights;
-        uint32_t rows, experts, used, groups, groups_used, chunk;
-        float scale;
-        uint32_t awaited;
+        uint64_t logits;
+        struct router_addresses addresses;
         uint64_t progress;
-    } push = {gpu_address(router->logits),
-              gpu_address(router->selection_bias),
-              gpu_address(router->expert_scales),
-              gpu_address(router->ids),
-              gpu_address(router->weights),
-              gpu_address(router->table),
-              gpu_address(router->tokens),
-              gpu_address(router->chunk_ids),
-              gpu_address(router->chunk_weights),
-              router->rows,
-              router->experts,
-              router->used,
-              router->groups,
-              router->groups_used,
-              router->chunk,
-              router->scale,
-              link.awaited,
-              link.progress};
-    const uint32_t constants[] = {(uint32_t)router->gate, router->normalise, router->table.buffer != NULL,
-                                  router->chunk_ids.buffer != NULL};
+        uint32_t awaited, rows;
+    } push = {gpu_address(router->logits), router_find_addresses(router), link.progress, link.awaited, router->rows};
+    uint32_t constants[ROUTER_CONSTANTS];
+    router_set_constants(router, constants);
     (chained ? gpu_launch_chained : gpu_launch)(gpu, KERNEL_router, constants, COUNT_OF(constants), &push, sizeof push,
                                                 MIN(router->rows, GPU_MAX_GROUPS), 1, 1);
     gpu->routed = gpu->chained;

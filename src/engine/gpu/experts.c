@@ -66,28 +66,32 @@ hypura_status pass_record_route(struct batch *batch, const struct step *step, hy
                                            .tokens = (uint32_t)batch->rows,
                                            .in_stride = model_parameters(batch->open->model)->embedding,
                                            .out_stride = rule->experts}};
+    const struct gpu_router router = {.logits = pass->router,
+                                      .selection_bias = pass_vector(batch, r->selection_bias),
+                                      .expert_scales = pass_vector(batch, r->expert_scales),
+                                      .table = pass_vector(batch, r->table),
+                                      .tokens = pass->tokens,
+                                      .chunk_ids = rule->chunk_group ? pass->chunks.ids : (struct gpu_range){0},
+                                      .chunk_weights = pass->chunks.weights,
+                                      .chunk = rule->chunk_group,
+                                      .ids = pass->chosen,
+                                      .weights = pass->weights,
+                                      .rows = (uint32_t)batch->rows,
+                                      .experts = rule->experts,
+                                      .used = rule->used,
+                                      .groups = rule->groups,
+                                      .groups_used = rule->groups_used,
+                                      .gate = (int)rule->gate,
+                                      .normalise = rule->normalise,
+                                      .scale = rule->scale};
     divide(batch, experts);
-    pass_multiply(batch, step->layer, &product, 1);
-    gpu_barrier(pass->gpu);
-    gpu_router(pass->gpu,
-               &(struct gpu_router){.logits = pass->router,
-                                    .selection_bias = pass_vector(batch, r->selection_bias),
-                                    .expert_scales = pass_vector(batch, r->expert_scales),
-                                    .table = pass_vector(batch, r->table),
-                                    .tokens = pass->tokens,
-                                    .chunk_ids = rule->chunk_group ? pass->chunks.ids : (struct gpu_range){0},
-                                    .chunk_weights = pass->chunks.weights,
-                                    .chunk = rule->chunk_group,
-                                    .ids = pass->chosen,
-                                    .weights = pass->weights,
-                                    .rows = (uint32_t)batch->rows,
-                                    .experts = rule->experts,
-                                    .used = rule->used,
-                                    .groups = rule->groups,
-                                    .groups_used = rule->groups_used,
-                                    .gate = (int)rule->gate,
-                                    .normalise = rule->normalise,
-                                    .scale = rule->scale});
+    if (pass_is_adapted(batch, step->layer, ROLE_ROUTER)) {
+        pass_multiply(batch, step->layer, &product, 1);
+        gpu_barrier(pass->gpu);
+        gpu_router(pass->gpu, &router);
+    } else {
+        gpu_route(pass->gpu, &product.job, &router);
+    }
     gpu_barrier(pass->gpu);
     if (batch->rows > GPU_VECTOR_TOKENS) {
         gpu_expert_group(pass->gpu, pass->chosen, pass->groups, rule->experts, rule->used, (uint32_t)batch->rows);
