@@ -22,7 +22,7 @@ static uint64_t cut_all(struct gpu_layer *b)
 {
     const uint64_t row = WIDTH * sizeof(float);
     uint64_t used = 0;
-    struct gpu_range *rows[] = {&b->hidden, &b->normed, &b->branch, &b->query, &b->key, &b->value, &b->attended};
+    struct gpu_range *rows[] = {&b->hidden, &b->normed, &b->query, &b->key, &b->value, &b->attended};
     for (size_t i = 0; i < COUNT_OF(rows); i++)
         *rows[i] = cut(b->all, &used, row);
     b->inner = cut(b->all, &used, USED * row);
@@ -174,7 +174,7 @@ static void feed_forward(const struct gpu_layer *b, struct gpu *gpu, struct taki
 }
 
 static struct gpu_expert_matmul expert_job(const struct gpu_layer *b, struct taking *t, struct gpu_range in,
-                                           struct gpu_range out, bool per_choice)
+                                           struct gpu_range norm, struct gpu_range out)
 {
     /* The weights of the experts that a token uses. */
     struct gpu_matrix weights = take(t, USED * WIDTH);
@@ -184,30 +184,21 @@ static struct gpu_expert_matmul expert_job(const struct gpu_layer *b, struct tak
                                       .slots = b->slots,
                                       .ids = b->ids,
                                       .in = in,
+                                      .norm = norm,
                                       .out = out,
                                       .experts = EXPERTS,
                                       .used = USED,
                                       .tokens = 1,
-                                      .per_choice = per_choice,
+                                      .epsilon = 1e-5f,
+                                      .per_choice = !norm.buffer,
                                       .routed = true};
 }
 
 static void mixture_of_experts(const struct gpu_layer *b, struct gpu *gpu, struct taking *t)
 {
-    struct gpu_residual residual = {.hidden = b->hidden,
-                                    .branch = b->branch,
-                                    .norm = b->vector,
-                                    .out = b->normed,
-                                    .scale = 1,
-                                    .epsilon = 1e-5f,
-                                    .rows = 1,
-                                    .columns = WIDTH};
-    gpu_residual(gpu, &residual);
-    gpu_barrier(gpu);
     struct taking router_weights = {b->router.buffer, b->router.offset + EXPERTS * WIDTH * sizeof(float),
                                     b->router.offset, TENSOR_F32};
-    const struct gpu_matmul router_job =
-        job(take(&router_weights, EXPERTS), b->normed, (struct gpu_range){0}, b->logits);
+    const struct gpu_matmul router_job = job(take(&router_weights, EXPERTS), b->hidden, b->vector, b->logits);
     const struct gpu_router router = {.logits = b->logits,
                                       .ids = b->ids,
                                       .weights = b->weights,
@@ -218,15 +209,22 @@ static void mixture_of_experts(const struct gpu_layer *b, struct gpu *gpu, struc
                                       .scale = 1};
     gpu_route(gpu, &router_job, &router);
     gpu_barrier(gpu);
-    const struct gpu_expert_matmul jobs[2] = {expert_job(b, t, b->normed, b->inner, false),
-                                              expert_job(b, t, b->normed, b->inner, false)};
+    const struct gpu_expert_matmul jobs[2] = {expert_job(b, t, b->hidden, b->vector, b->inner),
+                                              expert_job(b, t, b->hidden, b->vector, b->inner)};
     gpu_expert_matmul_glu(gpu, jobs, &silu);
     gpu_barrier(gpu);
-    const struct gpu_expert_matmul down = expert_job(b, t, b->inner, b->out, true);
+    const struct gpu_expert_matmul down = expert_job(b, t, b->inner, (struct gpu_range){0}, b->out);
     gpu_expert_matmul(gpu, &down, 1);
     gpu_barrier(gpu);
-    residual.mix =
-        (struct gpu_mix){.device_rows = b->out, .ids = b->ids, .weights = b->weights, .slots = b->slots, .used = USED};
+    const struct gpu_residual residual = {
+        .hidden = b->hidden,
+        .norm = b->vector,
+        .out = b->normed,
+        .scale = 1,
+        .epsilon = 1e-5f,
+        .rows = 1,
+        .columns = WIDTH,
+        .mix = {.device_rows = b->out, .ids = b->ids, .weights = b->weights, .slots = b->slots, .used = USED}};
     gpu_residual(gpu, &residual);
     gpu_barrier(gpu);
 }
@@ -246,8 +244,7 @@ void gpu_layer_record(const struct gpu_layer *layer, struct gpu *gpu, struct gpu
         gpu_barrier(gpu);
         attend(layer, gpu);
         struct gpu_matmul output = job(take(&taking, WIDTH), layer->attended, none, layer->hidden);
-        output.out = mixture ? layer->branch : layer->hidden;
-        output.accumulate = !mixture;
+        output.accumulate = true;
         gpu_matmul(gpu, &output, 1);
         gpu_barrier(gpu);
         if (mixture)

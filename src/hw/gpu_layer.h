@@ -8,8 +8,8 @@
 /* The buffers of a layer: parts of "all", which the layer owns. */
 struct gpu_layer {
     struct gpu_buffer *all;
-    struct gpu_range hidden, normed, branch, query, key, value, attended, inner, out, vector, router, logits, ids,
-        weights, slots, cache, scratch;
+    struct gpu_range hidden, normed, query, key, value, attended, inner, out, vector, router, logits, ids, weights,
+        slots, cache, scratch;
 };
 
 hypura_status gpu_layer_make(struct gpu_layer *layer, struct gpu *gpu, hypura_error *error);

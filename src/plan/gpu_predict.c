@@ -127,7 +127,7 @@ static double experts_seconds(const struct work *work, const struct sides *sides
 
 /* The steps of the layers that the profile measures (src/hw/gpu_layer.c). */
 #define MEASURED_STEPS 6.0
-#define MEASURED_STEPS_OF_MIXTURE 8.0
+#define MEASURED_STEPS_OF_MIXTURE 7.0
 
 /* The steps of a layer on a device, where each costs about the same time in addition to reading weights. */
 static hypura_status count_steps(double *out, struct step_list layer, hypura_error *error)

@@ -52,7 +52,7 @@ struct step *add_multiply(struct builder *b, enum step_buffer in, uint32_t colum
 {
     struct step *step = add_step(b, STEP_MULTIPLY);
     step->multiply =
-        (struct step_multiply){.in = in, .columns = columns, .stride = columns, .groups = 1, .norm = NO_UNIT};
+        (struct step_multiply){.in = in, .columns = columns, .stride = columns, .groups = 1, .norm = {NO_UNIT, 0}};
     return step;
 }
 

@@ -142,7 +142,8 @@ static void make_route(struct builder *b, enum step_buffer in)
                                                                   .chunk_group = p->chunk_group,
                                                                   .gate = p->router_gate,
                                                                   .normalise = p->router_normalise,
-                                                                  .scale = p->router_scale}};
+                                                                  .scale = p->router_scale},
+                                                         .norm = {NO_UNIT, 0}};
 }
 
 static void make_experts(struct builder *b, enum step_buffer in)
@@ -170,7 +171,8 @@ static void make_experts(struct builder *b, enum step_buffer in)
                               .ungated = ungated,
                               .alone = ungated && b->p->activation == FFN_GELU,
                               .weighs_input = b->architecture->flags & ARCHITECTURE_EXPERT_INPUT_WEIGHED,
-                              .used = b->p->experts_used};
+                              .used = b->p->experts_used,
+                              .norm = {NO_UNIT, 0}};
 }
 
 /* If experts are chosen before attention, they are read while attention runs. Their own input rows are kept aside. */

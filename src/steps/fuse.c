@@ -128,22 +128,41 @@ static void fuse_gates(struct list *list)
     close_gaps(list);
 }
 
-/* ---- norms that products apply themselves ---------------------------------------------------------------------------
+/* ---- norms that products, routers and experts apply themselves ------------------------------------------------------
  *
  * y = norm(x); ... = y * matrices   ->   ... = norm(x) * matrices
  * and, if a single product and its addition precede the norm:
  * branch = ...; x += branch; y = norm(x); ...   ->   x += ...; ... = norm(x) * matrices */
 
-/* Whether only products that can norm their input read the norm's output, and x does not change before them. */
-static bool only_products_read(const struct list *list, size_t norm)
+/* The norm of a step that can norm its input, rows as wide as that; else NULL. *in: its input. */
+static struct step_input_norm *own_norm(struct step *step, uint32_t width, enum step_buffer **in)
+{
+    switch (step->kind) {
+    case STEP_MULTIPLY:
+        *in = &step->multiply.in;
+        return step->multiply.columns == width ? &step->multiply.norm : NULL;
+    case STEP_ROUTE:
+        *in = &step->route.in;
+        return &step->route.norm;
+    case STEP_EXPERTS:
+        *in = &step->experts.in;
+        return step->experts.columns == width ? &step->experts.norm : NULL;
+    default:
+        return NULL;
+    }
+}
+
+/* Whether only steps that can norm their input read the norm's output, and x does not change before them. */
+static bool readers_can_norm(const struct list *list, size_t norm)
 {
     const struct step_norm *n = &list->steps[norm].norm;
     bool any = false, changed = false;
     for (size_t i = norm + 1; i < list->count; i++) {
-        const struct step *step = &list->steps[i];
+        struct step *step = &list->steps[i];
         if (step_reads(step, n->out)) {
-            if (!is(step, STEP_MULTIPLY) || step->multiply.columns != n->width || step->multiply.norm != NO_UNIT ||
-                changed)
+            enum step_buffer *in;
+            const struct step_input_norm *own = own_norm(step, n->width, &in);
+            if (!own || own->weight != NO_UNIT || changed)
                 return false;
             any = true;
         }
@@ -162,9 +181,9 @@ static void give_norm(struct list *list, size_t norm)
         struct step *step = &list->steps[i];
         bool again = step_writes(step, n.out);
         if (step_reads(step, n.out)) {
-            step->multiply.in = n.in;
-            step->multiply.norm = n.weight;
-            step->multiply.epsilon = n.epsilon;
+            enum step_buffer *in;
+            *own_norm(step, n.width, &in) = (struct step_input_norm){n.weight, n.epsilon};
+            *in = n.in;
         }
         if (again)
             return;
@@ -183,7 +202,7 @@ static void fuse_norms(struct list *list)
         struct step *norm = &list->steps[i], *before = i ? &list->steps[i - 1] : NULL;
         struct step *product = i > 1 ? &list->steps[i - 2] : NULL;
         if (!is(norm, STEP_NORM) || !is_plain_norm(norm, norm->norm.in) || is(before, STEP_SCALE) ||
-            !only_products_read(list, i))
+            !readers_can_norm(list, i))
             continue;
         bool sum = is_addition(before) && before->add.to == norm->norm.in;
         if (sum && (before->add.scale != 1.0f || !product || !is_single_product(product, before->add.from)))

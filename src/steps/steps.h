@@ -154,6 +154,12 @@ struct step_matrix {
 #define STEP_MATRICES 4
 #define STEP_GROUPS 32
 
+/* A norm of the input that a step applies itself. */
+struct step_input_norm {
+    unit_number weight; /* NO_UNIT: no norm */
+    float epsilon;
+};
+
 struct step_multiply {
     enum step_buffer in;
     uint32_t columns, stride; /* of the input's rows */
@@ -164,8 +170,7 @@ struct step_multiply {
     uint32_t count;
     struct step_matrix matrices[STEP_MATRICES];
     /* In fused lists only: */
-    unit_number norm; /* norms the input first; NO_UNIT: no norm */
-    float epsilon;
+    struct step_input_norm norm;
     bool adds;  /* adds the product to the output buffer */
     bool gates; /* the gated activation of the first two products replaces the first */
     enum glu_kind glu;
@@ -362,6 +367,7 @@ struct step_route {
     unit_number expert_scales;  /* factors of the experts' outputs */
     unit_number first;          /* unit of expert 0 */
     struct router_rule rule;
+    struct step_input_norm norm; /* in fused lists only */
 };
 
 struct step_experts {
@@ -378,6 +384,7 @@ struct step_experts {
     bool alone;         /* no gate: only the activation of that matrix's output */
     bool weighs_input;  /* an expert's weight multiplies its input, not its output */
     uint32_t used;
+    struct step_input_norm norm; /* in fused lists only */
 };
 
 struct step_mix {
@@ -636,7 +643,8 @@ void steps_run_rows(struct step_list layer, size_t first, size_t count, uint32_t
  *
  * Each launch costs a device time. So fuse.c rewrites a list for it, pattern by pattern, into an equivalent one with
  * fewer steps: all that happens between two mixers becomes STEP_RESIDUAL, a gate's activation joins its product, rope
- * joins MLA. For batches of few rows, where launches dominate, products also norm their input and add to their output.
+ * joins MLA. For batches of few rows, where launches dominate, products, routers and experts also norm their input, and
+ * products add to their output.
  */
 
 /* The rewritten list, ended by a step of kind STEP_KINDS. Free it with memory_free. */

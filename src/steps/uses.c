@@ -411,7 +411,7 @@ size_t step_units(const struct step *step, struct step_unit out[STEP_UNITS])
         use_vectors(&l, (const unit_number[]){step->norm.weight, step->norm.bias}, 2);
         break;
     case STEP_MULTIPLY:
-        use_vectors(&l, &step->multiply.norm, 1);
+        use_vectors(&l, &step->multiply.norm.weight, 1);
         use_matrices(&l, &step->multiply);
         break;
     case STEP_HEADS:
@@ -445,12 +445,14 @@ size_t step_units(const struct step *step, struct step_unit out[STEP_UNITS])
         use_vectors(&l, (const unit_number[]){step->compress.bias, step->compress.norm}, 2);
         break;
     case STEP_ROUTE:
+        use_vectors(&l, &step->route.norm.weight, 1);
         use(&l, step->route.table, USE_ROUTER, ROLE_COUNT);
         use(&l, step->route.router, USE_ROUTER, ROLE_ROUTER);
         use_vectors(&l, (const unit_number[]){step->route.bias, step->route.selection_bias, step->route.expert_scales},
                     3);
         break;
     case STEP_EXPERTS:
+        use_vectors(&l, &step->experts.norm.weight, 1);
         use(&l, step->experts.gate_bias, USE_BIASES, ROLE_COUNT);
         use(&l, step->experts.up_bias, USE_BIASES, ROLE_COUNT);
         use(&l, step->experts.down_bias, USE_BIASES, ROLE_COUNT);

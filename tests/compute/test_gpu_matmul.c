@@ -613,6 +613,81 @@ static void multiplies_by_experts(void **state)
     check_experts(gpu, &random, TENSOR_F16, 2, 30, GPU_MAX_GROUPS / USED + 40, true, false, 0, VECTOR_ERROR);
 }
 
+/* Experts that norm their inputs give what dense matrices do that norm theirs. */
+static void check_normed_experts(struct gpu *gpu, struct random *random, enum tensor_type type, uint32_t rows,
+                                 uint32_t columns)
+{
+    const uint32_t slots[] = {1, 0}, ids[] = {0, 1, 1, 0}, choices = COUNT_OF(ids), tokens = choices / USED;
+    const size_t out_bytes = choices * rows * sizeof(float);
+    const struct gpu_glu_kind silu_kind = {.kind = GLU_SILU};
+    struct product pool = product_create(gpu, random, type, COUNT_OF(slots) * 2 * rows, columns);
+    const uint64_t matrix_bytes = rows * pool.matrix.row_bytes;
+    float *in = gpu_test_floats(random, tokens * columns), *weights = gpu_test_floats(random, columns);
+    const struct gpu_range input = gpu_test_range(gpu, in, tokens * columns * sizeof *in),
+                           norm = gpu_test_range(gpu, weights, columns * sizeof *weights),
+                           places = gpu_test_range(gpu, slots, sizeof slots),
+                           chosen = gpu_test_range(gpu, ids, sizeof ids), out = gpu_test_range(gpu, NULL, out_bytes),
+                           expected = gpu_test_range(gpu, NULL, out_bytes);
+    struct gpu_expert_matmul jobs[2];
+    for (uint32_t m = 0; m < 2; m++)
+        jobs[m] = (struct gpu_expert_matmul){
+            .weights = {{pool.matrix.data.buffer, m * matrix_bytes}, type, rows, columns, pool.matrix.row_bytes},
+            .slot_stride = 2 * matrix_bytes,
+            .slots = places,
+            .ids = chosen,
+            .in = input,
+            .norm = norm,
+            .out = out,
+            .experts = COUNT_OF(slots),
+            .used = USED,
+            .tokens = tokens,
+            .epsilon = 1e-2f};
+    gpu_begin(gpu);
+    assert_true(gpu_expert_matmul_glu(gpu, jobs, &silu_kind));
+    for (uint32_t choice = 0; choice < choices; choice++) {
+        struct gpu_matmul dense[2];
+        for (uint32_t m = 0; m < 2; m++) {
+            dense[m] = (struct gpu_matmul){.weights = jobs[m].weights,
+                                           .in = {input.buffer, choice / USED * columns * sizeof *in},
+                                           .norm = norm,
+                                           .out = {expected.buffer, choice * rows * sizeof(float)},
+                                           .tokens = 1,
+                                           .in_stride = columns,
+                                           .out_stride = rows,
+                                           .epsilon = jobs[m].epsilon};
+            dense[m].weights.data.offset += slots[ids[choice]] * jobs[m].slot_stride;
+        }
+        assert_true(gpu_matmul_glu(gpu, dense, &silu_kind));
+    }
+    gpu_test_run(gpu);
+    float *found = gpu_test_take(gpu, out, out_bytes), *wanted = gpu_test_take(gpu, expected, out_bytes);
+    const double error = gpu_test_error(found, wanted, choices * rows);
+    if (!(error < VECTOR_ERROR))
+        fail_msg("normed experts of %s, %u x %u: the error is %g", tensor_type_info(type)->name, rows, columns, error);
+    const struct gpu_range ranges[] = {input, norm, places, chosen};
+    for (size_t i = 0; i < COUNT_OF(ranges); i++)
+        gpu_buffer_destroy(gpu, ranges[i].buffer);
+    product_destroy(gpu, &pool);
+    free(in);
+    free(weights);
+    free(found);
+    free(wanted);
+}
+
+static void norms_inputs_of_experts(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    struct random random;
+    random_seed(&random, 34);
+    const enum tensor_type some[] = {TENSOR_F16, TENSOR_Q4_K, TENSOR_Q8_0, TENSOR_MXFP4, TENSOR_Q2_K, TENSOR_IQ2_XS};
+    for (size_t i = 0; i < COUNT_OF(some); i++)
+        check_normed_experts(gpu, &random, some[i], 13, 768);
+    check_normed_experts(gpu, &random, TENSOR_Q8_0, 21, 96);
+    check_normed_experts(gpu, &random, TENSOR_F32, 5, 30);
+    /* More columns than are rounded at once. */
+    check_normed_experts(gpu, &random, TENSOR_Q8_0, 4, 49152);
+}
+
 /* Gate and up, and then down, of experts, twice; the second expert is not on the device. */
 static float *run_chained_experts(struct gpu *gpu, enum tensor_type type, uint32_t columns, uint32_t width)
 {
@@ -736,6 +811,7 @@ int main(void)
         cmocka_unit_test(multiplies_by_experts),
         cmocka_unit_test(multiplies_as_floats_too),
         cmocka_unit_test(norms_inputs_and_gates_outputs),
+        cmocka_unit_test(norms_inputs_of_experts),
         cmocka_unit_test(keeps_epsilons_apart),
         cmocka_unit_test(refuses_unsupported_weights),
         cmocka_unit_test(rows_of_few_columns_share_subgroups),

@@ -289,11 +289,13 @@ struct gpu_expert_matmul {
     struct gpu_range ids; /* uint32 [tokens][used] */
     struct gpu_range in;  /* [tokens][columns], or [tokens][used][columns] where per_choice is true */
     struct gpu_range in_halves;     /* the same as halves, adjacent; or none */
+    struct gpu_range norm;          /* as of gpu_matmul, for up to GPU_VECTOR_TOKENS tokens */
     struct gpu_range out;           /* [tokens][used][rows] */
     uint32_t in_stride, out_stride; /* elements from one of those rows to the next; 0: they are adjacent */
     struct gpu_range bias;          /* [experts][rows], or without a buffer */
     struct gpu_range groups;        /* what gpu_expert_group made of ids; only for more than GPU_VECTOR_TOKENS tokens */
     uint32_t experts, used, tokens;
+    float epsilon;
     bool per_choice;
     bool routed; /* ids are those of the last router: in a chain of kernels (gpu_private.h), they and slots may be
                   * read before the last gpu_barrier */

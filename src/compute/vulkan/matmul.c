@@ -254,6 +254,11 @@ static void matmat_unpacked(struct gpu *gpu, const struct gpu_matmul *jobs, size
     multiply_parts(gpu, parts, part_count, inputs);
 }
 
+static void refuse_norm(struct gpu *gpu)
+{
+    gpu_record_error(gpu, HYPURA_ERROR_ARGUMENT, "GPU: inputs of many tokens are to be normed beforehand");
+}
+
 void gpu_matmul(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count)
 {
     bool unpacked = false;
@@ -276,7 +281,7 @@ void gpu_matmul(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count)
         }
         unpack |= panels;
         if (tiles && jobs[first].norm.buffer)
-            gpu_record_error(gpu, HYPURA_ERROR_ARGUMENT, "GPU: inputs of many tokens are to be normed beforehand");
+            refuse_norm(gpu);
         if (!tiles && !jobs[first].in.buffer) {
             gpu_record_error(gpu, HYPURA_ERROR_ARGUMENT, "GPU: inputs are there as halves only");
             return;
@@ -400,6 +405,7 @@ static bool experts_alike(const struct gpu_expert_matmul *a, const struct gpu_ex
            a->weights.rows == b->weights.rows && a->weights.row_bytes == b->weights.row_bytes &&
            a->slot_stride == b->slot_stride && gpu_address(a->slots) == gpu_address(b->slots) &&
            gpu_address(a->ids) == gpu_address(b->ids) && gpu_address(a->in) == gpu_address(b->in) &&
+           gpu_address(a->norm) == gpu_address(b->norm) && (!a->norm.buffer || a->epsilon == b->epsilon) &&
            a->used == b->used && a->tokens == b->tokens && a->per_choice == b->per_choice &&
            gpu_expert_in_stride(a) == gpu_expert_in_stride(b) && gpu_expert_out_stride(a) == gpu_expert_out_stride(b);
 }
@@ -417,6 +423,8 @@ void gpu_expert_matmul(struct gpu *gpu, const struct gpu_expert_matmul *jobs, si
         bool tiles = true;
         for (size_t i = first; i < next; i++)
             tiles &= experts_fit_tiles(gpu, type, &jobs[i]);
+        if (tiles && jobs[first].norm.buffer)
+            refuse_norm(gpu);
         if (!tiles && !jobs[first].in.buffer) {
             gpu_record_error(gpu, HYPURA_ERROR_ARGUMENT, "GPU: inputs are there as halves only");
             return;

@@ -331,20 +331,19 @@ void gpu_expert_matvec(struct gpu *gpu, const struct gpu_expert_matmul *jobs, si
             uint64_t weights, out, bias;
         } jobs[GPU_EXPERT_JOBS];
         uint64_t in, slots, ids, slot_stride;
-        uint32_t rows, row_bytes, used, per_choice, out_stride, awaited_ids;
-        uint64_t codebook, progress;
-        uint32_t awaited;
+        uint32_t rows, row_bytes, sharing, out_stride, awaited_ids, awaited;
+        uint64_t codebook, progress, norm;
     } push = {.in = gpu_address(jobs->in) + (jobs->per_choice ? first_choice : first_token) * in_stride * sizeof(float),
               .slots = gpu_address(jobs->slots),
               .ids = gpu_address(jobs->ids) + first_choice * sizeof(uint32_t),
               .slot_stride = jobs->slot_stride,
               .rows = jobs->weights.rows,
               .row_bytes = (uint32_t)jobs->weights.row_bytes,
-              .used = jobs->used,
-              .per_choice = jobs->per_choice,
+              .sharing = jobs->per_choice ? 1 : jobs->used,
               .out_stride = out_stride,
               .awaited_ids = gpu->routed,
-              .codebook = gpu_codebook(gpu, jobs->weights.type)};
+              .codebook = gpu_codebook(gpu, jobs->weights.type),
+              .norm = gpu_address(jobs->norm)};
     const uint32_t choices = tokens * jobs->used;
     if (choices == 0)
         return;
@@ -353,10 +352,11 @@ void gpu_expert_matvec(struct gpu *gpu, const struct gpu_expert_matmul *jobs, si
                           .columns = jobs->weights.columns,
                           .tokens = 1,
                           .choices = choices,
-                          .wide = true,
+                          .wide = push.norm % 16 == 0,
                           .bytes = true,
                           .paired = makes_pairs(jobs->weights.type),
                           .experts = true,
+                          .normed = push.norm != 0,
                           .glu = glu};
     for (size_t i = 0; i < count; i++) {
         push.jobs[i].weights = gpu_address(jobs[i].weights.data);
@@ -372,6 +372,7 @@ void gpu_expert_matvec(struct gpu *gpu, const struct gpu_expert_matmul *jobs, si
     const struct chain_link link = chained ? gpu_chain(gpu) : (struct chain_link){0};
     push.progress = link.progress;
     push.awaited = link.awaited;
+    memcpy(&cut.constants[8], &jobs->epsilon, sizeof jobs->epsilon);
     cut.constants[10] = in_stride;
     launch_cut(gpu, &cut, &push, sizeof push, groups, choices, chained);
 }

@@ -27,13 +27,16 @@ static hypura_status hand_over(struct batch *batch, const struct step *experts, 
 {
     struct gpu_pass *pass = batch->pass;
     struct mixture *mixture = &pass->mixture;
-    uint64_t choices = batch->rows * (uint64_t)experts->experts.used;
+    const struct step_experts *x = &experts->experts;
+    uint64_t choices = batch->rows * (uint64_t)x->used;
     pass_settle(pass);
     gpu_copy(pass->gpu, pass->back_parts.chosen.range, pass->chosen, choices * sizeof(uint32_t));
     gpu_copy(pass->gpu, pass->back_parts.weights.range, pass->weights, choices * sizeof(float));
-    if (!mixture->in_place)
-        gpu_copy(pass->gpu, pass->back_parts.normed.range, pass->rows[experts->experts.in],
-                 batch->rows * experts->experts.columns * sizeof(float));
+    if (!mixture->in_place && x->norm.weight != NO_UNIT)
+        gpu_rms_norm(pass->gpu, pass->back_parts.normed.range, pass->rows[x->in], pass_vector(batch, x->norm.weight),
+                     (struct gpu_range){0}, (uint32_t)batch->rows, x->columns, x->norm.epsilon);
+    else if (!mixture->in_place)
+        gpu_copy(pass->gpu, pass->back_parts.normed.range, pass->rows[x->in], batch->rows * x->columns * sizeof(float));
     TRY(pass_send(pass, error));
     mixture->routed = pass->last;
     pass_record(pass);
@@ -63,9 +66,11 @@ hypura_status pass_record_route(struct batch *batch, const struct step *step, hy
                                            .in = pass->rows[r->in],
                                            .out = pass->router,
                                            .bias = pass_vector(batch, r->bias),
+                                           .norm = pass_vector(batch, r->norm.weight),
                                            .tokens = (uint32_t)batch->rows,
                                            .in_stride = model_parameters(batch->open->model)->embedding,
-                                           .out_stride = rule->experts}};
+                                           .out_stride = rule->experts,
+                                           .epsilon = r->norm.epsilon}};
     const struct gpu_router router = {.logits = pass->router,
                                       .selection_bias = pass_vector(batch, r->selection_bias),
                                       .expert_scales = pass_vector(batch, r->expert_scales),
@@ -114,7 +119,8 @@ static hypura_status run_divided(struct batch *batch, const struct step *step, h
     TRY(pass_send(pass, error));
     TRY(pass_host_share(batch, error));
     pass->host_share.waiting = true;
-    pass->host_share.experts = step;
+    /* The rows that were handed over are normed. */
+    pass->host_share.experts = steps_find(steps_of_layer(batch->open->steps, (uint32_t)step->layer), STEP_EXPERTS);
     pass->host_share.routed = pass->mixture.routed;
     pass->host_share.value = value;
     pass->host_share.said = pass->asked.made;

@@ -68,6 +68,8 @@ void pass_run_experts(struct batch *batch, const struct step *step, const struct
         jobs[i] = expert_job(batch, x, slots, fused ? 0 : i, x->columns, inner);
         jobs[i].in = pass_floats(pass, x->in);
         jobs[i].in_halves = pass_halves(pass, x->in);
+        jobs[i].norm = pass_vector(batch, x->norm.weight);
+        jobs[i].epsilon = x->norm.epsilon;
         jobs[i].out = pass->rows[i == 0 ? BUFFER_GATE : BUFFER_UP];
         jobs[i].bias = bias_of(batch, biases[i], scales[i]);
     }

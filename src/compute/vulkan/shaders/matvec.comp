@@ -44,8 +44,9 @@ layout(push_constant) uniform Push
     uint64_t from;
     Uints slots, ids;
     uint64_t slot_stride;
-    uint rows, row_bytes, used, per_choice, into_stride;
-    uint64_t table;
+    uint rows, row_bytes, sharing, into_stride;
+    layout(offset = 104) uint64_t table; // what lies between is for chains
+    layout(offset = 120) uint64_t norm;
 };
 #else
 #if defined(ROUTER)
@@ -155,7 +156,7 @@ void multiply()
     job.weights += slot * slot_stride;
     other.weights += slot * slot_stride;
     uint job_rows = rows, bias_row = expert * rows;
-    uint64_t input_row = from + uint64_t(per_choice != 0 ? choice : choice / used) * from_stride * 4;
+    uint64_t input_row = from + uint64_t(choice / sharing) * from_stride * 4;
     uint64_t output_row = job.into + uint64_t(choice) * into_stride * 4;
 #else
     Job job = jobs[0], other = jobs[JOBS > 1 ? 1 : 0];
@@ -220,7 +221,6 @@ void multiply()
             [[unroll]] for (uint t = 0; t < TOKENS; t++) {
                 float x[LENGTH];
                 load_floats(input_row + uint64_t(t) * from_stride * 4, chunk_column(chunk, run), CHAINED, x);
-#ifndef EXPERTS
                 if (NORMED) {
                     float weights[LENGTH];
                     load_floats(norm, chunk_column(chunk, run), false, weights);
@@ -229,7 +229,6 @@ void multiply()
                         x[i] *= weights[i];
                     }
                 }
-#endif
                 float total = 0;
                 [[unroll]] for (uint i = 0; i < LENGTH; i++)
                     total += x[i];
@@ -267,14 +266,12 @@ void multiply()
         if (FINISH >= FINISH_GLU)
             for (uint s = 0; s < gl_NumSubgroups; s++)
                 sum.y += parts[(i + job_rows_a_group * TOKENS) * gl_NumSubgroups + s];
-#ifndef EXPERTS
         if (NORMED) {
             float total = 0;
             for (uint s = 0; s < gl_NumSubgroups; s++)
                 total += squares_parts[t * gl_NumSubgroups + s];
             sum *= inversesqrt(total / float(columns) + EPSILON);
         }
-#endif
         if (job.bias != 0)
             sum.x += Floats(job.bias).v[bias_row + row];
         if (FINISH >= FINISH_GLU && other.bias != 0)

@@ -42,9 +42,9 @@ layout(push_constant) uniform Push
     Uints slots;
     FreshUints ids;
     uint64_t slot_stride;
-    uint rows, row_bytes, used, per_choice, into_stride, awaited_ids;
+    uint rows, row_bytes, sharing, into_stride, awaited_ids, awaited;
     layout(offset = 112) Progress progress; // after a table, as in matvec.comp
-    uint awaited;
+    uint64_t norm;
 };
 #else
 struct Job {
@@ -138,7 +138,6 @@ Eights fetch_inputs(uint64_t token, uint tile, uint first)
 Eights fetch_norm(uint tile, uint first)
 {
     Eights eights;
-#ifndef EXPERTS
     if (NORMED)
         [[unroll]] for (uint i = 0; i < 2 * AHEAD; i++) {
             uint eight = first + i / 2 * GROUP + gl_LocalInvocationID.x, at = tile / 4 + fours(eight, i % 2);
@@ -146,7 +145,6 @@ Eights fetch_norm(uint tile, uint first)
             if (inside(tile, eight))
                 eights.x[i] = Vec4s(norm).v[at];
         }
-#endif
     return eights;
 }
 
@@ -173,13 +171,11 @@ void round_inputs(Eights eights, Eights weights, uint t, uint tile, uint first)
 {
     [[unroll]] for (uint i = 0; i < AHEAD; i++) {
         uint place = i * GROUP + gl_LocalInvocationID.x, eight = first + place;
-#ifndef EXPERTS
         if (NORMED) {
             square_parts[place] = sum_squares(eights.x[2 * i + 1], sum_squares(eights.x[2 * i], 0.0));
             eights.x[2 * i] *= weights.x[2 * i];
             eights.x[2 * i + 1] *= weights.x[2 * i + 1];
         }
-#endif
         maxima[place] = max(greatest(eights.x[2 * i]), greatest(eights.x[2 * i + 1]));
 #ifdef HAS_MINIMUM
         if (inside(tile, eight) && eight % 4 == 0)
@@ -357,13 +353,13 @@ void multiply()
     }
     uint64_t slot_at = 0, inputs = from;
     bool waits = uint64_t(progress) != 0; // for the inputs
+    Eights eights, norm_weights = fetch_norm(0, 0);
 #ifdef EXPERTS
     uint choice = gl_WorkGroupID.z;
-    inputs += uint64_t(per_choice != 0 ? choice : choice / used) * from_stride * 4;
+    inputs += uint64_t(choice / sharing) * from_stride * 4;
     chain_wait(progress, awaited_ids);
     waits = waits && awaited != awaited_ids;
 #endif
-    Eights eights, norm_weights = fetch_norm(0, 0);
     if (!waits)
         eights = fetch_inputs(inputs, 0, 0); // before the weights, which would delay them
 #ifdef EXPERTS
