@@ -60,7 +60,7 @@ static bool makes_pairs(enum tensor_type type)
 
 #define CUT_CONSTANTS 13
 
-/* In shaders/matvec.comp. */
+/* In shaders/matvec_router.comp. */
 #define ROUTER_FIRST_CONSTANT 12
 
 /* How the work of a dispatch is divided. */
@@ -313,7 +313,9 @@ void gpu_matvec(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count, ui
 
 bool gpu_matvec_routes(const struct gpu *gpu, const struct gpu_matmul *job)
 {
-    return gpu->info.chains && job->tokens <= ROUTED_TOKENS && is_float(job->weights.type);
+    return gpu->info.chains && job->tokens <= ROUTED_TOKENS && is_float(job->weights.type) &&
+           job->weights.columns % vector_types[job->weights.type].chunk == 0 &&
+           gpu_is_wide(&job->weights, 0, gpu_address(job->in) | gpu_address(job->norm), job->in_stride);
 }
 
 void gpu_matvec_route(struct gpu *gpu, const struct gpu_matmul *job, const struct gpu_router *router)

@@ -1,25 +1,17 @@
 // Weights times a few tokens. A work group has ROWS rows of weights and all their columns: each invocation takes every
 // GROUP-th chunk of columns, reads the inputs for it once and uses them for all its rows, and the sums of the invocations
 // are added at the end. The order of a sum depends on GROUP alone, so that neither ROWS nor TOKENS change a bit. Of two
-// matrices for a gated activation a work group has half of its rows each. With ROUTER, the results are logits, of which the
-// work group that ends last chooses experts.
+// matrices for a gated activation a work group has half of its rows each.
 #version 460
 #extension GL_GOOGLE_include_directive : require
-#ifdef ROUTER
-#define GROUP 128
-#endif
 #include "common.glsl"
 #include "chain.glsl"
 #include "types.glsl"
 #include "functions.glsl"
 #include "finish.glsl"
 
-#ifdef ROUTER
-layout(local_size_x = GROUP) in;
-#else
 layout(local_size_x_id = 0) in;
 layout(constant_id = 0) const uint GROUP = 128;
-#endif
 layout(constant_id = 1) const uint ROWS = 4;
 layout(constant_id = 2) const uint TOKENS = 1;
 // Inputs may be read as vec4: strides and columns are multiples of 4. Weights of plain types may be read 16 bytes at once.
@@ -34,13 +26,12 @@ layout(constant_id = 10) const uint from_stride = 4096;
 layout(constant_id = 11) const bool CHAINED = false; // then inputs are read past the caches of a core
 
 #ifdef EXPERTS
-#define JOBS 2
 struct Job {
     uint64_t weights, into, bias;
 };
 layout(push_constant) uniform Push
 {
-    Job jobs[JOBS];
+    Job jobs[2];
     uint64_t from;
     Uints slots, ids;
     uint64_t slot_stride;
@@ -49,31 +40,17 @@ layout(push_constant) uniform Push
     layout(offset = 120) uint64_t norm;
 };
 #else
-#if defined(ROUTER)
-#define JOBS 1
-#elif defined(CODEBOOK)
-#define JOBS 2
-#else
-#define JOBS 3
-#endif
 struct Job {
     uint64_t weights, into, bias;
     uint rows, into_stride;
 };
 layout(push_constant) uniform Push
 {
-    Job jobs[JOBS];
-#if defined(ROUTER)
-    Floats selection_bias;
-    Floats expert_scales;
-    FreshUints ids;
-    FreshFloats weights;
-    Ints table;
-    Ints tokens;
-    FreshUints chunk_ids;
-    FreshFloats chunk_weights;
-#elif defined(CODEBOOK)
+#ifdef CODEBOOK
+    Job jobs[2];
     uint64_t table, unused[3];
+#else
+    Job jobs[3];
 #endif
     uint64_t from, norm;
     Progress progress;
@@ -159,13 +136,12 @@ void multiply()
     uint64_t input_row = from + uint64_t(choice / sharing) * from_stride * 4;
     uint64_t output_row = job.into + uint64_t(choice) * into_stride * 4;
 #else
-    Job job = jobs[0], other = jobs[JOBS > 1 ? 1 : 0];
-#if JOBS > 1
+    Job job = jobs[0], other = jobs[1];
     uint groups = (job.rows + job_rows_a_group - 1) / job_rows_a_group;
     if (FINISH < FINISH_GLU && group >= groups) {
         group -= groups;
         job = jobs[1];
-#if JOBS > 2
+#ifndef CODEBOOK
         groups = (job.rows + job_rows_a_group - 1) / job_rows_a_group;
         if (group >= groups) {
             group -= groups;
@@ -173,7 +149,6 @@ void multiply()
         }
 #endif
     }
-#endif
     uint job_rows = job.rows, bias_row = 0;
     uint64_t input_row = from, output_row = job.into;
 #endif
@@ -291,40 +266,6 @@ void multiply()
     }
 }
 
-#ifdef ROUTER
-#define ROUTER_CONSTANTS 12
-#include "router.glsl"
-
-shared bool is_last;
-
-// As chain_end, and whether this work group is the kernel's last. No other kernel runs at the same time.
-bool end_last()
-{
-    const uint others = gl_NumWorkGroups.x * gl_NumWorkGroups.y * gl_NumWorkGroups.z - 1;
-    groupMemoryBarrier();
-    barrier();
-    if (gl_LocalInvocationIndex == 0) {
-        memoryBarrierBuffer();
-        is_last = atomicAdd(progress.ended, 1) - awaited == others;
-    }
-    groupMemoryBarrier();
-    barrier();
-    return is_last;
-}
-
-// The kernels after this one wait for one work group more: the choice.
-void main()
-{
-    multiply();
-    if (!end_last())
-        return;
-    for (uint t = 0; t < TOKENS; t++) {
-        barrier();
-        choose_experts(FreshFloats(jobs[0].into), t, gl_LocalInvocationID.x);
-    }
-    chain_end(progress);
-}
-#else
 void main()
 {
     multiply();
@@ -333,4 +274,3 @@ void main()
         chain_end(progress);
 #endif
 }
-#endif

@@ -18,7 +18,7 @@ layout(constant_id = ROUTER_CONSTANTS + 8) const uint chunk = 0; /* neighbouring
 #define LEAST_SUM 6.103515625e-5
 
 shared float probability[experts];
-shared uint selection[experts];
+shared uvec4 selection[(experts + 3) / 4]; /* those beyond the last expert are 0 */
 shared uint group_score[groups > 0 ? groups : 1];
 shared uint chosen[used];
 shared float weight[used];
@@ -42,7 +42,7 @@ void mask_groups(uint thread)
     for (uint g = thread; g < groups; g += GROUP) {
         uint first = 0, second = 0;
         for (uint i = 0; i < size; i++) {
-            uint s = selection[g * size + i];
+            uint e = g * size + i, s = selection[e / 4][e % 4];
             second = max(second, min(first, s));
             first = max(first, s);
         }
@@ -55,26 +55,29 @@ void mask_groups(uint thread)
             if (group_score[other] > group_score[g] || (group_score[other] == group_score[g] && other < g))
                 rank++;
         if (rank >= groups_used)
-            for (uint i = 0; i < size; i++)
-                selection[g * size + i] = 0;
+            for (uint e = g * size; e < (g + 1) * size; e++)
+                selection[e / 4][e % 4] = 0;
     }
     barrier();
 }
 
-/* The best by rank. */
+/* The best by rank. What is added for choosing stands in selection. */
 void choose(uint thread)
 {
-    for (uint e = thread; e < experts; e += GROUP)
-        selection[e] = ordered(probability[e] + (uint64_t(selection_bias) != 0 ? selection_bias.v[e] : 0.0));
+    for (uint e = thread; e < (experts + 3) / 4 * 4; e += GROUP)
+        selection[e / 4][e % 4] = e < experts ? ordered(probability[e] + uintBitsToFloat(selection[e / 4][e % 4])) : 0;
     barrier();
     if (groups > 0)
         mask_groups(thread);
 
     for (uint e = thread; e < experts; e += GROUP) {
-        uint own = selection[e], rank = 0;
-        for (uint other = 0; other < experts; other++)
-            if (selection[other] > own || (selection[other] == own && other < e))
-                rank++;
+        uint own = selection[e / 4][e % 4], rank = 0;
+        for (uint four = 0; four < (experts + 3) / 4; four++) {
+            uvec4 others = selection[four];
+            [[unroll]] for (uint i = 0; i < 4; i++)
+                if (others[i] > own || (others[i] == own && four * 4 + i < e))
+                    rank++;
+        }
         if (rank < used) {
             chosen[rank] = e;
             weight[rank] = probability[e];
@@ -137,6 +140,7 @@ void choose_experts(FreshFloats logits, uint row, uint thread)
     float most = uintBitsToFloat(0xff800000u), sum = 0.0;
     for (uint e = thread; e < experts; e += GROUP) {
         probability[e] = logits.v[row * experts + e];
+        selection[e / 4][e % 4] = uint64_t(selection_bias) != 0 ? floatBitsToUint(selection_bias.v[e]) : 0;
         most = max(most, probability[e]);
     }
     if (GATE == SOFTMAX) {
