@@ -224,7 +224,7 @@ static void mixture_of_experts(const struct gpu_layer *b, struct gpu *gpu, struc
         .epsilon = 1e-5f,
         .rows = 1,
         .columns = WIDTH,
-        .mix = {.device_rows = b->out, .ids = b->ids, .weights = b->weights, .slots = b->slots, .used = USED}};
+        .mix = {.device_rows = b->out, .ids = b->ids, .weights = b->weights, .used = USED}};
     gpu_residual(gpu, &residual);
     gpu_barrier(gpu);
 }

@@ -304,6 +304,7 @@ static void chooses_experts(void **state)
 
 struct experts {
     uint32_t rows, used, columns;
+    bool all_here; /* on the device; else half of them */
     float *device_rows, *host_rows, *weights, *shared, *gates;
     uint32_t *ids;
     struct gpu_mix mix;
@@ -311,7 +312,6 @@ struct experts {
 
 #define MIX_EXPERTS 11u
 
-/* Half of the experts are on the device. */
 static void make_experts(struct gpu *gpu, struct experts *e, struct random *random)
 {
     size_t choices = (size_t)e->rows * e->used;
@@ -326,7 +326,7 @@ static void make_experts(struct gpu *gpu, struct experts *e, struct random *rand
     for (uint32_t i = 0; i < MIX_EXPERTS; i++)
         slots[i] = i % 2 ? i / 2 : GPU_NO_SLOT;
     for (size_t i = 0; i < choices; i++) {
-        e->ids[i] = (uint32_t)(random_next(random) >> 33) % MIX_EXPERTS;
+        e->ids[i] = e->all_here ? 1 : (uint32_t)(random_next(random) >> 33) % MIX_EXPERTS;
         /* The other place's rows may contain anything. */
         float *elsewhere = e->ids[i] % 2 ? e->host_rows : e->device_rows;
         for (uint32_t c = 0; c < e->columns; c++)
@@ -336,7 +336,7 @@ static void make_experts(struct gpu *gpu, struct experts *e, struct random *rand
                               .host_rows = floats(gpu, e->host_rows, choices * e->columns),
                               .ids = gpu_test_range(gpu, e->ids, choices * sizeof *e->ids),
                               .weights = floats(gpu, e->weights, choices),
-                              .slots = gpu_test_range(gpu, slots, sizeof slots),
+                              .slots = e->all_here ? NONE : gpu_test_range(gpu, slots, sizeof slots),
                               .shared = floats(gpu, e->shared, (size_t)e->rows * e->columns),
                               .shared_gates = floats(gpu, e->gates, e->rows),
                               .used = e->used};
@@ -417,7 +417,10 @@ static void adds_to_the_residual_stream(void **state)
         bool experts = parts & 1, post = parts & 2, layer = parts & 4, normed = parts & 8, weighed = parts < 16;
         bool fresh = parts % 5 == 1; /* with rows of 768 and of 5120 */
         static const uint32_t columns[] = {1000, 768, 5120, 999, 9000};
-        struct experts e = {.rows = parts % 3 ? 1 : 5, .used = 1 + parts % 9, .columns = columns[parts % 5]};
+        struct experts e = {.rows = parts % 3 ? 1 : 5,
+                            .used = 1 + parts % 9,
+                            .columns = columns[parts % 5],
+                            .all_here = parts % 4 == 1};
         size_t count = (size_t)e.rows * e.columns;
         make_experts(gpu, &e, &random);
         float *hidden = gpu_test_floats(&random, count), *branch = gpu_test_floats(&random, count);

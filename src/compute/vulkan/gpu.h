@@ -598,8 +598,8 @@ void gpu_router(struct gpu *gpu, const struct gpu_router *router);
 void gpu_route(struct gpu *gpu, const struct gpu_matmul *matrix, const struct gpu_router *router);
 
 /* For row t, the sum over i, in order, of the row of choice (t, i), times weights[t][i] if there are weights. The row
- * is that of device_rows if slots[ids[t][i]] is a slot or there are no slots, else that of host_rows; both are
- * [rows][used][columns]. Then adds shared[t], if any, times sigmoid(shared_gates[t]), if any. */
+ * is that of device_rows if slots[ids[t][i]] is a slot or there are no slots, which is quicker, else that of host_rows;
+ * both are [rows][used][columns]. Then adds shared[t], if any, times sigmoid(shared_gates[t]), if any. */
 struct gpu_mix {
     struct gpu_range device_rows, host_rows, ids, weights, slots, shared, shared_gates;
     uint32_t used;

@@ -153,7 +153,7 @@ struct gpu_mix pass_mix(const struct batch *batch, const struct step_mix *m)
                             .host_rows = mixture->divided ? pass->up_parts.expert_rows.range : none,
                             .ids = pass->chosen,
                             .weights = m->weighed ? none : pass->weights,
-                            .slots = mixture->visits || mixture->in_place ? none : pass->slots[mixture->layer].table,
+                            .slots = mixture->divided ? pass->slots[mixture->layer].table : none,
                             .shared = m->side == BUFFER_NONE ? none : pass->rows[m->side],
                             .shared_gates = m->gates == BUFFER_NONE ? none : pass->rows[m->gates],
                             .used = m->used};

@@ -20,7 +20,7 @@ layout(constant_id = 4) const float epsilon = 0.0;
 
 #define MOST_STEPS 8
 #define MOST_USED 128
-#define AHEAD 4 /* experts whose rows are read at once */
+const uint AHEAD = STEPS > 2 ? 4 : 8; /* experts whose rows are read at once */
 
 layout(local_size_x = GROUP) in;
 layout(push_constant) uniform Push
@@ -41,7 +41,6 @@ layout(push_constant) uniform Push
 layout(buffer_reference, std430, buffer_reference_align = 8) buffer Uvec2s { uvec2 v[]; };
 
 shared uvec2 source_rows[MOST_USED];
-shared float source_weights[MOST_USED];
 
 void row_in_memory(uint row)
 {
@@ -101,32 +100,48 @@ vec4 weights_of(Floats row, uint i)
 
 void mix_row(uint row)
 {
-    barrier();
-    for (uint n = gl_LocalInvocationID.x; n < used; n += GROUP) {
-        uint choice = row * used + n;
-        bool here = uint64_t(slots) == 0 || slots.v[ids.v[choice]] != NO_SLOT;
-        uint64_t from = (here ? uint64_t(device_rows) : uint64_t(host_rows)) + uint64_t(choice) * columns * 4;
-        source_rows[n] = unpackUint2x32(from);
-        source_weights[n] = uint64_t(weights) != 0 ? weights.v[choice] : 1.0;
+    const bool all_here = uint64_t(slots) == 0;
+    vec4 side[MOST_STEPS];
+    float gate = 1.0;
+    if (uint64_t(shared_rows) != 0) {
+        [[unroll]] for (uint i = 0; i < STEPS; i++)
+            side[i] = four_of(uint64_t(shared_rows) + uint64_t(row) * columns * 4, i);
+        if (uint64_t(shared_gates) != 0)
+            gate = shared_gates.v[row];
     }
-    barrier();
+    if (!all_here) {
+        barrier();
+        for (uint n = gl_LocalInvocationID.x; n < used; n += GROUP) {
+            uint choice = row * used + n;
+            bool here = slots.v[ids.v[choice]] != NO_SLOT;
+            source_rows[n] = unpackUint2x32((here ? uint64_t(device_rows) : uint64_t(host_rows)) +
+                                            uint64_t(choice) * columns * 4);
+        }
+        barrier();
+    }
     [[unroll]] for (uint i = 0; i < STEPS; i++)
         held[i] = vec4(0.0);
     for (uint n = 0; n < used; n += AHEAD) {
-        vec4 values[AHEAD * MOST_STEPS];
-        [[unroll]] for (uint k = 0; k < AHEAD; k++)
+        vec4 values[AHEAD * (STEPS > 0 ? STEPS : 1)];
+        float shares[AHEAD];
+        [[unroll]] for (uint k = 0; k < AHEAD; k++) {
+            uint expert = min(n + k, used - 1), choice = row * used + expert;
+            uint64_t from = all_here ? uint64_t(device_rows) + uint64_t(choice) * columns * 4
+                                     : packUint2x32(source_rows[expert]);
+            shares[k] = uint64_t(weights) != 0 ? weights.v[choice] : 1.0;
             [[unroll]] for (uint i = 0; i < STEPS; i++)
-                values[k * MOST_STEPS + i] = four_of(packUint2x32(source_rows[min(n + k, used - 1)]), i);
+                values[k * STEPS + i] = four_of(from, i);
+        }
         [[unroll]] for (uint k = 0; k < AHEAD; k++)
             if (n + k < used)
                 [[unroll]] for (uint i = 0; i < STEPS; i++)
-                    held[i] = fma(vec4(source_weights[n + k]), values[k * MOST_STEPS + i], held[i]);
+                    held[i] = fma(vec4(shares[k]), values[k * STEPS + i], held[i]);
     }
     if (uint64_t(shared_rows) != 0) {
-        float gate = uint64_t(shared_gates) != 0 ? 1.0 / (1.0 + exp(-shared_gates.v[row])) : 1.0;
-        uint64_t from = uint64_t(shared_rows) + uint64_t(row) * columns * 4;
+        if (uint64_t(shared_gates) != 0)
+            gate = 1.0 / (1.0 + exp(-gate));
         [[unroll]] for (uint i = 0; i < STEPS; i++)
-            held[i] = fma(four_of(from, i), vec4(gate), held[i]);
+            held[i] = fma(side[i], vec4(gate), held[i]);
     }
 }
 
