@@ -85,7 +85,7 @@ static void lost_at_any_time(void **state)
     fail_everywhere("submit", "lost");
 }
 
-/* The second and third submissions are the trial row. If the device fails then, opening falls back to the CPU, for one
+/* The third and fourth submissions are the trial row. If the device fails then, opening falls back to the CPU, for one
  * request or many. */
 static void fails_at_its_first_batch(void **state)
 {
@@ -94,8 +94,8 @@ static void fails_at_its_first_batch(void **state)
     size_t vocabulary;
     float *expected = run_on_cpu("mixtral", &vocabulary);
     complaints = 0;
-    for (int n = 2; n <= 4; n++)
-        assert_int_equal(fail_at("submit", n, "lost", expected, vocabulary), n < 4 ? ON_CPU : REQUEST_FAILED);
+    for (int n = 3; n <= 5; n++)
+        assert_int_equal(fail_at("submit", n, "lost", expected, vocabulary), n < 5 ? ON_CPU : REQUEST_FAILED);
     assert_int_equal(complaints, 0);
     free(expected);
 }
@@ -105,7 +105,7 @@ static void hangs(void **state)
 {
     (void)state;
     device_or_skip();
-    struct engine *engine = open_with_fault("hang:4", "mixtral");
+    struct engine *engine = open_with_fault("hang:5", "mixtral");
     assert_non_null(engine_gpu(engine));
     uint64_t start = clock_nanoseconds();
     hypura_status status = run_one(engine);

@@ -32,8 +32,8 @@ static void chains_change_no_bit(void **state)
             const uint32_t nearly = UINT32_MAX - 99;
             gpu_ticket ticket = 0;
             if (chained)
-                assert_ok(gpu_upload(gpu, (struct gpu_range){gpu->progress, 0}, &nearly, sizeof nearly, &ticket,
-                                     &test_error));
+                assert_ok(gpu_upload(gpu, (struct gpu_range){gpu->counters, GPU_PROGRESS_AT}, &nearly, sizeof nearly,
+                                     &ticket, &test_error));
             assert_ok(gpu_upload_wait(gpu, ticket, &test_error));
             gpu->chained_sent = chained ? nearly : 0;
             logits[chained] = run_tokens(engine);

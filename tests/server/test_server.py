@@ -572,7 +572,7 @@ def events_show_what_is_on_a_gpu():
 
 def a_gpu_that_fails_at_once_is_not_used_again():
     # The device is lost with the first batch of the first request, after two trial batches of opening.
-    server = Server(FILE, "--context", 512, environment={"HYPURA_GPU": "0", "HYPURA_GPU_FAULT": "submit:4"})
+    server = Server(FILE, "--context", 512, environment={"HYPURA_GPU": "0", "HYPURA_GPU_FAULT": "submit:5"})
     ask = {"model": MODEL, "prompt": "What does ls do?", "stream": False, "options": {"num_predict": 2}}
     status, _, text = server.request("POST", "/api/generate", ask)
     answer = json.loads(text)

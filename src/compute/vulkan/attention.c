@@ -4,6 +4,11 @@
 /* Positions per work group, for few queries. */
 #define SPAN 128u
 
+/* The last work group of a tile merges the states of its spans if they are no more than these: BLOCK of
+ * attend_tile.glsl, and what one work group reads in the time of a launch. */
+#define MERGED_SPANS 64u
+#define MERGED_BYTES (128u << 10)
+
 /* For prompts with heads that no other kernel takes, a work group of attend_few walks all positions. */
 #define ALL_POSITIONS 0x40000000u
 
@@ -278,18 +283,22 @@ static void attend_spans(struct gpu *gpu, const struct gpu_attention *a, bool fe
     const uint32_t queries = few_queries(gpu, a, rows, spans), group = a->heads / a->kv_heads;
     const uint32_t across = (rows * group + queries - 1) / queries * a->kv_heads;
     const bool chained = (uint64_t)spans * across * count <= GPU_CHAIN_GROUPS;
+    const bool merged = spans <= MERGED_SPANS && (uint64_t)across * count <= GPU_TILE_COUNTERS &&
+                        queries * spans * a->value_size * sizeof(float) <= MERGED_BYTES;
     const struct chain_link link = chained ? gpu_chain(gpu) : (struct chain_link){0};
     const struct {
-        uint64_t query, out, states, sinks, sequences, progress;
+        uint64_t query, out, states, totals, sinks, sequences, progress, arrived;
         uint32_t heads, kv_heads, key_row, value_row;
         float scale, soft_cap;
         uint32_t window, chunk, bidirectional, most_spans, awaited;
     } push = {gpu_address(a->query),
               gpu_address(a->out),
               gpu_address(a->scratch),
+              gpu_address(a->scratch) + (uint64_t)last_row * a->heads * spans * a->value_size * sizeof(float),
               gpu_address(a->sinks),
               table,
               link.progress,
+              merged ? gpu->counters->address + GPU_TILES_AT : 0,
               a->heads,
               a->kv_heads,
               gpu_row_elements(a->type, a->key_position_bytes),
@@ -304,15 +313,15 @@ static void attend_spans(struct gpu *gpu, const struct gpu_attention *a, bool fe
     const uint32_t constants[] = {a->key_size, a->value_size, queries, spans == 1, span};
     (chained ? gpu_launch_chained : gpu_launch)(gpu, kernels_of(a->type).few, constants, COUNT_OF(constants), &push,
                                                 sizeof push, spans, across, count);
-    if (spans == 1)
+    if (spans == 1 || merged)
         return;
     gpu_barrier(gpu);
     const struct chain_link merge_link = gpu_chain(gpu);
     const struct {
-        uint64_t out, states, sinks, sequences, progress;
+        uint64_t out, states, totals, sinks, sequences, progress;
         uint32_t heads, most_spans, window, chunk, bidirectional, sequence_count, awaited;
-    } merge = {push.out,  push.states, push.sinks,       table, merge_link.progress, a->heads, spans,
-               a->window, a->chunk,    a->bidirectional, count, merge_link.awaited};
+    } merge = {push.out, push.states, push.totals, push.sinks,       table, merge_link.progress, a->heads,
+               spans,    a->window,   a->chunk,    a->bidirectional, count, merge_link.awaited};
     const uint32_t merge_constants[] = {a->value_size, span};
     gpu_launch_chained(gpu, KERNEL_attend_merge, merge_constants, COUNT_OF(merge_constants), &merge, sizeof merge,
                        a->heads, last_row, 1);

@@ -42,5 +42,5 @@ struct chain_link gpu_chain(struct gpu *gpu)
     if (gpu->barrier_due)
         gpu->chained_before = gpu->chained;
     gpu->barrier_due = false;
-    return (struct chain_link){gpu->progress->address, gpu->chained_before};
+    return (struct chain_link){gpu->counters->address + GPU_PROGRESS_AT, gpu->chained_before};
 }

@@ -3,18 +3,17 @@
 
 #include <string.h>
 
-/* Creates the counter of chains. Does not use gpu_upload: its staging ring is for weights, and may never be needed. */
+/* Creates the counters. Does not use gpu_upload: its staging ring is for weights, and may never be needed. */
 hypura_status commands_create(struct gpu *gpu, hypura_error *error)
 {
-    if (!gpu->info.chains)
-        return HYPURA_OK;
     gpu_ticket cleared = 0;
-    hypura_status status = gpu_buffer_create(gpu, &gpu->progress, GPU_ALIGNMENT, GPU_DEVICE, error);
+    hypura_status status =
+        gpu_buffer_create(gpu, &gpu->counters, GPU_TILES_AT + GPU_TILE_COUNTERS * sizeof(uint32_t), GPU_DEVICE, error);
     if (status)
         return status;
     gpu_begin(gpu);
     if (gpu->open)
-        gpu->vk.vkCmdFillBuffer(gpu->open->commands, gpu->progress->buffer, 0, VK_WHOLE_SIZE, 0);
+        gpu->vk.vkCmdFillBuffer(gpu->open->commands, gpu->counters->buffer, 0, VK_WHOLE_SIZE, 0);
     status = gpu_submit(gpu, &cleared, 0, error);
     return status ? status : gpu_wait(gpu, cleared, error);
 }
@@ -24,7 +23,7 @@ static const uint64_t tables_bytes[2] = {(uint64_t)32 << 10, (uint64_t)1 << 20};
 
 void commands_destroy(struct gpu *gpu)
 {
-    gpu_buffer_destroy(gpu, gpu->progress);
+    gpu_buffer_destroy(gpu, gpu->counters);
     for (size_t i = 0; i < GPU_BATCHES; i++) {
         for (size_t t = 0; t < COUNT_OF(tables_bytes); t++)
             gpu_buffer_destroy(gpu, gpu->batches[i].tables[t]);

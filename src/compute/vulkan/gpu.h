@@ -432,7 +432,8 @@ void gpu_spread(struct gpu *gpu, const struct gpu_spread *spread);
  * sequence with up to GPU_VECTOR_TOKENS rows uses another kernel, with other rounding, than one with more. In a chain
  * of kernels (gpu_private.h), positions before first_position may be read before the last gpu_barrier. So earlier
  * batches must have written them, or a kernel outside the chain must be in between (as in engine/gpu/attend.c, where
- * the parts of a sequence read each other's). */
+ * the parts of a sequence read each other's). There is a gpu_barrier between two calls, even with scratch of their own:
+ * their work groups count in the same words. */
 struct gpu_attention {
     struct gpu_range query, out, cache;
     struct gpu_range sinks;   /* [heads]; or none */

@@ -21,6 +21,12 @@ enum gpu_kernel {
 #define GPU_MAX_GROUPS 65535u
 #define GPU_MAX_CONSTANTS 21
 
+/* Bytes in the buffer of counters. Of chains: the work groups that have ended. Of tiles of attention with few queries:
+ * those that left their states; 0 between two launches, since the last one sets it back. */
+#define GPU_PROGRESS_AT 0u
+#define GPU_TILES_AT GPU_ALIGNMENT
+#define GPU_TILE_COUNTERS 4096u
+
 /* The most batches in flight. */
 #define GPU_BATCHES 32
 
@@ -102,7 +108,7 @@ struct gpu {
         atomic_bool watching;    /* it was not told to end */
     } awake;
 
-    struct gpu_buffer *progress; /* of chains: work groups that have ended */
+    struct gpu_buffer *counters; /* words that work groups count in: GPU_PROGRESS_AT, GPU_TILES_AT */
     uint32_t chained;            /* work groups of all chained kernels so far */
     uint32_t chained_before;     /* of these, up to the last gpu_barrier */
     uint32_t chained_barred;     /* up to the last true barrier */

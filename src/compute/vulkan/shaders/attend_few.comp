@@ -6,8 +6,9 @@
 #include "functions.glsl"
 
 /* Attention of few queries, for the bandwidth of memory: positions are cut into spans that start at multiples of SPAN,
- * and a work group walks one span for the queries of one kv head, QUERIES of them, who share every read. It leaves the
- * maximum, the sum and the weighted values of each; attend_merge makes outputs of them. With one span it does so itself.
+ * and a work group walks one span for a tile: QUERIES queries of one kv head, who share every read. It leaves a state of
+ * each: the maximum, the sum and the weighted values. The work group that ends last makes outputs of a tile's states
+ * (attend_last.glsl); where there are many, attend_merge does. With one span there are no states.
  *
  * Scores: a thread has two positions and a quarter of the elements of a piece. Values: a thread has a word's elements
  * and half of the positions. The tile holds, in turn, keys, the quarters of the scores, values. The order of all sums is
@@ -29,10 +30,12 @@ layout(push_constant) uniform Push
 {
     FreshFloats query;
     FreshFloats into;
-    FreshFloats states;
+    FreshFloats states; /* the weighted values */
+    FreshVec2s totals;  /* the maximum and the sum */
     Floats sinks;
     Sequences sequences;
     Progress progress;
+    FreshUints arrived; /* of each tile: work groups that left their states; 0 before and after. Not given: attend_merge follows */
     uint heads, kv_heads, key_row, value_row;
     float scale, soft_cap;
     uint window, chunk, bidirectional;
@@ -54,6 +57,8 @@ shared float factors[MOST_QUERIES];
 
 float query_sums[MOST_QUERIES * 2];
 vec2 value_sums[MOST_SUMS];
+
+#include "attend_last.glsl"
 
 uint piece_elements(uint size, uint piece)
 {
@@ -244,7 +249,7 @@ void attend()
     if (lane == 0 && mine < QUERIES) {
         uint q = min(first_query + mine, last_query), head = kv_head * group + q % group;
         if (WHOLE) {
-            /* In the steps of attend_merge, for the same bits. */
+            /* In the steps of a merge, for the same bits. */
             float most = uint64_t(sinks) != 0 ? max(sinks.v[head], maximum) : maximum;
             factors[mine] = exp(maximum - most);
             sum *= factors[mine];
@@ -252,29 +257,30 @@ void attend()
                 sum += exp(sinks.v[head] - most);
             sums[mine] = sum > 0.0 ? 1.0 / sum : 0.0;
         } else if (first_query + mine <= last_query) {
-            uint state = ((sequence.first_row + q / group) * heads + head) * most_spans + gl_WorkGroupID.x;
-            states.v[state * (VALUE_SIZE + 2)] = maximum;
-            states.v[state * (VALUE_SIZE + 2) + 1] = sum;
+            uint row = sequence.first_row + q / group;
+            totals.v[(row * heads + head) * most_spans + gl_WorkGroupID.x] = vec2(maximum, sum);
         }
     }
     barrier();
-    if (thread >= 64)
-        return;
-    [[unroll]] for (uint piece = 0; piece < VALUE_PIECES; piece++)
-        if (word * PER_WORD < piece_elements(VALUE_SIZE, piece))
-            [[unroll]] for (uint q = 0; q < QUERIES; q++) {
-                if (first_query + q > last_query)
-                    continue;
-                uint head = (sequence.first_row + (first_query + q) / group) * heads + kv_head * group + (first_query + q) % group;
-                [[unroll]] for (uint k = 0; k < PER_WORD; k++) {
-                    uint element = piece * PIECE + word * PER_WORD + k;
-                    float value = value_sums[piece * QUERIES + q][k] + uintBitsToFloat(tile[q * VALUE_SIZE + element]);
-                    if (WHOLE)
-                        into.v[head * VALUE_SIZE + element] = (value * factors[q]) * sums[q];
-                    else
-                        states.v[(head * most_spans + gl_WorkGroupID.x) * (VALUE_SIZE + 2) + 2 + element] = value;
+    if (thread < 64)
+        [[unroll]] for (uint piece = 0; piece < VALUE_PIECES; piece++)
+            if (word * PER_WORD < piece_elements(VALUE_SIZE, piece))
+                [[unroll]] for (uint q = 0; q < QUERIES; q++) {
+                    if (first_query + q > last_query)
+                        continue;
+                    uint head = (sequence.first_row + (first_query + q) / group) * heads + kv_head * group + (first_query + q) % group;
+                    [[unroll]] for (uint k = 0; k < PER_WORD; k++) {
+                        uint element = piece * PIECE + word * PER_WORD + k;
+                        float value = value_sums[piece * QUERIES + q][k] + uintBitsToFloat(tile[q * VALUE_SIZE + element]);
+                        if (WHOLE)
+                            into.v[head * VALUE_SIZE + element] = (value * factors[q]) * sums[q];
+                        else
+                            states.v[(head * most_spans + gl_WorkGroupID.x) * VALUE_SIZE + element] = value;
+                    }
                 }
-            }
+    uint spans = range.last / SPAN - range.first / SPAN + 1;
+    if (!WHOLE && uint64_t(arrived) != 0 && is_last(spans))
+        merge(sequence, kv_head, first_query, last_query, spans);
 }
 
 void main()

@@ -5,8 +5,8 @@
 #include "cache.glsl"
 #include "chain.glsl"
 
-/* The states that attend_few left of a query become its output. A work group takes a head of a row; an invocation takes
- * two elements and every PARTS-th span. */
+/* The states that attend_few left of a query become its output, where a tile has more than its last work group should
+ * read. A work group takes a head of a row; an invocation takes two elements and every PARTS-th span. */
 layout(constant_id = 0) const uint VALUE_SIZE = 128;
 layout(constant_id = 1) const uint SPAN = 128;
 
@@ -18,7 +18,8 @@ layout(local_size_x = GROUP) in;
 layout(push_constant) uniform Push
 {
     FreshFloats into;
-    FreshFloats states;
+    FreshVec2s states;
+    FreshVec2s totals;
     Floats sinks;
     Sequences sequences;
     Progress progress;
@@ -42,24 +43,25 @@ void merge()
     Range range = range_of(sequence, row - sequence.first_row);
     uint skipped = range.first / SPAN - range_of(sequence, 0).first / SPAN;
     uint spans = range.last / SPAN - range.first / SPAN + 1;
-    /* Pairs of floats: maximum and sum, then the values. */
-    const uint pairs = VALUE_SIZE / 2, stride = pairs + 1;
-    FreshVec2s state = FreshVec2s(uint64_t(states) + ((uint64_t(row) * heads + head) * most_spans + skipped) * stride * 8);
+    const uint pairs = VALUE_SIZE / 2;
+    uint64_t first_state = (uint64_t(row) * heads + head) * most_spans + skipped;
+    FreshVec2s state = FreshVec2s(uint64_t(states) + first_state * (pairs * 8));
+    FreshVec2s total = FreshVec2s(uint64_t(totals) + first_state * 8);
 
     uint part = thread / LANES, lane = thread % LANES;
     vec2 values[AHEAD];
     [[unroll]] for (uint k = 0; k < AHEAD; k++)
-        values[k] = k * PARTS + part < spans && lane < pairs ? state.v[(k * PARTS + part) * stride + 1 + lane] : vec2(0.0);
-    vec2 own = thread < spans ? state.v[thread * stride] : vec2(NOTHING, 0.0);
+        values[k] = k * PARTS + part < spans && lane < pairs ? state.v[(k * PARTS + part) * pairs + lane] : vec2(0.0);
+    vec2 own = thread < spans ? total.v[thread] : vec2(NOTHING, 0.0);
     float sink = uint64_t(sinks) != 0 ? sinks.v[head] : NOTHING;
 
     float most = max(sink, own.x);
     for (uint i = thread + GROUP; i < spans; i += GROUP)
-        most = max(most, state.v[i * stride].x);
+        most = max(most, total.v[i].x);
     most = group_max(most);
     float sum = own.y * exp(own.x - most);
     for (uint i = thread + GROUP; i < spans; i += GROUP)
-        sum = fma(state.v[i * stride].y, exp(state.v[i * stride].x - most), sum);
+        sum = fma(total.v[i].y, exp(total.v[i].x - most), sum);
     sum = group_sum(sum);
     if (uint64_t(sinks) != 0)
         sum += exp(sink - most);
@@ -69,7 +71,7 @@ void merge()
         vec2 value = vec2(0.0);
         for (uint first = 0; first < spans; first += GROUP) {
             barrier();
-            float maximum = first == 0 ? own.x : first + thread < spans ? state.v[(first + thread) * stride].x : NOTHING;
+            float maximum = first == 0 ? own.x : first + thread < spans ? total.v[first + thread].x : NOTHING;
             weights[thread] = first + thread < spans ? exp(maximum - most) : 0.0;
             barrier();
             uint start = part;
@@ -80,7 +82,7 @@ void merge()
             }
             if (pair < pairs)
                 for (uint i = start; i < min(spans - first, GROUP); i += PARTS)
-                    value = fma(state.v[(first + i) * stride + 1 + pair], vec2(weights[i]), value);
+                    value = fma(state.v[(first + i) * pairs + pair], vec2(weights[i]), value);
         }
         parts[thread] = value;
         barrier();
