@@ -745,6 +745,136 @@ static void attention_is_right_and_reproducible(void **state)
     fprintf(stderr, "# attention: largest relative error %.1e, or %.1e with halves\n", worst[0], worst[1]);
 }
 
+/* ---- heads made by attention ---------------------------------------------------------------------------------------
+ */
+
+static const struct shape making_shapes[] = {
+    {"one row", TENSOR_F16, 8, 2, 128, 128, {1}, {700}, 768, 0, 0, 0, false, false, false},
+    {"no context", TENSOR_F16, 3, 3, 64, 64, {1}, {1}, 64, 0, 0, 0, true, false, false},
+    {"three rows", TENSOR_F16, 8, 1, 128, 128, {1, 1, 1}, {640, 257, 100}, 640, 5, 0, 0, true, false, false},
+    {"pool", TENSOR_F16, 6, 2, 80, 80, {1, 1, 1}, {129, 65, 128}, 192, 0, 0, 0, false, false, false, true},
+    {"window in a ring", TENSOR_F16, 4, 2, 64, 64, {1, 1}, {700, 90}, 256, 0, 150, 0, false, false, false},
+    {"chunks", TENSOR_F16, 4, 2, 64, 96, {1, 1}, {513, 512}, 576, 0, 0, 128, false, false, false},
+    {"wide", TENSOR_F16, 8, 1, 256, 256, {1}, {200}, 256, 0, 0, 0, false, false, false},
+    {"floats", TENSOR_F32, 4, 2, 192, 80, {1, 1}, {300, 64}, 320, 0, 0, 0, false, false, false},
+    {"bfloat", TENSOR_BF16, 6, 3, 80, 128, {1, 1}, {170, 33}, 192, 0, 0, 0, false, false, false},
+    {"q8_0", TENSOR_Q8_0, 7, 1, 96, 64, {1, 1}, {400, 128}, 448, 0, 0, 0, false, false, false},
+    {"q8_0, wide", TENSOR_Q8_0, 2, 1, 192, 256, {1}, {321}, 384, 0, 0, 0, false, false, false},
+    {"q4_0", TENSOR_Q4_0, 4, 2, 64, 160, {1, 1}, {300, 1}, 320, 0, 0, 0, false, false, false},
+};
+
+/* Runs a batch on the cache as it was, and takes what it leaves. */
+static void run_heads(struct gpu *gpu, const struct gpu_heads *heads, const struct gpu_attention *attention,
+                      const uint8_t *before, uint64_t cache_bytes, float *out, uint64_t out_bytes, uint8_t *after)
+{
+    gpu_ticket ticket;
+    assert_ok(gpu_upload(gpu, attention->cache, before, cache_bytes, &ticket, &test_error));
+    assert_ok(gpu_upload_wait(gpu, ticket, &test_error));
+    gpu_begin(gpu);
+    if (!attention->makes) {
+        gpu_heads(gpu, heads);
+        gpu_barrier(gpu);
+    }
+    gpu_attention(gpu, attention);
+    gpu_test_run(gpu);
+    gpu_test_download(gpu, attention->out, out, out_bytes);
+    gpu_test_download(gpu, attention->cache, after, cache_bytes);
+}
+
+/* The kinds of heads: without norms and rope, or with each thing that attention supports. */
+static void makes_the_same_heads(struct gpu *gpu, struct fixture *f, unsigned kind, struct random *random)
+{
+    const struct shape *shape = f->shape;
+    const bool norms = kind != 0, turned = kind != 1, gated = kind == 2;
+    const uint32_t rotary = kind == 3 ? shape->key_size / 2 : shape->key_size, rows = f->rows;
+    const uint32_t query_width = shape->heads * shape->key_size * (gated ? 2 : 1);
+    const uint32_t key_width = shape->kv_heads * shape->key_size, value_width = shape->kv_heads * shape->value_size;
+    float *query = gpu_test_floats(random, (size_t)rows * query_width);
+    float *key = gpu_test_floats(random, (size_t)rows * key_width);
+    float *value = gpu_test_floats(random, (size_t)rows * value_width);
+    float *table = gpu_test_floats(random, (size_t)rows * rotary), *scales = gpu_test_floats(random, rows);
+    float *query_norm = gpu_test_floats(random, shape->key_size), *key_norm = gpu_test_floats(random, shape->key_size);
+    struct gpu_heads heads = {.query = gpu_test_range(gpu, query, (size_t)rows * query_width * 4),
+                              .key = gpu_test_range(gpu, key, (size_t)rows * key_width * 4),
+                              .value = gpu_test_range(gpu, value, (size_t)rows * value_width * 4),
+                              .query_norm = norms ? gpu_test_range(gpu, query_norm, shape->key_size * 4) : NONE,
+                              .key_norm = norms ? gpu_test_range(gpu, key_norm, shape->key_size * 4) : NONE,
+                              .query_scales = kind == 3 ? gpu_test_range(gpu, scales, rows * 4) : NONE,
+                              .table = turned ? gpu_test_range(gpu, table, (size_t)rows * rotary * 4) : NONE,
+                              .out = f->attention.query,
+                              .cache = f->attention.cache,
+                              .query_stride = query_width,
+                              .query_head_stride = shape->key_size * (gated ? 2 : 1),
+                              .key_stride = key_width,
+                              .value_stride = value_width,
+                              .norm_after_rope = kind == 3,
+                              .value_norm = kind == 2,
+                              .epsilon = 1e-5f,
+                              .layout = kind % 2 ? ROPE_NORMAL : ROPE_NEOX,
+                              .rotary = rotary,
+                              .rows = rows,
+                              .heads = shape->heads,
+                              .kv_heads = shape->kv_heads,
+                              .key_size = shape->key_size,
+                              .value_size = shape->value_size,
+                              .type = shape->type,
+                              .key_position_bytes = f->attention.key_position_bytes,
+                              .value_position_bytes = f->attention.value_position_bytes,
+                              .sequences = f->sequences,
+                              .sequence_count = f->count};
+    const uint64_t cache_bytes = gpu_buffer_bytes(heads.cache.buffer) / 4 * 4;
+    const uint64_t out_bytes = (uint64_t)rows * shape->heads * shape->value_size * 4;
+    uint8_t *before = malloc(cache_bytes), *after[2] = {malloc(cache_bytes), malloc(cache_bytes)};
+    float *out[2] = {malloc(out_bytes), malloc(out_bytes)};
+    assert_true(before && after[0] && after[1] && out[0] && out[1]);
+    gpu_test_download(gpu, heads.cache, before, cache_bytes);
+    struct gpu_attention attention = f->attention;
+    run_heads(gpu, &heads, &attention, before, cache_bytes, out[0], out_bytes, after[0]);
+    assert_memory_not_equal(before, after[0], cache_bytes);
+    attention.makes = &heads;
+    /* All sequences at once, and in turns. */
+    for (int turns = 0; turns <= (f->count > 1); turns++) {
+        if (turns)
+            attention.scratch_bytes =
+                gpu_attention_scratch_bytes(1, shape->heads, shape->value_size, shape->positions[0]);
+        run_heads(gpu, &heads, &attention, before, cache_bytes, out[1], out_bytes, after[1]);
+        if (memcmp(after[0], after[1], cache_bytes) != 0 || memcmp(out[0], out[1], out_bytes) != 0)
+            fail_msg("%s, kind %u, turns %d: other %s", shape->name, kind, turns,
+                     memcmp(after[0], after[1], cache_bytes) ? "keys or values" : "results");
+    }
+    gpu_ticket ticket;
+    assert_ok(gpu_upload(gpu, heads.cache, before, cache_bytes, &ticket, &test_error));
+    assert_ok(gpu_upload_wait(gpu, ticket, &test_error));
+    const struct gpu_range all[] = {heads.query,    heads.key,          heads.value, heads.query_norm,
+                                    heads.key_norm, heads.query_scales, heads.table};
+    for (size_t i = 0; i < COUNT_OF(all); i++)
+        gpu_buffer_destroy(gpu, all[i].buffer);
+    float *floats[] = {query, key, value, table, scales, query_norm, key_norm, out[0], out[1]};
+    for (size_t i = 0; i < COUNT_OF(floats); i++)
+        free(floats[i]);
+    free(before);
+    free(after[0]);
+    free(after[1]);
+}
+
+static void attention_makes_the_same_heads(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    struct random random;
+    random_seed(&random, 83);
+    const struct gpu_info *info = gpu_get_info(gpu);
+    if (info->subgroup_max > 64 || info->subgroup_min != info->subgroup_max)
+        skip(); /* other sums in other kernels */
+    for (size_t i = 0; i < COUNT_OF(making_shapes); i++) {
+        struct fixture f;
+        setup(gpu, &f, &making_shapes[i], &random);
+        for (unsigned kind = 0; kind < 4; kind++)
+            if (i == 0 || kind == i % 4)
+                makes_the_same_heads(gpu, &f, kind, &random);
+        teardown(gpu, &f);
+    }
+}
+
 /* Matrix units compute latent attention of prompts if values are the first elements of keys in halves, or in types that
  * become halves. */
 static void latent_prompts_use_matrix_units(void **state)
@@ -805,6 +935,10 @@ static void attention_refuses_unsupported_shapes(void **state)
     gpu_attention(gpu, &f.attention);
     assert_int_equal(gpu_submit(gpu, &ticket, 0, &test_error), HYPURA_ERROR_ARGUMENT);
     f.attention.scratch = scratch;
+    f.attention.makes = &(struct gpu_heads){.heads = 8};
+    gpu_begin(gpu);
+    gpu_attention(gpu, &f.attention);
+    assert_int_equal(gpu_submit(gpu, &ticket, 0, &test_error), HYPURA_ERROR_ARGUMENT);
     teardown(gpu, &f);
 }
 
@@ -815,6 +949,7 @@ int main(void)
         cmocka_unit_test(latent_heads_are_made_and_stored),
         cmocka_unit_test(spreads_heads),
         cmocka_unit_test(attention_is_right_and_reproducible),
+        cmocka_unit_test(attention_makes_the_same_heads),
         cmocka_unit_test(latent_prompts_use_matrix_units),
         cmocka_unit_test(attention_refuses_unsupported_shapes),
     };

@@ -9,6 +9,12 @@
 #define MERGED_SPANS 64u
 #define MERGED_BYTES (128u << 10)
 
+/* With a->makes: the largest size, since a tile's queries, a key and a value fit in QUERY_FLOATS of attend_few.comp;
+ * TEAM of heads.glsl; and the most work groups, since each of a tile makes its queries anew. */
+#define MADE_SIZE 256u
+#define HEADS_TEAM 64u
+#define MADE_GROUPS 1024u
+
 /* For prompts with heads that no other kernel takes, a work group of attend_few walks all positions. */
 #define ALL_POSITIONS 0x40000000u
 
@@ -262,6 +268,74 @@ static uint64_t scratch_room(const struct gpu_attention *a)
     return a->scratch_bytes ? MIN(a->scratch_bytes, rest) : rest;
 }
 
+/* Otherwise two kernels with the same sums may add them in another order. */
+static bool has_one_subgroup_size(const struct gpu *gpu)
+{
+    return gpu->info.subgroup_min == gpu->info.subgroup_max;
+}
+
+/* As struct Heads of attend_few.comp. */
+struct heads_entry {
+    uint64_t key, value, query_norm, key_norm, query_scales, table;
+    uint32_t query_stride, query_head_stride, key_stride, value_stride;
+    uint32_t key_size, value_size, rotary;
+    float epsilon;
+};
+
+static uint64_t heads_table(struct gpu *gpu, const struct gpu_heads *heads)
+{
+    const struct heads_entry entry = {.key = gpu_address(heads->key),
+                                      .value = gpu_address(heads->value),
+                                      .query_norm = gpu_address(heads->query_norm),
+                                      .key_norm = gpu_address(heads->key_norm),
+                                      .query_scales = gpu_address(heads->query_scales),
+                                      .table = gpu_address(heads->table),
+                                      .query_stride = heads->query_stride,
+                                      .query_head_stride = heads->query_head_stride,
+                                      .key_stride = heads->key_stride,
+                                      .value_stride = heads->value_stride,
+                                      .key_size = heads->key_size,
+                                      .value_size = heads->value_size,
+                                      .rotary = heads->table.buffer ? heads->rotary : 0,
+                                      .epsilon = heads->epsilon};
+    return gpu_table(gpu, &entry, sizeof entry);
+}
+
+/* Work groups of attend_few for each tile, and tiles of each sequence. */
+struct few_shape {
+    uint32_t spans, queries, across;
+};
+
+static struct few_shape few_shape(const struct gpu *gpu, const struct gpu_attention *a, uint32_t rows, uint32_t spans)
+{
+    const uint32_t queries = few_queries(gpu, a, rows, spans), group = a->heads / a->kv_heads;
+    return (struct few_shape){spans, queries, (rows * group + queries - 1) / queries * a->kv_heads};
+}
+
+bool gpu_attention_makes_heads(const struct gpu *gpu, const struct gpu_heads *heads,
+                               const struct gpu_attention *attention)
+{
+    const uint32_t size = MAX(heads->key_size, heads->value_size);
+    for (uint32_t i = 0; i < attention->sequence_count; i++)
+        if (attention->sequences[i].rows != 1)
+            return false;
+    if (attention->sequence_count == 0 || attention->sequence_count > GPU_MAX_SEQUENCES || attention->kv_heads == 0 ||
+        heads->sequences != attention->sequences || heads->sequence_count != attention->sequence_count ||
+        heads->heads != attention->heads || heads->kv_heads != attention->kv_heads ||
+        heads->key_size != attention->key_size || heads->value_size != attention->value_size ||
+        heads->type != attention->type || gpu_address(heads->cache) != gpu_address(attention->cache) ||
+        gpu_address(heads->out) != gpu_address(attention->query))
+        return false;
+    if (!heads->query.buffer || !heads->key.buffer || !heads->value.buffer || heads->values_in_keys || heads->ring ||
+        heads->centred || heads->norm_each || heads->back || heads->plain_norm || heads->normed || heads->turned_from ||
+        (heads->out_head_stride && heads->out_head_stride != heads->key_size))
+        return false;
+    if (size > MADE_SIZE || gpu->info.subgroup_max > HEADS_TEAM || !has_one_subgroup_size(gpu))
+        return false;
+    const struct few_shape shape = few_shape(gpu, attention, 1, most_spans(attention, true, SPAN));
+    return (uint64_t)shape.spans * shape.across * attention->sequence_count <= MADE_GROUPS;
+}
+
 static void attend_spans(struct gpu *gpu, const struct gpu_attention *a, bool few)
 {
     const uint32_t span = few ? SPAN : ALL_POSITIONS;
@@ -280,24 +354,27 @@ static void attend_spans(struct gpu *gpu, const struct gpu_attention *a, bool fe
                          (unsigned long long)bytes);
         return;
     }
-    const uint32_t queries = few_queries(gpu, a, rows, spans), group = a->heads / a->kv_heads;
-    const uint32_t across = (rows * group + queries - 1) / queries * a->kv_heads;
+    const struct gpu_heads *heads = a->makes;
+    const struct few_shape shape = few_shape(gpu, a, rows, spans);
+    const uint32_t queries = shape.queries, across = shape.across;
     const bool chained = (uint64_t)spans * across * count <= GPU_CHAIN_GROUPS;
-    const bool merged = spans <= MERGED_SPANS && (uint64_t)across * count <= GPU_TILE_COUNTERS &&
+    const bool merged = has_one_subgroup_size(gpu) && spans <= MERGED_SPANS &&
+                        (uint64_t)across * count <= GPU_TILE_COUNTERS &&
                         queries * spans * a->value_size * sizeof(float) <= MERGED_BYTES;
     const struct chain_link link = chained ? gpu_chain(gpu) : (struct chain_link){0};
     const struct {
-        uint64_t query, out, states, totals, sinks, sequences, progress, arrived;
+        uint64_t query, out, states, totals, sinks, sequences, progress, made, arrived;
         uint32_t heads, kv_heads, key_row, value_row;
         float scale, soft_cap;
         uint32_t window, chunk, bidirectional, most_spans, awaited;
-    } push = {gpu_address(a->query),
+    } push = {gpu_address(heads ? heads->query : a->query),
               gpu_address(a->out),
               gpu_address(a->scratch),
               gpu_address(a->scratch) + (uint64_t)last_row * a->heads * spans * a->value_size * sizeof(float),
               gpu_address(a->sinks),
               table,
               link.progress,
+              heads ? heads_table(gpu, heads) : 0,
               merged ? gpu->counters->address + GPU_TILES_AT : 0,
               a->heads,
               a->kv_heads,
@@ -310,7 +387,18 @@ static void attend_spans(struct gpu *gpu, const struct gpu_attention *a, bool fe
               a->bidirectional,
               spans,
               link.awaited};
-    const uint32_t constants[] = {a->key_size, a->value_size, queries, spans == 1, span};
+    const uint32_t constants[] = {a->key_size,
+                                  a->value_size,
+                                  queries,
+                                  spans == 1,
+                                  span,
+                                  heads != NULL,
+                                  heads && heads->layout == ROPE_NORMAL,
+                                  heads && heads->norm_after_rope,
+                                  heads && heads->value_norm,
+                                  heads && (heads->value_norm || heads->query_norm.buffer || heads->key_norm.buffer),
+                                  heads && heads->table.buffer && heads->rotary,
+                                  heads && heads->query_scales.buffer};
     (chained ? gpu_launch_chained : gpu_launch)(gpu, kernels_of(a->type).few, constants, COUNT_OF(constants), &push,
                                                 sizeof push, spans, across, count);
     if (spans == 1 || merged)
@@ -357,6 +445,16 @@ static void attend_few(struct gpu *gpu, const struct gpu_attention *a)
         part.sequences = sequences;
         part.query.offset += (uint64_t)from * a->heads * a->key_size * sizeof(float);
         part.out.offset += (uint64_t)from * a->heads * a->value_size * sizeof(float);
+        struct gpu_heads heads;
+        if (a->makes) {
+            heads = *a->makes;
+            heads.query.offset += (uint64_t)from * heads.query_stride * sizeof(float);
+            heads.key.offset += (uint64_t)from * heads.key_stride * sizeof(float);
+            heads.value.offset += (uint64_t)from * heads.value_stride * sizeof(float);
+            heads.query_scales.offset += (uint64_t)from * sizeof(float);
+            heads.table.offset += (uint64_t)from * heads.rotary * sizeof(float);
+            part.makes = &heads;
+        }
         if (!first_part)
             gpu_barrier(gpu);
         first_part = false;
@@ -443,6 +541,10 @@ void gpu_attention(struct gpu *gpu, const struct gpu_attention *attention)
     }
     if (attention->halves && !gpu_attention_makes_halves(gpu, attention)) {
         gpu_record_error(gpu, HYPURA_ERROR_ARGUMENT, "GPU: this attention cannot write half-precision results");
+        return;
+    }
+    if (attention->makes && !gpu_attention_makes_heads(gpu, attention->makes, attention)) {
+        gpu_record_error(gpu, HYPURA_ERROR_ARGUMENT, "GPU: this attention cannot make its heads");
         return;
     }
     attend_few(gpu, attention);

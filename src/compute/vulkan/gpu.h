@@ -445,12 +445,19 @@ struct gpu_attention {
     float scale, soft_cap;
     uint32_t window, chunk;
     bool bidirectional;
-    bool halves; /* writes halves to out; requires gpu_attention_makes_halves */
+    bool halves;                   /* writes halves to out; requires gpu_attention_makes_halves */
+    const struct gpu_heads *makes; /* does this first, except that it leaves "query" as it is; requires
+                                    * gpu_attention_makes_heads. NULL: nothing */
     const struct gpu_sequence *sequences;
     uint32_t sequence_count;
 };
 
 bool gpu_attention_makes_halves(const struct gpu *gpu, const struct gpu_attention *attention);
+
+/* Whether attention can norm, turn and store its heads itself, with the bits of gpu_heads, which saves a launch: if
+ * each sequence has one row, and the heads need nothing rare. */
+bool gpu_attention_makes_heads(const struct gpu *gpu, const struct gpu_heads *heads,
+                               const struct gpu_attention *attention);
 
 /* The scratch for sequences of at most this many positions, with this many rows (at least GPU_VECTOR_TOKENS) of short
  * sequences at a time. With less scratch than for all rows, they take turns. */

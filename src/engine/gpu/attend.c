@@ -46,11 +46,17 @@ hypura_status pass_open_latent(struct batch *batch, hypura_error *error)
 /* ---- heads ---------------------------------------------------------------------------------------------------------
  */
 
-/* Records a norm over all heads as one row (OLMoE). false: the step has none. */
+/* As of OLMoE. */
+static bool norms_whole_rows(const struct step_head *head)
+{
+    return head->buffer != BUFFER_NONE && head->norm != NO_UNIT && head->norm_width > head->size;
+}
+
+/* Records a norm over all heads as one row. false: the step has none. */
 static bool norm_whole_rows(struct batch *batch, const struct step_heads *h, const struct step_head *head)
 {
     struct gpu_pass *pass = batch->pass;
-    if (head->buffer == BUFFER_NONE || head->norm == NO_UNIT || head->norm_width <= head->size)
+    if (!norms_whole_rows(head))
         return false;
     struct gpu_range rows = pass->rows[head->buffer];
     gpu_rms_norm(pass->gpu, rows, rows, pass_vector(batch, head->norm), (struct gpu_range){0}, (uint32_t)batch->rows,
@@ -70,34 +76,28 @@ static void clamp_heads(struct batch *batch, const struct step_heads *h)
     gpu_barrier(pass->gpu);
 }
 
-hypura_status pass_record_heads(struct batch *batch, const struct step *step, hypura_error *error)
+static struct gpu_heads heads_of(const struct batch *batch, const struct step *step)
 {
-    struct gpu_pass *pass = batch->pass;
+    const struct gpu_pass *pass = batch->pass;
     const struct step_heads *h = &step->heads;
     const struct kv_layer *kv = &batch->kv.layers[step->layer];
     const struct kv_plane *plane = h->plane ? &kv->planes[h->plane - 1] : NULL;
     const struct step_head *query = &h->query, *key = &h->key;
-    bool gated = h->raw != BUFFER_NONE;
-    (void)error;
+    const bool gated = h->raw != BUFFER_NONE;
     /* Keys that are not stored are written in place, as queries are. */
     if (query->buffer == BUFFER_NONE && !h->stores) {
         query = &h->key;
         key = &h->query;
     }
     const struct step_head *first = query->buffer != BUFFER_NONE ? query : key;
-    if (h->clamp != 0.0f)
-        clamp_heads(batch, h);
-    const bool whole_query = norm_whole_rows(batch, h, query), whole_key = norm_whole_rows(batch, h, key);
-    if (whole_query || whole_key)
-        gpu_barrier(pass->gpu);
-    uint32_t width = query->heads * query->size;
-    struct gpu_heads heads = {.query = pass->rows[gated ? h->raw : query->buffer],
+    const uint32_t width = query->heads * query->size;
+    return (struct gpu_heads){.query = pass->rows[gated ? h->raw : query->buffer],
                               .key = pass->rows[key->buffer],
                               .value = h->value == BUFFER_NONE
                                            ? (struct gpu_range){0}
                                            : pass->rows[h->values_are_keys ? key->buffer : h->value],
-                              .query_norm = pass_vector(batch, whole_query ? NO_UNIT : query->norm),
-                              .key_norm = pass_vector(batch, whole_key ? NO_UNIT : key->norm),
+                              .query_norm = pass_vector(batch, norms_whole_rows(query) ? NO_UNIT : query->norm),
+                              .key_norm = pass_vector(batch, norms_whole_rows(key) ? NO_UNIT : key->norm),
                               .query_scales = h->sharpened ? pass->scales : (struct gpu_range){0},
                               .table = h->turns ? pass->rope[h->local] : (struct gpu_range){0},
                               .out = pass->rows[query->buffer],
@@ -130,7 +130,19 @@ hypura_status pass_record_heads(struct batch *batch, const struct step *step, hy
                               .sequences = plane ? pass_find_plane(batch, (uint32_t)step->layer, h->plane)
                                                  : pass_find_sequences(batch, (uint32_t)step->layer),
                               .sequence_count = batch->span_count};
-    gpu_heads(pass->gpu, &heads);
+}
+
+hypura_status pass_record_heads(struct batch *batch, const struct step *step, hypura_error *error)
+{
+    const struct step_heads *h = &step->heads;
+    (void)error;
+    if (h->clamp != 0.0f)
+        clamp_heads(batch, h);
+    const bool whole_query = norm_whole_rows(batch, h, &h->query), whole_key = norm_whole_rows(batch, h, &h->key);
+    if (whole_query || whole_key)
+        gpu_barrier(batch->pass->gpu);
+    const struct gpu_heads heads = heads_of(batch, step);
+    gpu_heads(batch->pass->gpu, &heads);
     return HYPURA_OK;
 }
 
@@ -155,32 +167,39 @@ hypura_status pass_record_spread(struct batch *batch, const struct step *step, h
 /* ---- attention -----------------------------------------------------------------------------------------------------
  */
 
+static struct gpu_attention attention_of(const struct batch *batch, const struct step *step)
+{
+    const struct gpu_pass *pass = batch->pass;
+    const struct step_attend *a = &step->attend;
+    const struct kv_layer *kv = &batch->kv.layers[a->source];
+    return (struct gpu_attention){.query = pass->rows[a->query],
+                                  .out = pass->rows[a->out],
+                                  .cache = {pass->caches[a->source], 0},
+                                  .sinks = pass_vector(batch, a->sinks),
+                                  .scratch = pass->attention,
+                                  .scratch_bytes = pass->attention_bytes,
+                                  .rows = (uint32_t)batch->rows,
+                                  .heads = a->heads,
+                                  .kv_heads = a->kv_heads,
+                                  .key_size = a->key_size,
+                                  .value_size = a->value_size,
+                                  .type = batch->kv.type,
+                                  .key_position_bytes = (uint32_t)kv->key_position_bytes,
+                                  .value_position_bytes = (uint32_t)kv->value_position_bytes,
+                                  .scale = a->scale,
+                                  .soft_cap = a->soft_cap,
+                                  .window = a->window,
+                                  .chunk = a->chunk,
+                                  .bidirectional = a->bidirectional,
+                                  .sequences = pass_find_sequences(batch, a->source),
+                                  .sequence_count = batch->span_count};
+}
+
 hypura_status pass_record_attend(struct batch *batch, const struct step *step, hypura_error *error)
 {
     struct gpu_pass *pass = batch->pass;
     const struct step_attend *a = &step->attend;
-    const struct kv_layer *kv = &batch->kv.layers[a->source];
-    struct gpu_attention attention = {.query = pass->rows[a->query],
-                                      .out = pass->rows[a->out],
-                                      .cache = {pass->caches[a->source], 0},
-                                      .sinks = pass_vector(batch, a->sinks),
-                                      .scratch = pass->attention,
-                                      .scratch_bytes = pass->attention_bytes,
-                                      .rows = (uint32_t)batch->rows,
-                                      .heads = a->heads,
-                                      .kv_heads = a->kv_heads,
-                                      .key_size = a->key_size,
-                                      .value_size = a->value_size,
-                                      .type = batch->kv.type,
-                                      .key_position_bytes = (uint32_t)kv->key_position_bytes,
-                                      .value_position_bytes = (uint32_t)kv->value_position_bytes,
-                                      .scale = a->scale,
-                                      .soft_cap = a->soft_cap,
-                                      .window = a->window,
-                                      .chunk = a->chunk,
-                                      .bidirectional = a->bidirectional,
-                                      .sequences = pass_find_sequences(batch, a->source),
-                                      .sequence_count = batch->span_count};
+    struct gpu_attention attention = attention_of(batch, step);
     (void)error;
     if (a->compressed)
         pass_attend_compressed(batch, a, &attention);
@@ -191,6 +210,41 @@ hypura_status pass_record_attend(struct batch *batch, const struct step *step, h
     if (attention.halves)
         pass->state[a->out] = ROWS_HALVES;
     return HYPURA_OK;
+}
+
+/* Whether a later step of the layer reads what a step left in a buffer. */
+static bool is_read_after(const struct batch *batch, const struct step *step, enum step_buffer buffer)
+{
+    const struct step_list list = pass_steps(batch, (uint32_t)step->layer);
+    for (const struct step *later = step + 1; later < list.steps + list.count; later++) {
+        if (later->reads >> buffer & 1)
+            return true;
+        if (later->writes >> buffer & 1)
+            return false;
+    }
+    return false;
+}
+
+bool pass_attend_makes_heads(const struct batch *batch, const struct step *heads, const struct step *attend)
+{
+    const struct step_heads *h = &heads->heads;
+    const struct step_attend *a = &attend->attend;
+    if (heads->kind != STEP_HEADS || attend->kind != STEP_ATTEND || attend->layer != heads->layer ||
+        (int32_t)a->source != heads->layer || a->query != h->query.buffer || !h->stores || h->plane ||
+        h->clamp != 0.0f || norms_whole_rows(&h->query) || norms_whole_rows(&h->key) || a->compressed ||
+        a->chosen.buffer != BUFFER_NONE || is_read_after(batch, attend, a->query))
+        return false;
+    const struct gpu_heads made = heads_of(batch, heads);
+    const struct gpu_attention attention = attention_of(batch, attend);
+    return gpu_attention_makes_heads(batch->pass->gpu, &made, &attention);
+}
+
+void pass_record_heads_and_attend(struct batch *batch, const struct step *heads, const struct step *attend)
+{
+    const struct gpu_heads made = heads_of(batch, heads);
+    struct gpu_attention attention = attention_of(batch, attend);
+    attention.makes = &made;
+    gpu_attention(batch->pass->gpu, &attention);
 }
 
 /* ---- on latents ----------------------------------------------------------------------------------------------------

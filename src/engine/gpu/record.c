@@ -213,6 +213,13 @@ static bool stores(const struct step *step)
     return (step->kind == STEP_HEADS && step->heads.stores) || step->kind == STEP_COMPRESS || step->kind == STEP_POOL;
 }
 
+static void leave_floats(struct gpu_pass *pass, uint32_t writes)
+{
+    for (enum step_buffer buffer = 0; buffer < BUFFER_COUNT; buffer++)
+        if (writes >> buffer & 1)
+            pass->state[buffer] = ROWS_FLOATS;
+}
+
 bool pass_records(enum step_kind kind)
 {
     return (unsigned)kind < STEP_KINDS && kinds[kind].record;
@@ -227,14 +234,19 @@ hypura_status pass_record_steps(struct batch *batch, struct step_list list, hypu
         bool mixture = step->kind == STEP_ROUTE || step->kind == STEP_EXPERTS;
         if (!kinds[step->kind].record)
             continue; /* layers.c records embeddings, and output.c records logits */
+        if (i + 1 < list.count && pass_attend_makes_heads(batch, step, step + 1)) {
+            const struct step *attend = &list.steps[++i];
+            wait_for(pass, step->reads | attend->reads | CACHE, step->writes | attend->writes | CACHE);
+            leave_floats(pass, step->writes | attend->writes);
+            pass_record_heads_and_attend(batch, step, attend);
+            continue;
+        }
         uint32_t writes = step->writes | (stores(step) ? CACHE : 0);
         if (mixture) /* it has barriers of its own, and sends commands */
             pass_settle(pass);
         else
             wait_for(pass, step->reads | kinds[step->kind].reads, writes);
-        for (enum step_buffer buffer = 0; buffer < BUFFER_COUNT; buffer++)
-            if (step->writes >> buffer & 1)
-                pass->state[buffer] = ROWS_FLOATS;
+        leave_floats(pass, step->writes);
         if (keeps && step_state(step))
             pass_move_inputs(batch, step, false);
         TRY(kinds[step->kind].record(batch, step, error));

@@ -10,6 +10,10 @@
  * each: the maximum, the sum and the weighted values. The work group that ends last makes outputs of a tile's states
  * (attend_last.glsl); where there are many, attend_merge does. With one span there are no states.
  *
+ * With HEADS, for sequences of one row, queries are still what the projections left, and so are the keys and values of the
+ * row: a work group norms and turns its queries, and the one whose span has the row makes its key and value, places them in
+ * the tile, and stores them. Those of several tiles store the same.
+ *
  * Scores: a thread has two positions and a quarter of the elements of a piece. Values: a thread has a word's elements
  * and half of the positions. The tile holds, in turn, keys, the quarters of the scores, values. The order of all sums is
  * fixed. */
@@ -18,12 +22,33 @@ layout(constant_id = 1) const uint VALUE_SIZE = 128;
 layout(constant_id = 2) const uint QUERIES = 8; /* a divisor of 8; at most 4 where a size is above 256 */
 layout(constant_id = 3) const bool WHOLE = false; /* one span: outputs, not states */
 layout(constant_id = 4) const uint SPAN = 128;
+layout(constant_id = 5) const bool HEADS = false;
+layout(constant_id = 6) const bool ADJACENT = true; /* as in heads.comp, up to VALUE_NORM */
+layout(constant_id = 7) const bool NORM_AFTER_ROPE = false;
+layout(constant_id = 8) const bool VALUE_NORM = false;
+layout(constant_id = 9) const bool NORMS = false; /* any */
+layout(constant_id = 10) const bool TURNS = false;
+layout(constant_id = 11) const bool SCALES = false; /* of queries */
 
 #define THREADS 128u
 #define TILE_WORDS 64u
 #define MOST_QUERIES 8u
 #define QUERY_FLOATS 2560u
 #define MOST_SUMS 40u /* pieces of the values times queries */
+
+/* What HEADS needs besides the push constants; as struct heads_entry of attention.c. */
+layout(buffer_reference, std430, buffer_reference_align = 16) buffer Heads
+{
+    FreshFloats key;
+    FreshFloats value;
+    Floats query_norm;
+    Floats key_norm;
+    Floats query_scales;
+    Floats table;
+    uint query_stride, query_head_stride, key_stride, value_stride;
+    uint key_size, value_size, rotary;
+    float epsilon;
+};
 
 layout(local_size_x = 128) in;
 layout(push_constant) uniform Push
@@ -35,6 +60,7 @@ layout(push_constant) uniform Push
     Floats sinks;
     Sequences sequences;
     Progress progress;
+    Heads made;
     FreshUints arrived; /* of each tile: work groups that left their states; 0 before and after. Not given: attend_merge follows */
     uint heads, kv_heads, key_row, value_row;
     float scale, soft_cap;
@@ -59,6 +85,17 @@ float query_sums[MOST_QUERIES * 2];
 vec2 value_sums[MOST_SUMS];
 
 #include "attend_last.glsl"
+#include "attend_heads.glsl"
+
+/* Asks for rows "from" to "end" of a piece. The last one is this head of attend_heads.glsl; 0: it is in the cache, too. */
+void ask(uint64_t region, uint capacity, uint row_elements, uint index, uint first, uint elements, uint from, uint end,
+         uint made_head)
+{
+    bool makes = HEADS && made_head > 0;
+    piece_ask(region, capacity, row_elements, index, first, elements, from, makes ? end - 1 : end);
+    if (makes)
+        piece_make(region, capacity, row_elements, index, first, elements, end - 1, made_head);
+}
 
 uint piece_elements(uint size, uint piece)
 {
@@ -135,12 +172,21 @@ void attend()
     /* The rows of this batch are there only after the wait. */
     uint fresh = max(sequence.first_position, position) - position;
     piece_ask(keys, sequence.capacity, key_row, index, 0, piece_elements(KEY_SIZE, 0), from, min(end, fresh));
+    bool makes = HEADS && last == sequence.first_position;
+    if (HEADS)
+        prepare_heads(sequence.first_row, kv_head, first_query, last_query, makes);
     chain_wait(progress, awaited);
-    piece_ask_rows(keys, sequence.capacity, key_row, index, 0, piece_elements(KEY_SIZE, 0), max(from, fresh), end);
-    for (uint i = thread; i < QUERIES * KEY_SIZE / 2; i += THREADS) {
-        uint q = min(first_query + i / (KEY_SIZE / 2), last_query);
-        uint at = ((sequence.first_row + q / group) * heads + kv_head * group + q % group) * KEY_SIZE + i % (KEY_SIZE / 2) * 2;
-        queries[i] = vec2(query.v[at], query.v[at + 1]);
+    if (HEADS) {
+        make_heads();
+        if (makes && position + BLOCK > last)
+            piece_make(keys, sequence.capacity, key_row, index, 0, piece_elements(KEY_SIZE, 0), end - 1, KEY_HEAD);
+    } else {
+        piece_ask_rows(keys, sequence.capacity, key_row, index, 0, piece_elements(KEY_SIZE, 0), max(from, fresh), end);
+        for (uint i = thread; i < QUERIES * KEY_SIZE / 2; i += THREADS) {
+            uint q = min(first_query + i / (KEY_SIZE / 2), last_query);
+            uint at = ((sequence.first_row + q / group) * heads + kv_head * group + q % group) * KEY_SIZE + i % (KEY_SIZE / 2) * 2;
+            queries[i] = vec2(query.v[at], query.v[at + 1]);
+        }
     }
     [[unroll]] for (uint i = 0; i < VALUE_PIECES * QUERIES; i++)
         value_sums[i] = vec2(0.0);
@@ -153,6 +199,7 @@ void attend()
     while (true) {
         uint next = position + BLOCK;
         bool more = next <= last;
+        bool makes_now = makes && !more, makes_next = makes && next + BLOCK > last;
         uint next_index = more ? cache_index(sequence, next) : 0, next_end = more ? min(last - next + 1, BLOCK) : 0;
         [[unroll]] for (uint i = 0; i < QUERIES * 2; i++)
             query_sums[i] = 0.0;
@@ -160,10 +207,11 @@ void attend()
             piece_place(piece_elements(KEY_SIZE, piece));
             barrier();
             if (piece + 1 < KEY_PIECES)
-                piece_ask(keys, sequence.capacity, key_row, index, (piece + 1) * PIECE,
-                          piece_elements(KEY_SIZE, piece + 1), from, end);
+                ask(keys, sequence.capacity, key_row, index, (piece + 1) * PIECE, piece_elements(KEY_SIZE, piece + 1),
+                    from, end, makes_now ? KEY_HEAD : 0);
             else
-                piece_ask(values, sequence.capacity, value_row, index, 0, piece_elements(VALUE_SIZE, 0), from, end);
+                ask(values, sequence.capacity, value_row, index, 0, piece_elements(VALUE_SIZE, 0), from, end,
+                    makes_now ? VALUE_HEAD : 0);
             multiply_keys(piece);
             barrier();
         }
@@ -222,10 +270,11 @@ void attend()
                 barrier();
             }
             if (piece + 1 < VALUE_PIECES)
-                piece_ask(values, sequence.capacity, value_row, index, (piece + 1) * PIECE,
-                          piece_elements(VALUE_SIZE, piece + 1), from, end);
+                ask(values, sequence.capacity, value_row, index, (piece + 1) * PIECE,
+                    piece_elements(VALUE_SIZE, piece + 1), from, end, makes_now ? VALUE_HEAD : 0);
             else if (more)
-                piece_ask(keys, sequence.capacity, key_row, next_index, 0, piece_elements(KEY_SIZE, 0), 0, next_end);
+                ask(keys, sequence.capacity, key_row, next_index, 0, piece_elements(KEY_SIZE, 0), 0, next_end,
+                    makes_next ? KEY_HEAD : 0);
             multiply_values(piece);
         }
         barrier();

@@ -1,6 +1,5 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
-#define GROUP 64
 #include "common.glsl"
 #include "cache.glsl"
 #include "chain.glsl"
@@ -21,8 +20,15 @@ layout(constant_id = 9) const bool NORM_EACH = false; /* with weights of its own
 layout(constant_id = 10) const bool BACK = false;     /* turned the other way round */
 layout(constant_id = 11) const uint RING = 0;         /* positions of the cache that keys and values share; 0: all */
 
+#define GROUP 64
 #define MOST 640
 #define MOST_STEPS 10
+#define TEAMS 1
+#define HEADS_EACH 1
+#define MOST_EACH 1
+#define HEAD(which, i) elements[i]
+#define TEAM_SUM(i) team_sums[i]
+#define NORM(which, i) norms[i]
 
 layout(local_size_x = GROUP) in;
 layout(push_constant) uniform Push
@@ -46,131 +52,25 @@ layout(push_constant) uniform Push
     uint into_head_stride, awaited;
 };
 
-shared float head[MOST];
-shared float scales[MOST / 32];
-
-/* Round to nearest even, as core/half.h: what packHalf2x16 does is the driver's choice. */
-uint half_bits(float a)
-{
-    uint bits = floatBitsToUint(a), sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
-    if (magnitude > 0x7f800000u)
-        return sign | 0x7e00u;
-    if (magnitude >= 0x477ff000u)
-        return sign | 0x7c00u;
-    if (magnitude < 0x38800000u) {
-        /* Subnormal: a multiple of 2^-24. Adding 1/2 puts its bits last, rounded. */
-        return sign | (floatBitsToUint(uintBitsToFloat(magnitude) + 0.5) - 0x3f000000u);
-    }
-    return sign | ((magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13);
-}
-
-uint bfloat_bits(float a)
-{
-    uint bits = floatBitsToUint(a);
-    if ((bits & 0x7fffffffu) > 0x7f800000u)
-        return bits >> 16 | 0x40u;
-    return (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
-}
+shared float elements[MOST];
+shared float team_sums[GROUP];
 
 /* What an invocation needs of memory, asked for at once. */
 float raw[MOST_STEPS], norms[MOST_STEPS];
-vec2 angles[MOST_STEPS]; /* cosine and sine of pairs */
 
-void norm_head(uint size, bool weighted)
-{
-    uint thread = gl_LocalInvocationID.x;
-    float sum = 0.0;
-    if (CENTRED && weighted) {
-        for (uint i = thread; i < size; i += GROUP)
-            sum += head[i];
-        float mean = group_sum(sum) / float(size);
-        for (uint i = thread; i < size; i += GROUP)
-            head[i] -= mean;
-        sum = 0.0;
-    }
-    for (uint i = thread; i < size; i += GROUP)
-        sum = fma(head[i], head[i], sum);
-    float factor = inversesqrt(group_sum(sum) / float(size) + epsilon);
-    [[unroll]] for (uint i = 0; i < STEPS; i++)
-        if (thread + i * GROUP < size)
-            head[thread + i * GROUP] *= weighted ? factor * norms[i] : factor;
-    barrier();
-}
-
-void turn_head(uint pairs)
-{
-    [[unroll]] for (uint i = 0; i < (STEPS + 1) / 2; i++) {
-        uint pair = gl_LocalInvocationID.x + i * GROUP;
-        if (pair < pairs) {
-            uint first = TURNED_FROM + (ADJACENT ? 2 * pair : pair), second = first + (ADJACENT ? 1 : pairs);
-            float a = head[first], b = head[second];
-            float sine = BACK ? -angles[i].y : angles[i].y;
-            head[first] = a * angles[i].x - b * sine;
-            head[second] = a * sine + b * angles[i].x;
-        }
-    }
-    barrier();
-}
-
-/* The element of greatest magnitude of a block, the first of equals. */
-float greatest(uint block)
-{
-    float most = 0.0;
-    for (uint i = 0; i < 32; i++)
-        if (abs(head[block * 32 + i]) > abs(most))
-            most = head[block * 32 + i];
-    return most;
-}
-
-void store_blocks(uint64_t region, uint index, uint capacity, uint size, uint row_elements)
-{
-    uint thread = gl_LocalInvocationID.x, blocks = size / 32;
-    FreshShorts to = FreshShorts(region + uint64_t(capacity) * cache_row_bytes(CACHE, row_elements) +
-                                 uint64_t(index) * (row_elements / 16));
-    for (uint b = thread; b < blocks; b += GROUP) {
-        float most = greatest(b);
-        float scale = CACHE == CACHE_Q8_0 ? abs(most) / 127.0 : most / -8.0;
-        to.v[b] = uint16_t(half_bits(scale));
-        scales[b] = scale != 0.0 ? 1.0 / scale : 0.0;
-    }
-    barrier();
-    FreshUints quants = FreshUints(region + uint64_t(index) * cache_row_bytes(CACHE, row_elements));
-    if (CACHE == CACHE_Q8_0) {
-        for (uint w = thread; w < size / 4; w += GROUP) {
-            uint word = 0;
-            for (uint i = 0; i < 4; i++)
-                word |= (uint(int(roundEven(head[w * 4 + i] * scales[w / 8]))) & 0xffu) << (8 * i);
-            quants.v[w] = word;
-        }
-    } else {
-        for (uint w = thread; w < size / 8; w += GROUP) {
-            uint word = 0, block = w / 4;
-            for (uint i = 0; i < 4; i++) {
-                uint at = block * 32 + (w % 4) * 4 + i;
-                uint low = uint(min(floor(head[at] * scales[block] + 8.5), 15.0));
-                uint high = uint(min(floor(head[at + 16] * scales[block] + 8.5), 15.0));
-                word |= (low | high << 4) << (8 * i);
-            }
-            quants.v[w] = word;
-        }
-    }
-}
+#include "heads.glsl"
 
 void store(uint64_t region, uint index, uint capacity, uint size, uint row_elements)
 {
-    uint thread = gl_LocalInvocationID.x;
-    if (CACHE == CACHE_Q8_0 || CACHE == CACHE_Q4_0) {
-        store_blocks(region, index, capacity, size, row_elements);
-        return;
+    FreshUvec4s to = FreshUvec4s(region + uint64_t(index) * cache_row_bytes(CACHE, row_elements));
+    FreshShorts scales = FreshShorts(region + uint64_t(capacity) * cache_row_bytes(CACHE, row_elements) +
+                                     uint64_t(index) * (row_elements / 16));
+    for (uint i = gl_LocalInvocationID.x; i < size / packed_elements(); i += GROUP) {
+        uint scale;
+        to.v[i] = packed(0, i * packed_elements(), scale);
+        if (CACHE == CACHE_Q8_0 || CACHE == CACHE_Q4_0)
+            scales.v[i * packed_elements() / 32] = uint16_t(scale);
     }
-    FreshUints to = FreshUints(region + uint64_t(index) * cache_row_bytes(CACHE, row_elements));
-    if (CACHE == CACHE_F32)
-        for (uint i = thread; i < size; i += GROUP)
-            to.v[i] = floatBitsToUint(head[i]);
-    else
-        for (uint i = thread; i < size / 2; i += GROUP)
-            to.v[i] = CACHE == CACHE_F16 ? half_bits(head[2 * i]) | half_bits(head[2 * i + 1]) << 16
-                                         : bfloat_bits(head[2 * i]) | bfloat_bits(head[2 * i + 1]) << 16;
 }
 
 void take_head()
@@ -217,19 +117,19 @@ void take_head()
         raw[i] = thread + i * GROUP < size ? source.v[at + thread + i * GROUP] : 0.0;
     [[unroll]] for (uint i = 0; i < STEPS; i++)
         if (thread + i * GROUP < size)
-            head[thread + i * GROUP] = raw[i];
+            elements[thread + i * GROUP] = raw[i];
     barrier();
     if (normed && !NORM_AFTER_ROPE)
-        norm_head(normed_size, weighted);
+        norm_heads(uint[1](normed_size), bool[1](weighted));
     if (rotary > 0)
-        turn_head(rotary / 2);
+        turn_heads(uint[1](rotary / 2));
     if (normed && NORM_AFTER_ROPE)
-        norm_head(normed_size, weighted);
+        norm_heads(uint[1](normed_size), bool[1](weighted));
     if (PLAIN_NORM && !is_value)
-        norm_head(size, false);
+        norm_heads(uint[1](size), bool[1](false));
     if (is_query) {
         for (uint i = thread; i < size; i += GROUP)
-            into.v[(row * heads + which) * into_head_stride + i] = head[i] * factor;
+            into.v[(row * heads + which) * into_head_stride + i] = elements[i] * factor;
         return;
     }
     uint row_elements = is_value ? value_row : key_row;
