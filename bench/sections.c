@@ -1,8 +1,9 @@
 /* The parts of a decode pass, without a model: for each number of threads, the cost of opening and closing a parallel
- * section, the speed of plain reading, and the speed of products of one token with matrices as large as a layer's. The
- * data exceeds the caches. */
+ * section, the speed of plain reading, and the speed of products of one token with matrices as large as a layer's or
+ * its experts', without and with compute_expect in turn. The data exceeds the caches. */
 #include "compute/compute.h"
 #include "format/format.h"
+#include "median.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +12,11 @@
 #define DATA_BYTES ((size_t)1 << 30)
 #define READ_TASK ((size_t)1 << 20)
 #define SECTIONS 1000
+#define MOST_TOGETHER 16
+#define ROUNDS 15
+
+/* Between two sections, a thread alone norms rows, applies activations and the like. */
+#define PAUSE_NANOSECONDS 5000
 
 static void nothing(void *context, size_t first, size_t count, size_t worker)
 {
@@ -63,34 +69,63 @@ static double reading_speed(struct thread_pool *pool, const uint8_t *data)
     return (double)DATA_BYTES / seconds * 1e-9;
 }
 
-/* GB/s over all of the data, one matrix after another, "together" matrices per section. */
-static double product_speed(struct compute *compute, const uint8_t *data, size_t rows, size_t columns, size_t together,
+struct shape {
+    size_t rows, columns, together; /* matrices per section */
+};
+
+/* GB/s over all of the data, one matrix after another. */
+static double product_speed(struct compute *compute, const uint8_t *data, const struct shape *shape, bool expects,
                             struct activation *activation, const float *input, float *output)
 {
+    const size_t columns = shape->columns, rows = shape->rows, together = shape->together;
     uint64_t row_bytes;
     if (!tensor_row_bytes(TENSOR_Q4_K, columns, &row_bytes))
         return 0;
     size_t bytes = rows * (size_t)row_bytes, count = DATA_BYTES / bytes / together * together;
-    struct matmul jobs[4];
+    struct matmul jobs[MOST_TOGETHER];
+    struct matrix next[MOST_TOGETHER];
     uint64_t start = clock_nanoseconds();
     for (size_t i = 0; i < count; i += together) {
+        uint64_t begin = clock_nanoseconds();
+        while (clock_nanoseconds() - begin < PAUSE_NANOSECONDS)
+            ;
         activation_set(activation, input, 1, columns, columns);
-        for (size_t j = 0; j < together; j++)
+        for (size_t j = 0; j < together; j++) {
             jobs[j] = (struct matmul){.weights = {data + (i + j) * bytes, TENSOR_Q4_K, rows, columns, row_bytes},
                                       .input = activation,
                                       .tokens = 1,
                                       .output = output + j * rows,
                                       .output_stride = rows};
+            next[j] = jobs[j].weights;
+            next[j].data += together * bytes;
+        }
+        if (expects && i + together < count)
+            compute_expect(compute, next, together, 1);
         compute_matmul(compute, jobs, together);
     }
     return (double)(count * bytes) / clock_seconds_since(start) * 1e-9;
 }
 
+static void print_products(struct compute *compute, const uint8_t *data, struct activation *activation,
+                           const float *input, float *output)
+{
+    static const struct shape shapes[] = {{1024, 4096, 1},  {1024, 4096, 4}, {4096, 4096, 1}, {14336, 4096, 2},
+                                          {4096, 14336, 1}, {768, 2048, 16}, {2048, 768, 8}};
+    printf(", \"products\": {");
+    for (size_t s = 0; s < COUNT_OF(shapes); s++) {
+        double speeds[2][ROUNDS];
+        for (int round = 0; round < ROUNDS; round++)
+            for (int expects = 0; expects < 2; expects++)
+                speeds[expects][round] = product_speed(compute, data, &shapes[s], expects, activation, input, output);
+        printf("%s\"%zu of %zux%zu\": {\"gb_per_second\": %.1f, \"expected_gb_per_second\": %.1f}", s ? ", " : "",
+               shapes[s].together, shapes[s].rows, shapes[s].columns, median(speeds[0], ROUNDS),
+               median(speeds[1], ROUNDS));
+    }
+    printf("}");
+}
+
 static hypura_status measure(size_t threads, const uint8_t *data, hypura_error *error)
 {
-    static const struct {
-        size_t rows, columns, together;
-    } shapes[] = {{1024, 4096, 1}, {1024, 4096, 4}, {4096, 4096, 1}, {14336, 4096, 2}, {4096, 14336, 1}};
     struct compute *compute;
     struct activation *activation;
     hypura_status status = compute_create(&compute, threads, compute_best_instructions(), error);
@@ -113,18 +148,9 @@ static hypura_status measure(size_t threads, const uint8_t *data, hypura_error *
             double speed = reading_speed(pool, data);
             best = speed > best ? speed : best;
         }
-        printf(", \"reading_gb_per_second\": %.1f, \"products_gb_per_second\": {", best);
-        for (size_t s = 0; s < COUNT_OF(shapes); s++) {
-            best = 0;
-            for (int round = 0; round < 3; round++) {
-                double speed = product_speed(compute, data, shapes[s].rows, shapes[s].columns, shapes[s].together,
-                                             activation, floats, floats + 14336);
-                best = speed > best ? speed : best;
-            }
-            printf("%s\"%zu of %zux%zu\": %.1f", s ? ", " : "", shapes[s].together, shapes[s].rows, shapes[s].columns,
-                   best);
-        }
-        puts("}}");
+        printf(", \"reading_gb_per_second\": %.1f", best);
+        print_products(compute, data, activation, floats, floats + 14336);
+        puts("}");
         fflush(stdout);
     }
     memory_free(floats);

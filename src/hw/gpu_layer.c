@@ -136,23 +136,27 @@ static void attend(const struct gpu_layer *b, struct gpu *gpu)
                                     .value_position_bytes = position,
                                     .sequences = &sequence,
                                     .sequence_count = 1};
-    const struct gpu_attention attention = {.query = b->query,
-                                            .out = b->attended,
-                                            .cache = b->cache,
-                                            .scratch = b->scratch,
-                                            .rows = 1,
-                                            .heads = WIDTH / HEAD,
-                                            .kv_heads = KEYS / HEAD,
-                                            .key_size = HEAD,
-                                            .value_size = HEAD,
-                                            .type = TENSOR_F16,
-                                            .key_position_bytes = position,
-                                            .value_position_bytes = position,
-                                            .scale = 1,
-                                            .sequences = &sequence,
-                                            .sequence_count = 1};
-    gpu_heads(gpu, &heads);
-    gpu_barrier(gpu);
+    struct gpu_attention attention = {.query = b->query,
+                                      .out = b->attended,
+                                      .cache = b->cache,
+                                      .scratch = b->scratch,
+                                      .rows = 1,
+                                      .heads = WIDTH / HEAD,
+                                      .kv_heads = KEYS / HEAD,
+                                      .key_size = HEAD,
+                                      .value_size = HEAD,
+                                      .type = TENSOR_F16,
+                                      .key_position_bytes = position,
+                                      .value_position_bytes = position,
+                                      .scale = 1,
+                                      .sequences = &sequence,
+                                      .sequence_count = 1};
+    if (gpu_attention_makes_heads(gpu, &heads, &attention)) {
+        attention.makes = &heads;
+    } else {
+        gpu_heads(gpu, &heads);
+        gpu_barrier(gpu);
+    }
     gpu_attention(gpu, &attention);
     gpu_barrier(gpu);
 }

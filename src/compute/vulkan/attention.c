@@ -4,16 +4,17 @@
 /* Positions per work group, for few queries. */
 #define SPAN 128u
 
-/* The last work group of a tile merges the states of its spans if they are no more than these: BLOCK of
- * attend_tile.glsl, and what one work group reads in the time of a launch. */
-#define MERGED_SPANS 64u
-#define MERGED_BYTES (128u << 10)
+/* The last work group of a tile merges the states of its spans if they are no more than these, which it does in the
+ * time of a launch. With 32 spans, it takes 4 us longer than that on an H200. */
+#define MERGED_SPANS 8u
+#define MERGED_BYTES (36u << 10)
 
 /* With a->makes: the largest size, since a tile's queries, a key and a value fit in QUERY_FLOATS of attend_few.comp;
- * TEAM of heads.glsl; and the most work groups, since each of a tile makes its queries anew. */
+ * TEAM of heads.glsl; and the most work groups, since each of a tile makes its queries anew: 128 of them lose more
+ * than a launch takes. */
 #define MADE_SIZE 256u
 #define HEADS_TEAM 64u
-#define MADE_GROUPS 1024u
+#define MADE_GROUPS 64u
 
 /* For prompts with heads that no other kernel takes, a work group of attend_few walks all positions. */
 #define ALL_POSITIONS 0x40000000u
