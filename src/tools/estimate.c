@@ -38,15 +38,35 @@ static size_t warm_passes(const struct trace *trace)
 struct replaying {
     const struct trace *trace;
     struct replay_how how;
+    double lent; /* of the experts that are on no device or in lent room, those in lent room */
 };
 
+/* Bytes of experts on devices whose room long batches take. */
+static uint64_t lent_bytes(const struct plan *plan, const struct model *model)
+{
+    uint64_t bytes = 0;
+    for (unit_number u = 0; plan->gpu && u < model_unit_count(model); u++) {
+        const struct unit *unit = model_unit(model, u);
+        if (unit->kind == UNIT_EXPERT && plan->gpu->units[u] && unit->layer < (int32_t)plan->gpu->layer_count &&
+            plan->gpu->lent[unit->layer])
+            bytes += unit->bytes;
+    }
+    return bytes;
+}
+
+/* share: of the experts that are on no device, those that the cache has room for. Experts in lent room take part in the
+ * replay: after a prompt they are missing, and come back like those of the cache. */
 static hypura_status play_at(float *out, double share, struct replaying *replaying, hypura_error *error)
 {
     struct replay_result result;
-    replaying->how.cache_bytes = (uint64_t)(share * (double)replay_total_bytes(replaying->trace));
+    const double all = (double)replay_total_bytes(replaying->trace), here = 1 - replaying->lent;
+    replaying->how.cache_bytes = (uint64_t)(share * here * all);
+    replaying->how.lent_bytes = (uint64_t)(replaying->lent * all);
     hypura_status status = replay_run(&result, replaying->trace, &replaying->how, error);
-    if (!status)
-        *out = (float)((double)result.hits / (double)MAX(result.hits + result.misses, (uint64_t)1));
+    if (!status) {
+        const double missed = (double)result.misses / (double)MAX(result.hits + result.misses, (uint64_t)1);
+        *out = (float)fmax(1 - missed / here, 0);
+    }
     return status;
 }
 
@@ -60,6 +80,8 @@ static hypura_status play(struct plan_hit_curve *out, const struct plan *plan, c
     struct replaying replaying = {
         trace, {.warm_passes = warm, .narrows = true, .late_layer = plan_late_layer(plan, request->steps, layers)}};
     replaying.how.tokens_only = warm < trace->pass_count && trace->passes[warm].tokens == 1;
+    const double lent = (double)lent_bytes(plan, request->model);
+    replaying.lent = lent / fmax(lent + (double)plan->expert_bytes, 1);
     double share = (double)plan->expert_cache_bytes / (double)MAX(plan->expert_bytes, (uint64_t)1);
     uint32_t below = (uint32_t)fmin(share * PLAN_CURVE_POINTS, PLAN_CURVE_POINTS - 1), last = 0;
     hypura_status status = HYPURA_OK;

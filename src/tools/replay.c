@@ -99,6 +99,7 @@ struct player_class {
     uint32_t *items; /* [count] by their numbers in the policy */
     uint32_t count;
     uint32_t free; /* free slots */
+    uint32_t lent; /* slots that only passes of one token have */
 };
 
 struct player {
@@ -109,6 +110,7 @@ struct player {
     uint8_t *class_of; /* [items] the class of each item */
     uint32_t *local;   /* [items] the number of each item in its class's policy */
     bool *present, *in_use;
+    bool lends; /* now */
 };
 
 static const struct player_class *class_of(const struct player *player, uint32_t item)
@@ -217,24 +219,46 @@ static void access_item(struct player *player, uint32_t item)
     policy->operations->access(policy, player->local[item]);
 }
 
-/* Gives an item a slot. false: everything in the slots is in use. */
+/* false: everything in the slots is in use. */
+static bool make_room(struct player *player, struct player_class *class)
+{
+    struct cache_policy *policy = class->policy;
+    struct asking asking = {player, class};
+    if (class->free)
+        return true;
+    uint32_t victim = policy->operations->victim(policy, may_go, &asking);
+    if (victim == NO_ITEM)
+        return false;
+    policy->operations->remove(policy, victim);
+    player->present[class->items[victim]] = false;
+    class->free++;
+    return true;
+}
+
+/* Gives an item a slot. false: there is none. */
 static bool bring(struct player *player, uint32_t item)
 {
     struct player_class *class = &player->classes[player->class_of[item]];
-    struct cache_policy *policy = class->policy;
-    if (class->free == 0) {
-        struct asking asking = {player, class};
-        uint32_t victim = policy->operations->victim(policy, may_go, &asking);
-        if (victim == NO_ITEM)
-            return false;
-        policy->operations->remove(policy, victim);
-        player->present[class->items[victim]] = false;
-        class->free++;
-    }
+    if (!make_room(player, class))
+        return false;
     class->free--;
     player->present[item] = true;
-    policy->operations->insert(policy, player->local[item]);
+    class->policy->operations->insert(class->policy, player->local[item]);
     return true;
+}
+
+/* Between two passes, when nothing is in use. */
+static void lend(struct player *player, bool lent)
+{
+    if (lent == player->lends)
+        return;
+    for (uint32_t c = 0; c < player->class_count; c++) {
+        struct player_class *class = &player->classes[c];
+        class->free += lent ? class->lent : 0;
+        for (uint32_t i = 0; !lent && i < class->lent && make_room(player, class); i++)
+            class->free--;
+    }
+    player->lends = lent;
 }
 
 /* For policies that track tokens, reports the accesses of a batch token by token. Returns whether it did. */
@@ -300,6 +324,7 @@ static void play(struct player *player, const struct steps *steps, struct replay
     for (size_t pass = 0; pass < player->trace->pass_count; pass++)
         result->tokens += counts(player, pass) ? player->trace->passes[pass].tokens : 0;
     for (size_t step = 0; step < steps->count; step++) {
+        lend(player, player->trace->passes[step / layers].tokens == 1);
         play_step(player, steps->items + steps->first[step], steps->first[step + 1] - steps->first[step], step,
                   counts(player, step / layers), result);
         for (uint32_t i = 0; (step + 1) % layers == 0 && i < player->class_count; i++) {
@@ -343,15 +368,17 @@ static hypura_status make_classes(struct player *player, struct sized_unit *unit
                                   const struct steps *steps, hypura_error *error)
 {
     struct size_class sizes[MAX_CLASSES];
-    uint32_t targets[MAX_CLASSES] = {0}, first = 0;
+    uint32_t targets[MAX_CLASSES] = {0}, most[MAX_CLASSES] = {0}, first = 0;
     const struct trace_shape *shape = &player->trace->shape;
     for (uint32_t i = 0; i < count; i++)
         units[i] = (struct sized_unit){shape->layers[i / shape->experts].expert_bytes, i, true};
     player->class_count = classes_find(sizes, units, count, 1, 0, player->how->cache_bytes);
     classes_share_out(targets, sizes, player->class_count, player->how->cache_bytes);
+    classes_share_out(most, sizes, player->class_count, player->how->cache_bytes + player->how->lent_bytes);
     for (uint32_t c = 0; c < player->class_count; c++) {
         struct player_class *class = &player->classes[c];
         class->free = targets[c];
+        class->lent = most[c] - MIN(most[c], targets[c]);
         class->count = sizes[c].unit_count;
         TRY(ALLOCATE(&class->items, class->count, "replay", error));
         for (uint32_t i = 0; i < class->count; i++) {

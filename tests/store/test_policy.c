@@ -106,6 +106,43 @@ static void policies_that_count_keep_favourites(void **state)
     trace_free(trace);
 }
 
+/* A long pass uses all 16 experts of a layer, every other pass two of 12 in turn. */
+static uint32_t two_in_turn(struct random *random, size_t pass, uint32_t layer, uint32_t which)
+{
+    (void)random, (void)layer;
+    return pass % 20 == 0 ? which : ((uint32_t)pass * 2 + which) % 12;
+}
+
+static struct replay_result replay_with(const struct trace *trace, uint64_t slots, uint64_t lent, bool tokens_only)
+{
+    struct replay_result result;
+    assert_ok(replay_run(
+        &result, trace,
+        &(struct replay_how){
+            .policy = "lru", .cache_bytes = slots * 100, .lent_bytes = lent * 100, .tokens_only = tokens_only},
+        &test_error));
+    return result;
+}
+
+/* Lent slots are there for passes of one token, and empty after a long pass. */
+static void lent_slots_fill_again(void **state)
+{
+    (void)state;
+    struct trace *trace = make_trace(1, 16, 2, 40, 8, two_in_turn);
+    for (size_t i = 0; i < trace->pass_count; i++)
+        trace->passes[i].tokens = i % 20 == 0 ? 8 : 1;
+    /* 19 passes with two uses each follow each of the two long ones. 12 experts in turn never hit in 8 slots. */
+    const struct replay_result without = replay_with(trace, 8, 0, true), with = replay_with(trace, 8, 4, true);
+    assert_int_equal(without.hits + without.misses, 2 * 38);
+    assert_true(without.hits <= 2 * 8);
+    /* With 12 slots, those that are missing after the long pass are missed once: four at least, twelve at most. */
+    assert_true(with.misses >= 2 * 4 && with.misses <= 2 * 12);
+    /* Long passes do not have them. */
+    const struct replay_result all = replay_with(trace, 8, 4, false), alone = replay_with(trace, 8, 0, false);
+    assert_true(all.misses - with.misses >= 2 * 8 && alone.misses - without.misses >= 2 * 8);
+    trace_free(trace);
+}
+
 /* A slow implementation of Belady's rule: of the experts not in use, it evicts the one with the farthest next use. */
 static uint64_t slow_belady(const struct trace *trace, uint32_t slots)
 {
@@ -340,6 +377,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_cycle_larger_than_the_cache),
         cmocka_unit_test(policies_that_count_keep_favourites),
+        cmocka_unit_test(lent_slots_fill_again),
         cmocka_unit_test(belady_is_belady),
         cmocka_unit_test(tokens_of_a_pass_share_their_experts),
         cmocka_unit_test(few_slots_have_the_size_of_the_largest),
