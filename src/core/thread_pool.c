@@ -381,6 +381,7 @@ static void run_section(struct thread_pool *pool, thread_task task, thread_range
 void thread_pool_run(struct thread_pool *pool, thread_task task, void *context, size_t count)
 {
     if (pool->threads == 1 || count == 1) {
+        pool->next.given = false; /* no worker has joined */
         for (size_t i = 0; i < count; i++)
             run_task(pool, task, context, i, 0);
     } else if (count > 0) {
@@ -407,6 +408,7 @@ void thread_pool_run_shares(struct thread_pool *pool, thread_range range, void *
         run_section(pool, NULL, range, context, count);
         return;
     }
+    pool->next.given = false;
     pool->range = range;
     pool->context = context;
     pool->count = count;

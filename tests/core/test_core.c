@@ -297,6 +297,14 @@ static void workers_are_asked_what_comes_next(void **state)
                 assert_int_equal(atomic_load(&expecting.asked[worker]), expectations[e] != NULL);
         }
     }
+    /* A section without workers was one, too. */
+    struct expecting expecting = {.joined = EXPECTING};
+    thread_pool_expect(pool, memory_of, &expecting);
+    thread_pool_run(pool, join_all, &expecting, 1);
+    atomic_store(&expecting.joined, 0);
+    thread_pool_run(pool, join_all, &expecting, EXPECTING);
+    for (size_t worker = 1; worker < EXPECTING; worker++)
+        assert_int_equal(atomic_load(&expecting.asked[worker]), 0);
     thread_pool_destroy(pool);
 }
 
