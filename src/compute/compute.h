@@ -134,10 +134,10 @@ struct matmul {
  * share an activation share its copies. A job may have no tokens. */
 void compute_matmul(struct compute *compute, const struct matmul *jobs, size_t count);
 
-/* Says which weights the section after the next one reads, for so many tokens: threads that have ended their part of the
- * next one then bring the beginning of their part of these to their core's caches, since memory would rest until the last
- * has ended. On 8 and 16 cores, small matrices gain up to 7 %. It changes no result. Only for few weights that are read
- * once; others are left out. The weights need not stay. */
+/* Says which weights the section after the next one reads, for so many tokens: threads that have ended their part of
+ * the next one then bring the beginning of their part of these to their core's caches, since memory would rest until
+ * the last has ended. On 8 and 16 cores, small matrices gain up to 7 %. It changes no result. Only for few weights that
+ * are read once; others are left out. The weights need not stay. */
 void compute_expect(struct compute *compute, const struct matrix *weights, size_t count, size_t tokens);
 
 /* Converts blocks of a supported type to floats; elements is a multiple of the type's block size. */
