@@ -492,7 +492,7 @@ struct batch {
     struct narrowing narrowing;
     const struct step *then; /* the next products after the CPU's current step; NULL: not known */
     uint32_t drafted;        /* until engine_accept */
-    bool lends;       /* memory of buffers to the expert cache (budget_lend_buffers) */
+    bool lends;              /* memory of buffers to the expert cache (budget_lend_buffers) */
 
     atomic_bool cancelled, stopped; /* engine_cancel, engine_stop */
     atomic_bool lost;               /* a GPU */
