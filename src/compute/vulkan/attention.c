@@ -4,8 +4,9 @@
 /* Positions per work group, for few queries. */
 #define SPAN 128u
 
-/* The last work group of a tile merges the states of its spans if they are no more than these, which it does in the
- * time of a launch. With 32 spans, it takes 4 us longer than that on an H200. */
+/* The last work group of a tile merges the states of its spans if they are no more than these (attend_last.glsl has
+ * room for as many), which it does in the time of a launch. With 32 spans, it takes 4 us longer than that on an H200.
+ */
 #define MERGED_SPANS 8u
 #define MERGED_BYTES (36u << 10)
 

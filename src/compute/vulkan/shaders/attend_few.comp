@@ -329,7 +329,7 @@ void attend()
                 }
     uint spans = range.last / SPAN - range.first / SPAN + 1;
     if (!WHOLE && uint64_t(arrived) != 0 && is_last(spans))
-        merge(sequence, kv_head, first_query, last_query, spans);
+        merge(sequence, kv_head, first_query, last_query);
 }
 
 void main()

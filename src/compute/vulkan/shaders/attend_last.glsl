@@ -2,7 +2,7 @@
  * their order. */
 #define PARTS 4u /* as in attend_merge */
 #define LANES (THREADS / PARTS)
-#define AHEAD 8u /* spans of a part that are read at a time */
+#define AHEAD 2u /* spans of a part: all of MERGED_SPANS in attention.c */
 #define FOURS (VALUE_SIZE / 4)
 
 /* Words of the tile: four numbers of every thread, for two rounds in turn; a number of every subgroup and query, twice. */
@@ -47,23 +47,23 @@ uvec2 states_of_four(Sequence sequence, uint kv_head, uint first_query, uint las
 }
 
 /* Asks for four values of every PARTS-th of a query's states. */
-void ask_values(uvec2 own, uint four, uint first)
+void ask_values(uvec2 own, uint four)
 {
     FreshVec4s from = FreshVec4s(uint64_t(states) + uint64_t(own.x) * (VALUE_SIZE * 4));
     [[unroll]] for (uint k = 0; k < AHEAD; k++) {
-        uint state = first + k * PARTS + gl_LocalInvocationID.x / LANES;
+        uint state = k * PARTS + gl_LocalInvocationID.x / LANES;
         ahead[k] = state < own.y ? from.v[state * FOURS + four % FOURS] : vec4(0.0);
     }
 }
 
-/* spans: at most BLOCK. */
-void merge(Sequence sequence, uint kv_head, uint first_query, uint last_query, uint spans)
+/* Of at most PARTS * AHEAD spans. */
+void merge(Sequence sequence, uint kv_head, uint first_query, uint last_query)
 {
     uint thread = gl_LocalInvocationID.x, part = thread / LANES, lane = thread % LANES;
     uint group = heads / kv_heads;
     uint four = lane;
     uvec2 own = states_of_four(sequence, kv_head, first_query, last_query, four);
-    ask_values(own, four, 0);
+    ask_values(own, four);
 
     /* A thread has one state of each query. */
     vec2 total[MOST_QUERIES];
@@ -105,20 +105,14 @@ void merge(Sequence sequence, uint kv_head, uint first_query, uint last_query, u
     for (uint round = 0; round * LANES < QUERIES * FOURS; round++) {
         vec4 value = vec4(0.0);
         uint weight = min(four / FOURS, QUERIES - 1) * (BLOCK / 4);
-        for (uint first = 0; first < spans; first += AHEAD * PARTS) {
-            vec4 now[AHEAD];
-            [[unroll]] for (uint k = 0; k < AHEAD; k++)
-                now[k] = ahead[k];
-            if (first + AHEAD * PARTS < spans) {
-                ask_values(own, four, first + AHEAD * PARTS);
-            } else {
-                four += LANES;
-                own = states_of_four(sequence, kv_head, first_query, last_query, four);
-                ask_values(own, four, 0);
-            }
-            [[unroll]] for (uint k = 0; k < AHEAD; k++)
-                value = fma(now[k], vec4(weights[weight + first / 4 + k][part]), value);
-        }
+        vec4 now[AHEAD];
+        [[unroll]] for (uint k = 0; k < AHEAD; k++)
+            now[k] = ahead[k];
+        four += LANES;
+        own = states_of_four(sequence, kv_head, first_query, last_query, four);
+        ask_values(own, four);
+        [[unroll]] for (uint k = 0; k < AHEAD; k++)
+            value = fma(now[k], vec4(weights[weight + k][part]), value);
         uint numbers = round % 2 * NUMBERS;
         [[unroll]] for (uint k = 0; k < 4; k++)
             tile[numbers + thread * 4 + k] = floatBitsToUint(value[k]);
