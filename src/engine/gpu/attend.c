@@ -225,7 +225,8 @@ static bool is_read_after(const struct batch *batch, const struct step *step, en
     return false;
 }
 
-bool pass_attend_makes_heads(const struct batch *batch, const struct step *heads, const struct step *attend)
+bool pass_join_heads(const struct batch *batch, const struct step *heads, const struct step *attend,
+                     struct gpu_heads *made, struct gpu_attention *attention)
 {
     const struct step_heads *h = &heads->heads;
     const struct step_attend *a = &attend->attend;
@@ -234,17 +235,10 @@ bool pass_attend_makes_heads(const struct batch *batch, const struct step *heads
         h->clamp != 0.0f || norms_whole_rows(&h->query) || norms_whole_rows(&h->key) || a->compressed ||
         a->chosen.buffer != BUFFER_NONE || is_read_after(batch, attend, a->query))
         return false;
-    const struct gpu_heads made = heads_of(batch, heads);
-    const struct gpu_attention attention = attention_of(batch, attend);
-    return gpu_attention_makes_heads(batch->pass->gpu, &made, &attention);
-}
-
-void pass_record_heads_and_attend(struct batch *batch, const struct step *heads, const struct step *attend)
-{
-    const struct gpu_heads made = heads_of(batch, heads);
-    struct gpu_attention attention = attention_of(batch, attend);
-    attention.makes = &made;
-    gpu_attention(batch->pass->gpu, &attention);
+    *made = heads_of(batch, heads);
+    *attention = attention_of(batch, attend);
+    attention->makes = made;
+    return gpu_attention_makes_heads(batch->pass->gpu, made, attention);
 }
 
 /* ---- on latents ----------------------------------------------------------------------------------------------------

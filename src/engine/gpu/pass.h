@@ -438,10 +438,10 @@ record_function pass_record_heads, pass_record_spread, pass_record_attend, pass_
 record_function pass_record_convolve, pass_record_scan;
 record_function pass_record_delta_net, pass_record_route, pass_record_experts;
 
-/* Whether the attention of a few rows can make the heads of the step before it, which saves a launch; and records both.
- */
-bool pass_attend_makes_heads(const struct batch *batch, const struct step *heads, const struct step *attend);
-void pass_record_heads_and_attend(struct batch *batch, const struct step *heads, const struct step *attend);
+/* Whether the attention of a few rows can make the heads of the step before it, which saves a launch. Then *attention
+ * is to be recorded instead of both; it refers to *made. */
+bool pass_join_heads(const struct batch *batch, const struct step *heads, const struct step *attend,
+                     struct gpu_heads *made, struct gpu_attention *attention);
 
 /* A buffer's rows in this batch, as floats or as halves; no buffer: they do not exist as such. */
 struct gpu_range pass_floats(const struct gpu_pass *pass, enum step_buffer buffer);

@@ -234,11 +234,13 @@ hypura_status pass_record_steps(struct batch *batch, struct step_list list, hypu
         bool mixture = step->kind == STEP_ROUTE || step->kind == STEP_EXPERTS;
         if (!kinds[step->kind].record)
             continue; /* layers.c records embeddings, and output.c records logits */
-        if (i + 1 < list.count && pass_attend_makes_heads(batch, step, step + 1)) {
+        struct gpu_heads made;
+        struct gpu_attention attention;
+        if (i + 1 < list.count && pass_join_heads(batch, step, step + 1, &made, &attention)) {
             const struct step *attend = &list.steps[++i];
             wait_for(pass, step->reads | attend->reads | CACHE, step->writes | attend->writes | CACHE);
             leave_floats(pass, step->writes | attend->writes);
-            pass_record_heads_and_attend(batch, step, attend);
+            gpu_attention(pass->gpu, &attention);
             continue;
         }
         uint32_t writes = step->writes | (stores(step) ? CACHE : 0);
