@@ -190,11 +190,8 @@ static void read_pages(void *context, size_t first, size_t count, size_t worker)
 {
     struct share_reading *reading = context;
     const uint64_t *words = (const uint64_t *)(const void *)(reading->memory + first * SHARE_PAGE);
-    uint64_t sum = 0;
     (void)worker;
-    for (size_t i = 0; i < count * SHARE_PAGE / sizeof *words; i++)
-        sum += words[i];
-    atomic_fetch_add_explicit(&reading->sum, sum, memory_order_relaxed);
+    atomic_fetch_add_explicit(&reading->sum, hw_sum(words, count * SHARE_PAGE / sizeof *words), memory_order_relaxed);
 }
 
 static void read_bytes(struct thread_pool *pool, const uint8_t *memory, uint64_t bytes)
@@ -235,31 +232,34 @@ static void record_share(const struct gpu_test *test)
         gpu_copy(test->gpu, (struct gpu_range){test->back, at}, (struct gpu_range){test->rows, at}, bytes[i]);
 }
 
-/* Sends a batch that waits for the host, and another one after it. */
+/* Sends a batch that waits for the host, and another one after it. *last: the last one. */
 static hypura_status send_share(const struct gpu_test *test, uint64_t bytes, uint64_t signal, gpu_ticket *ticket,
-                                hypura_error *error)
+                                gpu_ticket *last, hypura_error *error)
 {
     const struct gpu_range first = {test->weights, 0}, second = {test->weights, test->bytes / 2};
     gpu_begin(test->gpu);
     gpu_await_host(test->gpu, signal);
     if (!test->layer.all) {
         gpu_copy(test->gpu, first, second, bytes);
-        return gpu_submit(test->gpu, ticket, 0, error);
+    } else {
+        record_share(test);
     }
-    record_share(test);
     hypura_status status = gpu_submit(test->gpu, ticket, 0, error);
     if (status)
         return status;
+    *last = *ticket;
+    if (!test->layer.all)
+        return HYPURA_OK;
     gpu_begin(test->gpu);
     gpu_copy(test->gpu, first, second, GPU_ALIGNMENT);
-    return gpu_submit(test->gpu, NULL, 0, error);
+    return gpu_submit(test->gpu, last, 0, error);
 }
 
 static hypura_status share_once(const struct gpu_test *test, struct thread_pool *pool, uint64_t bytes, uint64_t signal,
-                                gpu_ticket *ticket, hypura_error *error)
+                                gpu_ticket *ticket, gpu_ticket *last, hypura_error *error)
 {
     gpu_ticket before = *ticket;
-    hypura_status status = send_share(test, bytes, signal, ticket, error);
+    hypura_status status = send_share(test, bytes, signal, ticket, last, error);
     if (!status)
         status = gpu_wait(test->gpu, before, error);
     if (!status)
@@ -283,7 +283,7 @@ static hypura_status time_share(const struct gpu_test *test, const struct hw_fig
     double times[64];
     const uint64_t signals = figures[SHARE].rounds * (COUNT_OF(times) + 2); /* given so far */
     struct thread_pool *pool;
-    gpu_ticket ticket = 0;
+    gpu_ticket ticket = 0, last = 0;
     uint64_t bytes = MIN((uint64_t)(SHARE_BATCH_SECONDS * memory_speed(figures) / 2), test->bytes / 2);
     bytes = MAX(align_down(bytes, GPU_ALIGNMENT), (uint64_t)GPU_ALIGNMENT);
     size_t cores = MIN(thread_usable_cores(), hw_cgroup_cores(""));
@@ -300,11 +300,11 @@ static hypura_status time_share(const struct gpu_test *test, const struct hw_fig
     /* The first two rounds fill the pipeline and do not count. */
     for (uint64_t i = 0; i < COUNT_OF(times) + 2 && !status; i++) {
         start = clock_nanoseconds();
-        status = share_once(test, pool, bytes, signals + i + 1, &ticket, error);
+        status = share_once(test, pool, bytes, signals + i + 1, &ticket, &last, error);
         if (i >= 2)
             times[i - 2] = clock_seconds_since(start) - batch_seconds(test, figures, ticket - 1) - reading;
     }
-    hypura_status done = gpu_wait(test->gpu, ticket, status ? NULL : error);
+    hypura_status done = gpu_wait(test->gpu, last, status ? NULL : error);
     thread_pool_destroy(pool);
     if (status || done)
         return status ? status : done;

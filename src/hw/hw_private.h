@@ -110,6 +110,9 @@ size_t hw_test_bytes(const struct hardware *hardware);
 /* Sorts times or speeds, the smallest first. */
 void hw_sort(double *values, size_t count);
 
+/* Reads words, a multiple of eight, as fast as memory gives them, and returns their sum. */
+uint64_t hw_sum(const uint64_t *words, size_t count);
+
 /* A figure in seconds (per byte, per layer ...) that is measured in rounds: again until two rounds agree within a tenth
  * or there were HW_MOST_ROUNDS. */
 #define HW_MOST_ROUNDS 4u

@@ -30,18 +30,22 @@ struct summing {
 };
 
 /* Keeps eight sums, so that the processor waits for memory rather than for its own additions. */
-static void sum_piece(void *context, size_t index, size_t worker)
+uint64_t hw_sum(const uint64_t *words, size_t count)
 {
-    const struct summing *summing = context;
-    const uint64_t *words = summing->words + index * summing->piece;
     uint64_t sums[8] = {0};
-    for (size_t i = 0; i < summing->piece; i += 8)
+    for (size_t i = 0; i < count; i += 8)
         for (size_t j = 0; j < 8; j++)
             sums[j] += words[i + j];
     for (size_t j = 1; j < 8; j++)
         sums[0] += sums[j];
+    return sums[0];
+}
+
+static void sum_piece(void *context, size_t index, size_t worker)
+{
+    const struct summing *summing = context;
     /* Each worker has its own cache line. The store keeps the compiler from removing the sums. */
-    summing->sums[worker * 8] += sums[0];
+    summing->sums[worker * 8] += hw_sum(summing->words + index * summing->piece, summing->piece);
 }
 
 struct memory_meter {
