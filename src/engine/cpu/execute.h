@@ -52,8 +52,8 @@ struct activation *input_of(struct batch *batch, enum step_buffer buffer, size_t
  * and known. */
 void expect_next(struct batch *batch);
 
-/* The next step that multiplies, after the i-th of a list: in the list, or else in the next layer if the CPU computes
- * it. NULL: none, or its matrices depend on a router. */
+/* The next step that multiplies, after the i-th of a list if that multiplies: in the list, or else in the next layer if
+ * the CPU computes it. NULL: none, or its matrices depend on a router. */
 const struct step *find_next_product(const struct batch *batch, struct step_list list, size_t i);
 
 /* Starts to read the rows of tables that the batch needs. */

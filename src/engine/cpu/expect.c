@@ -18,6 +18,8 @@ static const struct step *find_product(struct step_list list, size_t first)
 
 const struct step *find_next_product(const struct batch *batch, struct step_list list, size_t i)
 {
+    if (!multiplies(&list.steps[i]))
+        return NULL;
     const struct step *next = find_product(list, i + 1);
     const uint32_t layer = (uint32_t)(list.steps[i].layer + 1);
     if (!next && list.steps[i].layer >= 0 && layer < model_parameters(batch->open->model)->layers &&
