@@ -38,7 +38,8 @@ static size_t warm_passes(const struct trace *trace)
 struct replaying {
     const struct trace *trace;
     struct replay_how how;
-    double lent; /* of the experts that are on no device or in lent room, those in lent room */
+    double lent;  /* of the experts that are on no device or in lent room, those in lent room */
+    double spare; /* of the experts that are on no device, those that have room only while no long batch runs */
 };
 
 /* Bytes of experts on devices whose room long batches take. */
@@ -54,14 +55,16 @@ static uint64_t lent_bytes(const struct plan *plan, const struct model *model)
     return bytes;
 }
 
-/* share: of the experts that are on no device, those that the cache has room for. Experts in lent room take part in the
- * replay: after a prompt they are missing, and come back like those of the cache. */
+/* share: of the experts that are on no device, those that the cache and the buffers of long batches have room for.
+ * Experts in lent room take part in the replay: after a prompt they are missing, and come back like those of the
+ * cache. */
 static hypura_status play_at(float *out, double share, struct replaying *replaying, hypura_error *error)
 {
     struct replay_result result;
-    const double all = (double)replay_total_bytes(replaying->trace), here = 1 - replaying->lent;
-    replaying->how.cache_bytes = (uint64_t)(share * here * all);
-    replaying->how.lent_bytes = (uint64_t)(replaying->lent * all);
+    const double all = (double)replay_total_bytes(replaying->trace), here = 1 - replaying->lent,
+                 spare = fmin(share, replaying->spare);
+    replaying->how.cache_bytes = (uint64_t)((share - spare) * here * all);
+    replaying->how.lent_bytes = (uint64_t)((replaying->lent + spare * here) * all);
     hypura_status status = replay_run(&result, replaying->trace, &replaying->how, error);
     if (!status) {
         const double missed = (double)result.misses / (double)MAX(result.hits + result.misses, (uint64_t)1);
@@ -77,12 +80,17 @@ static hypura_status play(struct plan_hit_curve *out, const struct plan *plan, c
     const struct trace *trace = request->trace;
     const size_t warm = warm_passes(trace);
     const uint32_t layers = model_parameters(request->model)->layers;
-    struct replaying replaying = {
-        trace, {.warm_passes = warm, .narrows = true, .late_layer = plan_late_layer(plan, request->steps, layers)}};
+    struct replaying replaying = {trace,
+                                  {.chunk = plan->chunk,
+                                   .warm_passes = warm,
+                                   .narrows = true,
+                                   .late_layer = plan_late_layer(plan, request->steps, layers)}};
     replaying.how.tokens_only = warm < trace->pass_count && trace->passes[warm].tokens == 1;
     const double lent = (double)lent_bytes(plan, request->model);
     replaying.lent = lent / fmax(lent + (double)plan->expert_bytes, 1);
-    double share = (double)plan->expert_cache_bytes / (double)MAX(plan->expert_bytes, (uint64_t)1);
+    const double experts = fmax((double)plan->expert_bytes, 1);
+    replaying.spare = (double)plan->spare_scratch_bytes / experts;
+    const double share = fmin((double)(plan->expert_cache_bytes + plan->spare_scratch_bytes) / experts, 1);
     uint32_t below = (uint32_t)fmin(share * PLAN_CURVE_POINTS, PLAN_CURVE_POINTS - 1), last = 0;
     hypura_status status = HYPURA_OK;
     float rate = 0, before = 0;

@@ -33,19 +33,55 @@ uint64_t replay_total_bytes(const struct trace *trace)
     return bytes;
 }
 
-/* ---- steps: the experts that one layer uses in one pass --------------------------------------------------------- */
+/* ---- steps: the experts that one layer uses in one batch -------------------------------------------------------- */
+
+/* A batch: a pass, or a part of a long one. */
+struct batch {
+    const struct trace_pass *pass;
+    uint32_t first, tokens; /* of the pass */
+    bool last;              /* of the pass */
+    bool counts;
+};
 
 struct steps {
-    size_t count;
+    struct batch *batches; /* [batch_count] */
+    size_t batch_count;
+    size_t count;    /* batch_count * layers */
     size_t *first;   /* [count + 1] indices into items */
     uint32_t *items; /* layer * experts + expert, once per step, in ascending order */
 };
 
-/* The first token of a pass whose experts a layer uses. */
-static uint32_t first_token(const struct replay_how *how, const struct trace_pass *pass,
-                            const struct trace_layer *layer)
+static hypura_status make_batches(struct steps *steps, const struct trace *trace, const struct replay_how *how,
+                                  hypura_error *error)
 {
-    return how->narrows && layer->layer >= how->late_layer ? pass->tokens - 1 : 0;
+    const uint32_t most = how->chunk ? how->chunk : UINT32_MAX;
+    size_t count = 0;
+    for (size_t i = 0; i < trace->pass_count; i++)
+        count += (trace->passes[i].tokens - 1) / most + 1;
+    TRY(ALLOCATE(&steps->batches, count, "batches of the replay", error));
+    for (size_t i = 0; i < trace->pass_count; i++) {
+        const struct trace_pass *pass = &trace->passes[i];
+        const bool counts = i >= how->warm_passes && (pass->tokens == 1 || !how->tokens_only);
+        for (uint32_t first = 0, tokens; first < pass->tokens; first += tokens) {
+            tokens = MIN(most, pass->tokens - first);
+            steps->batches[steps->batch_count++] =
+                (struct batch){pass, first, tokens, first + tokens == pass->tokens, counts};
+        }
+    }
+    return HYPURA_OK;
+}
+
+/* The experts that a layer chose for a batch. */
+static const uint16_t *choices_of(const struct trace_shape *shape, const struct batch *batch, uint32_t layer)
+{
+    return batch->pass->experts + ((size_t)layer * batch->pass->tokens + batch->first) * shape->used;
+}
+
+/* The first token of a batch whose experts a layer uses. */
+static uint32_t first_token(const struct replay_how *how, const struct batch *batch, const struct trace_layer *layer)
+{
+    const bool late = how->narrows && layer->layer >= how->late_layer;
+    return late ? batch->tokens - batch->last : 0;
 }
 
 static hypura_status make_steps(struct steps *steps, const struct trace *trace, const struct replay_how *how,
@@ -54,23 +90,24 @@ static hypura_status make_steps(struct steps *steps, const struct trace *trace, 
     const struct trace_shape *shape = &trace->shape;
     size_t uses = 0;
     bool *seen = NULL;
-    for (size_t i = 0; i < trace->pass_count; i++)
-        uses +=
-            (size_t)MIN((uint64_t)trace->passes[i].tokens * shape->used, (uint64_t)shape->experts) * shape->layer_count;
-    steps->count = trace->pass_count * shape->layer_count;
+    TRY(make_batches(steps, trace, how, error));
+    for (size_t i = 0; i < steps->batch_count; i++)
+        uses += (size_t)MIN((uint64_t)steps->batches[i].tokens * shape->used, (uint64_t)shape->experts) *
+                shape->layer_count;
+    steps->count = steps->batch_count * shape->layer_count;
     hypura_status status = ALLOCATE(&steps->first, steps->count + 1, "steps of the replay", error);
     if (!status)
         status = ALLOCATE(&steps->items, uses, "steps of the replay", error);
     if (!status)
         status = ALLOCATE(&seen, shape->experts, "steps of the replay", error);
     size_t at = 0, step = 0;
-    for (size_t i = 0; !status && i < trace->pass_count; i++) {
-        size_t choices = (size_t)trace->passes[i].tokens * shape->used;
+    for (size_t i = 0; !status && i < steps->batch_count; i++) {
+        const struct batch *batch = &steps->batches[i];
         for (uint32_t layer = 0; layer < shape->layer_count; layer++) {
-            const uint16_t *experts = trace->passes[i].experts + layer * choices;
+            const uint16_t *experts = choices_of(shape, batch, layer);
             memset(seen, 0, shape->experts * sizeof *seen);
-            for (size_t j = (size_t)first_token(how, &trace->passes[i], &shape->layers[layer]) * shape->used;
-                 j < choices; j++)
+            for (size_t j = (size_t)first_token(how, batch, &shape->layers[layer]) * shape->used;
+                 j < (size_t)batch->tokens * shape->used; j++)
                 seen[experts[j]] = true;
             steps->first[step++] = at;
             for (uint32_t expert = 0; expert < shape->experts; expert++) {
@@ -87,6 +124,7 @@ static hypura_status make_steps(struct steps *steps, const struct trace *trace, 
 
 static void free_steps(struct steps *steps)
 {
+    memory_free(steps->batches);
     memory_free(steps->first);
     memory_free(steps->items);
 }
@@ -262,17 +300,16 @@ static void lend(struct player *player, bool lent)
 }
 
 /* For policies that track tokens, reports the accesses of a batch token by token. Returns whether it did. */
-static bool tell_tokens(struct player *player, size_t step)
+static bool tell_tokens(struct player *player, const struct batch *batch, uint32_t layer)
 {
     const struct trace_shape *shape = &player->trace->shape;
-    const struct trace_pass *pass = &player->trace->passes[step / shape->layer_count];
-    uint32_t layer = (uint32_t)(step % shape->layer_count);
     struct cache_policy *policy = class_of(player, layer * shape->experts)->policy;
-    if (pass->tokens == 1 || !policy->operations->token)
+    if (batch->tokens == 1 || !policy->operations->token)
         return false;
-    const uint16_t *experts = pass->experts + (size_t)layer * pass->tokens * shape->used;
-    uint32_t first = first_token(player->how, pass, &shape->layers[layer]);
-    for (uint32_t token = MAX(first, pass->tokens - MIN(pass->tokens, POLICY_TOKENS)); token < pass->tokens; token++) {
+    const uint16_t *experts = choices_of(shape, batch, layer);
+    uint32_t first = first_token(player->how, batch, &shape->layers[layer]);
+    first = MAX(first, batch->tokens - MIN(batch->tokens, POLICY_TOKENS));
+    for (uint32_t token = first; token < batch->tokens; token++) {
         const uint16_t *chosen = experts + (size_t)token * shape->used;
         policy->operations->token(policy, player->local[layer * shape->experts + chosen[0]]);
         for (uint32_t i = 0; i < shape->used; i++)
@@ -288,11 +325,11 @@ static void release(struct player *player, const uint32_t *items, size_t count)
         player->in_use[items[i]] = false;
 }
 
-static void play_step(struct player *player, const uint32_t *items, size_t count, size_t step, bool counted,
-                      struct replay_result *result)
+static void play_step(struct player *player, const struct batch *batch, uint32_t layer, const uint32_t *items,
+                      size_t count, struct replay_result *result)
 {
     const struct trace_shape *shape = &player->trace->shape;
-    bool told = tell_tokens(player, step);
+    const bool told = tell_tokens(player, batch, layer), counted = batch->counts;
     for (size_t i = 0; i < count; i++) {
         player->in_use[items[i]] = true;
         if (!told)
@@ -313,21 +350,17 @@ static void play_step(struct player *player, const uint32_t *items, size_t count
     release(player, items, count);
 }
 
-static bool counts(const struct player *player, size_t pass)
-{
-    return pass >= player->how->warm_passes && (player->trace->passes[pass].tokens == 1 || !player->how->tokens_only);
-}
-
 static void play(struct player *player, const struct steps *steps, struct replay_result *result)
 {
     uint32_t layers = player->trace->shape.layer_count;
-    for (size_t pass = 0; pass < player->trace->pass_count; pass++)
-        result->tokens += counts(player, pass) ? player->trace->passes[pass].tokens : 0;
-    for (size_t step = 0; step < steps->count; step++) {
-        lend(player, player->trace->passes[step / layers].tokens == 1);
-        play_step(player, steps->items + steps->first[step], steps->first[step + 1] - steps->first[step], step,
-                  counts(player, step / layers), result);
-        for (uint32_t i = 0; (step + 1) % layers == 0 && i < player->class_count; i++) {
+    for (size_t b = 0; b < steps->batch_count; b++) {
+        const struct batch *batch = &steps->batches[b];
+        const size_t *first = steps->first + b * layers;
+        lend(player, batch->pass->tokens == 1);
+        for (uint32_t layer = 0; layer < layers; layer++)
+            play_step(player, batch, layer, steps->items + first[layer], first[layer + 1] - first[layer], result);
+        result->tokens += batch->counts ? batch->tokens : 0;
+        for (uint32_t i = 0; i < player->class_count; i++) {
             struct cache_policy *policy = player->classes[i].policy;
             if (policy->operations->pass)
                 policy->operations->pass(policy);

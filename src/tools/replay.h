@@ -25,9 +25,11 @@ struct replay_how {
     const char *policy;   /* NULL: the default */
     uint64_t cache_bytes; /* too few for one expert of each size: nothing ever hits */
     uint64_t lent_bytes;  /* more cache in passes of one token, which is empty when they begin */
+    uint32_t chunk;       /* longer passes are batches of at most so many tokens; 0: of any number */
     size_t warm_passes;   /* the first ones, which only fill the cache and are not counted */
     bool tokens_only;     /* passes of several tokens are not counted either */
-    bool narrows; /* layers from late_layer on process only the last token of a pass of several (plan_late_layer) */
+    bool narrows; /* layers from late_layer on process only the last token of a pass of several (plan_late_layer), in
+                   * its last batch */
     uint32_t late_layer;
 };
 

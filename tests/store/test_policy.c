@@ -269,6 +269,24 @@ static void late_layers_take_the_last_token_of_a_prompt(void **state)
     trace_free(trace);
 }
 
+/* A long prompt reads its experts once per batch, and those of a late layer in the last batch only. */
+static void a_long_prompt_passes_in_batches(void **state)
+{
+    (void)state;
+    struct trace *trace = make_trace(2, 64, 2, 1, 50, two_of_many);
+    struct replay_how how = {.cache_bytes = 4 * 100, .narrows = true, .late_layer = 1};
+    const struct replay_result whole = replayed(trace, how);
+    how.chunk = 10;
+    const struct replay_result batches = replayed(trace, how);
+    assert_true(batches.misses > whole.misses);
+    assert_int_equal(batches.tokens, 50);
+    how.cache_bytes = replay_total_bytes(trace);
+    assert_int_equal(replayed(trace, how).misses, whole.misses);
+    how.late_layer = 0;
+    assert_int_equal(replayed(trace, how).misses, 2 * 2);
+    trace_free(trace);
+}
+
 static void an_unknown_policy_is_named(void **state)
 {
     (void)state;
@@ -382,6 +400,7 @@ int main(void)
         cmocka_unit_test(tokens_of_a_pass_share_their_experts),
         cmocka_unit_test(few_slots_have_the_size_of_the_largest),
         cmocka_unit_test(late_layers_take_the_last_token_of_a_prompt),
+        cmocka_unit_test(a_long_prompt_passes_in_batches),
         cmocka_unit_test(an_unknown_policy_is_named),
         cmocka_unit_test(victims_are_present_and_may_go),
         cmocka_unit_test(tokens_of_a_prompt_count_one_by_one),
