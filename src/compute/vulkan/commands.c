@@ -256,7 +256,7 @@ hypura_status gpu_submit(struct gpu *gpu, gpu_ticket *ticket, gpu_ticket wait_up
                                  .pCommandBuffers = &batch->commands,
                                  .signalSemaphoreCount = 1,
                                  .pSignalSemaphores = &gpu->compute_timeline};
-    host_has_work(gpu);
+    host_end_watch(gpu);
     pthread_mutex_lock(&gpu->queue_lock);
     VkResult result = gpu->vk.vkQueueSubmit(gpu->compute_queue, 1, &submit, VK_NULL_HANDLE);
     pthread_mutex_unlock(&gpu->queue_lock);

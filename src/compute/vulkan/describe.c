@@ -226,7 +226,7 @@ void gpu_describe(const struct vk *vk, VkPhysicalDevice physical, struct gpu_inf
     info->import_alignment = external.minImportedHostPointerAlignment;
     const bool nvidia = v12.driverID == VK_DRIVER_ID_NVIDIA_PROPRIETARY && info->kind == GPU_DISCRETE;
     info->chains = nvidia && info->cores;
-    info->events = info->awake = nvidia;
+    info->events = info->watches = nvidia;
     require(info,
             v11.subgroupSupportedOperations & VK_SUBGROUP_FEATURE_ARITHMETIC_BIT &&
                 v11.subgroupSupportedStages & VK_SHADER_STAGE_COMPUTE_BIT,

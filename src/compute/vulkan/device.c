@@ -184,7 +184,7 @@ static hypura_status choose_device(struct gpu *gpu, const struct gpu_options *op
         gpu->info.events = strcmp(events, "1") == 0;
     const char *awake = getenv("HYPURA_GPU_AWAKE");
     if (awake)
-        gpu->info.awake = strcmp(awake, "1") == 0;
+        gpu->info.watches = strcmp(awake, "1") == 0;
     VkPhysicalDeviceMemoryProperties2 memory = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_PROPERTIES_2};
     gpu->vk.vkGetPhysicalDeviceMemoryProperties2(gpu->physical, &memory);
     gpu->memory = memory.memoryProperties;
@@ -235,6 +235,8 @@ static hypura_status open_device(struct gpu **out, const struct gpu_options *opt
         status = codebooks_create(gpu, error);
     if (!status && *panels)
         status = panels_create(gpu, error);
+    if (!status)
+        status = watch_create(gpu, error);
     /* A driver that is loaded and unloaded repeatedly may run out of room: NVIDIA's after some thirty times, for
      * thread-local variables. So it stays loaded. Drivers on the CPU are large, and reload without harm. */
     if (!status && gpu->info.kind != GPU_CPU)
@@ -282,7 +284,7 @@ void gpu_close(struct gpu *gpu)
     if (gpu->device && gpu->vk.vkDestroyDevice) {
         if (gpu->vk.vkDeviceWaitIdle)
             gpu->vk.vkDeviceWaitIdle(gpu->device);
-        awake_destroy(gpu);
+        watch_destroy(gpu);
         times_destroy(gpu);
         panels_destroy(gpu);
         codebooks_destroy(gpu);

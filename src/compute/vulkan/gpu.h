@@ -51,8 +51,8 @@ struct gpu_info {
     bool int8_dot;             /* multiplies quantised weights as bytes */
     bool panels;               /* multiplies long batches from panels; only known once the device is open */
     bool chains;               /* kernels wait for each other themselves, instead of at barriers */
-    bool awake;                /* may be kept busy while it waits for the host (awake.c); gpu_stay_awake finds out */
-    bool events;               /* a batch that waits for the host is on the device already (host.c) */
+    bool watches;              /* a kernel may watch what the host writes (watch.c); only known once the device is open */
+    bool events;               /* a batch that waits for the host is on the device already (watch.c) */
     uint64_t import_alignment; /* of addresses and sizes for gpu_buffer_import */
     char lacks[160];           /* what hypura needs and the device lacks; empty: nothing */
 };
@@ -175,9 +175,8 @@ hypura_status gpu_signal_host(struct gpu *gpu, uint64_t value, hypura_error *err
 /* Lets all batches go that wait for the host. */
 void gpu_release(struct gpu *gpu);
 
-/* With info.awake: keeps the device busy for some 50 ms, or until the next batch is sent, so that its clock stays up
- * while the host computes. The first call tries that, and clears info.awake if it does not work. Call it after
- * gpu_wait. */
+/* With info.watches: keeps the device busy for some 50 ms, or until the next batch is sent, so that its clock stays up
+ * while others compute. Does nothing while a batch is open. */
 void gpu_stay_awake(struct gpu *gpu);
 
 /* Fails with an error that says that the device hangs if nothing that was sent ends for 10 seconds (5 minutes for a

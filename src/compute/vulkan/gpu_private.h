@@ -41,7 +41,7 @@ struct gpu_batch {
     VkEvent event;                /* for gpu_await_host; created on first use */
     uint64_t awaited;             /* the value that the batch waits for, if it was not given yet */
     gpu_ticket waiting;           /* the same batch's ticket once it was sent */
-    bool idle;                    /* it only keeps the device awake (awake.c) */
+    bool idle;                    /* it only keeps the device awake (watch.c) */
     struct gpu_buffer *tables[2]; /* of gpu_table, small and large; created on first use */
     uint32_t tables_at;           /* the one being filled */
     uint64_t tables_used;
@@ -104,9 +104,9 @@ struct gpu {
     struct gpu_times *times; /* NULL: not requested */
 
     struct {
-        struct gpu_buffer *word; /* 1: gpu_stay_awake is to end; NULL: it was not called yet */
-        atomic_bool watching;    /* it was not told to end */
-    } awake;
+        struct gpu_buffer *words; /* 1: what watches it is to end; NULL: none is used */
+        atomic_bool awake;        /* gpu_stay_awake was not told to end */
+    } watch;
 
     struct gpu_buffer *counters; /* words that work groups count in: GPU_PROGRESS_AT, GPU_TILES_AT */
     uint32_t chained;            /* work groups of all chained kernels so far */
@@ -287,15 +287,17 @@ bool host_awaited(struct gpu *gpu, struct gpu_batch *batch, gpu_ticket ticket, u
 void host_forget(struct gpu *gpu, struct gpu_batch *batch);
 uint64_t host_progress(struct gpu *gpu, gpu_ticket *first);
 
-/* Before a batch or a copy is sent that should not wait for gpu_stay_awake; any thread may call it. */
-void host_has_work(struct gpu *gpu);
+/* host_write_word: writes a word that a kernel watches; each batch has one, by its index, and WATCH_AWAKE is that of
+ * gpu_stay_awake. host_end_watch: before a batch or a copy is sent that should not wait for gpu_stay_awake; any thread
+ * may call it. */
+#define WATCH_AWAKE GPU_BATCHES
+void host_write_word(struct gpu *gpu, size_t number, uint32_t value);
+void host_end_watch(struct gpu *gpu);
 
-/* awake.c: keeps a device busy that waits. */
-void awake_destroy(struct gpu *gpu);
-static inline atomic_uint *awake_word(const struct gpu *gpu)
-{
-    return gpu->awake.word->mapped;
-}
+/* watch.c: whether the device sees what the host writes. watch_create only fails if the device is lost or lacks
+ * memory. */
+hypura_status watch_create(struct gpu *gpu, hypura_error *error);
+void watch_destroy(struct gpu *gpu);
 
 hypura_status commands_create(struct gpu *gpu, hypura_error *error);
 void commands_destroy(struct gpu *gpu);

@@ -76,7 +76,7 @@ static VkBool32 VKAPI_PTR count_message(VkDebugUtilsMessageSeverityFlagBitsEXT s
     (void)severity;
     (void)types;
     /* A batch of more than 10 seconds, which is normal on a busy machine without a GPU; and setting an event for which
-     * a batch on the device waits, which host.c does on purpose, as layers report it before and after. */
+     * a batch on the device waits, which watch.c does on purpose, as layers report it before and after. */
     static const char *const expected[] = {"UNASSIGNED-VkSemaphore-state-timeout", "VUID-vkSetEvent-event-09543",
                                            "VUID-vkCmdWaitEvents-srcStageMask-01158"};
     for (size_t i = 0; data->pMessageIdName && i < COUNT_OF(expected); i++)

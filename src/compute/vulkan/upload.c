@@ -59,7 +59,7 @@ static hypura_status send(struct gpu *gpu, struct staging *part, hypura_error *e
                                  .signalSemaphoreCount = 1,
                                  .pSignalSemaphores = &gpu->upload_timeline};
     if (gpu->transfer_queue == gpu->compute_queue)
-        host_has_work(gpu);
+        host_end_watch(gpu);
     pthread_mutex_lock(&gpu->queue_lock);
     VkResult result = gpu->vk.vkQueueSubmit(gpu->transfer_queue, 1, &submit, VK_NULL_HANDLE);
     pthread_mutex_unlock(&gpu->queue_lock);

@@ -1,5 +1,4 @@
-// Keeps the device busy with a single invocation until a word in memory is no longer 0, or for some 50 ms. The host
-// writes the word. Nothing waits for what this kernel does.
+// A single invocation runs until a word in memory is no longer 0, or for some 50 ms. The host writes the word. Nothing waits for what this kernel does.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
