@@ -181,8 +181,9 @@ static void print_speeds(const struct hardware_gpu *gpu)
 {
     printf("         memory read at %.1f GB/s, uploads at %.1f GB/s\n", gpu->memory_bytes_per_second / 1e9,
            gpu->upload_bytes_per_second / 1e9);
-    printf("         round trip of a batch %.0f us, with work on the CPU in between %.0f us\n", gpu->turn_seconds * 1e6,
-           gpu->share_seconds * 1e6);
+    printf("         round trip of a batch %.0f us, with work on the CPU in between %.0f us; move to another GPU %.0f "
+           "us\n",
+           gpu->turn_seconds * 1e6, gpu->share_seconds * 1e6, gpu->move_seconds * 1e6);
     printf("         per layer, besides its weights: %.0f us, %.0f us with float weights, %.0f us more with experts\n",
            gpu->layer_seconds * 1e6, gpu->float_layer_seconds * 1e6, gpu->router_seconds * 1e6);
     for (size_t i = 0; i < gpu->kernel_count; i++) {
@@ -255,13 +256,13 @@ static json_t *gpus_json(const struct hardware *h)
         for (size_t k = 0; k < gpu->kernel_count; k++)
             json_object_set_new(kernels, tensor_type_info(gpu->kernels[k].type)->name,
                                 json_real(gpu->kernels[k].bytes_per_second));
-        json_t *row = json_pack("{s:s, s:I, s:b, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "name", gpu->info.name,
-                                "host_bytes", (json_int_t)gpu->host_bytes, "panels", (int)gpu->info.panels,
-                                "memory_bytes_per_second", gpu->memory_bytes_per_second, "upload_bytes_per_second",
-                                gpu->upload_bytes_per_second, "turn_seconds", gpu->turn_seconds, "layer_seconds",
-                                gpu->layer_seconds, "float_layer_seconds", gpu->float_layer_seconds, "router_seconds",
-                                gpu->router_seconds, "share_seconds", gpu->share_seconds, "multiply_adds_per_second",
-                                gpu->multiply_adds_per_second, "kernels", kernels);
+        json_t *row = json_pack(
+            "{s:s, s:I, s:b, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "name", gpu->info.name, "host_bytes",
+            (json_int_t)gpu->host_bytes, "panels", (int)gpu->info.panels, "memory_bytes_per_second",
+            gpu->memory_bytes_per_second, "upload_bytes_per_second", gpu->upload_bytes_per_second, "turn_seconds",
+            gpu->turn_seconds, "move_seconds", gpu->move_seconds, "layer_seconds", gpu->layer_seconds,
+            "float_layer_seconds", gpu->float_layer_seconds, "router_seconds", gpu->router_seconds, "share_seconds",
+            gpu->share_seconds, "multiply_adds_per_second", gpu->multiply_adds_per_second, "kernels", kernels);
         add_what_it_is(row, &gpu->info);
         json_array_append_new(array, row);
     }

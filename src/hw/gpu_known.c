@@ -29,7 +29,7 @@ void hardware_gpu_speeds(const struct hardware *hardware, struct hardware_gpu *g
     /* A small card of some years ago; with unified memory, the speed of the host's memory. */
     gpu->memory_bytes_per_second = gpu->info.unified ? hardware->memory_bytes_per_second : 200e9;
     gpu->upload_bytes_per_second = gpu->info.unified ? hardware->memory_bytes_per_second / 2 : 6e9;
-    gpu->turn_seconds = 50e-6;
+    gpu->turn_seconds = gpu->move_seconds = 50e-6;
     gpu->layer_seconds = gpu->float_layer_seconds = GPU_LAYER_SECONDS;
     gpu->router_seconds = GPU_ROUTER_SECONDS;
     gpu->share_seconds = 250e-6;

@@ -8,8 +8,10 @@
 #define KEYS 1024u
 #define HEAD 128u
 #define POSITIONS 128u
-#define EXPERTS 8u
-#define USED 2u
+/* A mixture has many small experts. */
+#define EXPERTS 128u
+#define USED 8u
+#define INNER (WIDTH / 4)
 
 static struct gpu_range cut(struct gpu_buffer *buffer, uint64_t *used, uint64_t bytes)
 {
@@ -25,7 +27,7 @@ static uint64_t cut_all(struct gpu_layer *b)
     struct gpu_range *rows[] = {&b->hidden, &b->normed, &b->query, &b->key, &b->value, &b->attended};
     for (size_t i = 0; i < COUNT_OF(rows); i++)
         *rows[i] = cut(b->all, &used, row);
-    b->inner = cut(b->all, &used, USED * row);
+    b->inner = cut(b->all, &used, 2 * row); /* gate and up, or USED * INNER */
     b->out = cut(b->all, &used, USED * row);
     b->vector = cut(b->all, &used, row);
     b->router = cut(b->all, &used, EXPERTS * row);
@@ -38,7 +40,7 @@ static uint64_t cut_all(struct gpu_layer *b)
     return used;
 }
 
-/* The buffers hold zeros, so the router chooses the first two experts. Each of these has its own slot. */
+/* The buffers hold zeros, so the router chooses the first experts. Each of these has its own slot. */
 hypura_status gpu_layer_make(struct gpu_layer *layer, struct gpu *gpu, hypura_error *error)
 {
     *layer = (struct gpu_layer){0};
@@ -66,16 +68,21 @@ void gpu_layer_free(struct gpu_layer *layer, struct gpu *gpu)
     gpu_buffer_destroy(gpu, layer->all);
 }
 
-static uint64_t row_bytes(enum tensor_type type)
+static uint64_t row_bytes(enum tensor_type type, uint32_t columns)
 {
     uint64_t bytes = 0;
-    tensor_row_bytes(type, WIDTH, &bytes);
+    tensor_row_bytes(type, columns, &bytes);
     return bytes;
 }
 
 uint64_t gpu_layer_bytes(enum tensor_type type, bool mixture)
 {
-    return row_bytes(type) * (2 * WIDTH + 2 * KEYS + (mixture ? USED : 1) * 3 * WIDTH);
+    return row_bytes(type, WIDTH) * (2 * WIDTH + 2 * KEYS + 3 * (mixture ? USED * INNER : WIDTH));
+}
+
+uint64_t gpu_layer_router_bytes(void)
+{
+    return EXPERTS * row_bytes(TENSOR_F32, WIDTH);
 }
 
 /* Hands out consecutive parts of a buffer as weights, and starts again at its beginning when it is used up. */
@@ -85,9 +92,10 @@ struct taking {
     enum tensor_type type;
 };
 
-static struct gpu_matrix take(struct taking *t, uint32_t rows)
+static struct gpu_matrix take(struct taking *t, uint32_t rows, uint32_t columns)
 {
-    struct gpu_matrix matrix = {.type = t->type, .rows = rows, .columns = WIDTH, .row_bytes = row_bytes(t->type)};
+    struct gpu_matrix matrix = {
+        .type = t->type, .rows = rows, .columns = columns, .row_bytes = row_bytes(t->type, columns)};
     if (t->used + rows * matrix.row_bytes > t->bytes)
         t->used = 0;
     matrix.data = (struct gpu_range){t->weights, t->used};
@@ -168,23 +176,23 @@ static void feed_forward(const struct gpu_layer *b, struct gpu *gpu, struct taki
     const struct gpu_range up = {b->inner.buffer, b->inner.offset + WIDTH * sizeof(float)};
     struct gpu_matmul jobs[2], down;
     for (int i = 0; i < 2; i++)
-        jobs[i] = job(take(t, WIDTH), b->hidden, b->vector, i ? up : b->inner);
+        jobs[i] = job(take(t, WIDTH, WIDTH), b->hidden, b->vector, i ? up : b->inner);
     gpu_matmul_glu(gpu, jobs, &silu);
     gpu_barrier(gpu);
-    down = job(take(t, WIDTH), b->inner, (struct gpu_range){0}, b->hidden);
+    down = job(take(t, WIDTH, WIDTH), b->inner, (struct gpu_range){0}, b->hidden);
     down.accumulate = true;
     gpu_matmul(gpu, &down, 1);
     gpu_barrier(gpu);
 }
 
-static struct gpu_expert_matmul expert_job(const struct gpu_layer *b, struct taking *t, struct gpu_range in,
-                                           struct gpu_range norm, struct gpu_range out)
+static struct gpu_expert_matmul expert_job(const struct gpu_layer *b, struct taking *t, uint32_t rows, uint32_t columns,
+                                           struct gpu_range in, struct gpu_range norm, struct gpu_range out)
 {
     /* The weights of the experts that a token uses. */
-    struct gpu_matrix weights = take(t, USED * WIDTH);
-    weights.rows = WIDTH;
+    struct gpu_matrix weights = take(t, USED * rows, columns);
+    weights.rows = rows;
     return (struct gpu_expert_matmul){.weights = weights,
-                                      .slot_stride = WIDTH * weights.row_bytes,
+                                      .slot_stride = rows * weights.row_bytes,
                                       .slots = b->slots,
                                       .ids = b->ids,
                                       .in = in,
@@ -202,7 +210,7 @@ static void mixture_of_experts(const struct gpu_layer *b, struct gpu *gpu, struc
 {
     struct taking router_weights = {b->router.buffer, b->router.offset + EXPERTS * WIDTH * sizeof(float),
                                     b->router.offset, TENSOR_F32};
-    const struct gpu_matmul router_job = job(take(&router_weights, EXPERTS), b->hidden, b->vector, b->logits);
+    const struct gpu_matmul router_job = job(take(&router_weights, EXPERTS, WIDTH), b->hidden, b->vector, b->logits);
     const struct gpu_router router = {.logits = b->logits,
                                       .ids = b->ids,
                                       .weights = b->weights,
@@ -213,11 +221,11 @@ static void mixture_of_experts(const struct gpu_layer *b, struct gpu *gpu, struc
                                       .scale = 1};
     gpu_route(gpu, &router_job, &router);
     gpu_barrier(gpu);
-    const struct gpu_expert_matmul jobs[2] = {expert_job(b, t, b->hidden, b->vector, b->inner),
-                                              expert_job(b, t, b->hidden, b->vector, b->inner)};
+    const struct gpu_expert_matmul jobs[2] = {expert_job(b, t, INNER, WIDTH, b->hidden, b->vector, b->inner),
+                                              expert_job(b, t, INNER, WIDTH, b->hidden, b->vector, b->inner)};
     gpu_expert_matmul_glu(gpu, jobs, &silu);
     gpu_barrier(gpu);
-    const struct gpu_expert_matmul down = expert_job(b, t, b->inner, (struct gpu_range){0}, b->out);
+    const struct gpu_expert_matmul down = expert_job(b, t, WIDTH, INNER, b->inner, (struct gpu_range){0}, b->out);
     gpu_expert_matmul(gpu, &down, 1);
     gpu_barrier(gpu);
     const struct gpu_residual residual = {
@@ -241,13 +249,13 @@ void gpu_layer_record(const struct gpu_layer *layer, struct gpu *gpu, struct gpu
     for (uint32_t i = 0; i < count; i++) {
         /* The last launch of a mixture already normed the next layer's input. */
         const struct gpu_range in = mixture ? layer->normed : layer->hidden, norm = mixture ? none : layer->vector;
-        const struct gpu_matmul jobs[3] = {job(take(&taking, WIDTH), in, norm, layer->query),
-                                           job(take(&taking, KEYS), in, norm, layer->key),
-                                           job(take(&taking, KEYS), in, norm, layer->value)};
+        const struct gpu_matmul jobs[3] = {job(take(&taking, WIDTH, WIDTH), in, norm, layer->query),
+                                           job(take(&taking, KEYS, WIDTH), in, norm, layer->key),
+                                           job(take(&taking, KEYS, WIDTH), in, norm, layer->value)};
         gpu_matmul(gpu, jobs, 3);
         gpu_barrier(gpu);
         attend(layer, gpu);
-        struct gpu_matmul output = job(take(&taking, WIDTH), layer->attended, none, layer->hidden);
+        struct gpu_matmul output = job(take(&taking, WIDTH, WIDTH), layer->attended, none, layer->hidden);
         output.accumulate = true;
         gpu_matmul(gpu, &output, 1);
         gpu_barrier(gpu);

@@ -15,8 +15,10 @@ struct gpu_layer {
 hypura_status gpu_layer_make(struct gpu_layer *layer, struct gpu *gpu, hypura_error *error);
 void gpu_layer_free(struct gpu_layer *layer, struct gpu *gpu);
 
-/* The bytes of weights that one token reads of a dense layer or of a mixture of experts. */
+/* The bytes of weights that one token reads of a dense layer or of a mixture of experts, without the router; and of the
+ * router, in F32. */
 uint64_t gpu_layer_bytes(enum tensor_type type, bool mixture);
+uint64_t gpu_layer_router_bytes(void);
 
 /* Records count layers for one token. Their weights are taken from a buffer of at least gpu_layer_bytes; the contents
  * do not matter. */

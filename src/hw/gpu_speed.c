@@ -30,13 +30,14 @@ static const enum tensor_type kernel_types[] = {TENSOR_F16,  TENSOR_BF16, TENSOR
 
 /* What is measured, in this order: seconds per byte, for kernels also; per layer; and per multiply-add. When turns are
  * measured, the clock is as high as while a model runs. */
-enum { UPLOAD, COPY, KERNEL, DENSE = KERNEL + KERNELS, FLOATS, MIXTURE, TURN, SHARE, PROMPT, FIGURES };
+enum { UPLOAD, COPY, KERNEL, DENSE = KERNEL + KERNELS, FLOATS, MIXTURE, TURN, MOVE, SHARE, PROMPT, FIGURES };
 
 struct gpu_test {
     struct gpu *gpu;
     struct gpu_buffer *weights, *rows; /* rows has inputs and outputs */
     struct gpu_buffer *back;           /* what the host reads */
     struct gpu_layer layer;            /* empty: there is too little room for weights beyond the caches */
+    uint64_t *signals;                 /* the last value that the host gave */
     void *host;
     uint64_t bytes, host_bytes;
     uint64_t row_floats;
@@ -162,6 +163,41 @@ static hypura_status time_turn(const struct gpu_test *test, double *seconds, hyp
     return HYPURA_OK;
 }
 
+/* A batch that waits for the host, and copies a row from the host's memory and back, as at a change between devices. */
+static hypura_status send_move(const struct gpu_test *test, uint64_t signal, gpu_ticket *ticket, hypura_error *error)
+{
+    const struct gpu_range row = {test->rows, 0}, back = {test->back, 0};
+    const uint64_t bytes = COLUMNS * sizeof(float);
+    gpu_begin(test->gpu);
+    gpu_await_host(test->gpu, signal);
+    gpu_copy(test->gpu, row, (struct gpu_range){test->back, bytes}, bytes);
+    gpu_barrier(test->gpu);
+    gpu_copy(test->gpu, back, row, bytes);
+    return gpu_submit(test->gpu, ticket, 0, error);
+}
+
+/* Two batches take turns, of which one is always sent ahead. */
+static hypura_status time_move(const struct gpu_test *test, double *seconds, hypura_error *error)
+{
+    double times[64];
+    gpu_ticket tickets[2];
+    hypura_status status = send_move(test, *test->signals + 1, &tickets[0], error);
+    for (size_t i = 0; i < COUNT_OF(times) && !status; i++) {
+        status = send_move(test, *test->signals + 2, &tickets[(i + 1) % 2], error);
+        const uint64_t start = clock_nanoseconds();
+        const hypura_status given = gpu_signal_host(test->gpu, ++*test->signals, status ? NULL : error);
+        status = status ? status : given ? given : gpu_wait(test->gpu, tickets[i % 2], error);
+        times[i] = clock_seconds_since(start);
+    }
+    gpu_release(test->gpu);
+    if (status)
+        return status;
+    hw_sort(times, COUNT_OF(times));
+    *seconds = times[COUNT_OF(times) / 2];
+    ++*test->signals;
+    return gpu_wait(test->gpu, tickets[0], error);
+}
+
 /* Some drivers copy slower than kernels read. */
 static double memory_speed(const struct hw_figure figures[FIGURES])
 {
@@ -281,7 +317,6 @@ static hypura_status time_share(const struct gpu_test *test, const struct hw_fig
                                 hypura_error *error)
 {
     double times[64];
-    const uint64_t signals = figures[SHARE].rounds * (COUNT_OF(times) + 2); /* given so far */
     struct thread_pool *pool;
     gpu_ticket ticket = 0, last = 0;
     uint64_t bytes = MIN((uint64_t)(SHARE_BATCH_SECONDS * memory_speed(figures) / 2), test->bytes / 2);
@@ -300,7 +335,7 @@ static hypura_status time_share(const struct gpu_test *test, const struct hw_fig
     /* The first two rounds fill the pipeline and do not count. */
     for (uint64_t i = 0; i < COUNT_OF(times) + 2 && !status; i++) {
         start = clock_nanoseconds();
-        status = share_once(test, pool, bytes, signals + i + 1, &ticket, &last, error);
+        status = share_once(test, pool, bytes, ++*test->signals, &ticket, &last, error);
         if (i >= 2)
             times[i - 2] = clock_seconds_since(start) - batch_seconds(test, figures, ticket - 1) - reading;
     }
@@ -367,6 +402,8 @@ static hypura_status time_figure(const struct gpu_test *test, size_t figure, con
         return time_layers(test, TENSOR_Q4_K, true, seconds, error);
     case TURN:
         return time_turn(test, seconds, error);
+    case MOVE:
+        return time_move(test, seconds, error);
     case SHARE:
         return time_share(test, figures, seconds, error);
     case PROMPT:
@@ -384,7 +421,10 @@ static hypura_status time_figure(const struct gpu_test *test, size_t figure, con
 static double rest_of(const struct hw_figure *layer, const struct hardware_gpu *speeds, enum tensor_type type,
                       bool mixture)
 {
-    return MAX(layer->best - (double)gpu_layer_bytes(type, mixture) / hardware_gpu_kernel_speed(speeds, type), 1e-9);
+    const double router = mixture ? (double)gpu_layer_router_bytes() : 0;
+    return MAX(layer->best - (double)gpu_layer_bytes(type, mixture) / hardware_gpu_kernel_speed(speeds, type) -
+                   router / hardware_gpu_kernel_speed(speeds, TENSOR_F32),
+               1e-9);
 }
 
 static void set_speeds(struct hardware_gpu *out, const struct hw_figure figures[FIGURES])
@@ -403,6 +443,7 @@ static void set_speeds(struct hardware_gpu *out, const struct hw_figure figures[
         out->router_seconds = MAX(rest_of(&figures[MIXTURE], out, TENSOR_Q4_K, true) - out->layer_seconds, 1e-9);
     }
     out->turn_seconds = figures[TURN].best;
+    out->move_seconds = figures[MOVE].best;
     out->share_seconds = figures[SHARE].best;
     out->multiply_adds_per_second = 1 / figures[PROMPT].best;
     out->measured = true;
@@ -458,7 +499,8 @@ static void free_test(struct gpu_test *test)
 
 hypura_status hardware_measure_gpu(struct hardware_gpu *gpu, hypura_error *error)
 {
-    struct gpu_test test = {0};
+    uint64_t signals = 0;
+    struct gpu_test test = {.signals = &signals};
     bool software = gpu->info.kind == GPU_CPU;
     char cache[4096];
     struct gpu_options options = {.index = gpu->index};

@@ -78,10 +78,11 @@ struct hardware_gpu {
     double memory_bytes_per_second;
     double upload_bytes_per_second; /* from host memory */
     double turn_seconds;            /* to submit a batch of commands and to notice its end */
-    double layer_seconds;           /* per dense layer and token, in addition to reading weights */
-    double float_layer_seconds;     /* the same for types that are multiplied as floats */
-    double router_seconds;          /* in addition, for a layer with experts */
-    double share_seconds;           /* overhead of a CPU share between two batches */
+    double move_seconds;  /* to notice a batch's end, and to let one begin on another device that waits for its rows */
+    double layer_seconds; /* per dense layer and token, in addition to reading weights */
+    double float_layer_seconds; /* the same for types that are multiplied as floats */
+    double router_seconds;      /* in addition, for a layer with experts */
+    double share_seconds;       /* overhead of a CPU share between two batches */
     double multiply_adds_per_second;
     uint64_t host_bytes; /* host memory that its driver takes, at the latest once it computes; 0: not known */
     struct kernel_speed kernels[HARDWARE_MAX_KERNELS];

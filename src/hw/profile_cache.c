@@ -16,8 +16,9 @@
 /* Raise this when a field is added or is measured differently. Files of other versions are ignored, and left to the
  * programs that wrote them. Version 2: memory and kernels are measured with more data than all last-level caches hold;
  * share_seconds was added. Version 3: the drive is measured next to computing. Version 4: uploads to a GPU come from
- * more memory than caches hold. Version 5: for share_seconds, threads stay awake and read weights. */
-#define PROFILE_VERSION 6
+ * more memory than caches hold. Version 5: for share_seconds, threads stay awake and read weights. Version 7:
+ * move_seconds was added; a mixture has many small experts. */
+#define PROFILE_VERSION 7
 
 /* A full set of samples takes some 15 KiB. */
 #define LARGEST_PROFILE ((off_t)1 << 20)
@@ -208,6 +209,8 @@ static void get_gpus(const json_t *array, struct hardware *hardware)
             !get_speed(row, "multiply_adds_per_second", &gpu->multiply_adds_per_second) ||
             !get_kernels(json_object_get(row, "kernels"), gpu->kernels, &gpu->kernel_count))
             continue;
+        if (!get_speed(row, "move_seconds", &gpu->move_seconds)) /* another version's, of another machine */
+            gpu->move_seconds = gpu->turn_seconds;
         gpu->host_bytes = (uint64_t)MAX(json_integer_value(json_object_get(row, "host_bytes")), 0);
         gpu->info.panels = json_is_true(json_object_get(row, "panels"));
         hardware->gpu_count++;
@@ -294,13 +297,13 @@ static json_t *put_gpus(const struct hardware *hardware)
     for (size_t i = 0; i < hardware->gpu_count; i++) {
         const struct hardware_gpu *gpu = &hardware->gpus[i];
         json_array_append_new(
-            gpus, json_pack("{s:s, s:I, s:I, s:b, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "name", gpu->info.name,
-                            "driver_version", (json_int_t)gpu->info.driver_version, "host_bytes",
+            gpus, json_pack("{s:s, s:I, s:I, s:b, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "name",
+                            gpu->info.name, "driver_version", (json_int_t)gpu->info.driver_version, "host_bytes",
                             (json_int_t)gpu->host_bytes, "panels", (int)gpu->info.panels, "memory_bytes_per_second",
                             gpu->memory_bytes_per_second, "upload_bytes_per_second", gpu->upload_bytes_per_second,
-                            "turn_seconds", gpu->turn_seconds, "layer_seconds", gpu->layer_seconds,
-                            "float_layer_seconds", gpu->float_layer_seconds, "router_seconds", gpu->router_seconds,
-                            "share_seconds", gpu->share_seconds, "multiply_adds_per_second",
+                            "turn_seconds", gpu->turn_seconds, "move_seconds", gpu->move_seconds, "layer_seconds",
+                            gpu->layer_seconds, "float_layer_seconds", gpu->float_layer_seconds, "router_seconds",
+                            gpu->router_seconds, "share_seconds", gpu->share_seconds, "multiply_adds_per_second",
                             gpu->multiply_adds_per_second, "kernels", put_kernels(gpu->kernels, gpu->kernel_count)));
     }
     return gpus;

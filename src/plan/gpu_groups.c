@@ -21,7 +21,7 @@ static double cost_of(const struct plan_pace *pace, uint64_t rows)
            (1 - pace->unpacked) * plan_gpu_row_cost(NOT_UNPACKED, rows);
 }
 
-static uint32_t devices_of(const struct plan_gpu *plan)
+uint32_t plan_gpu_devices(const struct plan_gpu *plan)
 {
     uint32_t count = 0;
     for (uint32_t d = 0; d < plan->part_count; d++)
@@ -32,7 +32,7 @@ static uint32_t devices_of(const struct plan_gpu *plan)
 static double prompt_seconds(const struct plan_gpu *plan, uint32_t groups, uint32_t parts, uint64_t rows)
 {
     const struct plan_pace *pace = &plan->pace;
-    const double devices = devices_of(plan), part = (double)rows / parts;
+    const double devices = plan_gpu_devices(plan), part = (double)rows / parts;
     const double unit = pace->row_seconds * part * cost_of(pace, rows / parts) / groups;
     const double way = pace->way_seconds + pace->way_row_seconds * part;
     const double round = MAX(parts * unit, devices * (unit + way));
@@ -97,7 +97,7 @@ void plan_gpu_set_pace(struct plan_gpu *plan, const struct model *model, const s
         kept &= halves <= room;
         plan->kept_bytes += (uint64_t)MIN(halves, room);
         /* Rows go to the host's memory and from there to the next device. */
-        plan->pace.way_seconds = MAX(plan->pace.way_seconds, device->turn_seconds);
+        plan->pace.way_seconds = MAX(plan->pace.way_seconds, device->move_seconds);
         plan->pace.way_row_seconds = MAX(plan->pace.way_row_seconds, 2.0 * p->embedding * sizeof(float) /
                                                                          MAX(device->upload_bytes_per_second, 1.0));
     }
@@ -127,7 +127,7 @@ static double token_seconds(const struct plan_gpu *plan, const struct model *mod
 static double request_seconds(const struct plan_gpu *plan, uint32_t groups)
 {
     const uint64_t rows = MIN(plan->chunk, USUAL_PROMPT);
-    const uint32_t ways = groups * devices_of(plan) - 1;
+    const uint32_t ways = groups * plan_gpu_devices(plan) - 1;
     return (double)USUAL_PROMPT / (double)rows * prompt_seconds(plan, groups, best_parts(plan, groups, rows), rows) +
            USUAL_ANSWER * ways * plan->pace.way_seconds;
 }
@@ -135,7 +135,7 @@ static double request_seconds(const struct plan_gpu *plan, uint32_t groups)
 uint32_t plan_gpu_choose_groups(const struct plan_gpu *plan, const struct model *model,
                                 const struct plan_gpu_request *request)
 {
-    const uint32_t devices = devices_of(plan);
+    const uint32_t devices = plan_gpu_devices(plan);
     uint32_t most = PLAN_MOST_GROUPS, best = 1;
     for (uint32_t d = 0; d < plan->part_count; d++)
         most = plan->parts[d].taken ? MIN(most, plan->parts[d].taken) : most;

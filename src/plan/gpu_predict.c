@@ -214,7 +214,7 @@ hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table
         else if (divided || now != there)
             seconds += device->turn_seconds;
         if (now && there && device != last)
-            seconds += device->turn_seconds;
+            seconds += device->move_seconds;
         last = device;
         there = now;
         rests[l + 1] = seconds - before - work->cpu_dense;

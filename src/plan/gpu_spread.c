@@ -55,5 +55,5 @@ bool plan_gpu_way_is_felt(const struct plan_gpu *plan, const struct model *model
     double used = p->experts ? (double)p->experts_used / p->experts : 0;
     double token =
         ((double)plan->resident_bytes + used * (double)plan->expert_bytes) / MAX(device->memory_bytes_per_second, 1.0);
-    return device->turn_seconds > WAY_SHARE * token;
+    return device->move_seconds > WAY_SHARE * token;
 }

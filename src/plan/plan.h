@@ -194,6 +194,9 @@ uint32_t plan_gpu_slots(const struct plan_gpu *plan, uint32_t layer, uint64_t ro
 /* The end of the run of neighbouring layers on one device that begins with a layer on a device. */
 uint32_t plan_gpu_run_end(const struct plan_gpu *plan, uint32_t layer);
 
+/* How many devices have layers. */
+uint32_t plan_gpu_devices(const struct plan_gpu *plan);
+
 /* The number of parts in which a batch of this many rows passes the devices of a plan in the least time. */
 uint32_t plan_gpu_parts(const struct plan_gpu *plan, uint64_t rows);
 

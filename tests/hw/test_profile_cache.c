@@ -39,6 +39,7 @@ static struct hardware measured(void)
                                              .memory_bytes_per_second = 2e12,
                                              .upload_bytes_per_second = 25e9,
                                              .turn_seconds = 20e-6,
+                                             .move_seconds = 12e-6,
                                              .layer_seconds = 20e-6,
                                              .float_layer_seconds = 30e-6,
                                              .router_seconds = 15e-6,
@@ -96,6 +97,7 @@ static void a_saved_profile_is_found(void **state)
     assert_near(gpu.memory_bytes_per_second, 2e12);
     assert_near(gpu.upload_bytes_per_second, 25e9);
     assert_near(gpu.turn_seconds, 20e-6);
+    assert_near(gpu.move_seconds, 12e-6);
     assert_near(gpu.share_seconds, 200e-6);
     assert_true(loaded.gpus[0].host_bytes == 345678901);
     assert_near(gpu.layer_seconds, 20e-6);
@@ -155,8 +157,8 @@ static void damage_is_noticed_and_repaired(void **state)
     (void)state;
     static const char *const damages[][2] = {
         {"{", ""},
-        {"\"version\": 6", "\"version\": 3"},
-        {"\"version\": 6", "\"version\": \"5\""},
+        {"\"version\": 7", "\"version\": 3"},
+        {"\"version\": 7", "\"version\": \"5\""},
         {"cores=6", "cores=8"},
         {"\"depth\": 12", "\"depth\": 0"},
         {"\"depth\": 12", "\"depth\": 1e3"},

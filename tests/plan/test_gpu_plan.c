@@ -286,7 +286,7 @@ static double seconds_a_token(const struct plan_gpu *gpu, double share_seconds)
 {
     struct hardware hardware = machine();
     struct hardware_gpu device = {
-        .memory_bytes_per_second = 1e12, .turn_seconds = 1e-5, .share_seconds = share_seconds};
+        .memory_bytes_per_second = 1e12, .turn_seconds = 1e-5, .move_seconds = 1e-5, .share_seconds = share_seconds};
     struct plan_request request = {.budget = 1024 * MIB, .positions = 256, .kv_type = TENSOR_F16};
     struct plan *plan;
     request.gpu = gpu;
@@ -491,7 +491,7 @@ static void a_small_model_stays_on_the_fastest(void **state)
     request.device_count = 2;
     request.budgets[1] = 1024 * MIB;
     for (int kind = 0; kind < 3; kind++) {
-        devices[0].turn_seconds = devices[1].turn_seconds = kind == 1 ? 1e-9 : 1e-3;
+        devices[0].move_seconds = devices[1].move_seconds = kind == 1 ? 1e-9 : 1e-3;
         request.spread = kind == 2;
         struct plan_gpu *plan = plan_for_all(&request);
         assert_int_equal(plan->taken, plan->layer_count);
@@ -527,14 +527,14 @@ static void layers_alternate_if_it_pays(void **state)
     const uint32_t free = groups_for(&request); /* passing on costs nothing */
     assert_true(free > 1);
     for (size_t d = 0; d < 2; d++)
-        devices[d].turn_seconds = 1e-3;
+        devices[d].move_seconds = 1e-3;
     assert_int_equal(groups_for(&request), 1);
     request.groups = 3; /* as requested */
     assert_int_equal(groups_for(&request), 3);
     request.groups = PLAN_MOST_GROUPS; /* as many as there are layers for */
     assert_int_equal(groups_for(&request), model_parameters(model)->layers / 2);
     for (size_t d = 0; d < 2; d++)
-        devices[d].turn_seconds = 0;
+        devices[d].move_seconds = 0;
     request.groups = 0;
     request.parts = false; /* prompts gain nothing */
     assert_int_equal(groups_for(&request), 1);

@@ -81,19 +81,11 @@ static size_t asked_parts(const struct batch *batch)
     return asked ? MIN((size_t)strtoul(asked, NULL, 10), batch->rows / (GPU_VECTOR_TOKENS + 1)) : 0;
 }
 
-static bool has_several(const struct plan_gpu *plan)
-{
-    uint32_t count = 0;
-    for (uint32_t d = 0; d < plan->part_count; d++)
-        count += plan->parts[d].taken > 0;
-    return count > 1;
-}
-
 static size_t count_parts(const struct batch *batch)
 {
     const struct plan_gpu *plan = batch->pass ? batch->open->plan->gpu : NULL;
-    if (!plan || !has_several(plan) || batch->span_count > 1 || batch->trace || batch->narrowing.layer == NO_LAYER ||
-        !pass_can_part(&batch->open->geometry) || !pass_devices_do_all(batch))
+    if (!plan || plan_gpu_devices(plan) < 2 || batch->span_count > 1 || batch->trace ||
+        batch->narrowing.layer == NO_LAYER || !pass_can_part(&batch->open->geometry) || !pass_devices_do_all(batch))
         return 0;
     const size_t asked = asked_parts(batch), parts = asked ? asked : plan_gpu_parts(plan, batch->rows);
     if (parts < 2)
