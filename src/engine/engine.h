@@ -73,6 +73,7 @@ struct engine_options {
     void *progress_context;
     const struct hardware_nodes *nodes;   /* NUMA nodes; NULL: the machine's. For tests */
     const struct plan_hit_curve *routing; /* the use of experts, instead of what earlier runs showed; or NULL */
+    const uint64_t *uses;                 /* [units] of each expert, likewise; or NULL */
     bool alone;                           /* compute nothing on other hosts, even under mpirun */
     const uint8_t *elsewhere;             /* [units] 1: another host holds it; set while the engine is opened */
     bool experts_only;                    /* this rank computes experts for another one */

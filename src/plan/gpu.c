@@ -36,6 +36,7 @@ void plan_gpu_free(struct plan_gpu *plan)
     memory_free(plan->lent);
     memory_free(plan->units);
     memory_free(plan->devices);
+    memory_free(plan->used_there);
     for (uint32_t i = 0; i < plan->part_count; i++) {
         memory_free(plan->parts[i].layers);
         memory_free(plan->parts[i].slots);
@@ -875,6 +876,21 @@ static hypura_status alternate(struct plan_gpu **plan, const struct model *model
     return status;
 }
 
+/* Notes how much of each layer's experts the devices compute, where their uses are known. */
+static hypura_status note_uses(struct plan_gpu *plan, const struct model *model, const struct steps *steps,
+                               const struct plan_gpu_request *request, hypura_error *error)
+{
+    if (!request->uses)
+        return HYPURA_OK;
+    TRY(ALLOCATE(&plan->used_there, plan->layer_count, "plan for the GPU", error));
+    for (uint32_t l = 0; l < plan->layer_count; l++) {
+        const unit_number first = plan_first_expert(steps, l);
+        if (first != NO_UNIT)
+            plan->used_there[l] = (float)(1 - plan_gpu_share_here(plan, model, request, l, first));
+    }
+    return HYPURA_OK;
+}
+
 hypura_status plan_gpu_make(struct plan_gpu **out, const struct model *model, const struct steps *steps,
                             const struct plan_gpu_request *request, hypura_error *error)
 {
@@ -886,6 +902,8 @@ hypura_status plan_gpu_make(struct plan_gpu **out, const struct model *model, co
         status = make_with_room(&plan, model, steps, request, error);
     if (!status && plan)
         status = alternate(&plan, model, steps, request, error);
+    if (!status && plan)
+        status = note_uses(plan, model, steps, request, error);
     if (status)
         plan_gpu_free(plan);
     else if (plan)

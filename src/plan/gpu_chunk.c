@@ -35,9 +35,8 @@ struct plan_visit plan_gpu_visit(const struct model *model, unit_number expert, 
                                .many = slots > 0 && choices >= 2.0 * p->experts};
 }
 
-/* The share of a layer's expert uses that is not on the GPU. */
-static double share_here(const struct plan_gpu *plan, const struct model *model, const struct plan_gpu_request *request,
-                         uint32_t layer, unit_number first)
+double plan_gpu_share_here(const struct plan_gpu *plan, const struct model *model,
+                           const struct plan_gpu_request *request, uint32_t layer, unit_number first)
 {
     uint32_t experts = model_parameters(model)->experts;
     double all = 0, here = 0;
@@ -68,7 +67,7 @@ double plan_gpu_request_seconds(const struct plan_gpu *plan, const struct model 
             continue;
         const struct unit *unit = model_unit(model, first);
         uint32_t missing = experts - plan->slots[i], there = plan_gpu_slots(plan, i, plan->chunk);
-        double uses = used * share_here(plan, model, request, i, first);
+        double uses = used * plan_gpu_share_here(plan, model, request, i, first);
         struct plan_visit visit =
             plan_gpu_visit(model, first, experts - there, plan->parts[plan->devices[i]].visit_slots, plan->chunk,
                            hardware, &request->devices[plan->devices[i]]);

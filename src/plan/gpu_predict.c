@@ -74,8 +74,11 @@ static void add_up(struct work *works, const struct plan *plan, const struct pla
     }
     for (uint32_t l = 0; l < gpu->layer_count; l++) {
         unit_number first = plan_first_expert(steps, l);
-        if (first != NO_UNIT && !weigh_experts(&works[l + 1], gpu, table->experts, first, request, true))
+        if (first != NO_UNIT && !weigh_experts(&works[l + 1], gpu, table->experts, first, request, true)) {
             weigh_experts(&works[l + 1], gpu, table->experts, first, request, false);
+            if (gpu->used_there && !request->elsewhere)
+                works[l + 1].share = (double)gpu->used_there[l];
+        }
     }
 }
 

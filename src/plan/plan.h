@@ -114,7 +114,7 @@ struct plan_gpu_request {
     uint32_t longest_chunk; /* the longest allowed; 0: any */
     bool whole_chunk;       /* no shorter chunk is allowed: an encoder takes a text at once */
     enum tensor_type kv_type;
-    const uint64_t *uses;
+    const uint64_t *uses;     /* [unit_count] how often earlier runs used each expert; NULL: unknown */
     const uint8_t *elsewhere; /* [unit_count] units of other hosts; NULL: none */
     /* For choosing longer batches if experts are on both sides; NULL: not done. */
     const struct hardware *hardware;
@@ -158,14 +158,15 @@ struct plan_gpu {
     uint32_t groups;        /* runs of neighbouring layers that each device has */
     struct plan_pace pace;
     uint32_t layer_count, unit_count;
-    uint8_t *layers;       /* [layer_count] enum gpu_ability: computed on the GPU, except experts that are not there */
-    uint32_t *slots;       /* [layer_count]: the layer's experts on devices */
-    uint8_t *units;        /* [unit_count]: 0, or 1 + the part that has it; in a part 1 */
-    uint32_t taken;        /* layers */
-    bool output;           /* the output matrix is there, with what belongs to it */
-    uint32_t moves;        /* experts that change sides by use at a time: some layer has them on both */
-    bool in_place;         /* experts are in memory's cache, and the device computes them from there */
-    uint32_t chunk;        /* the longest that the scratch has room for */
+    uint8_t *layers;   /* [layer_count] enum gpu_ability: computed on the GPU, except experts that are not there */
+    uint32_t *slots;   /* [layer_count]: the layer's experts on devices */
+    uint8_t *units;    /* [unit_count]: 0, or 1 + the part that has it; in a part 1 */
+    float *used_there; /* [layer_count]: of a layer's uses, those of experts on devices; NULL: unknown, or in a part */
+    uint32_t taken;    /* layers */
+    bool output;       /* the output matrix is there, with what belongs to it */
+    uint32_t moves;    /* experts that change sides by use at a time: some layer has them on both */
+    bool in_place;     /* experts are in memory's cache, and the device computes them from there */
+    uint32_t chunk;    /* the longest that the scratch has room for */
     uint32_t visit_slots;  /* experts that may be uploaded at once for a long batch; there is room for twice that */
     uint64_t kv_positions; /* room for all sequences together; 0 in a part */
     uint64_t budget, resident_bytes, expert_bytes, kv_bytes, scratch_bytes;

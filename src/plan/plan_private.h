@@ -123,6 +123,11 @@ hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table
                                const struct steps *steps, const struct hardware *hardware,
                                const struct plan_request *request, hypura_error *error);
 
+/* The share of a layer's expert uses that is not on devices: as in earlier runs or, if these are unknown, as if all
+ * were used alike. first: the layer's first expert. */
+double plan_gpu_share_here(const struct plan_gpu *plan, const struct model *model,
+                           const struct plan_gpu_request *request, uint32_t layer, unit_number first);
+
 /* The part of a usual request's time that depends on the length of batches: uploading experts for the prompt, and
  * computing the answer's experts on the CPU. request->hardware is not NULL. */
 double plan_gpu_request_seconds(const struct plan_gpu *plan, const struct model *model, const struct steps *steps,

@@ -34,80 +34,127 @@ static size_t warm_passes(const struct trace *trace)
     return passes && passes < trace->pass_count ? passes : trace->pass_count / 4;
 }
 
-/* What is to be replayed: the decoding of a trace, with prompts as this plan's model passes them. */
+/* The first expert of a layer of the trace; NO_UNIT: the model has none there. */
+static unit_number first_expert(const struct estimate_request *request, uint32_t layer)
+{
+    const uint32_t number = request->trace->shape.layers[layer].layer;
+    const bool exists = number < model_parameters(request->model)->layers;
+    const struct step *experts = exists ? steps_find(steps_of_layer(request->steps, number), STEP_EXPERTS) : NULL;
+    return experts ? experts->experts.first : NO_UNIT;
+}
+
+/* Counts a trace's uses of each unit. */
+static hypura_status count_uses(uint64_t **out, const struct estimate_request *request, hypura_error *error)
+{
+    const struct trace_shape *shape = &request->trace->shape;
+    TRY(ALLOCATE(out, model_unit_count(request->model), "uses of experts", error));
+    for (uint32_t l = 0; l < shape->layer_count; l++) {
+        const unit_number first = first_expert(request, l);
+        if (first == NO_UNIT)
+            return error_set(error, HYPURA_ERROR_ARGUMENT,
+                             "the trace belongs to another model, \"%.100s\": it has experts in layer %u, this one not",
+                             shape->name, shape->layers[l].layer);
+        for (size_t i = 0; i < request->trace->pass_count; i++) {
+            const size_t choices = (size_t)request->trace->passes[i].tokens * shape->used;
+            const uint16_t *experts = request->trace->passes[i].experts + l * choices;
+            for (size_t c = 0; c < choices; c++)
+                (*out)[first + experts[c]]++;
+        }
+    }
+    return HYPURA_OK;
+}
+
+/* What is to be replayed: the decoding of a trace, with prompts as this plan's model passes them. Experts that stay on
+ * devices take no part. Those in room that devices lend to long batches do: after a prompt they are missing, and come
+ * back like those of the cache. */
 struct replaying {
     const struct trace *trace;
     struct replay_how how;
-    double lent;  /* of the experts that are on no device or in lent room, those in lent room */
-    double spare; /* of the experts that are on no device, those that have room only while no long batch runs */
+    bool *left_out;
+    double cached, lent; /* bytes of experts: on no device; in room that devices lend */
+    double spare;        /* bytes of the cache that it has only while no long batch runs */
+    double here;         /* of the uses that take part, those of experts on no device */
 };
 
-/* Bytes of experts on devices whose room long batches take. */
-static uint64_t lent_bytes(const struct plan *plan, const struct model *model)
+static hypura_status prepare(struct replaying *out, const struct plan *plan, const struct estimate_request *request,
+                             const uint64_t *uses, hypura_error *error)
 {
-    uint64_t bytes = 0;
-    for (unit_number u = 0; plan->gpu && u < model_unit_count(model); u++) {
-        const struct unit *unit = model_unit(model, u);
-        if (unit->kind == UNIT_EXPERT && plan->gpu->units[u] && unit->layer < (int32_t)plan->gpu->layer_count &&
-            plan->gpu->lent[unit->layer])
-            bytes += unit->bytes;
+    const struct trace_shape *shape = &request->trace->shape;
+    uint64_t used_here = 0, used_lent = 0;
+    TRY(ALLOCATE(&out->left_out, (size_t)shape->layer_count * shape->experts, "experts on devices", error));
+    for (uint32_t l = 0; l < shape->layer_count; l++) {
+        const unit_number first = first_expert(request, l);
+        const bool lends = plan->gpu && plan->gpu->lent[shape->layers[l].layer];
+        for (uint32_t e = 0; e < shape->experts; e++) {
+            const bool there = plan->gpu && plan->gpu->units[first + e];
+            out->left_out[l * shape->experts + e] = there && !lends;
+            out->lent += there && lends ? (double)shape->layers[l].expert_bytes : 0;
+            *(there ? &used_lent : &used_here) += there && !lends ? 0 : uses[first + e];
+        }
     }
-    return bytes;
+    out->how.left_out = out->left_out;
+    out->cached = (double)plan->expert_bytes;
+    out->spare = (double)plan->spare_scratch_bytes;
+    out->here = (double)used_here / (double)MAX(used_here + used_lent, (uint64_t)1);
+    return HYPURA_OK;
 }
 
-/* share: of the experts that are on no device, those that the cache and the buffers of long batches have room for.
- * Experts in lent room take part in the replay: after a prompt they are missing, and come back like those of the
- * cache. */
+/* share: of the experts on no device, those that the cache has room for, with its spare room. */
 static hypura_status play_at(float *out, double share, struct replaying *replaying, hypura_error *error)
 {
     struct replay_result result;
-    const double all = (double)replay_total_bytes(replaying->trace), here = 1 - replaying->lent,
-                 spare = fmin(share, replaying->spare);
-    replaying->how.cache_bytes = (uint64_t)((share - spare) * here * all);
-    replaying->how.lent_bytes = (uint64_t)((replaying->lent + spare * here) * all);
+    const double bytes = share * replaying->cached, spare = fmin(bytes, replaying->spare);
+    replaying->how.cache_bytes = (uint64_t)(bytes - spare);
+    replaying->how.lent_bytes = (uint64_t)(replaying->lent + spare);
     hypura_status status = replay_run(&result, replaying->trace, &replaying->how, error);
     if (!status) {
         const double missed = (double)result.misses / (double)MAX(result.hits + result.misses, (uint64_t)1);
-        *out = (float)fmax(1 - missed / here, 0);
+        *out = (float)fmax(1 - missed / fmax(replaying->here, 1e-6), 0);
     }
     return status;
 }
 
 /* Replays caches of several sizes, and one of the plan's size, to fill the curve of hit rates. */
-static hypura_status play(struct plan_hit_curve *out, const struct plan *plan, const struct estimate_request *request,
-                          hypura_error *error)
+static hypura_status play_all(struct plan_hit_curve *out, const struct plan *plan, struct replaying *replaying,
+                              hypura_error *error)
 {
-    const struct trace *trace = request->trace;
-    const size_t warm = warm_passes(trace);
-    const uint32_t layers = model_parameters(request->model)->layers;
-    struct replaying replaying = {trace,
-                                  {.chunk = plan->chunk,
-                                   .warm_passes = warm,
-                                   .narrows = true,
-                                   .late_layer = plan_late_layer(plan, request->steps, layers)}};
-    replaying.how.tokens_only = warm < trace->pass_count && trace->passes[warm].tokens == 1;
-    const double lent = (double)lent_bytes(plan, request->model);
-    replaying.lent = lent / fmax(lent + (double)plan->expert_bytes, 1);
-    const double experts = fmax((double)plan->expert_bytes, 1);
-    replaying.spare = (double)plan->spare_scratch_bytes / experts;
-    const double share = fmin((double)(plan->expert_cache_bytes + plan->spare_scratch_bytes) / experts, 1);
+    const double share = fmin((replaying->spare + (double)plan->expert_cache_bytes) / fmax(replaying->cached, 1), 1);
     uint32_t below = (uint32_t)fmin(share * PLAN_CURVE_POINTS, PLAN_CURVE_POINTS - 1), last = 0;
     hypura_status status = HYPURA_OK;
     float rate = 0, before = 0;
     for (uint32_t points = 2; !status && points <= PLAN_CURVE_POINTS; points *= 2) {
-        status = play_at(&rate, (double)points / PLAN_CURVE_POINTS, &replaying, error);
+        status = play_at(&rate, (double)points / PLAN_CURVE_POINTS, replaying, error);
         for (uint32_t i = last; i < points; i++)
             out->hits[i] = before + (rate - before) * (float)(i + 1 - last) / (float)(points - last);
         last = points;
         before = rate;
     }
     if (!status)
-        status = play_at(&rate, share, &replaying, error);
+        status = play_at(&rate, share, replaying, error);
     out->known = true;
     /* Set the two points around the plan's size to the rate measured for it. */
     out->hits[below] = share > 0 && below == 0 ? (float)fmin(rate / (share * PLAN_CURVE_POINTS), 1) : rate;
     if (below)
         out->hits[below - 1] = rate;
+    return status;
+}
+
+static hypura_status play(struct plan_hit_curve *out, const struct plan *plan, const struct estimate_request *request,
+                          const uint64_t *uses, hypura_error *error)
+{
+    const struct trace *trace = request->trace;
+    const size_t warm = warm_passes(trace);
+    const uint32_t layers = model_parameters(request->model)->layers;
+    struct replaying replaying = {.trace = trace,
+                                  .how = {.chunk = plan->chunk,
+                                          .warm_passes = warm,
+                                          .tokens_only = warm < trace->pass_count && trace->passes[warm].tokens == 1,
+                                          .narrows = true,
+                                          .late_layer = plan_late_layer(plan, request->steps, layers)}};
+    hypura_status status = prepare(&replaying, plan, request, uses, error);
+    if (!status)
+        status = play_all(out, plan, &replaying, error);
+    memory_free(replaying.left_out);
     return status;
 }
 
@@ -137,21 +184,34 @@ static void sum_weights(struct estimate *out, const struct model *model, const s
     out->bytes_from_memory = fmax(token - gpu - out->bytes_from_storage, 0);
 }
 
+static hypura_status forecast_once(struct plan **out, double seconds[2], const struct estimate_request *request,
+                                   const struct engine_options *options, hypura_error *error)
+{
+    const uint32_t prompts[2] = {ESTIMATE_SHORT_PROMPT, ESTIMATE_LONG_PROMPT};
+    return engine_forecast(out, seconds, prompts, 2, request->model, request->hardware, options, error);
+}
+
+/* With a trace: plans, replays the trace with this plan's caches, and plans again with the hit rates found. */
 static hypura_status forecast(struct plan **out, double seconds[2], const struct estimate_request *request,
                               struct engine_options *options, hypura_error *error)
 {
-    const uint32_t prompts[2] = {ESTIMATE_SHORT_PROMPT, ESTIMATE_LONG_PROMPT};
     struct plan_hit_curve curve = {0};
-    hypura_status status = engine_forecast(out, seconds, prompts, 2, request->model, request->hardware, options, error);
-    if (status || !request->trace || (*out)->predicted_hit_rate >= 1)
-        return status;
-    status = play(&curve, *out, request, error);
-    plan_free(*out);
-    *out = NULL;
-    options->routing = &curve;
+    uint64_t *uses = NULL;
+    hypura_status status = request->trace ? count_uses(&uses, request, error) : HYPURA_OK;
+    options->uses = uses;
     if (!status)
-        status = engine_forecast(out, seconds, prompts, 2, request->model, request->hardware, options, error);
+        status = forecast_once(out, seconds, request, options, error);
+    if (!status && request->trace && (*out)->predicted_hit_rate < 1) {
+        status = play(&curve, *out, request, uses, error);
+        plan_free(*out);
+        *out = NULL;
+        options->routing = &curve;
+        if (!status)
+            status = forecast_once(out, seconds, request, options, error);
+    }
     options->routing = NULL;
+    options->uses = NULL;
+    memory_free(uses);
     return status;
 }
 

@@ -84,6 +84,11 @@ static uint32_t first_token(const struct replay_how *how, const struct batch *ba
     return late ? batch->tokens - batch->last : 0;
 }
 
+static bool is_left_out(const struct replay_how *how, uint32_t item)
+{
+    return how->left_out && how->left_out[item];
+}
+
 static hypura_status make_steps(struct steps *steps, const struct trace *trace, const struct replay_how *how,
                                 hypura_error *error)
 {
@@ -111,8 +116,9 @@ static hypura_status make_steps(struct steps *steps, const struct trace *trace, 
                 seen[experts[j]] = true;
             steps->first[step++] = at;
             for (uint32_t expert = 0; expert < shape->experts; expert++) {
-                if (seen[expert])
-                    steps->items[at++] = layer * shape->experts + expert;
+                const uint32_t item = layer * shape->experts + expert;
+                if (seen[expert] && !is_left_out(how, item))
+                    steps->items[at++] = item;
             }
         }
     }
@@ -313,7 +319,8 @@ static bool tell_tokens(struct player *player, const struct batch *batch, uint32
         const uint16_t *chosen = experts + (size_t)token * shape->used;
         policy->operations->token(policy, player->local[layer * shape->experts + chosen[0]]);
         for (uint32_t i = 0; i < shape->used; i++)
-            access_item(player, layer * shape->experts + chosen[i]);
+            if (!is_left_out(player->how, layer * shape->experts + chosen[i]))
+                access_item(player, layer * shape->experts + chosen[i]);
     }
     return true;
 }

@@ -23,6 +23,7 @@ const char *replay_policy_name(size_t index);
 
 struct replay_how {
     const char *policy;   /* NULL: the default */
+    const bool *left_out; /* [layer_count][experts] experts that are not in the cache, and not counted; NULL: none */
     uint64_t cache_bytes; /* too few for one expert of each size: nothing ever hits */
     uint64_t lent_bytes;  /* more cache in passes of one token, which is empty when they begin */
     uint32_t chunk;       /* longer passes are batches of at most so many tokens; 0: of any number */

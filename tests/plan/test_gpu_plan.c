@@ -314,6 +314,30 @@ static void layers_on_both_sides_are_handed_over(void **state)
     }
 }
 
+/* The device holds the experts that were used most, so it computes more than its share of them. */
+static void known_uses_give_the_device_more_to_do(void **state)
+{
+    (void)state;
+    const uint32_t experts = model_parameters(model)->experts;
+    struct plan_gpu_request request = request_for(half_of_the_experts());
+    struct plan_gpu *even = plan_for(&request);
+    assert_null(even->used_there);
+    uint64_t *uses = calloc(model_unit_count(model), sizeof *uses);
+    assert_non_null(uses);
+    for (unit_number u = 0; u < model_unit_count(model); u++)
+        if (model_unit(model, u)->kind == UNIT_EXPERT)
+            uses[u] = 1 + 9 * (uint64_t)(model_unit(model, u)->expert % 4 == 1);
+    request.uses = uses;
+    struct plan_gpu *hot = plan_for(&request);
+    assert_non_null(hot->used_there);
+    for (uint32_t l = 0; l < hot->layer_count; l++)
+        assert_true(hot->used_there[l] > (float)hot->slots[l] / (float)experts && hot->used_there[l] <= 1);
+    assert_true(seconds_a_token(hot, 100e-6) < seconds_a_token(even, 100e-6));
+    plan_gpu_free(hot);
+    plan_gpu_free(even);
+    free(uses);
+}
+
 /* Memory with room for all other experts also has room for experts that leave the GPU before others replace them there.
  * So no expert is read twice. */
 static void experts_that_leave_the_gpu_have_room_in_memory(void **state)
@@ -765,6 +789,7 @@ int main(void)
         cmocka_unit_test(divided_mixtures_take_the_cheapest_chunk),
         cmocka_unit_test(prompts_want_long_batches_and_answers_want_experts),
         cmocka_unit_test(layers_on_both_sides_are_handed_over),
+        cmocka_unit_test(known_uses_give_the_device_more_to_do),
         cmocka_unit_test(experts_that_leave_the_gpu_have_room_in_memory),
         cmocka_unit_test(buffers_in_memory_hold_experts),
         cmocka_unit_test(the_gain_of_a_visit_depends_on_the_tokens),

@@ -287,6 +287,26 @@ static void a_long_prompt_passes_in_batches(void **state)
     trace_free(trace);
 }
 
+/* Experts that are elsewhere are not counted, and take no room from the others. */
+static void experts_may_be_left_out(void **state)
+{
+    (void)state;
+    struct trace *trace = make_trace(2, 12, 2, 200, 1, two_of_many);
+    bool left_out[2 * 12] = {false};
+    struct replay_how how = {.cache_bytes = 8 * 100};
+    const struct replay_result all = replayed(trace, how);
+    for (size_t e = 0; e < 12; e++)
+        left_out[e] = true;
+    how.left_out = left_out;
+    const struct replay_result second = replayed(trace, how);
+    assert_int_equal(second.hits + second.misses, 2 * 200);
+    assert_true(second.misses < all.misses / 2);
+    for (size_t e = 0; e < 12; e++)
+        left_out[12 + e] = true;
+    assert_int_equal(replayed(trace, how).hits + replayed(trace, how).misses, 0);
+    trace_free(trace);
+}
+
 static void an_unknown_policy_is_named(void **state)
 {
     (void)state;
@@ -401,6 +421,7 @@ int main(void)
         cmocka_unit_test(few_slots_have_the_size_of_the_largest),
         cmocka_unit_test(late_layers_take_the_last_token_of_a_prompt),
         cmocka_unit_test(a_long_prompt_passes_in_batches),
+        cmocka_unit_test(experts_may_be_left_out),
         cmocka_unit_test(an_unknown_policy_is_named),
         cmocka_unit_test(victims_are_present_and_may_go),
         cmocka_unit_test(tokens_of_a_prompt_count_one_by_one),

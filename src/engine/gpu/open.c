@@ -97,9 +97,9 @@ hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, co
         geometry->foreign = geometry->foreign && abilities[i] == GPU_CANNOT;
     uint64_t *uses = NULL;
     char path[4096];
-    if (options->remember_usage && store_usage_path(geometry->model, path, sizeof path))
+    if (!options->uses && options->remember_usage && store_usage_path(geometry->model, path, sizeof path))
         uses = store_usage_read(geometry->model, path, NULL);
-    request.uses = uses;
+    request.uses = options->uses ? options->uses : uses;
     hypura_status status = plan_gpu_make(out, geometry->model, geometry->steps, &request, error);
     if (!status && *out && (*out)->chunk < request.chunk)
         log_write(LOG_WARNING, "batches have %u tokens instead of %u: the GPU's driver allows no larger buffers",
