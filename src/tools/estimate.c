@@ -51,9 +51,10 @@ static hypura_status count_uses(uint64_t **out, const struct estimate_request *r
     for (uint32_t l = 0; l < shape->layer_count; l++) {
         const unit_number first = first_expert(request, l);
         if (first == NO_UNIT)
-            return error_set(error, HYPURA_ERROR_ARGUMENT,
-                             "the trace belongs to another model, \"%.100s\": it has experts in layer %u, this one not",
-                             shape->name, shape->layers[l].layer);
+            return error_set(
+                error, HYPURA_ERROR_ARGUMENT,
+                "the trace belongs to another model, \"%.100s\": it has experts in layer %u, where this one has none",
+                shape->name, shape->layers[l].layer);
         for (size_t i = 0; i < request->trace->pass_count; i++) {
             const size_t choices = (size_t)request->trace->passes[i].tokens * shape->used;
             const uint16_t *experts = request->trace->passes[i].experts + l * choices;
@@ -86,10 +87,14 @@ static hypura_status prepare(struct replaying *out, const struct plan *plan, con
         const unit_number first = first_expert(request, l);
         const bool lends = plan->gpu && plan->gpu->lent[shape->layers[l].layer];
         for (uint32_t e = 0; e < shape->experts; e++) {
-            const bool there = plan->gpu && plan->gpu->units[first + e];
-            out->left_out[l * shape->experts + e] = there && !lends;
-            out->lent += there && lends ? (double)shape->layers[l].expert_bytes : 0;
-            *(there ? &used_lent : &used_here) += there && !lends ? 0 : uses[first + e];
+            if (!plan->gpu || !plan->gpu->units[first + e]) {
+                used_here += uses[first + e];
+            } else if (lends) {
+                used_lent += uses[first + e];
+                out->lent += (double)shape->layers[l].expert_bytes;
+            } else {
+                out->left_out[l * shape->experts + e] = true;
+            }
         }
     }
     out->how.left_out = out->left_out;
