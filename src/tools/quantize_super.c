@@ -536,7 +536,7 @@ void encode_small(enum tensor_type type, const float *values, const float *weigh
 {
     bool five = type == TENSOR_Q5_0 || type == TENSOR_Q5_1, affine = type == TENSOR_Q4_1 || type == TENSOR_Q5_1;
     uint8_t codes[32];
-    float d, m;
+    float d, m = 0; /* a minimum only if affine */
     if (affine)
         small_affine(&d, &m, codes, values, weights, five ? 31 : 15);
     else
