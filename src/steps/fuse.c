@@ -181,9 +181,12 @@ static void give_norm(struct list *list, size_t norm)
         struct step *step = &list->steps[i];
         bool again = step_writes(step, n.out);
         if (step_reads(step, n.out)) {
-            enum step_buffer *in;
-            *own_norm(step, n.width, &in) = (struct step_input_norm){n.weight, n.epsilon};
-            *in = n.in;
+            enum step_buffer *in = NULL;
+            struct step_input_norm *own = own_norm(step, n.width, &in);
+            if (own) { /* always: readers_can_norm */
+                *own = (struct step_input_norm){n.weight, n.epsilon};
+                *in = n.in;
+            }
         }
         if (again)
             return;
