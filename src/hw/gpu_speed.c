@@ -189,12 +189,11 @@ static hypura_status time_move(const struct gpu_test *test, double *seconds, hyp
         status = status ? status : given ? given : gpu_wait(test->gpu, tickets[i % 2], error);
         times[i] = clock_seconds_since(start);
     }
-    gpu_release(test->gpu);
-    if (status)
-        return status;
+    const hypura_status given = gpu_signal_host(test->gpu, ++*test->signals, status ? NULL : error);
+    if (status || given)
+        return status ? status : given;
     hw_sort(times, COUNT_OF(times));
     *seconds = times[COUNT_OF(times) / 2];
-    ++*test->signals;
     return gpu_wait(test->gpu, tickets[0], error);
 }
 

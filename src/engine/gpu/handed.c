@@ -8,16 +8,11 @@ void pass_share_rows(struct batch *batch)
 {
     const struct plan *plan = batch->open->plan;
     const struct devices *devices = &batch->open->devices;
-    uint32_t count = 0;
-    bool possible = true;
-    for (uint32_t d = 0; d < plan->gpu->part_count; d++) {
-        if (!plan->gpu->parts[d].taken)
-            continue;
-        count++;
-        possible &= gpu_get_info(devices->gpus[d])->host_import;
-    }
+    bool possible = plan_gpu_devices(plan->gpu) > 1;
+    for (uint32_t d = 0; d < plan->gpu->part_count; d++)
+        possible &= !plan->gpu->parts[d].taken || gpu_get_info(devices->gpus[d])->host_import;
     batch->handed_bytes = align_up(pass_handed_bytes(&batch->open->geometry, plan->chunk), IMPORT_ALIGNMENT);
-    if (count > 1 && possible && memory_map(&batch->handed_rows, batch->handed_bytes, false, "rows", NULL))
+    if (possible && memory_map(&batch->handed_rows, batch->handed_bytes, false, "rows", NULL))
         batch->handed_rows = NULL;
 }
 
