@@ -202,8 +202,9 @@ class Bench:
         self.bench(model, memory, self.tokens, 3, RECORDED_ROUNDS, ["--gpu", "none", "--trace", trace, "--no-state"])
 
     def run(self, row):
-        """Runs a row. With a GPU, the estimate knows from the trace which experts are hot; so does the run, from an earlier one."""
-        if row.gpu == "-" or not row.trace:
+        """Runs a row. Next to a GPU, the estimate knows from the trace which experts are hot; so does the run, from an earlier one. A
+        run whose experts are all on the GPU would count no uses."""
+        if row.gpu != "half" or not row.trace:
             return self.bench(row.model, row.memory, row.tokens, 0, ROUNDS, ["--no-state", *row.run])
         known = row.trace + ".state"
         if not os.path.exists(known):
