@@ -224,17 +224,15 @@ static hypura_status count_touched(double *out, double tokens, const struct plan
     return HYPURA_OK;
 }
 
-/* The time for a layer's experts, for a batch. on_gpu: how many of these are on the GPU. */
-static struct sides experts(const struct work *work, uint32_t on_gpu, double tokens, double touched,
+/* The time for a layer's experts, for a batch. on_gpu: how many of these are on the GPU. cached: the share of all
+ * others that is in memory. */
+static struct sides experts(const struct work *work, uint32_t on_gpu, double tokens, double touched, double cached,
                             const struct plan *plan, const struct plan_table *table, const struct model *model,
                             const struct hardware *hardware, const struct hardware_gpu *devices)
 {
     struct sides sides = {0};
     double all = table->experts, used = table->experts_used;
     double there = MIN((double)on_gpu / all, 1.0), choices = tokens * used;
-    double cached = 1;
-    if (plan->expert_cache_bytes)
-        cached = fmin((double)plan->expert_cache_bytes / (double)MAX(plan->expert_bytes, (uint64_t)1), 1);
     /* The choices are divided equally among the experts used. */
     sides.cpu = touched * (1 - there) * product_seconds(&work->expert, choices / fmax(touched, 1));
     sides.disk = touched * (1 - there) * (1 - cached) * work->expert_bytes / hardware->storage.bytes_per_second;
@@ -261,6 +259,7 @@ struct batch {
     double position, tokens, wanted; /* wanted: rows whose logits are needed */
     double touched, touched_late;    /* experts used: by all rows, and by those */
     double ring_seconds;
+    double leaving; /* bytes of experts that leave devices for it, which memory's cache has no more room for */
 };
 
 static double part_seconds(const struct part *part, double tokens, double seen, const struct work *work,
@@ -282,7 +281,9 @@ static double batch_seconds(const struct work *works, const struct batch *batch,
                             const struct plan_table *table, const struct model *model, const struct hardware *hardware,
                             const struct hardware_gpu *devices)
 {
-    double computing = 0, disk = batch->ring_seconds, seen = batch->position + batch->tokens / 2;
+    double computing = 0, disk = batch->ring_seconds, seen = batch->position + batch->tokens / 2, cached = 1;
+    if (plan->expert_cache_bytes)
+        cached = fmin((double)plan->expert_cache_bytes / fmax((double)plan->expert_bytes + batch->leaving, 1), 1);
     for (uint32_t l = 0; l <= table->layers; l++) {
         const struct work *work = &works[l];
         const struct hardware_gpu *device = work->device ? &devices[work->device - 1] : NULL;
@@ -294,12 +295,21 @@ static double batch_seconds(const struct work *works, const struct batch *batch,
         struct sides sides = {0};
         if (work->expert_bytes > 0 && rows > 0)
             sides = experts(work, device ? plan_gpu_slots(plan->gpu, l - 1, (uint64_t)batch->tokens) : 0, rows,
-                            work->late_experts ? batch->touched_late : batch->touched, plan, table, model, hardware,
-                            devices);
+                            work->late_experts ? batch->touched_late : batch->touched, cached, plan, table, model,
+                            hardware, devices);
         computing += fmax(layer + fmax(sides.gpu, sides.cpu), sides.upload); /* uploads do not wait for the router */
         disk += sides.disk;
     }
     return hardware_side_by_side(&hardware->storage, computing, disk);
+}
+
+/* Bytes of experts that leave devices for a batch of this many tokens. */
+static double leaving_bytes(const struct work *works, const struct plan *plan, uint32_t layers, uint64_t tokens)
+{
+    double bytes = 0;
+    for (uint32_t l = 0; l < layers && plan->gpu; l++)
+        bytes += (plan->gpu->slots[l] - plan_gpu_slots(plan->gpu, l, tokens)) * works[l + 1].expert_bytes;
+    return bytes;
 }
 
 hypura_status plan_prompt_seconds(double *seconds, const uint32_t *prompts, size_t count, const struct plan *plan,
@@ -335,6 +345,7 @@ hypura_status plan_prompt_seconds(double *seconds, const uint32_t *prompts, size
             batch.position = done;
             batch.tokens = tokens;
             batch.wanted = done + tokens == prompts[i];
+            batch.leaving = leaving_bytes(works, plan, table.layers, tokens);
             batch.touched = tokens == chunk ? whole : rest;
             seconds[i] += batch_seconds(works, &batch, plan, &table, model, hardware, request->devices);
             done += tokens;

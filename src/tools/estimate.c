@@ -67,11 +67,11 @@ static hypura_status count_uses(uint64_t **out, const struct estimate_request *r
 
 /* What is to be replayed: the decoding of a trace, with prompts as this plan's model passes them. Experts that stay on
  * devices take no part. Those in room that devices lend to long batches do: after a prompt they are missing, and come
- * back like those of the cache. */
+ * back soon. */
 struct replaying {
     const struct trace *trace;
     struct replay_how how;
-    bool *left_out;
+    bool *left_out, *returns;
     double cached, lent; /* bytes of experts: on no device; in room that devices lend */
     double spare;        /* bytes of the cache that it has only while no long batch runs */
     double here;         /* of the uses that take part, those of experts on no device */
@@ -83,6 +83,7 @@ static hypura_status prepare(struct replaying *out, const struct plan *plan, con
     const struct trace_shape *shape = &request->trace->shape;
     uint64_t used_here = 0, used_lent = 0;
     TRY(ALLOCATE(&out->left_out, (size_t)shape->layer_count * shape->experts, "experts on devices", error));
+    TRY(ALLOCATE(&out->returns, (size_t)shape->layer_count * shape->experts, "experts on devices", error));
     for (uint32_t l = 0; l < shape->layer_count; l++) {
         const unit_number first = first_expert(request, l);
         const bool lends = plan->gpu && plan->gpu->lent[shape->layers[l].layer];
@@ -91,6 +92,7 @@ static hypura_status prepare(struct replaying *out, const struct plan *plan, con
                 used_here += uses[first + e];
             } else if (lends) {
                 used_lent += uses[first + e];
+                out->returns[l * shape->experts + e] = true;
                 out->lent += (double)shape->layers[l].expert_bytes;
             } else {
                 out->left_out[l * shape->experts + e] = true;
@@ -98,6 +100,7 @@ static hypura_status prepare(struct replaying *out, const struct plan *plan, con
         }
     }
     out->how.left_out = out->left_out;
+    out->how.returns = out->returns;
     out->cached = (double)plan->expert_bytes;
     out->spare = (double)plan->spare_scratch_bytes;
     out->here = (double)used_here / (double)MAX(used_here + used_lent, (uint64_t)1);
@@ -110,10 +113,12 @@ static hypura_status play_at(float *out, double share, struct replaying *replayi
     struct replay_result result;
     const double bytes = share * replaying->cached, spare = fmin(bytes, replaying->spare);
     replaying->how.cache_bytes = (uint64_t)(bytes - spare);
-    replaying->how.lent_bytes = (uint64_t)(replaying->lent + spare);
+    replaying->how.lent_bytes = (uint64_t)spare;
+    replaying->how.returning_bytes = (uint64_t)replaying->lent;
     hypura_status status = replay_run(&result, replaying->trace, &replaying->how, error);
     if (!status) {
-        const double missed = (double)result.misses / (double)MAX(result.hits + result.misses, (uint64_t)1);
+        const double missed =
+            (double)(result.misses + result.returned) / (double)MAX(result.hits + result.misses, (uint64_t)1);
         *out = (float)fmax(1 - missed / fmax(replaying->here, 1e-6), 0);
     }
     return status;
@@ -160,6 +165,7 @@ static hypura_status play(struct plan_hit_curve *out, const struct plan *plan, c
     if (!status)
         status = play_all(out, plan, &replaying, error);
     memory_free(replaying.left_out);
+    memory_free(replaying.returns);
     return status;
 }
 

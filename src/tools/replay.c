@@ -142,8 +142,9 @@ struct player_class {
     struct cache_policy *policy;
     uint32_t *items; /* [count] by their numbers in the policy */
     uint32_t count;
-    uint32_t free; /* free slots */
-    uint32_t lent; /* slots that only passes of one token have */
+    uint32_t free;    /* free slots */
+    uint32_t more[2]; /* slots that only passes of one token have: at once, and those with what experts come back to */
+    uint32_t lent;    /* of these, now */
 };
 
 struct player {
@@ -154,7 +155,6 @@ struct player {
     uint8_t *class_of; /* [items] the class of each item */
     uint32_t *local;   /* [items] the number of each item in its class's policy */
     bool *present, *in_use;
-    bool lends; /* now */
 };
 
 static const struct player_class *class_of(const struct player *player, uint32_t item)
@@ -291,18 +291,17 @@ static bool bring(struct player *player, uint32_t item)
     return true;
 }
 
-/* Between two passes, when nothing is in use. */
-static void lend(struct player *player, bool lent)
+/* Between two passes, when nothing is in use. level: 0: no lent slots; else as in player_class.more. */
+static void lend(struct player *player, uint32_t level)
 {
-    if (lent == player->lends)
-        return;
     for (uint32_t c = 0; c < player->class_count; c++) {
         struct player_class *class = &player->classes[c];
-        class->free += lent ? class->lent : 0;
-        for (uint32_t i = 0; !lent && i < class->lent && make_room(player, class); i++)
+        const uint32_t lent = level ? class->more[level - 1] : 0;
+        for (; class->lent < lent; class->lent++)
+            class->free++;
+        for (; class->lent > lent && make_room(player, class); class->lent--)
             class->free--;
     }
-    player->lends = lent;
 }
 
 /* For policies that track tokens, reports the accesses of a batch token by token. Returns whether it did. */
@@ -357,13 +356,30 @@ static void play_step(struct player *player, const struct batch *batch, uint32_t
     release(player, items, count);
 }
 
+/* Passes of one token from the last prompt on: those after which experts come back, and after which they have their
+ * room there. store/moves.c chooses them at a fixed point, and needs another one until they are there. Meanwhile they
+ * take room in the cache. */
+#define RETURN_PASSES 8u
+#define THERE_PASSES 16u
+
+static void bring_back(struct player *player, bool counted, struct replay_result *result)
+{
+    const uint32_t count = player->trace->shape.layer_count * player->trace->shape.experts;
+    for (uint32_t item = 0; player->how->returns && item < count; item++)
+        if (player->how->returns[item] && !player->present[item] && bring(player, item))
+            result->returned += counted;
+}
+
 static void play(struct player *player, const struct steps *steps, struct replay_result *result)
 {
-    uint32_t layers = player->trace->shape.layer_count;
+    uint32_t layers = player->trace->shape.layer_count, passes = 0; /* of one token, in turn */
     for (size_t b = 0; b < steps->batch_count; b++) {
         const struct batch *batch = &steps->batches[b];
         const size_t *first = steps->first + b * layers;
-        lend(player, batch->pass->tokens == 1);
+        passes = batch->pass->tokens == 1 ? passes + 1 : 0;
+        lend(player, passes > THERE_PASSES ? 2 : passes > 0);
+        if (passes == RETURN_PASSES + 1)
+            bring_back(player, batch->counts, result);
         for (uint32_t layer = 0; layer < layers; layer++)
             play_step(player, batch, layer, steps->items + first[layer], first[layer + 1] - first[layer], result);
         result->tokens += batch->counts ? batch->tokens : 0;
@@ -408,17 +424,20 @@ static hypura_status make_classes(struct player *player, struct sized_unit *unit
                                   const struct steps *steps, hypura_error *error)
 {
     struct size_class sizes[MAX_CLASSES];
-    uint32_t targets[MAX_CLASSES] = {0}, most[MAX_CLASSES] = {0}, first = 0;
+    uint32_t targets[MAX_CLASSES] = {0}, more[2][MAX_CLASSES] = {0}, first = 0;
+    const uint64_t lent = player->how->cache_bytes + player->how->lent_bytes;
     const struct trace_shape *shape = &player->trace->shape;
     for (uint32_t i = 0; i < count; i++)
         units[i] = (struct sized_unit){shape->layers[i / shape->experts].expert_bytes, i, true};
     player->class_count = classes_find(sizes, units, count, 1, 0, player->how->cache_bytes);
     classes_share_out(targets, sizes, player->class_count, player->how->cache_bytes);
-    classes_share_out(most, sizes, player->class_count, player->how->cache_bytes + player->how->lent_bytes);
+    classes_share_out(more[0], sizes, player->class_count, lent);
+    classes_share_out(more[1], sizes, player->class_count, lent + player->how->returning_bytes);
     for (uint32_t c = 0; c < player->class_count; c++) {
         struct player_class *class = &player->classes[c];
         class->free = targets[c];
-        class->lent = most[c] - MIN(most[c], targets[c]);
+        for (size_t i = 0; i < COUNT_OF(more); i++)
+            class->more[i] = more[i][c] - MIN(more[i][c], targets[c]);
         class->count = sizes[c].unit_count;
         TRY(ALLOCATE(&class->items, class->count, "replay", error));
         for (uint32_t i = 0; i < class->count; i++) {

@@ -14,7 +14,8 @@
 struct replay_result {
     uint64_t hits, misses;
     uint64_t bytes_missed;
-    uint64_t tokens; /* in the counted passes */
+    uint64_t returned; /* experts that were read because they came back */
+    uint64_t tokens;   /* in the counted passes */
 };
 
 /* The names that replay_run accepts: those of the store's policies, the default first, then "belady". */
@@ -26,9 +27,12 @@ struct replay_how {
     const bool *left_out; /* [layer_count][experts] experts that are not in the cache, and not counted; NULL: none */
     uint64_t cache_bytes; /* too few for one expert of each size: nothing ever hits */
     uint64_t lent_bytes;  /* more cache in passes of one token, which is empty when they begin */
-    uint32_t chunk;       /* longer passes are batches of at most so many tokens; 0: of any number */
-    size_t warm_passes;   /* the first ones, which only fill the cache and are not counted */
-    bool tokens_only;     /* passes of several tokens are not counted either */
+    /* A device's lent slots, after a prompt: experts come back, used or not, and have that room soon after. */
+    const bool *returns;      /* [layer_count][experts]; NULL: none */
+    uint64_t returning_bytes; /* their room */
+    uint32_t chunk;           /* longer passes are batches of at most so many tokens; 0: of any number */
+    size_t warm_passes;       /* the first ones, which only fill the cache and are not counted */
+    bool tokens_only;         /* passes of several tokens are not counted either */
     bool narrows; /* layers from late_layer on process only the last token of a pass of several (plan_late_layer), in
                    * its last batch */
     uint32_t late_layer;

@@ -143,6 +143,29 @@ static void lent_slots_fill_again(void **state)
     trace_free(trace);
 }
 
+/* Experts that come back after a prompt are read then, although nothing uses them, and get room of their own later. */
+static void experts_come_back_after_a_prompt(void **state)
+{
+    (void)state;
+    struct trace *trace = make_trace(1, 16, 2, 40, 8, two_in_turn);
+    for (size_t i = 0; i < trace->pass_count; i++)
+        trace->passes[i].tokens = i % 20 == 0 ? 8 : 1;
+    const bool returns[16] = {[12] = true, [13] = true, [14] = true, [15] = true};
+    struct replay_how how = {.policy = "lru", .cache_bytes = 8 * 100, .returns = returns, .tokens_only = true};
+    struct replay_result without, with;
+    assert_ok(replay_run(&without, trace, &how, &test_error));
+    assert_int_equal(without.returned, 2 * 4);
+    how.returning_bytes = 4 * 100;
+    assert_ok(replay_run(&with, trace, &how, &test_error));
+    assert_int_equal(with.returned, 2 * 4);
+    assert_true(with.misses < without.misses);
+    how.returns = NULL;
+    how.returning_bytes = 0;
+    assert_ok(replay_run(&with, trace, &how, &test_error));
+    assert_int_equal(with.returned, 0);
+    trace_free(trace);
+}
+
 /* A slow implementation of Belady's rule: of the experts not in use, it evicts the one with the farthest next use. */
 static uint64_t slow_belady(const struct trace *trace, uint32_t slots)
 {
@@ -416,6 +439,7 @@ int main(void)
         cmocka_unit_test(a_cycle_larger_than_the_cache),
         cmocka_unit_test(policies_that_count_keep_favourites),
         cmocka_unit_test(lent_slots_fill_again),
+        cmocka_unit_test(experts_come_back_after_a_prompt),
         cmocka_unit_test(belady_is_belady),
         cmocka_unit_test(tokens_of_a_pass_share_their_experts),
         cmocka_unit_test(few_slots_have_the_size_of_the_largest),
