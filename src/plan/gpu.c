@@ -902,6 +902,8 @@ hypura_status plan_gpu_make(struct plan_gpu **out, const struct model *model, co
         status = make_with_room(&plan, model, steps, request, error);
     if (!status && plan)
         status = alternate(&plan, model, steps, request, error);
+    if (!status && plan && is_whole(plan, model, steps))
+        plan_gpu_divide_output(plan, model, steps, request);
     if (!status && plan)
         status = note_uses(plan, model, steps, request, error);
     if (status)

@@ -3,7 +3,8 @@
 
 uint64_t plan_gpu_bytes(const struct plan_gpu *plan)
 {
-    return plan ? plan->resident_bytes + plan->expert_bytes + plan->kv_bytes + plan->scratch_bytes - plan->lent_bytes
+    return plan ? plan->resident_bytes + plan->copied_bytes + plan->expert_bytes + plan->kv_bytes +
+                      plan->scratch_bytes - plan->lent_bytes
                 : 0;
 }
 

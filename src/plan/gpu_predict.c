@@ -190,7 +190,8 @@ hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table
         kv_there += (double)gpu->parts[d].kv_bytes / request->devices[d].memory_bytes_per_second;
     kv_there *= plan->positions / 2.0 / (double)MAX(gpu->kv_positions, (uint64_t)1);
     double kv_here = (double)plan->kv_bytes * plan->positions / 2.0 / (double)MAX(plan->kv_positions, (uint64_t)1);
-    double seconds = kv_there + kv_here / hardware->memory_bytes_per_second + works[0].gpu_dense + works[0].cpu_dense;
+    double seconds = kv_there + kv_here / hardware->memory_bytes_per_second + works[0].gpu_dense + works[0].cpu_dense -
+                     gpu->output_saves;
     struct sides sum = {.gpu = works[0].gpu_dense, .cpu = works[0].cpu_dense};
     double ring = works[0].ring_bytes, missed = 0;
     bool there = false;

@@ -4,18 +4,22 @@
 #include <math.h>
 
 /* The time per row in batches of 2048, 1024, 512 and 256 rows, measured on an H200 and, for panels, on an H100
- * (docs/notes/2026-11-23-many-cores-two-cards.md, docs/notes/2026-11-24-panels.md). */
+ * (docs/notes/2026-11-23-many-cores-two-cards.md, docs/notes/2026-11-24-panels.md). Those from kept panels were
+ * measured on two cards, where parts of 1024 and 512 rows cost less than on one: each card rests now and then. */
 #define LONGEST_BATCH 2048u
 static const double costs[][4] = {
     [0] = {[NOT_UNPACKED] = 1, [UNPACKED_ROWS] = 1, [UNPACKED_PANELS] = 1, [KEPT_PANELS] = 1},
-    [1] = {[NOT_UNPACKED] = 1.03, [UNPACKED_ROWS] = 1.05, [UNPACKED_PANELS] = 1.14, [KEPT_PANELS] = 1.05},
-    [2] = {[NOT_UNPACKED] = 1.10, [UNPACKED_ROWS] = 1.25, [UNPACKED_PANELS] = 1.46, [KEPT_PANELS] = 1.19},
+    [1] = {[NOT_UNPACKED] = 1.03, [UNPACKED_ROWS] = 1.05, [UNPACKED_PANELS] = 1.14, [KEPT_PANELS] = 1.01},
+    [2] = {[NOT_UNPACKED] = 1.10, [UNPACKED_ROWS] = 1.25, [UNPACKED_PANELS] = 1.46, [KEPT_PANELS] = 1.10},
     [3] = {[NOT_UNPACKED] = 1.25, [UNPACKED_ROWS] = 1.76, [UNPACKED_PANELS] = 2.19, [KEPT_PANELS] = 1.55},
 };
 
 /* On an H100, products through tiles have this share of the speed that those from panels have with 2048 rows. */
 #define TILES_SHARE 0.54
 #define PANELS_LEAST_ROWS 256u
+
+/* The tokens of a tile. The last tile may be partly empty. */
+#define TILE_TOKENS 128u
 
 double plan_gpu_row_cost(enum plan_unpacking unpacking, uint64_t rows)
 {
@@ -24,8 +28,10 @@ double plan_gpu_row_cost(enum plan_unpacking unpacking, uint64_t rows)
     for (; i + 2 < COUNT_OF(costs) && rows < longer / 2; i++)
         longer /= 2;
     /* In between, the cost rises with the number of batches. */
-    const double way = rows < longer ? (double)longer / (double)MAX(rows, (uint64_t)1) - 1 : 0;
-    return costs[i][unpacking] + way * (costs[i + 1][unpacking] - costs[i][unpacking]);
+    rows = MAX(rows, (uint64_t)1);
+    const double way = rows < longer ? (double)longer / (double)rows - 1 : 0;
+    return (costs[i][unpacking] + way * (costs[i + 1][unpacking] - costs[i][unpacking])) *
+           (double)align_up(rows, TILE_TOKENS) / (double)rows;
 }
 
 double plan_gpu_tile_speed(const struct hardware_gpu *device)

@@ -88,9 +88,16 @@ struct plan_working_set {
  * longer parts, but each token passes between devices more often. The planner takes the number of groups for which a
  * prompt of 2048 tokens and an answer of 256 take the least time, as long as passing on takes little of a token's.
  *
+ * For a few rows, these devices also divide the output matrix, if that saves more than passing on a row takes: each
+ * multiplies some of its rows. The last device has the whole matrix; others have copies of their rows, in what is left
+ * of their memory.
+ *
  * For a host that computes only experts (experts_only), a device holds nothing else: buffers, then the experts of that
  * host, in the same order. Of several devices, each has the experts of some layers.
  */
+
+/* Whether devices divide the output matrix. */
+enum plan_division { DIVIDE_IF_QUICKER, DIVIDE_NEVER, DIVIDE_ALWAYS };
 
 /* How much of a layer the GPU can compute. */
 enum gpu_ability { GPU_CANNOT, GPU_CAN_BUT_EXPERTS, GPU_CAN };
@@ -103,11 +110,12 @@ struct plan_gpu_request {
     const uint8_t *layers;               /* [layers] enum gpu_ability */
     bool output;                         /* the output matrix may be there */
     bool embedding;                      /* the token embedding may be there */
-    bool experts_only;  /* of a layer only its experts, and what these are computed with; its attention is elsewhere */
-    bool moves;         /* experts change sides by use while the model runs */
-    bool in_place;      /* the device reads experts where they are in memory */
-    bool parts;         /* a prompt may pass several devices in parts */
-    uint32_t groups;    /* of layers, where several are possible; 0: the planner chooses */
+    bool experts_only; /* of a layer only its experts, and what these are computed with; its attention is elsewhere */
+    bool moves;        /* experts change sides by use while the model runs */
+    bool in_place;     /* the device reads experts where they are in memory */
+    bool parts;        /* a prompt may pass several devices in parts */
+    uint32_t groups;   /* of layers, where several are possible; 0: the planner chooses */
+    enum plan_division output_division;
     uint32_t positions; /* as in struct plan_request */
     uint32_t sequences, chunk;
     bool shares_room;       /* sequences may have room for fewer positions in all than each for its own context */
@@ -164,9 +172,13 @@ struct plan_gpu {
     float *used_there; /* [layer_count]: of a layer's uses, those of experts on devices; NULL: unknown, or in a part */
     uint32_t taken;    /* layers */
     bool output;       /* the output matrix is there, with what belongs to it */
-    uint32_t moves;    /* experts that change sides by use at a time: some layer has them on both */
-    bool in_place;     /* experts are in memory's cache, and the device computes them from there */
-    uint32_t chunk;    /* the longest that the scratch has room for */
+    bool output_divided;                /* several parts multiply some of its rows each, for a few rows of a batch: */
+    uint32_t output_first, output_rows; /* in a part: these; 0 rows: none */
+    uint64_t copied_bytes;              /* of these rows, on other devices than the last */
+    double output_saves;                /* seconds per token */
+    uint32_t moves;                     /* experts that change sides by use at a time: some layer has them on both */
+    bool in_place;                      /* experts are in memory's cache, and the device computes them from there */
+    uint32_t chunk;                     /* the longest that the scratch has room for */
     uint32_t visit_slots;  /* experts that may be uploaded at once for a long batch; there is room for twice that */
     uint64_t kv_positions; /* room for all sequences together; 0 in a part */
     uint64_t budget, resident_bytes, expert_bytes, kv_bytes, scratch_bytes;
@@ -197,6 +209,9 @@ uint32_t plan_gpu_run_end(const struct plan_gpu *plan, uint32_t layer);
 
 /* How many devices have layers. */
 uint32_t plan_gpu_devices(const struct plan_gpu *plan);
+
+/* Whether the work on a token comes back to a device. */
+bool plan_gpu_comes_back(const struct plan_gpu *plan);
 
 /* The number of parts in which a batch of this many rows passes the devices of a plan in the least time. */
 uint32_t plan_gpu_parts(const struct plan_gpu *plan, uint64_t rows);

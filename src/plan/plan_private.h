@@ -133,6 +133,11 @@ double plan_gpu_share_here(const struct plan_gpu *plan, const struct model *mode
 double plan_gpu_request_seconds(const struct plan_gpu *plan, const struct model *model, const struct steps *steps,
                                 const struct plan_gpu_request *request);
 
+/* gpu_output.c: divides the output matrix of a model that devices hold, if the request wants that. Sets the fields
+ * output_* and copied_bytes, which are 0 before. */
+void plan_gpu_divide_output(struct plan_gpu *plan, const struct model *model, const struct steps *steps,
+                            const struct plan_gpu_request *request);
+
 /* gpu_lend.c. plan_gpu_lend chooses the layers whose experts have the lent memory; false: there are too few experts, or
  * no memory is lent. */
 bool plan_gpu_lend(struct plan_gpu *plan, const struct model *model, const struct steps *steps,

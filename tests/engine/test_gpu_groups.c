@@ -1,6 +1,7 @@
 /* Layers that alternate between devices in groups. A single device, listed twice, stands for two. The bits are those of
  * one device. Only for a few rows of some models, the last digits differ: if a run ends with a mixture, or with a norm
- * of what the layer adds, another kernel norms the rows. Without a device, the tests are skipped. */
+ * of what the layer adds, another kernel norms the rows. Some divide the output matrix. Without a device, the tests are
+ * skipped. */
 #include "gpu_engine.h"
 
 #include "tools/synth.h"
@@ -14,11 +15,12 @@ static const struct {
     uint32_t groups;
     bool same;          /* also for a few rows */
     const char *events; /* whether devices wait for rows by themselves */
-} models[] = {{dense, 4, true, "0"},
-              {dense, 3, true, "1"},
-              {"qwen35", 2, true, "1"},
-              {"gemma2", 2, false, "0"},
-              {"qwen3next", 2, false, "1"}};
+    const char *output; /* whether they divide the output matrix */
+    const char *fault;
+} models[] = {{dense, 4, true, "0", "0"},        {dense, 3, true, "1", "1"},
+              {dense, 1, true, "0", "1"},        {dense, 2, true, "0", "1", "import:1"}, /* they share no memory */
+              {"qwen35", 2, true, "1", "1"},     {"gemma2", 2, false, "0", "1"},         /* caps its logits */
+              {"qwen3next", 2, false, "1", "0"}, {"qwen3next", 1, false, "1", "1"}};
 
 static int make_model(void **state)
 {
@@ -59,8 +61,8 @@ static const char *possible(const char *events)
 }
 
 /* groups 0: one device. */
-static struct engine *open_in(const char *name, uint32_t groups, const char *events,
-                              const struct engine_options *options)
+static struct engine *open_divided(const char *name, uint32_t groups, const char *events, const char *output,
+                                   const struct engine_options *options)
 {
     char gpus[2 * sizeof number], asked[16];
     struct engine_options own = *options;
@@ -69,12 +71,20 @@ static struct engine *open_in(const char *name, uint32_t groups, const char *eve
     snprintf(asked, sizeof asked, "%u", groups);
     setenv("HYPURA_GPU_GROUPS", asked, 1);
     setenv("HYPURA_GPU_EVENTS", possible(events), 1);
+    setenv("HYPURA_GPU_OUTPUT", output, 1);
     own.gpu = groups ? gpus : number;
     if (engine_open(&engine, model_path(name), &own, &test_error))
         fail_msg("%s: %s", name, test_error.message);
     unsetenv("HYPURA_GPU_GROUPS");
     unsetenv("HYPURA_GPU_EVENTS");
+    unsetenv("HYPURA_GPU_OUTPUT");
     return engine;
+}
+
+static struct engine *open_in(const char *name, uint32_t groups, const char *events,
+                              const struct engine_options *options)
+{
+    return open_divided(name, groups, events, "0", options);
 }
 
 static void check_runs(const struct engine *engine, uint32_t groups)
@@ -208,8 +218,15 @@ static void groups_give_the_bits_of_one(void **state)
         struct engine *one = open_in(models[i].name, 0, "0", &options);
         struct recorded expected = run_all(one);
         close_silent(one);
-        struct engine *engine = open_in(models[i].name, models[i].groups, models[i].events, &options);
+        if (models[i].fault)
+            setenv("HYPURA_GPU_FAULT", models[i].fault, 1);
+        struct engine *engine =
+            open_divided(models[i].name, models[i].groups, models[i].events, models[i].output, &options);
+        unsetenv("HYPURA_GPU_FAULT");
+        if (models[i].fault)
+            assert_null(engine->batch.passes[0]->handed_rows);
         check_runs(engine, models[i].groups);
+        assert_int_equal(engine_plan(engine)->gpu->output_divided, *models[i].output == '1');
         for (int again = 0; again < 2; again++) {
             struct recorded out = run_all(engine);
             compare(models[i].name, &out, &expected, models[i].same);
@@ -344,7 +361,7 @@ static void a_lost_device_ends_the_request(void **state)
         gpu_close(gpu);
         snprintf(fault, sizeof fault, "submit:%d@1", submits);
         setenv("HYPURA_GPU_FAULT", fault, 1);
-        struct engine *engine = open_in(dense, 4, submits % 40 ? "1" : "0", &options);
+        struct engine *engine = open_divided(dense, 4, submits % 40 ? "1" : "0", "1", &options);
         unsetenv("HYPURA_GPU_FAULT");
         if (engine->batch.passes[0] && engine->batch.passes[1]) { /* else one was lost while the model was opened */
             int32_t tokens[LONG] = {0};

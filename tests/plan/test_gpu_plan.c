@@ -644,6 +644,54 @@ static void layers_do_not_alternate_without_room(void **state)
     plan_gpu_free(one);
 }
 
+/* Each device multiplies as many rows of the output matrix as it can until the last one is done, which begins a move
+ * sooner. */
+static void devices_divide_the_output_matrix(void **state)
+{
+    (void)state;
+    const uint32_t rows = model_parameters(model)->vocabulary, slack = 128;
+    const struct unit *output = model_unit(model, steps_find(steps_after(steps), STEP_OUTPUT)->output.unit);
+    struct plan_gpu_request request = request_for(1024 * MIB);
+    struct hardware_gpu devices[2] = {card(1e-3), card(1e-3)};
+    const double alone = (double)output->bytes / hardware_gpu_kernel_speed(&devices[1], output->slices[0].tensor->type);
+    request.devices = devices;
+    request.device_count = 2;
+    request.budgets[1] = 1024 * MIB;
+    request.spread = true;
+    request.chunk = 64;
+    const struct {
+        double speed, move; /* of the first device; in units of the time that one takes alone */
+        enum plan_division division;
+        double share; /* of the first device; 0: it has none */
+    } ways[] = {{1, 0, DIVIDE_IF_QUICKER, 0.5}, {2, 0, DIVIDE_IF_QUICKER, 2.0 / 3}, {1, 0.25, DIVIDE_IF_QUICKER, 0.375},
+                {1, 0.5, DIVIDE_IF_QUICKER, 0}, {1, 0.5, DIVIDE_ALWAYS, 0.5},       {1, 0, DIVIDE_NEVER, 0}};
+    for (size_t i = 0; i < COUNT_OF(ways); i++) {
+        devices[0] = card(ways[i].speed * 1e-3);
+        devices[0].move_seconds = devices[1].move_seconds = ways[i].move * alone;
+        request.output_division = ways[i].division;
+        struct plan_gpu *plan = plan_for_all(&request);
+        const struct plan_gpu *first = &plan->parts[0], *last = &plan->parts[1];
+        assert_true(last->output);
+        assert_int_equal(plan->output_divided, ways[i].share > 0);
+        assert_int_equal(first->output_rows + last->output_rows, ways[i].share > 0 ? rows : 0);
+        assert_true(fabs(first->output_rows - ways[i].share * rows) <= slack);
+        assert_int_equal(first->output_first, last->output_rows);
+        assert_int_equal(first->copied_bytes, first->output_rows * (output->bytes / rows));
+        assert_int_equal(plan->copied_bytes, first->copied_bytes);
+        assert_int_equal(strstr(plan->reason, "divide") != NULL, ways[i].share > 0);
+        if (i == 0)
+            assert_true(fabs(plan->output_saves / alone - 0.5) < (double)slack / rows);
+        plan_gpu_free(plan);
+    }
+    request.output_division = DIVIDE_ALWAYS; /* without room for a copy */
+    struct plan_gpu *plan = plan_for_all(&request);
+    request.budgets[0] = plan_gpu_bytes(&plan->parts[0]) - plan->parts[0].copied_bytes + 1;
+    plan_gpu_free(plan);
+    plan = plan_for_all(&request);
+    assert_false(plan->output_divided);
+    plan_gpu_free(plan);
+}
+
 /* Long parts cost less per row. More groups keep all devices at work with fewer parts. */
 static void prompts_pass_in_few_long_parts(void **state)
 {
@@ -697,6 +745,8 @@ static void unpacked_weights_stay_where_memory_is_left(void **state)
     const uint32_t few = plan_gpu_parts(&pace, 2048);
     pace.pace.unpacking = KEPT_PANELS;
     assert_true(plan_gpu_parts(&pace, 2048) > few);
+    pace.groups = 2; /* three parts of 683 would fill no tile */
+    assert_int_equal(plan_gpu_parts(&pace, 2048), 4);
 }
 
 /* Panels need many rows to be fast. Without them, the length was not measured, so it makes no difference. */
@@ -785,6 +835,7 @@ int main(void)
         cmocka_unit_test(a_small_model_stays_on_the_fastest),
         cmocka_unit_test(layers_alternate_if_it_pays),
         cmocka_unit_test(layers_do_not_alternate_without_room),
+        cmocka_unit_test(devices_divide_the_output_matrix),
         cmocka_unit_test(prompts_pass_in_few_long_parts),
         cmocka_unit_test(divided_mixtures_take_the_cheapest_chunk),
         cmocka_unit_test(prompts_want_long_batches_and_answers_want_experts),

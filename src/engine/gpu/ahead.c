@@ -64,7 +64,8 @@ static hypura_status record(struct batch *batch, uint32_t first)
     for (uint32_t i = first; i < end; i++)
         TRY(pass_run_layer(batch, i, NULL));
     if (end == plan->layer_count)
-        return pass_record_output(batch, 0, batch->wanted, NULL);
+        return pass_divides_output(batch) ? pass_record_normed(batch, batch->pass->divided.rows.range, NULL)
+                                          : pass_record_output(batch, 0, batch->wanted, NULL);
     pass_record_leaving(batch);
     return HYPURA_OK;
 }
@@ -85,10 +86,10 @@ void pass_record_ahead(struct batch *batch, uint32_t layer)
 {
     struct gpu_pass *const current = batch->pass;
     const struct plan_gpu *plan = batch->open->plan->gpu;
-    const bool next = layer == 0 || plan->groups == 1;
+    const bool next = layer == 0 || !plan_gpu_comes_back(plan);
     if (!is_worthwhile(batch, next))
         return;
-    if (plan->groups == 1)
+    if (!plan_gpu_comes_back(plan))
         for (layer = 0; plan->devices[layer] != current->number;)
             layer++;
     pass_choose(batch, layer);
@@ -121,7 +122,7 @@ hypura_status pass_send_early(struct batch *batch, uint32_t layer, hypura_error 
     pass_choose(batch, layer);
     struct gpu_pass *pass = batch->pass;
     struct ahead *ahead = &pass->ahead;
-    const bool ready = batch->open->plan->gpu->groups > 1 ? ahead->ready : ahead->used;
+    const bool ready = plan_gpu_comes_back(batch->open->plan->gpu) ? ahead->ready : ahead->used;
     hypura_status status = HYPURA_OK;
     if (pass != current && ready && ahead->value) {
         ahead->used = true;

@@ -14,7 +14,8 @@ void gpu_pass_begin(struct batch *batch)
         pass->again = false;
         pass->latent.grouped = pass->first_row = 0;
         memset(pass->state, 0, sizeof pass->state); /* ROWS_FLOATS */
-        pass->on_device = pass->inputs_sent = pass->hidden_on_device = false;
+        pass->on_device = pass->inputs_sent = false;
+        pass->logits_at = pass->hidden_at = NULL;
         pass_expect(batch);
         pass->ahead.begun = clock_nanoseconds();
     }
@@ -79,7 +80,7 @@ static hypura_status hand_on(struct batch *batch, uint32_t layer, hypura_error *
     pass_hand_on(batch, from);
     struct ahead *ahead = &batch->pass->ahead;
     batch->pass->handed_on = true;
-    if (batch->open->plan->gpu->groups > 1 && !ahead->sent) { /* with one group, pass_expect knows */
+    if (plan_gpu_comes_back(batch->open->plan->gpu) && !ahead->sent) { /* otherwise, pass_expect knows */
         ahead->used = ahead->ready;
         ahead->ready = false;
     }
@@ -98,14 +99,21 @@ hypura_status gpu_pass_output(struct batch *batch, const struct engine_batch *as
     *done = pass && pass->plan->output && pass->on_device; /* the last layer is on its device */
     if (!*done)
         return HYPURA_OK;
-    pass->hidden_on_device = true;
+    const bool divides = pass_divides_output(batch);
+    pass->hidden_at = divides ? pass->divided.rows.host : pass->back_parts.hidden.host;
+    pass->logits_at = divides ? pass->divided.logits.host : pass->back_parts.logits.host;
+    if (divides) {
+        TRY(pass_end_divided(batch, error));
+        pass->ahead.seconds = clock_seconds_since(pass->ahead.begun);
+        return give_logits(batch, asked, 0, batch->wanted, pass->logits_at, error);
+    }
     size_t first = 0;
     do {
         size_t count = MIN(batch->wanted - first, (size_t)batch->open->geometry.logits_rows);
         if (!pass->ahead.used)
             TRY(pass_record_output(batch, first, count, error));
         TRY(finish(batch, first + count == batch->wanted ? 0 : NO_LAYER, error));
-        TRY(give_logits(batch, asked, first, count, pass->back_parts.logits.host, error));
+        TRY(give_logits(batch, asked, first, count, pass->logits_at, error));
         first += count;
     } while (first < batch->wanted);
     return HYPURA_OK;
@@ -139,11 +147,11 @@ hypura_status gpu_pass_predict(struct batch *batch, const struct step_output *ou
 const float *gpu_pass_logits(const struct batch *batch)
 {
     const struct gpu_pass *pass = pass_with_output(batch);
-    return pass && pass->hidden_on_device ? pass->back_parts.logits.host : NULL;
+    return pass ? pass->logits_at : NULL;
 }
 
 const float *gpu_pass_hidden(const struct batch *batch)
 {
     const struct gpu_pass *pass = pass_with_output(batch);
-    return pass && pass->hidden_on_device ? pass->back_parts.hidden.host : NULL;
+    return pass ? pass->hidden_at : NULL;
 }

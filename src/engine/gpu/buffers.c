@@ -76,7 +76,11 @@ static uint64_t delta_net_bytes(const struct geometry *g, uint32_t chunk)
 /* Rows come and go in the same memory. */
 static uint64_t cut_handed(struct gpu_pass *pass, const struct geometry *g, uint32_t chunk)
 {
+    const struct model_parameters *p = model_parameters(g->model);
+    const uint64_t few = GPU_VECTOR_TOKENS * sizeof(float);
     uint64_t used = 0;
+    pass->divided.rows = cut_shared(pass->handed_rows, &used, few * p->embedding);
+    pass->divided.logits = cut_shared(pass->handed_rows, &used, few * p->vocabulary);
     for (size_t i = 0; i < PASS_CARRIED; i++)
         pass->up_parts.carried[i] = pass->back_parts.carried[i] =
             cut_shared(pass->handed_rows, &used, (uint64_t)chunk * g->widths[pass_carried[i]] * sizeof(float));
@@ -154,12 +158,13 @@ static struct layout lay_out_lasting(struct gpu_pass *pass, const struct geometr
     }
     for (int i = 0; i < 2 && p->experts; i++)
         pass->visits[i].table = cut_shared(u, &used.upload, UNIT_MAX_SLICES * p->experts * sizeof(uint32_t));
-    if (pass->handed_rows)
-        cut_handed(pass, g, chunk);
     for (size_t i = 0; i < PASS_CARRIED && !pass->handed_rows; i++)
         pass->back_parts.carried[i] = cut_shared(b, &used.readback, c * g->widths[pass_carried[i]] * f);
-    pass->back_parts.hidden = cut_shared(b, &used.readback, c * e * f);
-    pass->back_parts.logits = cut_shared(b, &used.readback, (uint64_t)g->logits_rows * p->vocabulary * f);
+    pass->divided.rows = pass->back_parts.hidden = cut_shared(b, &used.readback, c * e * f);
+    pass->divided.logits = pass->back_parts.logits =
+        cut_shared(b, &used.readback, (uint64_t)g->logits_rows * p->vocabulary * f);
+    if (pass->handed_rows)
+        cut_handed(pass, g, chunk);
     return used;
 }
 

@@ -47,6 +47,15 @@ static uint32_t asked_groups(void)
     return asked ? (uint32_t)MIN(strtoul(asked, NULL, 10), (unsigned long)PLAN_MOST_GROUPS) : 0;
 }
 
+/* The same for the output matrix: 1: devices divide it, 0: they do not. */
+static enum plan_division asked_division(const struct geometry *geometry)
+{
+    const char *asked = getenv("HYPURA_GPU_OUTPUT");
+    if (geometry->adapters && adapters_find(geometry->adapters, -1, ROLE_OUTPUT))
+        return DIVIDE_NEVER; /* only the last device has what they add */
+    return !asked ? DIVIDE_IF_QUICKER : strcmp(asked, "0") == 0 ? DIVIDE_NEVER : DIVIDE_ALWAYS;
+}
+
 hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, const struct devices *devices,
                             const struct hardware *hardware, const struct engine_options *options, uint32_t longest,
                             hypura_error *error)
@@ -69,6 +78,7 @@ hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, co
                                        .whole_chunk = !steps_find(steps_after(geometry->steps), STEP_OUTPUT),
                                        .moves = !options->gpu_fixed,
                                        .groups = asked_groups(),
+                                       .output_division = asked_division(geometry),
                                        .hardware = hardware,
                                        .devices = devices->infos,
                                        .memory = memory - MIN(memory, engine_held_bytes(options, memory))};

@@ -22,23 +22,26 @@ static struct gpu_range pick_rows(struct batch *batch, size_t first, size_t coun
     return pass->picked;
 }
 
-void pass_record_logits(struct batch *batch, const struct step_output *o, struct gpu_range rows, size_t count)
+/* Records the logits of contiguous rows, for some rows of the matrix or for all. */
+static void record_rows(struct batch *batch, const struct step_output *o, const struct gpu_matrix *matrix,
+                        uint32_t first, struct gpu_range rows, size_t count)
 {
     struct gpu_pass *pass = batch->pass;
     const struct model_parameters *p = model_parameters(batch->open->model);
-    uint64_t elements = count * (uint64_t)p->vocabulary;
+    const uint64_t elements = count * (uint64_t)matrix->rows;
     const struct gpu_range none = {0}, bias = pass_vector(batch, o->bias);
     const bool scaled = o->matrix_scale != NO_UNIT;
     struct pass_product product = {.role = ROLE_OUTPUT,
+                                   .first = first,
                                    .scale = pass_vector(batch, o->matrix_scale),
                                    .scaled_bias = scaled ? bias : none,
-                                   .job = {.weights = pass_matrix(batch, o->unit),
+                                   .job = {.weights = *matrix,
                                            .in = rows,
                                            .out = pass->logits,
                                            .bias = scaled ? none : bias,
                                            .tokens = (uint32_t)count,
                                            .in_stride = p->embedding,
-                                           .out_stride = p->vocabulary}};
+                                           .out_stride = matrix->rows}};
     pass_multiply(batch, -1, &product, 1);
     gpu_barrier(pass->gpu);
     if (o->scale != 1.0f) {
@@ -49,20 +52,44 @@ void pass_record_logits(struct batch *batch, const struct step_output *o, struct
         gpu_soft_cap(pass->gpu, pass->logits, elements, o->soft_cap);
         gpu_barrier(pass->gpu);
     }
-    gpu_copy(pass->gpu, pass->back_parts.logits.range, pass->logits, elements * sizeof(float));
 }
 
-/* First copies the residual stream to the host, as the output's norm leaves it. */
-hypura_status pass_record_output(struct batch *batch, size_t first, size_t count, hypura_error *error)
+void pass_record_logits(struct batch *batch, const struct step_output *o, struct gpu_range rows, size_t count)
+{
+    struct gpu_pass *pass = batch->pass;
+    const struct gpu_matrix matrix = pass_matrix(batch, o->unit);
+    record_rows(batch, o, &matrix, 0, rows, count);
+    gpu_copy(pass->gpu, pass->back_parts.logits.range, pass->logits, count * (uint64_t)matrix.rows * sizeof(float));
+}
+
+void pass_record_some_logits(struct batch *batch, const struct gpu_matrix *matrix, uint32_t first,
+                             struct gpu_range rows, size_t count)
+{
+    struct gpu_pass *pass = batch->pass;
+    const uint64_t all = model_parameters(batch->open->model)->vocabulary;
+    record_rows(batch, output_of(batch), matrix, first, rows, count);
+    for (size_t i = 0; i < count; i++)
+        gpu_copy(pass->gpu, range_at(pass->divided.logits.range, i * all + first),
+                 range_at(pass->logits, i * matrix->rows), matrix->rows * sizeof(float));
+}
+
+/* As the output's norm leaves them. */
+hypura_status pass_record_normed(struct batch *batch, struct gpu_range to, hypura_error *error)
 {
     struct gpu_pass *pass = batch->pass;
     pass_record(pass);
-    if (first == 0) {
-        TRY(pass_record_steps(batch, pass_steps_after(batch), error));
-        pass_settle(pass);
-        gpu_copy(pass->gpu, pass->back_parts.hidden.range, pass->rows[output_of(batch)->in],
-                 batch->rows * model_parameters(batch->open->model)->embedding * sizeof(float));
-    }
+    TRY(pass_record_steps(batch, pass_steps_after(batch), error));
+    pass_settle(pass);
+    gpu_copy(pass->gpu, to, pass->rows[output_of(batch)->in],
+             batch->rows * model_parameters(batch->open->model)->embedding * sizeof(float));
+    return HYPURA_OK;
+}
+
+hypura_status pass_record_output(struct batch *batch, size_t first, size_t count, hypura_error *error)
+{
+    pass_record(batch->pass);
+    if (first == 0)
+        TRY(pass_record_normed(batch, batch->pass->back_parts.hidden.range, error));
     if (count)
         pass_record_logits(batch, output_of(batch), pick_rows(batch, first, count), count);
     return HYPURA_OK;

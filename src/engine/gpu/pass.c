@@ -116,6 +116,7 @@ static hypura_status open_pass(struct batch *batch, uint32_t number, hypura_erro
     pass->ahead.possible = pass_devices_do_all(batch);
     pass_import_rows(batch);
     TRY(pass_make_buffers(batch, error));
+    TRY(pass_copy_output(batch, error));
     TRY(pass_open_kept(batch, error));
     return pass_try(batch, error);
 }
@@ -150,13 +151,13 @@ uint32_t gpu_pass_statistics(const struct batch *batch, struct engine_device *ou
     for (size_t d = 0; d < COUNT_OF(batch->passes); d++) {
         const struct gpu_pass *pass = batch->passes[d];
         if (pass)
-            out[count++] =
-                (struct engine_device){.name = pass->device->info.name,
-                                       .layers = pass->plan->taken,
-                                       .bytes = pass->plan->resident_bytes + pass->plan->expert_bytes,
-                                       .kv_bytes = pass->cache_bytes,
-                                       .kv_used_bytes = pass->cache_bytes - pass->pool_bytes + used * pass->block_bytes,
-                                       .busy_seconds = (double)gpu_busy_nanoseconds(pass->gpu) * 1e-9};
+            out[count++] = (struct engine_device){
+                .name = pass->device->info.name,
+                .layers = pass->plan->taken,
+                .bytes = pass->plan->resident_bytes + pass->plan->copied_bytes + pass->plan->expert_bytes,
+                .kv_bytes = pass->cache_bytes,
+                .kv_used_bytes = pass->cache_bytes - pass->pool_bytes + used * pass->block_bytes,
+                .busy_seconds = (double)gpu_busy_nanoseconds(pass->gpu) * 1e-9};
     }
     return count;
 }
@@ -166,7 +167,7 @@ static void close_pass(struct batch *batch)
     struct gpu_pass *pass = batch->pass;
     pass_free_holds(batch);
     gpu_drop(pass->gpu);
-    struct gpu_buffer *buffers[] = {pass->scratch, pass->upload, pass->readback, pass->handed_rows};
+    struct gpu_buffer *buffers[] = {pass->scratch, pass->upload, pass->readback, pass->handed_rows, pass->output_copy};
     for (size_t i = 0; i < COUNT_OF(buffers); i++)
         if (buffers[i])
             gpu_buffer_destroy(pass->gpu, buffers[i]);

@@ -24,11 +24,13 @@
  *   ask.c           runs the routers of later layers, so that their experts can be read ahead
  *   layers.c        runs layers, and moves the residual stream between host and device
  *   output.c        norm and logits
+ *   output_rows.c   the device's rows of an output matrix that several devices divide
  *   ahead.c         commands of a later run of layers, recorded while a device computes this one
  *   carry.c         rows on their way between host and devices
  *   handed.c        memory in which devices hand rows on
  *   finish.c        waits for a device
  *   keep.c          unpacked weights that stay
+ *   divided.c       logits of which several devices compute some each
  *   batch.c         a batch from its beginning to its logits
  *   pipeline.c      prompts in parts, on several devices at the same time
  *   caches.c        copies parts of caches to the host and back, and tells devices where blocks are
@@ -128,6 +130,7 @@ struct gpu_pass {
     bool is_short;                    /* buffers are for a short batch */
     struct keeper *keeper;            /* of unpacked matrices; NULL: none are kept */
     struct gpu_buffer *handed_rows;   /* batch->handed_rows; NULL: rows are copied from device to device */
+    struct gpu_buffer *output_copy;   /* of the output matrix, the rows that plan->output_rows counts; or NULL */
     struct thin_ranges *thin;         /* [adapters_pairs] */
     struct gpu_buffer **thin_buffers; /* [1 + layers] */
     struct visit visits[2];
@@ -186,6 +189,9 @@ struct gpu_pass {
         struct shared_part carried[PASS_CARRIED], hidden, normed, chosen, weights, logits;
     } back_parts;
     struct {
+        struct shared_part rows, logits; /* of a few rows: normed ones, and logits of which devices compute some each */
+    } divided;
+    struct {
         struct shared_part rows, chosen, weights; /* to the device */
         struct shared_part expert_rows;           /* and back */
     } served;                                     /* on a rank that computes only experts */
@@ -217,7 +223,7 @@ struct gpu_pass {
         uint64_t value;    /* to signal when the CPU's rows are ready */
         uint32_t said;     /* asked.made of its layer */
     } host_share;
-    bool hidden_on_device; /* of the last batch: engine_hidden */
+    const float *logits_at, *hidden_at; /* of the last batch, for the host; NULL: the device did not compute them */
     struct {
         uint8_t *out;
         uint64_t bytes; /* of a cache, on their way to out; 0: none */
@@ -364,8 +370,25 @@ hypura_status pass_send(struct gpu_pass *pass, hypura_error *error);
 void pass_drop_ahead(struct gpu_pass *pass); /* drops commands recorded ahead; call it before others are recorded */
 hypura_status pass_finish(struct batch *batch, hypura_error *error); /* sends, and waits until all is done */
 
+/* Records the norm, and a copy of the rows to memory that the host sees. */
+hypura_status pass_record_normed(struct batch *batch, struct gpu_range to, hypura_error *error);
+
 /* Records the norm, the logits of wanted rows first to first + count, and their copies to the host. */
 hypura_status pass_record_output(struct batch *batch, size_t first, size_t count, hypura_error *error);
+
+/* Records products of contiguous rows with some rows of the output matrix, from "first" on, and copies of these logits
+ * to their places in divided.logits. */
+void pass_record_some_logits(struct batch *batch, const struct gpu_matrix *matrix, uint32_t first,
+                             struct gpu_range rows, size_t count);
+
+/* The current device's rows of an output matrix that devices divide. pass_copy_output brings copies to it, if the plan
+ * wants that. pass_divides_output: whether devices divide the logits of the batch. */
+hypura_status pass_copy_output(struct batch *batch, hypura_error *error);
+struct gpu_matrix pass_output_rows(const struct batch *batch);
+bool pass_divides_output(const struct batch *batch);
+
+/* Ends a batch whose logits devices divide, on the last one. */
+hypura_status pass_end_divided(struct batch *batch, hypura_error *error);
 
 /* Records the logits of contiguous rows and their copies to the host. */
 void pass_record_logits(struct batch *batch, const struct step_output *output, struct gpu_range rows, size_t count);

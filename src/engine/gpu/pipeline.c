@@ -132,7 +132,8 @@ static void begin(struct gpu_pass *pass, const struct part *part)
     pass->first_row = (uint32_t)part->first;
     pass->latent.grouped = 0;
     memset(pass->state, 0, sizeof pass->state); /* ROWS_FLOATS */
-    pass->on_device = pass->inputs_sent = pass->hidden_on_device = false;
+    pass->on_device = pass->inputs_sent = false;
+    pass->logits_at = pass->hidden_at = NULL;
 }
 
 /* With HYPURA_GPU_PARTS, logs when a device got a part, and when it was seen to be done with it. */
