@@ -132,6 +132,14 @@ static double request_seconds(const struct plan_gpu *plan, uint32_t groups)
            USUAL_ANSWER * ways * plan->pace.way_seconds;
 }
 
+bool plan_gpu_is_measured(const struct plan_gpu *plan, const struct plan_gpu_request *request)
+{
+    bool measured = request->devices;
+    for (uint32_t d = 0; measured && d < plan->part_count; d++)
+        measured = !plan->parts[d].taken || request->devices[d].measured;
+    return measured;
+}
+
 uint32_t plan_gpu_choose_groups(const struct plan_gpu *plan, const struct model *model,
                                 const struct plan_gpu_request *request)
 {
@@ -143,7 +151,7 @@ uint32_t plan_gpu_choose_groups(const struct plan_gpu *plan, const struct model 
         return 1;
     if (request->groups)
         return MIN(request->groups, most);
-    if (!request->parts || !request->devices)
+    if (!request->parts || !plan_gpu_is_measured(plan, request))
         return 1;
     const double room = WAYS_SHARE * token_seconds(plan, model, request);
     for (uint32_t groups = 2; groups <= most && (groups * devices - 1) * plan->pace.way_seconds <= room; groups++)

@@ -76,7 +76,7 @@ void plan_gpu_divide_output(struct plan_gpu *plan, const struct model *model, co
     const struct step_output *output = find_output(steps);
     const enum plan_division division = request->output_division;
     if (!output || !plan->output || plan_gpu_devices(plan) < 2 || division == DIVIDE_NEVER ||
-        (!request->devices && division == DIVIDE_IF_QUICKER))
+        (division == DIVIDE_IF_QUICKER && !plan_gpu_is_measured(plan, request)))
         return;
     const struct gguf_tensor *tensor = model_unit(model, output->unit)->slices[0].tensor;
     const uint32_t last = plan->devices[plan->layer_count - 1];

@@ -92,6 +92,8 @@ struct plan_working_set {
  * multiplies some of its rows. The last device has the whole matrix; others have copies of their rows, in what is left
  * of their memory.
  *
+ * Without measured speeds, each device has one run of layers, and the output matrix is not divided.
+ *
  * For a host that computes only experts (experts_only), a device holds nothing else: buffers, then the experts of that
  * host, in the same order. Of several devices, each has the experts of some layers.
  */

@@ -169,6 +169,10 @@ double plan_gpu_batch_speed(const struct hardware_gpu *device, double rows);
 double plan_gpu_experts_seconds(const struct hardware_gpu *device, double elements, double choices, double touched,
                                 double average);
 
+/* Whether the speeds of all devices with layers are known from a profile. Defaults are too far off for choices between
+ * ways to use several devices. */
+bool plan_gpu_is_measured(const struct plan_gpu *plan, const struct plan_gpu_request *request);
+
 /* The best number of groups for a plan with one group, whose devices hold the whole model. */
 uint32_t plan_gpu_choose_groups(const struct plan_gpu *plan, const struct model *model,
                                 const struct plan_gpu_request *request);

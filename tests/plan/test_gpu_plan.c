@@ -429,7 +429,8 @@ static void the_gain_of_a_visit_depends_on_the_tokens(void **state)
 
 static struct hardware_gpu card(double speed)
 {
-    return (struct hardware_gpu){.memory_bytes_per_second = speed * 1e12,
+    return (struct hardware_gpu){.measured = true,
+                                 .memory_bytes_per_second = speed * 1e12,
                                  .multiply_adds_per_second = speed * 1e14,
                                  .upload_bytes_per_second = 1e10};
 }
@@ -550,6 +551,9 @@ static void layers_alternate_if_it_pays(void **state)
     request.chunk = 1024;
     const uint32_t free = groups_for(&request); /* passing on costs nothing */
     assert_true(free > 1);
+    devices[1].measured = false; /* nobody knows */
+    assert_int_equal(groups_for(&request), 1);
+    devices[1].measured = true;
     for (size_t d = 0; d < 2; d++)
         devices[d].move_seconds = 1e-3;
     assert_int_equal(groups_for(&request), 1);
@@ -683,8 +687,15 @@ static void devices_divide_the_output_matrix(void **state)
             assert_true(fabs(plan->output_saves / alone - 0.5) < (double)slack / rows);
         plan_gpu_free(plan);
     }
-    request.output_division = DIVIDE_ALWAYS; /* without room for a copy */
+    devices[1].move_seconds = 0;
+    devices[0] = card(1e-3);
+    devices[0].measured = false;
+    request.output_division = DIVIDE_IF_QUICKER;
     struct plan_gpu *plan = plan_for_all(&request);
+    assert_false(plan->output_divided);
+    plan_gpu_free(plan);
+    request.output_division = DIVIDE_ALWAYS; /* without room for a copy */
+    plan = plan_for_all(&request);
     request.budgets[0] = plan_gpu_bytes(&plan->parts[0]) - plan->parts[0].copied_bytes + 1;
     plan_gpu_free(plan);
     plan = plan_for_all(&request);
