@@ -133,6 +133,29 @@ double plan_gpu_share_here(const struct plan_gpu *plan, const struct model *mode
 double plan_gpu_request_seconds(const struct plan_gpu *plan, const struct model *model, const struct steps *steps,
                                 const struct plan_gpu_request *request);
 
+/* gpu_fill.c: fills the memory of the devices whose budget is not 0. *out is NULL if not even one layer fits. Lends
+ * buffers if that pays, and if experts need all that is lent. */
+struct plan_gpu_way {
+    uint64_t kv_positions;       /* of all sequences */
+    uint32_t chunk;              /* tokens per batch; 0: the longest whose buffers take at most their share */
+    uint32_t groups;             /* of layers; more than one: needs like */
+    const struct plan_gpu *like; /* a plan with one group, whose devices get as many layers here; NULL: none */
+};
+hypura_status plan_gpu_fill(struct plan_gpu **out, const struct model *model, const struct steps *steps,
+                            const struct plan_gpu_request *request, struct plan_gpu_way way, hypura_error *error);
+
+/* The context, and the longest batch, that a request asks for. */
+uint32_t plan_gpu_positions(const struct model *model, const struct plan_gpu_request *request);
+uint32_t plan_gpu_longest_chunk(const struct plan_gpu_request *request, uint32_t positions);
+
+/* Whether the drive must read weights, and the buffers exceed their share, which leaves even more to read. */
+bool plan_gpu_costs_reads(const struct plan_gpu *plan, const struct model *model,
+                          const struct plan_gpu_request *request);
+
+/* The first layer whose KV cache another layer reads: from there on, all layers go to one device. layers: no layer
+ * reads the cache of another. */
+uint32_t plan_gpu_first_shared(const struct steps *steps, uint32_t layers);
+
 /* gpu_output.c: divides the output matrix of a model that devices hold, if the request wants that. Sets the fields
  * output_* and copied_bytes, which are 0 before. */
 void plan_gpu_divide_output(struct plan_gpu *plan, const struct model *model, const struct steps *steps,
