@@ -37,8 +37,9 @@ static hypura_status let_begin(const struct batch *batch, struct gpu_pass *pass,
                                hypura_error *error)
 {
     const size_t bytes = batch->rows * model_parameters(batch->open->model)->embedding * sizeof(float);
-    if (!pass->handed_rows)
-        memcpy(arriving(pass).host, last->divided.rows.host, bytes);
+    void *const to = arriving(pass).host;
+    if (to != last->divided.rows.host) /* devices may share the memory */
+        memcpy(to, last->divided.rows.host, bytes);
     return gpu_signal_host(pass->gpu, pass->signals, error);
 }
 
@@ -47,11 +48,12 @@ static hypura_status take(const struct batch *batch, struct gpu_pass *pass, cons
                           hypura_error *error)
 {
     const size_t all = model_parameters(batch->open->model)->vocabulary;
+    const float *const from = pass->divided.logits.host;
+    float *const to = last->divided.logits.host;
     TRY(gpu_wait(pass->gpu, pass->last, error));
-    for (size_t r = 0; r < batch->rows && !pass->handed_rows; r++) {
+    for (size_t r = 0; r < batch->rows && to != from; r++) {
         const size_t at = r * all + pass->plan->output_first;
-        memcpy((float *)last->divided.logits.host + at, (const float *)pass->divided.logits.host + at,
-               pass->plan->output_rows * sizeof(float));
+        memcpy(to + at, from + at, pass->plan->output_rows * sizeof(float));
     }
     return HYPURA_OK;
 }
