@@ -47,10 +47,10 @@ static uint32_t share_out(struct plan_gpu *plan, const struct plan_gpu_request *
 {
     const uint32_t all = (uint32_t)tensor->dimensions[1];
     const uint64_t row_bytes = tensor->bytes / all;
+    const double seconds = end - plan->pace.way_seconds;
     uint32_t left = all;
     for (uint32_t d = 0; d < plan->part_count; d++) {
         struct plan_gpu *part = &plan->parts[d];
-        const double seconds = end - plan->pace.way_seconds;
         const double bytes = MIN(seconds * speed_of(request, d, tensor->type), (double)plan_gpu_keep_bytes(part));
         if (d == last || !part->taken || bytes <= 0)
             continue;

@@ -3,6 +3,16 @@
 
 #include <string.h>
 
+void pass_begin_rows(struct gpu_pass *pass, uint32_t first_row)
+{
+    pass->sent = 0;
+    pass->first_row = first_row;
+    pass->latent.grouped = 0;
+    memset(pass->state, 0, sizeof pass->state); /* ROWS_FLOATS */
+    pass->on_device = pass->inputs_sent = false;
+    pass->logits_at = pass->hidden_at = NULL;
+}
+
 void gpu_pass_begin(struct batch *batch)
 {
     for (size_t d = 0; d < COUNT_OF(batch->passes); d++) {
@@ -10,12 +20,8 @@ void gpu_pass_begin(struct batch *batch)
         if (!pass)
             continue;
         batch->pass = pass;
-        pass->sent = 0;
+        pass_begin_rows(pass, 0);
         pass->again = false;
-        pass->latent.grouped = pass->first_row = 0;
-        memset(pass->state, 0, sizeof pass->state); /* ROWS_FLOATS */
-        pass->on_device = pass->inputs_sent = false;
-        pass->logits_at = pass->hidden_at = NULL;
         pass_expect(batch);
         pass->ahead.begun = clock_nanoseconds();
     }

@@ -7,6 +7,11 @@
 
 #include <string.h>
 
+static size_t rows_bytes(const struct batch *batch)
+{
+    return batch->rows * model_parameters(batch->open->model)->embedding * sizeof(float);
+}
+
 /* Records the current device's share. rows: the normed ones. */
 static hypura_status send_share(struct batch *batch, struct gpu_range rows, hypura_error *error)
 {
@@ -25,10 +30,9 @@ static struct shared_part arriving(const struct gpu_pass *pass)
 static hypura_status send_other(struct batch *batch, hypura_error *error)
 {
     struct gpu_pass *pass = batch->pass;
-    const uint64_t bytes = batch->rows * (uint64_t)model_parameters(batch->open->model)->embedding * sizeof(float);
     pass_record(pass);
     gpu_await_host(pass->gpu, ++pass->signals);
-    gpu_copy(pass->gpu, pass->picked, arriving(pass).range, bytes);
+    gpu_copy(pass->gpu, pass->picked, arriving(pass).range, rows_bytes(batch));
     gpu_barrier(pass->gpu);
     return send_share(batch, pass->picked, error);
 }
@@ -36,10 +40,9 @@ static hypura_status send_other(struct batch *batch, hypura_error *error)
 static hypura_status let_begin(const struct batch *batch, struct gpu_pass *pass, const struct gpu_pass *last,
                                hypura_error *error)
 {
-    const size_t bytes = batch->rows * model_parameters(batch->open->model)->embedding * sizeof(float);
     void *const to = arriving(pass).host;
     if (to != last->divided.rows.host) /* devices may share the memory */
-        memcpy(to, last->divided.rows.host, bytes);
+        memcpy(to, last->divided.rows.host, rows_bytes(batch));
     return gpu_signal_host(pass->gpu, pass->signals, error);
 }
 
@@ -63,7 +66,7 @@ hypura_status pass_end_divided(struct batch *batch, hypura_error *error)
     struct gpu_pass *const last = batch->pass, *others[HARDWARE_MAX_GPUS];
     size_t count = 0;
     for (size_t d = 0; d < COUNT_OF(batch->passes); d++)
-        if (batch->passes[d] && batch->passes[d] != last && batch->passes[d]->output_copy)
+        if (batch->passes[d] && batch->passes[d]->output_copy)
             others[count++] = batch->passes[d];
     if (!last->ahead.used)
         TRY(pass_record_normed(batch, last->divided.rows.range, error));
@@ -75,7 +78,7 @@ hypura_status pass_end_divided(struct batch *batch, hypura_error *error)
     }
     batch->pass = last;
     pass_record(last);
-    TRY(send_share(batch, last->rows[steps_find(steps_after(batch->open->steps), STEP_OUTPUT)->output.in], error));
+    TRY(send_share(batch, last->rows[pass_output_step(batch)->in], error));
     pass_record_ahead(batch, 0);
     TRY(gpu_wait(last->gpu, normed, error));
     for (size_t i = 0; i < count; i++)

@@ -1,7 +1,7 @@
 /* Logits of the wanted rows, if the output matrix is on the GPU. */
 #include "engine/gpu/pass.h"
 
-static const struct step_output *output_of(const struct batch *batch)
+const struct step_output *pass_output_step(const struct batch *batch)
 {
     return &steps_find(steps_after(batch->open->steps), STEP_OUTPUT)->output;
 }
@@ -12,7 +12,7 @@ static struct gpu_range pick_rows(struct batch *batch, size_t first, size_t coun
     struct gpu_pass *pass = batch->pass;
     const uint32_t *wanted = batch->scratch.wanted + first;
     uint64_t width = model_parameters(batch->open->model)->embedding;
-    struct gpu_range from = pass->rows[output_of(batch)->in];
+    struct gpu_range from = pass->rows[pass_output_step(batch)->in];
     if (wanted[count - 1] - wanted[0] + 1 == count && wanted[0] * width * sizeof(float) % GPU_ALIGNMENT == 0)
         return range_at(from, wanted[0] * width);
     for (size_t i = 0; i < count; i++)
@@ -67,7 +67,7 @@ void pass_record_some_logits(struct batch *batch, const struct gpu_matrix *matri
 {
     struct gpu_pass *pass = batch->pass;
     const uint64_t all = model_parameters(batch->open->model)->vocabulary;
-    record_rows(batch, output_of(batch), matrix, first, rows, count);
+    record_rows(batch, pass_output_step(batch), matrix, first, rows, count);
     for (size_t i = 0; i < count; i++)
         gpu_copy(pass->gpu, range_at(pass->divided.logits.range, i * all + first),
                  range_at(pass->logits, i * matrix->rows), matrix->rows * sizeof(float));
@@ -80,7 +80,7 @@ hypura_status pass_record_normed(struct batch *batch, struct gpu_range to, hypur
     pass_record(pass);
     TRY(pass_record_steps(batch, pass_steps_after(batch), error));
     pass_settle(pass);
-    gpu_copy(pass->gpu, to, pass->rows[output_of(batch)->in],
+    gpu_copy(pass->gpu, to, pass->rows[pass_output_step(batch)->in],
              batch->rows * model_parameters(batch->open->model)->embedding * sizeof(float));
     return HYPURA_OK;
 }
@@ -91,6 +91,6 @@ hypura_status pass_record_output(struct batch *batch, size_t first, size_t count
     if (first == 0)
         TRY(pass_record_normed(batch, batch->pass->back_parts.hidden.range, error));
     if (count)
-        pass_record_logits(batch, output_of(batch), pick_rows(batch, first, count), count);
+        pass_record_logits(batch, pass_output_step(batch), pick_rows(batch, first, count), count);
     return HYPURA_OK;
 }

@@ -5,11 +5,6 @@
 /* Bytes that are read and sent at once. */
 #define PIECE_BYTES ((uint64_t)8 << 20)
 
-static unit_number output_unit(const struct batch *batch)
-{
-    return steps_find(steps_after(batch->open->steps), STEP_OUTPUT)->output.unit;
-}
-
 static hypura_status bring(struct batch *batch, uint64_t from, uint64_t bytes, void *piece, hypura_error *error)
 {
     struct gpu_pass *pass = batch->pass;
@@ -17,7 +12,7 @@ static hypura_status bring(struct batch *batch, uint64_t from, uint64_t bytes, v
     hypura_status status = HYPURA_OK;
     for (uint64_t done = 0; done < bytes && !status; done += PIECE_BYTES) {
         const uint64_t now = MIN(bytes - done, PIECE_BYTES);
-        status = store_read(batch->open->store, output_unit(batch), from + done, now, piece, error);
+        status = store_read(batch->open->store, pass_output_step(batch)->unit, from + done, now, piece, error);
         if (!status)
             status = gpu_upload(pass->gpu, (struct gpu_range){pass->output_copy, done}, piece, now, &arrived, error);
     }
@@ -45,13 +40,13 @@ struct gpu_matrix pass_output_rows(const struct batch *batch)
 {
     const struct gpu_pass *pass = batch->pass;
     const struct plan_gpu *part = pass->plan;
-    const struct gguf_tensor *tensor = model_unit(batch->open->model, output_unit(batch))->slices[0].tensor;
+    const struct gguf_tensor *tensor = model_unit(batch->open->model, pass_output_step(batch)->unit)->slices[0].tensor;
     struct gpu_matrix matrix = {.data = {pass->output_copy, 0},
                                 .type = tensor->type,
                                 .columns = (uint32_t)tensor->dimensions[0],
                                 .row_bytes = tensor->bytes / tensor->dimensions[1]};
     if (part->output)
-        matrix = pass_matrix(batch, output_unit(batch));
+        matrix = pass_matrix(batch, pass_output_step(batch)->unit);
     matrix.rows = part->output_rows;
     return matrix;
 }

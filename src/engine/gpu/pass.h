@@ -342,6 +342,9 @@ struct gpu_pass *pass_with_output(const struct batch *batch);
  * next device, and nothing but keys and values to the next part. */
 bool pass_can_part(const struct geometry *geometry);
 
+/* Forgets what a device holds of earlier rows, before a batch, or a part of one that begins with this row. */
+void pass_begin_rows(struct gpu_pass *pass, uint32_t first_row);
+
 /* Computes a layer of the current device. */
 hypura_status pass_run_layer(struct batch *batch, uint32_t layer, hypura_error *error);
 
@@ -369,6 +372,9 @@ void pass_record(struct gpu_pass *pass);
 hypura_status pass_send(struct gpu_pass *pass, hypura_error *error);
 void pass_drop_ahead(struct gpu_pass *pass); /* drops commands recorded ahead; call it before others are recorded */
 hypura_status pass_finish(struct batch *batch, hypura_error *error); /* sends, and waits until all is done */
+
+/* The step that makes logits. */
+const struct step_output *pass_output_step(const struct batch *batch);
 
 /* Records the norm, and a copy of the rows to memory that the host sees. */
 hypura_status pass_record_normed(struct batch *batch, struct gpu_range to, hypura_error *error);

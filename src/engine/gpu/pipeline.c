@@ -11,7 +11,6 @@
 #include "engine/gpu/pass.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 /* What a part replaces in the batch, as it is for the whole batch. */
 struct view {
@@ -126,16 +125,6 @@ static struct part part_of(const struct pipeline *pipeline, size_t number)
     return (struct part){first, last ? pipeline->whole.rows - first : rows, last};
 }
 
-static void begin(struct gpu_pass *pass, const struct part *part)
-{
-    pass->sent = 0;
-    pass->first_row = (uint32_t)part->first;
-    pass->latent.grouped = 0;
-    memset(pass->state, 0, sizeof pass->state); /* ROWS_FLOATS */
-    pass->on_device = pass->inputs_sent = false;
-    pass->logits_at = pass->hidden_at = NULL;
-}
-
 /* With HYPURA_GPU_PARTS, logs when a device got a part, and when it was seen to be done with it. */
 static void tell(const struct pipeline *pipeline, const struct stage *stage, size_t part, const char *what)
 {
@@ -162,7 +151,7 @@ static hypura_status send_part(struct batch *batch, struct pipeline *pipeline, s
     const uint64_t value = must_wait(stage) ? ++pass->signals : 0;
     show(batch, &pipeline->whole, &part, &asked);
     batch->pass = pass;
-    begin(pass, &part);
+    pass_begin_rows(pass, (uint32_t)part.first);
     pass->handed_on = number > 0;
     if (value) {
         pass_record(pass);
