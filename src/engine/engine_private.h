@@ -64,6 +64,7 @@ struct geometry {
     bool plain_rows;         /* each row of the KV cache belongs to one position; not those of the prediction block */
     bool halves;             /* a GPU multiplies prompts as halves, and needs room for them */
     bool panels;             /* the same for panels */
+    uint64_t panels_room;    /* the most bytes for panels of experts and their inputs */
     bool foreign;            /* a GPU can compute no layer */
     bool experts_only;       /* of all steps, only those that compute chosen experts run here */
     uint64_t largest_buffer; /* of a GPU; 0: no GPU */

@@ -33,7 +33,12 @@ static double prompt_seconds(const struct plan_gpu *plan, uint32_t groups, uint3
 {
     const struct plan_pace *pace = &plan->pace;
     const double devices = plan_gpu_devices(plan), part = (double)rows / parts;
-    const double unit = pace->row_seconds * part * cost_of(pace, rows / parts) / groups;
+    const double experts =
+        pace->experts
+            ? plan_gpu_experts_seconds(&pace->expert_speed, pace->expert_elements, part * pace->used,
+                                       MIN(part * pace->used, (double)pace->experts), part * pace->used / pace->experts)
+            : 0;
+    const double unit = (pace->row_seconds * part * cost_of(pace, rows / parts) + experts) / groups;
     const double way = pace->way_seconds + pace->way_row_seconds * part;
     const double round = MAX(parts * unit, devices * (unit + way));
     return (groups - 1) * round + parts * unit + (devices - 1) * (unit + way);
@@ -63,46 +68,76 @@ uint32_t plan_gpu_run_end(const struct plan_gpu *plan, uint32_t layer)
 
 /* ---- the pace ---------------------------------------------------------------------------------------------------- */
 
+/* What a device multiplies in prompts, in elements: of matrices, and of one expert of each layer. bytes: of both once
+ * they are unpacked. */
+struct device_work {
+    double dense, expert, unpacked_bytes;
+};
+
+/* Adds a unit of a device. Returns the share of its bytes that a row reads; *packed: those that must be unpacked. */
+static double add_unit(struct device_work *work, const struct unit *unit, const struct model_parameters *p, bool panels,
+                       double *packed)
+{
+    const bool expert = unit->kind == UNIT_EXPERT;
+    double bytes = 0;
+    for (uint32_t i = 0; i < unit->slice_count; i++) {
+        const struct tensor_type_info *info = tensor_type_info(unit->slices[i].tensor->type);
+        const double elements = (double)unit->slices[i].bytes / info->block_bytes * info->block_size;
+        const double read = (expert ? (double)p->experts_used / p->experts : 1) * (double)unit->slices[i].bytes;
+        work->dense += expert ? 0 : elements;
+        work->expert += expert ? elements / p->experts : 0;
+        work->unpacked_bytes += !expert || panels ? elements * sizeof(uint16_t) : 0;
+        bytes += read;
+        *packed += unit->slices[i].tensor->type == TENSOR_F16 ? 0 : read;
+    }
+    return bytes;
+}
+
 void plan_gpu_set_pace(struct plan_gpu *plan, const struct model *model, const struct plan_gpu_request *request)
 {
     const struct model_parameters *p = model_parameters(model);
-    const double used = p->experts ? (double)p->experts_used / p->experts : 1;
-    double work[HARDWARE_MAX_GPUS] = {0}, dense[HARDWARE_MAX_GPUS] = {0}, bytes = 0, unpacked = 0, slowest = 0;
+    const double choices = (double)plan->chunk * p->experts_used, average = choices / MAX(p->experts, 1u);
+    struct device_work works[HARDWARE_MAX_GPUS] = {0};
+    struct plan_pace pace = {.experts = p->experts, .used = p->experts_used};
+    double bytes = 0, packed = 0, slowest = -1;
     for (unit_number u = 0; u < plan->unit_count; u++) {
         const struct unit *unit = model_unit(model, u);
-        if (!plan->units[u] || unit->layer < 0)
-            continue;
-        for (uint32_t i = 0; i < unit->slice_count; i++) {
-            const struct tensor_type_info *info = tensor_type_info(unit->slices[i].tensor->type);
-            const double share = (unit->kind == UNIT_EXPERT ? used : 1) * (double)unit->slices[i].bytes;
-            work[plan->units[u] - 1] += share / info->block_bytes * info->block_size;
-            dense[plan->units[u] - 1] += unit->kind == UNIT_EXPERT ? 0 : share / info->block_bytes * info->block_size;
-            bytes += share;
-            unpacked += unit->slices[i].tensor->type == TENSOR_F16 ? 0 : share;
-        }
+        if (plan->units[u] && unit->layer >= 0)
+            bytes += add_unit(&works[plan->units[u] - 1], unit, p, gpu_expert_panels(average, false), &packed);
     }
-    plan->pace = (struct plan_pace){.unpacked = bytes > 0 ? unpacked / bytes : 0};
-    bool panels = request->devices && !p->experts, kept = true; /* experts go through tiles */
+    pace.unpacked = bytes > 0 ? packed / bytes : 0;
+    bool panels = request->devices, kept = true;
     for (uint32_t d = 0; d < plan->part_count; d++) {
         const struct hardware_gpu *device = request->devices ? &request->devices[d] : NULL;
-        const double tiles = work[d] - dense[d]; /* experts */
-        slowest = MAX(slowest, !device ? work[d]
-                                       : dense[d] / MAX(device->multiply_adds_per_second, 1.0) +
-                                             tiles / MAX(plan_gpu_tile_speed(device), 1.0));
-        if (!device || !plan->parts[d].taken)
+        const struct device_work *work = &works[d];
+        struct plan_gpu *part = &plan->parts[d];
+        const double room = device && device->info.panels ? (double)plan_gpu_keep_bytes(part) : 0;
+        const double share = work->unpacked_bytes > 0 ? MIN(room / work->unpacked_bytes, 1.0) : 1;
+        const struct plan_expert_speed speed =
+            device ? plan_gpu_expert_speed(device, share) : (struct plan_expert_speed){0};
+        const double dense = work->dense / (device ? MAX(device->multiply_adds_per_second, 1.0) : 1);
+        const double experts =
+            device ? plan_gpu_experts_seconds(&speed, work->expert, choices, MIN(choices, (double)p->experts), average)
+                   : work->expert * choices;
+        if (plan->chunk * dense + experts > slowest) {
+            slowest = plan->chunk * dense + experts;
+            pace.row_seconds = dense;
+            pace.expert_elements = work->expert;
+            pace.expert_speed = speed;
+        }
+        if (!device || !part->taken)
             continue;
-        const double room = device->info.panels ? (double)plan_gpu_keep_bytes(&plan->parts[d]) : 0;
-        const double halves = dense[d] * sizeof(uint16_t);
+        part->keeps = device->info.panels && share >= 1;
         panels &= device->info.panels;
-        kept &= halves <= room;
-        plan->kept_bytes += (uint64_t)MIN(halves, room);
+        kept &= share >= 1;
+        plan->kept_bytes += (uint64_t)(share * work->unpacked_bytes);
         /* Rows go to the host's memory and from there to the next device. */
-        plan->pace.way_seconds = MAX(plan->pace.way_seconds, device->move_seconds);
-        plan->pace.way_row_seconds = MAX(plan->pace.way_row_seconds, 2.0 * p->embedding * sizeof(float) /
-                                                                         MAX(device->upload_bytes_per_second, 1.0));
+        pace.way_seconds = MAX(pace.way_seconds, device->move_seconds);
+        pace.way_row_seconds =
+            MAX(pace.way_row_seconds, 2.0 * p->embedding * sizeof(float) / MAX(device->upload_bytes_per_second, 1.0));
     }
-    plan->pace.row_seconds = slowest;
-    plan->pace.unpacking = !panels ? UNPACKED_ROWS : kept ? KEPT_PANELS : UNPACKED_PANELS;
+    pace.unpacking = !panels ? UNPACKED_ROWS : kept ? KEPT_PANELS : UNPACKED_PANELS;
+    plan->pace = pace;
 }
 
 /* ---- groups ------------------------------------------------------------------------------------------------------ */

@@ -53,14 +53,31 @@ static double tile_share(uint32_t tile)
     return tile >= 128 ? 0.9 : tile >= 64 ? 0.52 : 0.39;
 }
 
-double plan_gpu_experts_seconds(const struct hardware_gpu *device, double elements, double choices, double touched,
+/* Of a long batch's time, the share for unpacking weights to panels, and the one for multiplying. */
+#define UNPACKING_SHARE 0.1
+#define MULTIPLYING_SHARE (1 - UNPACKING_SHARE)
+
+struct plan_expert_speed plan_gpu_expert_speed(const struct hardware_gpu *device, double kept)
+{
+    const double speed = fmax(device->multiply_adds_per_second, 1);
+    return (struct plan_expert_speed){.tiles = fmax(plan_gpu_tile_speed(device), 1),
+                                      .panels = device->info.panels ? speed / MULTIPLYING_SHARE : 0,
+                                      .unpack = (1 - kept) * UNPACKING_SHARE * LONGEST_BATCH / speed,
+                                      .read = sizeof(uint16_t) / fmax(device->memory_bytes_per_second, 1),
+                                      .cooperative = device->info.cooperative_matrix,
+                                      .keeps = kept >= 1};
+}
+
+double plan_gpu_experts_seconds(const struct plan_expert_speed *speed, double elements, double choices, double touched,
                                 double average)
 {
     if (choices <= 0 || touched <= 0)
         return 0;
-    const bool cooperative = device->info.cooperative_matrix;
-    const uint32_t tile = gpu_expert_tile(cooperative, average);
+    const bool panels = speed->panels > 0 && gpu_expert_panels(average, speed->keeps);
+    const uint32_t tile = panels ? TILE_TOKENS : gpu_expert_tile(speed->cooperative, average);
     /* The last tile of an expert is half full on average, and the only one is never empty. */
-    const double tiles = fmax(choices / touched / tile + 0.5, 1);
-    return touched * tiles * tile * elements / (plan_gpu_tile_speed(device) * (cooperative ? tile_share(tile) : 1));
+    const double tokens = fmax(choices / touched / tile + 0.5, 1) * tile;
+    if (panels)
+        return touched * elements * (fmax(tokens / speed->panels, speed->read) + speed->unpack);
+    return touched * elements * tokens / (speed->tiles * (speed->cooperative ? tile_share(tile) : 1));
 }

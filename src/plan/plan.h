@@ -152,12 +152,22 @@ struct plan_gpu_request {
  */
 enum plan_unpacking { NOT_UNPACKED, UNPACKED_ROWS, UNPACKED_PANELS, KEPT_PANELS };
 
+/* How fast a device multiplies experts in prompts: multiply-adds per second through tiles, and from panels (0: it has
+ * none); seconds to unpack a weight, and to read it unpacked. */
+struct plan_expert_speed {
+    double tiles, panels, unpack, read;
+    bool cooperative, keeps;
+};
+
 /* How fast prompts pass several devices. */
 struct plan_pace {
-    double row_seconds;                  /* per row, for all layers of the slowest device */
+    double row_seconds;                  /* per row, for all layers of the slowest device, without experts */
     double way_seconds, way_row_seconds; /* to hand a part on: fixed, and per row */
     double unpacked;                     /* the share of weights that each part has to unpack */
-    enum plan_unpacking unpacking;       /* of all devices */
+    enum plan_unpacking unpacking;       /* of all devices, for what is no expert */
+    double expert_elements;              /* of one expert of each layer of the slowest device */
+    uint32_t experts, used;              /* per layer */
+    struct plan_expert_speed expert_speed;
 };
 
 /* What all devices hold together. Each part describes one device in the same form. */
@@ -188,6 +198,7 @@ struct plan_gpu {
     uint64_t lent_bytes;  /* of scratch_bytes, what the experts of some layers have at other times */
     uint32_t *lent; /* [layer_count]: longer batches than this take the room of the layer's experts; 0: none does */
     uint64_t kept_bytes; /* the most that weights take which stay unpacked; 0 in a part */
+    bool keeps;          /* in a part: all that batches unpack has room to stay */
     uint64_t host_bytes; /* in host memory: copies that the CPU needs for experts that are not there */
     char reason[480];
 };

@@ -238,8 +238,10 @@ static struct sides experts(const struct work *work, uint32_t on_gpu, double tok
     sides.disk = touched * (1 - there) * (1 - cached) * work->expert_bytes / hardware->storage.bytes_per_second;
     if (work->device) {
         const struct hardware_gpu *device = &devices[work->device - 1];
+        /* Of a first prompt: nothing is kept yet. */
+        const struct plan_expert_speed speed = plan_gpu_expert_speed(device, 0);
         sides.gpu =
-            plan_gpu_experts_seconds(device, work->expert_elements, choices * there, touched * there, choices / all);
+            plan_gpu_experts_seconds(&speed, work->expert_elements, choices * there, touched * there, choices / all);
         uint32_t missing = table->experts - MIN(on_gpu, table->experts);
         uint32_t slots = plan->gpu->parts[work->device - 1].visit_slots;
         struct plan_visit visit =
@@ -249,7 +251,7 @@ static struct sides experts(const struct work *work, uint32_t on_gpu, double tok
         if (in_place || uploads) {
             sides.cpu = 0;
             sides.upload = uploads ? visit.upload_seconds : 0;
-            sides.gpu = plan_gpu_experts_seconds(device, work->expert_elements, choices, touched, choices / all);
+            sides.gpu = plan_gpu_experts_seconds(&speed, work->expert_elements, choices, touched, choices / all);
         }
     }
     return sides;

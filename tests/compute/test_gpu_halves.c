@@ -273,6 +273,145 @@ static void panels_multiply_as_tiles_do(void **state)
     free(bias);
 }
 
+/* ---- experts ----------------------------------------------------------------------------------------------------- */
+
+#define EXPERTS 6u
+#define USED 2u
+#define ROOMS 5
+
+/* Two products with the same inputs. Slots hold the weights of both. */
+struct expert_test {
+    uint32_t rows, columns, tokens;
+    bool per_choice, some; /* some: two experts have no slot */
+    struct gpu_range slots, ids, halves, groups, bias, unpacked;
+    uint64_t rooms[ROOMS];
+};
+
+static struct expert_test expert_test_create(struct gpu *gpu, struct random *random, bool some)
+{
+    static const uint32_t all[EXPERTS] = {2, 4, 0, 3, 5, 1}, few[EXPERTS] = {2, GPU_NO_SLOT, 0, 3, GPU_NO_SLOT, 1};
+    struct expert_test t = {.rows = some ? 330 : 1024, .columns = 768, .tokens = 700, .per_choice = some, .some = some};
+    const uint32_t choices = t.tokens * USED, in_rows = t.per_choice ? choices : t.tokens;
+    const size_t in_count = (size_t)in_rows * t.columns;
+    uint32_t *ids = malloc(choices * sizeof *ids);
+    assert_non_null(ids);
+    for (uint32_t i = 0; i < choices; i++) /* the last expert has no token */
+        ids[i] = i % USED == 0 ? (uint32_t)(random_next(random) % (EXPERTS - 1)) : (ids[i - 1] + 1) % (EXPERTS - 1);
+    float *in = gpu_test_floats(random, in_count), *bias = gpu_test_floats(random, EXPERTS * t.rows);
+    struct gpu_range floats = gpu_test_range(gpu, in, in_count * 4);
+    t.slots = gpu_test_range(gpu, some ? few : all, sizeof all);
+    t.ids = gpu_test_range(gpu, ids, choices * sizeof *ids);
+    t.halves = gpu_test_range(gpu, NULL, in_count * 2);
+    t.groups = gpu_test_range(gpu, NULL, gpu_expert_group_bytes(EXPERTS, USED, t.tokens));
+    t.bias = some ? gpu_test_range(gpu, bias, EXPERTS * t.rows * 4) : (struct gpu_range){0};
+    const uint64_t whole = gpu_expert_unpacked_bytes(TENSOR_F16, t.rows, t.columns, EXPERTS, USED, t.tokens);
+    const uint64_t for_one = whole - (EXPERTS - 1) * panels_bytes(t.rows, t.columns);
+    const uint64_t rooms[ROOMS] = {0, whole, for_one, whole, whole};
+    assert_true(whole > 0);
+    memcpy(t.rooms, rooms, sizeof rooms);
+    t.unpacked = gpu_test_range(gpu, NULL, whole);
+    gpu_begin(gpu);
+    gpu_halves(gpu, t.halves, floats, in_count);
+    gpu_barrier(gpu);
+    gpu_expert_group(gpu, t.ids, t.groups, EXPERTS, USED, t.tokens);
+    gpu_test_run(gpu);
+    gpu_buffer_destroy(gpu, floats.buffer);
+    free(ids);
+    free(in);
+    free(bias);
+    return t;
+}
+
+static void expert_test_destroy(struct gpu *gpu, struct expert_test *t)
+{
+    const struct gpu_range ranges[] = {t->slots, t->ids, t->halves, t->groups, t->unpacked};
+    for (size_t i = 0; i < COUNT_OF(ranges); i++)
+        gpu_buffer_destroy(gpu, ranges[i].buffer);
+    if (t->bias.buffer)
+        gpu_buffer_destroy(gpu, t->bias.buffer);
+}
+
+static void check_experts_from_panels(struct gpu *gpu, const struct expert_test *t, const struct product *pool)
+{
+    const uint32_t slots = t->some ? EXPERTS - 2 : EXPERTS;
+    const uint64_t matrix_bytes = t->rows * pool->matrix.row_bytes;
+    const size_t count = (size_t)t->tokens * USED * t->rows;
+    const char *name = tensor_type_info(pool->matrix.type)->name;
+    float *before = calloc(count, sizeof *before), *outputs[2][ROOMS];
+    struct gpu_panels kept[2] = {0};
+    const int first_kept = 3;
+    assert_non_null(before);
+    for (int way = 0; way < ROOMS; way++) {
+        struct gpu_expert_matmul jobs[2];
+        for (size_t m = 0; m < 2; m++) {
+            jobs[m] = (struct gpu_expert_matmul){.weights = {{pool->matrix.data.buffer, m * matrix_bytes},
+                                                             pool->matrix.type,
+                                                             t->rows,
+                                                             t->columns,
+                                                             pool->matrix.row_bytes},
+                                                 .slot_stride = 2 * matrix_bytes,
+                                                 .slots = t->slots,
+                                                 .ids = t->ids,
+                                                 .in_halves = t->halves,
+                                                 .out = gpu_test_range(gpu, before, count * 4),
+                                                 .bias = t->bias,
+                                                 .groups = t->groups,
+                                                 .unpacked = t->rooms[way] ? t->unpacked : (struct gpu_range){0},
+                                                 .unpacked_bytes = t->rooms[way],
+                                                 .slot_count = slots,
+                                                 .experts = EXPERTS,
+                                                 .used = USED,
+                                                 .tokens = t->tokens,
+                                                 .per_choice = t->per_choice};
+            const uint64_t bytes = gpu_expert_kept_bytes(gpu, &jobs[m]);
+            assert_int_equal(bytes > 0, way > 0);
+            if (way == first_kept)
+                assert_ok(gpu_buffer_create(gpu, &kept[m].buffer, bytes, GPU_DEVICE, &test_error));
+            assert_int_equal(kept[m].filled, way > first_kept);
+            jobs[m].kept = way >= first_kept ? &kept[m] : NULL;
+        }
+        gpu_begin(gpu);
+        gpu_expert_matmul(gpu, jobs, 2);
+        gpu_test_run(gpu);
+        for (size_t m = 0; m < 2; m++)
+            outputs[m][way] = gpu_test_take(gpu, jobs[m].out, count * 4);
+    }
+    for (size_t m = 0; m < 2; m++) {
+        for (int way = 1; way < ROOMS; way++)
+            if (!(gpu_test_error(outputs[m][way], outputs[m][0], count) < 1e-4))
+                fail_msg("%s, room %d: the error is %g", name, way,
+                         gpu_test_error(outputs[m][way], outputs[m][0], count));
+        for (int way = 2; way < ROOMS; way++)
+            assert_memory_equal(outputs[m][1], outputs[m][way], count * 4);
+        gpu_buffer_destroy(gpu, kept[m].buffer);
+        for (int way = 0; way < ROOMS; way++)
+            free(outputs[m][way]);
+    }
+    free(before);
+}
+
+/* On a device with panels: experts, of which all or some are there, in one part or in several, and with weights that
+ * are kept in panels, at first and again. */
+static void experts_from_panels_as_from_tiles(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    if (!gpu_get_info(gpu)->panels)
+        skip();
+    struct random random;
+    random_seed(&random, 34);
+    for (int some = 0; some < 2; some++) {
+        struct expert_test t = expert_test_create(gpu, &random, some);
+        for (size_t i = 0; i < COUNT_OF(types); i++) {
+            if (types[i] == TENSOR_F32)
+                continue;
+            struct product pool = product_create(gpu, &random, types[i], 2 * EXPERTS * t.rows, t.columns);
+            check_experts_from_panels(gpu, &t, &pool);
+            product_destroy(gpu, &pool);
+        }
+        expert_test_destroy(gpu, &t);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -281,6 +420,7 @@ int main(void)
         cmocka_unit_test(unpacks_weights_into_panels),
         cmocka_unit_test(halves_change_no_bit),
         cmocka_unit_test(panels_multiply_as_tiles_do),
+        cmocka_unit_test(experts_from_panels_as_from_tiles),
     };
     return cmocka_run_group_tests(tests, gpu_test_open, gpu_test_close);
 }

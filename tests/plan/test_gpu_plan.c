@@ -812,16 +812,51 @@ static void experts_with_few_tokens_take_longer_per_token(void **state)
     for (int cooperative = 0; cooperative < 2; cooperative++) {
         device.info.cooperative_matrix = cooperative;
         const double ideal = elements / plan_gpu_tile_speed(&device);
+        const struct plan_expert_speed speed = plan_gpu_expert_speed(&device, 0);
         double most = INFINITY;
         for (double each = 1; each < 5000; each *= 4) {
-            const double seconds = plan_gpu_experts_seconds(&device, elements, each * experts, experts, each);
+            const double seconds = plan_gpu_experts_seconds(&speed, elements, each * experts, experts, each);
             const double per_token = seconds / (each * experts);
             assert_true(per_token > ideal && per_token < most);
             most = per_token;
         }
         assert_true(most < 1.3 * ideal);
     }
-    assert_true(plan_gpu_experts_seconds(&device, elements, 0, 0, 0) == 0);
+    const struct plan_expert_speed speed = plan_gpu_expert_speed(&device, 0);
+    assert_true(plan_gpu_experts_seconds(&speed, elements, 0, 0, 0) == 0);
+}
+
+/* With many tokens, panels are faster than tiles; the fewer there are, the more it matters whether they are kept. */
+static void panels_are_faster_for_experts_with_many_tokens(void **state)
+{
+    (void)state;
+    const double elements = 1e6, experts = 8;
+    struct hardware_gpu device = card(1);
+    device.info.cooperative_matrix = device.info.panels = true;
+    device.memory_bytes_per_second *= 2; /* reading does not bind */
+    struct plan_expert_speed tiles = plan_gpu_expert_speed(&device, 0);
+    const struct plan_expert_speed fresh = tiles, kept = plan_gpu_expert_speed(&device, 1);
+    tiles.panels = 0;
+    const struct {
+        double each;
+        bool fresh, kept; /* whether they are faster */
+    } cases[] = {{32, false, false}, {100, false, true}, {256, true, true}, {1024, true, true}};
+    double gain = INFINITY;
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        const double each = cases[i].each, choices = each * experts;
+        const double from_tiles = plan_gpu_experts_seconds(&tiles, elements, choices, experts, each);
+        const double from_fresh = plan_gpu_experts_seconds(&fresh, elements, choices, experts, each);
+        const double from_kept = plan_gpu_experts_seconds(&kept, elements, choices, experts, each);
+        assert_int_equal(from_fresh < from_tiles, cases[i].fresh);
+        assert_int_equal(from_kept < from_tiles, cases[i].kept);
+        if (!cases[i].fresh)
+            assert_true(from_fresh == from_tiles);
+        if (cases[i].kept) {
+            assert_true(from_fresh / from_kept < gain);
+            gain = from_fresh / from_kept;
+        }
+    }
+    assert_true(gain > 1);
 }
 
 /* If not all weights fit next to a whole context for each sequence, sequences share less room. */
@@ -887,6 +922,7 @@ int main(void)
         cmocka_unit_test(unpacked_weights_stay_where_memory_is_left),
         cmocka_unit_test(panels_need_long_batches),
         cmocka_unit_test(experts_with_few_tokens_take_longer_per_token),
+        cmocka_unit_test(panels_are_faster_for_experts_with_many_tokens),
         cmocka_unit_test(sequences_share_room_if_memory_is_short),
     };
     return cmocka_run_group_tests(tests, open_able_model, close_model);

@@ -47,12 +47,12 @@ struct gpu_info {
     uint32_t max_group; /* invocations per work group */
     uint32_t cores;     /* multiprocessors or the like; 0: unknown */
     bool fp16, cooperative_matrix, host_import;
-    bool khr_matrix;           /* cooperative matrices by VK_KHR_cooperative_matrix, not NVIDIA's extension */
-    bool int8_dot;             /* multiplies quantised weights as bytes */
-    bool panels;               /* multiplies long batches from panels; only known once the device is open */
-    bool chains;               /* kernels wait for each other themselves, instead of at barriers */
-    bool watches;              /* a kernel may watch what the host writes (watch.c); only known once the device is open */
-    bool events;               /* a batch that waits for the host is on the device already (watch.c) */
+    bool khr_matrix; /* cooperative matrices by VK_KHR_cooperative_matrix, not NVIDIA's extension */
+    bool int8_dot;   /* multiplies quantised weights as bytes */
+    bool panels;     /* multiplies long batches from panels; only known once the device is open */
+    bool chains;     /* kernels wait for each other themselves, instead of at barriers */
+    bool watches;    /* a kernel may watch what the host writes (watch.c); only known once the device is open */
+    bool events;     /* a batch that waits for the host is on the device already (watch.c) */
     uint64_t import_alignment; /* of addresses and sizes for gpu_buffer_import */
     char lacks[160];           /* what hypura needs and the device lacks; empty: nothing */
 };
@@ -293,6 +293,11 @@ struct gpu_expert_matmul {
     uint32_t in_stride, out_stride; /* elements from one of those rows to the next; 0: they are adjacent */
     struct gpu_range bias;          /* [experts][rows], or without a buffer */
     struct gpu_range groups;        /* what gpu_expert_group made of ids; only for more than GPU_VECTOR_TOKENS tokens */
+    struct gpu_range unpacked;      /* as of gpu_matmul */
+    uint64_t unpacked_bytes;
+    uint32_t slot_count;     /* with unpacked: how many slots there are */
+    struct gpu_panels *kept; /* of all slots, whose weights do not change; NULL: none, or not yet */
+    bool keeps;              /* kept is there, or will be for a later batch: fewer tokens are enough for panels */
     uint32_t experts, used, tokens;
     float epsilon;
     bool per_choice;
@@ -300,6 +305,19 @@ struct gpu_expert_matmul {
                   * read before the last gpu_barrier */
 };
 void gpu_expert_matmul(struct gpu *gpu, const struct gpu_expert_matmul *jobs, size_t count);
+
+/* Whether experts with this average number of tokens go through panels, if there is room. keeps: their panels are kept,
+ * now or later. */
+static inline bool gpu_expert_panels(double average, bool keeps)
+{
+    return average >= (keeps ? 64 : 128);
+}
+
+/* The room for experts' panels: at most twice GPU_UNPACKED_BYTES (or one expert), and the inputs; 0: they have too few
+ * tokens. gpu_expert_kept_bytes: the bytes that gpu_panels needs for a job; 0: it is not multiplied from panels. */
+uint64_t gpu_expert_unpacked_bytes(enum tensor_type type, uint32_t rows, uint32_t columns, uint32_t experts,
+                                   uint32_t used, uint32_t tokens);
+uint64_t gpu_expert_kept_bytes(const struct gpu *gpu, const struct gpu_expert_matmul *job);
 
 /* As gpu_matmul_glu. */
 bool gpu_expert_matmul_glu(struct gpu *gpu, const struct gpu_expert_matmul *jobs, const struct gpu_glu_kind *glu);

@@ -316,11 +316,15 @@ hypura_status matrices_translate(const uint32_t *code, size_t bytes, uint32_t **
 /* Rewrites loads so that a driver on a CPU performs them only for invocations that need them. The caller frees *out. */
 hypura_status loads_part(const uint32_t *code, size_t bytes, uint32_t **out, size_t *out_bytes, hypura_error *error);
 
-/* halves.c: whether weights can be unpacked into panels (shaders/panels.glsl); and puts rows of halves into panels,
- * stride in bytes. */
+/* halves.c: whether weights can be unpacked into panels (shaders/panels.glsl); puts rows of halves into panels, stride
+ * in bytes; gathers the inputs of experts, tile by tile, into panels of so many rows; and gpu_unpack_panels for several
+ * matrices, so many bytes from one to the next. */
 bool halves_suit_panels(enum tensor_type type, uint32_t columns);
 void halves_to_panels(struct gpu *gpu, struct gpu_range out, struct gpu_range in, uint32_t rows, uint32_t columns,
                       uint64_t stride);
+void halves_gather_panels(struct gpu *gpu, struct gpu_range out, const struct gpu_expert_matmul *job, uint32_t rows);
+void halves_unpack_panels(struct gpu *gpu, const struct gpu_matrix *weights, struct gpu_range out, uint32_t count,
+                          uint64_t weights_step, uint64_t out_step);
 
 /* panels.c: products on Hopper's matrix units, beyond what shaders reach. panels_possible: whether to enable the
  * extension. panels_create tries them, and sets info.panels if they work; it only fails if the device is lost. */
@@ -329,14 +333,31 @@ bool panels_possible(const struct gpu *gpu);
 hypura_status panels_create(struct gpu *gpu, hypura_error *error);
 void panels_destroy(struct gpu *gpu);
 
-/* Rows of a tile; weights are unpacked in multiples of these. */
+/* Rows of a tile, of which weights are unpacked in multiples; and its tokens. */
 #define PANELS_ROWS 256u
+#define PANELS_TOKENS 128u
 
 /* The room for halves in panels; whether a job that reads halves can be multiplied from panels, if there is room; and
  * the product of weights and inputs that are in panels. */
 uint64_t panels_bytes(uint32_t rows, uint32_t columns);
 bool panels_fit(const struct gpu *gpu, const struct gpu_matmul *job);
 void panels_multiply(struct gpu *gpu, const struct gpu_matmul *job, struct gpu_range inputs);
+
+/* The same for the experts in some slots, whose panels follow one another from "weights" on; inputs are gathered. */
+void panels_multiply_experts(struct gpu *gpu, const struct gpu_expert_matmul *job, struct gpu_range inputs,
+                             struct gpu_range weights, uint32_t first_slot, uint32_t slots);
+
+/* expert_panels.c: whether a job that reads halves can be multiplied from panels; and the products of jobs that can,
+ * and that have the same inputs. */
+bool expert_panels_fit(const struct gpu *gpu, const struct gpu_expert_matmul *job);
+void expert_panels_multiply(struct gpu *gpu, const struct gpu_expert_matmul *jobs, size_t count);
+
+/* The most tiles of experts, since each expert's last tile may be partly filled. */
+static inline uint64_t expert_most_tiles(uint32_t tile, uint32_t experts, uint32_t used, uint32_t tokens)
+{
+    const uint64_t choices = (uint64_t)tokens * used;
+    return choices / tile + MIN(choices, experts);
+}
 
 hypura_status codebooks_create(struct gpu *gpu, hypura_error *error);
 void codebooks_destroy(struct gpu *gpu);

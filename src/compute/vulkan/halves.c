@@ -42,19 +42,49 @@ bool halves_suit_panels(enum tensor_type type, uint32_t columns)
     return columns % GPU_PANEL_COLUMNS == 0 && (type == TENSOR_F16 || gpu_unpacks(type));
 }
 
+struct panels_push {
+    uint64_t out, in, out_step, in_step, groups;
+    uint32_t rows, columns, stride, experts, choices_per_row;
+};
+
+/* in_rows: the rows of "in", for the limit of the kernel's numbers. */
+static void put_into_panels(struct gpu *gpu, const struct panels_push *push, uint64_t stride, uint64_t in_rows,
+                            uint32_t matrices)
+{
+    const uint32_t gathered = push->groups != 0;
+    if ((push->out | push->in | push->in_step | push->out_step | stride) % 16 || push->columns % GPU_PANEL_COLUMNS ||
+        stride / 16 > UINT32_MAX || in_rows * push->stride > UINT32_MAX) {
+        gpu_record_error(gpu, HYPURA_ERROR_ARGUMENT, "GPU: %u x %u halves cannot be put into panels", push->rows,
+                         push->columns);
+        return;
+    }
+    gpu_launch(gpu, KERNEL_panels, &gathered, 1, push, sizeof *push, (push->columns / 8 + 31) / 32,
+               (push->rows + 7) / 8, matrices);
+}
+
 void halves_to_panels(struct gpu *gpu, struct gpu_range out, struct gpu_range in, uint32_t rows, uint32_t columns,
                       uint64_t stride)
 {
-    const struct {
-        uint64_t out, in;
-        uint32_t rows, columns, stride;
-    } push = {gpu_address(out), gpu_address(in), rows, columns, (uint32_t)(stride / 16)};
-    if ((push.out | push.in | stride) % 16 || columns % GPU_PANEL_COLUMNS || stride / 16 > UINT32_MAX ||
-        (uint64_t)rows * push.stride > UINT32_MAX) {
-        gpu_record_error(gpu, HYPURA_ERROR_ARGUMENT, "GPU: %u x %u halves cannot be put into panels", rows, columns);
-        return;
-    }
-    gpu_launch(gpu, KERNEL_panels, NULL, 0, &push, sizeof push, (columns / 8 + 31) / 32, (rows + 7) / 8, 1);
+    const struct panels_push push = {.out = gpu_address(out),
+                                     .in = gpu_address(in),
+                                     .rows = rows,
+                                     .columns = columns,
+                                     .stride = (uint32_t)(stride / 16)};
+    put_into_panels(gpu, &push, stride, rows, 1);
+}
+
+void halves_gather_panels(struct gpu *gpu, struct gpu_range out, const struct gpu_expert_matmul *job, uint32_t rows)
+{
+    const uint64_t stride = (uint64_t)job->weights.columns * 2, choices = (uint64_t)job->tokens * job->used;
+    const struct panels_push push = {.out = gpu_address(out),
+                                     .in = gpu_address(job->in_halves),
+                                     .groups = gpu_address(job->groups),
+                                     .rows = rows,
+                                     .columns = job->weights.columns,
+                                     .stride = (uint32_t)(stride / 16),
+                                     .experts = job->experts,
+                                     .choices_per_row = job->per_choice ? 1 : job->used};
+    put_into_panels(gpu, &push, stride, choices, 1);
 }
 
 /* ---- weights ----------------------------------------------------------------------------------------------------- */
@@ -72,23 +102,27 @@ bool gpu_unpacks(enum tensor_type type)
     return (unsigned)type < TENSOR_TYPE_COUNT && unpack_kernels[type] != 0;
 }
 
-static void unpack(struct gpu *gpu, const struct gpu_matrix *weights, struct gpu_range out, bool panels)
+/* count matrices, so many bytes from one to the next. */
+static void unpack(struct gpu *gpu, const struct gpu_matrix *weights, struct gpu_range out, bool panels, uint32_t count,
+                   uint64_t weights_step, uint64_t out_step)
 {
     const struct {
-        uint64_t weights, out, codebook;
+        uint64_t weights, out, codebook, weights_step, out_step;
         uint32_t rows, columns, row_bytes;
     } push = {gpu_address(weights->data),
               gpu_address(out),
               gpu_codebook(gpu, weights->type),
+              weights_step,
+              out_step,
               weights->rows,
               weights->columns,
               (uint32_t)weights->row_bytes};
     uint32_t chunk = gpu_unpacks(weights->type) ? gpu_weight_chunk(weights->type) : 0;
     uint64_t chunks = chunk ? (uint64_t)weights->rows * (weights->columns / chunk) : 0;
     uint32_t alignment = chunk ? weights->type == TENSOR_BF16 ? 16 : gpu_weight_alignment(weights->type) : 1;
-    if (!chunk || weights->columns % chunk || weights->columns % (panels ? GPU_PANEL_COLUMNS : 8) || push.out % 16 ||
-        (push.weights | weights->row_bytes) % alignment || weights->row_bytes > UINT32_MAX ||
-        chunks > UINT32_MAX - 256) {
+    if (!chunk || weights->columns % chunk || weights->columns % (panels ? GPU_PANEL_COLUMNS : 8) ||
+        (push.out | out_step) % 16 || (push.weights | weights_step | weights->row_bytes) % alignment ||
+        weights->row_bytes > UINT32_MAX || chunks > UINT32_MAX - 256) {
         gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED, "GPU: %u x %u weights cannot be unpacked to halves",
                          weights->rows, weights->columns);
         return;
@@ -96,20 +130,35 @@ static void unpack(struct gpu *gpu, const struct gpu_matrix *weights, struct gpu
     const enum gpu_kernel kernel = (enum gpu_kernel)(unpack_kernels[weights->type] - 1);
     const uint32_t constant = panels, row_chunks = weights->columns / chunk;
     if (panels)
-        gpu_launch(gpu, kernel, &constant, 1, &push, sizeof push, (row_chunks + 31) / 32, (weights->rows + 7) / 8, 1);
+        gpu_launch(gpu, kernel, &constant, 1, &push, sizeof push, (row_chunks + 31) / 32, (weights->rows + 7) / 8,
+                   count);
     else
         launch_elements(gpu, kernel, &constant, 1, &push, sizeof push, chunks);
 }
 
 void gpu_unpack(struct gpu *gpu, const struct gpu_matrix *weights, struct gpu_range out)
 {
-    unpack(gpu, weights, out, false);
+    unpack(gpu, weights, out, false, 1, 0, 0);
+}
+
+void halves_unpack_panels(struct gpu *gpu, const struct gpu_matrix *weights, struct gpu_range out, uint32_t count,
+                          uint64_t weights_step, uint64_t out_step)
+{
+    if (weights->type != TENSOR_F16) {
+        unpack(gpu, weights, out, true, count, weights_step, out_step);
+        return;
+    }
+    const struct panels_push push = {.out = gpu_address(out),
+                                     .in = gpu_address(weights->data),
+                                     .out_step = out_step,
+                                     .in_step = weights_step,
+                                     .rows = weights->rows,
+                                     .columns = weights->columns,
+                                     .stride = (uint32_t)(weights->row_bytes / 16)};
+    put_into_panels(gpu, &push, weights->row_bytes, weights->rows, count);
 }
 
 void gpu_unpack_panels(struct gpu *gpu, const struct gpu_matrix *weights, struct gpu_range out)
 {
-    if (weights->type == TENSOR_F16)
-        halves_to_panels(gpu, out, weights->data, weights->rows, weights->columns, weights->row_bytes);
-    else
-        unpack(gpu, weights, out, true);
+    halves_unpack_panels(gpu, weights, out, 1, 0, 0);
 }

@@ -327,17 +327,10 @@ static uint32_t expert_tile(const struct gpu *gpu, uint32_t experts, uint32_t us
     return gpu_expert_tile(gpu->info.cooperative_matrix, (double)tokens * used / MAX(experts, 1));
 }
 
-/* The upper limit, since each expert's last tile may be partly filled. */
-static uint64_t most_tiles(uint32_t tile, uint32_t experts, uint32_t used, uint32_t tokens)
-{
-    uint64_t choices = (uint64_t)tokens * used;
-    return choices / tile + MIN(choices, experts);
-}
-
 uint64_t gpu_expert_group_bytes(uint32_t experts, uint32_t used, uint32_t tokens)
 {
     return sizeof(uint32_t) * (4 + (uint64_t)experts + 1 + (uint64_t)tokens * used +
-                               2 * most_tiles(GPU_LEAST_TILE, experts, used, tokens));
+                               2 * expert_most_tiles(GPU_LEAST_TILE, experts, used, tokens));
 }
 
 void gpu_expert_group(struct gpu *gpu, struct gpu_range ids, struct gpu_range groups, uint32_t experts, uint32_t used,
@@ -384,7 +377,7 @@ static void expert_matmat(struct gpu *gpu, const struct weight_type *type, const
                                    .experts = job->experts};
 
     gpu_launch(gpu, tiling.kernel_experts, tiling.constants, tiling.constant_count, &push, sizeof push,
-               (uint32_t)most_tiles(tokens, job->experts, job->used, job->tokens),
+               (uint32_t)expert_most_tiles(tokens, job->experts, job->used, job->tokens),
                (push.rows + tiling.rows - 1) / tiling.rows, 1);
 }
 
@@ -420,16 +413,21 @@ void gpu_expert_matmul(struct gpu *gpu, const struct gpu_expert_matmul *jobs, si
              next < count && next - first < GPU_EXPERT_JOBS && experts_alike(&jobs[first], &jobs[next]); next++)
             if (!find_type(gpu, &jobs[next].weights, jobs[next].slot_stride))
                 return;
-        bool tiles = true;
-        for (size_t i = first; i < next; i++)
+        bool tiles = true, panels = true;
+        for (size_t i = first; i < next; i++) {
             tiles &= experts_fit_tiles(gpu, type, &jobs[i]);
+            panels &= experts_read_halves(gpu, &jobs[i]) && expert_panels_fit(gpu, &jobs[i]) &&
+                      gpu_address(jobs[i].in_halves) == gpu_address(jobs[first].in_halves);
+        }
         if (tiles && jobs[first].norm.buffer)
             refuse_norm(gpu);
         if (!tiles && !jobs[first].in.buffer) {
             gpu_record_error(gpu, HYPURA_ERROR_ARGUMENT, "GPU: inputs are there as halves only");
             return;
         }
-        for (size_t i = first; i < next && tiles; i++)
+        if (tiles && panels)
+            expert_panels_multiply(gpu, jobs + first, next - first);
+        for (size_t i = first; i < next && tiles && !panels; i++)
             expert_matmat(gpu, type, &jobs[i]);
         const uint32_t most = MAX(GPU_MAX_GROUPS / MAX(jobs[first].used, 1u), 1u);
         for (uint32_t token = 0; token < jobs[first].tokens && !tiles; token += most)

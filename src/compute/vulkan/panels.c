@@ -18,7 +18,6 @@ static const char code[] = {
 #include "compute/vulkan/panels.ptx.inc"
 };
 
-#define TILE_TOKENS 128u
 #define THREADS 256u
 #define SHARED_BYTES 49152u
 
@@ -26,6 +25,8 @@ static const char code[] = {
 struct panels_job {
     uint64_t weights, in, out, bias;
     uint32_t rows, tokens, steps, out_stride, accumulate, unused;
+    uint64_t groups, slots, slot_step; /* groups: 0 for one matrix; the rest is for experts only */
+    uint32_t experts, first_slot, slot_count, unused_too;
 };
 
 uint64_t panels_bytes(uint32_t rows, uint32_t columns)
@@ -39,15 +40,20 @@ bool panels_fit(const struct gpu *gpu, const struct gpu_matmul *job)
            gpu_address(job->out) % 8 == 0 && job->out_stride % 2 == 0;
 }
 
-static void launch(struct gpu *gpu, const struct panels_job *job)
+static uint32_t row_tiles(uint32_t rows)
+{
+    return (rows + PANELS_ROWS - 1) / PANELS_ROWS;
+}
+
+static void launch(struct gpu *gpu, const struct panels_job *job, uint32_t across, uint32_t down)
 {
     if (gpu->recording.status || !gpu->open)
         return;
     const void *parameters[] = {job};
     const VkCuLaunchInfoNVX launch = {.sType = VK_STRUCTURE_TYPE_CU_LAUNCH_INFO_NVX,
                                       .function = gpu->panels_function,
-                                      .gridDimX = (job->tokens + TILE_TOKENS - 1) / TILE_TOKENS,
-                                      .gridDimY = (job->rows + PANELS_ROWS - 1) / PANELS_ROWS,
+                                      .gridDimX = across,
+                                      .gridDimY = down,
                                       .gridDimZ = 1,
                                       .blockDimX = THREADS,
                                       .blockDimY = 1,
@@ -71,7 +77,28 @@ void panels_multiply(struct gpu *gpu, const struct gpu_matmul *job, struct gpu_r
                                       .steps = job->weights.columns / GPU_PANEL_COLUMNS,
                                       .out_stride = job->out_stride,
                                       .accumulate = job->accumulate};
-    launch(gpu, &panels);
+    launch(gpu, &panels, (job->tokens + PANELS_TOKENS - 1) / PANELS_TOKENS, row_tiles(panels.rows));
+}
+
+void panels_multiply_experts(struct gpu *gpu, const struct gpu_expert_matmul *job, struct gpu_range inputs,
+                             struct gpu_range weights, uint32_t first_slot, uint32_t slots)
+{
+    const struct panels_job panels = {.weights = gpu_address(weights),
+                                      .in = gpu_address(inputs),
+                                      .out = gpu_address(job->out),
+                                      .bias = gpu_address(job->bias),
+                                      .rows = job->weights.rows,
+                                      .steps = job->weights.columns / GPU_PANEL_COLUMNS,
+                                      .out_stride = gpu_expert_out_stride(job),
+                                      .groups = gpu_address(job->groups),
+                                      .slots = gpu_address(job->slots),
+                                      .slot_step = panels_bytes(job->weights.rows, job->weights.columns),
+                                      .experts = job->experts,
+                                      .first_slot = first_slot,
+                                      .slot_count = slots};
+    launch(gpu, &panels,
+           (uint32_t)expert_most_tiles(PANELS_TOKENS, job->experts, job->used, job->tokens) * row_tiles(panels.rows),
+           1);
 }
 
 /* ---- whether the device has them --------------------------------------------------------------------------------- */
@@ -141,7 +168,7 @@ static hypura_status try_product(struct gpu *gpu, struct gpu_buffer *memory, str
         fill_panel(gpu, memory, 2 * TRIED_STEPS + s, s);
     }
     gpu_barrier(gpu);
-    launch(gpu, &job);
+    launch(gpu, &job, 1, 1);
     gpu_barrier(gpu);
     gpu_copy(gpu, (struct gpu_range){result, 0}, (struct gpu_range){memory, out},
              TRIED_ROWS * TRIED_TOKENS * sizeof(float));

@@ -26,6 +26,20 @@ static struct shared_part cut_shared(struct gpu_buffer *buffer, uint64_t *used, 
     return part;
 }
 
+/* Bytes for the largest of a layer's products with experts as halves, with their inputs; 0: weights need the room. */
+static uint64_t unpacked_expert_bytes(const struct geometry *g, const struct step_experts *x, uint32_t chunk)
+{
+    const struct unit *unit = model_unit(g->model, x->first);
+    uint64_t most = 0;
+    for (uint32_t i = 0; g->panels && i < unit->slice_count; i++) {
+        const bool down = i + 1 == unit->slice_count;
+        most = MAX(most, gpu_expert_unpacked_bytes(unit->slices[i].tensor->type, down ? x->columns : x->width,
+                                                   down ? x->width : x->columns, model_parameters(g->model)->experts,
+                                                   x->used, chunk));
+    }
+    return most <= g->panels_room ? most : 0;
+}
+
 /* Bytes for the largest matrix of a product as halves. */
 static uint64_t unpacked_bytes(const struct geometry *g, uint32_t chunk)
 {
@@ -41,6 +55,8 @@ static uint64_t unpacked_bytes(const struct geometry *g, uint32_t chunk)
             most = MAX(most, gpu_unpacked_bytes(t->type, (uint32_t)(t->dimensions[1] * t->dimensions[2]),
                                                 (uint32_t)t->dimensions[0], chunk, g->panels));
         }
+        if (all.steps[i].kind == STEP_EXPERTS)
+            most = MAX(most, unpacked_expert_bytes(g, &all.steps[i].experts, chunk));
     }
     return most;
 }

@@ -18,13 +18,14 @@ struct kept {
 
 struct keeper {
     struct gpu *gpu;
-    struct kept *units; /* [unit_count] */
-    uint64_t left;      /* bytes */
+    struct kept *kept; /* [unit_count], then [layers][PASS_EXPERT_PRODUCTS] */
+    size_t kept_count;
+    uint64_t left; /* bytes */
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    unit_number *asked; /* [unit_count] */
-    uint32_t count, done;
+    size_t *asked; /* [kept_count] */
+    size_t count, done;
     bool ends;
 };
 
@@ -45,7 +46,7 @@ static void *run(void *context)
             pthread_cond_wait(&keeper->changed, &keeper->lock);
             continue;
         }
-        struct kept *next = &keeper->units[keeper->asked[keeper->done++]];
+        struct kept *next = &keeper->kept[keeper->asked[keeper->done++]];
         pthread_mutex_unlock(&keeper->lock);
         take_memory(keeper, next);
         pthread_mutex_lock(&keeper->lock);
@@ -56,7 +57,7 @@ static void *run(void *context)
 
 static void free_tables(struct keeper *keeper)
 {
-    memory_free(keeper->units);
+    memory_free(keeper->kept);
     memory_free(keeper->asked);
     memory_free(keeper);
 }
@@ -72,14 +73,16 @@ hypura_status pass_open_kept(struct batch *batch, hypura_error *error)
 {
     struct gpu_pass *pass = batch->pass;
     const uint64_t bytes = plan_gpu_keep_bytes(pass->plan);
-    const uint32_t count = model_unit_count(batch->open->model);
+    const size_t products = (size_t)model_parameters(batch->open->model)->layers * PASS_EXPERT_PRODUCTS;
+    const size_t count = model_unit_count(batch->open->model) + products;
     struct keeper *keeper;
     if (!gpu_get_info(pass->gpu)->panels || bytes == 0)
         return HYPURA_OK;
     TRY(ALLOCATE(&keeper, 1, "table of unpacked units", error));
     keeper->gpu = pass->gpu;
     keeper->left = bytes;
-    hypura_status status = ALLOCATE(&keeper->units, count, "table of unpacked units", error);
+    keeper->kept_count = count;
+    hypura_status status = ALLOCATE(&keeper->kept, count, "table of unpacked units", error);
     if (!status)
         status = ALLOCATE(&keeper->asked, count, "table of unpacked units", error);
     if (status) {
@@ -95,30 +98,43 @@ hypura_status pass_open_kept(struct batch *batch, hypura_error *error)
     return HYPURA_OK;
 }
 
-static void ask(struct keeper *keeper, unit_number unit, uint64_t bytes)
+static void ask(struct keeper *keeper, size_t number, uint64_t bytes)
 {
-    struct kept *kept = &keeper->units[unit];
+    struct kept *kept = &keeper->kept[number];
     if (bytes == 0 || bytes > keeper->left)
         return;
     keeper->left -= bytes;
     kept->bytes = bytes;
     atomic_store(&kept->state, ASKED);
     pthread_mutex_lock(&keeper->lock);
-    keeper->asked[keeper->count++] = unit;
+    keeper->asked[keeper->count++] = number;
     pthread_cond_signal(&keeper->changed);
     pthread_mutex_unlock(&keeper->lock);
 }
 
-struct gpu_panels *pass_keep(const struct gpu_pass *pass, unit_number unit, const struct gpu_matmul *job)
+static struct gpu_panels *find(struct keeper *keeper, size_t number, uint64_t bytes)
 {
-    struct keeper *keeper = pass->keeper;
-    if (!keeper)
-        return NULL;
-    struct kept *kept = &keeper->units[unit];
+    struct kept *kept = &keeper->kept[number];
     const enum state state = atomic_load(&kept->state);
     if (state == NONE)
-        ask(keeper, unit, gpu_kept_bytes(pass->gpu, job));
+        ask(keeper, number, bytes);
     return state == THERE ? &kept->panels : NULL;
+}
+
+struct gpu_panels *pass_keep(const struct gpu_pass *pass, unit_number unit, const struct gpu_matmul *job)
+{
+    return pass->keeper ? find(pass->keeper, unit, gpu_kept_bytes(pass->gpu, job)) : NULL;
+}
+
+struct gpu_panels *pass_keep_experts(const struct gpu_pass *pass, uint32_t layer, uint32_t product,
+                                     const struct gpu_expert_matmul *job)
+{
+    const struct keeper *keeper = pass->keeper;
+    if (!keeper)
+        return NULL;
+    const size_t products = (size_t)pass->plan->layer_count * PASS_EXPERT_PRODUCTS;
+    return find(pass->keeper, keeper->kept_count - products + (size_t)layer * PASS_EXPERT_PRODUCTS + product,
+                gpu_expert_kept_bytes(pass->gpu, job));
 }
 
 void pass_close_kept(struct batch *batch)
@@ -132,9 +148,9 @@ void pass_close_kept(struct batch *batch)
     pthread_cond_signal(&keeper->changed);
     pthread_mutex_unlock(&keeper->lock);
     pthread_join(keeper->thread, NULL);
-    for (unit_number u = 0; u < model_unit_count(batch->open->model); u++)
-        if (keeper->units[u].panels.buffer)
-            gpu_buffer_destroy(pass->gpu, keeper->units[u].panels.buffer);
+    for (size_t i = 0; i < keeper->kept_count; i++)
+        if (keeper->kept[i].panels.buffer)
+            gpu_buffer_destroy(pass->gpu, keeper->kept[i].panels.buffer);
     free_keeper(keeper);
     pass->keeper = NULL;
 }

@@ -8,6 +8,9 @@
 /* The part of a GPU's free memory that is left to the driver and to other programs. */
 #define GPU_HEADROOM_SHARE 16u
 
+/* Panels of experts may take this part of a GPU's budget. */
+#define PANELS_SHARE 16u
+
 /* The memory that a device may use. If it shares the host's memory, that is an even part of the budget for memory. The
  * ranks on a host share what is free. */
 static uint64_t gpu_budget(const struct devices *devices, uint32_t number, const struct hardware *hardware,
@@ -94,6 +97,7 @@ hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, co
             request.memory -= MIN(request.memory, request.budgets[d]);
         geometry->halves |= info->cooperative_matrix;
         geometry->panels |= info->panels;
+        geometry->panels_room = MIN(d ? geometry->panels_room : UINT64_MAX, request.budgets[d] / PANELS_SHARE);
         geometry->visible = info->visible && (d == 0 || geometry->visible);
         geometry->largest_buffer = d ? MIN(geometry->largest_buffer, info->max_allocation) : info->max_allocation;
     }

@@ -362,9 +362,13 @@ void pass_unshare_rows(struct batch *batch);
 uint64_t pass_handed_bytes(const struct geometry *geometry, uint32_t chunk);
 
 /* Unpacked weights that stay on a device with panels. pass_keep: where those of a product are or go; NULL: nowhere, or
- * not yet. */
+ * not yet. pass_keep_experts: the same for a product with experts (0: gate, 1: up, 2: down) in slots that do
+ * not change. */
+#define PASS_EXPERT_PRODUCTS 3
 hypura_status pass_open_kept(struct batch *batch, hypura_error *error);
 struct gpu_panels *pass_keep(const struct gpu_pass *pass, unit_number unit, const struct gpu_matmul *job);
+struct gpu_panels *pass_keep_experts(const struct gpu_pass *pass, uint32_t layer, uint32_t product,
+                                     const struct gpu_expert_matmul *job);
 void pass_close_kept(struct batch *batch);
 
 /* Opens a batch of commands unless one is open. */

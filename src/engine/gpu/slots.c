@@ -29,6 +29,30 @@ static struct gpu_expert_matmul expert_job(const struct batch *batch, const stru
                                       .routed = true};
 }
 
+/* Whether what is in a slot does not change. */
+static bool stay(const struct gpu_pass *pass, uint32_t layer, const struct gpu_expert_matmul *job)
+{
+    const struct gpu_range own = pass->slots[layer].table;
+    return job->slot_count == job->experts && !pass->plan->lent[layer] && job->slots.buffer == own.buffer &&
+           job->slots.offset == own.offset;
+}
+
+/* Lets the job unpack its weights for a long batch. product: as of pass_keep_experts. */
+static void let_unpack(const struct batch *batch, struct gpu_expert_matmul *job, const struct store_slots *slots,
+                       uint32_t layer, uint32_t product)
+{
+    const struct gpu_pass *pass = batch->pass;
+    if (pass->unpacked_bytes == 0 || job->slots.buffer != slots->table.buffer)
+        return; /* no room; or experts are anywhere in host memory */
+    job->unpacked = pass->unpacked;
+    job->unpacked_bytes = pass->unpacked_bytes;
+    job->slot_count = slots->count;
+    if (!stay(pass, layer, job))
+        return;
+    job->keeps = pass->plan->keeps;
+    job->kept = pass_keep_experts(pass, layer, product, job);
+}
+
 /* Multiplies rows by the scales of their experts and adds the biases, for experts on this device. Does nothing without
  * scales. */
 static void scale_experts(const struct batch *batch, const struct gpu_expert_matmul *job, unit_number scales,
@@ -75,6 +99,8 @@ void pass_run_experts(struct batch *batch, const struct step *step, const struct
     }
     if (fused)
         jobs[1].weights.data.offset += inner * jobs[1].weights.row_bytes;
+    for (uint32_t i = 0; i < products; i++)
+        let_unpack(batch, &jobs[i], slots, (uint32_t)step->layer, i);
     struct gpu_expert_matmul job = expert_job(batch, x, slots, down, inner, x->columns);
     const struct gpu_glu_kind glu = {x->glu, x->alpha, x->limit};
     bool halves = false;
@@ -106,6 +132,7 @@ void pass_run_experts(struct batch *batch, const struct step *step, const struct
     job.out = pass->expert_out;
     job.bias = bias_of(batch, x->down_bias, x->down_scale);
     job.per_choice = true;
+    let_unpack(batch, &job, slots, (uint32_t)step->layer, PASS_EXPERT_PRODUCTS - 1);
     gpu_expert_matmul(pass->gpu, &job, 1);
     gpu_barrier(pass->gpu);
     if (x->down_scale == NO_UNIT)

@@ -1,5 +1,5 @@
 // Weights as halves, in rows of columns halves or in panels (panels.glsl): the values that matmat_cooperative.comp would make
-// of them. A chunk an invocation. What chunks hold lies in pieces; it goes through shared memory, so that neighbours write
+// of them. A chunk per invocation; work groups along z are for several matrices. What chunks hold lies in pieces; it goes through shared memory, so that neighbours write
 // neighbouring bytes.
 #version 460
 #extension GL_GOOGLE_include_directive : require
@@ -12,7 +12,7 @@ layout(local_size_x = THREADS) in;
 layout(constant_id = 0) const bool PANELS = false;
 layout(push_constant) uniform Push
 {
-    uint64_t weights, into, table;
+    uint64_t weights, into, table, weights_step, into_step; // the latter two from one matrix to the next
     uint rows, columns, row_bytes;
 };
 
@@ -42,7 +42,8 @@ void main()
     }
     if (row < rows && index < row_chunks) {
         float q[CHUNK_ELEMENTS], scale[RUNS], minimum[RUNS];
-        chunk_unpack(chunk_fetch(weights + uint64_t(row) * row_bytes, index), index, q, scale, minimum);
+        uint64_t from = weights + gl_WorkGroupID.z * weights_step + uint64_t(row) * row_bytes;
+        chunk_unpack(chunk_fetch(from, index), index, q, scale, minimum);
         [[unroll]] for (uint r = 0; r < RUNS; r++) {
             uint column = chunk_column(index, r) - begin * CHUNK_ELEMENTS, words[LENGTH / 2];
             uint to = column / 8 * rows_at_once + own_row;
@@ -62,7 +63,7 @@ void main()
     }
     barrier();
     if (PANELS) {
-        Uvec4s panels = Uvec4s(into);
+        Uvec4s panels = Uvec4s(into + gl_WorkGroupID.z * into_step);
         [[unroll]] for (uint i = 0; i < EIGHTS; i++) {
             uint eight = i * THREADS + gl_LocalInvocationID.x;
             uint to_row = gl_WorkGroupID.y * 8 + eight % 8, to_eight = begin * EIGHTS + eight / 8;
