@@ -44,7 +44,7 @@ END
 ours() { # what, devices, model, further options
     what=$1 devices=$2 model=$3
     shift 3
-    out=$(timeout "$patience" "$hypura" bench "$model" --gpu "$devices" --prompt-tokens 2048 --gen-tokens 64 --repeat 2 --no-state \
+    out=$(timeout "$patience" "$hypura" bench "$model" --gpu "$devices" --prompt-tokens 2048 --gen-tokens 64 --repeat 4 --no-state \
         --json "$@" 2>> "$folder/errors.log")
     row "$what" "$devices" "$out"
 }

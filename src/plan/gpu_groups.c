@@ -15,8 +15,9 @@
 
 static double cost_of(const struct plan_pace *pace, uint64_t rows)
 {
-    if (pace->unpacking != UNPACKED_ROWS)
-        return plan_gpu_row_cost(pace->unpacking, rows);
+    if (pace->panels)
+        return pace->kept * plan_gpu_row_cost(KEPT_PANELS, rows) +
+               (1 - pace->kept) * plan_gpu_row_cost(UNPACKED_PANELS, rows);
     return pace->unpacked * plan_gpu_row_cost(UNPACKED_ROWS, rows) +
            (1 - pace->unpacked) * plan_gpu_row_cost(NOT_UNPACKED, rows);
 }
@@ -74,7 +75,8 @@ struct device_work {
     double dense, expert, unpacked_bytes;
 };
 
-/* Adds a unit of a device. Returns the share of its bytes that a row reads; *packed: those that must be unpacked. */
+/* Adds a unit of a device. panels: experts are unpacked, and may stay so. Returns the share of its bytes that a row
+ * reads; *packed: those that must be unpacked. */
 static double add_unit(struct device_work *work, const struct unit *unit, const struct model_parameters *p, bool panels,
                        double *packed)
 {
@@ -98,15 +100,16 @@ void plan_gpu_set_pace(struct plan_gpu *plan, const struct model *model, const s
     const struct model_parameters *p = model_parameters(model);
     const double choices = (double)plan->chunk * p->experts_used, average = choices / MAX(p->experts, 1u);
     struct device_work works[HARDWARE_MAX_GPUS] = {0};
-    struct plan_pace pace = {.experts = p->experts, .used = p->experts_used};
+    struct plan_pace pace = {.panels = request->devices, .kept = 1, .experts = p->experts, .used = p->experts_used};
     double bytes = 0, packed = 0, slowest = -1;
     for (unit_number u = 0; u < plan->unit_count; u++) {
         const struct unit *unit = model_unit(model, u);
-        if (plan->units[u] && unit->layer >= 0)
-            bytes += add_unit(&works[plan->units[u] - 1], unit, p, gpu_expert_panels(average, false), &packed);
+        if (!plan->units[u] || unit->layer < 0)
+            continue;
+        const bool stay = plan->slots[unit->layer] == p->experts && !plan->lent[unit->layer];
+        bytes += add_unit(&works[plan->units[u] - 1], unit, p, stay && gpu_expert_panels(average, false), &packed);
     }
     pace.unpacked = bytes > 0 ? packed / bytes : 0;
-    bool panels = request->devices, kept = true;
     for (uint32_t d = 0; d < plan->part_count; d++) {
         const struct hardware_gpu *device = request->devices ? &request->devices[d] : NULL;
         const struct device_work *work = &works[d];
@@ -128,15 +131,14 @@ void plan_gpu_set_pace(struct plan_gpu *plan, const struct model *model, const s
         if (!device || !part->taken)
             continue;
         part->keeps = device->info.panels && share >= 1;
-        panels &= device->info.panels;
-        kept &= share >= 1;
+        pace.panels &= device->info.panels;
+        pace.kept = MIN(pace.kept, share);
         plan->kept_bytes += (uint64_t)(share * work->unpacked_bytes);
         /* Rows go to the host's memory and from there to the next device. */
         pace.way_seconds = MAX(pace.way_seconds, device->move_seconds);
         pace.way_row_seconds =
             MAX(pace.way_row_seconds, 2.0 * p->embedding * sizeof(float) / MAX(device->upload_bytes_per_second, 1.0));
     }
-    pace.unpacking = !panels ? UNPACKED_ROWS : kept ? KEPT_PANELS : UNPACKED_PANELS;
     plan->pace = pace;
 }
 

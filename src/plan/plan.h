@@ -163,8 +163,9 @@ struct plan_expert_speed {
 struct plan_pace {
     double row_seconds;                  /* per row, for all layers of the slowest device, without experts */
     double way_seconds, way_row_seconds; /* to hand a part on: fixed, and per row */
-    double unpacked;                     /* the share of weights that each part has to unpack */
-    enum plan_unpacking unpacking;       /* of all devices, for what is no expert */
+    double unpacked;                     /* the share of weights that are not as matrix units read them */
+    bool panels;                         /* all devices have them */
+    double kept;                         /* the share of weights that stay in panels, on the device with the least */
     double expert_elements;              /* of one expert of each layer of the slowest device */
     uint32_t experts, used;              /* per layer */
     struct plan_expert_speed expert_speed;

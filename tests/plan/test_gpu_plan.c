@@ -708,8 +708,7 @@ static void prompts_pass_in_few_long_parts(void **state)
 {
     (void)state;
     struct plan_gpu parts[2] = {{.taken = 20}, {.taken = 20}};
-    struct plan_gpu plan = {
-        .part_count = 2, .parts = parts, .pace = {.row_seconds = 1e-4, .unpacked = 1, .unpacking = UNPACKED_ROWS}};
+    struct plan_gpu plan = {.part_count = 2, .parts = parts, .pace = {.row_seconds = 1e-4, .unpacked = 1}};
     plan.groups = 4;
     assert_int_equal(plan_gpu_parts(&plan, 2048), 2);
     assert_int_equal(plan_gpu_parts(&plan, 300), 1);
@@ -743,7 +742,7 @@ static void two_large_cards_take_turns(void **state)
         .parts = parts,
         .groups = 1,
         .chunk = 2048,
-        .pace = {.row_seconds = 80e-6, .way_seconds = 35e-6, .way_row_seconds = 1.6e-6, .unpacking = KEPT_PANELS}};
+        .pace = {.row_seconds = 80e-6, .way_seconds = 35e-6, .way_row_seconds = 1.6e-6, .panels = true, .kept = 0.97}};
     plan.groups = plan_gpu_choose_groups(&plan, model, &request);
     assert_int_equal(plan.groups, 2);
     assert_int_equal(plan_gpu_parts(&plan, 2048), 4);
@@ -777,9 +776,9 @@ static void unpacked_weights_stay_where_memory_is_left(void **state)
 
     struct plan_gpu parts[2] = {{.taken = 20}, {.taken = 20}};
     struct plan_gpu pace = {.part_count = 2, .parts = parts, .groups = 1, .pace = {.row_seconds = 1e-4}};
-    pace.pace.unpacking = UNPACKED_PANELS;
+    pace.pace.panels = true;
     const uint32_t few = plan_gpu_parts(&pace, 2048);
-    pace.pace.unpacking = KEPT_PANELS;
+    pace.pace.kept = 1;
     assert_true(plan_gpu_parts(&pace, 2048) > few);
     pace.groups = 2; /* three parts of 683 would fill no tile */
     assert_int_equal(plan_gpu_parts(&pace, 2048), 4);

@@ -136,7 +136,9 @@ static hypura_status open_device(struct devices *out, struct hardware_gpu *devic
     if (status)
         return status;
     out->infos[number] = *device;
+    /* What is known only once a device is open. */
     out->infos[number].info.unified = gpu_get_info(out->gpus[number])->unified;
+    out->infos[number].info.panels = gpu_get_info(out->gpus[number])->panels;
     out->order[number] = order;
     out->count++;
     return HYPURA_OK;
