@@ -9,8 +9,8 @@ Makes the synthetic models of -m (default: two dense ones, one of them a hybrid,
 folder of -d, measures this machine and its drive, and records each mixture's routing in a run over other tokens. Then each model
 runs with each share of memory in -f (per cent of the file; all: enough for all of it). A run has three rounds over different tokens,
 of which the median counts: a prompt of 500 tokens, and an answer. A mixture's answer has -n tokens (default: 32), as many as the
-recorded ones, because a prompt changes what the cache holds. With a GPU, such a run knows the recorded uses, as a second run of a
-model does. A dense model answers for -s seconds (default: 2), as estimated. The speed of a shared machine changes from minute to
+recorded ones, because a prompt changes what the cache holds. Such a run knows the recorded uses, as a second run of a model does. A
+dense model answers for -s seconds (default: 2), as estimated. The speed of a shared machine changes from minute to
 minute, so the drive and the cores are measured before and after each run: the drive with the model's own file, the cores with
 weights of 1.5 GB. The estimate uses the mean of both. All rows run one after another, -R times (default: 1); the table has the
 medians of the runs and of the estimates.
@@ -202,9 +202,9 @@ class Bench:
         self.bench(model, memory, self.tokens, 3, RECORDED_ROUNDS, ["--gpu", "none", "--trace", trace, "--no-state"])
 
     def run(self, row):
-        """Runs a row. Next to a GPU, the estimate knows from the trace which experts are hot; so does the run, from an earlier one. A
-        run whose experts are all on the GPU would count no uses."""
-        if row.gpu != "half" or not row.trace:
+        """Runs a row. The estimate knows from the trace which experts are hot; so does the run, from an earlier one. A run that holds
+        all experts in one place would count no uses."""
+        if not row.trace or row.gpu == "all" or (row.gpu == "-" and row.share == "all"):
             return self.bench(row.model, row.memory, row.tokens, 0, ROUNDS, ["--no-state", *row.run])
         known = row.trace + ".state"
         if not os.path.exists(known):
