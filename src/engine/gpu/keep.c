@@ -19,7 +19,7 @@ struct kept {
 struct keeper {
     struct gpu *gpu;
     struct kept *kept; /* [unit_count], then [layers][PASS_EXPERT_PRODUCTS] */
-    size_t kept_count;
+    size_t unit_count, kept_count;
     uint64_t left; /* bytes */
     pthread_t thread;
     pthread_mutex_t lock;
@@ -73,14 +73,15 @@ hypura_status pass_open_kept(struct batch *batch, hypura_error *error)
 {
     struct gpu_pass *pass = batch->pass;
     const uint64_t bytes = plan_gpu_keep_bytes(pass->plan);
-    const size_t products = (size_t)model_parameters(batch->open->model)->layers * PASS_EXPERT_PRODUCTS;
-    const size_t count = model_unit_count(batch->open->model) + products;
+    const size_t units = model_unit_count(batch->open->model);
+    const size_t count = units + (size_t)pass->plan->layer_count * PASS_EXPERT_PRODUCTS;
     struct keeper *keeper;
     if (!gpu_get_info(pass->gpu)->panels || bytes == 0)
         return HYPURA_OK;
     TRY(ALLOCATE(&keeper, 1, "table of unpacked units", error));
     keeper->gpu = pass->gpu;
     keeper->left = bytes;
+    keeper->unit_count = units;
     keeper->kept_count = count;
     hypura_status status = ALLOCATE(&keeper->kept, count, "table of unpacked units", error);
     if (!status)
@@ -129,12 +130,10 @@ struct gpu_panels *pass_keep(const struct gpu_pass *pass, unit_number unit, cons
 struct gpu_panels *pass_keep_experts(const struct gpu_pass *pass, uint32_t layer, uint32_t product,
                                      const struct gpu_expert_matmul *job)
 {
-    const struct keeper *keeper = pass->keeper;
-    if (!keeper)
-        return NULL;
-    const size_t products = (size_t)pass->plan->layer_count * PASS_EXPERT_PRODUCTS;
-    return find(pass->keeper, keeper->kept_count - products + (size_t)layer * PASS_EXPERT_PRODUCTS + product,
-                gpu_expert_kept_bytes(pass->gpu, job));
+    struct keeper *keeper = pass->keeper;
+    return keeper ? find(keeper, keeper->unit_count + (size_t)layer * PASS_EXPERT_PRODUCTS + product,
+                         gpu_expert_kept_bytes(pass->gpu, job))
+                  : NULL;
 }
 
 void pass_close_kept(struct batch *batch)

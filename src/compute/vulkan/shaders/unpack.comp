@@ -1,6 +1,6 @@
 // Weights as halves, in rows of columns halves or in panels (panels.glsl): the values that matmat_cooperative.comp would make
-// of them. A chunk per invocation; work groups along z are for several matrices. What chunks hold lies in pieces; it goes through shared memory, so that neighbours write
-// neighbouring bytes.
+// of them. A chunk per invocation; work groups along z are for several matrices. What chunks hold lies in pieces; it goes through
+// shared memory, so that neighbours write neighbouring bytes.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
