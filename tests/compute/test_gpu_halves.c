@@ -89,32 +89,36 @@ static void unpacks_weights(void **state)
     }
 }
 
-/* Panels have the halves of rows, in the order that shaders/panels.glsl describes. */
+/* Panels have the halves of rows, in the order that shaders/panels.glsl describes. Several matrices follow one another.
+ */
 static void unpacks_weights_into_panels(void **state)
 {
     struct gpu *gpu = gpu_or_skip(state);
     struct random random;
     random_seed(&random, 31);
-    const uint32_t rows = 75, columns = 768;
-    const size_t room = (size_t)2 * GPU_PANEL_ROWS * columns * 2;
+    const uint32_t rows = 76, columns = 768, matrices = 2;
+    const size_t room = (size_t)2 * GPU_PANEL_ROWS * columns * 2, plain_room = (size_t)matrices * rows * columns * 2;
     for (size_t i = 0; i < COUNT_OF(types); i++) {
         const bool halves = types[i] == TENSOR_F16;
         if (!halves && !gpu_unpacks(types[i]))
             continue;
-        struct product product = product_create(gpu, &random, types[i], rows, columns);
-        struct gpu_range panels = gpu_test_range(gpu, NULL, room), plain = gpu_test_range(gpu, NULL, room);
+        struct product product = product_create(gpu, &random, types[i], matrices * rows, columns);
+        struct gpu_range panels = gpu_test_range(gpu, NULL, matrices * room),
+                         plain = gpu_test_range(gpu, NULL, plain_room);
+        struct gpu_matrix first = product.matrix;
+        first.rows = rows;
         gpu_begin(gpu);
-        gpu_unpack_panels(gpu, &product.matrix, panels);
+        halves_unpack_panels(gpu, &first, panels, matrices, rows * first.row_bytes, room);
         if (!halves)
             gpu_unpack(gpu, &product.matrix, plain);
         gpu_test_run(gpu);
-        uint16_t *got = gpu_test_take(gpu, panels, room), *unpacked = gpu_test_take(gpu, plain, room);
+        uint16_t *got = gpu_test_take(gpu, panels, matrices * room), *unpacked = gpu_test_take(gpu, plain, plain_room);
         const uint16_t *expected = halves ? (const uint16_t *)product.weights : unpacked;
-        for (uint32_t r = 0; r < rows; r++)
+        for (uint32_t r = 0; r < matrices * rows; r++)
             for (uint32_t c = 0; c < columns; c++) {
-                const uint32_t panel = r / 64 * (columns / 16) + c / 16;
-                const uint32_t at = panel * 1024 + r % 64 / 8 * 128 + c % 16 / 8 * 64 + r % 8 * 8 + c % 8;
-                if (got[at] != expected[r * columns + c])
+                const uint32_t row = r % rows, panel = row / 64 * (columns / 16) + c / 16;
+                const uint32_t at = panel * 1024 + row % 64 / 8 * 128 + c % 16 / 8 * 64 + row % 8 * 8 + c % 8;
+                if (got[r / rows * (room / 2) + at] != expected[r * columns + c])
                     fail_msg("%s: row %u, column %u", tensor_type_info(types[i])->name, r, c);
             }
         free(got);
@@ -390,6 +394,68 @@ static void check_experts_from_panels(struct gpu *gpu, const struct expert_test 
     free(before);
 }
 
+/* Each expert's inputs begin a tile of panels. With up to 32 choices per expert, groups have one tile each on all
+ * devices.
+ */
+static void gathers_inputs_of_experts(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    const uint32_t tokens = 40, columns = 48, choices = tokens * USED, tile = 128;
+    struct random random;
+    random_seed(&random, 35);
+    for (int per_choice = 0; per_choice < 2; per_choice++) {
+        const uint32_t in_rows = per_choice ? choices : tokens, in_count = in_rows * columns;
+        uint32_t *ids = malloc(choices * sizeof *ids);
+        uint16_t *in = malloc(in_count * sizeof *in);
+        assert_true(ids && in);
+        for (uint32_t i = 0; i < choices; i++) {
+            const uint32_t at = (i / USED + i % USED) % (EXPERTS - 1);
+            ids[i] = at + (at >= 2); /* expert 2 has none */
+        }
+        for (uint32_t i = 0; i < in_count; i++)
+            in[i] = (uint16_t)random_next(&random);
+        const size_t group_bytes = gpu_expert_group_bytes(EXPERTS, USED, tokens), room = EXPERTS * tile * columns * 2;
+        const struct gpu_expert_matmul job = {.weights.columns = columns,
+                                              .ids = gpu_test_range(gpu, ids, choices * sizeof *ids),
+                                              .in_halves = gpu_test_range(gpu, in, in_count * sizeof *in),
+                                              .groups = gpu_test_range(gpu, NULL, group_bytes),
+                                              .experts = EXPERTS,
+                                              .used = USED,
+                                              .tokens = tokens,
+                                              .per_choice = per_choice};
+        const struct gpu_range out = gpu_test_range(gpu, NULL, room);
+        gpu_begin(gpu);
+        gpu_expert_group(gpu, job.ids, job.groups, EXPERTS, USED, tokens);
+        gpu_barrier(gpu);
+        halves_gather_panels(gpu, out, &job, EXPERTS * tile);
+        gpu_test_run(gpu);
+        uint32_t *groups = gpu_test_take(gpu, job.groups, group_bytes), seen = 0;
+        uint16_t *got = gpu_test_take(gpu, out, room);
+        for (uint32_t e = 0, t = 0; e < EXPERTS; e++) {
+            const uint32_t first = groups[4 + e], end = groups[4 + e + 1];
+            assert_true(end - first <= 32);
+            for (uint32_t i = first; i < end; i++) {
+                const uint32_t choice = groups[4 + EXPERTS + 1 + i], row = t * tile + i - first;
+                assert_int_equal(ids[choice], e);
+                for (uint32_t c = 0; c < columns; c++) {
+                    const uint32_t panel = row / 64 * (columns / 16) + c / 16;
+                    const uint32_t at = panel * 1024 + row % 64 / 8 * 128 + c % 16 / 8 * 64 + row % 8 * 8 + c % 8;
+                    assert_int_equal(got[at], in[(per_choice ? choice : choice / USED) * columns + c]);
+                }
+                seen++;
+            }
+            t += end > first;
+        }
+        assert_int_equal(seen, choices);
+        gpu_buffer_destroy(gpu, job.ids.buffer);
+        gpu_buffer_destroy(gpu, job.in_halves.buffer);
+        free(groups);
+        free(got);
+        free(ids);
+        free(in);
+    }
+}
+
 /* On a device with panels: experts, of which all or some are there, in one part or in several, and with weights that
  * are kept in panels, at first and again. */
 static void experts_from_panels_as_from_tiles(void **state)
@@ -420,6 +486,7 @@ int main(void)
         cmocka_unit_test(unpacks_weights_into_panels),
         cmocka_unit_test(halves_change_no_bit),
         cmocka_unit_test(panels_multiply_as_tiles_do),
+        cmocka_unit_test(gathers_inputs_of_experts),
         cmocka_unit_test(experts_from_panels_as_from_tiles),
     };
     return cmocka_run_group_tests(tests, gpu_test_open, gpu_test_close);

@@ -230,12 +230,6 @@ void gpu_glu_halves(struct gpu *gpu, enum glu_kind kind, struct gpu_range out, s
 bool gpu_unpacks(enum tensor_type type);
 void gpu_unpack(struct gpu *gpu, const struct gpu_matrix *weights, struct gpu_range out);
 
-/* The same in panels (shaders/panels.glsl), also for F16; columns is a multiple of GPU_PANEL_COLUMNS. The last rows of
- * the last panel are not written. */
-#define GPU_PANEL_ROWS 64u
-#define GPU_PANEL_COLUMNS 16u
-void gpu_unpack_panels(struct gpu *gpu, const struct gpu_matrix *weights, struct gpu_range out);
-
 /* Memory for a matrix in panels, which stay there: a long batch that finds them need not unpack the weights. */
 struct gpu_panels {
     struct gpu_buffer *buffer;

@@ -316,9 +316,12 @@ hypura_status matrices_translate(const uint32_t *code, size_t bytes, uint32_t **
 /* Rewrites loads so that a driver on a CPU performs them only for invocations that need them. The caller frees *out. */
 hypura_status loads_part(const uint32_t *code, size_t bytes, uint32_t **out, size_t *out_bytes, hypura_error *error);
 
-/* halves.c: whether weights can be unpacked into panels (shaders/panels.glsl); puts rows of halves into panels, stride
- * in bytes; gathers the inputs of experts, tile by tile, into panels of so many rows; and gpu_unpack_panels for several
- * matrices, so many bytes from one to the next. */
+/* halves.c: whether weights can be unpacked into panels (shaders/panels.glsl): columns must be a multiple of
+ * GPU_PANEL_COLUMNS. halves_to_panels: puts rows of halves there, stride in bytes. halves_gather_panels: the inputs of
+ * experts, tile by tile, to so many rows. halves_unpack_panels: as gpu_unpack, also for F16, and for several matrices,
+ * so many bytes from one to the next. The last rows of a matrix's last panel are not written. */
+#define GPU_PANEL_ROWS 64u
+#define GPU_PANEL_COLUMNS 16u
 bool halves_suit_panels(enum tensor_type type, uint32_t columns);
 void halves_to_panels(struct gpu *gpu, struct gpu_range out, struct gpu_range in, uint32_t rows, uint32_t columns,
                       uint64_t stride);

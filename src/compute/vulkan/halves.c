@@ -157,8 +157,3 @@ void halves_unpack_panels(struct gpu *gpu, const struct gpu_matrix *weights, str
                                      .stride = (uint32_t)(weights->row_bytes / 16)};
     put_into_panels(gpu, &push, weights->row_bytes, weights->rows, count);
 }
-
-void gpu_unpack_panels(struct gpu *gpu, const struct gpu_matrix *weights, struct gpu_range out)
-{
-    halves_unpack_panels(gpu, weights, out, 1, 0, 0);
-}

@@ -199,7 +199,7 @@ static struct gpu_matmul kept_part(struct gpu *gpu, const struct gpu_matmul *job
     struct gpu_matmul part = *job;
     const struct gpu_range kept = {job->kept->buffer, 0};
     if (!job->kept->filled)
-        gpu_unpack_panels(gpu, &job->weights, kept);
+        halves_unpack_panels(gpu, &job->weights, kept, 1, 0, 0);
     job->kept->filled = true;
     part.weights.data = kept;
     part.weights.type = TENSOR_F16;
@@ -241,7 +241,7 @@ static void matmat_unpacked(struct gpu *gpu, const struct gpu_matmul *jobs, size
                 empty_parts(gpu, parts, &part_count, &used, inputs);
             struct gpu_range to = {part.unpacked.buffer, part.unpacked.offset + begin + used};
             if (panels)
-                gpu_unpack_panels(gpu, &part.weights, to);
+                halves_unpack_panels(gpu, &part.weights, to, 1, 0, 0);
             else
                 gpu_unpack(gpu, &part.weights, to);
             part.weights.data = to;
