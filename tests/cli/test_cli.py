@@ -840,7 +840,7 @@ def shares_of_the_limit_go_up_to_one():
             assert 0 < stats["share_of_limit"] <= 1 and 0 < stats["share_side_by_side"] <= 1, stats
             assert stats["bound"] in ("disk", "compute", "memory"), stats
             if quicker > 1:
-                assert stats["share_of_limit"] == 1 and "times as quick as its profile says" in err, (stats, err)
+                assert stats["share_of_limit"] == 1 and "faster than its profile" in err, (stats, err)
     finally:
         with open(name, "w") as file:
             file.write(text)
