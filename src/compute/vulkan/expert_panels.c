@@ -39,11 +39,6 @@ bool expert_panels_fit(const struct gpu *gpu, const struct gpu_expert_matmul *jo
            gpu_expert_out_stride(job) % 2 == 0;
 }
 
-uint64_t gpu_expert_kept_bytes(const struct gpu *gpu, const struct gpu_expert_matmul *job)
-{
-    return expert_panels_fit(gpu, job) ? panels_bytes(job->weights.rows, job->weights.columns) * job->slot_count : 0;
-}
-
 static void unpack(struct gpu *gpu, const struct gpu_expert_matmul *job, struct gpu_range out, uint32_t first,
                    uint32_t count)
 {

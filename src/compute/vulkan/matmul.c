@@ -354,6 +354,16 @@ static bool experts_read_halves(const struct gpu *gpu, const struct gpu_expert_m
     return reads_halves(gpu, &job->weights, job->slot_stride, job->in_halves, job->weights.columns, job->tokens);
 }
 
+static bool should_panel_experts(const struct gpu *gpu, const struct gpu_expert_matmul *job)
+{
+    return experts_read_halves(gpu, job) && expert_panels_fit(gpu, job);
+}
+
+uint64_t gpu_expert_kept_bytes(const struct gpu *gpu, const struct gpu_expert_matmul *job)
+{
+    return should_panel_experts(gpu, job) ? panels_bytes(job->weights.rows, job->weights.columns) * job->slot_count : 0;
+}
+
 static void expert_matmat(struct gpu *gpu, const struct weight_type *type, const struct gpu_expert_matmul *job)
 {
     bool halves = experts_read_halves(gpu, job);
@@ -416,7 +426,7 @@ void gpu_expert_matmul(struct gpu *gpu, const struct gpu_expert_matmul *jobs, si
         bool tiles = true, panels = true;
         for (size_t i = first; i < next; i++) {
             tiles &= experts_fit_tiles(gpu, type, &jobs[i]);
-            panels &= experts_read_halves(gpu, &jobs[i]) && expert_panels_fit(gpu, &jobs[i]) &&
+            panels &= should_panel_experts(gpu, &jobs[i]) &&
                       gpu_address(jobs[i].in_halves) == gpu_address(jobs[first].in_halves);
         }
         if (tiles && jobs[first].norm.buffer)
