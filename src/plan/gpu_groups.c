@@ -69,8 +69,8 @@ uint32_t plan_gpu_run_end(const struct plan_gpu *plan, uint32_t layer)
 
 /* ---- the pace ---------------------------------------------------------------------------------------------------- */
 
-/* What a device multiplies in prompts, in elements: of matrices, and of one expert of each layer. bytes: of both once
- * they are unpacked. */
+/* What a device multiplies in prompts, in elements: of matrices, and of one expert of each layer; and the bytes of
+ * what batches unpack, once it is. */
 struct device_work {
     double dense, expert, unpacked_bytes;
 };

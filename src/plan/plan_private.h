@@ -185,7 +185,7 @@ void plan_gpu_set_pace(struct plan_gpu *plan, const struct model *model, const s
 /* gpu_speed.c: a row's time in a batch of this many rows, relative to a long batch; and multiply-adds per second of
  * products through tiles, and of a dense matrix with this many rows. plan_gpu_experts_seconds: the time for choices
  * that are divided equally among touched experts with so many elements each; average: choices per expert of the layer,
- * which decide on the tile, and on panels. kept: the share of experts whose panels are kept. */
+ * which decide on the tile, and on panels. plan_gpu_expert_speed: if this share of experts is kept in panels. */
 double plan_gpu_row_cost(enum plan_unpacking unpacking, uint64_t rows);
 double plan_gpu_tile_speed(const struct hardware_gpu *device);
 double plan_gpu_batch_speed(const struct hardware_gpu *device, double rows);

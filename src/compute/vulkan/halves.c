@@ -47,30 +47,27 @@ struct panels_push {
     uint32_t rows, columns, stride, experts, choices_per_row;
 };
 
-/* in_rows: the rows of "in", for the limit of the kernel's numbers. */
-static void put_into_panels(struct gpu *gpu, const struct panels_push *push, uint64_t stride, uint64_t in_rows,
+/* stride: bytes from row to row of "in". in_rows: how many it has, for the limit of the kernel's numbers. */
+static void put_into_panels(struct gpu *gpu, struct panels_push push, uint64_t stride, uint64_t in_rows,
                             uint32_t matrices)
 {
-    const uint32_t gathered = push->groups != 0;
-    if ((push->out | push->in | push->in_step | push->out_step | stride) % 16 || push->columns % GPU_PANEL_COLUMNS ||
-        stride / 16 > UINT32_MAX || in_rows * push->stride > UINT32_MAX) {
-        gpu_record_error(gpu, HYPURA_ERROR_ARGUMENT, "GPU: %u x %u halves cannot be put into panels", push->rows,
-                         push->columns);
+    const uint32_t gathered = push.groups != 0;
+    push.stride = (uint32_t)(stride / 16);
+    if ((push.out | push.in | push.in_step | push.out_step | stride) % 16 || push.columns % GPU_PANEL_COLUMNS ||
+        stride / 16 > UINT32_MAX || in_rows * push.stride > UINT32_MAX) {
+        gpu_record_error(gpu, HYPURA_ERROR_ARGUMENT, "GPU: %u x %u halves cannot be put into panels", push.rows,
+                         push.columns);
         return;
     }
-    gpu_launch(gpu, KERNEL_panels, &gathered, 1, push, sizeof *push, (push->columns / 8 + 31) / 32,
-               (push->rows + 7) / 8, matrices);
+    gpu_launch(gpu, KERNEL_panels, &gathered, 1, &push, sizeof push, (push.columns / 8 + 31) / 32, (push.rows + 7) / 8,
+               matrices);
 }
 
 void halves_to_panels(struct gpu *gpu, struct gpu_range out, struct gpu_range in, uint32_t rows, uint32_t columns,
                       uint64_t stride)
 {
-    const struct panels_push push = {.out = gpu_address(out),
-                                     .in = gpu_address(in),
-                                     .rows = rows,
-                                     .columns = columns,
-                                     .stride = (uint32_t)(stride / 16)};
-    put_into_panels(gpu, &push, stride, rows, 1);
+    const struct panels_push push = {.out = gpu_address(out), .in = gpu_address(in), .rows = rows, .columns = columns};
+    put_into_panels(gpu, push, stride, rows, 1);
 }
 
 void halves_gather_panels(struct gpu *gpu, struct gpu_range out, const struct gpu_expert_matmul *job, uint32_t rows)
@@ -81,10 +78,9 @@ void halves_gather_panels(struct gpu *gpu, struct gpu_range out, const struct gp
                                      .groups = gpu_address(job->groups),
                                      .rows = rows,
                                      .columns = job->weights.columns,
-                                     .stride = (uint32_t)(stride / 16),
                                      .experts = job->experts,
                                      .choices_per_row = job->per_choice ? 1 : job->used};
-    put_into_panels(gpu, &push, stride, choices, 1);
+    put_into_panels(gpu, push, stride, choices, 1);
 }
 
 /* ---- weights ----------------------------------------------------------------------------------------------------- */
@@ -153,7 +149,6 @@ void halves_unpack_panels(struct gpu *gpu, const struct gpu_matrix *weights, str
                                      .out_step = out_step,
                                      .in_step = weights_step,
                                      .rows = weights->rows,
-                                     .columns = weights->columns,
-                                     .stride = (uint32_t)(weights->row_bytes / 16)};
-    put_into_panels(gpu, &push, weights->row_bytes, weights->rows, count);
+                                     .columns = weights->columns};
+    put_into_panels(gpu, push, weights->row_bytes, weights->rows, count);
 }
