@@ -89,8 +89,14 @@ static void unpacks_weights(void **state)
     }
 }
 
-/* Panels have the halves of rows, in the order that shaders/panels.glsl describes. Several matrices follow one another.
- */
+/* Where a half of a row is in panels, as shaders/panels.glsl describes. */
+static uint32_t place_in_panels(uint32_t row, uint32_t column, uint32_t columns)
+{
+    const uint32_t panel = row / 64 * (columns / 16) + column / 16;
+    return panel * 1024 + row % 64 / 8 * 128 + column % 16 / 8 * 64 + row % 8 * 8 + column % 8;
+}
+
+/* Panels have the halves of rows. Several matrices follow one another. */
 static void unpacks_weights_into_panels(void **state)
 {
     struct gpu *gpu = gpu_or_skip(state);
@@ -116,9 +122,8 @@ static void unpacks_weights_into_panels(void **state)
         const uint16_t *expected = halves ? (const uint16_t *)product.weights : unpacked;
         for (uint32_t r = 0; r < matrices * rows; r++)
             for (uint32_t c = 0; c < columns; c++) {
-                const uint32_t row = r % rows, panel = row / 64 * (columns / 16) + c / 16;
-                const uint32_t at = panel * 1024 + row % 64 / 8 * 128 + c % 16 / 8 * 64 + row % 8 * 8 + c % 8;
-                if (got[r / rows * (room / 2) + at] != expected[r * columns + c])
+                const size_t at = r / rows * (room / 2) + place_in_panels(r % rows, c, columns);
+                if (got[at] != expected[r * columns + c])
                     fail_msg("%s: row %u, column %u", tensor_type_info(types[i])->name, r, c);
             }
         free(got);
@@ -395,8 +400,7 @@ static void check_experts_from_panels(struct gpu *gpu, const struct expert_test 
 }
 
 /* Each expert's inputs begin a tile of panels. With up to 32 choices per expert, groups have one tile each on all
- * devices.
- */
+ * devices. */
 static void gathers_inputs_of_experts(void **state)
 {
     struct gpu *gpu = gpu_or_skip(state);
@@ -437,11 +441,9 @@ static void gathers_inputs_of_experts(void **state)
             for (uint32_t i = first; i < end; i++) {
                 const uint32_t choice = groups[4 + EXPERTS + 1 + i], row = t * tile + i - first;
                 assert_int_equal(ids[choice], e);
-                for (uint32_t c = 0; c < columns; c++) {
-                    const uint32_t panel = row / 64 * (columns / 16) + c / 16;
-                    const uint32_t at = panel * 1024 + row % 64 / 8 * 128 + c % 16 / 8 * 64 + row % 8 * 8 + c % 8;
-                    assert_int_equal(got[at], in[(per_choice ? choice : choice / USED) * columns + c]);
-                }
+                for (uint32_t c = 0; c < columns; c++)
+                    assert_int_equal(got[place_in_panels(row, c, columns)],
+                                     in[(per_choice ? choice : choice / USED) * columns + c]);
                 seen++;
             }
             t += end > first;

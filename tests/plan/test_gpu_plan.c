@@ -1,5 +1,6 @@
 /* Which units of the embedded model go to a GPU, and the length of batches there. */
 #include "embedded.h"
+#include "gpu_card.h"
 
 #include <math.h>
 #include <string.h>
@@ -427,14 +428,6 @@ static void the_gain_of_a_visit_depends_on_the_tokens(void **state)
     assert_true(used < experts && few.here_seconds > 0);
 }
 
-static struct hardware_gpu card(double speed)
-{
-    return (struct hardware_gpu){.measured = true,
-                                 .memory_bytes_per_second = speed * 1e12,
-                                 .multiply_adds_per_second = speed * 1e14,
-                                 .upload_bytes_per_second = 1e10};
-}
-
 /* If everything fits, the faster of two devices gets more layers. If one has no room for its share, the other gets it.
  */
 static void devices_share_by_speed_and_room(void **state)
@@ -703,26 +696,6 @@ static void devices_divide_the_output_matrix(void **state)
     plan_gpu_free(plan);
 }
 
-/* Long parts cost less per row. More groups keep all devices at work with fewer parts. */
-static void prompts_pass_in_few_long_parts(void **state)
-{
-    (void)state;
-    struct plan_gpu parts[2] = {{.taken = 20}, {.taken = 20}};
-    struct plan_gpu plan = {.part_count = 2, .parts = parts, .pace = {.row_seconds = 1e-4, .unpacked = 1}};
-    plan.groups = 4;
-    assert_int_equal(plan_gpu_parts(&plan, 2048), 2);
-    assert_int_equal(plan_gpu_parts(&plan, 300), 1);
-    plan.groups = 1;
-    plan.pace.unpacked = 0; /* then short parts cost little */
-    assert_in_range(plan_gpu_parts(&plan, 2048), 4, 6);
-    plan.groups = 4;
-    plan.pace.way_seconds = 20e-3; /* a third part hides the way */
-    assert_true(plan_gpu_parts(&plan, 2048) > 2);
-    parts[1].taken = 0; /* one device */
-    plan.groups = 1;
-    assert_int_equal(plan_gpu_parts(&plan, 2048), 1);
-}
-
 /* What was measured on two H100 with 40 layers of Llama 70B's geometry: two runs each and four parts decode as fast as
  * one card, and read prompts 1.6 times as fast. */
 static void two_large_cards_take_turns(void **state)
@@ -746,30 +719,6 @@ static void two_large_cards_take_turns(void **state)
     plan.groups = plan_gpu_choose_groups(&plan, model, &request);
     assert_int_equal(plan.groups, 2);
     assert_int_equal(plan_gpu_parts(&plan, 2048), 4);
-}
-
-/* What was measured on two H100 with 24 layers of Mixtral's geometry: its experts have half as many tokens in a part of
- * half as many rows, and more of their tiles are empty. So two parts are faster than four, in one run or two. */
-static void experts_need_long_parts(void **state)
-{
-    (void)state;
-    const struct hardware_gpu card = {.memory_bytes_per_second = 2.96e12,
-                                      .multiply_adds_per_second = 196e12,
-                                      .info = {.panels = true, .cooperative_matrix = true}};
-    struct plan_gpu parts[2] = {{.taken = 12}, {.taken = 12}};
-    struct plan_gpu plan = {.part_count = 2,
-                            .parts = parts,
-                            .pace = {.row_seconds = 5.1e-6,
-                                     .way_seconds = 35e-6,
-                                     .way_row_seconds = 0.8e-6,
-                                     .panels = true,
-                                     .kept = 0.95,
-                                     .expert_elements = 12 * 176e6,
-                                     .experts = 8,
-                                     .used = 2,
-                                     .expert_speed = plan_gpu_expert_speed(&card, 0.95)}};
-    for (plan.groups = 1; plan.groups <= 2; plan.groups++)
-        assert_int_equal(plan_gpu_parts(&plan, 2048), 2);
 }
 
 /* Devices with panels keep unpacked weights in half of what a plan leaves. Only then do short parts cost little. */
@@ -806,80 +755,6 @@ static void unpacked_weights_stay_where_memory_is_left(void **state)
     assert_true(plan_gpu_parts(&pace, 2048) > few);
     pace.groups = 2; /* three parts of 683 would fill no tile */
     assert_int_equal(plan_gpu_parts(&pace, 2048), 4);
-}
-
-/* Panels need many rows to be fast. Without them, the length was not measured, so it makes no difference. */
-static void panels_need_long_batches(void **state)
-{
-    (void)state;
-    struct hardware_gpu device = card(1);
-    const double plain = plan_gpu_batch_speed(&device, 2048);
-    assert_true(plain == plan_gpu_batch_speed(&device, 300) && plain == plan_gpu_tile_speed(&device));
-    device.info.panels = true;
-    double before = plan_gpu_batch_speed(&device, 4096);
-    assert_true(before == plain);
-    for (double rows = 2000; rows > 256; rows /= 1.3) {
-        const double speed = plan_gpu_batch_speed(&device, rows);
-        assert_true(speed < before && speed > plain / 3);
-        before = speed;
-    }
-    assert_true(plan_gpu_tile_speed(&device) < plain);
-}
-
-/* With few tokens per expert, tiles are partly empty, and weights are unpacked for few tokens. */
-static void experts_with_few_tokens_take_longer_per_token(void **state)
-{
-    (void)state;
-    const double elements = 1e6, experts = 128;
-    struct hardware_gpu device = card(1);
-    for (int cooperative = 0; cooperative < 2; cooperative++) {
-        device.info.cooperative_matrix = cooperative;
-        const double ideal = elements / plan_gpu_tile_speed(&device);
-        const struct plan_expert_speed speed = plan_gpu_expert_speed(&device, 0);
-        double most = INFINITY;
-        for (double each = 1; each < 5000; each *= 4) {
-            const double seconds = plan_gpu_experts_seconds(&speed, elements, each * experts, experts, each);
-            const double per_token = seconds / (each * experts);
-            assert_true(per_token > ideal && per_token < most);
-            most = per_token;
-        }
-        assert_true(most < 1.3 * ideal);
-    }
-    const struct plan_expert_speed speed = plan_gpu_expert_speed(&device, 0);
-    assert_true(plan_gpu_experts_seconds(&speed, elements, 0, 0, 0) == 0);
-}
-
-/* With many tokens, panels are faster than tiles; the fewer there are, the more it matters whether they are kept. */
-static void panels_are_faster_for_experts_with_many_tokens(void **state)
-{
-    (void)state;
-    const double elements = 1e6, experts = 8;
-    struct hardware_gpu device = card(1);
-    device.info.cooperative_matrix = device.info.panels = true;
-    device.memory_bytes_per_second *= 2; /* reading does not bind */
-    struct plan_expert_speed tiles = plan_gpu_expert_speed(&device, 0);
-    const struct plan_expert_speed fresh = tiles, kept = plan_gpu_expert_speed(&device, 1);
-    tiles.panels = 0;
-    const struct {
-        double each;
-        bool fresh, kept; /* whether they are faster */
-    } cases[] = {{32, false, false}, {100, false, true}, {256, true, true}, {1024, true, true}};
-    double gain = INFINITY;
-    for (size_t i = 0; i < COUNT_OF(cases); i++) {
-        const double each = cases[i].each, choices = each * experts;
-        const double from_tiles = plan_gpu_experts_seconds(&tiles, elements, choices, experts, each);
-        const double from_fresh = plan_gpu_experts_seconds(&fresh, elements, choices, experts, each);
-        const double from_kept = plan_gpu_experts_seconds(&kept, elements, choices, experts, each);
-        assert_int_equal(from_fresh < from_tiles, cases[i].fresh);
-        assert_int_equal(from_kept < from_tiles, cases[i].kept);
-        if (!cases[i].fresh)
-            assert_true(from_fresh == from_tiles);
-        if (cases[i].kept) {
-            assert_true(from_fresh / from_kept < gain);
-            gain = from_fresh / from_kept;
-        }
-    }
-    assert_true(gain > 1);
 }
 
 /* If not all weights fit next to a whole context for each sequence, sequences share less room. */
@@ -930,9 +805,7 @@ int main(void)
         cmocka_unit_test(layers_alternate_if_it_pays),
         cmocka_unit_test(layers_do_not_alternate_without_room),
         cmocka_unit_test(two_large_cards_take_turns),
-        cmocka_unit_test(experts_need_long_parts),
         cmocka_unit_test(devices_divide_the_output_matrix),
-        cmocka_unit_test(prompts_pass_in_few_long_parts),
         cmocka_unit_test(divided_mixtures_take_the_cheapest_chunk),
         cmocka_unit_test(prompts_want_long_batches_and_answers_want_experts),
         cmocka_unit_test(layers_on_both_sides_are_handed_over),
@@ -944,9 +817,6 @@ int main(void)
         cmocka_unit_test(buffers_of_long_batches_are_lent),
         cmocka_unit_test(loans_need_reads_and_moves),
         cmocka_unit_test(unpacked_weights_stay_where_memory_is_left),
-        cmocka_unit_test(panels_need_long_batches),
-        cmocka_unit_test(experts_with_few_tokens_take_longer_per_token),
-        cmocka_unit_test(panels_are_faster_for_experts_with_many_tokens),
         cmocka_unit_test(sequences_share_room_if_memory_is_short),
     };
     return cmocka_run_group_tests(tests, open_able_model, close_model);
