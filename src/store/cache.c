@@ -109,9 +109,30 @@ static unit_number find_victim(struct store *store, struct slot_class *slot_clas
     return victim;
 }
 
+/* Filling takes slots while nothing else wants them. So before an expert is evicted, the filling that has read the
+ * least gives its slot back, unless a block of it is in flight. */
+static bool have_slot_without_evicting(struct store *store, struct slot_class *slot_class)
+{
+    if (slot_class->free != NO_SLOT || io_unfinished(store->io, PRIORITY_FILL) == 0)
+        return slot_class->free != NO_SLOT;
+    struct slot *least = NULL;
+    for (uint32_t i = 0; i < slot_class->size->unit_count; i++) {
+        struct slot *slot = &slot_class->slots[i];
+        if (slot->unit == NO_UNIT || store->units[slot->unit].stage != STAGE_READING ||
+            store->units[slot->unit].wants > 0 || slot->transfer.priority != PRIORITY_FILL ||
+            slot->transfer.in_flight > 0)
+            continue;
+        if (!least || slot->transfer.bytes_read < least->transfer.bytes_read)
+            least = slot;
+    }
+    if (least && io_abandon(store->io, &least->transfer))
+        evict(store, slot_class, least->unit);
+    return slot_class->free != NO_SLOT;
+}
+
 static bool have_free_slot(struct store *store, struct slot_class *slot_class)
 {
-    if (slot_class->free == NO_SLOT) {
+    if (!have_slot_without_evicting(store, slot_class)) {
         unit_number victim = find_victim(store, slot_class);
         if (victim != NO_UNIT)
             evict(store, slot_class, victim);
@@ -259,7 +280,7 @@ bool cache_prefetch(struct store *store, unit_number number, float probability)
     struct slot_class *slot_class = &store->cache.classes[unit->slot_class];
     if (unit->stage != STAGE_ABSENT || slot_class->waiting.first != NO_UNIT)
         return false;
-    if (slot_class->free == NO_SLOT) {
+    if (!have_slot_without_evicting(store, slot_class)) {
         unit_number victim =
             ask_policy(slot_class, (struct candidate_context){.store = store, .slot_class = slot_class});
         if (victim == NO_UNIT || (probability < CERTAIN && !is_worth(probability, chance(store, victim))))
@@ -297,7 +318,7 @@ bool cache_demand(struct store *store, unit_number number)
         return true;
     if (unit->stage != STAGE_ABSENT || slot_class->waiting.first != NO_UNIT)
         return false;
-    if (slot_class->free == NO_SLOT) {
+    if (!have_slot_without_evicting(store, slot_class)) {
         unit_number victim =
             ask_policy(slot_class, (struct candidate_context){.store = store, .slot_class = slot_class});
         if (victim == NO_UNIT || expected_units(store, slot_class) >= slot_class->target / EXPECTED_PART)

@@ -1,9 +1,11 @@
 /* Filling: between passes, from the load on, free slots of the expert cache get missing experts, beginning with the
- * layer that comes next. Nothing is evicted for it. Once the cache was full, filling ends: slots that become free later
- * belonged to prefetches that were too late, and the next prefetches need them. So if there is some time between
- * opening a model and the first prompt, or between two prompts, no expert that has room is waited for. Nothing is
- * filled while a pass runs in this store or another one of the process (peers.c); filling the drive's gaps then gained
- * nothing. After a failed read, filling stops until another read succeeds; after MOST_FAILURES it stops for good. */
+ * layer that comes next. Nothing is evicted for it, and an expert whose reading is not done gives its slot to a demand
+ * or a prefetch: in the short breaks between passes it would be done only after many tokens. Once the cache was full,
+ * filling ends: slots that become free later belonged to prefetches that were too late, and the next prefetches need
+ * them. So if there is some time between opening a model and the first prompt, or between two prompts, no expert that
+ * has room is waited for. Nothing is filled while a pass runs in this store or another one of the process (peers.c);
+ * filling the drive's gaps then gained nothing. After a failed read, filling stops until another read succeeds; after
+ * MOST_FAILURES it stops for good. */
 #include "store/store_private.h"
 
 /* Experts in flight at once; small ones need several to keep the drive busy. */

@@ -9,7 +9,8 @@
  * The streamed tensors of a dense model, or pieces of them, are used in a known order. The store keeps a ring of them
  * in memory, ahead of the last one that was requested, across layers and tokens, without being told. Experts are wanted
  * one by one. After the load, while no pass runs on any store of the process, the store fills the free slots of the
- * expert cache. So a model that was opened some time before its first prompt starts with a full cache.
+ * expert cache. So a model that was opened some time before its first prompt starts with a full cache. What is still
+ * being read then gives way to demands.
  *
  * The plan may put units on a device, where they are computed; see store/device.h.
  *

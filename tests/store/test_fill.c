@@ -154,6 +154,28 @@ static void filling_pauses_during_a_pass(void **state)
     close_world(&world);
 }
 
+/* A demand takes the slot of an expert whose reading waits, rather than that of one which is there. */
+static void filling_gives_way_to_demands(void **state)
+{
+    (void)state;
+    struct world world;
+    make_world(&world, &shape);
+    atomic_store(&world.sleep_microseconds, 20000);
+    open_filling(&world, 20);
+    const uint32_t slots = (uint32_t)(statistics(&world).pool_bytes / world.largest);
+    for (int i = 0; i < MILLISECONDS && cached(&world) + 4 < slots; i++)
+        usleep(1000);
+    store_begin(world.store);
+    assert_rests(&world);
+    const uint32_t there = cached(&world);
+    assert_true(there < slots);
+    atomic_store(&world.sleep_microseconds, 0);
+    for (uint32_t i = there; i < slots; i++)
+        get_and_check(world.store, &world.fixture, expert(3, 15 - (i - there)));
+    assert_int_equal(cached(&world), slots);
+    close_world(&world);
+}
+
 /* The stores of a process share the drive, so filling of one waits for the work of another. */
 static void filling_pauses_while_another_store_works(void **state)
 {
@@ -300,6 +322,7 @@ int main(void)
         cmocka_unit_test(lent_memory_is_filled_too),
         cmocka_unit_test(demands_go_before_filling),
         cmocka_unit_test(filling_pauses_during_a_pass),
+        cmocka_unit_test(filling_gives_way_to_demands),
         cmocka_unit_test(filling_pauses_while_another_store_works),
         cmocka_unit_test(filling_resumes_after_a_cancel),
         cmocka_unit_test(waiting_prefetches_do_not_stop_filling),
