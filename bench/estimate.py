@@ -285,7 +285,7 @@ class Row:
                 "estimate": median(lambda s: s["expected"]["decode_tokens_per_second"]),
                 "prompt_measured": median(lambda s: s["came"]["prompt_tokens_per_second"]),
                 "prompt_estimate": median(lambda s: s["expected"]["prompt_tokens_per_second"]),
-                "bytes_measured": median(lambda s: s["came"]["decode_bytes_read"] / max(s["came"]["decode_passes"], 1)),
+                "bytes_measured": median(lambda s: s["came"]["decode_bytes_per_token"]),
                 "bytes_estimate": median(lambda s: s["expected"]["bytes_per_token_storage"]),
                 "bytes": self.memory, "samples": self.samples}
 

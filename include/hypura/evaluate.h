@@ -50,6 +50,7 @@ typedef struct hypura_speed {
     hypura_rate answer_tokens_per_second; /* of all sequences together */
     hypura_rate memory_bytes_per_second;  /* measured bandwidth; 0: not measured */
     hypura_rate share_of_memory;          /* the share of it that decoding used to read weights; 0: not measured */
+    hypura_rate answer_bytes_per_token;   /* read from drives, without wasted prefetches */
 } hypura_speed;
 
 /* Measures. Set out->struct_size first. */

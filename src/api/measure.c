@@ -124,7 +124,7 @@ static hypura_status warm_up(struct measuring *m, hypura_error *error)
 
 /* ---- rounds ---- */
 
-enum figure { PROMPT_SPEED, ANSWER_SPEED, MEMORY_SPEED, MEMORY_SHARE, FIGURES };
+enum figure { PROMPT_SPEED, ANSWER_SPEED, MEMORY_SPEED, MEMORY_SHARE, ANSWER_BYTES, FIGURES };
 
 static int compare_doubles(const void *a, const void *b)
 {
@@ -140,6 +140,13 @@ static hypura_rate rate_of(double *values, uint32_t count)
                          .most = values[count - 1]};
 }
 
+static double decode_bytes(const struct measuring *m)
+{
+    struct engine_statistics statistics;
+    engine_statistics(m->engine, &statistics);
+    return (double)statistics.decode_bytes_read;
+}
+
 static hypura_status run_round(struct measuring *m, double figures[FIGURES], hypura_error *error)
 {
     hypura_status status = fill_context(m, error);
@@ -150,12 +157,14 @@ static hypura_status run_round(struct measuring *m, double figures[FIGURES], hyp
     /* Decoding starts from the held tokens, not after the prompt, so the two results are independent. */
     if (!status)
         status = fill_context(m, error);
+    const double read = decode_bytes(m);
     if (!status)
         status = decode(m, m->how.answer_tokens, m->meter != NULL, error);
     if (status)
         return status;
     double tokens = (double)m->how.answer_tokens * m->how.sequences;
     figures[ANSWER_SPEED] = m->decode_seconds > 0 ? tokens / m->decode_seconds : 0;
+    figures[ANSWER_BYTES] = tokens > 0 ? (decode_bytes(m) - read) / tokens : 0;
     figures[MEMORY_SPEED] = figures[MEMORY_SHARE] = 0;
     if (m->meter) {
         figures[MEMORY_SPEED] = m->reads / m->read_seconds;
@@ -169,7 +178,8 @@ static hypura_status run_rounds(struct measuring *m, hypura_speed *out, hypura_e
 {
     double *values[FIGURES] = {0}, figures[FIGURES];
     hypura_rate *const rates[FIGURES] = {&out->prompt_tokens_per_second, &out->answer_tokens_per_second,
-                                         &out->memory_bytes_per_second, &out->share_of_memory};
+                                         &out->memory_bytes_per_second, &out->share_of_memory,
+                                         &out->answer_bytes_per_token};
     hypura_status status = HYPURA_OK;
     for (int i = 0; !status && i < FIGURES; i++)
         status = ALLOCATE(&values[i], m->how.rounds, "figures", error);

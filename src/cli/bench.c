@@ -46,6 +46,7 @@ static void report_json(hypura_model *model, const hypura_speed *speed)
     json_object_set_new(json, "decode_tokens_per_second", json_real(answer->median));
     json_object_set_new(json, "decode_tokens_per_second_least", json_real(answer->least));
     json_object_set_new(json, "decode_tokens_per_second_most", json_real(answer->most));
+    json_object_set_new(json, "decode_bytes_per_token", json_real(speed->answer_bytes_per_token.median));
     json_object_set_new(json, "memory_bytes_per_second", memory > 0 ? json_real(memory) : json_null());
     json_object_set_new(json, "share_of_memory_bandwidth",
                         memory > 0 ? json_real(speed->share_of_memory.median) : json_null());
@@ -56,7 +57,7 @@ static void report_json(hypura_model *model, const hypura_speed *speed)
 static void report(hypura_model *model, const hypura_speed *speed)
 {
     char text[32];
-    double memory = speed->memory_bytes_per_second.median;
+    const double memory = speed->memory_bytes_per_second.median, read = speed->answer_bytes_per_token.median;
     if (as_json) {
         report_json(model, speed);
         return;
@@ -70,6 +71,8 @@ static void report(hypura_model *model, const hypura_speed *speed)
     if (generated_tokens && memory > 0)
         printf("Decoding reached %.0f %% of the memory bandwidth measured in this run (%s/s).\n",
                100 * speed->share_of_memory.median, size_text(text, sizeof text, memory));
+    if (read > 0)
+        printf("Each token read %s from the drive.\n", size_text(text, sizeof text, read));
 }
 
 /* The memory bandwidth is measured only if it is the limit, since measuring needs memory itself. Several sequences that
