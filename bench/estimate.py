@@ -39,8 +39,8 @@ KERNELS = os.environ.get("KERNELS", os.path.join(HERE, "../build/bench/kernels")
 # Presets with fewer layers, a few GB each.
 MODELS = {"dense": ["mistral-7b", "--layers", "8"],
           "delta-net (hybrid)": ["qwen3.5-9b", "--layers", "4"],
-          "mixtral": ["mixtral-8x7b", "--layers", "2"],
-          "qwen3-moe": ["qwen3-30b-a3b", "--layers", "6"],
+          "mixtral": ["mixtral-8x7b", "--layers", "4"],
+          "qwen3-moe": ["qwen3-30b-a3b", "--layers", "12"],
           "gpt-oss": ["gpt-oss-20b", "--layers", "4"],
           "nemotron (hybrid)": ["nemotron-3-super", "--layers", "4"]}
 # On a GPU a few layers take less time than what each token costs besides: these are whole, or nearly.

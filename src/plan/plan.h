@@ -252,9 +252,11 @@ uint32_t plan_visit_groups(uint32_t missing, uint32_t slots);
 
 #define PLAN_CURVE_POINTS 64u
 
-/* hits[i] is the hit rate of a cache with room for (i + 1) / PLAN_CURVE_POINTS of all experts. It rises to 1. */
+/* hits[i] is the hit rate of a cache with room for (i + 1) / PLAN_CURVE_POINTS of all experts. It rises to 1. What
+ * devices hold counts as cached, in layers that they share with the CPU. apart: the curve is for experts on no device
+ * only. */
 struct plan_hit_curve {
-    bool known;
+    bool known, apart;
     float hits[PLAN_CURVE_POINTS];
 };
 

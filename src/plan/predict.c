@@ -95,6 +95,62 @@ void plan_ask_evenly(struct plan_request *request)
         request->hit_curve.hits[i] = (float)(i + 1) / PLAN_CURVE_POINTS;
 }
 
+/* The experts of layers that are not all on devices. */
+struct divided {
+    double bytes, uses; /* on devices */
+    double all_bytes, all_uses;
+};
+
+static void add_layer(struct divided *all, const struct divided *layer)
+{
+    if (layer->bytes >= layer->all_bytes)
+        return;
+    all->bytes += layer->bytes;
+    all->uses += layer->uses;
+    all->all_bytes += layer->all_bytes;
+    all->all_uses += layer->all_uses;
+}
+
+static struct divided find_divided(const struct plan_table *table, const struct plan_request *request)
+{
+    const uint64_t *uses = request->uses;
+    const float *shares = !uses && request->gpu ? request->gpu->used_there : NULL;
+    struct divided all = {0}, layer = {0};
+    int32_t number = -1;
+    for (uint32_t i = 0; i < table->count; i++) {
+        const struct plan_unit *unit = &table->units[i];
+        const bool there = unit->priority == PRIORITY_GPU;
+        if (unit->expert < 0 || (!there && unit->priority != PRIORITY_EXPERT))
+            continue;
+        if (unit->layer != number) {
+            add_layer(&all, &layer);
+            layer = (struct divided){0};
+            number = unit->layer;
+        }
+        const double used = uses ? (double)uses[i] : 1;
+        layer.bytes += there ? (double)unit->footprint : 0;
+        layer.uses += shares ? (double)shares[number] : there ? used : 0;
+        layer.all_bytes += (double)unit->footprint;
+        layer.all_uses += used;
+    }
+    add_layer(&all, &layer);
+    return all;
+}
+
+/* Of the uses of experts on no device, those that hit. all: bytes of these experts. */
+static double hits_next_to_devices(const struct plan_table *table, double cache_bytes, double all,
+                                   const struct plan_request *request)
+{
+    const struct plan_hit_curve *curve = &request->hit_curve;
+    const struct divided divided = find_divided(table, request);
+    if (curve->apart || divided.bytes <= 0)
+        return hits_of_curve(curve, cache_bytes / all);
+    const double here =
+        divided.all_uses > 0 ? 1 - divided.uses / divided.all_uses : 1 - divided.bytes / divided.all_bytes;
+    const double missed = 1 - hits_of_curve(curve, (cache_bytes + divided.bytes) / divided.all_bytes);
+    return fmax(1 - missed / fmax(here, 1e-6), 0);
+}
+
 hypura_status plan_hit_rate(double *out, const struct plan_table *table, uint64_t cache_bytes,
                             const struct plan_request *request, hypura_error *error)
 {
@@ -109,7 +165,7 @@ hypura_status plan_hit_rate(double *out, const struct plan_table *table, uint64_
     }
     double share = (double)cache_bytes / (double)all, used = (double)table->experts_used / MAX(table->experts, 1u);
     if (request->hit_curve.known)
-        *out = hits_of_curve(&request->hit_curve, share);
+        *out = hits_next_to_devices(table, (double)cache_bytes, (double)all, request);
     else if (plan_knows_routing(table, request))
         return hits_from_uses(out, table, cache_bytes, uses, error);
     else

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -251,15 +252,16 @@ static bool write_file(const struct usage *usage, const char *path)
     return (fclose(file) == 0) && good;
 }
 
-/* Part of all experts that share the cache. */
-static double cache_share(const struct store *store)
+/* The experts that the cache has room for, as many as their mean size allows. */
+static double cache_room(const struct store *store)
 {
-    double online = 0, all = 0;
+    double online = 0, all = 0, units = 0;
     for (uint32_t i = 0; i < store->cache.class_count; i++) {
         online += (double)store->cache.classes[i].online * (double)store->cache.sizes[i].stride;
         all += (double)store->cache.sizes[i].unit_count * (double)store->cache.sizes[i].stride;
+        units += store->cache.sizes[i].unit_count;
     }
-    return all > 0 ? online / all : 0;
+    return all > 0 ? online / all * units : 0;
 }
 
 static bool cache_full(const struct store *store)
@@ -271,36 +273,51 @@ static bool cache_full(const struct store *store)
     return true;
 }
 
-/* first, count: of usage->last. Returns how many of the used experts had been kept. Each use looks at all experts of
- * the layer, some hundreds at most, which is little compared with reading or computing one. */
-static uint64_t note_layer(struct store *store, uint32_t first, uint32_t count)
+/* Of the layers whose uses a pass notes. */
+struct noted {
+    uint64_t experts, held; /* held: on devices, or pinned */
+    uint64_t uses, kept;    /* kept: of an expert that was there */
+};
+
+/* Next to devices, the uses of what they hold are noted, too. */
+static bool is_noted(const struct store *store, const struct stored_unit *unit)
 {
-    uint32_t *last = store->usage.last + first, cached = 0;
-    uint64_t kept = 0;
+    return unit->place == PLACE_CACHE || (is_fixed(unit) && store->usage.counts);
+}
+
+/* first, count: of usage->last. Each use looks at all experts of the layer, some hundreds at most, which is little
+ * compared with reading or computing one. */
+static void note_layer(struct noted *noted, struct store *store, uint32_t first, uint32_t count)
+{
     const struct stored_unit *units = &store->units[store->usage.first + first];
+    uint32_t *last = store->usage.last + first, experts = 0, held = 0, uses = 0;
     for (uint32_t i = 0; i < count; i++) {
-        cached += units[i].place == PLACE_CACHE;
-        if (units[i].place != PLACE_CACHE)
-            last[i] = 0;
+        experts += is_noted(store, &units[i]);
+        held += is_noted(store, &units[i]) && is_fixed(&units[i]);
+        uses += is_noted(store, &units[i]) && units[i].last_pass == store->pass;
+        last[i] = is_noted(store, &units[i]) ? last[i] : 0;
     }
+    if (uses == 0 && held == experts) /* a device alone chooses unseen */
+        return;
+    for (uint32_t i = 0; i < count; i++)
+        if (is_noted(store, &units[i]) && units[i].last_pass == store->pass)
+            distances_note(&store->usage.distances, last, count, experts, i);
     for (uint32_t i = 0; i < count; i++) {
-        if (units[i].place == PLACE_CACHE && units[i].last_pass == store->pass)
-            distances_note(&store->usage.distances, last, count, cached, i);
-    }
-    for (uint32_t i = 0; i < count; i++) {
-        if (units[i].place != PLACE_CACHE || units[i].last_pass != store->pass)
+        if (!is_noted(store, &units[i]) || units[i].last_pass != store->pass)
             continue;
         last[i] = store->pass;
-        kept += units[i].kept;
+        noted->kept += is_fixed(&units[i]) || units[i].kept;
     }
-    return kept;
+    noted->experts += experts;
+    noted->held += held;
+    noted->uses += uses;
 }
 
 void usage_note_pass(struct store *store)
 {
     struct usage *usage = &store->usage;
     const struct prefetch *prefetch = &store->prefetch;
-    if (!usage->last || prefetch->wants == 0)
+    if (!usage->last || (prefetch->wants == 0 && !usage->counts))
         return;
     /* Misses of a cache that is not full yet do not recur. */
     bool full = usage->full;
@@ -310,15 +327,17 @@ void usage_note_pass(struct store *store)
         memset(usage->last, 0, usage->count * sizeof *usage->last);
         return;
     }
-    uint64_t kept = 0;
+    struct noted noted = {0};
     for (uint32_t first = 0, end; first < usage->count; first = end) {
         int32_t layer = store_unit(store, usage->first + first)->layer;
         for (end = first + 1; end < usage->count && store_unit(store, usage->first + end)->layer == layer;)
             end++;
-        kept += note_layer(store, first, end - first);
+        note_layer(&noted, store, first, end - first);
     }
-    if (full)
-        distances_note_cache(&usage->distances, cache_share(store), prefetch->wants, MIN(kept, prefetch->wants));
+    if (full && noted.experts) {
+        const double share = (cache_room(store) + (double)noted.held) / (double)noted.experts;
+        distances_note_cache(&usage->distances, fmin(share, 1), noted.uses, noted.kept);
+    }
 }
 
 void usage_save(struct store *store)
@@ -327,7 +346,10 @@ void usage_save(struct store *store)
     if (!usage->path || store->pass < FIRST_PASS + LEAST_PASSES)
         return;
     float passes = (float)(store->pass - FIRST_PASS);
-    distances_curve(&usage->distances, cache_share(store), &usage->curve);
+    const struct distances *distances = &usage->distances;
+    const double share =
+        distances->wants > 0 ? distances->shares / distances->wants : cache_room(store) / MAX(usage->count, 1u);
+    distances_curve(distances, share, &usage->curve);
     for (uint32_t i = 0; i < usage->count; i++) {
         if (store->units[usage->first + i].place == PLACE_CACHE && !store->units[usage->first + i].moves)
             usage->rates[i] = (uint16_t)(MIN(cache_rate(store, usage->first + i), 1.0f) * ONE + 0.5f);

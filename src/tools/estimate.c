@@ -154,7 +154,7 @@ static hypura_status play_all(struct plan_hit_curve *out, const struct plan *pla
     }
     if (!status)
         status = play_at(&rate, share, replaying, error);
-    out->known = true;
+    out->known = out->apart = true;
     /* Set the two points around the plan's size to the rate measured for it. */
     out->hits[below] = share > 0 && below == 0 ? (float)fmin(rate / (share * PLAN_CURVE_POINTS), 1) : rate;
     if (below)

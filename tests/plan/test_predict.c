@@ -293,6 +293,40 @@ static void hit_rates_follow_a_curve_of_any_form(void **state)
     }
 }
 
+/* What devices hold counts as cached. The first layer has a quarter of its experts on a device, which get half of all
+ * its uses, the second one none, and the third one all, which tells nothing. */
+static void devices_hold_a_part_of_what_is_cached(void **state)
+{
+    (void)state;
+    static struct fake fake;
+    static uint64_t uses[FAKE_UNITS];
+    struct fake_shape shape = fake_experts;
+    shape.layers = 3;
+    fake_build(&fake, &shape);
+    struct plan_request request = make_request(0);
+    const uint32_t experts = shape.experts;
+    request.uses = uses;
+    request.hit_curve.known = true;
+    for (uint32_t i = 0; i < PLAN_CURVE_POINTS; i++)
+        request.hit_curve.hits[i] = (float)sqrt((i + 1.0) / PLAN_CURVE_POINTS);
+    for (uint32_t u = 0; u < fake.table.count; u++) {
+        struct plan_unit *unit = &fake.units[u];
+        const bool there =
+            unit->expert >= 0 && (unit->layer == 2 || (unit->layer == 0 && (uint32_t)unit->expert < experts / 4));
+        unit->priority = there ? PRIORITY_GPU : unit->priority;
+        uses[u] = there ? 3 : 1;
+    }
+    /* Of two layers, an eighth is there, and gets 3 of 10 uses. A cache for three eighths makes it a half. */
+    const uint64_t room = (uint64_t)shape.expert * experts * 2 * 3 / 8;
+    double rate;
+    assert_ok(plan_hit_rate(&rate, &fake.table, room, &request, &test_error));
+    assert_float_equal(rate, 1 - (1 - sqrt(0.5)) / 0.7, 1e-6);
+    /* This curve is for the others, of which the cache has room for three sevenths. */
+    request.hit_curve.apart = true;
+    assert_ok(plan_hit_rate(&rate, &fake.table, room, &request, &test_error));
+    assert_float_equal(rate, sqrt(3 / 7.0), 1e-3);
+}
+
 /* The expected rates come from flash-moe (512 experts per layer), from offloading Mixtral's eight experts, and from the
  * embedded model. */
 static void without_statistics_hit_rates_are_conservative(void **state)
@@ -482,6 +516,7 @@ int main(void)
         cmocka_unit_test(hit_rates_follow_the_statistics),
         cmocka_unit_test(hit_rates_of_earlier_runs_are_expected_again),
         cmocka_unit_test(hit_rates_follow_a_curve_of_any_form),
+        cmocka_unit_test(devices_hold_a_part_of_what_is_cached),
         cmocka_unit_test(without_statistics_hit_rates_are_conservative),
         cmocka_unit_test(never_worse_than_the_page_cache),
         cmocka_unit_test(slow_drives_get_long_chunks),
