@@ -164,7 +164,7 @@ class _Rate(_Struct):
 
 class _Speed(_Struct):
     _fields_ = [("struct_size", c_size_t), ("prompt_tokens_per_second", _Rate), ("answer_tokens_per_second", _Rate),
-                ("memory_bytes_per_second", _Rate), ("share_of_memory", _Rate)]
+                ("memory_bytes_per_second", _Rate), ("share_of_memory", _Rate), ("answer_bytes_per_token", _Rate)]
 
 
 class _Inspection(_Struct):
@@ -412,6 +412,7 @@ class Speed:
     answer_tokens_per_second: Rate
     memory_bytes_per_second: Rate
     share_of_memory: Rate
+    answer_bytes_per_token: Rate
 
 
 def plan(path: Union[str, "os.PathLike[str]"], **options: Any) -> Plan:

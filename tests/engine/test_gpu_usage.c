@@ -80,6 +80,7 @@ static void hits_come_as_expected(void **state)
     const struct plan_gpu *there = engine_plan(engine)->gpu;
     assert_non_null(there);
     with.gpu_budget = there->scratch_bytes + there->resident_bytes + there->kv_bytes + there->expert_bytes / 3;
+    say(engine); /* a driver takes memory when it first compiles a kernel */
     close_silent(engine);
     surprise(&with, true, 0.4);
     assert_true(surprise(&with, true, 0.4) < NEAR);
