@@ -137,17 +137,14 @@ static struct divided find_divided(const struct plan_table *table, const struct 
     return all;
 }
 
-/* Of the uses of experts on no device, those that hit. all: bytes of these experts. */
-static double hits_next_to_devices(const struct plan_table *table, double cache_bytes, double all,
+/* Of the uses of experts on no device, those that hit. */
+static double hits_next_to_devices(const struct plan_table *table, double cache_bytes,
                                    const struct plan_request *request)
 {
-    const struct plan_hit_curve *curve = &request->hit_curve;
     const struct divided divided = find_divided(table, request);
-    if (curve->apart || divided.bytes <= 0)
-        return hits_of_curve(curve, cache_bytes / all);
     const double here =
         divided.all_uses > 0 ? 1 - divided.uses / divided.all_uses : 1 - divided.bytes / divided.all_bytes;
-    const double missed = 1 - hits_of_curve(curve, (cache_bytes + divided.bytes) / divided.all_bytes);
+    const double missed = 1 - hits_of_curve(&request->hit_curve, (cache_bytes + divided.bytes) / divided.all_bytes);
     return fmax(1 - missed / fmax(here, 1e-6), 0);
 }
 
@@ -156,16 +153,21 @@ hypura_status plan_hit_rate(double *out, const struct plan_table *table, uint64_
 {
     const uint64_t *uses = request->uses;
     uint64_t all = 0;
-    for (uint32_t i = 0; i < table->count; i++)
-        if (table->units[i].priority == PRIORITY_EXPERT)
-            all += table->units[i].footprint;
+    bool devices = false; /* hold experts */
+    for (uint32_t i = 0; i < table->count; i++) {
+        const struct plan_unit *unit = &table->units[i];
+        all += unit->priority == PRIORITY_EXPERT ? unit->footprint : 0;
+        devices = devices || (unit->priority == PRIORITY_GPU && unit->expert >= 0);
+    }
     if (cache_bytes >= all) {
         *out = 1;
         return HYPURA_OK;
     }
     double share = (double)cache_bytes / (double)all, used = (double)table->experts_used / MAX(table->experts, 1u);
-    if (request->hit_curve.known)
-        *out = hits_next_to_devices(table, (double)cache_bytes, (double)all, request);
+    if (request->hit_curve.known && devices && !request->hit_curve.apart)
+        *out = hits_next_to_devices(table, (double)cache_bytes, request);
+    else if (request->hit_curve.known)
+        *out = hits_of_curve(&request->hit_curve, share);
     else if (plan_knows_routing(table, request))
         return hits_from_uses(out, table, cache_bytes, uses, error);
     else

@@ -285,6 +285,11 @@ static bool is_noted(const struct store *store, const struct stored_unit *unit)
     return unit->place == PLACE_CACHE || (is_fixed(unit) && store->usage.counts);
 }
 
+static bool is_used(const struct store *store, const struct stored_unit *unit)
+{
+    return is_noted(store, unit) && unit->last_pass == store->pass;
+}
+
 /* first, count: of usage->last. Each use looks at all experts of the layer, some hundreds at most, which is little
  * compared with reading or computing one. */
 static void note_layer(struct noted *noted, struct store *store, uint32_t first, uint32_t count)
@@ -294,16 +299,16 @@ static void note_layer(struct noted *noted, struct store *store, uint32_t first,
     for (uint32_t i = 0; i < count; i++) {
         experts += is_noted(store, &units[i]);
         held += is_noted(store, &units[i]) && is_fixed(&units[i]);
-        uses += is_noted(store, &units[i]) && units[i].last_pass == store->pass;
+        uses += is_used(store, &units[i]);
         last[i] = is_noted(store, &units[i]) ? last[i] : 0;
     }
     if (uses == 0 && held == experts) /* a device alone chooses unseen */
         return;
     for (uint32_t i = 0; i < count; i++)
-        if (is_noted(store, &units[i]) && units[i].last_pass == store->pass)
+        if (is_used(store, &units[i]))
             distances_note(&store->usage.distances, last, count, experts, i);
     for (uint32_t i = 0; i < count; i++) {
-        if (!is_noted(store, &units[i]) || units[i].last_pass != store->pass)
+        if (!is_used(store, &units[i]))
             continue;
         last[i] = store->pass;
         noted->kept += is_fixed(&units[i]) || units[i].kept;

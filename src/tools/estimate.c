@@ -25,26 +25,22 @@ hypura_status estimate_check_trace(const struct trace *trace, const struct model
 
 /* ---- recorded routing ------------------------------------------------------------------------------------------- */
 
+/* The first pass from this one on that is not of a prompt, or not of an answer; pass_count: there is none. */
+static size_t end_of(const struct trace *trace, size_t first, bool prompt)
+{
+    while (first < trace->pass_count && (trace->passes[first].tokens > 1) == prompt)
+        first++;
+    return first;
+}
+
 /* Returns how many passes of the trace only fill the cache: the first prompt, and its answer if another prompt follows;
  * or a quarter of the passes. */
 static size_t warm_passes(const struct trace *trace)
 {
-    size_t prompt = 0, answer;
-    while (prompt < trace->pass_count && trace->passes[prompt].tokens > 1)
-        prompt++;
+    const size_t prompt = end_of(trace, 0, true), answer = end_of(trace, prompt, false);
     if (prompt == 0 || prompt == trace->pass_count)
         return trace->pass_count / 4;
-    for (answer = prompt; answer < trace->pass_count && trace->passes[answer].tokens == 1;)
-        answer++;
     return answer < trace->pass_count ? answer : prompt;
-}
-
-/* Whether an answer is among the passes from this one on. */
-static bool decodes(const struct trace *trace, size_t first)
-{
-    while (first < trace->pass_count && trace->passes[first].tokens > 1)
-        first++;
-    return first < trace->pass_count;
 }
 
 /* The first expert of a layer of the trace; NO_UNIT: the model has none there. */
@@ -171,7 +167,7 @@ static hypura_status play(struct plan_hit_curve *out, const struct plan *plan, c
     struct replaying replaying = {.trace = trace,
                                   .how = {.chunk = plan->chunk,
                                           .warm_passes = warm,
-                                          .tokens_only = decodes(trace, warm),
+                                          .tokens_only = end_of(trace, warm, true) < trace->pass_count,
                                           .narrows = true,
                                           .late_layer = plan_late_layer(plan, request->steps, layers)}};
     hypura_status status = prepare(&replaying, plan, request, uses, error);
