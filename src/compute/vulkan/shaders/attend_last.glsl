@@ -16,19 +16,16 @@ vec4 ahead[AHEAD];
 bool is_last(uint spans)
 {
     uint counter = gl_WorkGroupID.z * gl_NumWorkGroups.y + gl_WorkGroupID.y;
-    memoryBarrierBuffer();
-    barrier();
+    ordered_barrier();
     if (gl_LocalInvocationID.x == 0) {
-        tile[0] = atomicAdd(arrived.v[counter], 1);
+        tile[0] = count_up(uint64_t(arrived) + counter * 4);
         if (tile[0] == spans - 1)
             arrived.v[counter] = 0;
     }
+    ordered_barrier();
+    bool last = tile[0] == spans - 1;
     barrier();
-    if (tile[0] != spans - 1)
-        return false;
-    memoryBarrierBuffer();
-    barrier();
-    return true;
+    return last;
 }
 
 /* A query's states: the number of the first one, how many. */

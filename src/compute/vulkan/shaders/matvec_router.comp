@@ -139,14 +139,10 @@ void multiply()
 bool end_last()
 {
     const uint others = gl_NumWorkGroups.x * gl_NumWorkGroups.y * gl_NumWorkGroups.z - 1;
-    groupMemoryBarrier();
-    barrier();
-    if (gl_LocalInvocationIndex == 0) {
-        memoryBarrierBuffer();
-        is_last = atomicAdd(progress.ended, 1) - awaited == others;
-    }
-    groupMemoryBarrier();
-    barrier();
+    ordered_barrier();
+    if (gl_LocalInvocationIndex == 0)
+        is_last = count_up(uint64_t(progress)) - awaited == others;
+    ordered_barrier();
     return is_last;
 }
 
