@@ -505,9 +505,12 @@ static void makes_the_same_heads(struct gpu *gpu, struct fixture *f, unsigned ki
     struct gpu_attention attention = f->attention;
     run_heads(gpu, &heads, &attention, before, cache_bytes, out[0], out_bytes, after[0]);
     assert_memory_not_equal(before, after[0], cache_bytes);
+    /* A device with many cores may have too many work groups for it. */
+    const bool makes = gpu_attention_makes_heads(gpu, &heads, &attention);
+    assert_true(makes || gpu_get_info(gpu)->cores);
     attention.makes = &heads;
     /* All sequences at once, and in turns. */
-    for (int turns = 0; turns <= (f->count > 1); turns++) {
+    for (int turns = 0; makes && turns <= (f->count > 1); turns++) {
         if (turns)
             attention.scratch_bytes =
                 gpu_attention_scratch_bytes(1, shape->heads, shape->value_size, shape->positions[0]);
