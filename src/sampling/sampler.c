@@ -1,7 +1,6 @@
 /* The sampler: options, history, and the order of steps. */
 #include "sampling/sampler_private.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -119,11 +118,16 @@ static bool penalizes(const struct sampler_options *o)
     return o->repeat_penalty != 1 || o->frequency_penalty != 0 || o->presence_penalty != 0 || o->dry_multiplier != 0;
 }
 
+static bool is_greedy(const struct sampler_options *o)
+{
+    return o->temperature <= 0 && o->dynamic_range == 0;
+}
+
 /* Returns the largest number of candidates: top-k as the first step takes a short list from the logits, but any other
  * step that removes tokens starts with all of them. */
 static size_t most_candidates(const struct sampler_options *o, size_t vocabulary)
 {
-    if (o->temperature <= 0 && o->dynamic_range == 0)
+    if (is_greedy(o))
         return 1;
     for (size_t i = 0; i < o->step_count && !o->mirostat; i++) {
         switch (o->steps[i]) {
@@ -170,7 +174,7 @@ hypura_status sampler_create(struct sampler **out, const struct sampler_options 
     if (status == HYPURA_OK)
         status = copy_breakers(s, options, error);
     if (status == HYPURA_OK)
-        status = ALLOCATE(&s->candidates.logits, vocabulary, "sampler", error);
+        status = ALLOCATE(&s->candidates.changed, vocabulary, "sampler", error);
     if (status == HYPURA_OK)
         status = ALLOCATE(&s->candidates.items, room, "sampler", error);
     if (status == HYPURA_OK)
@@ -199,7 +203,7 @@ void sampler_destroy(struct sampler *s)
     memory_free(s->history);
     memory_free(s->broken);
     buffer_free(&s->tail);
-    memory_free(s->candidates.logits);
+    memory_free(s->candidates.changed);
     memory_free(s->candidates.items);
     memory_free(s->candidates.spare);
     memory_free(s->counts);
@@ -277,22 +281,30 @@ void sampler_accept(struct sampler *s, int32_t token)
 /* ---- choosing -----------------------------------------------------------------------------------------------------
  */
 
-static hypura_status change_logits(struct sampler *s, const float *logits, bool masked, hypura_error *error)
+/* Takes the logits of all tokens, with bias, mask and penalties. */
+static hypura_status take_logits(struct sampler *s, const float *logits, bool masked, hypura_error *error)
 {
     struct candidates *c = &s->candidates;
     const struct sampler_options *o = &s->options;
-    memcpy(c->logits, logits, c->vocabulary * sizeof *logits);
+    c->logits = logits;
     c->all = true;
     c->sorted = false;
-    for (size_t i = 0; i < o->bias_count; i++)
-        c->logits[s->biases[i].token] += s->biases[i].bias;
+    if (!masked && o->bias_count == 0 && !penalizes(o))
+        return HYPURA_OK;
+    c->logits = c->changed;
     for (size_t i = 0; i < c->vocabulary; i++)
-        if (!(c->logits[i] < INFINITY) || (masked && !(s->mask[i / 32] >> (i % 32) & 1)))
-            c->logits[i] = -INFINITY;
+        c->changed[i] = number_or_least(logits[i]);
+    for (size_t i = 0; i < o->bias_count; i++) {
+        float *logit = &c->changed[s->biases[i].token];
+        *logit = number_or_least(*logit + s->biases[i].bias);
+    }
+    for (size_t i = 0; masked && i < c->vocabulary; i++)
+        if (!(s->mask[i / 32] >> (i % 32) & 1))
+            c->changed[i] = -INFINITY;
     for (size_t i = 0; i < o->step_count; i++) {
         if (o->steps[i] == SAMPLER_PENALTIES)
-            penalize_repeats(s, c->logits);
-        if (o->steps[i] == SAMPLER_DRY && penalize_dry(s, c->logits, error) != HYPURA_OK)
+            penalize_repeats(s, c->changed);
+        if (o->steps[i] == SAMPLER_DRY && penalize_dry(s, c->changed, error) != HYPURA_OK)
             return HYPURA_ERROR_MEMORY;
     }
     return HYPURA_OK;
@@ -346,14 +358,17 @@ static void truncate_surprising(struct sampler *s)
     c->count = MIN(c->count, kept);
 }
 
-/* Draws from the changed logits. *surprise: that of the chosen token in bits, for mirostat. */
-static hypura_status choose(struct sampler *s, int32_t *token, float *surprise, hypura_error *error)
+/* Draws a token. *surprise: its own in bits, for mirostat. */
+static hypura_status draw(struct sampler *s, const float *logits, bool masked, int32_t *token, float *surprise,
+                          hypura_error *error)
 {
     struct candidates *c = &s->candidates;
-    bool greedy = s->options.temperature <= 0 && s->options.dynamic_range == 0;
-    if (greedy)
+    const struct sampler_options *o = &s->options;
+    *surprise = 0;
+    TRY(take_logits(s, logits, masked, error));
+    if (is_greedy(o))
         candidates_top_k(c, 1);
-    else if (s->options.mirostat)
+    else if (o->mirostat)
         truncate_surprising(s);
     else
         truncate_candidates(s);
@@ -363,9 +378,10 @@ static hypura_status choose(struct sampler *s, int32_t *token, float *surprise, 
                          "no token can come next: none of the %zu logits is a number, or "
                          "all tokens are banned",
                          c->vocabulary);
-    size_t chosen = greedy ? 0 : candidates_draw(c, &s->random);
-    *token = c->items[chosen].token;
-    *surprise = greedy ? 0 : -log2f(c->items[chosen].p);
+    const struct candidate *chosen = &c->items[is_greedy(o) ? 0 : candidates_draw(c, &s->random)];
+    *token = chosen->token;
+    if (!is_greedy(o))
+        *surprise = -log2f(chosen->p);
     return HYPURA_OK;
 }
 
@@ -375,16 +391,12 @@ hypura_status sampler_sample(struct sampler *s, const float *logits, int32_t *to
     int32_t chosen;
     if (s->forgot || s->tail.failed)
         return error_set(error, HYPURA_ERROR_MEMORY, "no memory for the token history of the penalties");
-    hypura_status status = change_logits(s, logits, false, error);
-    if (status == HYPURA_OK)
-        status = choose(s, &chosen, &surprise, error);
+    hypura_status status = draw(s, logits, false, &chosen, &surprise, error);
     if (status == HYPURA_OK && s->constrained && !s->constraint.allows(s->constraint.context, chosen)) {
         memset(s->mask, 0, (s->candidates.vocabulary + 31) / 32 * sizeof *s->mask);
         status = s->constraint.mask(s->constraint.context, s->mask, error);
         if (status == HYPURA_OK)
-            status = change_logits(s, logits, true, error);
-        if (status == HYPURA_OK)
-            status = choose(s, &chosen, &surprise, error);
+            status = draw(s, logits, true, &chosen, &surprise, error);
     }
     if (status == HYPURA_OK && s->constrained)
         status = s->constraint.accept(s->constraint.context, chosen, error);

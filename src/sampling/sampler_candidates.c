@@ -1,7 +1,6 @@
 /* The steps that remove tokens, and the draw. */
 #include "sampling/sampler_private.h"
 
-#include <math.h>
 #include <string.h>
 
 /* ---- order --------------------------------------------------------------------------------------------------------
@@ -79,14 +78,20 @@ static void radix_sort(struct candidates *c)
     c->items = from;
 }
 
+/* As long as all are left. */
+static float logit_of(const struct candidates *c, size_t token)
+{
+    return number_or_least(c->logits[token]);
+}
+
 void candidates_list(struct candidates *c)
 {
     if (!c->all)
         return;
     c->count = 0;
     for (size_t i = 0; i < c->vocabulary; i++)
-        if (c->logits[i] > -INFINITY)
-            c->items[c->count++] = (struct candidate){.token = (int32_t)i, .logit = c->logits[i]};
+        if (logit_of(c, i) > -INFINITY)
+            c->items[c->count++] = (struct candidate){.token = (int32_t)i, .logit = logit_of(c, i)};
     c->all = false;
     c->sorted = false;
 }
@@ -172,8 +177,8 @@ static void keep_from(struct candidates *c, float least)
     if (c->all) {
         c->count = 0;
         for (size_t i = 0; i < c->vocabulary; i++)
-            if (c->logits[i] >= least && c->logits[i] > -INFINITY)
-                c->items[c->count++] = (struct candidate){.token = (int32_t)i, .logit = c->logits[i]};
+            if (logit_of(c, i) >= least && logit_of(c, i) > -INFINITY)
+                c->items[c->count++] = (struct candidate){.token = (int32_t)i, .logit = logit_of(c, i)};
         c->all = false;
         c->sorted = false;
         return;
@@ -185,13 +190,40 @@ static void keep_from(struct candidates *c, float least)
     c->count = kept;
 }
 
+/* The greatest number among RUN logits. They are folded, since compilers make vectors of such a loop but not of one
+ * that compares each logit with the greatest before it. */
+#define RUN ((size_t)256)
+#define FOLDED (RUN / 4)
+static float greatest_of_run(const float *logits)
+{
+    float most[FOLDED], greatest = -INFINITY;
+    for (size_t i = 0; i < FOLDED; i++) {
+        const float a = number_or_least(logits[i]), b = number_or_least(logits[i + FOLDED]);
+        const float c = number_or_least(logits[i + 2 * FOLDED]), d = number_or_least(logits[i + 3 * FOLDED]);
+        const float ab = MAX(a, b), cd = MAX(c, d);
+        most[i] = MAX(ab, cd);
+    }
+    for (size_t count = FOLDED / 2; count >= 4; count /= 2)
+        for (size_t i = 0; i < count; i++)
+            most[i] = MAX(most[i], most[count + i]);
+    for (size_t i = 0; i < 4; i++)
+        greatest = MAX(greatest, most[i]);
+    return greatest;
+}
+
 static float best_logit(const struct candidates *c)
 {
     float best = -INFINITY;
-    for (size_t i = 0; c->all && i < c->vocabulary; i++)
-        best = MAX(best, c->logits[i]);
-    for (size_t i = 0; !c->all && i < c->count; i++)
-        best = MAX(best, c->items[i].logit);
+    size_t i = 0;
+    if (!c->all) {
+        for (; i < c->count; i++)
+            best = MAX(best, c->items[i].logit);
+        return best;
+    }
+    for (; i + RUN <= c->vocabulary; i += RUN)
+        best = MAX(best, greatest_of_run(c->logits + i));
+    for (; i < c->vocabulary; i++)
+        best = MAX(best, logit_of(c, i));
     return best;
 }
 
@@ -205,18 +237,22 @@ void candidates_top_k(struct candidates *c, size_t k)
         candidates_sort(c, c->count);
         return;
     }
-    /* Selects directly from the logits: most tokens fail the first comparison. */
+    /* Selects directly from the logits: most runs fail the first comparison. */
     k = MIN(k, c->vocabulary);
     size_t count = 0, i = 0;
     for (; i < c->vocabulary && count < k; i++)
-        if (c->logits[i] > -INFINITY)
-            c->items[count++] = (struct candidate){.token = (int32_t)i, .logit = c->logits[i]};
+        if (logit_of(c, i) > -INFINITY)
+            c->items[count++] = (struct candidate){.token = (int32_t)i, .logit = logit_of(c, i)};
     heap_make(c->items, count);
-    for (; i < c->vocabulary; i++) {
-        if (c->logits[i] > c->items[0].logit) {
-            c->items[0] = (struct candidate){.token = (int32_t)i, .logit = c->logits[i]};
-            sift_down(c->items, count, 0);
-        }
+    while (i < c->vocabulary) {
+        const size_t end = MIN(i + RUN, c->vocabulary);
+        if (end - i == RUN && greatest_of_run(c->logits + i) <= c->items[0].logit)
+            i = end;
+        for (; i < end; i++)
+            if (logit_of(c, i) > c->items[0].logit) {
+                c->items[0] = (struct candidate){.token = (int32_t)i, .logit = logit_of(c, i)};
+                sift_down(c->items, count, 0);
+            }
     }
     heap_sort(c->items, count);
     c->count = count;
@@ -234,9 +270,9 @@ static bool top_p_short(struct candidates *c, float p)
     if (c->vocabulary < SHORT_LIST)
         return false;
     for (size_t i = 0; i < c->vocabulary; i++)
-        shares[i] = exp_portable(c->logits[i] - most);
+        shares[i] = exp_portable(logit_of(c, i) - most);
     for (size_t i = 0; i < c->vocabulary; i++)
-        sums[i % 4] += c->logits[i] > -INFINITY ? (double)shares[i] : 0;
+        sums[i % 4] += logit_of(c, i) > -INFINITY ? (double)shares[i] : 0;
     double wanted = (double)p * ((sums[0] + sums[1]) + (sums[2] + sums[3])), sum = 0;
     candidates_top_k(c, SHORT_LIST);
     for (size_t i = 0; i < c->count; i++) {

@@ -4,6 +4,8 @@
 
 #include "sampling/sampler.h"
 
+#include <math.h>
+
 struct candidate {
     int32_t token;
     float logit;
@@ -11,9 +13,11 @@ struct candidate {
     float key; /* the sort key */
 };
 
-/* The tokens that are left. As long as none is removed (all is true), they are in logits only. */
+/* The tokens that are left. As long as none is removed (all is true), they are in logits only: in the caller's if
+ * nothing changes them, of which some may be no numbers, or else in changed. */
 struct candidates {
-    float *logits; /* [vocabulary] */
+    const float *logits; /* [vocabulary] */
+    float *changed;      /* [vocabulary] */
     size_t vocabulary;
     bool all;
     struct candidate *items; /* [most_candidates()] */
@@ -44,6 +48,12 @@ struct sampler {
     uint32_t *matches; /* [match_capacity] scratch memory of DRY, one per token of the history */
     size_t match_capacity;
 };
+
+/* -infinity for what is no number, or infinite. */
+static inline float number_or_least(float logit)
+{
+    return logit < INFINITY ? logit : -INFINITY;
+}
 
 /* Fills items from logits, unless they are filled already. */
 void candidates_list(struct candidates *c);

@@ -284,6 +284,32 @@ static void fill(float *logits, size_t count, uint64_t seed)
         logits[i] = (float)random_normal(&random) * 3;
 }
 
+/* Logits are read in runs: the greatest may be anywhere, also twice, and next to what is no number. */
+static void test_greedy_takes_the_best_of_many(void **state)
+{
+    (void)state;
+    static const size_t counts[] = {255, 256, 257, 511, 1024, 1500};
+    struct sampler_options greedy = plain(), biased;
+    greedy.temperature = 0;
+    biased = greedy;
+    const struct logit_bias none = {.token = 0};
+    biased.biases = &none; /* goes through the candidates */
+    biased.bias_count = 1;
+    for (size_t c = 0; c < COUNT_OF(counts); c++)
+        for (uint64_t seed = 0; seed < 20; seed++) {
+            float logits[1500];
+            const size_t count = counts[c], best = (seed * 97 + c) * 131 % count;
+            fill(logits, count, seed);
+            for (size_t i = 0; i < count; i += 7)
+                logits[i] = i % 2 ? NAN : INFINITY;
+            logits[best] = 50;
+            if (best + 300 < count)
+                logits[best + 300] = 50;
+            assert_int_equal(sample_once(&greedy, logits, count, NULL, 0), best);
+            assert_int_equal(sample_once(&biased, logits, count, NULL, 0), best);
+        }
+}
+
 static void test_the_same_seed_gives_the_same_tokens(void **state)
 {
     (void)state;
@@ -486,6 +512,7 @@ int main(void)
         cmocka_unit_test(test_xtc_drops_all_but_the_least_of_the_likely),
         cmocka_unit_test(test_dynamic_temperature_follows_the_entropy),
         cmocka_unit_test(test_greedy_takes_the_best_and_the_lower_id_of_equals),
+        cmocka_unit_test(test_greedy_takes_the_best_of_many),
         cmocka_unit_test(test_penalties),
         cmocka_unit_test(test_bias),
         cmocka_unit_test(test_dry_penalises_longer_repetitions),
