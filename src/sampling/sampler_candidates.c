@@ -84,16 +84,23 @@ static float logit_of(const struct candidates *c, size_t token)
     return number_or_least(c->logits[token]);
 }
 
-void candidates_list(struct candidates *c)
+/* Lists the tokens with a logit of at least `least`. */
+static void list_from(struct candidates *c, float least)
 {
-    if (!c->all)
-        return;
     c->count = 0;
-    for (size_t i = 0; i < c->vocabulary; i++)
-        if (logit_of(c, i) > -INFINITY)
-            c->items[c->count++] = (struct candidate){.token = (int32_t)i, .logit = logit_of(c, i)};
+    for (size_t i = 0; i < c->vocabulary; i++) {
+        const float logit = logit_of(c, i);
+        if (logit >= least && logit > -INFINITY)
+            c->items[c->count++] = (struct candidate){.token = (int32_t)i, .logit = logit};
+    }
     c->all = false;
     c->sorted = false;
+}
+
+void candidates_list(struct candidates *c)
+{
+    if (c->all)
+        list_from(c, -INFINITY);
 }
 
 void candidates_sort(struct candidates *c, size_t count)
@@ -175,12 +182,7 @@ static void truncate_to(struct candidates *c, size_t count)
 static void keep_from(struct candidates *c, float least)
 {
     if (c->all) {
-        c->count = 0;
-        for (size_t i = 0; i < c->vocabulary; i++)
-            if (logit_of(c, i) >= least && logit_of(c, i) > -INFINITY)
-                c->items[c->count++] = (struct candidate){.token = (int32_t)i, .logit = logit_of(c, i)};
-        c->all = false;
-        c->sorted = false;
+        list_from(c, least);
         return;
     }
     size_t kept = 0;
@@ -196,30 +198,28 @@ static void keep_from(struct candidates *c, float least)
 #define FOLDED (RUN / 4)
 static float greatest_of_run(const float *logits)
 {
-    float most[FOLDED], greatest = -INFINITY;
+    float most[FOLDED];
     for (size_t i = 0; i < FOLDED; i++) {
         const float a = number_or_least(logits[i]), b = number_or_least(logits[i + FOLDED]);
         const float c = number_or_least(logits[i + 2 * FOLDED]), d = number_or_least(logits[i + 3 * FOLDED]);
         const float ab = MAX(a, b), cd = MAX(c, d);
         most[i] = MAX(ab, cd);
     }
-    for (size_t count = FOLDED / 2; count >= 4; count /= 2)
+    for (size_t count = FOLDED / 2; count > 0; count /= 2)
         for (size_t i = 0; i < count; i++)
             most[i] = MAX(most[i], most[count + i]);
-    for (size_t i = 0; i < 4; i++)
-        greatest = MAX(greatest, most[i]);
-    return greatest;
+    return most[0];
 }
 
 static float best_logit(const struct candidates *c)
 {
     float best = -INFINITY;
-    size_t i = 0;
     if (!c->all) {
-        for (; i < c->count; i++)
+        for (size_t i = 0; i < c->count; i++)
             best = MAX(best, c->items[i].logit);
         return best;
     }
+    size_t i = 0;
     for (; i + RUN <= c->vocabulary; i += RUN)
         best = MAX(best, greatest_of_run(c->logits + i));
     for (; i < c->vocabulary; i++)

@@ -293,7 +293,7 @@ static void test_greedy_takes_the_best_of_many(void **state)
     greedy.temperature = 0;
     biased = greedy;
     const struct logit_bias none = {.token = 0};
-    biased.biases = &none; /* goes through the candidates */
+    biased.biases = &none; /* changes a copy of the logits */
     biased.bias_count = 1;
     for (size_t c = 0; c < COUNT_OF(counts); c++)
         for (uint64_t seed = 0; seed < 20; seed++) {
